@@ -1,23 +1,24 @@
-# make quickstart   install, and run the whole road on handwritten digits; a second run takes seconds
-# make test         install, and run lint, types, import rules and all tests that are not marked slow: minutes, on two cores
-#                   (make -j2 test runs the checks next to the tests, and saves half a minute)
-# make test-all     the same with the slow ones: whole examples, the README's commands, signals on every command, torchrun
-# make test-gpu     on a machine with a GPU: what needs one, what is refused there, and how fast it is
-# make fuzz         damage 10,000 inputs, run the commands on them, and write the counts into docs/reliability.md: 10 minutes
-# make clean        remove what quickstart made, and .venv
+# make quickstart   install, and run the whole workflow on handwritten digits; a second run takes seconds
+# make test         install, and run lint, types, import rules and the tests not marked slow: minutes on two cores
+#                   (make -j2 test runs the checks and the tests in parallel, which saves half a minute)
+# make test-all     the same including slow tests: whole examples, the commands of README and docs, signals on every command, torchrun
+# make test-gpu     on a machine with a GPU: the tests that need one, and benchmarks
+# make fuzz         run the commands on 10,000 damaged inputs, and write the counts to docs/reliability.md: 10 minutes
+# make man          write docs/man again, the manual pages, from the help of the commands
+# make clean        remove the output of quickstart, and .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 ROAD := quickstart
-# Tests run in two processes of one thread each. A file of tests stays in one process, so that what its fixtures make is made once;
-# the longest files come first (tests/conftest.py). For a single file: .venv/bin/python -m pytest tests/test_cli.py
-# Tests that call make get no flags of this one: its job server is not theirs.
+# Tests run in two processes of one thread each. Each test file runs in one process, so that its fixtures are made once; the slowest files
+# run first (tests/conftest.py). For a single file: .venv/bin/python -m pytest tests/test_cli.py
+# MAKEFLAGS is empty for tests that call make: they must not use the job server of this make.
 PYTEST = MAKEFLAGS= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# Tests start hundreds of processes: what they import is compiled once.
+# Tests start hundreds of processes: let Python cache the compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu checks clean
+.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu man checks clean
 .DELETE_ON_ERROR:
 
 quickstart: $(BIN)/cnn-eval
@@ -43,19 +44,28 @@ test-gpu: .venv/test
 fuzz: .venv/test
 	$(BIN)/python tests/fuzz/fuzz.py --count 10000 --report docs/reliability.md
 
+man: $(BIN)/cnn-eval
+	$(BIN)/python -m cnnkit.cli.man docs/man
+	@$(LINK_PAGES)
+
 checks: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The commands, installed so that changes in the source are seen at once.
+# An editable installation does not include the manual pages; a wheel has them in share/man.
+LINK_PAGES = for section in man1 man7; do mkdir -p .venv/share/man/$$section && ln -sf "$(CURDIR)/docs/man/$$section/"* .venv/share/man/$$section/; done
+
+# An editable installation of the commands: changes of the source take effect at once.
 $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
+	@$(LINK_PAGES)
 	@touch $@
 
 .venv/test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@$(LINK_PAGES)
 	@touch $@ $(BIN)/cnn-eval
 
 $(BIN)/python:

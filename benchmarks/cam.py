@@ -1,14 +1,14 @@
-"""Milliseconds an image of cnn-cam beside pytorch-grad-cam: `python benchmarks/cam.py FOLDER [WEIGHTS [PICTURES [BATCH [ROUNDS]]]]`.
+"""Milliseconds per image of cnn-cam and pytorch-grad-cam: `python benchmarks/cam.py FOLDER [WEIGHTS [IMAGES [BATCH [ROUNDS]]]]`.
 
-FOLDER holds images; WEIGHTS is a state_dict of MobileNetV2, without which its values are random. Both make maps of the best class at
-the last layer, on the CPU, with the same method, batch and images; starting and loading are not counted. They take turns, so that a
+FOLDER contains images; WEIGHTS is a state_dict of MobileNetV2, random by default. Both programs make maps of the most probable class at
+the last layer, on the CPU, with the same method, batch and images; starting and loading are not counted. They alternate, so that a
 busy machine slows both alike:
 
 - maps: from a batch in memory to its maps;
-- whole: from files to overlays as files, decoding and drawing included. The rival's loop is its README's: Pillow, torchvision's
-  transforms, `show_cam_on_image` on the crop, a JPEG. cnn-cam draws on the whole image.
+- whole: from image files to overlay files, including decoding and drawing. pytorch-grad-cam runs as in its README: Pillow,
+  torchvision's transforms, `show_cam_on_image` on the crop, a JPEG. cnn-cam draws on the whole image.
 
-Score-CAM runs the network once for each of 1,280 channels, so it gets one image.
+Score-CAM runs the network once for each of 1,280 channels, so it gets only one image.
 """
 
 import sys
@@ -44,20 +44,20 @@ RIVALS = {
 
 
 def our_maps(opened: CamModel, batches: list[np.ndarray]) -> None:
-    """Make the maps of batches in memory."""
+    """Make the maps of batches in memory with cnnkit."""
     for batch in batches:
         seen = opened.network.forward(batch)
         seen.maps(seen.probabilities.argmax(1))
 
 
 def their_maps(maps: pytorch_grad_cam.base_cam.BaseCAM, batches: list[torch.Tensor]) -> None:
-    """Make the maps of normalised batches in memory, spread over the input as they always are."""
+    """Make the maps of normalised batches in memory with pytorch-grad-cam, which always enlarges them to the input."""
     for batch in batches:
         maps(input_tensor=batch, targets=None)
 
 
 def our_whole(opened: CamModel, images: list[ImageFile], batch: int) -> None:
-    """Go from files to overlays."""
+    """Make overlay files from image files with cnnkit."""
     with tempfile.TemporaryDirectory() as folder:
         options = RenderOptions(output=Path(folder, "maps"))
         count = sum(1 for _ in cam_run.explain(images, opened, options=options, batch=batch))
@@ -65,7 +65,7 @@ def our_whole(opened: CamModel, images: list[ImageFile], batch: int) -> None:
 
 
 def their_whole(maps: pytorch_grad_cam.base_cam.BaseCAM, images: list[ImageFile], batch: int) -> None:
-    """Go from files to overlays by their tools."""
+    """Make overlay files from image files with pytorch-grad-cam."""
     prepare = torchvision.transforms.Compose(
         [torchvision.transforms.Resize(256), torchvision.transforms.CenterCrop(224), torchvision.transforms.ToTensor()]
     )
@@ -81,7 +81,7 @@ def their_whole(maps: pytorch_grad_cam.base_cam.BaseCAM, images: list[ImageFile]
 
 
 def main(folder: str, weights: str = "none", images: str = "64", batch: str = "16", rounds: str = "5") -> None:
-    """Print a row for each method."""
+    """Print two rows for each method."""
     found = source.find([folder])
     assert isinstance(found, list)
     chosen = found[:: max(1, len(found) // int(images))][: int(images)]

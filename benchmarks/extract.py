@@ -1,14 +1,14 @@
-"""Images a second of cnn-extract beside its rivals: `python benchmarks/extract.py FOLDER [WEIGHTS [PICTURES [ROUNDS]]]`.
+"""Images per second of cnn-extract and of two other programs: `python benchmarks/extract.py FOLDER [WEIGHTS [IMAGES [ROUNDS]]]`.
 
-FOLDER holds a folder of images for each class; WEIGHTS is a state_dict of MobileNetV2, without which its values are random.
-All run MobileNetV2 up to its last map, averaged, on the same images, on the CPU; starting and loading are not counted. The
-rivals take turns, so that a busy machine slows all of them alike:
+FOLDER contains FOLDER/CLASS/image.jpg; WEIGHTS is a state_dict of MobileNetV2, random by default. All programs average the last map of
+MobileNetV2 for the same images, on the CPU; starting and loading are not counted. They alternate, so that a busy machine slows all of
+them alike:
 
-- cnn-extract: what it says itself, files written;
+- cnn-extract: the rate that it prints, including writing of files;
 - plain loop: threads decode a batch, then ONNX Runtime computes it, with the same exported network and its default settings;
-- DataLoader: torchvision's ImageFolder and transforms, torch's DataLoader with a worker a core, and torch.
+- DataLoader: torchvision's ImageFolder and transforms, torch's DataLoader with one worker per core, and torch.
 
-Before them `cnn-extract --bench`: decoding alone, the network alone, both, and what share of the possible that is.
+First comes `cnn-extract --bench`: the rates of decoding, of the network and of both, and the share of the possible rate.
 """
 
 import json
@@ -38,13 +38,13 @@ BATCH = 32
 
 
 def extract(listed: Path, weights: str, output: Path) -> float:
-    """Let cnn-extract say how many images a second it did."""
+    """Run cnn-extract and return its images per second."""
     words = ["--weights", weights, "--device", "cpu", "--batch", str(BATCH), "--json", "--quiet", "-"]
     return float(_called(listed, [*words, "-o", str(output)])["per_second"])
 
 
 def bench(listed: Path, weights: str) -> dict[str, float]:
-    """Let cnn-extract measure its parts."""
+    """Run cnn-extract --bench and return the rates."""
     words = ["--weights", weights, "--device", "cpu", "--batch", str(BATCH), "--json", "--quiet", "-"]
     return _called(listed, [*words, "--bench"])
 
@@ -57,7 +57,7 @@ def _called(listed: Path, words: list[str]) -> dict[str, float]:
 
 
 def plain_loop(paths: list[str], content: bytes) -> float:
-    """Decode a batch in threads, compute it, and so on."""
+    """Alternate between decoding a batch in threads and computing it."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         session.run(None, {"images": np.zeros((BATCH, 224, 224, 3), np.uint8)})
@@ -79,7 +79,7 @@ def _prepared(path: str) -> NDArray[np.uint8]:
 
 
 def data_loader(folder: str, paths: list[str], weights: str) -> float:
-    """Extract as torchvision's own examples do."""
+    """Extract as in torchvision's own examples."""
     network = torchvision.models.mobilenet_v2()
     if weights != "none":
         network.load_state_dict(torch_model.load_state(weights))
@@ -98,7 +98,7 @@ def data_loader(folder: str, paths: list[str], weights: str) -> float:
 
 
 def main() -> None:
-    """Print the parts of cnn-extract, then the median rate of each program and how many times slower it is."""
+    """Print the rates of cnn-extract --bench, then the median rate of each program and how many times slower it is than cnn-extract."""
     folder, weights, images, rounds = (*sys.argv[1:], *["", "none", "1000", "3"][len(sys.argv) - 1 :])
     found = sorted(str(path) for path in Path(folder).glob("*/*.*"))
     if not found:
@@ -106,9 +106,9 @@ def main() -> None:
     paths = found[:: max(1, len(found) // int(images))][: int(images)]
     content = onnx_backbone.get(BackboneSpec(backbone="mobilenet_v2", weights=weights)).content
     with tempfile.TemporaryDirectory() as made:
-        listed = Path(made, "pictures.txt")
+        listed = Path(made, "images.txt")
         listed.write_text("\n".join(paths), encoding="utf-8")
-        print(f"{len(paths)} pictures, {os.cpu_count()} cores: pictures a second")
+        print(f"{len(paths)} images, {os.cpu_count()} cores: images per second")
         print(f"{'decode':>8}  {'network':>8}  {'reached':>8}  {'possible':>8}  share")
         for _ in range(int(rounds)):
             rates = bench(listed, weights)
@@ -122,7 +122,7 @@ def main() -> None:
         for _ in range(int(rounds)):
             for name, program in programs.items():
                 seen[name].append(program())
-    print(f"{'program':<12}  pictures/s  times slower")
+    print(f"{'program':<12}  images/s  times slower")
     for name, taken in seen.items():
         print(f"{name:<12}  {median(taken):10.1f}  {median(seen['cnn-extract']) / median(taken):12.2f}")
 

@@ -1,7 +1,7 @@
-"""Images a second of cnn-extract on a GPU, by what it multiplies in: `python benchmarks/gpu.py [DEVICE [PICTURES [BACKBONE...]]]`.
+"""Images per second of cnn-extract on a GPU, by --precision: `python benchmarks/gpu.py [DEVICE [IMAGES [BACKBONE...]]]`.
 
-Photographs are drawn: noise of several sizes, 500 x 375 pixels, as JPEG files. `decode`, `network` and `reached` are those of
-`cnn-extract --bench`: decoding alone, the network alone, both together. Weights are random. On a processor float32 alone is measured.
+The images are coarse and fine noise, 500 x 375 pixels, as JPEG files. `decode`, `network` and `reached` are those of
+`cnn-extract --bench`: decoding, the network, both together. Weights are random. On a CPU only float32 is measured.
 """
 
 import json
@@ -20,7 +20,7 @@ COMMAND = Path(sys.executable).with_name("cnn-extract")
 
 
 def draw(path: Path, seed: int) -> None:
-    """Write a photograph of coarse and fine noise."""
+    """Write an image of coarse and fine noise."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
         (500, 375), Image.Resampling.BICUBIC
@@ -30,7 +30,7 @@ def draw(path: Path, seed: int) -> None:
 
 
 def measure(folder: Path, backbone: str, device: str, precision: Precision) -> dict[str, float]:
-    """Run the command, and give what it measured."""
+    """Run cnn-extract --bench and return its record."""
     words = ["--backbone", backbone, "--weights", "none", "--device", device, "--precision", precision.value]
     done = subprocess.run([COMMAND, folder, "--bench", "--json", *words], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -39,13 +39,13 @@ def measure(folder: Path, backbone: str, device: str, precision: Precision) -> d
     return record
 
 
-def main(device: str = "cuda", pictures: str = "2048", *backbones: str) -> None:
-    """Draw, measure, print a table."""
+def main(device: str = "cuda", images: str = "2048", *backbones: str) -> None:
+    """Write images, measure, print a table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "noise")
         folder.mkdir()
         with ThreadPoolExecutor() as pool:
-            list(pool.map(draw, [folder / f"{index:05d}.jpg" for index in range(int(pictures))], range(int(pictures))))
+            list(pool.map(draw, [folder / f"{index:05d}.jpg" for index in range(int(images))], range(int(images))))
         print("backbone\tprecision\tdecode\tnetwork\treached")
         for backbone in backbones or ("mobilenet_v2", "resnet50"):
             for precision in Precision if device.startswith("cuda") else [Precision.FLOAT32]:

@@ -1,6 +1,6 @@
-"""How long a cold call takes, beside a bare typer program with one option: `python benchmarks/startup.py [CALLS]`.
+"""Start-up time, compared with a minimal typer program with one option: `python benchmarks/startup.py [CALLS]`.
 
-The calls of the programs take turns, so that a busy machine slows all of them alike. cnn-dims must stay within 1.5 times.
+The calls of the programs alternate, so that a busy machine slows all of them alike. cnn-dims must take at most 1.5 times as long.
 """
 
 import subprocess
@@ -35,7 +35,7 @@ def seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    """Print the median and the least time of each program, and the ratio of the medians to the bare one's."""
+    """Print the median and the minimum time of each program, and the ratio of its median to that of the minimal typer program."""
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder, "bare.py")
@@ -50,7 +50,7 @@ def main() -> None:
         for _ in range(calls + 1):
             for name, command in commands.items():
                 times[name].append(seconds(command))
-    print(f"{'program':<16}  median ms  least ms  ratio")
+    print(f"{'program':<16}  median ms  min ms    ratio")
     reference = median(times["bare typer"][1:])
     for name, taken in times.items():
         warm = taken[1:]  # the first call compiles

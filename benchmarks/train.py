@@ -1,7 +1,7 @@
-"""Images a second in training: in which numbers a step is fastest, and what it saves that the frozen part runs once.
+"""Images per second in training, by number format and memory layout; and the time saved by running the frozen part once.
 
-python benchmarks/train.py                        steps alone, random images, both networks, every kind of number
-python benchmarks/train.py WEIGHTS PHOTOS...      an epoch of cnn-finetune's top, with and without kept features
+python benchmarks/train.py                        training steps on random images, two networks, all number formats
+python benchmarks/train.py WEIGHTS PHOTOS...      epochs of cnn-finetune, with and without cached features of the frozen part
 """
 
 import json
@@ -30,7 +30,7 @@ SECONDS = 5
 
 
 def rate(module: nn.Module, *, size: int, batch: int, amp: Amp, channels_last: bool, device: torch.device) -> float:
-    """Measure steps on one batch of random images, in images a second."""
+    """Measure training steps on one batch of random images, in images per second."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(device).to(memory_format=layout)
     inputs = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=layout)
@@ -49,13 +49,13 @@ def rate(module: nn.Module, *, size: int, batch: int, amp: Amp, channels_last: b
 
 
 def steps() -> None:
-    """Print one row a network and kind of number."""
+    """Print one row per network, number format and memory layout."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks: dict[str, tuple[Callable[[], nn.Module], int]] = {
         "convnet, 150": (lambda: build.build(notation.parse(CONVNET), channels=3, height=150, width=150), 150),
         "mobilenet_v2, 224": (lambda: torchvision.models.mobilenet_v2(num_classes=2), 224),
     }
-    print("network", "numbers", "layout", "per_second", sep="\t")
+    print("network", "amp", "layout", "per_second", sep="\t")
     for name, (make, size) in networks.items():
         for amp in (Amp.OFF, Amp.BF16):
             for channels_last in (False, True):
@@ -63,12 +63,12 @@ def steps() -> None:
                 print(name, amp.value, "NHWC" if channels_last else "NCHW", f"{found:.1f}", sep="\t", flush=True)
 
 
-def kept(weights: str, photos: list[str]) -> None:
-    """Print the seconds of the later epochs with the frozen part's features kept and without, and those of everything."""
+def cached(weights: str, photos: list[str]) -> None:
+    """Print the seconds of the first and the later epochs, and the total, with and without cached features of the frozen part."""
     backbone = ["--backbone", "mobilenet_v2", "--weights", weights, "--warmup-head", "1", "--unfreeze", "features.16"]
-    print("views", "first_epoch", "later_epochs", "all", sep="\t")
+    print("views", "first_epoch", "later_epochs", "total", sep="\t")
     with tempfile.TemporaryDirectory() as folder:
-        # The first one exports the frozen part, which is kept from then on
+        # The first run also exports the frozen part, which is cached for the others
         for views in ("1", "0", "1"):
             model = Path(folder, f"views{views}.pt")
             words = [*backbone, "--epochs", "5", "--views", views, "--json", "-q"]
@@ -83,6 +83,6 @@ def kept(weights: str, photos: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        kept(sys.argv[1], sys.argv[2:])
+        cached(sys.argv[1], sys.argv[2:])
     else:
         steps()

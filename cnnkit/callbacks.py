@@ -1,4 +1,4 @@
-"""What a caller hears of work that goes on: progress, skipped images and finished epochs, as one value."""
+"""Callbacks for progress, skipped images and finished epochs, passed to the library as one value."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from typing import Any
 
 from cnnkit.errors import BadImageError
 
-#: How many are done, and of how many (None where it is not known).
+#: How many items are done, and of how many (None where unknown).
 Progress = Callable[[int, int | None], None]
 
-#: What to do about an image that cannot be used: path and reason.
+#: Called with path and reason for an image that cannot be used.
 Skip = Callable[[str, str], None]
 
-#: What is done from now on, in a word or two: "exporting". Progress begins again with it.
+#: Called with the name of each new phase, "exporting" say; progress starts again at 0.
 Phase = Callable[[str], None]
 
-#: Called with every record as it is made: an epoch of a training.
+#: Called with each record when it is ready, such as an epoch of training.
 Report = Callable[[Any], None]
 
 
@@ -36,7 +36,7 @@ def ignore_skip(_path: str, _reason: str) -> None:
 
 
 def raise_skip(path: str, reason: str) -> None:
-    """Refuse to go on without the image.
+    """Stop at an image that cannot be used.
 
     Raises:
         BadImageError: Always.
@@ -46,7 +46,7 @@ def raise_skip(path: str, reason: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callbacks:
-    """By default nothing is shown or reported, and an image that cannot be used is an error."""
+    """The callbacks. By default nothing is reported, and an image that cannot be used is an error."""
 
     progress: Progress = ignore_progress
     phase: Phase = ignore_phase
@@ -54,5 +54,5 @@ class Callbacks:
     report: Report = ignore_report
 
 
-#: For processes whose first one speaks for all.
+#: For the other processes of a group, of which only the first one reports.
 SILENT = Callbacks(skip=ignore_skip)

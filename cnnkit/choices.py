@@ -1,4 +1,4 @@
-"""The choices that options offer, once: the command line, the library and the tests all take them from here. Nothing is imported."""
+"""The choices of options, for the command line, the library and the tests. Imports nothing of cnnkit."""
 
 from enum import StrEnum
 
@@ -7,12 +7,12 @@ class Fit(StrEnum):
     """How an image of any shape becomes a square."""
 
     CROP = "crop"  # shorter side to `resize`, then the centre
-    SQUASH = "squash"  # both sides to `size`, the aspect is lost
+    SQUASH = "squash"  # both sides to `size`; changes the aspect ratio
     PAD = "pad"  # longer side to `size`, the rest in the mean colour
 
 
 class Interpolation(StrEnum):
-    """Pillow's filters, all antialiased when they shrink."""
+    """Pillow's resampling filters, all antialiased when they shrink."""
 
     NEAREST = "nearest"
     BILINEAR = "bilinear"
@@ -21,22 +21,22 @@ class Interpolation(StrEnum):
 
 
 class ChannelOrder(StrEnum):
-    """Which channels a network takes, and in which order."""
+    """Channels of a network's input, in order."""
 
     RGB = "rgb"
-    BGR = "bgr"  # as OpenCV and Caffe have it, and Keras' preprocessing of mode caffe
+    BGR = "bgr"  # as in OpenCV, Caffe, and Keras' preprocessing mode "caffe"
     GREY = "grey"  # the luma, in each channel
 
 
 class PixelRange(StrEnum):
-    """What black and white are before mean and deviation are applied: 0 and this."""
+    """Value of white before mean and standard deviation are applied; black is 0."""
 
     ONE = "1"
     BYTE = "255"
 
 
 class Pool(StrEnum):
-    """What becomes of a map of features (C, H, W)."""
+    """Pooling of a feature map (C, H, W)."""
 
     AVG = "avg"  # (C,)
     MAX = "max"  # (C,)
@@ -45,47 +45,47 @@ class Pool(StrEnum):
 
 
 class Engine(StrEnum):
-    """What computes."""
+    """Inference engine."""
 
     ONNX = "onnx"
     TORCH = "torch"
 
 
 class Precision(StrEnum):
-    """What a GPU multiplies in when a network runs; a processor always takes float32."""
+    """Precision of inference on a GPU; the CPU always computes in float32."""
 
-    FLOAT32 = "float32"  # the numbers of a processor, to rounding
-    TF32 = "tf32"  # float32 with ten bits of mantissa in products, on tensor cores
+    FLOAT32 = "float32"  # equal to the CPU up to rounding
+    TF32 = "tf32"  # float32 with products of 10-bit mantissas, on tensor cores
     FLOAT16 = "float16"  # weights and activations in half the memory, on tensor cores
 
 
 class FeatureDtype(StrEnum):
-    """How features are kept."""
+    """Data type of stored features."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
 
 
 class Initializer(StrEnum):
-    """How weights start, by Keras' names; biases start at zero, batch norm at one and zero."""
+    """Initial weights, by Keras' names; biases start at zero, scale and shift of batch norm at one and zero."""
 
     GLOROT = "glorot"  # uniform, Glorot and Bengio 2010: keeps the variance of signals and gradients
-    HE = "he"  # normal, He et al. 2015: the same for ReLU
-    NORMAL = "normal"  # deviation 0.05
+    HE = "he"  # normal, He et al. 2015: the same, for ReLU
+    NORMAL = "normal"  # standard deviation 0.05
     UNIFORM = "uniform"  # -0.05 to 0.05
     ORTHOGONAL = "orthogonal"  # Saxe, McClelland, Ganguli 2014
     ZEROS = "zeros"
 
 
 class Loss(StrEnum):
-    """What training makes small, by Keras' names without their endings."""
+    """Training loss, by Keras' names without `_crossentropy`."""
 
     CATEGORICAL = "categorical"  # softmax and cross-entropy over classes
     BINARY = "binary"  # one sigmoid and cross-entropy, for two classes
 
 
 class Optimizer(StrEnum):
-    """How weights follow gradients, by Keras' names; the momenta are torch's."""
+    """Optimizer, by Keras' names; the default momenta are torch's."""
 
     SGD = "sgd"
     RMSPROP = "rmsprop"
@@ -98,141 +98,141 @@ class Optimizer(StrEnum):
 
     @property
     def learning_rate(self) -> float:
-        """Keras' default, the one that the textbook's figures were made with."""
+        """Default learning rate: Keras', with which the textbook's figures were made."""
         return 1e-2 if self is Optimizer.SGD else 1e-3
 
     @property
     def takes_momentum(self) -> bool:
-        """Tell whether `--momentum` goes with it; the others have their own."""
+        """Whether it takes `--momentum`; the others have momenta of their own."""
         return self in (Optimizer.SGD, Optimizer.RMSPROP)
 
     @property
     def takes_weight_decay(self) -> bool:
-        """Tell whether `--weight-decay` goes with it: decoupled from the gradients, Loshchilov and Hutter 2019."""
+        """Whether it takes `--weight-decay`: decoupled from the gradients, Loshchilov and Hutter 2019."""
         return self is Optimizer.ADAMW
 
 
 class Monitor(StrEnum):
-    """The validation measure that chooses the best epoch."""
+    """Validation measure that selects the best epoch."""
 
     VAL_LOSS = "val_loss"
     VAL_ACCURACY = "val_accuracy"
 
 
 class Solver(StrEnum):
-    """How a head is trained."""
+    """Training method of a head."""
 
     GRADIENT = "gradient"  # epochs of batches, with an optimizer
     LBFGS = "lbfgs"  # multinomial logistic regression on all rows at once
 
 
 class ClassWeights(StrEnum):
-    """What an image of each class counts for."""
+    """Class weights in the loss."""
 
     NONE = "none"
-    BALANCED = "balanced"  # inversely to how many there are, as scikit-learn has it
+    BALANCED = "balanced"  # inversely proportional to the number of images, as in scikit-learn
 
 
 class ExportInput(StrEnum):
-    """What an exported network takes."""
+    """Input of an exported network."""
 
-    UINT8 = "uint8"  # images as files have them, (N, H, W, 3); normalised inside
-    FLOAT = "float"  # normalised, (N, 3, H, W); grey (N, 1, H, W)
+    UINT8 = "uint8"  # pixels from 0 to 255, (N, H, W, 3); the network normalises them
+    FLOAT = "float"  # normalised pixels, (N, 3, H, W); grey (N, 1, H, W)
 
 
 class Vote(StrEnum):
-    """How several models, or several views of an image, become one prediction."""
+    """How predictions of several models, or of several views of an image, are combined."""
 
-    SOFT = "soft"  # the mean of their probabilities
-    HARD = "hard"  # the class that most of them name
+    SOFT = "soft"  # mean of the probabilities
+    HARD = "hard"  # majority of the predicted classes
 
 
 class Schedule(StrEnum):
-    """How the learning rate goes on after the warm-up."""
+    """Learning-rate schedule after the warm-up."""
 
     CONSTANT = "constant"
     COSINE = "cosine"  # half a cosine down to zero over all steps, Loshchilov and Hutter 2017
-    STEP = "step"  # a tenth after half of the epochs, a hundredth after three quarters, He et al. 2016
-    PLATEAU = "plateau"  # a fifth after five epochs without a lower validation loss, Keras' ReduceLROnPlateau
+    STEP = "step"  # times 0.1 after half of the epochs, times 0.01 after three quarters, He et al. 2016
+    PLATEAU = "plateau"  # times 0.2 after five epochs without a lower validation loss, Keras' ReduceLROnPlateau
 
     @property
     def depends_on_epochs(self) -> bool:
-        """Tell whether the rate of a step depends on how many epochs are still to come."""
+        """Whether the rate of a step depends on the total number of epochs."""
         return self in (Schedule.COSINE, Schedule.STEP)
 
 
 class Amp(StrEnum):
-    """In which numbers training computes; weights and validation are always float32."""
+    """Data type of training with mixed precision; weights and validation are always float32."""
 
-    AUTO = "auto"  # what is fastest on this machine
+    AUTO = "auto"  # the fastest on this machine
     BF16 = "bf16"
-    FP16 = "fp16"  # GPUs alone, with scaled losses
+    FP16 = "fp16"  # with loss scaling, on GPUs only
     OFF = "off"  # float32
 
 
 class Normalize(StrEnum):
-    """What is done to values from 0 to 1 before the first layer; the last three are measured on the training images, per channel."""
+    """Normalisation of pixels from 0 to 1; the last three use statistics of each channel of the training images."""
 
-    IMAGENET = "imagenet"  # ImageNet's mean and deviation
-    SCALE = "scale"  # nothing more
+    IMAGENET = "imagenet"  # ImageNet's mean and standard deviation
+    SCALE = "scale"  # none
     CENTER = "center"  # zero mean
-    STANDARD = "standard"  # zero mean and unit deviation
+    STANDARD = "standard"  # zero mean and unit standard deviation
     MAXABS = "maxabs"  # divided by the largest absolute value
 
 
 class Unfreeze(StrEnum):
-    """Which layers of a backbone are trained, apart from a layer's name and a number of layers."""
+    """Which layers of a backbone are trained, if neither a layer nor a number of layers is given."""
 
     ALL = "all"
     NONE = "none"
 
 
 class CamMethod(StrEnum):
-    """How activations and gradients at a layer become a class activation map."""
+    """Method that computes a class activation map from activations and gradients of a layer."""
 
     GRADCAM = "gradcam"  # weights: the mean gradient of each channel, Selvaraju et al. 2017
     GRADCAM_PLUS_PLUS = "gradcam++"  # positive gradients, weighted by pixel, Chattopadhay et al. 2018
     HIRESCAM = "hirescam"  # every value times its own gradient, Draelos and Carin 2020
-    LAYERCAM = "layercam"  # the same with positive gradients alone, Jiang et al. 2021
-    EIGENCAM = "eigencam"  # the first principal component of the activations, of no class, Muhammad and Yeasin 2020
-    SCORECAM = "scorecam"  # weights: the score with all but the channel masked, no gradients, Wang et al. 2020
+    LAYERCAM = "layercam"  # the same with positive gradients only, Jiang et al. 2021
+    EIGENCAM = "eigencam"  # first principal component of the activations, whatever the class, Muhammad and Yeasin 2020
+    SCORECAM = "scorecam"  # weights: the score of the image masked by each channel, no gradients, Wang et al. 2020
     CAM = "cam"  # the weights of one dense layer after global average pooling, Zhou et al. 2016
 
 
 class MapScale(StrEnum):
-    """By which range the values of a feature map become colours."""
+    """Range of values that a colour scale spans in feature maps."""
 
-    CHANNEL = "channel"  # by each channel's own: patterns can be seen everywhere
-    LAYER = "layer"  # by that of the whole layer: channels can be compared
+    CHANNEL = "channel"  # of each channel: shows the pattern of every channel
+    LAYER = "layer"  # of the whole layer: channels can be compared
 
 
 class ProbeName(StrEnum):
-    """What may give a class away that is not an image's content."""
+    """Property, other than an image's content, that may predict its class."""
 
     WIDTH = "width"
     HEIGHT = "height"
     ASPECT = "aspect"
     BYTES = "bytes"  # of the file
     FORMAT = "format"  # JPEG or PNG, RGB or grey
-    QUALITY = "quality"  # of a JPEG
+    QUALITY = "quality"  # of a JPEG file
     MEAN_COLOUR = "mean-colour"
     BORDER_COLOUR = "border-colour"
-    CAMERA = "camera"  # EXIF's
-    TIME = "time"  # EXIF's
-    NAME = "name"  # of the file, with # for its numbers
-    ORDER = "order"  # the numbers in the file's name
-    TOGETHER = "together"  # all of these but the colours: each may tell little, and all of them much
+    CAMERA = "camera"  # from EXIF
+    TIME = "time"  # from EXIF
+    NAME = "name"  # of the file, with # in place of numbers
+    ORDER = "order"  # numbers in the file's name
+    TOGETHER = "together"  # all of these except the colours
 
 
 class Crops(StrEnum):
-    """How many crops of a resized image are asked about."""
+    """Number of crops of a resized image whose predictions are combined."""
 
-    FIVE = "5"  # the centre and the corners, torchvision's FiveCrop
-    TEN = "10"  # and each of them mirrored, torchvision's TenCrop
+    FIVE = "5"  # centre and corners, torchvision's FiveCrop
+    TEN = "10"  # the same, and each of them mirrored, torchvision's TenCrop
 
 
 class CheckTable(StrEnum):
-    """What cnn-check prints."""
+    """Table that cnn-check prints."""
 
     FINDINGS = "findings"
     CLASSES = "classes"
@@ -240,16 +240,16 @@ class CheckTable(StrEnum):
 
 
 class FolderReading(StrEnum):
-    """What the folders in a folder of images are."""
+    """Meaning of the folders in a folder of images."""
 
     CLASSES = "classes"
     SPLITS = "splits"
 
 
 class Link(StrEnum):
-    """How an image comes into a folder of splits."""
+    """How images are put into a folder of splits."""
 
     COPY = "copy"
-    SYMLINK = "symlink"  # relative, unless the image was named absolutely: it survives where both are moved together
+    SYMLINK = "symlink"  # relative, unless the image's path was absolute: stays valid if both are moved together
     HARDLINK = "hardlink"
     MOVE = "move"

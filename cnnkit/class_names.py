@@ -1,4 +1,4 @@
-"""Names of classes, compared: one form for each name, and which names a person could take for one another."""
+"""Normalise and compare class names, and find names that are easily confused."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from cnnkit import messages
 
-#: At most so many names are listed in a notice.
+#: The most names listed in a notice.
 _NAMED = 5
 
 #: Invisible characters that str.strip() leaves: zero-width spaces and joiners, the byte order mark.
@@ -14,12 +14,12 @@ _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 
 _NUMBER = re.compile(r"0*([0-9]+?)(?:\.0*)?")
 
-#: What programs write for a label that is missing.
+#: What other programs write for a missing label.
 _MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "None", "null", "NULL", "#N/A", "N/A"})
 
 
 def normal(name: str) -> str:
-    """Give the one form of a class's name: Unicode NFC (macOS writes NFD), without blanks around it."""
+    """Return the normal form of a class name: Unicode NFC (macOS writes NFD), without spaces around it."""
     stripped = name.strip()
     while stripped != (stripped := stripped.strip(_INVISIBLE).strip()):
         pass
@@ -27,15 +27,15 @@ def normal(name: str) -> str:
 
 
 def normal_or_none(name: str | None) -> str | None:
-    """Give a label's one form; a label of nothing but blanks is none."""
+    """Return the normal form of a label; None for a blank label."""
     return None if name is None else normal(name) or None
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
-    """Find the names that differ in case, blanks, Unicode form or how a number is written alone: Cat and cat, ﬁg and fig, 1 and 01.
+    """Find names that differ only in case, spaces, Unicode form or the notation of a number: Cat and cat, ﬁg and fig, 1 and 01.
 
     Returns:
-        Every set of two or more, sorted.
+        Sets of two or more such names, sorted.
     """
     sets: dict[str, set[str]] = {}
     for name in names:
@@ -46,31 +46,31 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def form(name: str) -> str:
-    """Describe how a name is written where two look the same: quoted, and whether its accents are characters of their own."""
+    """Quote a name, and mark NFD, in which accents are separate characters, so that names that look the same can be distinguished."""
     decomposed = not name.isascii() and unicodedata.normalize("NFC", name) != name
     return f'"{name}"{" (NFD)" if decomposed else ""}'
 
 
 def about_forms(forms: Mapping[str, Collection[str]]) -> Iterator[str]:
-    """Tell of names that are written in several ways, or with blanks around them, and of those that differ in case or form alone.
+    """Yield notices about names with several spellings or with spaces around them, and names that differ only in case or form.
 
     Args:
-        forms: For each name, in its one form, how it is written.
+        forms: For each name in normal form, its spellings.
     """
     several = {name: sorted(written) for name, written in forms.items() if len(written) > 1}
     for name, written in list(several.items())[:_NAMED]:
-        yield f"one class, {name}, is written in {len(written)} ways: {', '.join(map(form, written))}"
+        yield f"class {name} has {len(written)} spellings: {', '.join(map(form, written))}"
     blank = [next(iter(written)) for name, written in forms.items() if name not in several and _have_blanks(written)]
     if blank:
-        yield f"blanks around class names are left out, as of {messages.shortened([form(each) for each in blank], _NAMED)}"
+        yield f"spaces around class names are ignored, as in {messages.shortened([form(each) for each in blank], _NAMED)}"
     for names in alike(forms)[:_NAMED]:
-        yield f"classes that differ in case or form alone: {', '.join(map(form, names))}; if they are one, give them one name"
+        yield f"class names that differ only in case or form: {', '.join(map(form, names))}; if they are the same class, use one name"
 
 
 def about_missing(names: Iterable[str]) -> Iterator[str]:
-    """Tell of labels in a table that are what programs write for a missing one; a folder is called so on purpose."""
+    """Yield notices about labels in a table that usually mean a missing label; a folder with such a name is intended."""
     for name in sorted(_MISSING.intersection(names)):
-        yield f'"{name}" is taken for the name of a class; where the label is missing, leave the field empty'
+        yield f'"{name}" is read as a class name; if the label is missing, leave the field empty'
 
 
 def _have_blanks(written: Iterable[str]) -> bool:

@@ -1,47 +1,47 @@
-"""The errors that a user can mend; everything else is a bug and keeps its traceback.
+"""Errors that a user can fix; any other exception is a bug and keeps its traceback.
 
 CnnkitError              one line: what, where, remedy               exit 1
-├── UsageError           the words on the command line do not fit    exit 2
-│   └── NotationError    a word in a notation; points at it          exit 2
-├── FormatError          a file is not what its place asks for       exit 1
-├── DeviceError          the device asked for is not to be had       exit 1
-│   └── MemoryFullError  a memory is too small for the work          exit 1
-├── RunError             a network does not take what it is given    exit 1
-├── BadImageError         one image cannot be used                  skipped, exit 3
-└── GateError            a measure is below what was demanded        exit 4
+├── UsageError           arguments or options are wrong              exit 2
+│   └── NotationError    a word in a notation is wrong; names it     exit 2
+├── FormatError          a file is not of the expected kind          exit 1
+├── DeviceError          the requested device is not available       exit 1
+│   └── MemoryFullError  out of memory, on the device or the machine exit 1
+├── RunError             a network does not accept its input         exit 1
+├── BadImageError        an image cannot be used                     skipped, exit 3
+└── GateError            a measure misses the required bound         exit 4
 """
 
 
 class CnnkitError(Exception):
-    """Something the user can mend; the message says what, where and how, in one line."""
+    """An error that the user can fix; the message gives what, where and the remedy, in one line."""
 
     exit_status = 1
 
 
 class UsageError(CnnkitError):
-    """The words on the command line do not fit together."""
+    """Arguments or options are wrong or contradict each other."""
 
     exit_status = 2
 
 
 class NotationError(UsageError):
-    """A word in a layer or augmentation notation that means nothing there."""
+    """A word in a layer or augmentation notation is unknown or out of place."""
 
 
 class FormatError(CnnkitError):
-    """A file that is broken, of another kind, of another version, or does not belong to its neighbour."""
+    """A file is broken, of another kind or version, or does not belong with another file."""
 
 
 class DeviceError(CnnkitError):
-    """The device asked for does not exist or does not do the work."""
+    """The requested device does not exist or failed."""
 
 
 class MemoryFullError(DeviceError):
-    """The memory of a device, or of the machine, does not hold the work."""
+    """The work needs more memory than the device, or the machine, has."""
 
 
 class RunError(CnnkitError):
-    """A network fails on what it is given, a shape or a type that it does not take; `reason` is the runtime's own."""
+    """A network fails on its input, such as a wrong shape or type; `reason` is the runtime's message."""
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(f"{what}: {reason}")
@@ -49,12 +49,12 @@ class RunError(CnnkitError):
 
 
 class BadImageError(CnnkitError):
-    """One image that cannot be used; readers of many skip and name it."""
+    """An image cannot be used; readers of many images skip and name it."""
 
     exit_status = 3
 
 
 class GateError(CnnkitError):
-    """A measure that misses the bound set by `--fail-under`, `--max-params` and their like."""
+    """A measure misses the bound set by `--fail-under`, `--max-params` or a similar option."""
 
     exit_status = 4

@@ -1,4 +1,4 @@
-"""Files opened for reading: a named pipe would be waited for, and /dev/zero has no end, so both are refused at once."""
+"""Open files for reading; named pipes, which would block, and devices, which may be endless, are refused at once."""
 
 import errno
 import os
@@ -7,10 +7,10 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
-#: Bytes that a file may have which is read to its end.
+#: The most bytes of a file that is read as a whole.
 MOST = 1 << 31
 
-#: What a file can be that is not a regular one.
+#: Kinds of files that are not regular.
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -18,7 +18,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
-#: Pipes that a shell hands over, as `<(...)` does, and what every program may be given in place of a file.
+#: Pipes made by a shell for `<(...)`, and standard input and /dev/null in place of a file.
 _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin|null)|/proc/(self|\d+)/fd/\d+")
 
 
@@ -26,13 +26,13 @@ def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file.
 
     Raises:
-        OSError: It is another thing, cannot be opened, or its name is none that a file can have.
+        OSError: It is not a regular file, cannot be opened, or its name is invalid.
     """
     return _opened(path, os.stat(_usable(path)).st_mode)
 
 
 def open_text(path: str | Path) -> BufferedReader:
-    """Open a file that is read from its beginning to its end: also a pipe that the shell hands over, as `<(...)` does.
+    """Open a file that is read sequentially: a regular file, or a pipe made by a shell for `<(...)`.
 
     Raises:
         OSError: As `open_regular`.
@@ -43,24 +43,24 @@ def open_text(path: str | Path) -> BufferedReader:
 
 
 def read_regular(path: str | Path, *, most: int = MOST) -> bytes:
-    """Read a regular file whole.
+    """Read a regular file completely.
 
     Args:
         path: The file.
-        most: Bytes that it may have. A file of holes can be larger than any memory, and take nothing on the disk.
+        most: The most bytes allowed. A sparse file can be larger than the memory and take no space on the disk.
 
     Raises:
-        OSError: As `open_regular`, or it is larger.
+        OSError: As `open_regular`, or the file is larger.
     """
     with open_regular(path) as file:
         check_size(file, most=most)
         content = file.read()
-        check_size(file, most=most)  # it may have grown
+        check_size(file, most=most)  # the file may have grown
     return content
 
 
 def check_size(file: BufferedReader, *, most: int = MOST) -> None:
-    """Demand that an open file has an end that can be read to.
+    """Check that an open file is not too large to be read completely.
 
     Raises:
         OSError: It has more bytes.
@@ -70,7 +70,7 @@ def check_size(file: BufferedReader, *, most: int = MOST) -> None:
 
 
 def check_regular(path: str | Path) -> None:
-    """Demand a regular file, for a library that opens it by its name.
+    """Check that a path is a regular file, for a library that opens it by name.
 
     Raises:
         OSError: As `open_regular`.
@@ -79,24 +79,24 @@ def check_regular(path: str | Path) -> None:
 
 
 def _usable(path: str | Path) -> str:
-    """Give a path that the operating system can be asked about.
+    """Check that the operating system accepts a path.
 
     Raises:
-        OSError: It holds a NUL, or letters that no bytes stand for.
+        OSError: It contains NUL, or characters that cannot be encoded.
     """
     name = os.fspath(path)
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError as error:
-        raise OSError(errno.EINVAL, "not a name that a file can have: half of a surrogate pair", name) from error
+        raise OSError(errno.EINVAL, "invalid file name: half of a surrogate pair", name) from error
     if b"\0" in encoded:
-        raise OSError(errno.EINVAL, "not a name that a file can have: it holds a null byte", name)
+        raise OSError(errno.EINVAL, "invalid file name: contains a null byte", name)
     return name
 
 
 def _opened(path: str | Path, mode: int) -> BufferedReader:
     _demand_regular(path, mode)
-    # It may have become another thing meanwhile
+    # The file may have been replaced in the meantime
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
     try:
         _demand_regular(path, os.fstat(file.fileno()).st_mode)

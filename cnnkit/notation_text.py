@@ -1,4 +1,4 @@
-"""What notations share: `@file`, comments, proposals for words that mean nothing."""
+"""What the notations of layers and augmentations share: `@file` and comments."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +11,15 @@ T = TypeVar("T")
 
 
 def read(text: str, parse: Callable[[str], T], *, holds: str) -> T:
-    """Parse a notation, or what is in the file that `@` names.
+    """Parse a notation, or the content of the file that `@` names.
 
     Args:
         text: The notation, or `@` and the name of a file that holds it.
-        parse: From the notation to its meaning.
-        holds: What such a file holds, for messages: "layers, one a line".
+        parse: Parser of the notation.
+        holds: The content of such a file, for messages: "layers, one a line".
 
     Raises:
-        NotationError: The file cannot be read, or `parse` objects; the message then begins with the file.
+        NotationError: The file cannot be read, or `parse` fails; the message then begins with the file.
     """
     if not text.strip().startswith("@"):
         return parse(text)
@@ -36,5 +36,5 @@ def read(text: str, parse: Callable[[str], T], *, holds: str) -> T:
 
 
 def bare(text: str) -> str:
-    """Give a notation on one line: without comments, in small letters, with commas for new lines."""
+    """Return a notation on one line: in lower case, without comments, with commas for new lines."""
     return ",".join(line.partition("#")[0] for line in text.split("\n")).lower()

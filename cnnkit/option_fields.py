@@ -25,7 +25,7 @@ DEFAULT_BATCH = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptionSpec:
-    """What the command line has to know about one field; `minimum` and `maximum` are inclusive."""
+    """Description of one field for the command line; `minimum` and `maximum` are inclusive."""
 
     name: str
     type: Any
@@ -41,10 +41,10 @@ class OptionSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemembersGiven:
-    """Base of configurations of which a mode of a command ignores some options.
+    """Base of configurations some of whose options are ignored in some modes of a command.
 
-    `on_command_line` has the names of the fields that stood on the command line, also those with their default value. Without a command
-    line it stays empty.
+    `on_command_line` holds the names of the fields given on the command line, even if with their default value. It is empty where a
+    configuration is made in Python.
     """
 
     on_command_line: frozenset[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)
@@ -65,12 +65,12 @@ def option(
     Args:
         default: The field's default, and the option's.
         help: A noun phrase or an imperative, with the unit.
-        flags: How it is written; `--field-name` by default.
-        metavar: What stands for its value in the help.
+        flags: Its names on the command line; `--field-name` by default.
+        metavar: Placeholder of its value in the help.
         minimum: The smallest number allowed.
         maximum: The largest number allowed.
-        group: The panel of the help that it stands in.
-        after: In the help it stands after the last of these options that the command has; in the order of the fields by default.
+        group: Its panel in the help.
+        after: Its place in the help: after the last of these options that the command has. By default, the order of the fields.
     """
     described = {
         "help": help,
@@ -86,12 +86,12 @@ def option(
 
 def seed_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `seed: int`, which means the same in every command."""
-    return option(0, "The same seed gives the same bytes.", minimum=0, maximum=MOST_SEED, after=after)
+    return option(0, "Random seed; the same seed gives the same bytes.", minimum=0, maximum=MOST_SEED, after=after)
 
 
 def jobs_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `jobs: int | None`: how many threads decode images; None takes all cores."""
-    return option(None, "Threads that decode pictures; all cores unless said.", minimum=1, after=after)
+    return option(None, "Threads that decode images. [default: all cores]", minimum=1, after=after)
 
 
 def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
@@ -101,20 +101,20 @@ def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `
 
 def batch_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `batch: int`: how many images go through the network at once."""
-    return option(DEFAULT_BATCH, "Pictures that go through the network at once.", minimum=1, after=after)
+    return option(DEFAULT_BATCH, "Batch size, in images.", minimum=1, after=after)
 
 
 def option_of(name: str, type: Any, field: dataclasses.Field[Any]) -> OptionSpec:  # noqa: ANN401 - any annotation
-    """Describe the option that a field is, for a command that declares it by itself."""
+    """Return the option that a field describes, for a command that declares it itself."""
     described = field.metadata[_KEY]
     flags = described["flags"] or (f"--{name.replace('_', '-')}",)
     return OptionSpec(name=name, type=type, default=field.default, **{**described, "flags": flags})
 
 
 def options(config: type) -> Iterator[OptionSpec]:
-    """List the options among the fields of a dataclass, in their order.
+    """Yield the options among the fields of a dataclass, in the order of the fields.
 
-    A subclass that declares a field again changes its option in place.
+    A subclass that redeclares a field changes its option and keeps its place.
     """
     types = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
@@ -123,11 +123,11 @@ def options(config: type) -> Iterator[OptionSpec]:
 
 
 def given(*configs: object, names: Collection[str] | None = None) -> list[str]:
-    """List the options, as they are written, that stood on the command line or whose values are not the defaults.
+    """List the options that were given on the command line or differ from their defaults, as they are written there.
 
     Args:
-        configs: Only a `RemembersGiven` knows what stood on the command line.
-        names: The fields that are asked about; all by default.
+        configs: Configurations; only a `RemembersGiven` knows what was given on the command line.
+        names: The fields to look at; all by default.
     """
     found = []
     for config in configs:
@@ -141,7 +141,7 @@ def given(*configs: object, names: Collection[str] | None = None) -> list[str]:
 
 
 def has_options(annotation: object) -> bool:
-    """Whether a parameter's type is a dataclass with options."""
+    """Check whether a parameter's type is a dataclass with options."""
     return (
         isinstance(annotation, type)
         and dataclasses.is_dataclass(annotation)

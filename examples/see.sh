@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Every kind of picture that shows what a network sees, into OUT/:
+# All images that show what a network detects: heat maps, feature maps, filters, kernels and a dream, written to OUT/:
 #
-#   examples/see.sh                                  of the network for handwritten digits that make quickstart trains
-#   DATA=folder examples/see.sh                      of MobileNetV2 and SqueezeNet, on photographs
+#   examples/see.sh                                  for the network for handwritten digits that make quickstart trains
+#   DATA=folder examples/see.sh                      for MobileNetV2 and SqueezeNet, on photographs
 #
-# DATA holds weights/mobilenet_v2.pth and weights/squeezenet1_1.pth, torchvision's state_dicts, and photographs in pictures/. The names
-# of those that are shown are below; other photographs and networks will do as well.
+# DATA has weights/mobilenet_v2.pth and weights/squeezenet1_1.pth, torchvision's state_dicts, and photographs in pictures/, whose
+# names are below; other photographs and networks work as well.
 set -euo pipefail
 
 here=$(dirname "$0")
 OUT=${OUT:-see}
 DATA=${DATA:-$here/../../shared/data}
-BIN=${BIN:-}            # where the commands are, with a slash at the end; on the PATH unless said
+BIN=${BIN:-}            # folder of the commands, with a slash at the end; empty if they are on the PATH
 
 mkdir -p "$OUT"
 if [ -d "$DATA" ]; then
     whole=(mobilenet_v2 --weights "$DATA/weights/mobilenet_v2.pth")
     network=(squeezenet1_1 --weights "$DATA/weights/squeezenet1_1.pth")
-    pictures=("$DATA/pictures/coral_cat.bmp" "$DATA/pictures/coral_parrot.jpg")
-    two=("$DATA/pictures/coral_hot_dog.jpg")
-    picture=$DATA/pictures/coral_cat.bmp
-    dreamt=$DATA/pictures/coral_sunflower.bmp
-    look=(--fit squash)
+    photos=("$DATA/pictures/coral_cat.bmp" "$DATA/pictures/coral_parrot.jpg")
+    large=("$DATA/pictures/coral_hot_dog.jpg")
+    image=$DATA/pictures/coral_cat.bmp
+    start=$DATA/pictures/coral_sunflower.bmp
+    prepare=(--fit squash)
     fine=(--fine --box 0.5)
     early=features.1 late=features.12 layer=features.9 deep=features.7
     maps=(--channels 0-8)
@@ -32,25 +32,25 @@ else
     make -s -f "$here/digits/Makefile" OUT="$digits" BIN="$BIN" >&2
     whole=("$digits/head.pt")
     network=("$digits/head.pt")
-    pictures=("$digits"/digits/?/000[0-7].png)
-    two=("$digits"/digits/8/0008.png)
-    picture=("$digits"/digits/3/0003.png)
-    dreamt=$picture
-    look=()
-    fine=(--contrast)       # its head takes maps of one size alone
+    photos=("$digits"/digits/?/000[0-7].png)
+    large=("$digits"/digits/8/0008.png)
+    image=("$digits"/digits/3/0003.png)
+    start=$image
+    prepare=()
+    fine=(--contrast)       # instead of --fine: its head takes maps of one size only
     early=conv1 late=conv2 layer=conv2 deep=conv2
     maps=(--channels 0-8)
     patterns=(--filters 0-11)
     dream=(--size 64 --octaves 2)
 fi
 
-# Where it sees what it names: overlays with the hot region framed, how far to believe them, and a sheet of all
-"${BIN}cnn-cam" -m "${whole[@]}" "${pictures[@]}" "${two[@]}" -o "$OUT/cam" --force --box 0.5 --faithful --sheet "$OUT/cam.png" "${look[@]}"
-# With twice the rows and columns; or what speaks against the class
-"${BIN}cnn-cam" -m "${whole[@]}" "${two[@]}" -o "$OUT/fine" --force "${look[@]}" "${fine[@]}"
-# What layers answer, early and late: edges first, few and abstract things last; the table says how many values are zero
-"${BIN}cnn-maps" -m "${network[@]}" "$picture" -o "$OUT/maps" --force --layer "$early" --layer "$late" "${maps[@]}"
-# What filters look for, what the first ones are, and what a layer makes of a picture
+# Heat maps of the predicted class: overlays with a box around the hot region, their faithfulness, and a contact sheet
+"${BIN}cnn-cam" -m "${whole[@]}" "${photos[@]}" "${large[@]}" -o "$OUT/cam" --force --box 0.5 --faithful --sheet "$OUT/cam.png" "${prepare[@]}"
+# With twice the rows and columns (--fine); or with evidence against the class (--contrast)
+"${BIN}cnn-cam" -m "${whole[@]}" "${large[@]}" -o "$OUT/fine" --force "${prepare[@]}" "${fine[@]}"
+# Feature maps of an early and a late layer: edges, then few and abstract features; the table has the share of zeros
+"${BIN}cnn-maps" -m "${network[@]}" "$image" -o "$OUT/maps" --force --layer "$early" --layer "$late" "${maps[@]}"
+# Patterns that activate filters most, the kernels of the first layer, and a dream: an image that activates a whole layer
 "${BIN}cnn-filters" "${network[@]}" -o "$OUT/filters.png" --layer "$layer" "${patterns[@]}"
 "${BIN}cnn-filters" "${network[@]}" -o "$OUT/kernels.png" --kernels > "$OUT/kernels.tsv"
-"${BIN}cnn-dream" "${network[@]}" "$dreamt" -o "$OUT/dream.png" --layer "$deep" "${dream[@]}"
+"${BIN}cnn-dream" "${network[@]}" "$start" -o "$OUT/dream.png" --layer "$deep" "${dream[@]}"

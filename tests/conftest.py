@@ -1,4 +1,4 @@
-"""What tests share: running a command as its entry point, small images, and the photographs where they stand."""
+"""Fixtures of all tests: running commands, small images, and real photographs if there are any."""
 
 import contextlib
 import fcntl
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it: as many processes as cores share them
-os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # one list of fonts for all tests
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it: pytest-xdist runs one process per core
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # one font list for all tests
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ SHARED = Path(os.environ.get("CNNKIT_TEST_DATA", ROOT.parent / "shared" / "data"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind: its exit status and both streams."""
+    """The exit status and both streams of a command."""
 
     status: int
     out: str
@@ -42,7 +42,7 @@ class Outcome:
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """The TSV on stdout by the names of its header row."""
+        """The rows of the TSV on stdout, by column name."""
         header, *lines = self.out.splitlines()
         return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
 
@@ -56,12 +56,12 @@ def _feed(descriptor, data):
 def run(capfd, monkeypatch):
     """Run an installed command in this process: `run("cnn-dims", "--input", "28,28,1")`; `stdin=` takes text or bytes.
 
-    With `typing=True` standard input is a terminal at which nobody types anything.
+    With `typing=True` standard input is a terminal without input.
     """
 
     def run_command(name, *words, stdin=None, typing=False, status=0):
         (entry,) = entry_points(group="console_scripts", name=name)
-        monkeypatch.setattr(sys, "warnoptions", ["error"])  # so that the command leaves pytest's filters in force
+        monkeypatch.setattr(sys, "warnoptions", ["error"])  # keeps pytest's warning filters during the command
         capfd.readouterr()
         data = stdin.encode() if isinstance(stdin, str) else stdin
         with contextlib.ExitStack() as stack:
@@ -71,7 +71,7 @@ def run(capfd, monkeypatch):
             else:
                 reading, writing = os.pipe()
                 feeder = threading.Thread(target=_feed, args=(writing, data))
-                feeder.start()  # a pipe holds 64 KiB: more needs somebody who writes while the command reads
+                feeder.start()  # a pipe holds 64 KiB: more must be written while the command reads
                 stack.callback(feeder.join)
             pipe = stack.enter_context(os.fdopen(reading, encoding="utf-8", errors="surrogateescape"))
             stack.enter_context(monkeypatch.context()).setattr(sys, "stdin", pipe)
@@ -87,7 +87,7 @@ def run(capfd, monkeypatch):
 
 @pytest.fixture
 def hide_heif(monkeypatch):
-    """Give a function after which pillow-heif is not installed, for this test."""
+    """Return a function that makes pillow-heif appear not installed during the test."""
     from cnnkit.data import decode, image_formats
 
     def hide():
@@ -104,16 +104,16 @@ def hide_heif(monkeypatch):
 
 @pytest.fixture(scope="session")
 def commands():
-    """Give a folder with all installed commands and python; they start as forks of a server that has imported torch already.
+    """Yield a folder with all installed commands and python; the commands are forks of a server that has already imported torch.
 
-    They do what the installed ones do, but for the start itself, and for what Python and torch read from the environment then:
-    with PYTHON... in it they are the installed ones.
+    They behave as the installed ones, except for their start and for variables that Python and torch read then: with PYTHON... in the
+    environment, the installed commands are run.
     """
     installed = Path(sys.executable).parent
     if not hasattr(os, "pidfd_open"):
         yield installed
         return
-    with tempfile.TemporaryDirectory(prefix="cnnkit-") as name:  # the name of a socket has to be short
+    with tempfile.TemporaryDirectory(prefix="cnnkit-") as name:  # the path of a socket must be short
         folder = Path(name)
         for entry in entry_points(group="console_scripts"):
             if entry.module.startswith("cnnkit_tools."):
@@ -142,14 +142,14 @@ def commands():
 
 
 def write_program(path, *words):
-    """Write a program that becomes another one."""
+    """Write a shell script that executes another program."""
     path.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, words))} "$@"\n')
     path.chmod(0o755)
 
 
 @pytest.fixture(scope="session")
 def shell(commands):
-    """Run a line of shell with the installed commands on its PATH, as a user would."""
+    """Return a function that runs a shell command line with the installed commands on PATH."""
 
     def run_line(line, *, cwd, status=0, stdin=subprocess.DEVNULL, env=None):
         path = f"{commands}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -170,23 +170,23 @@ def shell(commands):
 
 @pytest.fixture(scope="session")
 def quickstart(shell, commands, tmp_path_factory):
-    """Give the folder that `make quickstart` makes, once for all processes of pytest-xdist; it is read only, by agreement."""
+    """Return the folder of `make quickstart`, made once for all processes of pytest-xdist; tests must not change it."""
     place = shared_folder(tmp_path_factory) / "digits"
     place.mkdir(exist_ok=True)
     with (place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it made
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other processes wait, and find the folder complete
         shell(f"make -f {ROOT / 'examples' / 'digits' / 'Makefile'} OUT=quickstart BIN={commands}/", cwd=place)
     return place / "quickstart"
 
 
 @pytest.fixture(scope="session")
 def wait_for():
-    """Wait until a condition holds and give what it gave: `wait_for(path.exists)`; a test that waits in vain fails."""
+    """Return a function that waits until a condition is true and returns its value: `wait_for(path.exists)`; fails after a timeout."""
 
     def wait(condition, timeout=60):
         end = time.monotonic() + timeout
         while not (found := condition()):
-            assert time.monotonic() < end, f"still not so after {timeout} s"
+            assert time.monotonic() < end, f"still not true after {timeout} s"
             time.sleep(0.002)
         return found
 
@@ -195,7 +195,7 @@ def wait_for():
 
 @pytest.fixture(scope="session")
 def agree():
-    """Demand that two trainings came to the same within rounding: what they printed with --json, and the models they wrote."""
+    """Return a function that checks that two trainings gave the same --json output and the same models, up to rounding."""
     import torch
 
     from cnnkit.formats import torch_model
@@ -215,16 +215,16 @@ def agree():
 
 @pytest.fixture(scope="session")
 def terminal():
-    """Run a program with some of its streams on a terminal of 100 columns; what it prints there is `out`, pipes go to `err`."""
+    """Return a function that runs a program with some streams on a terminal of 100 columns, whose output is `out`; pipes go to `err`."""
 
     def run_there(*words, on=("stdin", "stdout", "stderr"), cwd=None, env=None, interrupt_at=None):
-        """Run; `interrupt_at` presses Ctrl-C once these bytes were printed."""
+        """Run a program; `interrupt_at` presses Ctrl-C after these bytes are printed."""
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         streams |= dict.fromkeys(on, theirs)
 
-        # The first to open a terminal in a new session is who Ctrl-C reaches
+        # Ctrl-C reaches the first process of a new session to open the terminal
         opened = ["sh", "-c", ': < "$0"; exec "$@"', os.ttyname(theirs)]
         program = subprocess.Popen(
             [*opened, *map(str, words)],
@@ -235,7 +235,7 @@ def terminal():
         )
         os.close(theirs)
         drawn = bytearray()
-        with contextlib.suppress(OSError):  # reading fails once nobody is left on the other side
+        with contextlib.suppress(OSError):  # reading fails when the other side is closed
             while chunk := os.read(ours, 65536):
                 drawn += chunk
                 if interrupt_at is not None and interrupt_at in drawn:
@@ -252,14 +252,14 @@ def terminal():
 
 
 def shared_folder(tmp_path_factory):
-    """Give the folder that all processes of pytest-xdist share, each of which has its own in there."""
+    """Return the folder that all processes of pytest-xdist share."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Keep tests out of the user's cache; they share one of their own, since exports take seconds."""
+    """Use a separate cache for tests, shared by all of them, because exports take seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CNNKIT_CACHE", str(shared_folder(tmp_path_factory) / "cache"))
         patch.setenv("CNNKIT_OFFLINE", "1")
@@ -268,12 +268,14 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _operators_once(request):
-    """Let torch's exporter read its table of operators once a process: it takes half of the time of a small export."""
+    """Make torch's exporter load its table of operators once per process: it takes half of the time of a small export."""
     if not any(item.path.parent.name in ("commands", "engine") for item in request.session.items):
         yield  # nothing is exported; the exporter takes seconds to import
         return
     with pytest.MonkeyPatch.context() as patch:
-        with contextlib.suppress(ImportError, AttributeError):  # torch may keep it elsewhere: then it takes longer
+        with contextlib.suppress(
+            ImportError, AttributeError
+        ):  # in other versions of torch it is elsewhere: tests are slower then
             from torch.onnx._internal.exporter._registration import ONNXRegistry
 
             patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
@@ -282,7 +284,7 @@ def _operators_once(request):
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget(request):
-    """Let go of what a module's own functools.cache keeps, once its tests are over: networks of hundreds of megabytes."""
+    """Clear the functools.cache of a module after its tests: they keep networks of hundreds of megabytes."""
     yield
     kept = [each for each in vars(request.module).values() if hasattr(each, "cache_clear")]
     if kept:
@@ -293,9 +295,9 @@ def _forget(request):
 
 @pytest.fixture
 def pretended_gpu(monkeypatch, bound_to_cpu):
-    """Let the driver show a GPU, and give what ONNX Runtime is asked for there: bytes, provider, options; a CPU computes it.
+    """Simulate a GPU, and return the arguments of ONNX Runtime's sessions: bytes, provider, options.
 
-    What comes of it is a CPU's, but all that is decided on the way is as on a GPU.
+    Results are computed on the CPU, but all decisions are those for a GPU.
     """
     import onnxruntime
 
@@ -321,7 +323,7 @@ def pretended_gpu(monkeypatch, bound_to_cpu):
 
 @pytest.fixture
 def bound_to_cpu(monkeypatch):
-    """Let what ONNX Runtime is to put on a GPU stay on the CPU: values that are made there, and outputs that are bound."""
+    """Keep values and bound outputs that ONNX Runtime would put on a GPU on the CPU."""
     import onnxruntime
 
     making, binding = onnxruntime.OrtValue.ortvalue_from_numpy, onnxruntime.IOBinding.bind_output
@@ -338,14 +340,14 @@ def bound_to_cpu(monkeypatch):
 
 @pytest.fixture
 def photos():
-    """The folder of real photographs and weights, or a skip that says so."""
+    """Return the folder of real photographs and weights, or skip the test."""
     if not SHARED.is_dir():
         pytest.skip(f"no photographs at {SHARED}")
     return SHARED
 
 
 def draw(seed, *, size=(40, 32), colour=None):
-    """Make a small image: noise over a gradient, tinted so that classes can be told apart."""
+    """Return a small image: noise over a gradient, tinted by class."""
     generator = np.random.default_rng(seed)
     width, height = size
     gradient = np.linspace(0, 90, width, dtype=np.float64)[None, :, None].repeat(height, axis=0)
@@ -356,7 +358,7 @@ def draw(seed, *, size=(40, 32), colour=None):
 
 @pytest.fixture
 def images(tmp_path):
-    """Make a folder of small PNG images: `images(red=6, blue=6)` gives photos/red/00.png and so on."""
+    """Return a function that makes a folder of small PNG images: `images(red=6, blue=6)` makes photos/red/00.png and so on."""
     tints = {"red": (150, 0, 0), "blue": (0, 0, 150), "green": (0, 150, 0)}
 
     def make(name="photos", /, *, size=(40, 32), suffix=".png", **classes):
@@ -375,7 +377,7 @@ def images(tmp_path):
 
 @pytest.fixture(scope="session")
 def contents():
-    """Give what is in all files of a folder, by their paths below it: `contents("copies")["red/00.png"]`."""
+    """Return a function that reads all files of a folder, by relative path: `contents("copies")["red/00.png"]`."""
 
     def read(folder):
         return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
@@ -384,25 +386,25 @@ def contents():
 
 
 def pytest_configure(config):
-    """Hide GPUs from tests that are not about them, and let Ctrl-C be Ctrl-C again where a background job or nohup has it ignored.
+    """Hide GPUs from tests that are not about them, and enable Ctrl-C where a background job or nohup ignores it.
 
-    Both hold here and in what tests start. `auto` would take a GPU, and the bits of a CPU are what most tests compare.
+    Both also apply to processes that tests start. With a GPU, `auto` would use it, but most tests compare results of a CPU.
     """
     if not asks_for_gpu(config.option.markexpr):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anybody starts CUDA
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is initialised
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def asks_for_gpu(expression):
-    """Tell whether `-m` wants the tests marked gpu by name: `gpu`, `gpu and not slow`, but not `not gpu`."""
+    """Return whether `-m` selects the marker gpu: `gpu`, `gpu and not slow`, but not `not gpu`."""
     words = expression.replace("(", " ").replace(")", " ").split()
     return any(word == "gpu" and words[place - 1 : place] != ["not"] for place, word in enumerate(words))
 
 
-#: The files that take longest come first: each stays in one process, and at the end none should wait for another.
+#: The slowest files run first: each runs in one process, and no process should be idle at the end.
 LONGEST = (
-    "test_readme.py",
+    "test_docs.py",
     "test_examples.py",
     "test_manners.py",
     "commands/test_cnn_check.py",
@@ -416,7 +418,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Put the longest first, and skip what needs a GPU where there is none."""
+    """Run the slowest files first, and skip tests that need a GPU if there is none."""
     places = {HERE / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
     if not any("gpu" in item.keywords for item in items):
@@ -426,4 +428,4 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no CUDA device, or not asked for with -m gpu"))
+                item.add_marker(pytest.mark.skip(reason="no CUDA device, or not selected with -m gpu"))

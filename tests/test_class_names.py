@@ -1,4 +1,4 @@
-"""One form for each name of a class, and names that a person could take for one another."""
+"""Normal forms of class names, and names that are easily confused."""
 
 import unicodedata
 
@@ -25,19 +25,19 @@ NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
         ("caf\udce9", "caf\udce9"),
     ],
 )
-def test_a_name_has_one_form(written, normal):
-    """NFC without blanks around it; case and compatibility characters stay, and so do bytes that are not UTF-8."""
+def test_normal_form(written, normal):
+    """NFC without spaces around it; case, compatibility characters and bytes that are not UTF-8 are kept."""
     assert class_names.normal(written) == normal
     assert class_names.normal(class_names.normal(written)) == normal
 
 
-def test_a_label_of_blanks_is_none():
-    """As an empty one is."""
+def test_blank_label_is_none():
+    """Like an empty one."""
     assert [class_names.normal_or_none(each) for each in (None, "", " \t", " a")] == [None, None, None, "a"]
 
 
-def test_names_that_look_alike():
-    """Case, compatibility forms and runs of blanks; letters that merely resemble each other are others."""
+def test_similar_names():
+    """By case, compatibility forms and spaces; similar letters of different alphabets are different."""
     names = ["Cat", "cat", "CAT", "ﬁg", "fig", "red  fox", "red fox", "straße", "STRASSE", "dog", "dogs", "А", "A"]
     assert class_names.alike(names) == [
         ["CAT", "Cat", "cat"],
@@ -51,18 +51,18 @@ def test_names_that_look_alike():
     ]
 
 
-def test_names_that_stand_for_a_missing_label_are_told():
-    """As programs write them; a class may be called none."""
+def test_notice_about_missing_labels():
+    """As written by other programs; a class may be called none."""
     lines = list(class_names.about_missing(["cat", "nan", "none", "nancy"]))
-    assert lines == ['"nan" is taken for the name of a class; where the label is missing, leave the field empty']
+    assert lines == ['"nan" is read as a class name; if the label is missing, leave the field empty']
 
 
-def test_notices_tell_the_forms_apart():
-    """NFD is marked, since it looks the same."""
+def test_notices_about_forms():
+    """NFD is marked, because it looks the same."""
     lines = list(class_names.about_forms({NFC: {NFC, NFD}, "new": {"new "}, "Cat": {"Cat"}, "cat": {"cat"}}))
     assert lines == [
-        f'one class, {NFC}, is written in 2 ways: "{NFD}" (NFD), "{NFC}"',
-        'blanks around class names are left out, as of "new "',
-        'classes that differ in case or form alone: "Cat", "cat"; if they are one, give them one name',
+        f'class {NFC} has 2 spellings: "{NFD}" (NFD), "{NFC}"',
+        'spaces around class names are ignored, as in "new "',
+        'class names that differ only in case or form: "Cat", "cat"; if they are the same class, use one name',
     ]
     assert list(class_names.about_forms({NFC: {NFD}, "cat": {"cat"}})) == []

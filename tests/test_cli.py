@@ -1,4 +1,4 @@
-"""The manners themselves, on throw-away commands: what every program gets by standing behind `@cli.command`."""
+"""What `@cli.command` gives to every program, on throw-away commands."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ from cnnkit.formats import atomic
 """
 
 DOCSTRING = '''
-    """Do one thing to pictures.
+    """Do one thing to images.
 
     A second paragraph, of [bold]brackets[/bold] that
     are no markup.
@@ -40,7 +40,7 @@ DOCSTRING = '''
 
 
 class Program:
-    """A command that exists for one test."""
+    """A command made for one test."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -72,8 +72,8 @@ def program(tmp_path):
 # ---------------------------------------------------------------- stdout
 
 
-def test_stdout_carries_data_only(program):
-    """Whatever a library prints, in Python, below Python or in a child process, ends on stderr; the records stay alone."""
+def test_stdout_has_only_data(program):
+    """Whatever a library prints, from Python, from C or from a child process, goes to stderr."""
     program.write(
         """
         print("printed")
@@ -105,22 +105,22 @@ def test_records_become_json_lines(program):
     ]
 
 
-def test_no_record_leaves_the_header_row(program):
-    """Columns that are known are printed even if nothing comes."""
+def test_header_row_without_records(program):
+    """Known columns are printed even if there are no records."""
     program.write('cli.emit([], as_json, columns=["path", "label"])')
     assert program.run()[0] == "path\tlabel\n"
     assert program.run("--json")[0] == ""
 
 
-def test_any_file_name_goes_through(program):
-    """Bytes that are no UTF-8 come out as they went in."""
+def test_file_names_that_are_not_utf8(program):
+    """Are written unchanged."""
     program.write('cli.emit([{"path": os.fsdecode(b"\\xff.jpg")}], as_json)')
     process = subprocess.run([sys.executable, program.path], capture_output=True, check=True)
     assert process.stdout == b"path\n\xff.jpg\n"
 
 
-def test_records_are_printed_as_they_come(program):
-    """The first record can be read while the command still works on the second."""
+def test_records_are_written_one_by_one(program):
+    """The first record can be read while the command is working on the second."""
     program.write(
         """
         def records():
@@ -137,8 +137,8 @@ def test_records_are_printed_as_they_come(program):
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
-def test_a_reader_that_goes_away_ends_the_command(program, words):
-    """`| head -n 1` of an endless command ends it, without a word on stderr, as it ends any other program."""
+def test_closed_pipe_ends_the_command(program, words):
+    """`| head -n 1` ends an endless command, without a message, like any other program."""
     program.write('from itertools import count; cli.emit(({"a": i} for i in count()), as_json)')
     line = f"{sys.executable} {program.path} {' '.join(words)} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
@@ -148,8 +148,8 @@ def test_a_reader_that_goes_away_ends_the_command(program, words):
 
 
 @pytest.mark.parametrize(("words", "status"), [([], 128 + signal.SIGPIPE), (["--help"], 141), (["--version"], 141)])
-def test_a_reader_that_has_gone_already_is_no_fault(program, words, status):
-    """What nobody can read ends the command as above, whether it is records or help."""
+def test_pipe_closed_before_the_start(program, words, status):
+    """Ends the command in the same way, for records and for help."""
     program.write('cli.emit([{"a": 1}], as_json)')
     reading, writing = os.pipe()
     os.close(reading)
@@ -160,8 +160,8 @@ def test_a_reader_that_has_gone_already_is_no_fault(program, words, status):
 
 @pytest.mark.parametrize("device", ["pipe", "/dev/full"])
 @pytest.mark.parametrize("words", [[], ["--json"]])
-def test_files_are_finished_whoever_reads_the_rows(program, words, device):
-    """A reader that went away, or a full disk, is reported in the end: files that are made with the rows are complete."""
+def test_files_are_finished_without_a_reader(program, words, device):
+    """A closed pipe or a full disk is reported at the end, after files are complete."""
     program.write(
         """
         cli.finish_files()
@@ -185,8 +185,8 @@ def test_files_are_finished_whoever_reads_the_rows(program, words, device):
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", ""])
-def test_a_full_disk_is_one_line(program, words):
-    """What could not be written is no success."""
+def test_full_disk_is_one_line(program, words):
+    """With exit status 1."""
     program.write('cli.emit([{"a": 1}], as_json)')
     line = f"{sys.executable} {program.path} {words} > /dev/full"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
@@ -198,8 +198,8 @@ STREAMS = {0: "<&-", 1: ">&-", 2: "2>&-"}
 
 
 @pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]])
-def test_a_closed_stream_is_as_dev_null(program, closed):
-    """The work is done, the streams that are open get what is theirs, and no file that is opened takes the number of one."""
+def test_closed_streams_are_like_dev_null(program, closed):
+    """The command works, open streams get their output, and no opened file gets the number of a standard stream."""
     program.write(
         """
         read = sys.stdin.read()
@@ -220,11 +220,11 @@ def test_a_closed_stream_is_as_dev_null(program, closed):
 
 
 @pytest.mark.parametrize("unwritable", ["2>/dev/full", "2>&1 >&3 3>&- | true", "2>&-"])
-def test_stderr_that_cannot_be_written_ends_no_run(program, unwritable):
-    """The status and the data are those of a run with a good stderr: notices, skipped images, warnings and prints are lost."""
+def test_unwritable_stderr_does_not_end_the_run(program, unwritable):
+    """Exit status and data are the same; notices, skipped images, warnings and prints are lost."""
     program.write(
         """
-        time.sleep(0.2)  # whoever reads stderr has gone by now
+        time.sleep(0.2)  # the reader of stderr has ended by now
         cli.notice("a notice")
         print("printed")
         sys.stderr.write("x" * 100_000)
@@ -242,8 +242,8 @@ def test_stderr_that_cannot_be_written_ends_no_run(program, unwritable):
     assert (done.returncode, done.stdout) == (4, "a\n1\n")
 
 
-def test_a_pipe_that_does_not_block_is_waited_for(program):
-    """Where another program made the pipe non-blocking, as node does, all of the data arrives."""
+def test_non_blocking_pipe(program):
+    """If another program made the pipe non-blocking, as node does, all data is still written."""
     program.write('cli.emit([{"a": "b" * 100} for _ in range(5000)])')
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -278,8 +278,8 @@ with cli.skipping() as skip:
 @pytest.mark.parametrize(
     "body", [SHOWN, "raise errors.CnnkitError(NAME)", "raise FileNotFoundError(2, 'No such file', NAME)"]
 )
-def test_a_terminal_gets_no_control_characters(program, terminal, body):
-    """What a file name or label holds is shown, not obeyed: titles, colours, bells, carriage returns, reordered text, markup."""
+def test_control_characters_are_escaped_on_a_terminal(program, terminal, body):
+    """In file names and labels: titles, colours, bells, carriage returns, reordered text, markup."""
     program.write(f"NAME = {HOSTILE!r}\n{body}")
     drawn = terminal(sys.executable, program.path, env={"NO_COLOR": "1"}).out
     assert "Traceback" not in drawn
@@ -289,15 +289,15 @@ def test_a_terminal_gets_no_control_characters(program, terminal, body):
     assert drawn.count("[/red]") >= (10 if body is SHOWN else 1)
 
 
-def test_a_word_of_the_command_line_is_shown_and_not_obeyed(program, terminal):
-    """An option that is not known is repeated in the message, without what would clear the screen."""
+def test_control_characters_of_options_are_escaped(program, terminal):
+    """An unknown option is repeated in the message, without the characters that would clear the screen."""
     drawn = terminal(sys.executable, program.write("pass").path, f"--{HOSTILE}").out
     assert "]0;owned" in drawn
     assert "\x1b" not in drawn
 
 
-def test_a_pipe_gets_names_as_they_are(program):
-    """What is data for the next program stays what it is, but for what separates fields and lines."""
+def test_names_are_unchanged_in_a_pipe(program):
+    """Except for the characters that separate fields and lines."""
     program.write(f"cli.emit([{{'path': {HOSTILE!r}}}], as_json)")
     process = subprocess.run([sys.executable, program.path], capture_output=True, check=True)
     assert process.stdout.decode() == f"path\n{HOSTILE.replace(chr(13), chr(92) + 'r')}\n"
@@ -305,8 +305,8 @@ def test_a_pipe_gets_names_as_they_are(program):
     assert json.loads(process.stdout) == {"path": HOSTILE}
 
 
-def test_a_terminal_gets_a_table(program, terminal):
-    """Columns are aligned under their names, numbers have their thousands marked, and brackets are no markup."""
+def test_table_on_a_terminal(program, terminal):
+    """Columns are aligned under their names, numbers have thousands separators, and brackets are not markup."""
     program.write('cli.emit([{"path": "[red]a.jpg", "macs": 1234567}, {"path": "b.jpg", "macs": 5}], as_json)')
     lines = strip(terminal(sys.executable, program.path).out).splitlines()
     (header,) = [line for line in lines if "macs" in line]
@@ -314,22 +314,22 @@ def test_a_terminal_gets_a_table(program, terminal):
     assert row.index("1,234,567") + len("1,234,567") == header.index("macs") + len("macs")
 
 
-def test_a_record_wider_than_the_terminal_is_a_list(program, terminal):
-    """A line a field, and a command in it stays one line, to be copied; several records stay a table."""
+def test_record_wider_than_the_terminal_is_a_list(program, terminal):
+    """One line per field, so that a command in it can be copied; several records stay a table."""
     command = "cnn-finetune " + "a/long/path/ " * 12 + "-o model.pt"
-    program.write(f'cli.emit([{{"pictures": 4000, "case": "small", "command": "{command}"}}], as_json)')
+    program.write(f'cli.emit([{{"images": 4000, "case": "small", "command": "{command}"}}], as_json)')
     lines = strip(terminal(sys.executable, program.path).out).splitlines()
-    assert lines == ["pictures  4,000", "case      small", f"command   {command}"]
+    assert lines == ["images   4,000", "case     small", f"command  {command}"]
     program.write('cli.emit([{"a": "b" * 300}] * 2, as_json)')
     assert strip(terminal(sys.executable, program.path).out).splitlines()[0].strip() == "a"
-    # The first of several that come slowly is not yet known to have company
+    # When the first of several slow records is drawn, the others are not known yet
     program.write('cli.emit((time.sleep(0.6) or {"a": "b" * 300} for _ in range(2)), as_json)')
     assert [line.strip() for line in strip(terminal(sys.executable, program.path).out).splitlines()].count("a") == 1
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-def test_a_narrow_terminal_cuts_paths_and_breaks_no_word(columns, monkeypatch):
-    """No line is longer than the terminal, of a path the end is kept, and what comes later has the columns of what came first."""
+def test_table_on_a_narrow_terminal(columns, monkeypatch):
+    """No line is too long, paths lose their beginning, words are not broken, and later rows have the same columns."""
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(table, "_PIECE", -1)
     detail = "8 of 256 bits differ, in test and train"
@@ -353,7 +353,7 @@ def test_a_narrow_terminal_cuts_paths_and_breaks_no_word(columns, monkeypatch):
     assert len({line.index("…") for line in lines if ".jpg" in line}) == 1
 
 
-def test_a_report_takes_the_shape_its_reader_can_use(program, terminal):
+def test_report_formats(program, terminal):
     """Titled tables on a terminal, flat rows in a pipe, one object with `--json`."""
     program.write(
         'cli.emit_report({"all": 1}, as_json, rows=[{"flat": 2}], tables={"First": [{"drawn": 3}], "Second": [{"drawn": 4}]})'
@@ -380,13 +380,13 @@ def test_a_report_takes_the_shape_its_reader_can_use(program, terminal):
         ("KeyboardInterrupt", 130, "interrupted"),
     ],
 )
-def test_what_can_be_mended_is_one_line(program, raised, status, line):
+def test_expected_errors_are_one_line(program, raised, status, line):
     """The name of the command, what, where, remedy; no traceback, nothing on stdout."""
     assert program.write(f"raise {raised}").run(status=status) == ("", f"cnn-throwaway: {line}\n")
 
 
 @pytest.mark.parametrize(
-    ("rank", "error", "status", "said"),
+    ("rank", "error", "status", "message"),
     [
         ("0", "errors.UsageError('no')", 2, "cnn-throwaway: no\n"),
         ("1", "errors.UsageError('no')", 2, ""),
@@ -395,22 +395,22 @@ def test_what_can_be_mended_is_one_line(program, raised, status, line):
         ("1", "FileNotFoundError(2, 'No such file', 'a.jpg')", 1, "cnn-throwaway (rank 1): a.jpg: No such file\n"),
     ],
 )
-def test_several_processes_do_not_all_say_the_same(program, rank, error, status, said):
-    """Wrong words are the same for all of them and said once; what went wrong in one of them names it."""
+def test_errors_of_several_processes(program, rank, error, status, message):
+    """A usage error, which all have, is printed once; an error of one process names its rank."""
     program.write(f"raise {error}")
     env = {**os.environ, "RANK": rank, "WORLD_SIZE": "2"}
-    assert program.run(status=status, env=env) == ("", said)
+    assert program.run(status=status, env=env) == ("", message)
 
 
 @pytest.mark.parametrize("env", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"RANK": "x", "WORLD_SIZE": "4"}])
-def test_a_world_without_a_rank_is_somebody_elses(program, env):
-    """Batch systems set such variables, too; an error stays a line."""
+def test_incomplete_torchrun_env(program, env):
+    """Batch systems also set such variables; an error is still one line."""
     program.write("raise errors.UsageError('no')")
     assert program.run(status=2, env={**os.environ, **env}) == ("", "cnn-throwaway: no\n")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["--fit", "corp"],
@@ -424,19 +424,19 @@ def test_a_world_without_a_rank_is_somebody_elses(program, env):
         ),
     ],
 )
-def test_a_wrong_value_is_reported_in_plain_words(program, words, said):
-    """Without the beginnings of whoever checks values for us; a choice that is nearly right is proposed."""
+def test_wrong_values(program, words, message):
+    """The message has no prefix of the validation library, and suggests a similar choice."""
     declared = [
         "fit: Annotated[choices.Fit, cli.Option('--fit')] = choices.Fit.CROP",
         "count: Annotated[int, cli.Option('--count', min=1)] = 1",
     ]
     program.write("pass", words=", ".join(declared))
-    assert program.run(*words, status=2) == ("", f"cnn-throwaway: {said}; see cnn-throwaway --help\n")
+    assert program.run(*words, status=2) == ("", f"cnn-throwaway: {message}; see cnn-throwaway --help\n")
 
 
 @pytest.mark.parametrize("bug", ['ValueError("a bug")', "EOFError", "AssertionError"])
-def test_a_bug_keeps_its_traceback(program, bug):
-    """What nobody foresaw is shown whole, with exit 1."""
+def test_bug_keeps_its_traceback(program, bug):
+    """With exit status 1."""
     out, err = program.write(f"raise {bug}").run(status=1)
     assert out == ""
     assert err.startswith("Traceback (most recent call last):")
@@ -444,13 +444,13 @@ def test_a_bug_keeps_its_traceback(program, bug):
     assert err.count("Traceback") == 1
 
 
-def test_skipped_images_are_named_and_counted(program):
-    """Exit 3; each on stderr with its reason, in the file as TSV; the rest is done, and `--quiet` hides none of it."""
+def test_skipped_images(program):
+    """Exit status 3; each is reported on stderr with its reason, also with `--quiet`, and in the file as TSV."""
     program.write(
         """
         with cli.skipping(errors_file) as skip:
             skip("a\\tb.jpg", "empty file")
-            skip("c.jpg", "no picture")
+            skip("c.jpg", "not an image")
         cli.emit([{"a": 1}])
         """,
         words="errors_file: cli.options.Errors = None",
@@ -459,21 +459,21 @@ def test_skipped_images_are_named_and_counted(program):
     assert out == "a\n1\n"
     assert err.splitlines() == [
         "cnn-throwaway: a\\tb.jpg: empty file; skipped",
-        "cnn-throwaway: c.jpg: no picture; skipped",
-        "cnn-throwaway: 2 pictures were skipped",
+        "cnn-throwaway: c.jpg: not an image; skipped",
+        "cnn-throwaway: 2 images were skipped",
     ]
-    assert (program.folder / "errors.tsv").read_text() == "path\treason\na\\tb.jpg\tempty file\nc.jpg\tno picture\n"
+    assert (program.folder / "errors.tsv").read_text() == "path\treason\na\\tb.jpg\tempty file\nc.jpg\tnot an image\n"
 
 
-def test_nothing_skipped_is_no_error(program):
-    """The file of errors is then a bare header row: a reader need not ask whether it is there."""
+def test_errors_file_without_skipped_images(program):
+    """It has only the header row."""
     program.write("with cli.skipping(errors_file):\n    pass", words="errors_file: cli.options.Errors = None")
     assert program.run("--errors", "errors.tsv") == ("", "")
     assert (program.folder / "errors.tsv").read_text() == "path\treason\n"
 
 
-def test_gates_name_every_bound_that_is_missed(program):
-    """Both numbers of each; what is not known, and what is no number, keeps no bound; a bound that is just reached is kept."""
+def test_gates_list_every_missed_limit(program):
+    """With both numbers; an unknown value and NaN fail; a value equal to its limit passes."""
     program.write(
         """
         nan = float("nan")
@@ -483,13 +483,13 @@ def test_gates_name_every_bound_that_is_missed(program):
     )
     _, err = program.run(status=4)
     assert err == (
-        "cnn-throwaway: a 0.5 is below 0.9; c is not known, so 0.9 is not shown to be kept; d nan is below 0.9; "
+        "cnn-throwaway: a 0.5 is below 0.9; c is not known, so the limit 0.9 is not met; d nan is below 0.9; "
         "e 7 is above 5; g nan is above 5\n"
     )
 
 
-def test_quiet_leaves_errors_alone(program):
-    """Notices are silenced; what went wrong is still said."""
+def test_quiet_prints_errors(program):
+    """But no notices."""
     program.write('cli.notice("a notice"); raise errors.CnnkitError("wrong")')
     loud = program.run(status=1)[1].splitlines()
     assert [line.split() for line in loud] == [
@@ -500,30 +500,30 @@ def test_quiet_leaves_errors_alone(program):
         assert program.run(word, status=1)[1] == "cnn-throwaway: wrong\n"
 
 
-def test_warnings_are_for_developers(program):
-    """A library's warning is not the user's, unless asked for."""
+def test_warnings_are_hidden(program):
+    """Unless they are enabled with -W."""
     program.write('warnings.warn("of a library")')
     assert program.run() == ("", "")
     assert "of a library" in program.run(python=["-W", "default"])[1]
 
 
-def test_progress_is_for_terminals(program, terminal):
+def test_progress_only_on_terminals(program, terminal):
     """A bar on a terminal, nothing in a log, nothing with `--quiet`."""
     program.write(
         """
-        with cli.progress("reading pictures") as progress:
+        with cli.progress("reading images") as progress:
             for done in range(3):
                 progress(done, 3)
                 time.sleep(0.15)
         """
     )
     assert program.run() == ("", "")
-    assert "reading pictures" in terminal(sys.executable, program.path, on=["stderr"]).out
+    assert "reading images" in terminal(sys.executable, program.path, on=["stderr"]).out
     assert terminal(sys.executable, program.path, "--quiet", on=["stderr"]).out == ""
 
 
-def test_what_takes_long_has_a_name_on_a_terminal(program, terminal):
-    """A spinner before the first bar and after the last, a bar for each phase; nothing in a log, nothing with `--quiet`."""
+def test_spinner_and_bars_on_a_terminal(program, terminal):
+    """A spinner before the first bar and after the last, a bar for each phase; nothing in a log or with `--quiet`."""
     program.write(
         """
         from cnnkit.cli import activity
@@ -556,8 +556,8 @@ def test_what_takes_long_has_a_name_on_a_terminal(program, terminal):
     assert strip(terminal(sys.executable, program.path, "--quiet").out).split() == ["row", "one", "row", "two"]
 
 
-def test_the_spinner_leaves_alone_what_stands_for_the_streams(monkeypatch, wait_for):
-    """Another thread puts something in their place while it appears: the libraries' lines stay there, and the streams come back."""
+def test_spinner_with_redirected_streams(monkeypatch, wait_for):
+    """If another thread redirects the streams, its output stays there, and the streams are restored."""
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -580,8 +580,8 @@ def test_the_spinner_leaves_alone_what_stands_for_the_streams(monkeypatch, wait_
         assert other.getvalue() == ""
 
 
-def test_a_word_that_is_too_wide_keeps_its_end():
-    """As many letters as fit beside the sign for the rest, wide ones and marks included; long words at once."""
+def test_too_wide_words_keep_their_end():
+    """As many characters as fit after the ellipsis, also wide and combining ones; long words take no time."""
     assert table._shortened("abcdef", 6) == "abcdef"
     assert table._shortened("abcdefg", 6) == "…cdefg"
     assert table._shortened("ab/cdefg", 7) == "…/cdefg"
@@ -591,7 +591,7 @@ def test_a_word_that_is_too_wide_keeps_its_end():
 
 
 def test_rows_on_a_terminal_start_no_threads(program, terminal):
-    """One thread waits for silence, however many rows put it off."""
+    """One thread waits for a pause, however many rows postpone the spinner."""
     program.write(
         """
         import threading
@@ -619,8 +619,8 @@ with atomic.writing("result.bin") as file:
 @pytest.mark.parametrize(
     ("number", "status", "line"), [(signal.SIGINT, 130, "cnn-throwaway: interrupted\n"), (signal.SIGTERM, 143, "")]
 )
-def test_no_half_files_are_left(program, number, status, line):
-    """Ctrl-C and SIGTERM in the middle of writing leave what stood there before, and nothing beside it."""
+def test_interrupted_write_keeps_the_old_file(program, number, status, line):
+    """Ctrl-C and SIGTERM leave no temporary file."""
     result = program.folder / "result.bin"
     result.write_bytes(b"before")
     process = program.write(HALF).start()
@@ -633,16 +633,16 @@ def test_no_half_files_are_left(program, number, status, line):
     assert result.read_bytes() == b"before"
 
 
-def test_ctrl_c_at_the_terminal(program, terminal):
-    """The key itself ends it with 130 and one line."""
+def test_ctrl_c_on_a_terminal(program, terminal):
+    """The key ends the command with 130 and one line."""
     outcome = terminal(sys.executable, program.write(HALF).path, cwd=program.folder, interrupt_at=b"ready")
     assert outcome.status == 130
     assert outcome.out.splitlines()[-1].endswith("cnn-throwaway: interrupted")
     assert list(program.folder.iterdir()) == [program.path]
 
 
-def test_everything_is_as_before(run):
-    """A command that ran inside another program leaves its streams, signals, logging and warnings as they were."""
+def test_command_restores_the_state_of_its_process(run):
+    """Streams, signals, logging and warnings of a program that called it."""
 
     def state():
         logger = logging.getLogger("cnnkit")
@@ -670,7 +670,7 @@ def test_everything_is_as_before(run):
 
 
 def test_help_in_a_pipe_is_plain(program):
-    """Paragraphs are filled, brackets stay, examples stand as they were written."""
+    """Paragraphs are filled, brackets are kept, examples are verbatim."""
     out, err = program.write("pass").run("--help")
     assert err == ""
     assert out.startswith("Usage: cnn-throwaway [OPTIONS]\n")
@@ -680,8 +680,8 @@ def test_help_in_a_pipe_is_plain(program):
 
 
 @pytest.mark.parametrize("colour", [True, False])
-def test_help_on_a_terminal_says_the_same(program, terminal, colour):
-    """rich draws it, and swallows no brackets; with NO_COLOR it uses no colours."""
+def test_help_on_a_terminal(program, terminal, colour):
+    """rich draws the same text, keeps brackets, and uses no colours with NO_COLOR."""
     env = {} if colour else {"NO_COLOR": "1"}
     drawn = terminal(sys.executable, program.write("pass").path, "--help", env=env).out
     plain = strip(drawn)
@@ -691,29 +691,29 @@ def test_help_on_a_terminal_says_the_same(program, terminal, colour):
     assert any(code[:1] in "349" for code in codes(drawn)) == colour
 
 
-def test_completion_knows_the_options(program):
-    """The shell's completion asks the command itself."""
+def test_completion_of_options(program):
+    """The shell calls the command for completion."""
     program.write("pass")
     asking = {"_CNN_THROWAWAY_COMPLETE": "complete_bash", "COMP_WORDS": "cnn-throwaway --j", "COMP_CWORD": "1"}
     out, err = program.run(env={**os.environ, **asking})
-    assert (out.split(), err) == (["--json"], "")
+    assert ([line.split("\x1f")[1] for line in out.splitlines()], err) == (["--j", "--json"], "")
 
 
 def codes(drawn):
-    """List the parameters of all SGR escape sequences: 1 is bold, 31 a colour."""
+    """Return the parameters of all SGR escape sequences: 1 is bold, 31 a colour."""
     return [
         code for part in drawn.split("\x1b[")[1:] for code in part.partition("m")[0].split(";") if part[:1].isdigit()
     ]
 
 
 def strip(drawn):
-    """Take the SGR escape sequences away."""
+    """Remove the SGR escape sequences."""
     first, *parts = drawn.split("\x1b[")
     return first + "".join(part.partition("m")[2] for part in parts)
 
 
-def test_a_gate_holds_without_a_reader(program):
-    """A measure that misses its bound ends with 4 although the reader of the output has gone away."""
+def test_gate_without_a_reader(program):
+    """A missed limit gives exit status 4 even if the pipe is closed."""
     program.write('with cli.gated({"accuracy": (0.5, 0.9)}):\n        cli.emit([{"a": 1}])')
     reading, writing = os.pipe()
     os.close(reading)
@@ -726,8 +726,8 @@ def test_a_gate_holds_without_a_reader(program):
 
 @pytest.mark.parametrize("name", ["cnn-predict", "cnn-cam", "cnn-maps"])
 @pytest.mark.parametrize("model", ["head.onnx", "runs/head.pt"])
-def test_a_model_without_its_option_is_seen(run, name, model):
-    """The message says what to write; a command line without a model stays as it was."""
+def test_model_without_its_option(run, name, model):
+    """The message suggests -m; without a model on the command line it does not."""
     outcome = run(name, model, "photo.jpg", status=2)
     assert (
         f"missing option '--model' / '-m'; write -m {model} if that is the model, or see {name} --help" in outcome.err

@@ -1,4 +1,4 @@
-"""Errors of a device end every command with one line, whatever library raised them; bugs keep their traceback."""
+"""Device errors of any library end a command with one line; bugs keep their traceback."""
 
 import pytest
 
@@ -28,8 +28,8 @@ from cnnkit.engine import session
         ),
     ],
 )
-def test_a_device_that_fails_is_one_line(run, images, tmp_path, monkeypatch, error, line):
-    """From anywhere below a command: status 1, a sentence, and options that the command has."""
+def test_device_error_is_one_line(run, images, tmp_path, monkeypatch, error, line):
+    """Wherever it is raised: exit status 1, one sentence, and only options that the command has."""
 
     def failing(*_, **__):
         raise error
@@ -42,8 +42,8 @@ def test_a_device_that_fails_is_one_line(run, images, tmp_path, monkeypatch, err
     assert done.out == ""
 
 
-def test_a_bug_keeps_its_traceback(run, images, tmp_path, monkeypatch):
-    """What is no error of a device is not called one."""
+def test_bug_keeps_its_traceback(run, images, tmp_path, monkeypatch):
+    """Other errors are not reported as device errors."""
 
     def failing(*_, **__):
         raise RuntimeError("a bug")
@@ -66,11 +66,11 @@ def test_a_bug_keeps_its_traceback(run, images, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cnn-extract", "cnn-predict"])
 @pytest.mark.parametrize(("words", "reason"), [([], "no GPU here"), (["--device", "cpu"], "--device cpu")])
-def test_shorter_numbers_are_refused_before_any_work(run, images, tmp_path, name, words, reason):
-    """No network is loaded and no image read for what only a GPU has."""
+def test_rejects_gpu_precisions_on_a_cpu(run, images, tmp_path, name, words, reason):
+    """Before a network is loaded or an image is read."""
     others = ["-o", tmp_path / "x.npy"] if name == "cnn-extract" else ["-m", tmp_path / "m.onnx"]
     for precision in ("tf32", "float16"):
         done = run(name, images(red=1), *others, "--precision", precision, *words, status=2)
         assert (
-            done.err == f"{name}: --precision {precision} is for GPUs, a CPU computes in float32 ({reason}); drop it\n"
+            done.err == f"{name}: --precision {precision} needs a GPU; a CPU computes in float32 ({reason}); drop it\n"
         )

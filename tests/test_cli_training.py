@@ -1,4 +1,4 @@
-"""The words that training commands share: sizes of memory, and a model at the front of the sources."""
+"""Arguments that training commands share: sizes of memory, and a model before the sources."""
 
 from pathlib import Path
 
@@ -31,8 +31,8 @@ from cnnkit.train.config import parse_size
         (" 4G\n", 4_294_967_296),
     ],
 )
-def test_a_size_is_read_as_coreutils_do(text, size):
-    """In powers of 1024, of 1000 with a B alone behind the letter; in any case, with decimals, to whole bytes."""
+def test_sizes_are_parsed_as_in_coreutils(text, size):
+    """Powers of 1024, or of 1000 if only a B follows the letter; in upper or lower case, with decimals, in whole bytes."""
     found = parse_size(text)
     assert found == size
     assert isinstance(found, int)
@@ -64,8 +64,8 @@ def test_a_size_is_read_as_coreutils_do(text, size):
         "inf",
     ],
 )
-def test_what_is_no_size_is_refused(text):
-    """One line with what was said and what to say."""
+def test_rejects_invalid_sizes(text):
+    """The message has the text and a valid example."""
     with pytest.raises(UsageError) as refused:
         parse_size(text)
     assert str(refused.value) == f'--cache "{text}": give a size in bytes, such as 500M or 4G'
@@ -83,27 +83,27 @@ def test_what_is_no_size_is_refused(text):
         (None, "vgg16", None, []),
     ],
 )
-def test_a_model_is_the_first_word_unless_something_stands_in_its_place(words, unless, model, sources):
-    """The rest are sources, whose list is a new one."""
-    said = None if words is None else list(words)
-    found = model_first(said, unless=unless)
+def test_the_model_is_the_first_argument_without_a_backbone(words, unless, model, sources):
+    """The other arguments are sources, returned as a new list."""
+    given = None if words is None else list(words)
+    found = model_first(given, unless=unless)
     assert found == (model, sources)
-    assert found[1] is not said
-    assert said == words
+    assert found[1] is not given
+    assert given == words
 
 
 @pytest.mark.parametrize(
     ("words", "unless", "message"),
     [
-        (None, None, "no model given: begin with MODEL.pt, or start from --backbone NAME"),
-        ([], None, "no model given: begin with MODEL.pt, or start from --backbone NAME"),
-        (["photos", "m.pt"], None, "photos is no model: begin with MODEL.pt, or start from --backbone NAME"),
-        (["w.pth", "photos"], None, "w.pth is weights alone; start with --backbone NAME --weights w.pth"),
-        (["m.pt", "photos"], "vgg16", "start either from m.pt or from --backbone vgg16"),
+        (None, None, "no model; give MODEL.pt first, or --backbone NAME"),
+        ([], None, "no model; give MODEL.pt first, or --backbone NAME"),
+        (["photos", "m.pt"], None, "photos: not a model; give MODEL.pt first, or --backbone NAME"),
+        (["w.pth", "photos"], None, "w.pth has weights only; use --backbone NAME --weights w.pth"),
+        (["m.pt", "photos"], "vgg16", "both m.pt and --backbone vgg16 are given; start from one of them"),
     ],
 )
-def test_a_start_is_one_thing_and_no_other(words, unless, message):
-    """One line that names the word and the way out."""
+def test_rejects_no_model_and_two_starts(words, unless, message):
+    """The message names the argument and the remedy."""
     with pytest.raises(UsageError) as refused:
         model_first(words, unless=unless)
     assert str(refused.value) == message

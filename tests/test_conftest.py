@@ -1,4 +1,4 @@
-"""What the tests themselves do with the machine they run on."""
+"""The test suite's use of GPUs."""
 
 import os
 import runpy
@@ -21,13 +21,13 @@ asks_for_gpu = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["ask
         ("slow or gpu", True),
     ],
 )
-def test_gpu_tests_are_asked_for_by_name(expression, asks):
-    """Only then is the GPU there for all of them."""
+def test_gpu_tests_need_the_marker(expression, asks):
+    """Only then is the GPU visible."""
     assert asks_for_gpu(expression) is asks
 
 
-def test_other_tests_see_no_gpu(request):
-    """Neither they nor what they start."""
+def test_gpus_are_hidden_from_other_tests(request):
+    """And from processes that they start."""
     if asks_for_gpu(request.config.option.markexpr):
-        pytest.skip("it was asked for")
+        pytest.skip("GPU tests were selected")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

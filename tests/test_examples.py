@@ -18,7 +18,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 @pytest.mark.slow
 @needs_make
 def test_the_four_cases_of_transfer_learning(shell, commands, images):
-    """All four are worked on images that the test draws, and come together in one table; a second run makes nothing anew."""
+    """All four are worked on images that the test draws, and come together in one table; a second run makes nothing again."""
     sets = [images(name, red=13, blue=13) for name in ("things", "signs")]
     make = (
         f"make -f {EXAMPLES / 'transfer' / 'Makefile'} QUICK=1 SIMILAR={sets[0].name} DIFFERENT={sets[1].name} "
@@ -38,8 +38,8 @@ def test_the_four_cases_of_transfer_learning(shell, commands, images):
     assert "transfer/different-small.pt" in again.out
 
 
-#: A pretrained network that is quick to export and to run; what it sees is noise.
-BACKBONE = 'BASE="--backbone squeezenet1_1 --weights none --size 32" TOP=features.10'
+#: A network that is quick to export and to run; its weights are random.
+BACKBONE = 'BACKBONE="--backbone squeezenet1_1 --weights none --size 32" TOP=features.10'
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ RUNGS = ["scratch", "augmented", "head", "endtoend", "tuned"]
 def test_the_ladder(shell, make_line, images):
     """All rungs are climbed for a seed, past an image that is none; the table has what the histories and cnn-eval's records have."""
     photos = images("photos", red=12, blue=12)
-    (photos / "red" / "broken.png").write_bytes(b"no picture")
+    (photos / "red" / "broken.png").write_bytes(b"not an image")
     line = make_line(
         "dogs-vs-cats/Makefile",
         folder="photos",
@@ -101,7 +101,7 @@ def test_the_table_of_the_ladder(shell, tmp_path):
     assert float(row["val_accuracy"]) == pytest.approx((0.20 + 0.11 + 0.32) / 3, abs=1e-4)
     assert (float(row["low"]), float(row["high"])) == pytest.approx((0.65, 0.74), abs=1e-9)
     missing = shell(f"{sys.executable} {program} . head", cwd=tmp_path, status=1)
-    assert "no head-SEED.json in it; make head first" in missing.err
+    assert "no file head-SEED.json; make head first" in missing.err
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_a_convnet_is_compared_with_a_dense_network(shell, make_line, tmp_path):
 @pytest.mark.slow
 @needs_make
 def test_how_far_to_trust_the_digits(shell, commands, tmp_path):
-    """Every step prints its figures, and they hang together; each image is predicted once out of fold, and the vote is a mean."""
+    """Every step prints its figures, and they are consistent; each image is predicted once out of fold, and the vote is a mean."""
     words = {"BIN": f"{commands}/", "OUT": "out", "DATA": "none"}
     steps = shell(f"{EXAMPLES / 'trust.sh'} FOLDS=2 -j2", cwd=tmp_path, env=words).out.strip().split("\n\n")
     titles = [step.splitlines()[0] for step in steps]
@@ -165,7 +165,7 @@ def test_how_far_to_trust_the_digits(shell, commands, tmp_path):
 
     line = f"make -n -f {EXAMPLES / 'folds' / 'Makefile'} PHOTOS=out/clean.tsv OUT=out/folds FOLDS=2"
     again = shell(line, cwd=tmp_path).out
-    assert again.count("cnn-") == again.count("cnn-eval") == 3  # nothing is made anew
+    assert again.count("cnn-") == again.count("cnn-eval") == 3  # nothing is made again
 
 
 def probabilities(path):

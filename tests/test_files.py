@@ -1,4 +1,4 @@
-"""What is opened for reading is a file, or a pipe that the shell hands over."""
+"""Opening files for reading: regular files, and pipes made by a shell."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ FUNCTIONS = [files.open_regular, files.open_text, files.read_regular, files.chec
 
 @pytest.fixture
 def special(tmp_path):
-    """Make what has a name in a folder, and is not a regular file."""
+    """Make one of each kind of file that is not regular."""
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "loop").symlink_to("loop")
@@ -34,13 +34,13 @@ def special(tmp_path):
         ("folder", "Is a directory"),
         ("loop", "Too many levels of symbolic links"),
         ("missing", "No such file or directory"),
-        ("a\0b", "not a name that a file can have: it holds a null byte"),
-        ("\ud800", "not a name that a file can have: half of a surrogate pair"),
+        ("a\0b", "invalid file name: contains a null byte"),
+        ("\ud800", "invalid file name: half of a surrogate pair"),
         (255 * "ä", "File name too long"),
     ],
 )
-def test_what_is_not_a_file_is_refused_at_once(special, function, name, reason):
-    """An OSError that says what it is and names it, and no waiting."""
+def test_rejects_special_files(special, function, name, reason):
+    """With an OSError that names the file and its kind, without waiting."""
     path = f"{special}/{name}"
     with pytest.raises(OSError, match=reason) as refusal:
         function(path)
@@ -48,8 +48,8 @@ def test_what_is_not_a_file_is_refused_at_once(special, function, name, reason):
     assert refusal.value.filename == path
 
 
-def test_a_regular_file_is_read(tmp_path):
-    """By its name, by a link, by bytes that are not UTF-8."""
+def test_reads_regular_files(tmp_path):
+    """By name, through a link, and with a name that is not UTF-8."""
     (tmp_path / "a").write_bytes(b"content")
     (tmp_path / "link").symlink_to("a")
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
@@ -61,8 +61,8 @@ def test_a_regular_file_is_read(tmp_path):
         assert file.read() == b"content"
 
 
-def test_what_is_too_large_to_be_read_whole_is_refused(tmp_path):
-    """A file of a terabyte of holes takes no disk, and would take all memory."""
+def test_rejects_files_that_are_too_large(tmp_path):
+    """A sparse file of a terabyte takes no disk space, but would fill the memory."""
     with (tmp_path / "holes").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(OSError, match="file too large, at most 2,147,483,648 bytes"):
@@ -73,8 +73,8 @@ def test_what_is_too_large_to_be_read_whole_is_refused(tmp_path):
         files.read_regular(tmp_path / "ten", most=9)
 
 
-def test_what_the_shell_hands_over_is_read(tmp_path):
-    """`<(...)`, /dev/stdin and /dev/null, to the end; a pipe where a regular file is needed is refused."""
+def test_reads_pipes_of_a_shell(tmp_path):
+    """`<(...)`, /dev/stdin and /dev/null are read; a pipe in place of a regular file is refused."""
     program = "import sys; from cnnkit import files; print([files.open_text(name).read() for name in sys.argv[1:]])"
     line = f"echo from stdin | {sys.executable} -c '{program}' <(echo one) /dev/stdin <(echo two) /dev/null"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What commands leave below a home directory that nothing has used: what is in cnnkit's cache, and nothing else."""
+"""Commands write nothing below an empty home directory except cnnkit's cache."""
 
 import json
 import os
@@ -30,7 +30,7 @@ CHOSEN = (
 
 @pytest.fixture
 def home(tmp_path):
-    """Give an environment with a home directory and a folder for temporary files, both empty, and nothing chosen by the user."""
+    """Return an environment with an empty home directory and TMPDIR, and without the user's settings."""
     env = {name: value for name, value in os.environ.items() if name not in CHOSEN}
     for name in ("home", "tmp", "work"):
         (tmp_path / name).mkdir()
@@ -49,13 +49,13 @@ def started(env, *words):
 
 
 def left(env):
-    """Name every file below the home directory and that of temporary files."""
+    """List every file below the home directory and TMPDIR."""
     folders = [Path(env["HOME"]), Path(env["TMPDIR"])]
     return sorted(str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_library_leaves_nothing(home):
-    """Imported as a library, and in a child of such a process, onnxruntime writes no device id and sends nothing."""
+def test_library_writes_nothing(home):
+    """onnxruntime writes no device id and sends nothing, also in a child process."""
     program = (
         "import cnnkit, os, subprocess, sys\n"
         "from cnnkit.engine import session\n"
@@ -67,16 +67,16 @@ def test_the_library_leaves_nothing(home):
 
 
 @pytest.mark.parametrize("chosen", ["0", "1"])
-def test_the_users_choice_stays(home, chosen):
-    """Who sets ORT_DISABLE_TELEMETRY=0 gets what onnxruntime does by default."""
+def test_telemetry_setting_of_the_user_is_kept(home, chosen):
+    """ORT_DISABLE_TELEMETRY=0 enables onnxruntime's default."""
     program = "import cnnkit, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     assert started(home | {"ORT_DISABLE_TELEMETRY": chosen}, "-c", program) == f"{chosen}\n"
 
 
-def test_matplotlibs_own_settings_stay(tmp_path, monkeypatch):
-    """Its caches go into ours only where the user has neither chosen a place nor settings for it."""
+def test_matplotlib_settings_of_the_user_are_kept(tmp_path, monkeypatch):
+    """Its cache is put into cnnkit's only if the user has neither chosen a place nor a settings folder."""
     for name in CHOSEN:
-        monkeypatch.setenv(name, "")  # so that all are put back
+        monkeypatch.setenv(name, "")  # so that all are restored
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     cache.keep_inside()
@@ -92,10 +92,10 @@ def test_matplotlibs_own_settings_stay(tmp_path, monkeypatch):
     assert "MPLCONFIGDIR" not in os.environ
 
 
-def test_a_user_without_a_home(monkeypatch, run, tmp_path):
-    """As in a container with any user id: commands work, and what needs the cache says how to give it a place."""
+def test_user_without_a_home_directory(monkeypatch, run, tmp_path):
+    """As in a container with an arbitrary user id: commands work, and an error about the cache has a remedy."""
     for name in (*CHOSEN, "HOME"):
-        monkeypatch.setenv(name, "")  # so that all are put back
+        monkeypatch.setenv(name, "")  # so that all are restored
         monkeypatch.delenv(name)
 
     def unknown(_):
@@ -104,7 +104,7 @@ def test_a_user_without_a_home(monkeypatch, run, tmp_path):
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     assert run("cnn-dims", "--input", "8,8,3", "--pool", "2").err == ""
     assert "MPLCONFIGDIR" not in os.environ
-    with pytest.raises(CnnkitError, match=r"no home directory .* in CNNKIT_CACHE"):
+    with pytest.raises(CnnkitError, match=r"no home directory .* CNNKIT_CACHE"):
         cache.folder("weights")
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path))
     assert cache.find_weights("0" * 64) is None
@@ -113,8 +113,8 @@ def test_a_user_without_a_home(monkeypatch, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_commands_leave_what_is_in_the_cache(home):
-    """Features, training, export, prediction, plots and heat maps: all that is left lies below ~/.cache/cnnkit."""
+def test_commands_write_only_to_the_cache(home):
+    """Features, training, export, prediction, plots and heat maps write only below ~/.cache/cnnkit."""
     work = Path(home["HOME"]).parent / "work"
     for number in range(8):
         file = work / "photos" / ("train", "val")[number // 4] / ("cat", "dog")[number % 2] / f"{number}.png"

@@ -1,4 +1,4 @@
-"""What commands say on a machine with a GPU where it cannot be had; installed commands, each in a process of its own."""
+"""Errors of installed commands on a machine with a GPU that cannot be used; each runs in its own process."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ SMALL = ["--layers", "conv 4 k3 relu", "--weights", "none", "--size", "32"]
 
 @pytest.fixture
 def refused(images, tmp_path):
-    """Run a command in another environment: status, and what it says on stderr in how many lines."""
+    """Return a function that runs a command in another environment, and returns its exit status and the lines on stderr."""
     folder = images(red=3, blue=3)
 
     def run(name, *words, environment=None):
@@ -36,8 +36,8 @@ def refused(images, tmp_path):
     return run
 
 
-def test_a_gpu_that_is_not_there(refused):
-    """One more than there are, for ONNX Runtime, torch and a training."""
+def test_missing_gpu(refused):
+    """A number above the last, with ONNX Runtime, torch and in training."""
     beyond = f"cuda:{device.gpus()}"
     for name, *words in (
         ("cnn-extract", "-o", "x.npy", *SMALL, "--device", beyond),
@@ -61,8 +61,8 @@ def test_a_gpu_that_is_not_there(refused):
         assert f"--device {beyond}" in lines[-1]
 
 
-def test_gpus_that_are_hidden(refused):
-    """`cuda` fails, `auto` takes the CPU with the usual notice."""
+def test_hidden_gpus(refused):
+    """`cuda` fails, `auto` uses the CPU with the usual notice."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""}
     for engine in ("onnx", "torch"):
         words = ["-o", f"{engine}.npy", *SMALL, "--engine", engine]
@@ -74,12 +74,12 @@ def test_gpus_that_are_hidden(refused):
 
 
 @contextlib.contextmanager
-def taken(*, all_but):
-    """Hold the GPU's memory, but for some bytes."""
+def occupied(*, except_bytes):
+    """Occupy the GPU's memory except for some bytes."""
     import torch
 
     free, _ = torch.cuda.mem_get_info()
-    held = torch.empty(max(free - all_but, 0), dtype=torch.uint8, device="cuda")
+    held = torch.empty(max(free - except_bytes, 0), dtype=torch.uint8, device="cuda")
     try:
         yield
     finally:
@@ -88,9 +88,9 @@ def taken(*, all_but):
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_a_gpu_that_is_full(refused, engine):
-    """Another process has nearly all of its memory, and not even the libraries fit: the last line says so."""
-    with taken(all_but=50 << 20):
+def test_full_gpu(refused, engine):
+    """Another process has nearly all of its memory, and even the libraries do not fit: the last line says so."""
+    with occupied(except_bytes=50 << 20):
         words = ["--backbone", "resnet50", "--weights", "none", "--device", "cuda", "--engine", engine]
         status, lines = refused("cnn-extract", "-o", "x.npy", *words)
     assert status == 1
@@ -98,9 +98,9 @@ def test_a_gpu_that_is_full(refused, engine):
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_a_gpu_that_holds_a_smaller_batch(refused, engine):
-    """Six images of 2048 pixels make maps of 1.6 GB, one of them 0.3: the batch goes in parts, and all of it is done."""
-    with taken(all_but=2500 << 20):
+def test_gpu_with_memory_for_a_smaller_batch(refused, engine):
+    """Six images of 2048 pixels make feature maps of 1.6 GB, a single one 0.3 GB: the batch is split, and all images are done."""
+    with occupied(except_bytes=2500 << 20):
         words = [
             "--backbone",
             "resnet50",
@@ -115,4 +115,4 @@ def test_a_gpu_that_holds_a_smaller_batch(refused, engine):
         ]
         status, lines = refused("cnn-extract", "-o", "x.npy", *words)
     assert status == 0, lines
-    assert engine == "torch" or any("goes in parts of" in line for line in lines)
+    assert engine == "torch" or any("splitting it into parts of" in line for line in lines)

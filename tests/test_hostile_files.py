@@ -1,4 +1,4 @@
-"""Real commands on files that anybody can have written: the documented exit status, one line that names the file, no traceback."""
+"""Real commands on untrusted files: the documented exit status, one line that names the file, no traceback."""
 
 import json
 import os
@@ -37,7 +37,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def model():
-    """A model's content, as its file holds it."""
+    """The content of a model file."""
     parts = [
         build.build(notation.parse(NET), channels=3, height=8, width=8),
         build.build(notation.parse("gap, dense 2"), channels=4, height=6, width=6),
@@ -54,7 +54,7 @@ def model():
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An image, and features without their description."""
+    """Change to a folder with an image, and features without their .json."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
     Image.new("RGB", (8, 8)).save("p.png")
@@ -76,7 +76,7 @@ def changed(header, place, value):
 
 
 def refused(outcome, name):
-    """Whether a command ended as it should where a file is not what it says."""
+    """Check that a command refused a file in one line that names it."""
     assert "Traceback" not in outcome.err
     assert outcome.err.count("\n") == 1, outcome.err
     assert f"{name}: " in outcome.err
@@ -84,8 +84,8 @@ def refused(outcome, name):
 
 
 @pytest.mark.parametrize("place", CHANGES, ids=".".join)
-def test_models_with_a_changed_header(run, here, model, place):
-    """Whatever the header says, nothing is built after it that its weights do not have."""
+def test_rejects_models_with_a_changed_header(run, here, model, place):
+    """Nothing is built from a header that does not match the weights."""
     torch.save({**model, "header": changed(model["header"], place, CHANGES[place])}, "m.pt")
     refused(run("cnn-dims", "m.pt", status=1), "m.pt")
     refused(run("cnn-cam", "-m", "m.pt", "p.png", "--device", "cpu", status=1), "m.pt")
@@ -94,8 +94,8 @@ def test_models_with_a_changed_header(run, here, model, place):
 @pytest.mark.parametrize(
     "place", [place for place in CHANGES if place not in [("classes",), ("backbone", "layer")]], ids=".".join
 )
-def test_features_with_a_changed_header(run, here, model, place):
-    """The same for the description of features; a notation is measured against the weights, which are not there."""
+def test_rejects_features_with_a_changed_header(run, here, model, place):
+    """A notation cannot be checked against the weights, which are missing."""
     header = {**model["header"], "kind": "features", "classes": None, "head": None}
     header["backbone"] = {**header["backbone"], "weights_sha256": "0" * 64}
     Path("x.json").write_text(json.dumps(changed(header, place, CHANGES[place])))
@@ -106,8 +106,8 @@ def test_features_with_a_changed_header(run, here, model, place):
     assert not Path("m.pt").exists()
 
 
-def test_a_damaged_model_exports_nothing(run, here, model):
-    """One other bit in its weights, and neither an export nor a prediction comes of it."""
+def test_damaged_model_is_not_exported(run, here, model):
+    """With one flipped bit in its weights."""
     torch_model.save("m.pt", TorchModel(Header.from_record(model["header"], name=""), model["state"]))
     content = bytearray(Path("m.pt").read_bytes())
     content[content.index(model["state"]["base.conv1.weight"].numpy().tobytes()) + 3] ^= 0x40
@@ -121,7 +121,7 @@ def test_a_damaged_model_exports_nothing(run, here, model):
     "file", sorted(CASES.glob("*.pt")) + sorted(CASES.glob("features-*.json")), ids=lambda file: file.name
 )
 def test_collected_files(run, here, file):
-    """Files on which commands ended in a traceback, or did not notice."""
+    """Files that once caused a traceback or were accepted."""
     if file.suffix == ".json":
         shutil.copyfile(file, "x.json")
         refused(run("cnn-train-head", "x.npy", "-o", "m.pt", "--device", "cpu", status=1), "x.json")
@@ -134,8 +134,8 @@ def test_collected_files(run, here, file):
         refused(run("cnn-dims", file, status=1), file)
 
 
-def test_the_second_of_two_runs_is_told(run, here, model):
-    """While one run writes an output, another one is refused in one line, and its own files are not begun."""
+def test_second_run_is_refused(run, here, model):
+    """In one line, and it writes nothing."""
     torch_model.save("m.pt", TorchModel(Header.from_record(model["header"], name=""), model["state"]))
     Path("maps").mkdir()
     for words in (

@@ -1,6 +1,6 @@
-"""What import-linter does not see: who opens files, who prints, and what a command loads before it works.
+"""Rules that import-linter does not check: which modules open files and print, and what a command imports before it works.
 
-Who may import whom stands in pyproject.toml, [tool.importlinter]."""
+The rules for imports are in pyproject.toml, [tool.importlinter]."""
 
 import ast
 import subprocess
@@ -32,7 +32,7 @@ HEAVY = {
 
 
 def imported(path):
-    """List what a file imports, wherever in it, as (line, dotted name); `from a import b` gives a.b."""
+    """List all imports of a file as (line, dotted name); `from a import b` is a.b."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -44,7 +44,7 @@ def imported(path):
 
 
 def calls(path):
-    """List what a file calls, as (line, dotted name)."""
+    """List all calls in a file, as (line, dotted name)."""
     return [
         (node.lineno, ast.unparse(node.func))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -52,11 +52,14 @@ def calls(path):
     ]
 
 
-#: Calls that open a file, by the last part of their name.
+#: Functions that open a file, by the last part of their name.
 OPENING = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "writing"}
-#: Who opens files outside of `formats`, and what those are: no artefact of ours.
+#: Modules outside of `formats` that open files, and which: none of them is an artefact of cnnkit.
 OPENERS = {
     "cnnkit.cli.command": "the null device",
+    "cnnkit.cli.candidates": "the source of torchvision and timm, which names their networks",
+    "cnnkit.cli.completion": "what a shell reads when it starts",
+    "cnnkit.cli.man": "the manual pages, for docs/man",
     "cnnkit.cli.streams": "the null device",
     "tools.__init__": "the null device",
     "cnnkit.files": "any file that is read, once it is known to be one",
@@ -65,7 +68,7 @@ OPENERS = {
     "cnnkit.data.tree": "an image, whose bytes are hashed; a folder that is to reach the disk",
     "cnnkit.data.memory": "the limits of control groups, as Linux shows them",
 }
-#: What reads and writes artefacts of other libraries.
+#: Functions of other libraries that read and write files.
 READERS = {
     "json.load",
     "json.dump",
@@ -81,7 +84,7 @@ READERS = {
 
 
 def test_only_formats_opens_artefacts():
-    """Headers, manifests, models, features and histories are read and written in `formats`; nobody else opens a file without a reason."""
+    """Headers, manifests, models, features and histories are read and written in `formats`; other modules are on a list."""
     openers = set()
     for path in LIBRARY + TOOLS:
         if path.parent == ROOT / "cnnkit" / "formats":
@@ -93,11 +96,11 @@ def test_only_formats_opens_artefacts():
             if name.rpartition(".")[2] in OPENING:
                 openers.add(module)
                 assert module in OPENERS, f"{path}:{line}: calls {name}; artefacts are opened in cnnkit/formats alone"
-    assert openers == set(OPENERS), "these open nothing any more: take them off the list"
+    assert openers == set(OPENERS), "some modules open no file any more: remove them from the list"
 
 
-def test_the_list_of_what_must_not_use_typer_is_whole():
-    """import-linter takes no "all but cli"; a new file or package belongs on its list."""
+def test_list_of_modules_without_typer_is_complete():
+    """import-linter has no "everything except cli"; a new file or package must be added to its list."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
     ]
@@ -111,10 +114,10 @@ def test_the_list_of_what_must_not_use_typer_is_whole():
 
 
 @pytest.mark.parametrize("path", LIBRARY + TOOLS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_cli_speaks_to_the_terminal(path):
-    """print and sys.exit are cli's; `sys.stdout` and `sys.argv` are, too."""
+def test_only_cli_prints_and_exits(path):
+    """Only cli uses print, sys.exit, `sys.stdout` and `sys.argv`."""
     if path.parent == ROOT / "cnnkit" / "cli" or path == ROOT / "tools" / "__init__.py":
-        return  # that one looks after streams and Ctrl-C before cli is there
+        return  # this one handles closed streams and Ctrl-C before cli is imported
     for line, name in calls(path):
         assert name not in ("print", "input", "exit", "quit", "sys.exit", "os._exit"), f"{path}:{line}: calls {name}"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -127,7 +130,7 @@ def test_only_cli_speaks_to_the_terminal(path):
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.name)
-def test_a_tool_is_one_command(path):
+def test_tool_is_one_command(path):
     """One file, one decorated `main`, one entry point of the same name."""
     if path.name == "__init__.py":
         return
@@ -143,8 +146,8 @@ def test_a_tool_is_one_command(path):
 
 
 @pytest.mark.parametrize("entry", ENTRY_POINTS, ids=lambda entry: entry.name)
-def test_nothing_heavy_is_loaded_before_the_work(entry):
-    """To import a command, to print its help or version, or to refuse an option costs neither torch nor numpy, nor rich in a pipe."""
+def test_help_imports_nothing_heavy(entry):
+    """Help, version and usage errors of a command import neither torch nor numpy, nor rich in a pipe."""
     program = (
         f"import sys, {entry.module} as tool\n"
         "for words in [], ['--help'], ['--version'], ['--no-such-option']:\n"

@@ -1,8 +1,8 @@
-"""Every installed command has the same manners: help, versions, errors, streams, signals and exit status.
+"""What every installed command has in common: help, versions, errors, streams, signals and exit statuses.
 
-The machinery behind them is tested on throw-away commands in test_cli.py; here each real command shows that it stands behind it. All
-of them walk the road once as processes, and are asked again in this one; what needs a terminal, a pipe that breaks or a signal,
-which are the machinery's alone, is asked of four. A command that is new needs a line in each of the tables below.
+test_cli.py tests the implementation on throw-away commands; here each real command shows that it uses it. All of them run a workflow
+once as processes, and then again in this process; terminals, broken pipes and signals are tested on four of them. A new command needs a
+line in each of the tables below.
 """
 
 import json
@@ -26,7 +26,7 @@ NET = ["--layers", "conv 4 k3 relu, gap", "--size", "16", "--epochs", "1", "--de
 BACKBONE = ["--layers", "conv 4 k3 relu, gap", "--weights", "none", "--size", "16", "--device", "cpu"]
 ADVISER = ["--backbone", "squeezenet1_1", "--weights", "adviser.pth", "--device", "cpu"]
 
-#: The road on small images, in this order; what each command prints there is looked at below.
+#: A workflow on small images, in this order; the output of each command is tested below.
 ROAD = {
     "cnn-dims": ["--input", "32,32,3", "--layers", "conv 8 k3 relu, pool 2, flatten, dense 2 softmax"],
     "cnn-split": ["photos", "--ratio", "0.5,0.25,0.25"],
@@ -60,19 +60,19 @@ ROAD = {
     ],
 }
 
-#: What stdout becomes in the road, for the commands after it.
+#: Files made from the stdout of a command, for later commands.
 KEPT = {"cnn-split": "split.tsv", "cnn-predict": "predictions.tsv"}
 
-#: Those that are done in a moment and can be run again and again.
+#: Fast commands, which can be run several times.
 QUICK = ["cnn-dims", "cnn-split", "cnn-augment", "cnn-predict", "cnn-eval", "cnn-calibrate", "cnn-curves", "cnn-cam"]
 
-#: One that is light, one that trains in torch, one that runs ONNX, one that reads standard input.
+#: One that imports little, one that trains with torch, one that runs ONNX, one that reads standard input.
 FOUR = ["cnn-dims", "cnn-train", "cnn-predict", "cnn-eval"]
 
-#: Those that draw their table on a terminal here.
+#: Commands whose table on a terminal is tested.
 DRAWN = ["cnn-dims", "cnn-predict", "cnn-eval", "cnn-cam"]
 
-#: Those that start from nothing elsewhere: below, or in `make quickstart`, which .ci/run calls.
+#: Commands that other tests, or `make quickstart`, start as a new process.
 STARTED = {
     *FOUR,
     *DRAWN,
@@ -81,7 +81,7 @@ STARTED = {
     ),
 }
 
-#: All that is needed, but the file does not exist.
+#: Valid options, but the file does not exist.
 MISSING = {
     "cnn-dims": ["no-such.onnx"],
     "cnn-split": ["no-such", "--ratio", "0.5,0.5"],
@@ -104,7 +104,7 @@ MISSING = {
     "cnn-dream": ["no-such.pt", "photos/red/00.png", "-o", "x.png"],
 }
 
-#: All that is needed, but no source.
+#: Valid options, but no source.
 SOURCELESS = {
     "cnn-dims": ["--pool", "2"],
     "cnn-split": ["--ratio", "0.5,0.5"],
@@ -127,8 +127,8 @@ SOURCELESS = {
     "cnn-dream": ["head.pt", "-o", "x.png"],
 }
 
-#: Work that does not end by itself: those that read standard input wait for more of it, the others have much to do. None for a
-#: command that has no such work.
+#: Work that does not end by itself: commands that read standard input wait for it, others have much to do. None for a command without
+#: such work.
 ENDLESS = {
     "cnn-dims": ["--pool", "2"],
     "cnn-split": ["-", "--ratio", "0.5,0.5"],
@@ -151,7 +151,7 @@ ENDLESS = {
     "cnn-dream": ["head.pt", "photos/red/00.png", "-o", "x.png", "--steps", "1000000", "--octaves", "1"],
 }
 
-#: Those that read many images and go on after a broken one; photos-and-one/ holds one.
+#: Commands that skip broken images and continue; photos-and-one/ contains one.
 SKIPPING = {
     "cnn-split": ["photos-and-one", "--ratio", "0.5,0.5"],
     "cnn-augment": ["photos-and-one", "-o", "-", "--augment", "rotate 40, hflip"],
@@ -162,14 +162,14 @@ SKIPPING = {
     "cnn-cam": ["-m", "head.pt", "photos-and-one", "--device", "cpu"],
 }
 
-#: Those of the endless ones that read no list from standard input.
-# Files that are made while rows go to standard output; DIR is a new name.
+#: Commands that write files while they print rows; DIR is a new name.
 WRITING = {
     "cnn-cam": ["-m", "head.pt", "photos", "-o", "DIR", "--sheet", "DIR.png", "--errors", "DIR.tsv", "--device", "cpu"],
     "cnn-maps": ["-m", "head.pt", "photos/red/00.png", "-o", "DIR", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "photos", "--errors", "DIR.tsv", "--device", "cpu"],
     "cnn-train": ["split.tsv", "-o", "DIR.pt", *NET, "--json"],
 }
+#: Commands in ENDLESS that do not read standard input.
 SILENT = ["cnn-train-head", "cnn-train", "cnn-finetune", "cnn-export", "cnn-maps", "cnn-filters", "cnn-dream"]
 
 every_command = pytest.mark.parametrize("name", COMMANDS)
@@ -188,7 +188,7 @@ class Done:
 
 
 def start(path, *words, cwd, **streams):
-    """Run a command as a process of its own."""
+    """Run a command as a separate process."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | streams
     done = subprocess.run([path, *words], cwd=cwd, stderr=subprocess.PIPE, text=True, timeout=300, **streams)
     return Done(done.returncode, done.stdout or "", done.stderr)
@@ -196,7 +196,7 @@ def start(path, *words, cwd, **streams):
 
 @pytest.fixture
 def run_in(run, monkeypatch):
-    """Run a command in this process, in a folder."""
+    """Return a function that runs a command in this process, in a folder."""
 
     def call(folder, name, *words, **others):
         monkeypatch.chdir(folder)
@@ -207,7 +207,7 @@ def run_in(run, monkeypatch):
 
 @pytest.fixture(scope="module")
 def road(tmp_path_factory, commands):
-    """Walk the road once. Returns the folder, and what each command did."""
+    """Run the workflow once. Returns the folder, and the outcome of each command."""
     folder = tmp_path_factory.mktemp("road")
     make_images(folder / "photos")
     make_weights(folder / "adviser.pth")
@@ -216,12 +216,12 @@ def road(tmp_path_factory, commands):
         done[name] = start(commands / name, *words, cwd=folder)
         if name in KEPT:
             (folder / KEPT[name]).write_text(done[name].out)
-        if name == "cnn-split":  # a truth that somebody is wrong about: where all are right there is no temperature
+        if name == "cnn-split":  # a truth with one mistake: without mistakes there is no temperature
             _, *rows = (line.split("\t") for line in done[name].out.splitlines())
             wrong = next(path for path, label, split in rows if (label, split) == ("red", "test"))
             mistaken = done[name].out.replace(f"{wrong}\tred", f"{wrong}\tblue")
             (folder / "mistaken.tsv").write_text(mistaken)
-        if name == "cnn-train-head":  # the tests run it again, in other seconds
+        if name == "cnn-train-head":  # the tests run it again, with other durations
             shutil.copy(folder / "head.csv", folder / "kept.csv")
         if name == "cnn-extract":
             start(commands / name, "split.tsv", "--split", "test", "-o", "test.npy", *BACKBONE, cwd=folder)
@@ -229,7 +229,7 @@ def road(tmp_path_factory, commands):
 
 
 def make_weights(path):
-    """Write random weights for the network that cnn-advise measures with."""
+    """Write random weights for the network of cnn-advise."""
     import torch
 
     from cnnkit.nets import catalogue
@@ -250,18 +250,18 @@ def make_images(folder):
 
 
 @every_command
-def test_every_table_knows_the_command(name):
-    """A new command is tested like the others, or this fails."""
+def test_every_table_has_the_command(name):
+    """So that a new command is tested like the others."""
     assert all(name in table for table in (ROAD, MISSING, SOURCELESS, ENDLESS))
 
 
-# ---------------------------------------------------------------- asking
+# ---------------------------------------------------------------- help and versions
 
 
 @every_command
 @pytest.mark.parametrize("word", ["-h", "--help"])
-def test_help_names_itself_and_shows_examples(name, word, run):
-    """Exit 0, nothing on stderr, no escape sequences in a pipe, every option with a sentence, examples of this very command."""
+def test_help_has_usage_and_examples(name, word, run):
+    """Exit status 0, nothing on stderr, no escape sequences in a pipe, examples of this command."""
     done = run(name, word)
     assert done.err == ""
     assert done.out.startswith(f"Usage: {name} ")
@@ -274,8 +274,8 @@ def test_help_names_itself_and_shows_examples(name, word, run):
 
 
 @every_command
-def test_every_option_says_what_it_does(name):
-    """No option and no argument is without help."""
+def test_every_option_has_help(name):
+    """And every argument."""
     import typer.core
 
     (entry,) = [entry for entry in distribution("cnnkit").entry_points if entry.name == name]
@@ -297,15 +297,15 @@ def test_every_option_says_what_it_does(name):
 
 
 @four_commands
-def test_help_on_a_terminal_keeps_its_colours_to_those_who_want_them(name, terminal, tmp_path):
-    """rich draws it; NO_COLOR is honoured (bold and dim are no colours)."""
+def test_help_on_a_terminal_respects_no_color(name, terminal, tmp_path):
+    """Bold and dim are not colours."""
     colours = re.compile(r"\x1b\[([0-9]+;)*(3[0-8]|4[0-8]|9[0-7])(;[0-9]+)*m")
     assert colours.search(terminal(script(name), "--help", cwd=tmp_path).out)
     assert not colours.search(terminal(script(name), "--help", cwd=tmp_path, env={"NO_COLOR": "1"}).out)
 
 
 @every_command
-def test_version_names_what_the_results_depend_on(name, run):
+def test_version(name, run):
     """One line, with the versions of cnnkit, torch and onnxruntime."""
     done = run(name, "--version")
     assert done.err == ""
@@ -315,29 +315,29 @@ def test_version_names_what_the_results_depend_on(name, run):
 
 
 @every_command
-def test_completion_knows_the_options(name, run, monkeypatch):
-    """The shell asks the command itself what may come next."""
+def test_completion_of_options(name, run, monkeypatch):
+    """The shell calls the command for completion."""
     monkeypatch.setenv(f"_{name.replace('-', '_').upper()}_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", f"{name} --qui")
     monkeypatch.setenv("COMP_CWORD", "1")
     done = run(name)
-    assert (done.out.split(), done.err) == (["--quiet"], "")
+    assert ([line.split("\x1f")[1] for line in done.out.splitlines()], done.err) == (["--qui", "--quiet"], "")
 
 
-# ---------------------------------------------------------------- refusing
+# ---------------------------------------------------------------- errors
 
 
 @every_command
-def test_an_unknown_option_is_a_usage_error(name, run):
-    """Exit 2, one line that names it, nothing on stdout."""
+def test_unknown_option_is_a_usage_error(name, run):
+    """Exit status 2, one line that names it, nothing on stdout."""
     done = run(name, "--no-such-option", status=2)
     assert done.out == ""
     assert re.fullmatch(rf"{name}: .*--no-such-option.*; see {name} --help\n", done.err)
 
 
 @every_command
-def test_a_missing_file_is_one_line(name, run_in, tmp_path):
-    """Exit 1, one line that names it, nothing on stdout, nothing written."""
+def test_missing_file_is_one_line(name, run_in, tmp_path):
+    """Exit status 1, one line that names it, nothing on stdout, nothing written."""
     make_images(tmp_path / "photos")
     done = run_in(tmp_path, name, *MISSING[name], status=1)
     assert done.out == ""
@@ -346,8 +346,8 @@ def test_a_missing_file_is_one_line(name, run_in, tmp_path):
 
 
 @pytest.fixture
-def soon():
-    """Fail a test that waits for something, rather than wait with it."""
+def time_limit():
+    """Fail a test that does not end within 30 seconds."""
 
     def stop(*_):
         raise TimeoutError("still waiting")
@@ -359,11 +359,11 @@ def soon():
     signal.signal(signal.SIGALRM, previous)
 
 
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("time_limit")
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 @every_command
-def test_what_is_not_a_file_is_refused_at_once(name, kind, run_in, tmp_path):
-    """A pipe that nobody writes to, and /dev/zero, in place of the model, features, manifest or image: no waiting, no traceback."""
+def test_rejects_special_files_at_once(name, kind, run_in, tmp_path):
+    """An unconnected pipe and /dev/zero in place of a model, features, a manifest or an image: no waiting, no traceback."""
     make_images(tmp_path / "photos")
     missing = next(word for word in MISSING[name] if word.startswith("no-such"))
     if kind == "pipe":
@@ -378,16 +378,16 @@ def test_what_is_not_a_file_is_refused_at_once(name, kind, run_in, tmp_path):
         "cnn-advise",
         "cnn-train",
         "cnn-train-head",
-    ):  # it has no label, or no neighbours: it is not even opened
+    ):  # it has no label, or no .tsv and .json, and is not opened
         wanted = ""
     assert any(missing in line and wanted in line for line in done.err.splitlines()), done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"photos", missing})
 
 
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("time_limit")
 @pytest.mark.parametrize("name", ["cnn-split", "cnn-check", "cnn-augment", "cnn-extract", "cnn-predict", "cnn-cam"])
-def test_a_folder_may_hold_anything(name, run_in, road):
-    """Pipes, devices and links to themselves that are called like images are named, and the rest is done; others are passed over."""
+def test_special_files_in_a_folder_are_skipped(name, run_in, road):
+    """Pipes, devices and recursive links with names of images are reported; other names are ignored."""
     folder, _ = road
     place = folder / "photos-and-one" / "red"
     make_images(folder / "photos-and-one")
@@ -408,17 +408,17 @@ def test_a_folder_may_hold_anything(name, run_in, road):
         "zero.png": "not a regular file but a device",
         "loop.png": "too many levels of symbolic links",
     }
-    said = done.err if name in SKIPPING else done.out
+    output = done.err if name in SKIPPING else done.out
     assert done.status == (3 if name in SKIPPING else 0)
     for path, reason in reasons.items():
-        assert [path in line for line in said.splitlines() if reason in line] == [True], (path, done)
+        assert [path in line for line in output.splitlines() if reason in line] == [True], (path, done)
     assert done.out.count("\n") > 1
 
 
 @pytest.mark.parametrize("name", ["cnn-check", "cnn-train", "cnn-eval"])
 @pytest.mark.parametrize("row", [b"photos/red/a\0.png\tred", b"photos/red/00.png\tr\0ed"])
-def test_null_bytes_are_a_sentence(name, row, run_in, road):
-    """In a path or a label, in manifests and predictions."""
+def test_rejects_null_bytes_in_tables(name, row, run_in, road):
+    """In a path or a label, in manifests and predictions, in one line."""
     folder, _ = road
     (folder / "null.tsv").write_bytes(b"path\tlabel\nphotos/blue/00.png\tblue\n" + row + b"\n")
     words = {
@@ -430,19 +430,19 @@ def test_null_bytes_are_a_sentence(name, row, run_in, road):
         "cnn-eval": ["null.tsv"],
     }[name]
     done = run_in(folder, name, *words, status=1)
-    assert re.fullmatch(rf"{name}: null.tsv: not text: it holds a NUL byte.*\n", done.err), done.err
+    assert re.fullmatch(rf"{name}: null.tsv: not text: it contains a NUL byte.*\n", done.err), done.err
     (folder / "null.jsonl").write_text('{"path": "a\\ud800.png", "label": "b"}\n')
     done = run_in(folder, name, *["null.jsonl" if word == "null.tsv" else word for word in words], status=1)
-    assert re.fullmatch(rf'{name}: null.jsonl:1: path "a\\ud800.png" holds .*\n', done.err), done.err
+    assert re.fullmatch(rf'{name}: null.jsonl:1: path "a\\ud800.png" contains .*\n', done.err), done.err
 
 
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("time_limit")
 @pytest.mark.parametrize(
     "name",
     ["cnn-dims", "cnn-split", "cnn-predict", "cnn-eval", "cnn-calibrate", "cnn-train", "cnn-finetune", "cnn-advise"],
 )
-def test_a_device_as_standard_input_is_refused_at_once(name, road, shell):
-    """/dev/zero has no end and no lines; /dev/null is an empty list."""
+def test_rejects_a_device_as_standard_input(name, road, shell):
+    """/dev/zero has no end; /dev/null is an empty list."""
     folder, _ = road
     words = {
         "cnn-dims": ["--pool", "2"],
@@ -456,25 +456,25 @@ def test_a_device_as_standard_input_is_refused_at_once(name, road, shell):
     done = shell(f"{command} < /dev/zero", cwd=folder, status=2)
     assert (done.out, done.err) == (
         "",
-        f"{name}: standard input is a device that has no end; pipe a list or a table in\n",
+        f"{name}: standard input is a device without an end; pipe a list or a table in\n",
     )
     assert "standard input" in shell(f"{command} < /dev/null", cwd=folder, status=None).err
 
 
 @every_command
-def test_no_source_and_a_terminal_is_a_usage_error(name, run_in, road):
-    """Exit 2 and one line, not a silent wait for what nobody knows is to be typed."""
+def test_no_source_on_a_terminal_is_a_usage_error(name, run_in, road):
+    """Exit status 2 and one line, without waiting for input."""
     folder, _ = road
     done = run_in(folder, name, *SOURCELESS[name], typing=True, status=2)
     assert re.fullmatch(rf"{name}: .+\n", done.err)
 
 
-# ---------------------------------------------------------------- working
+# ---------------------------------------------------------------- output
 
 
 @every_command
-def test_in_a_pipe_it_prints_tsv(name, road):
-    """A header row of plain names, then rows of as many fields; no table, no escape sequences."""
+def test_tsv_in_a_pipe(name, road):
+    """A header row of plain names, then rows with as many fields; no escape sequences."""
     _, done = road
     assert done[name].status == 0, done[name].err
     header, *rows = [line.split("\t") for line in done[name].out.splitlines()]
@@ -485,11 +485,11 @@ def test_in_a_pipe_it_prints_tsv(name, road):
 
 
 @every_command
-def test_json_lines_parse_and_quiet_is_quiet(name, run_in, road):
-    """With `--json` every line is an object that a strict reader takes; with `--quiet` nothing is left to say."""
+def test_json_lines_and_quiet(name, run_in, road):
+    """With `--json` every line is an object in strict JSON; with `--quiet` stderr is empty."""
 
     def refuse(word):
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     folder, _ = road
     done = run_in(folder, name, *ROAD[name], "--json", "--quiet")
@@ -500,8 +500,8 @@ def test_json_lines_parse_and_quiet_is_quiet(name, run_in, road):
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_on_a_terminal_it_draws_a_table(name, road, terminal):
-    """No tabs, but columns under a line; data and nothing else, even there, on stdout."""
+def test_table_on_a_terminal(name, road, terminal):
+    """Without tabs, and without messages on stdout."""
     folder, _ = road
     done = terminal(script(name), *ROAD[name], on=["stdout"], cwd=folder)
     assert done.status == 0, done.err
@@ -511,16 +511,16 @@ def test_on_a_terminal_it_draws_a_table(name, road, terminal):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_second_run_prints_the_same_bytes(name, run_in, road):
-    """The same input and seed give the same output; this process has its sets in another order than the first one."""
+def test_second_run_prints_the_same_bytes(name, run_in, road):
+    """The processes have different hash seeds."""
     folder, done = road
     assert run_in(folder, name, *ROAD[name]).out == done[name].out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in STARTED])
-def test_it_needs_nothing_that_another_has_loaded(name, road):
-    """Started from nothing it does the same: the processes of the road are forks of one that has imported torch."""
+def test_works_in_a_new_process(name, road):
+    """The processes of the workflow are forks of one that has imported torch; this one is not."""
     folder, done = road
     alone = start(script(name), *ROAD[name], cwd=folder)
     assert alone.status == 0, alone.err
@@ -530,8 +530,8 @@ def test_it_needs_nothing_that_another_has_loaded(name, road):
 
 
 @four_commands
-def test_a_reader_that_has_gone_is_no_fault(name, road):
-    """Where `| head` has read enough, the command ends without a traceback and without a word about a pipe."""
+def test_closed_pipe_gives_no_message(name, road):
+    """After `| head`, the command ends without a traceback or an error about the pipe."""
     folder, _ = road
     reading, writing = os.pipe()
     os.close(reading)
@@ -542,20 +542,20 @@ def test_a_reader_that_has_gone_is_no_fault(name, road):
     assert "roken pipe" not in done.err
 
 
-#: Every set of standard streams that can be closed.
+#: Every combination of closed standard streams.
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 
 
 @every_command
-def test_closed_streams_are_no_fault(name, shell, tmp_path):
-    """With all three closed, words that are refused end with the same status as ever; no file is taken for a stream."""
+def test_usage_error_with_closed_streams(name, shell, tmp_path):
+    """With all three closed, the exit status is the same."""
     shell(f"{name} --no-such-option <&- >&- 2>&-", cwd=tmp_path, status=2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOUR)
-def test_closed_streams_change_neither_status_nor_message(name, road, shell):
-    """What refuses its words does so with the same status, and with the same line where stderr is open."""
+def test_errors_with_closed_streams(name, road, shell):
+    """The exit status is the same, and so is the message if stderr is open."""
     folder, _ = road
     command = shlex.join([name, *MISSING[name]])
     alone = shell(command, cwd=folder, status=None)
@@ -580,8 +580,8 @@ def test_closed_streams_change_neither_status_nor_message(name, road, shell):
         ),
     ],
 )
-def test_it_works_with_its_streams_closed(name, road, shell):
-    """With all three closed it ends with status 0; with stderr alone closed the data is whole."""
+def test_works_with_closed_streams(name, road, shell):
+    """With all three closed, the exit status is 0; with only stderr closed, the data is complete."""
     folder, done = road
     command = shlex.join([name, *ROAD[name]])
     shell(f"{command} <&- >&- 2>&-", cwd=folder)
@@ -590,8 +590,8 @@ def test_it_works_with_its_streams_closed(name, road, shell):
 
 
 @pytest.mark.parametrize("module", ["typer", "numpy"])
-def test_ctrl_c_during_the_imports_ends_it(module, tmp_path):
-    """Before the command line is read, and after: 130 and one line, also where the import swallows every exception."""
+def test_ctrl_c_during_imports(module, tmp_path):
+    """Before the command line is parsed, and after: 130 and one line, even if the import swallows every exception."""
     (tmp_path / f"{module}.py").write_text(
         "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\nraise SystemError\n"
     )
@@ -600,8 +600,8 @@ def test_ctrl_c_during_the_imports_ends_it(module, tmp_path):
 
 
 @pytest.mark.parametrize("name", WRITING)
-def test_files_that_were_asked_for_are_written_whoever_reads_the_rows(name, commands, road, contents):
-    """With `| head -1` and without, the same files of the same bytes; the status says that the reader went away."""
+def test_files_are_written_without_a_reader(name, commands, road, contents):
+    """With a closed pipe, the files have the same bytes; the exit status reports the pipe."""
     folder, _ = road
     (folder / "found").mkdir()
     found = []
@@ -627,12 +627,12 @@ def test_files_that_were_asked_for_are_written_whoever_reads_the_rows(name, comm
 
 
 @pytest.mark.parametrize("name", SKIPPING)
-def test_a_broken_image_is_skipped_and_named(name, run_in, road):
-    """Exit 3: the rest is done; the one is named on stderr, and with its reason in the file of errors."""
+def test_broken_image_is_skipped(name, run_in, road):
+    """Exit status 3; the image is reported on stderr and in the --errors file, and the others are processed."""
     folder, _ = road
     make_images(folder / "photos-and-one")
     broken = folder / "photos-and-one" / "red" / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"not an image")
     (folder / "skipping").mkdir()
     try:
         done = run_in(folder, name, *SKIPPING[name], "--errors", "skipping/errors.tsv", status=3)
@@ -648,10 +648,76 @@ def test_a_broken_image_is_skipped_and_named(name, run_in, road):
     assert "broken.png" not in done.out
 
 
+#: Every command that reads images, on a folder without any: unusable/ contains five other files of each class.
+UNUSABLE = {
+    "cnn-split": ["unusable", "--ratio", "0.5,0.5"],
+    "cnn-check": ["unusable"],
+    "cnn-augment": ["unusable", "-o", "-", "--augment", "rotate 40"],
+    "cnn-augment, a sheet": ["unusable", "--sheet", "made.png", "--augment", "rotate 40"],
+    "cnn-augment, a folder": ["unusable", "-o", "made", "--augment", "rotate 40"],
+    "cnn-extract": ["unusable", "-o", "made.npy", *BACKBONE],
+    "cnn-advise": ["unusable", *ADVISER],
+    "cnn-train": ["unusable", "-o", "made.pt", *NET],
+    "cnn-train, to validate": ["photos", "--val", "unusable", "-o", "made.pt", *NET],
+    "cnn-finetune": ["head.pt", "unusable", "-o", "made.pt", "--epochs", "1", "--device", "cpu"],
+    "cnn-export": ["head.pt", "-o", "made.onnx", "--verify", "unusable", "--device", "cpu"],
+    "cnn-predict": ["-m", "head.onnx", "unusable"],
+    "cnn-predict, labels": ["-m", "head.onnx", "unusable", "--labels-only"],
+    "cnn-cam": ["-m", "head.pt", "unusable", "-o", "made", "--sheet", "made.png"],
+    "cnn-maps": ["-m", "head.pt", "unusable/red/0.png", "-o", "made"],
+    "cnn-dream": ["head.pt", "unusable/red/0.png", "-o", "made.png", "--steps", "1"],
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_no_usable_image_is_an_error(name, run_in, road):
+    """Exit status 1 (not 3, for some skipped images) with one sentence, nothing on stdout, no file."""
+    folder, _ = road
+    for place in ("red", "blue"):
+        (folder / "unusable" / place).mkdir(parents=True)
+        for index in range(5):
+            (folder / "unusable" / place / f"{index}.png").write_bytes(b"not an image")
+    command = name.partition(",")[0]
+    try:
+        done = run_in(folder, command, *UNUSABLE[name], status=1)
+    finally:
+        shutil.rmtree(folder / "unusable")
+    last = done.err.splitlines()[-1]
+    said = (
+        "no image (of the class blue )?could be used|none of (the|10|the 10|the sampled) images can be used|"
+        "all images of the class blue were skipped|"
+        "unusable/red/0.png: not an image"
+    )
+    assert re.match(rf"{command}: .*({said})", last), last
+    assert done.out == ("\n" * 10 if "labels" in name else "")
+    assert not list(folder.glob("made*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cnn-predict", ["-m", "head.onnx", "photos", "--size", "32"]),
+        ("cnn-predict", ["-m", "head.onnx", "train.npy"]),
+        ("cnn-predict", ["-m", "head.onnx", "-m", "head.onnx", "photos", "--logits"]),
+        ("cnn-predict", ["-m", "head.onnx", "photos", "--output", "x"]),
+        ("cnn-cam", ["-m", "head.pt", "photos", "--class", "orange"]),
+        ("cnn-cam", ["-m", "head.pt", "photos", "--layer", "nowhere"]),
+        ("cnn-maps", ["-m", "head.pt", "photos/red/00.png", "--layer", "nowhere"]),
+        ("cnn-filters", ["head.pt", "--layer", "nowhere", "-o", "made.png"]),
+        ("cnn-dream", ["head.pt", "photos/red/00.png", "--layer", "nowhere", "-o", "made.png"]),
+    ],
+)
+def test_usage_error_is_the_only_line(name, words, run_in, road):
+    """Also if the network had to be loaded first: the notice about the device is not printed."""
+    folder, _ = road
+    done = run_in(folder, name, *words, status=2)
+    assert done.err.count("\n") == 1, done.err
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", ["cnn-split", "cnn-predict", "cnn-cam"])
-def test_an_image_of_too_many_pixels_is_skipped(name, run_in, road):
-    """`--max-pixels` bounds what is decoded: exit 3, the size is named, the rest is done."""
+def test_max_pixels(name, run_in, road):
+    """Larger images are skipped with their size, exit status 3; the others are processed."""
     from PIL import Image
 
     folder, _ = road
@@ -661,13 +727,13 @@ def test_an_image_of_too_many_pixels_is_skipped(name, run_in, road):
         done = run_in(folder, name, *SKIPPING[name], "--max-pixels", "1999", status=3)
     finally:
         shutil.rmtree(folder / "photos-and-one")
-    reason = "too large: 50 x 40 pixels, at most 1,999; --max-pixels allows more"
+    reason = "too large: 50 x 40 pixels, at most 1,999; raise the limit with --max-pixels"
     assert f"{name}: photos-and-one/red/large.png: {reason}; skipped" in done.err.splitlines()
     assert done.out.count("\n") > 1
 
 
-def test_every_command_that_decodes_images_can_bound_them(run):
-    """And no other one says it could."""
+def test_commands_with_max_pixels(run):
+    """All that decode images, and no others."""
     bounded = {name for name in COMMANDS if "--max-pixels" in run(name, "--help").out}
     without = {
         *("cnn-calibrate", "cnn-compare", "cnn-curves", "cnn-dims", "cnn-eval", "cnn-filters", "cnn-train-head"),
@@ -676,8 +742,8 @@ def test_every_command_that_decodes_images_can_bound_them(run):
 
 
 @pytest.mark.parametrize("name", ["cnn-train", "cnn-train-head", "cnn-finetune"])
-def test_a_class_that_is_not_utf8_is_refused_before_the_training(name, road, run_in):
-    """Rather than by cnn-export, when the training is over."""
+def test_training_rejects_class_names_that_are_not_utf8(name, road, run_in):
+    """Before the training starts, rather than in cnn-export."""
     folder, _ = road
     odd = os.fsdecode(b"b\xff")
     make_images(folder / "odd")
@@ -695,27 +761,27 @@ def test_a_class_that_is_not_utf8_is_refused_before_the_training(name, road, run
     )
 
 
-# ---------------------------------------------------------------- being stopped
+# ---------------------------------------------------------------- signals
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @four_commands
-def test_it_can_be_stopped(name, number, status, road):
-    """Ctrl-C is 130 and SIGTERM 143, in the middle of the work; no traceback, nothing on stdout, no file left half written."""
+def test_signals_end_commands(name, number, status, road):
+    """Exit status 130 for Ctrl-C and 143 for SIGTERM; no traceback, nothing on stdout, no incomplete file."""
     stop(script(name), number, status, road)
 
 
 @pytest.mark.slow
 @every_command
-def test_every_command_can_be_stopped(name, commands, road):
+def test_ctrl_c_ends_every_command(name, commands, road):
     """As above, for Ctrl-C."""
     if ENDLESS[name] is None:
-        pytest.skip(f"{name} ends at once, whatever it is given")
+        pytest.skip(f"{name} always ends at once")
     stop(commands / name, signal.SIGINT, 130, road)
 
 
 def stop(path, number, status, road):
-    """Start work that does not end by itself, stop it, and look at what it left."""
+    """Start work that does not end by itself, send a signal, and check what is left."""
     name = path.name
     folder, _ = road
     before = set(folder.iterdir())
@@ -732,7 +798,7 @@ def stop(path, number, status, road):
     if number == signal.SIGINT:
         assert err.decode().splitlines()[-1] == f"{name}: interrupted"
     left = sorted(set(folder.iterdir()) - before)
-    # Of a training; written as it happens, and worth keeping
+    # A training keeps its history and its checkpoint
     kept = [folder / "x.csv", folder / "x.checkpoint.pt"]
     assert [path for path in left if path not in kept] == []
     for path in kept:
@@ -740,12 +806,12 @@ def stop(path, number, status, road):
 
 
 def wait_until_at_work(process, *, reads):
-    """Return when the command has started its work, by what it takes or says."""
+    """Return when the command has started its work, as seen from its input or its first notice."""
     if reads:
-        # Empty lines mean nothing; once more of them are gone than a pipe holds, the command is reading
+        # Empty lines are ignored; once more of them are gone than fit into a pipe, the command is reading
         feeder = threading.Thread(target=process.stdin.write, args=(b"\n" * 300_000,), daemon=True)
         feeder.start()
         feeder.join(timeout=120)
         assert not feeder.is_alive()
     else:
-        assert process.stderr.readline().startswith(b"cnn-")  # what it runs on
+        assert process.stderr.readline().startswith(b"cnn-")  # the notice about the device

@@ -1,4 +1,4 @@
-"""Fields of configuration dataclasses as options: in place, with their limits, and back in the dataclass."""
+"""Fields of configuration dataclasses as options: their order, limits and values."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -23,7 +23,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed(Base):
-    """One option of it has another default here, and one is new."""
+    """A subclass that changes the default of one option and adds another one."""
 
     lr: float = option(1e-5, "Learning rate of the backbone.", minimum=0.0)
     views: int | None = option(None, "Views.")
@@ -38,7 +38,7 @@ class Frozen:
 
 @pytest.fixture
 def call(capfd):
-    """Run a throw-away command that has these settings; give what it received, or its status and message."""
+    """Run a throw-away command with these settings; return what it received, or its status and output."""
 
     def run(config, *words):
         received = []
@@ -60,7 +60,7 @@ def call(capfd):
     return run
 
 
-def test_values_come_back_in_the_dataclass(call):
+def test_values_are_in_the_dataclass(call):
     words = ["--lr", "0.5", "--schedule", "cosine", "--train-bn", "-s", "7", "--last"]
     assert call(Base, *words) == (False, Base(lr=0.5, schedule=Schedule.COSINE, train_bn=True, seed=7), True)
 
@@ -70,7 +70,7 @@ def test_defaults_are_those_of_the_fields(call):
     assert call(Changed)[1] == Changed()
 
 
-def test_options_stand_where_the_parameter_stands(call):
+def test_options_are_in_the_place_of_the_parameter(call):
     _, out, _ = call(Changed, "--help")
     names = ["--first", "--lr", "--schedule", "--train-bn", "--seed", "--views", "--last"]
     assert sorted(names, key=out.index) == names
@@ -81,7 +81,7 @@ def test_options_stand_where_the_parameter_stands(call):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed(Base):
-    """Options that stand after others, wherever those are declared; one of them after one that is moved itself."""
+    """Options with a place after others, wherever those are declared; one of them after one that is moved itself."""
 
     warmup: float = option(0.0, "Warm-up.", after=("schedule",))
     decay: float = option(0.0, "Decay.", after=("warmup", "gone"))
@@ -89,7 +89,7 @@ class Placed(Base):
     alone: int = option(0, "Alone.", after=("gone",))
 
 
-def test_an_option_stands_after_the_last_of_those_it_names(call):
+def test_option_is_after_the_last_of_those_it_names(call):
     _, out, _ = call(Placed, "--help")
     names = ["--first", "--schedule", "--warmup", "--decay", "--train-bn", "--seed", "--alone", "--last", "--lr"]
     assert sorted(names, key=out.index) == names
@@ -105,7 +105,7 @@ def test_limits_and_unknown_options_are_usage_errors(call, words):
     assert words[0] in error
 
 
-def test_an_option_that_two_settings_declare_is_refused():
+def test_rejects_option_declared_twice():
     with pytest.raises(AssertionError, match="declared twice"):
 
         @cli.command
@@ -124,8 +124,8 @@ def test_only_dataclasses_with_options_are_expanded():
     assert [each.name for each in options(Base)] == ["lr", "schedule", "train_bn", "seed"]
 
 
-def test_options_that_were_given_are_named_as_they_are_written():
-    """What has its default is left out, as is what is no option; a switch is named by the word that turns it that way."""
+def test_given_options_are_named_as_written():
+    """Defaults are left out, as are fields that are not options; a switch is named by the flag that was given."""
     assert given(Base(), Changed()) == []
     assert given(Base(lr=0.1, train_bn=True, workers=4), Changed(seed=2, views=0)) == [
         "--lr", "--train-bn", "--seed", "--views",
@@ -136,13 +136,13 @@ def test_options_that_were_given_are_named_as_they_are_written():
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ignored(RemembersGiven):
-    """What a mode ignores."""
+    """Options that a mode ignores."""
 
     steps: int = option(64, "Steps.")
     freeze_bn: bool = option(True, "Keep batch norm.", "--freeze-bn/--train-bn")
 
 
-def test_a_default_that_is_written_out_was_given(call):
+def test_default_given_on_the_command_line_counts_as_given(call):
     assert given(Ignored()) == given(call(Ignored)[1]) == []
     written = call(Ignored, "--steps", "64", "--freeze-bn")[1]
     assert written == Ignored()

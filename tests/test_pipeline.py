@@ -1,4 +1,4 @@
-"""The whole road through the real commands, as a user's shell runs it."""
+"""The whole workflow with the real commands, in a shell."""
 
 import json
 
@@ -8,7 +8,7 @@ BACKBONE = '--layers "conv 8 k3 same relu, pool 2" --weights none --size 12 --po
 
 
 def make_head(shell, folder, photos, *, jobs, **others):
-    """Go from photographs to an exported head in a folder, and return what the training reported."""
+    """Run the workflow from images to an exported head in a folder, and return the result of the training."""
     shell(f"cnn-split {photos} --ratio 0.5,0.25,0.25 --seed 3 --manifest split.tsv -q", cwd=folder, **others)
     for split in ("train", "val"):
         line = f"cnn-extract split.tsv --split {split} -o {split}.npy {BACKBONE} --jobs {jobs} -q"
@@ -29,7 +29,7 @@ def tinted(images):
 
 
 def test_training_and_prediction_agree(shell, tinted):
-    """The validation figures of training are those of cnn-predict | cnn-eval."""
+    """The validation results of the training are those of cnn-predict | cnn-eval."""
     folder = tinted.parent
     trained = make_head(shell, folder, "photos", jobs=2)
     line = "set -o pipefail; cnn-predict -m head.onnx split.tsv --split val -q --top 3 | cnn-eval --truth split.tsv --split val -q --json"
@@ -40,8 +40,8 @@ def test_training_and_prediction_agree(shell, tinted):
 
 
 @pytest.mark.slow
-def test_a_second_run_gives_the_same_bytes(shell, tinted, tmp_path):
-    """With other processes, another number of threads and sets in another order; and no file knows where it was made."""
+def test_second_run_gives_the_same_bytes(shell, tinted, tmp_path):
+    """With another number of threads and another hash seed; and no file contains its location."""
     made = []
     for name, jobs, env in (("one", 1, {}), ("two", 3, {"PYTHONHASHSEED": "1"})):
         folder = tmp_path / name
@@ -56,10 +56,10 @@ def test_a_second_run_gives_the_same_bytes(shell, tinted, tmp_path):
 @pytest.mark.parametrize(
     "command", ["cnn-split {} --ratio 1,1 -q", f"cnn-extract {{}} -o x.npy {BACKBONE} -q && cat x.tsv && od x.npy"]
 )
-def test_three_ways_in_give_the_same(shell, tinted, command):
-    """Images named by arguments, by a list for `-`, and by a list in a pipe without a word."""
+def test_arguments_and_standard_input_are_equivalent(shell, tinted, command):
+    """Images named by arguments, by a list for `-`, and by a list on standard input without an argument."""
     cwd = tinted.parent
-    if "split" in command:  # labels are needed: a manifest, in all three ways
+    if "split" in command:  # it needs labels, so a manifest
         shell("cnn-split photos --ratio 1,1 --manifest all.tsv -q", cwd=cwd)
         ways = [
             command.format("all.tsv"),
@@ -79,8 +79,8 @@ def test_three_ways_in_give_the_same(shell, tinted, command):
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
-def test_a_manifest_flows_through_a_pipe(shell, tinted):
-    """cnn-split's stdout is a SOURCE for the next command."""
+def test_manifest_in_a_pipe(shell, tinted):
+    """The stdout of cnn-split is a SOURCE for the next command."""
     piped = shell(
         f"cnn-split photos --ratio 1,1 -q | cnn-extract - --split val -o piped.npy {BACKBONE} -q", cwd=tinted.parent
     )

@@ -1,6 +1,6 @@
-"""Measure which case of transfer learning a set of images is, and print the command that follows from it.
+"""Measure which case of transfer learning applies to a set of images, and print the training command for it.
 
-photos/train/cat/1.jpg   ->   one record on stdout: size, similarity, accuracy by layer, and a command; nothing is written
+photos/train/cat/1.jpg   ->   one record on stdout: size, similarity, accuracy by layer, and a command; no file is written
 """
 
 from cnnkit import cli
@@ -17,14 +17,15 @@ def main(
     folders: cli.options.Folders = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Measure which case of transfer learning a set of pictures is, and print the command that follows from it.
+    """Measure which case of transfer learning applies to a set of images, and print the training command for it.
 
-    Trains nothing and writes nothing. Runs a pretrained network over some of the pictures for training, and compares what a logistic
-    regression makes of its last layer and of earlier ones: where an earlier layer is clearly better, the set is different from what
-    the network was trained on.
+    Reads a folder photos/CLASS/image.jpg, one with photos/train/, or a manifest. No network is trained and no file is written:
+    some training images pass through a pretrained network, and logistic regressions on the features of its last layer and of
+    earlier layers are compared. If an earlier layer is clearly better, the images differ from those the network was trained on.
 
-    The record has the number of pictures of the smallest class (per_class), the cross-validated accuracy on each layer's features, the
-    last layer first, and how much better the best earlier layer is than the last one (gain), with its standard error.
+    The record has the number of images of the smallest class (per_class), the cross-validated accuracy on each layer's features,
+    the last layer first, and how much better the best earlier layer is than the last one (gain), with its standard error.
+    examples/transfer/ works through the four cases.
 
     Examples:
       cnn-advise photos/ --weights mobilenet_v2.pth
@@ -36,7 +37,7 @@ def main(
     from cnnkit.audit import transfer_advice
 
     named = transfer_advice.SourceNames(sources or ["-"], val or [])
-    with cli.callbacks("looking", errors=errors) as callbacks:
+    with cli.callbacks("measuring", errors=errors) as callbacks:
         found = transfer_advice.advise(data, sources=named, config=config, callbacks=callbacks)
     cli.emit([found], as_json)
 

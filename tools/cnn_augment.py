@@ -1,9 +1,9 @@
-"""cnn-augment: changed copies of images, exactly so many of each.
+"""cnn-augment: augmented copies of images.
 
 photos/cat/1.jpg            ->  DIR/cat/1~01.jpg, DIR/cat/1~02.jpg, ...
-photos/cat/indoors/2.gif        DIR/cat/indoors/2.gif~01.png, ...         what is not written in its own format becomes PNG
+photos/cat/indoors/2.gif        DIR/cat/indoors/2.gif~01.png, ...         formats that are not written become PNG
 photos/dog/1.png                DIR/dog/1~01.png, ...
-                                DIR/augment.tsv                           path label split group source copy, and what made each
+                                DIR/augment.tsv                           path label split group source copy, and the drawn values
 """
 
 from pathlib import Path
@@ -24,13 +24,13 @@ def main(
             "--output",
             "-o",
             metavar="DIR|-",
-            help="Where the copies go. - writes none, and prints what would make them.",
+            help="Folder for the copies. With - no copies are written, and their parameters are printed.",
         ),
     ] = None,
     sheet: Annotated[
         Path | None,
         cli.Option(
-            "--sheet", metavar="FILE.png", help="Draw some of the pictures with their copies, the originals first."
+            "--sheet", metavar="FILE.png", help="Contact sheet: a row for each of up to 12 images, the original first."
         ),
     ] = None,
     *,
@@ -41,16 +41,19 @@ def main(
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Write changed copies of pictures, exactly so many of each.
+    """Write augmented copies of images, N copies of each.
 
-    The same picture and the same seed give the same copies, whatever the files are called and whatever others there are. A word that is
-    added to the notation changes none of the numbers that the others draw. All geometry is one interpolation.
+    Reads a folder (photos/CLASS/image.jpg), a manifest or a list of paths. Writes DIR/CLASS/image~01.jpg, ... and DIR/augment.tsv: path,
+    label, split, group, source, copy, and the values drawn for each copy. Prints a summary.
 
-    Pictures of a part that measures (val, test) are refused, whether a manifest or a folder's name says so. Copies of one picture are one
-    group, which cnn-split keeps together.
+    The same image and the same seed give the same copies, whatever the file's name and the other images. Adding a word to --augment does
+    not change the values drawn for the other words. All geometric changes are made with one interpolation.
 
-    A copy has the size, the format and the colour profile of its picture, and is grey where that is; a second frame, transparency and EXIF
-    are dropped, after the picture was turned upright.
+    Images of validation and test splits are refused, whether a manifest or a folder name gives the split. The copies of an image form
+    a group, which cnn-split keeps together.
+
+    A copy has the size, format and colour profile of its image; grey images stay grey. The EXIF orientation is applied. EXIF,
+    transparency and all frames except the first are dropped.
 
     Examples:
       cnn-augment photos/ -o more/ --copies 5 \\
@@ -59,25 +62,27 @@ def main(
       cnn-augment photos/ --sheet look.png --augment "crop 0.6, brightness 0.3, hue 0.05"
       cnn-augment photos/cat/1.jpg -o - --json --augment "rotate 40"
 
-      The words of --augment, in any order; copies draw their numbers evenly from
+      Words of --augment, in any order. Each copy draws uniformly from the range.
         rotate D        -D to D degrees
         shift S         -S to S of the width, and of the height
-        shear S         -S to S pixels for each pixel off the centre row; 0.2: 11 degrees
-        zoom Z          1-Z to 1+Z of each side are seen; below 1 things get larger
-        hflip, vflip    mirrored left to right, upside down: one half of the copies
-        crop S          a window, S to 1 of each side, as large as the picture again
-        brightness B    a factor of 1-B to 1+B; so do contrast C and saturation S
-        hue H           -H to H of the colour circle, which is 1
-        blur P          a Gaussian of 0 to P pixels' deviation
-        noise N         Gaussian noise of deviation N, where white is 1
-        fill MODE       what lies outside: nearest aaaa|abcd|dddd unless said,
+        shear S         -S to S pixels per row of distance from the centre;
+                        0.2 is 11 degrees
+        zoom Z          1-Z to 1+Z of the width and of the height is visible;
+                        values below 1 enlarge
+        hflip, vflip    mirrored left to right, top to bottom; half of the copies
+        crop S          random window, S to 1 of each side, resized to the image
+        brightness B    factor 1-B to 1+B; also contrast C, saturation S
+        hue H           -H to H, where 1 is the whole colour circle
+        blur P          Gaussian blur, standard deviation 0 to P pixels
+        noise N         Gaussian noise, standard deviation N, where white is 1
+        fill MODE       pixels outside the image: nearest aaaa|abcd|dddd (default),
                         constant 0000|abcd|0000, reflect dcba|abcd|dcba,
                         wrap abcd|abcd|abcd
     """
     config = config.checked()
     if output is None and sheet is None:
         raise UsageError(
-            "say where the copies go with -o DIR; -o - prints what would make them, --sheet FILE.png shows some"
+            "no output given; add -o DIR to write copies, -o - to print their parameters, or --sheet FILE.png"
         )
     listing = str(output) == "-"
     images = cli.images(sources, split=split, null=null, folders=folders)
@@ -88,7 +93,7 @@ def main(
 
             if output is not None and not listing:
                 augment_files.check(images, output, force=config.force)
-            # Unless this is all that is done, what cannot be used is named later, once
+            # With another output, skipped images are reported there, once
             skip = callbacks.skip if output is None else ignore_skip
             images = augment_files.sheet(images, sheet, config, skip=skip)
         if listing:

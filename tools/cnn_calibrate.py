@@ -1,4 +1,4 @@
-"""Make probabilities mean what they say: fit a temperature, and put it into the exported network."""
+"""Calibrate probabilities: fit a temperature and write it into the exported network."""
 
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ def main(
         cli.Argument(
             metavar="PREDICTIONS",
             show_default=False,
-            help="What cnn-predict --top N wrote, N classes being all; standard input for - and unless given.",
+            help="Output of cnn-predict --top all. [default: standard input (-)]",
         ),
     ] = None,
     truth: cli.options.TruthSource = None,
@@ -25,17 +25,17 @@ def main(
     config: CalibrateConfig,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Make probabilities mean what they say: fit a temperature, and put it into the exported network.
+    """Calibrate probabilities: fit a temperature and write it into the exported network.
 
-    Of answers with probability 0.9, nine in ten should be right. Networks are often surer than that; their logits divided by one
-    number, the temperature, are not. It is fitted to pictures whose truth is known (the smallest log-loss), best to those of the
-    validation set, which chose nothing but the epoch; no answer changes, and so no accuracy.
+    Of predictions with probability 0.9, nine in ten should be correct. Networks are often overconfident; dividing their logits by one
+    number, the temperature, corrects that. It is fitted to labelled images, best those of the validation set, by minimising the log-loss.
+    No prediction changes, so accuracy does not either.
 
-    Writes the measures before and after, on these same pictures: log_loss, ece (expected calibration error, 15 bins). With -m and
-    -o, whoever runs the new file gets calibrated probabilities: cnn-predict, and any other program. The network is asked about a few
-    of the pictures first: predictions that are not its own are refused. A second temperature multiplies the first.
+    Prints log_loss and ece (expected calibration error, 15 bins) before and after, on the same images. With -m and -o it writes a copy of
+    the network with the temperature in its graph, so that every program that runs it gets calibrated probabilities. The network first
+    predicts a few of the images again; predictions of another network are refused. A second temperature multiplies the first.
 
-    The probability of every class is needed: cnn-predict --top prints them; of two classes one is enough.
+    The probability of every class is needed (cnn-predict --top all); for two classes one is enough.
 
     Examples:
       cnn-predict -m head.onnx split.tsv --split val --top 5 > val.tsv

@@ -1,10 +1,10 @@
-"""cnn-cam: where in an image a network sees what speaks for a class.
+"""cnn-cam: class activation maps, which show where in an image a network finds evidence for a class.
 
 photos/cat/1.jpg    ->  OUT/cat/1.jpg               the overlay, of the image's size and format
-                        OUT/cat/1~dog.jpg           likewise, where maps of several classes are asked for
-photos/cat/2.gif        OUT/cat/2.gif.png           what is not written in its own format becomes PNG
-                        OUT/cat/1.jpg.map.npy       with --raw: the map as the layer has it
-                        OUT/cat/1.jpg.pixels.npy    and in pixels of the image
+                        OUT/cat/1~dog.jpg           the overlay of one class, if maps of several are requested
+photos/cat/2.gif        OUT/cat/2.gif.png           formats that are not written become PNG
+                        OUT/cat/1.jpg.map.npy       with --raw: the map at the size of the layer
+                        OUT/cat/1.jpg.pixels.npy    with --raw: the map at the size of the image
 """
 
 import inspect
@@ -19,7 +19,7 @@ from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 def with_methods(function: Callable[..., None]) -> Callable[..., None]:
     """List the methods below the examples of the help."""
     lines = [f"    {method:<12} {METHODS[method].help}" for method in METHODS]
-    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "  The values of --method", *lines])
+    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "  Values of --method:", *lines])
     return function
 
 
@@ -32,7 +32,7 @@ def main(
             "--model",
             "-m",
             metavar="MODEL",
-            help="A trained .pt; an .onnx from cnn-export --cam, which needs no torch; or a network of torchvision's or timm's by name.",
+            help="A trained .pt, an .onnx from cnn-export --cam (needs no torch), or the name of a torchvision or timm network.",
         ),
     ],
     sources: cli.options.Sources = None,
@@ -49,13 +49,15 @@ def main(
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Show where in a picture a network sees what speaks for a class.
+    """Draw class activation maps: heat maps of where in an image a network finds evidence for a class.
 
-    Lays a class activation map over each picture and prints a record for each: label is what the network names, class is whose map it
-    is, probability that class's, peak and box are pixels of the picture (x, y; left, top, right, bottom), maximum is the largest value of
-    the map, which is 0 where nothing speaks for the class. The colours lie over the part of the picture that the network saw, each cell
-    of the map at the centre of its receptive field; the map's largest value has the last colour, 0 the first. Maxima can be compared within
-    one method and layer.
+    Reads images, class folders (photos/CLASS/image.jpg) or a manifest. Prints a record for each map: label is the predicted class,
+    class and probability are those of the map, overlay is the file written. peak (x, y) and box (left, top, right, bottom) are pixels of
+    the image. maximum is the largest value of the map; 0 means no evidence for the class. Maxima are comparable only within one method
+    and layer.
+
+    -o writes an overlay for each map, --sheet one contact sheet of all. The colours cover the part of the image that the network saw,
+    each cell of the map at the centre of its receptive field. 0 has the first colour, the maximum of each map the last.
 
     Examples:
       cnn-cam -m model.pt photos/ -o maps/

@@ -1,4 +1,4 @@
-"""cnn-check: is this set of images fit for training?"""
+"""cnn-check: check a set of images before training."""
 
 import os
 from pathlib import Path
@@ -21,27 +21,31 @@ def main(
         cli.Option(
             "--fix",
             metavar="OUT.tsv",
-            help="Write a manifest without the broken and the duplicate, with groups for what must stay together.",
+            help="Write a manifest without broken and duplicate images, with groups of images that must share a split.",
         ),
     ] = None,
     fail: Annotated[bool, cli.Option("--fail", help="Exit 4 if there is an error or a warning.")] = False,
     table: Annotated[
         CheckTable | None,
-        cli.Option("--table", help="What to print. [default: findings; on a terminal all]", show_default=False),
+        cli.Option("--table", help="Table to print. [default: findings; on a terminal all three]", show_default=False),
     ] = None,
     split: cli.options.Split = None,
     folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Say what is wrong with a set of pictures before it is trained on.
+    """Check a set of images before training: list errors, warnings and notes.
 
-    Findings, a record each: errors (no picture; one picture with two labels or in two parts), warnings (sizes, balance, leaks) and
-    notes, among them time and order, which series have. A leak probe is a small decision tree, cross-validated, that sees one thing
-    and nothing else: width, height, aspect, bytes, format, JPEG quality, mean or border colour, camera, time, name or number of a
-    picture, or all but the colours together. One that tells the class, or train from test, well above chance is a warning: a network
-    may learn its traces. Well above: significant (5 % for all probes of a target) and a tenth of the way from chance to certainty.
-    Accuracies are balanced; a p of 0.01 may be smaller where nothing hangs on it.
+    Reads class folders (photos/CLASS/image.jpg), a manifest or a list. Prints a record for each finding: errors (not an image; one image
+    with two labels or in two splits), warnings (sizes, class balance, leaks) and notes.
+
+    A leak probe is a small decision tree that predicts the class, or the split, from one property alone: width, height, aspect, bytes,
+    format, JPEG quality, mean or border colour, camera, time, name or number of an image, or from all except the colours. If it does so
+    well above chance, a network may learn that property in place of the content. Leaks by time or order are only notes, because images
+    are often taken class by class.
+
+    Accuracies of probes are balanced and cross-validated. "Well above chance": significant at 5 % over all probes of the class, or of
+    the split, and at least a tenth of the way from chance to 100 %. For probes that do not leak, p = 0.01 means at most 0.01.
 
     Examples:
       cnn-check photos/
@@ -54,7 +58,7 @@ def main(
     if fix is not None:
         manifest.check_name(fix, option="--fix")
         if any(os.path.realpath(fix) == os.path.realpath(source) for source in sources or []):
-            raise UsageError(f"--fix {fix} would replace what is checked, and what was left out would be forgotten")
+            raise UsageError(f"--fix {fix} would replace the manifest that is checked; choose another name")
 
     from cnnkit.audit import advice, check, check_report, fixed_manifest
     from cnnkit.audit.record import Level
@@ -79,7 +83,7 @@ def main(
         cli.notice(", ".join(f"{count:,} {name if count != 1 else name[:-1]}" for name, count in counts.items()))
         if left is not None:
             gone = ", ".join(f"{reason} {count:,}" for reason, count in left.left_out.items())
-            cli.notice(f"{fix}: {len(left.rows):,} of {found.listed:,} pictures{f'; left out: {gone}' if gone else ''}")
+            cli.notice(f"{fix}: {len(left.rows):,} of {found.listed:,} images{f'; left out: {gone}' if gone else ''}")
         words = (sources or ["-"]) if fix is None else [str(fix)]
         for line in advice.advise(found, words, fixed=None if left is None else left.rows):
             cli.notice(line)

@@ -1,4 +1,4 @@
-"""cnn-compare: is one model better than another on the same images?"""
+"""cnn-compare: compare the accuracy of two models on the same images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,10 +26,13 @@ def main(
 ) -> None:
     """Compare the accuracy of two models on the same images.
 
-    Prints the accuracy of A and of B, the difference B - A with its 95 % interval (Newcombe, for paired samples), how many images
-    both, only A, only B or neither got right, and the p-value of McNemar's exact test. A prediction that was withheld counts as wrong.
+    Prints the accuracies of A and B, the difference B - A with its 95 % interval, the numbers of images that both, only A, only B and
+    neither predict correctly, and the p-value of McNemar's exact test. A withheld prediction counts as wrong.
 
-    Both files must have the same images, once each, in any order. The test assumes independent images; a warning says how many share
+    The interval is the wider one of Newcombe's for paired samples and of the inverted exact test. It excludes 0 exactly if p < 0.05: then
+    one model is better. The notice and --fail-if-worse follow it.
+
+    Both files must have the same images, once each, in any order. The test assumes independent images; a warning counts those that share
     a group of the manifest.
 
     Examples:

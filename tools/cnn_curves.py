@@ -1,4 +1,4 @@
-"""Draw training histories: into an image, or in the terminal.
+"""Draw training histories, in an image or in the terminal.
 
 model.csv  other.csv   ->   curves.png    loss and accuracy, training and validation
 """
@@ -18,30 +18,30 @@ def main(
         cli.Argument(
             metavar="HISTORY.csv",
             show_default=False,
-            help="The .csv next to a model, or one by Keras, ultralytics, Lightning or timm; several are compared. "
-            "Standard input for - and by default.",
+            help="The .csv written next to a model, or a log of Keras, ultralytics, Lightning or timm; several are compared. "
+            "[default: standard input (-)]",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        cli.Option("--output", "-o", metavar="FILE", help="Draw a picture; FILE ends in .png, .svg or .pdf."),
+        cli.Option("--output", "-o", metavar="FILE", help="Image to write; FILE ends in .png, .svg or .pdf."),
     ] = None,
     *,
     shown: CurveOptions,
     plot: Annotated[
         bool,
-        cli.Option("--plot", help="Draw with letters even where stdout is no terminal, for watch, less and log files."),
+        cli.Option("--plot", help="Draw as text even if stdout is not a terminal, for watch, less and log files."),
     ] = False,
     as_json: cli.options.Json = False,
 ) -> None:
     """Draw training histories: loss and accuracy, training and validation.
 
-    Without -o the curves are drawn in the terminal; with --plot in a pipe, too, which is what watch reads. Else, in a pipe, every epoch
-    is a row: run, epoch, the measures (smoothed with --smooth), lr, seconds, and whether it is the run's best. With -o a row a run: its
-    best epoch and the measures then; those of the last epoch, where there was no validation.
+    On a terminal, draws the curves as text. In a pipe, prints a row for each epoch: run, epoch, the measures (smoothed with --smooth),
+    lr, seconds, and whether it is the best epoch of the run; --plot draws there too. With -o, prints a row for each run: its best epoch
+    and the measures of that epoch, or of the last epoch if there was no validation.
 
-    The best epoch is chosen, and marked, by the values as they were measured; smoothing changes the lines alone. It is corrected
-    for its start, as TensorBoard's: the first value stays. Epochs without a number are passed over.
+    The best epoch is chosen by the measured values; smoothing changes only the lines. Smoothing is bias-corrected, as in TensorBoard:
+    the first value is unchanged. Values that are NaN are left out.
 
     Examples:
       cnn-curves model.csv

@@ -1,13 +1,12 @@
-"""Work out output sizes, parameters and costs of layers and of whole networks, before anything is trained."""
+"""Compute output sizes, parameters and costs of layers and of whole networks, before training."""
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
-from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.nets import dims, dims_pipe
+from cnnkit.errors import UsageError
+from cnnkit.nets import dims, dims_pipe, network_dims
 from cnnkit.nets.dims import Dtype
 from cnnkit.nets.dims_pipe import DimsConfig
 
@@ -17,28 +16,30 @@ def main(
     network: Annotated[
         str | None,
         cli.Argument(
-            metavar="NETWORK", show_default=False, help="A network: vgg16, resnet50, ..., model.pt, model.onnx."
+            metavar="NETWORK",
+            show_default=False,
+            help="Network by name (vgg16, resnet50, ...), or a .pt or .onnx file.",
         ),
     ] = None,
     *,
     config: DimsConfig,
     explain: Annotated[
-        bool, cli.Option("--explain", help="The formulas with the numbers in, instead of the table.")
+        bool, cli.Option("--explain", help="Print each formula with its numbers, instead of the table.")
     ] = False,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Work out output sizes, parameters and costs of layers, before anything is trained.
+    """Compute output sizes, parameters and costs of layers or of a whole network, before training.
 
-    One layer by its flags, many by --layers, or a network by name. Without --input, the table that another cnn-dims wrote is
-    read from standard input; what is given here goes behind it.
+    Give one layer by flags, several by --layers, or a network by name. Without --input, the table of another cnn-dims is read
+    from standard input and the new layers are appended to it.
 
-    params: weights and biases. macs: multiply-accumulates for one image, biases left out. receptive_field, stride: in pixels
-    of the first input, whose size is image; no field is larger, and it is empty where it cannot be told (attention, upsampling).
-    activation_bytes: the output of the whole batch. dropped: pixels of the layer's input that no window reads, because the
-    last one does not fit.
+    Columns: params, weights and biases; macs, multiply-accumulates for one image, without biases; receptive_field and stride, in
+    pixels of the input image, empty where unknown (attention, upsampling); activation_bytes, size of the output for the whole
+    batch; dropped, pixels at the edge of the layer's input that no window reads; image, size of the input image, which limits
+    receptive fields.
 
-    An .onnx may be quantised or optimised by ONNX Runtime: its weights and biases count, its scales and zero points do not. What
-    ONNX Runtime refuses to load or run has no totals.
+    An .onnx file may be quantised, or optimised by ONNX Runtime: its weights and biases count as params, its scales and zero
+    points do not. A file that ONNX Runtime refuses to load or run is an error.
 
     Examples:
       cnn-dims --input 128,128,3 --filters 32 --k 3 --s 2 --pad same
@@ -50,14 +51,17 @@ def main(
     """
     text = config.notation()
     if (text is None) == (network is None):
-        raise UsageError("give a network, or layers by --layers, --filters, --pool, --avgpool or --dense")
+        raise UsageError("give either a network, or layers by --layers, --filters, --pool, --avgpool or --dense")
     if explain and (network or as_json):
-        raise UsageError("--explain writes out layers as text; it goes with neither a network nor --json")
+        raise UsageError(
+            "--explain prints formulas of layers as text; give layers instead of a network, and drop --json"
+        )
     size, scale = config.size(), config.bytes_per_value
 
     keras: Mapping[str, str] = {}
     if network is not None:
-        rows, keras = _network(network, size, scale or Dtype.float32.bytes)
+        rows = network_dims.measure(network, size=size, bytes_per_value=scale or Dtype.float32.bytes)
+        keras = network_dims.keras_names(network)
     else:
         chain = _stage(text or "", size, scale)
         rows = chain.rows()
@@ -72,28 +76,14 @@ def main(
 
 
 def _stage(text: str, size: tuple[int, ...] | None, scale: int | None) -> dims_pipe.DimsStage:
-    """Start from the size that is given, else from what the stage before prints; with a size, nothing is read."""
+    """Start from the given size, or else from the table on standard input; with a size, nothing is read."""
     if size is not None:
         return dims_pipe.first(text, size, bytes_per_value=scale or Dtype.float32.bytes)
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
-            "no --input, and standard input is a terminal; give --input H,W,C, or pipe a table of cnn-dims in"
+            "no --input, and standard input is a terminal; give --input H,W,C, or pipe in the output of cnn-dims"
         )
     return dims_pipe.later(text, cli.stdin(), name="standard input", bytes_per_value=scale)
-
-
-def _network(name: str, size: tuple[int, ...] | None, scale: int) -> tuple[tuple[dims.DimsRow, ...], Mapping[str, str]]:
-    """Measure a network, and find the names that Keras has for its layers. An .onnx is read without torch."""
-    if name.endswith(".onnx"):
-        from cnnkit.nets import graph_dims
-
-        return graph_dims.measure_graph(name, size=size, bytes_per_value=scale, check=True), {}
-    if name.endswith(".pt") and not Path(name).exists():
-        raise CnnkitError(f"{name}: no such model")
-
-    from cnnkit.nets import module_dims  # torch takes seconds
-
-    return module_dims.measure_network(name, size=size, bytes_per_value=scale), module_dims.keras_names(name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Strengthen in an image what a layer of a network sees in it."""
+"""Amplify in an image the patterns that a layer of a network detects (DeepDream)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from cnnkit.explain.config import DreamFilterOptions, DreamOptions, NetworkOptio
 def main(
     model: cli.options.DifferentiableModel,
     image: Annotated[Path, cli.Argument(metavar="IMAGE", show_default=False, help="The image to start from.")],
-    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="Where the dream goes.")],
+    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="The PNG to write.")],
     *,
     filters: DreamFilterOptions,
     dream: DreamOptions,
@@ -20,10 +20,10 @@ def main(
     device: cli.options.Device = "auto",
     as_json: cli.options.Json = False,
 ) -> None:
-    """Strengthen in an image what a layer of a network sees in it.
+    """Amplify in an image the patterns that a layer of a network detects (DeepDream).
 
-    Follows the gradient of the mean square of the layer's activations, first on a small copy of the image, then on larger ones. The
-    record has that mean square for the image (start) and for the dream (activation).
+    Gradient ascent maximises the mean square of the layer's activations, first on a small copy of the image, then on larger ones
+    (octaves). Prints a record with that mean square for the image (start) and for the dream (activation).
 
     Examples:
       cnn-dream inception_v3 sky.jpg --layer Mixed_5d -o dream.png

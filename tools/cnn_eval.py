@@ -1,4 +1,4 @@
-"""cnn-eval: from predictions to numbers."""
+"""cnn-eval: measure predictions against the true labels."""
 
 import contextlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def main(
         cli.Argument(
             metavar="PREDICTIONS",
             show_default=False,
-            help="What cnn-predict wrote, TSV, CSV or JSON Lines; standard input for - and unless given. One or more with --folds.",
+            help="Output of cnn-predict: TSV, CSV or JSON Lines; several with --folds. [default: standard input (-)]",
         ),
     ] = None,
     truth: cli.options.TruthSource = None,
@@ -29,25 +29,25 @@ def main(
     folders: cli.options.Folders = None,
     *,
     config: EvalConfig,
-    compare: Annotated[
-        bool, cli.Option("--compare", hidden=True, help="A command of its own now: cnn-compare A B.")
-    ] = False,
+    compare: Annotated[bool, cli.Option("--compare", hidden=True, help="Moved to cnn-compare A B.")] = False,
     as_json: Annotated[
-        bool, cli.Option("--json", help="One JSON object; one a line where rows are printed instead of the measures.")
+        bool,
+        cli.Option("--json", help="Print one JSON object; JSON Lines with --worst, --folds and --coverage."),
     ] = False,
 ) -> None:
-    """Measure predictions against the truth.
+    """Measure predictions against the true labels.
 
-    Accuracy with its 95 % interval (Wilson), balanced accuracy, log-loss, ROC AUC, expected calibration error (ece, 15 bins);
-    precision, recall and F1 of each class; the confusion matrix. In a pipe: rows of measure and value, a class's measures as
-    recall:cat; the matrix is in --json.
+    Prints accuracy with its 95 % interval (Wilson), balanced accuracy, log-loss, ROC AUC, expected calibration error (ece, 15 bins),
+    the precision, recall and F1 of each class, and the confusion matrix. In a pipe: rows of measure and value, those of a class as
+    recall:cat; only --json has the matrix.
 
-    Every prediction must have a truth, once, with a label that the truth knows. log_loss and roc_auc need the probability of
-    every class: cnn-predict --top prints them; of two classes one is enough. A measure that is not known is empty, null in JSON,
-    and keeps no bound.
+    The truth is --truth, or the folder of each image (photos/CLASS/image.jpg). Every image must be predicted at most once, and must have
+    a true label. log_loss and roc_auc need the probability of every class (cnn-predict --top all); for two classes one is enough.
+    A notice counts images whose probabilities do not sum to 1. A measure that cannot be computed is empty, null in JSON, and fails its
+    bound.
 
-    With --folds, bounds hold the out-of-fold figures: every picture predicted once, by the model that has not seen it. Files that
-    predict the same pictures have none; bounds then hold the means. The deviation is that of a sample of folds.
+    With --folds, bounds apply to the out-of-fold predictions: each image is predicted once, by the model that was not trained on it. If
+    the files predict the same images, bounds apply to the means. The standard deviation is that of a sample.
 
     Examples:
       cnn-predict -m head.onnx photos/ | cnn-eval
@@ -60,7 +60,7 @@ def main(
       cnn-eval test.tsv --coverage | awk 'NR > 1 && $4 >= 0.99 {print $1; exit}'
     """
     if compare:
-        raise UsageError("--compare is now a command of its own: cnn-compare A B")
+        raise UsageError("--compare is now a separate command: cnn-compare A B")
     config = config.checked(files=len(predictions or []))
 
     from cnnkit.evaluation import report
@@ -90,24 +90,24 @@ def main(
 
 
 def _print(result: "EvaluationReport", config: EvalConfig, as_json: bool) -> None:
-    """Print what was asked for: predictions, a curve, or the measures."""
+    """Print the wrong predictions, the coverage curve, or the measures."""
     if config.worst is not None:
         cli.emit(result.worst(config.worst), as_json, columns=("path", "truth", "label", "probability"))
     elif config.coverage:
         from cnnkit.evaluation.coverage import area, curve
 
         cli.emit(curve(result.predictions), as_json)
-        cli.notice(f"area under the risk-coverage curve (AURC): {area(result.predictions):.6g}, the lower the better")
+        cli.notice(f"area under the risk-coverage curve (AURC): {area(result.predictions):.6g}; lower is better")
     else:
         from cnnkit.evaluation import report
 
-        for notice in report.about_unknown(result):
+        for notice in report.about_measures(result):
             cli.notice(notice)
         cli.emit_report(result.record(), as_json, rows=result.rows(), tables=result.tables())
 
 
 def _gated(measures: Mapping[str, float | None], config: EvalConfig) -> contextlib.AbstractContextManager[None]:
-    """Demand that measures keep their bounds, once the output is written."""
+    """Check the bounds on measures after the output is written."""
     return cli.gated(bounds.check(measures, config.floors()), at_most=bounds.check(measures, config.ceilings()))
 
 

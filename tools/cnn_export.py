@@ -1,4 +1,4 @@
-"""Export a model to one ONNX file, and prove that it computes the same."""
+"""Export a model to an ONNX file, and check that it computes the same."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +16,10 @@ def main(
             metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head, cnn-train or cnn-finetune."
         ),
     ],
-    output: Annotated[
-        Path, cli.Option("--output", "-o", metavar="FILE", help="Where the result goes; replaced in one step.")
-    ],
+    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE", help="ONNX file to write.")],
     verify: Annotated[
-        list[str] | None, cli.Option("--verify", metavar="SOURCE", help="Compare on these pictures too; may repeat.")
+        list[str] | None,
+        cli.Option("--verify", metavar="SOURCE", help="Also compare on these images; may be given several times."),
     ] = None,
     *,
     config: ExportConfig,
@@ -30,11 +29,14 @@ def main(
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Export a model to one ONNX file, and prove that it computes the same.
+    """Export a model to an ONNX file, and check that it computes the same.
 
-    The graph takes pictures as uint8 and gives probabilities; normalisation, classes and preprocessing are inside. ONNX Runtime
-    is compared with torch at batch 1, 2 and --batch on random pictures, and on those of --verify. The file appears only if
-    they agree. With --dynamic-size other sizes are compared as well; cnn-predict --size and cnn-cam --size then show it those.
+    The ONNX graph takes uint8 images and gives probabilities; it includes normalisation, class names and preprocessing. The
+    outputs of ONNX Runtime and torch are compared at batch 1, 2 and --batch on random images, and on those of --verify; the file
+    is written only if they agree.
+
+    A model exported with --dynamic-size is also compared at other image sizes, and can be used with cnn-predict --size and
+    cnn-cam --size.
 
     Examples:
       cnn-export head.pt -o head.onnx --verify split.tsv --split val
@@ -43,13 +45,13 @@ def main(
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
     """
     if not verify and (split is not None or null or folders is not None):
-        raise UsageError("--split, --folders and --null say which pictures; give them with --verify SOURCE")
+        raise UsageError("--split, --folders and --null need --verify SOURCE")
     if not verify and (config.jobs is not None or errors is not None):
-        raise UsageError("--jobs and --errors go with pictures to compare on; give them with --verify SOURCE")
+        raise UsageError("--jobs and --errors need --verify SOURCE")
     images = cli.images(verify, split=split, null=null, folders=folders, labels=False) if verify else None
     config = config.checked(model, output, verifies=images is not None)
 
-    from cnnkit.engine import export  # torch is loaded when the small mistakes are ruled out
+    from cnnkit.engine import export  # imports torch, after the checks of the options
     from cnnkit.formats import atomic
 
     with atomic.claimed(output), cli.callbacks("comparing", errors=errors) as callbacks:

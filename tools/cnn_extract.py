@@ -1,10 +1,10 @@
-"""Run a convolutional backbone once over images and keep what it saw.
+"""Run a convolutional backbone once over images and save the features.
 
 photos/cat/1.jpg       ->  train.npy     row i: the features of image i
 photos/dog/2.jpg           train.tsv     row i: path label split group
                            train.json    backbone, layer, preprocessing, classes
 
-with --views K:            train.npy     K+1 rows an image, the plain one first; one where it is held out (val, test)
+with --views K:            train.npy     K+1 rows per training image, the unchanged one first; 1 row per val or test image
                            train.tsv     path label split group view
 """
 
@@ -18,7 +18,7 @@ from cnnkit.errors import UsageError
 from cnnkit.infer.config import ExtractConfig
 from cnnkit.option_fields import given
 
-#: The settings of an extraction that --bench heeds.
+#: The settings of an extraction that --bench uses.
 _BENCH_OPTIONS = ("--engine", "--device", "--precision", "--batch", "--jobs", "--seed")
 
 
@@ -26,19 +26,21 @@ _BENCH_OPTIONS = ("--engine", "--device", "--precision", "--batch", "--jobs", "-
 def main(
     sources: cli.options.Sources = None,
     output: Annotated[
-        Path | None, cli.Option("--output", "-o", metavar="FILE.npy", help="Where the features go.")
+        Path | None, cli.Option("--output", "-o", metavar="FILE.npy", help="File of features to write.")
     ] = None,
     *,
     spec: BackboneSpec,
     config: ExtractConfig,
     bench: Annotated[
-        bool, cli.Option("--bench", help="Write nothing; print how fast decoding, base and both are.")
+        bool,
+        cli.Option("--bench", help="Write nothing; print the speed of decoding, of the backbone and of both together."),
     ] = False,
     stats: Annotated[
         bool,
         cli.Option(
             "--stats",
-            help="Print what each column came to: mean, variance, range, zeros; dead ones, duplicates. SOURCE may be features.npy.",
+            help="Print statistics of each column: mean, variance, range, share of zeros, whether it is constant or a duplicate. "
+            "SOURCE may be a FILE.npy of features.",
         ),
     ] = False,
     split: cli.options.Split = None,
@@ -47,11 +49,13 @@ def main(
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Run a convolutional base once over pictures and keep what it saw.
+    """Run a convolutional backbone once over images and save the features.
 
-    Writes FILE.npy (one row a picture, K+1 with --views K), FILE.tsv (which picture, which label, which view) and FILE.json (which base,
-    which preprocessing).
-    The base is exported to ONNX once and kept in the cache; later runs import no torch.
+    Writes FILE.npy (features, one row per image), FILE.tsv (path, label, split and group of each row) and FILE.json (backbone,
+    layer, preprocessing). A folder is read as photos/CLASS/image.jpg. With --views K, each training image has K more rows.
+
+    The backbone is exported to ONNX once and cached; later runs do not import torch. examples/dogs-vs-cats/Makefile has a whole
+    workflow, from photographs to a trained classifier.
 
     Examples:
       cnn-extract split.tsv --split train -o train.npy --backbone resnet50
@@ -67,7 +71,7 @@ def main(
         named = dict.fromkeys(given(spec, config), True)
         _refuse(
             not_kept | {"--bench": bench} | named | {"--split": split, "--folders": folders, "--null": null},
-            "--stats of features that exist extracts nothing",
+            "--stats of an existing file extracts nothing",
         )
         _print_stats(sources or [], as_json)
         return
@@ -84,7 +88,7 @@ def main(
         cli.emit([extract.bench(list(images), config, spec=spec)], as_json)
         return
     if output is None:
-        raise UsageError("say where the features go with -o FILE.npy, or --bench")
+        raise UsageError("give the file to write with -o FILE.npy, or measure the speed with --bench")
     with cli.callbacks("extracting", errors=errors) as callbacks:
         summary = extract.extract(images, output, config, spec=spec, callbacks=callbacks)
     if stats:
@@ -97,13 +101,13 @@ def _print_stats(features: Sequence[str | Path], as_json: bool) -> None:
     """Print the statistics of the columns of one file of features.
 
     Raises:
-        UsageError: More than one is named.
+        UsageError: More than one file is given.
     """
     from cnnkit.infer import feature_stats
 
     existing, *more = features
     if more:
-        raise UsageError(f"--stats looks at one file of features; {existing} and {more[0]} are two")
+        raise UsageError(f"--stats takes one file of features; got {existing} and {more[0]}")
     cli.emit(feature_stats.column_stats(existing), as_json)
 
 
@@ -111,7 +115,7 @@ def _refuse(options: Mapping[str, object], reason: str) -> None:
     """Refuse options that a mode would ignore.
 
     Raises:
-        UsageError: One of them is given.
+        UsageError: One of these options is given.
     """
     if unused := next((option for option, value in options.items() if value), None):
         raise UsageError(f"{reason}; drop {unused}")

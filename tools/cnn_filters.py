@@ -1,4 +1,4 @@
-"""Show what the filters of a layer look for."""
+"""Draw the patterns that the filters of a layer respond to."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,35 +10,35 @@ from cnnkit.explain.config import FilterOptions, NetworkOptions, PatternOptions
 
 def _refuse_dream(value: str | None) -> None:
     if value is not None:
-        raise UsageError("--dream is now a command of its own: cnn-dream MODEL IMAGE -o FILE.png")
+        raise UsageError("--dream is now a separate command: cnn-dream MODEL IMAGE -o FILE.png")
 
 
-#: Refused before a missing argument is asked for.
+#: Refused before missing arguments are reported.
 _MOVED: dict[str, Any] = {"hidden": True, "is_eager": True, "callback": _refuse_dream}
 
 
 @cli.command
 def main(
     model: cli.options.DifferentiableModel,
-    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="Where the picture goes.")],
+    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="The PNG to write.")],
     *,
     filters: FilterOptions,
     kernels: Annotated[
-        bool, cli.Option("--kernels", help="The weights of the first convolution themselves, zero in grey.")
+        bool, cli.Option("--kernels", help="Draw the weights of the first convolution instead; zero is grey.")
     ] = False,
     patterns: PatternOptions,
     network: NetworkOptions,
     seed: cli.options.Seed = 0,
     device: cli.options.Device = "auto",
-    dream: Annotated[str | None, cli.Option("--dream", **_MOVED, help="Now cnn-dream.")] = None,
-    octaves: Annotated[str | None, cli.Option("--octaves", **_MOVED, help="Of cnn-dream.")] = None,
-    octave_scale: Annotated[str | None, cli.Option("--octave-scale", **_MOVED, help="Of cnn-dream.")] = None,
+    dream: Annotated[str | None, cli.Option("--dream", **_MOVED, help="Moved to cnn-dream.")] = None,
+    octaves: Annotated[str | None, cli.Option("--octaves", **_MOVED, help="Moved to cnn-dream.")] = None,
+    octave_scale: Annotated[str | None, cli.Option("--octave-scale", **_MOVED, help="Moved to cnn-dream.")] = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Show what the filters of a layer look for.
+    """Draw the patterns that the filters of a layer respond to.
 
-    Follows the gradient of what a filter answers, from grey noise, and lays the patterns of many filters side by side. Records tell what
-    each answers in the mean to the noise (start) and to its pattern (activation).
+    Starting from grey noise, gradient ascent maximises the mean activation of each filter; the patterns are drawn as one mosaic.
+    Prints a record for each filter: its mean activation for the noise (start) and for its pattern (activation).
 
     Examples:
       cnn-filters vgg16 --layer block3_conv1 --filters 0-63 -o filters.png

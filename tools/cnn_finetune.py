@@ -1,8 +1,8 @@
-"""Train the top of a pretrained backbone further, together with its head.
+"""Fine-tune a network: train its head and the top layers of its pretrained backbone.
 
 head.pt                  ->  tuned.pt               the whole network, with the weights of its best epoch
-photos/train/cat/1.jpg       tuned.csv              its history, one row an epoch
-photos/val/cat/2.jpg         tuned.checkpoint.pt    while it goes on: what --resume goes on from
+photos/train/cat/1.jpg       tuned.csv              its history, one row per epoch
+photos/val/cat/2.jpg         tuned.checkpoint.pt    during the training: the checkpoint for --resume
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ def main(
         cli.Argument(
             metavar="[MODEL.pt] SOURCE...",
             show_default=False,
-            help="A model by cnn-train-head, cnn-train or this command, unless --backbone says where to start; and the pictures.",
+            help="A model by cnn-train-head, cnn-train or cnn-finetune (not with --backbone), then folders or manifests of images.",
         ),
     ] = None,
     output: Annotated[
@@ -31,7 +31,7 @@ def main(
             "--output",
             "-o",
             metavar="FILE.pt",
-            help="Where the tuned model goes; an earlier one there stays until then.",
+            help="Model to write; an existing file is replaced at the end.",
         ),
     ] = None,
     val: cli.options.Val = None,
@@ -45,10 +45,14 @@ def main(
     folders: cli.options.Folders = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Train the top of a pretrained base further, together with its head.
+    """Fine-tune a network: train its head and the top layers of its pretrained backbone.
 
-    What stays frozen keeps its batch norm statistics, and runs once: its answers are kept, so that an epoch costs the trained part alone.
-    With --augment it runs in every epoch, or K times with --views K. Writes FILE.pt and its history FILE.csv.
+    Reads a folder photos/train/CLASS/image.jpg with photos/val/ next to train/, or a manifest with the splits train and val.
+    The weights of the epoch that is best on val are kept. Writes the model to FILE.pt and its history to FILE.csv.
+
+    The frozen part runs once and its features are cached, so that an epoch only computes the trained part. With --augment or --mixup
+    the frozen part runs in each epoch; with --augment and --views K, K times in all. examples/flowers/ trains a head first, then
+    the top of the backbone.
 
     Examples:
       cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze features.14 --lr 1e-5

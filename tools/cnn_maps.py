@@ -1,7 +1,7 @@
-"""cnn-maps: what the layers of a network output for an image.
+"""cnn-maps: the activations of the layers of a network for one image.
 
-OUT/block1_conv1.png            all channels side by side
-OUT/block1_conv1/007.png        each by itself
+OUT/block1_conv1.png            mosaic of all channels
+OUT/block1_conv1/007.png        one channel
 OUT/block1_conv1.npy            with --raw: float32 (C, h, w)
 """
 
@@ -20,23 +20,26 @@ def main(
             "--model",
             "-m",
             metavar="MODEL",
-            help="A trained .pt, an exported .onnx, or a network of torchvision's or timm's by name.",
+            help="A trained .pt, an exported .onnx, or the name of a torchvision or timm network.",
         ),
     ],
-    image: Annotated[Path, cli.Argument(metavar="PICTURE", show_default=False, help="What the network looks at.")],
+    image: Annotated[
+        Path, cli.Argument(metavar="IMAGE", show_default=False, help="The image to run through the network.")
+    ],
     *,
     maps: FeatureMapOptions,
     shown: InputOptions,
     device: cli.options.Device = "auto",
     as_json: cli.options.Json = False,
 ) -> None:
-    """Show what the layers of a network answer to a picture.
+    """Show the feature maps of a network: the activations of its layers for one image.
 
-    Draws every channel, and a mosaic of each layer, and prints a record for each: silent is the share of channels that do not
-    respond at all, zeros that of values, mean and maximum are over all of them, most_active is the channel with the largest mean.
+    Prints a record for each layer: silent is the share of channels that are zero everywhere, zeros the share of values that are zero,
+    mean and maximum are over all values, most_active is the channel with the largest mean. -o draws every channel and a mosaic of each
+    layer.
 
-    With --layer all, and in an .onnx, a layer includes the normalisation and activation behind it; one that is named in a .pt is
-    that alone.
+    With --layer all, and for an .onnx, a layer includes the normalisation and activation after it. A layer of a .pt given by name is
+    that layer alone.
 
     Examples:
       cnn-maps -m model.pt cat.jpg -o maps/
@@ -52,8 +55,8 @@ def main(
     if maps.output is not None:
         cli.finish_files()
     network = feature_maps.open_model(model, shown, device=device)
-    with tree.writing_into(maps.output, force=maps.force):
-        cli.emit(feature_maps.explain(network, image, options=maps), as_json)
+    with tree.writing_into(maps.output, force=maps.force), cli.callbacks("drawing", streaming=True) as callbacks:
+        cli.emit(feature_maps.explain(network, image, options=maps, callbacks=callbacks), as_json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Name what images show, with one exported network or several that vote."""
+"""Predict the classes of images, with one exported network or several."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,9 @@ from cnnkit.infer.config import ModelSpec, PredictConfig
 def main(
     models: Annotated[
         list[Path],
-        cli.Option("--model", "-m", metavar="MODEL.onnx", help="An exported network; several of them vote."),
+        cli.Option(
+            "--model", "-m", metavar="MODEL.onnx", help="Exported network; may be given several times, see --vote."
+        ),
     ],
     sources: cli.options.Sources = None,
     *,
@@ -24,16 +26,16 @@ def main(
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Name what pictures show, with one exported network or several that vote.
+    """Predict the classes of images, with one exported network or several.
 
-    Writes path, rank, label and probability, in the order of the pictures, as they are done. How pictures are prepared and what
-    the classes are is read from the model. A SOURCE may also be a FILE.npy of features, for a head from cnn-export --head-only.
+    Writes path, rank, label and probability, in the order of the images. Preprocessing and classes are read from the model. The
+    names of class folders (photos/CLASS/image.jpg) are not used. A SOURCE may also be a FILE.npy of features, for a head from
+    cnn-export --head-only.
 
-    With --tta or --crops the network is asked about several views of each picture, the plain one always among them, and
-    --vote makes one answer of theirs.
+    With --tta or --crops, several views of each image are predicted, always including the unchanged one, and combined by --vote.
 
-    A network that cnnkit did not make takes images (N, C, H, W) or (N, H, W, C) with three channels or one; it needs --size,
-    --mean, --std and --labels. Whether it gives probabilities or logits is read from its graph.
+    A network without a cnnkit header must take images (N, C, H, W) or (N, H, W, C) with three channels or one, and needs
+    --size, --mean, --std and --labels. Whether its output is probabilities or logits is read from its graph.
 
     Examples:
       cnn-predict -m head.onnx cat.jpg
@@ -56,7 +58,7 @@ def main(
     if feature_input.are_feature_files(sources):
         unused = {"--jobs": config.jobs is not None, "--null": null, "--folders": folders is not None}
         if word := next((word for word, used in unused.items() if used), None):
-            raise UsageError(f"features are not decoded, and no list or folder of them is read; drop {word}")
+            raise UsageError(f"{word} is for images, not for .npy files of features; drop it")
         found = feature_input.find(sources or [], split=split)
     images = cli.images(sources, split=split, null=null, folders=folders, labels=False) if found is None else []
     make_copies = None

@@ -1,12 +1,12 @@
-"""cnn-split: from a folder of images to training, validation and test.
+"""cnn-split: divide a folder of images into training, validation and test sets.
 
-What it reads (the first folder is the class, or the split if it is called train, val, test; deeper ones do not matter):
+Input (the first folder is the class, or the split if it is called train, val or test; deeper folders are ignored):
 
     photos/cat/1.jpg
     photos/cat/indoors/2.JPG
     photos/dog/1.png
 
-What it writes with -o DIR; otherwise a manifest alone, whose rows are those of split.tsv:
+Output with -o DIR (without -o, only the manifest):
 
     DIR/train/cat/1.jpg
     DIR/test/cat/indoors/2.JPG
@@ -36,13 +36,16 @@ def main(
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Split pictures into parts without leaks.
+    """Split images into training, validation and test sets without leaks.
 
-    Prints a manifest: path, label, split, and group where there are groups; paths as seen from the current folder. Every class has its
-    share in every part, to the picture. Files that are the same byte for byte stay in one part. Files that are broken or empty are
-    named and left out; the content decides what an image is, not its extension. A folder that is split already is split again as a whole.
+    Reads a folder (photos/CLASS/image.jpg), a manifest or a list of paths. Prints a manifest with the columns path, label, split and,
+    if there are groups, group. Paths are relative to the current folder. With -o it writes folders instead.
 
-    The same pictures and the same seed give the same split, whatever the files are called and in whatever order they lie.
+    Every class is divided in the same proportion, exact to one image. Exact duplicates stay in one split; so do the images of a group
+    (--group) and, with --near, near duplicates. Broken and empty files are reported and skipped. Files are recognized by content, not
+    by extension. A dataset that is already split is split again as a whole.
+
+    The same images and the same seed give the same split, whatever the names and the order of the files.
 
     Examples:
       cnn-split photos/ --count 1000,500,500 > split.tsv
@@ -61,7 +64,7 @@ def main(
     folder = None if target.dry_run else target.output
     if folder is not None:
         if target.link is Link.MOVE and tree.has_unfinished_moves(folder):
-            cli.notice(f"pictures were being moved into {folder}; going on with that, without looking at anything else")
+            cli.notice(f"{folder}: resuming the interrupted move of images into it; other options are ignored")
             named = functools.partial(_named, sources, only=only, null=null)
             with cli.progress("moving") as progress:
                 tree.finish_moves(folder, tree.SPLIT_MANIFEST, named=named, progress=progress)
@@ -90,10 +93,10 @@ def main(
 
 
 def _named(sources: list[str] | None, *, only: str | None, null: bool) -> Iterator[str]:
-    """Give the paths of the images that the words on the command line name, as far as they have not been moved away already."""
+    """Yield the paths of the images given on the command line, except those that have already been moved away."""
     for words in [[source] for source in sources] if sources else [None]:
         with contextlib.suppress(CnnkitError):
-            yield from (image.path for image in cli.images(words, split=only, null=null))
+            yield from (image.path for image in cli.images(words, split=only, null=null, aloud=False))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Train a convolutional network from scratch.
 
 photos/train/cat/1.jpg       ->  model.pt               the whole network, with the weights of its best epoch
-photos/val/cat/2.jpg             model.csv              its history, one row an epoch
-                                 model.checkpoint.pt    while it goes on: what --resume goes on from
+photos/val/cat/2.jpg             model.csv              its history, one row per epoch
+                                 model.checkpoint.pt    during the training: the checkpoint for --resume
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def main(
     output: Annotated[
         Path | None,
         cli.Option(
-            "--output", "-o", metavar="FILE.pt", help="Where the model goes; an earlier one there stays until then."
+            "--output", "-o", metavar="FILE.pt", help="Model to write; an existing file is replaced at the end."
         ),
     ] = None,
     val: cli.options.Val = None,
@@ -30,7 +30,7 @@ def main(
     network: NetworkConfig,
     train: ImageTrainConfig,
     run: RunConfig,
-    advise: Annotated[bool, cli.Option("--advise", hidden=True, help="Now cnn-advise.")] = False,
+    advise: Annotated[bool, cli.Option("--advise", hidden=True, help="Now the command cnn-advise.")] = False,
     backbone: Annotated[str | None, cli.Option("--backbone", hidden=True, help="See cnn-finetune.")] = None,
     weights: Annotated[str | None, cli.Option("--weights", hidden=True, help="See cnn-finetune.")] = None,
     errors: cli.options.Errors = None,
@@ -39,8 +39,9 @@ def main(
 ) -> None:
     """Train a convolutional network from scratch.
 
-    Learns from the rows of a manifest whose split is train, or the folder train/, and checks every epoch on those of val; the weights
-    of the best epoch are kept. Writes FILE.pt and its history FILE.csv. Under torchrun, several processes train together.
+    Reads a folder photos/train/CLASS/image.jpg with photos/val/ next to train/, or a manifest with the splits train and val.
+    After each epoch the network is validated on val; the weights of the best epoch are kept. Writes the model to FILE.pt and its
+    history to FILE.csv. Under torchrun, several processes train together. examples/dogs-vs-cats/ trains a small convnet.
 
     Examples:
       cnn-train split.tsv -o model.pt --epochs 30 \\
@@ -53,10 +54,10 @@ def main(
           cnn-train photos/ -o model.pt --arch resnet50
     """
     if advise:
-        raise UsageError("--advise is now a command of its own: cnn-advise")
+        raise UsageError("--advise is now a separate command: cnn-advise")
     if backbone is not None or weights is not None:
         raise UsageError(
-            "this trains from random weights: --backbone and --weights go with cnn-advise, or with cnn-finetune, which starts from them"
+            "cnn-train starts from random weights: use cnn-finetune for --backbone and --weights, or cnn-advise"
         )
     data = cli.labelled_images(sources, val=val, hold_out=hold_out, folders=folders)
     output = config.model_path(output)

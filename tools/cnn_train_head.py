@@ -1,9 +1,9 @@
-"""Train a head on features from disk, and put it on the backbone that made them.
+"""Train a head on extracted features, and join it to the backbone that made them.
 
 train.npy train.tsv train.json   ->  head.pt    the whole network: backbone and head
-val.npy   val.tsv   val.json         head.csv   its history, one row an epoch
+val.npy   val.tsv   val.json         head.csv   its history, one row per epoch
 
-with --with, nothing is written: three records on stdout, of the features, of more inputs beside them, and of those alone
+With --with, no file is written: three records on stdout, for the features, with additional inputs, and for those inputs alone.
 """
 
 from pathlib import Path
@@ -20,15 +20,20 @@ from cnnkit.train.config import HeadConfig
 def main(
     features: Annotated[
         Path,
-        cli.Argument(metavar="TRAIN.npy", show_default=False, help="Features to learn from, made by cnn-extract."),
+        cli.Argument(metavar="TRAIN.npy", show_default=False, help="Training features, made by cnn-extract."),
     ],
     output: Annotated[
-        Path | None, cli.Option("--output", "-o", metavar="FILE.pt", help="Where the model goes; replaced in one step.")
+        Path | None,
+        cli.Option(
+            "--output", "-o", metavar="FILE.pt", help="Model to write; an existing file is replaced at the end."
+        ),
     ] = None,
     val: Annotated[
         Path | None,
         cli.Option(
-            "--val", metavar="VAL.npy", help="Features that choose the best epoch; nothing else is looked at to choose."
+            "--val",
+            metavar="VAL.npy",
+            help="Validation features, which select the best epoch. [default: rows of TRAIN.npy whose split is val, if any]",
         ),
     ] = None,
     hold_out: cli.options.HoldOut = None,
@@ -36,32 +41,37 @@ def main(
     train: HeadConfig,
     weights: Annotated[
         Path | None,
-        cli.Option("--weights", metavar="FILE", help="The base's state_dict, should it be in no cache any more."),
+        cli.Option("--weights", metavar="FILE", help="The backbone's state_dict, if it is not in the cache."),
     ] = None,
     with_: Annotated[
         str | None,
         cli.Option(
             "--with",
             metavar="NAME,...",
-            help="Write no model; tell what width, height, aspect, bytes or columns of a manifest are worth beside the "
-            "features, and alone. Much: a leak.",
+            help="Write no model; compare heads trained with and without additional inputs: width, height, aspect, bytes, or "
+            "columns of a manifest. A gain points to a leak.",
         ),
     ] = None,
     columns: Annotated[
         Path | None,
-        cli.Option("--columns", metavar="MANIFEST.tsv", help="With --with: where its columns stand, a row a picture."),
+        cli.Option(
+            "--columns", metavar="MANIFEST.tsv", help="With --with: manifest with the columns, one row per image."
+        ),
     ] = None,
     device: cli.options.Device = "auto",
     as_json: cli.options.Json = False,
 ) -> None:
-    """Train a head on features from disk, and put it on the base that made them.
+    """Train a head on extracted features, and join it to the backbone that made them.
 
-    Writes the whole network, base and head, to FILE.pt and the history to FILE.csv. The best epoch by the validation measure is
-    kept. Standardising, PCA and whitening are fitted on the training rows and become part of the head.
+    Reads features by cnn-extract, and writes the whole network, backbone and head, to FILE.pt and its history to FILE.csv. The epoch
+    with the best validation measure is kept. --standardize, --pca and --whiten are fitted on the training set and become part of the
+    head.
 
-    With --hold-out one part of the features validates: a head for each fold. Where it chooses an epoch or a penalty, its accuracy is a
-    little too good; --solver lbfgs --l2 X chooses nothing. With --with nothing is written: the same head is trained on the features, on
-    more inputs beside them, and on those alone, and compared on the same pictures.
+    --hold-out uses one split of TRAIN.npy for validation, for example to train one head per fold (examples/folds/). If an epoch
+    or a penalty is selected on it, its accuracy is slightly too high; --solver lbfgs --l2 X selects nothing.
+
+    --with writes no file: the same head is trained on the features, on the features with additional inputs, and on these inputs
+    alone, and compared on the validation set.
 
     Examples:
       cnn-train-head train.npy --val val.npy -o head.pt --head "dense 256 relu, dropout 0.5"
@@ -78,9 +88,9 @@ def main(
             if value is not None:
                 raise UsageError(f"--with writes no model; drop {word}")
         if not has_val:
-            raise UsageError("--with compares on pictures that were not learnt from; give --val or --hold-out")
+            raise UsageError("--with needs a validation set; give --val or --hold-out")
     elif columns is not None:
-        raise UsageError("--columns says where the columns of --with stand; say which with --with NAME,...")
+        raise UsageError("--columns goes with --with; name the columns with --with NAME,...")
     train = train.checked(has_val=has_val)
     model = config.model_path(output) if with_ is None else None
     devices.parse(device)

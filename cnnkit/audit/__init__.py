@@ -1,1 +1,1 @@
-"""Whether a set of images is fit for training: what is broken, what is there twice, and what gives the class away."""
+"""Checks of a set of images before training (broken files, duplicates, leaks), transfer advice and ablation."""

@@ -1,6 +1,6 @@
-"""Ablation of side information: the same training of a head with it, without it, and on it alone.
+"""Ablation of side information: train the same head with it, without it, and on it alone.
 
-The experiment that exposed the fisheries competition: there the size of an image told the boat, and the boat the fish.
+This experiment exposed the leak of the Kaggle fisheries competition: the size of an image identified the boat, and the boat the fish.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """How a head did on some inputs; `gain` is its accuracy less that on the features alone, on the same images.
+    """Results of a head on some inputs; `gain` is its accuracy minus that on the features alone, on the same images.
 
-    The intervals are of 95 %; `p_value` is that of McNemar's exact test.
+    Intervals are 95 % intervals; `p_value` is that of McNemar's exact test.
     """
 
     inputs: str
@@ -53,12 +53,12 @@ def measure(
     device: str = "auto",
     callbacks: Callbacks | None = None,
 ) -> list[Ablation]:
-    """Train the same head on features, on features together with columns, and on the columns alone; no model is written.
+    """Train the same head on features, on features with columns, and on the columns alone; no model is written.
 
     Args:
-        data: Features for training, and those of the images that are compared on; they choose the best epoch, too, of each of the three
-            alike.
-        columns: Of what is known of the images besides. Standardised by themselves: the settings prepare the features alone.
+        data: Features of the training set, and of the validation set, which selects the best epoch of each of the three trainings and on
+            which they are compared.
+        columns: Side information on the images. It is standardised separately: `train` prepares only the features.
         train: Settings of all three trainings; checked.
         device: For the training.
         callbacks: Progress, by epochs.
@@ -69,15 +69,15 @@ def measure(
     """
     callbacks = callbacks or Callbacks()
     if data.val is None:
-        raise UsageError("--with compares on pictures that were not learnt from; give --val or --hold-out")
+        raise UsageError("--with needs a validation set; give --val or --hold-out")
     if data.train.values.ndim != 2:
-        raise UsageError("--with needs vectors; extract with --pool avg, max or flatten")
+        raise UsageError("--with needs vectors, and these features are maps; extract with --pool avg, max or flatten")
     encoded = _encoded(data, columns)
     chosen = torch_device.choose(devices.parse(device))
     train_rows = head.load_rows(data.train, data.classes, chosen, name=data.train_name)
     val_rows = head.load_rows(data.val, data.classes, chosen, name=data.val_name or "")
     both = (train_rows, val_rows)
-    luck = _luck(train_rows, val_rows, data.classes)
+    chance = _chance(train_rows, val_rows, data.classes)
     prepared = preparation.fit(train_rows.values, standardize=train.standardize, pca=train.pca, whiten=train.whiten)
     features = [preparation.applied(prepared, rows.values) for rows in both]
     side = [torch.from_numpy(each).to(chosen) for each in encoded]  # (N, K)
@@ -101,26 +101,26 @@ def measure(
         found.append(_ablation(name, correct, trained.best.epoch.val_loss, than=without))
         without = correct if without is None else without
     alone = found[-1]
-    if alone.val_accuracy_low > luck:
+    if alone.val_accuracy_low > chance:
         log.warning(
-            "%s alone: right for %.1f %% of these pictures, luck for %.1f %%; that is a leak, also where the features need no help",
+            "%s alone predicts %.1f %% of these images correctly, chance %.1f %%: a leak, even if it adds nothing to the features",
             alone.inputs,
             100 * alone.val_accuracy,
-            100 * luck,
+            100 * chance,
         )
     return found
 
 
-def _luck(train: Rows, val: Rows, classes: tuple[str, ...]) -> float:
-    """Give the share of images for which the most frequent class is right, and say so."""
+def _chance(train: Rows, val: Rows, classes: tuple[str, ...]) -> float:
+    """Return and report the accuracy of always predicting the most frequent class."""
     most = int(torch.bincount(train.targets).argmax())
     share = float((val.targets == most).double().mean())
-    log.info("always answering %s, the most frequent class, is right for %.3f of these pictures", classes[most], share)
+    log.info("always predicting %s, the most frequent class, has accuracy %.3f on these images", classes[most], share)
     return share
 
 
 def _encoded(data: FeatureSets, columns: Columns) -> list[NDArray[np.float32]]:
-    """Give the columns of both sets as numbers, (N, K) each."""
+    """Encode the columns of both sets as numbers, (N, K) each."""
     assert data.val is not None
     assert data.val_path is not None
     train = columns.of(feature_sets.paths(data.train, data.train_path))

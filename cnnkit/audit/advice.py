@@ -1,4 +1,4 @@
-"""What to do next with a checked set."""
+"""Next steps for a checked set: transfer learning or not, and the next command."""
 
 import shlex
 from collections import Counter
@@ -12,20 +12,20 @@ from cnnkit.data.source import ImageFile
 from cnnkit.data.train_val import DatasetSize
 from cnnkit.formats.manifest import ManifestRow
 
-#: What to do with a set that a pretrained backbone is similar to, and with one that it is not, by the textbook.
+#: The textbook advice if the images are similar to those that a backbone was pretrained on, and if they are different.
 _CASES = {
-    DatasetSize.SMALL: ("a head on a pretrained base's features", "on those of an earlier layer"),
-    DatasetSize.LARGE: ("fine-tuning of all layers of a pretrained base", "training from scratch"),
+    DatasetSize.SMALL: "train a head on the features of a pretrained backbone, or of an earlier layer if the images differ from ImageNet",
+    DatasetSize.LARGE: "fine-tune all layers of a pretrained backbone, or train from scratch if the images differ from ImageNet",
 }
 
 
 def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[ManifestRow] | None = None) -> Iterator[str]:
-    """Say how many images there are to learn from, which cases of transfer learning come into question, and which command is next.
+    """Report the size of the training set, the two possible cases of transfer learning, and the next command.
 
     Args:
-        report: Of the check.
-        words: How the command line names the set, or the manifest that was written in its place.
-        fixed: What stands in that.
+        report: From the check.
+        words: The set on the command line, or the manifest that was written.
+        fixed: The rows of that manifest.
 
     Yields:
         Lines of text.
@@ -38,10 +38,10 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
         low, high = min(counts.values()), max(counts.values())
         count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         size = train_val.dataset_size(len(train))
-        alike, different = _CASES[size]
+
         each = f"{count} of 1 class" if len(counts) == 1 else f"{count} of each of {len(counts):,} classes"
-        yield f"{messages.count_images(len(train))} to learn from, {each}: a {size} set"
-        yield f"so {alike}, or else {different}: cnn-advise {named} measures which"
+        yield f"{messages.count_images(len(train))} for training, {each}: a {size} set"
+        yield f"{_CASES[size]}; cnn-advise {named} measures which"
     splits = {each.split for each in left if each.split is not None}
     yield f"next: {_next(report, named, splits=splits, fixed=fixed is not None)}"
 
@@ -50,7 +50,7 @@ def _next(report: CheckReport, named: str, *, splits: set[str], fixed: bool) -> 
     if report.count(Level.ERROR) and not fixed:
         return f"look at the errors, then cnn-check {named} --fix clean.tsv"
     if any(finding.finding is FindingKind.LEAK and finding.level is not Level.NOTE for finding in report.findings):
-        return f"look at what leaks, which a network may learn in place of the content; then {_step(report, named, splits, fixed=fixed)}"
+        return f"look at the leaks, then {_step(report, named, splits, fixed=fixed)}"
     return _step(report, named, splits, fixed=fixed)
 
 

@@ -1,4 +1,4 @@
-"""Is this set of images fit for training? Every file is looked at, then all of them together."""
+"""Check of a set of images before training: each file, then the set as a whole."""
 
 import logging
 import os
@@ -24,12 +24,12 @@ from cnnkit.errors import BadImageError, CnnkitError
 
 log = logging.getLogger("cnnkit")
 
-#: Of features, for the question whether splits differ: principal components that are looked at.
+#: Principal components of features in which splits are compared.
 _COMPONENTS = 10
 
-#: Images with shorter sides look like each other whatever they show: 8 x 8 pixels of two digits differ by 34 bits of 256 only, where
-#: `NEAR_BITS` is measured on images of this size and larger.
-_SEEABLE = 32
+#: Perceptual hashes are compared only from this shorter side: below it they are alike whatever the images show (two digits of 8 x 8
+#: pixels differ by only 34 bits of 256), and `NEAR_BITS` was measured on images of this size and larger.
+_COMPARABLE = 32
 
 
 def check(
@@ -40,14 +40,14 @@ def check(
     progress: Progress = ignore_progress,
     phase: Phase = ignore_phase,
 ) -> CheckReport:
-    """Look at every image of a set, and at the set.
+    """Check every image of a set, and the set as a whole.
 
     Args:
-        images: With labels and splits where there are any.
+        images: With labels and splits if there are any.
         config: What is looked for.
-        search: What was found out while the images were searched for; of a list, when it was read.
+        search: The log of the search of folders, or of reading the list.
         progress: Called as images are read.
-        phase: Called with what is done after that.
+        phase: Called with each later phase.
 
     Raises:
         UsageError: As `CheckConfig.checked`.
@@ -68,14 +68,14 @@ def check(
         progress(done, len(once))
     if not sound:
         raise CnnkitError(
-            f"none of {len(once):,} pictures can be used; the first is {once[0].path}: {found[first].detail}"
+            f"none of the {len(once):,} images can be used; the first is {once[0].path}: {found[first].detail}"
         )
     phase("comparing images")
-    seen = None if config.features is None else neighbours.load(config.features, sound)
-    if seen is not None and (lacking := len(sound) - len(seen.positions)):
-        log.info("%s of %s pictures have no features: they are not compared by them", f"{lacking:,}", f"{len(sound):,}")
+    features = None if config.features is None else neighbours.load(config.features, sound)
+    if features is not None and (lacking := len(sound) - len(features.positions)):
+        log.info("%s of %s images have no features; no neighbours are looked for", f"{lacking:,}", f"{len(sound):,}")
     similarity = neighbours.NEAR if config.similarity is None else config.similarity
-    places = list(_pairs(sound, inspected, near=config.near_bits, seen=seen, similarity=similarity))
+    places = list(_pairs(sound, inspected, near=config.near_bits, features=features, similarity=similarity))
     together = DisjointSets(len(sound))
     together.unite_equal(image.group for image in sound)
     for _, one, other, _ in places:
@@ -87,10 +87,10 @@ def check(
     probed = [
         *_probed("class", [image.label for image in sound], roots, known, seed=seed),
         *_probed(
-            "part",
+            "split",
             [image.split for image in sound],
             roots,
-            known | _components(seen, sound) if names else {},
+            known | _components(features, sound) if names else {},
             seed=seed,
         ),
     ]
@@ -113,7 +113,7 @@ def check(
 
 
 def _once_each(images: Sequence[ImageFile]) -> tuple[list[ImageFile], list[Pair]]:
-    """Take each file once, the first time that it is listed; and pair what came again with it."""
+    """Keep the first listing of each file, and pair repeated listings with it."""
     first: dict[str, ImageFile] = {}
     again = []
     for image in images:
@@ -131,44 +131,44 @@ def _pairs(
     inspected: Sequence[InspectedImage],
     *,
     near: int,
-    seen: neighbours.ImageFeatures | None,
+    features: neighbours.ImageFeatures | None,
     similarity: float,
 ) -> Iterator[tuple[FindingKind, int, int, str]]:
-    """Find what belongs together: each image with the first of its like, as positions."""
+    """Find duplicates, near duplicates and neighbours, as positions: each image with the first of its set."""
     digests = [each.digest for each in inspected]
     found = DisjointSets(len(images))
     for members in duplicates.exact_duplicates(digests):
         for member in members[1:]:
             found.unite(members[0], member)
             yield FindingKind.IDENTICAL, members[0], member, ""
-    large = [place for place, each in enumerate(inspected) if min(each.width, each.height) >= _SEEABLE]
-    seeable = [place for place in large if not inspected[place].plain]  # a colour has no look
+    large = [place for place, each in enumerate(inspected) if min(each.width, each.height) >= _COMPARABLE]
+    comparable = [place for place in large if not inspected[place].plain]  # all images of one colour are alike
     if left := len(inspected) - len(large):
         log.info(
-            "too small to be compared by their looks: %s of fewer than %d pixels a side",
+            "%s with a side below %d pixels: too small to be compared as near duplicates",
             messages.count_images(left),
-            _SEEABLE,
+            _COMPARABLE,
         )
-    alike = duplicates.near_duplicates([inspected[place].look for place in seeable], distance=near)
-    for members in ([seeable[member] for member in members] for members in alike):
+    alike = duplicates.near_duplicates([inspected[place].look for place in comparable], distance=near)
+    for members in ([comparable[member] for member in members] for members in alike):
         known = {digests[members[0]]}
         for member in members[1:]:
             found.unite(members[0], member)
-            if digests[member] not in known:  # byte-identical images look alike, too
+            if digests[member] not in known:  # byte-identical images are alike, too
                 known.add(digests[member])
                 bits = duplicates.distance(inspected[members[0]].look, inspected[member].look)
-                by_way = ", alike by way of others" if bits > near else ""
-                yield FindingKind.ALIKE, members[0], member, f"{bits} of 256 bits differ{by_way}"
+                chained = ", linked by images in between" if bits > near else ""
+                yield FindingKind.ALIKE, members[0], member, f"{bits} of 256 bits differ{chained}"
     having = set()
-    for one, other, cosine in [] if seen is None else neighbours.near(seen, similarity=similarity):
+    for one, other, cosine in [] if features is None else neighbours.near(features, similarity=similarity):
         having |= {one, other}
         if found.root(one) != found.root(other):
             yield FindingKind.NEIGHBOUR, one, other, f"cosine {cosine:.3f}"
-    if seen is not None and len(having) > len(seen.positions) / 2:
+    if features is not None and len(having) > len(features.positions) / 2:
         log.warning(
-            "%s of %s pictures have neighbours: these features hardly tell pictures apart; raise --similarity, or take others",
+            "%s of %s images have neighbours: these features hardly distinguish images; raise --similarity, or use other features",
             f"{len(having):,}",
-            f"{len(seen.positions):,}",
+            f"{len(features.positions):,}",
         )
 
 
@@ -180,7 +180,7 @@ def _probed(
     *,
     seed: int,
 ) -> list[Probe]:
-    """Probe the images that have a value; of those that belong together and have the same one, the first speaks for all."""
+    """Probe the images that have a value; only the first of images that belong together and share the value."""
     first: dict[tuple[int, str], int] = {}
     for place, value in enumerate(values):
         if value is not None:
@@ -190,11 +190,11 @@ def _probed(
     return probes.probe(target, labels, {name: known[chosen] for name, known in columns.items()}, seed=seed)
 
 
-def _components(seen: neighbours.ImageFeatures | None, images: Sequence[ImageFile]) -> dict[str, np.ndarray]:
-    """Give the first principal components of features, (N, components): by their content, too, splits should not differ.
+def _components(features: neighbours.ImageFeatures | None, images: Sequence[ImageFile]) -> dict[str, np.ndarray]:
+    """Compute the first principal components of features, (N, components): splits should not differ in content either.
 
-    Nothing where there are no splits, or some images have no features: that would tell the splits apart.
+    Empty if there are no splits, or if some images have no features: missing ones could distinguish the splits.
     """
-    if seen is None or len(seen.positions) < len(images) or not any(image.split for image in images):
+    if features is None or len(features.positions) < len(images) or not any(image.split for image in images):
         return {}
-    return {"features": PCA(min(_COMPONENTS, *seen.values.shape), random_state=0).fit_transform(seen.values)}
+    return {"features": PCA(min(_COMPONENTS, *features.values.shape), random_state=0).fit_transform(features.values)}

@@ -1,4 +1,4 @@
-"""What a check came to, as records and as tables to look at."""
+"""The results of a check, as records and as tables for a terminal."""
 
 import statistics
 from collections import Counter
@@ -12,16 +12,16 @@ from cnnkit.audit.record import Finding, FindingKind, Level, Pair
 from cnnkit.choices import CheckTable
 from cnnkit.data.source import ImageFile
 
-#: On a terminal, so many findings of a kind are listed.
+#: The number of findings of each kind listed on a terminal.
 _LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What was found.
+    """The results of a check.
 
-    `sound` are the images that can be used, each file once; `pairs` those of them that belong together; `again` what was listed
-    again, with its first listing; `together[i]` is the same number for all that belong together.
+    `sound` are the usable images, each file once; `pairs` those of them that belong together; `again` repeated listings with their
+    first ones; `together[i]` is the same number for all images that belong together.
     """
 
     listed: int
@@ -38,7 +38,7 @@ class CheckReport:
         return sum(finding.level is level for finding in self.findings)
 
     def classes(self) -> list[dict[str, Any]]:
-        """Sum every class up: how many images, in which splits, and of which sizes (smallest, median, largest)."""
+        """Summarise each class: the number of images, also by split, and their sizes (smallest, median, largest)."""
         members: dict[str, list[int]] = {}
         for place, image in enumerate(self.sound):
             members.setdefault(image.label or "(none)", []).append(place)
@@ -46,7 +46,7 @@ class CheckReport:
         records = []
         for label, places in sorted(members.items()):
             held = Counter(self.sound[place].split for place in places)
-            record: dict[str, Any] = {"class": label, "pictures": len(places), "share": len(places) / len(self.sound)}
+            record: dict[str, Any] = {"class": label, "images": len(places), "share": len(places) / len(self.sound)}
             record |= {split: held[split] for split in splits}
             seen = [self.inspected[place] for place in places]
             for name, values in (
@@ -59,7 +59,7 @@ class CheckReport:
         return records
 
     def rows(self, table: CheckTable) -> list[dict[str, Any]]:
-        """Give one of the tables as records."""
+        """Return one of the tables as records."""
         match table:
             case CheckTable.FINDINGS:
                 return [asdict(finding) for finding in self.findings]
@@ -69,7 +69,7 @@ class CheckReport:
                 return [asdict(each) for each in self.probes]
 
     def tables(self, wanted: CheckTable | None = None) -> dict[str, list[dict[str, Any]]]:
-        """Give one of the tables, or all, as tables to look at, by their titles."""
+        """Return one of the tables, or all, for a terminal, by title."""
         made = {
             CheckTable.FINDINGS: self._shown_findings,
             CheckTable.CLASSES: self._shown_classes,
@@ -79,7 +79,7 @@ class CheckReport:
         return {title: rows for tables in shown for title, rows in tables.items() if rows}
 
     def _shown_findings(self) -> dict[str, list[dict[str, Any]]]:
-        """Make a table of each level, without the word for it."""
+        """Make a table for each level, without the column level."""
         tables = {}
         for level in Level:
             rows = [asdict(each) for each in _listed([each for each in self.findings if each.level is level])]
@@ -98,7 +98,7 @@ class CheckReport:
         return {"Classes": shown}
 
     def _shown_probes(self) -> dict[str, list[dict[str, Any]]]:
-        told = [
+        rows = [
             {
                 "target": each.target,
                 "probe": each.probe,
@@ -110,17 +110,17 @@ class CheckReport:
             }
             for each in self.probes
         ]
-        return {"What tells the class, or the part, without a look": told}
+        return {"Leak probes": rows}
 
 
 def columns(table: CheckTable) -> tuple[str, ...] | None:
-    """Name the columns of a table that may have no rows."""
+    """Return the columns of a table that may have no rows."""
     record = {CheckTable.FINDINGS: Finding, CheckTable.PROBES: Probe}.get(table)
     return None if record is None else tuple(each.name for each in fields(record))
 
 
 def _listed(found: Sequence[Finding]) -> Iterator[Finding]:
-    """Give the first findings of each kind, of one level all, and how many more there are."""
+    """Yield the first findings of each kind, all of one level, and the number of further ones."""
     counts = Counter(finding.finding for finding in found)
     given: Counter[FindingKind] = Counter()
     for finding in found:

@@ -1,6 +1,6 @@
-"""What a camera wrote together with an image: whether the EXIF block is whole, which camera it was, when, and which way up.
+"""The EXIF block of an image: whether it is intact, the camera, the time and the orientation.
 
-Pillow reads what it can of a broken block and passes over the rest; here is told that it is broken.
+Pillow silently reads what it can of a broken block; this module reports that it is broken.
 """
 
 import contextlib
@@ -10,16 +10,16 @@ from datetime import datetime
 
 from PIL import ExifTags, Image
 
-#: Bytes of one value of each type. Source: TIFF 6.0, section 2; the last two are of TIFF's supplements.
+#: Bytes of one value of each type. Source: TIFF 6.0, section 2; the last two are from supplements of TIFF.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 129: 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Exif:
-    """What the block says; None where it says nothing."""
+    """The contents of the block; None if a value is missing."""
 
-    error: str | None = None  # why it cannot be read; nothing is taken from it then
-    orientation: int | None = None  # 1 to 8 where it makes sense
+    error: str | None = None  # why the block cannot be read; then all other fields are None
+    orientation: int | None = None  # valid from 1 to 8
     camera: str | None = None  # make and model
     taken: float | None = None  # seconds since 1970 by the camera's clock
 
@@ -38,7 +38,7 @@ def read(image: Image.Image) -> Exif:
 
 
 def broken(block: bytes) -> str | None:
-    """Say what is wrong with the structure of a block: its head, its directories and where their values lie; None if nothing is.
+    """Check the structure of a block: its header, its directories and the offsets of values; return the first error, or None.
 
     Source: TIFF 6.0, section 2, for the structure; CIPA DC-008 (Exif 2.3), 4.6.3, for the directory of the photograph.
     """
@@ -51,7 +51,7 @@ def broken(block: bytes) -> str | None:
     while coming:
         place = coming.pop()
         if place + 2 > len(content):
-            return "a directory lies behind the end"
+            return "a directory is beyond the end"
         (count,) = struct.unpack_from(f"{order}H", content, place)
         if place + 2 + 12 * count > len(content):
             return "a directory is cut short"
@@ -59,7 +59,7 @@ def broken(block: bytes) -> str | None:
             tag, kind, values, offset = struct.unpack_from(f"{order}HHII", content, place + 2 + 12 * entry)
             size = _SIZES.get(kind, 0) * values
             if size > 4 and offset + size > len(content):
-                return f"the value of tag {tag} lies behind the end"
+                return f"the value of tag {tag} is beyond the end"
             if tag == ExifTags.IFD.Exif:
                 if offset in visited:
                     return "a directory leads back to itself"

@@ -1,4 +1,4 @@
-"""What is wrong with a set of images, or odd about it: records, one a finding."""
+"""Findings: records of what is wrong or unusual in a set of images."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -13,20 +13,20 @@ from cnnkit.choices import ProbeName
 from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
 
-#: So many times smaller or larger than the median image is absurd, by the side.
+#: A shorter side that differs from the median by more than this factor is a warning.
 _ABSURD = 8
-#: Fewer pixels a side than this show nothing; more in all are beyond what a camera gives.
+#: Minimum shorter side in pixels, and maximum number of pixels, beyond those of cameras.
 _TINY = 8
 _HUGE = 100_000_000
-#: An image so many times as long as wide: a square shows little of it.
+#: Aspect ratio above which a square crop shows little of an image.
 _STRIP = 5
-#: The largest class has so many times as many images as the smallest.
+#: Ratio of the largest class to the smallest that is a warning.
 _UNBALANCED = 10
-#: Fewer images of a class than this cannot be trained and tested on.
+#: Fewer images of a class than this are too few for training and testing.
 _FEW = 10
-#: What no network sees: it shows that images were taken one after the other, as most sets are, class by class. That is a note.
+#: Properties that a network cannot see. They show that images were taken one after the other, class by class, as most sets are: a note.
 _SERIES = frozenset({ProbeName.ORDER, ProbeName.TIME})
-#: What it may mean that a probe tells a target.
+#: What it may mean that a probe predicts a target.
 _MEANINGS = {
     **dict.fromkeys(
         (ProbeName.WIDTH, ProbeName.HEIGHT, ProbeName.ASPECT), "resizing leaves traces of it in the pixels"
@@ -40,17 +40,17 @@ _MEANINGS = {
         _SERIES,
         "images of a series may share light, place and camera settings; cnn-split --group keeps a series together",
     ),
-    ProbeName.TOGETHER: "the classes or parts may come from different sources",
+    ProbeName.TOGETHER: "the classes or splits may come from different sources",
 }
 
 
 def of_unusable(path: str, reason: str, *, kind: FindingKind) -> Finding:
-    """Name a file that is no image."""
+    """Report a file that cannot be read as an image."""
     return Finding(Level.ERROR, kind, path, None, reason)
 
 
 def of_images(images: Sequence[ImageFile], inspected: Sequence[InspectedImage]) -> Iterator[Finding]:
-    """Compare each image with the others: its size, its EXIF block, its colour mode."""
+    """Report unusual sizes, contents, EXIF blocks and colour modes of images."""
     if not images:
         return
     side = statistics.median(min(each.width, each.height) for each in inspected)
@@ -64,12 +64,12 @@ def of_images(images: Sequence[ImageFile], inspected: Sequence[InspectedImage]) 
 
 def _about_content(each: InspectedImage) -> Iterator[tuple[Level, FindingKind, str]]:
     if each.misnamed is not None:
-        yield Level.WARNING, FindingKind.EXTENSION, f"{each.misnamed}; read by its content, rename it"
+        yield Level.WARNING, FindingKind.EXTENSION, f"{each.misnamed}; read by its content; rename it"
     if each.narrow is not None:
-        detail = f"{each.narrow}: nearly one grey for a network; scale the values to the bit depth"
+        detail = f"{each.narrow}: almost uniform for a network; scale the values to the bit depth"
         yield Level.WARNING, FindingKind.RANGE, detail
     elif each.plain:
-        yield Level.WARNING, FindingKind.PLAIN, "of one colour all over: there is nothing to see"
+        yield Level.WARNING, FindingKind.PLAIN, "all pixels have the same colour"
 
 
 def _about_size(each: InspectedImage, side: float) -> Iterator[tuple[Level, FindingKind, str]]:
@@ -80,28 +80,28 @@ def _about_size(each: InspectedImage, side: float) -> Iterator[tuple[Level, Find
     if shorter > side * _ABSURD or each.width * each.height > _HUGE:
         yield Level.WARNING, FindingKind.SIZE, f"{size} is very large; the median shorter side is {side:g}"
     if longer > _STRIP * shorter:
-        yield Level.NOTE, FindingKind.SIZE, f"{size} is a strip, of which a square shows {shorter / longer:.0%}"
+        yield Level.NOTE, FindingKind.SIZE, f"{size} is a strip; a square crop shows {shorter / longer:.0%} of it"
 
 
 def _about_exif(each: InspectedImage) -> Iterator[tuple[Level, FindingKind, str]]:
     if each.exif.error is not None:
-        yield Level.WARNING, FindingKind.EXIF, f"broken EXIF block, so nothing is turned: {each.exif.error}"
+        yield Level.WARNING, FindingKind.EXIF, f"broken EXIF block, so the image is not rotated: {each.exif.error}"
     elif each.exif.orientation is not None and not 1 <= each.exif.orientation <= 8:
         yield (
             Level.WARNING,
             FindingKind.EXIF,
-            f"EXIF orientation {each.exif.orientation} means nothing; taken as it lies",
+            f"invalid EXIF orientation {each.exif.orientation}; the image is not rotated",
         )
     elif each.exif.orientation is not None and each.exif.orientation > 1:
         yield (
             Level.NOTE,
             FindingKind.EXIF,
-            f"lies turned or mirrored (EXIF orientation {each.exif.orientation}); cnnkit turns it",
+            f"stored rotated or mirrored (EXIF orientation {each.exif.orientation}); cnnkit corrects it",
         )
 
 
 def of_pairs(pairs: Iterable[Pair]) -> Iterator[Finding]:
-    """Say of images that belong together whether their labels contradict each other, and whether they stand in different splits."""
+    """Report pairs of images that belong together, and whether their labels or splits differ."""
     for pair in pairs:
         remarks = [pair.detail] if pair.detail else []
         torn = pair.path.label != pair.other.label
@@ -115,65 +115,65 @@ def of_pairs(pairs: Iterable[Pair]) -> Iterator[Finding]:
 
 
 def apart(one: ImageFile, other: ImageFile) -> bool:
-    """Say whether two images stand in different splits."""
+    """Check whether two images are in different splits."""
     return one.split is not None and other.split is not None and one.split != other.split
 
 
 def of_search(search: SearchLog) -> Iterator[Finding]:
-    """Name what a search of folders did not take: images that are not read, other files, folders without an image; and odd labels."""
+    """Report what a search of folders skipped (unread images, other files, folders without images), and unusual labels."""
     for path, reason in search.unread:
-        yield Finding(Level.WARNING, FindingKind.PASSED, path, None, f"not read; {reason}")
+        yield Finding(Level.WARNING, FindingKind.IGNORED, path, None, f"not read; {reason}")
     if (count := search.passed_over()) is not None:
-        yield _of_set(Level.NOTE, FindingKind.PASSED, f"passed over {count}")
+        yield _of_set(Level.NOTE, FindingKind.IGNORED, f"ignored {count}")
     for folder, there in search.empty:
-        held = f"; it has {there}" if there else ""
-        yield Finding(Level.WARNING, FindingKind.LABEL, folder, None, f"no image in it, so it is not a class{held}")
+        held = f" ({there})" if there else ""
+        yield Finding(Level.WARNING, FindingKind.LABEL, folder, None, f"no image in it{held}, so it is not a class")
     for line in class_names.about_forms(search.forms):
         yield _of_set(Level.WARNING, FindingKind.LABEL, line)
 
 
 def of_lost_classes(images: Sequence[ImageFile], sound: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Name the classes of which no image can be used."""
+    """Report the classes of which no image can be used."""
     counts = Counter(image.label for image in images if image.label is not None)
     for label in sorted(set(counts) - {image.label for image in sound}):
         lost = messages.count_images(counts[label])
-        yield _of_set(Level.ERROR, FindingKind.LABEL, f"class {label} is lost: of its {lost} none can be used")
+        yield _of_set(Level.ERROR, FindingKind.LABEL, f"class {label} is lost: none of its {lost} can be used")
 
 
 def of_labels(images: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Name images without a class next to others that have one, in their split or in none; a split may have no classes at all."""
+    """Report images without a class if others in their split, or in no split, have one; a split may have no classes at all."""
     labelled = {image.split for image in images if image.label is not None}
     without = Counter(image.split for image in images if image.split not in labelled)
     for image in images if labelled else ():
         if image.label is None and (image.split is None or image.split in labelled):
-            yield Finding(Level.ERROR, FindingKind.LABEL, image.path, None, "has no class, but other pictures have")
+            yield Finding(Level.ERROR, FindingKind.LABEL, image.path, None, "has no class; other images have one")
     for split, count in without.items():
         if labelled and split is not None:
-            yield _of_set(Level.NOTE, FindingKind.LABEL, f"{messages.count_images(count)} of {split} without a class")
+            yield _of_set(Level.NOTE, FindingKind.LABEL, f"{messages.count_images(count)} in {split} without a class")
 
 
 def of_classes(images: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Look at how many images each class has, as a whole and in each split."""
+    """Report small, unbalanced and missing classes, as a whole and in each split."""
     counts = Counter(image.label for image in images if image.label is not None)
     if not counts:
         return
     if len(counts) == 1:
         (only,) = counts
-        yield _of_set(Level.WARNING, FindingKind.BALANCE, f"only one class, {only}: there is nothing to learn")
+        yield _of_set(Level.WARNING, FindingKind.BALANCE, f"there is only one class, {only}; training needs two")
     for label, count in sorted(counts.items()):
         if count < _FEW:
             yield _of_set(
                 Level.WARNING,
                 FindingKind.BALANCE,
-                f"class {label} has {messages.count_images(count)}; {_FEW} are few already",
+                f"class {label} has only {messages.count_images(count)}; use at least {_FEW}",
             )
     (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
     if largest > _UNBALANCED * smallest:
         yield _of_set(
             Level.WARNING,
             FindingKind.BALANCE,
-            f"class {most} has {messages.count_images(largest)}, {least} {smallest}: look at balanced accuracy, and consider "
-            "--class-weights balanced",
+            f"class {most} has {messages.count_images(largest)}, class {least} {smallest}; "
+            "use balanced accuracy, and consider --class-weights balanced",
         )
     splits: defaultdict[str, set[str]] = defaultdict(set)
     for image in images:
@@ -181,11 +181,11 @@ def of_classes(images: Sequence[ImageFile]) -> Iterator[Finding]:
             splits[image.split].add(image.label)
     for split, labels in sorted(splits.items()):
         for label in sorted(set(counts) - labels):
-            yield _of_set(Level.WARNING, FindingKind.BALANCE, f"no picture of class {label} in {split}")
+            yield _of_set(Level.WARNING, FindingKind.BALANCE, f"no image of class {label} in {split}")
 
 
 def of_groups(images: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Name groups that stand in several splits."""
+    """Report groups that are in several splits."""
     splits: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for image in images:
         if image.group is not None and image.split is not None:
@@ -193,11 +193,11 @@ def of_groups(images: Sequence[ImageFile]) -> Iterator[Finding]:
     for group, first in splits.items():
         if len(first) > 1:
             (one, path), (other, second), *_ = first.items()
-            yield Finding(Level.ERROR, FindingKind.GROUP, second, path, f"group {group} stands in {one} and {other}")
+            yield Finding(Level.ERROR, FindingKind.GROUP, second, path, f"group {group} is in {one} and {other}")
 
 
 def of_probes(probes: Sequence[Probe]) -> Iterator[Finding]:
-    """Name what gives a target away; all together where nothing does by itself."""
+    """Report the probes that leak; the probe of all properties together only if no single one does."""
     single = {each.target for each in probes if each.leaks and each.probe not in {ProbeName.TOGETHER, *COLOURS}}
     for each in probes:
         if each.leaks and not (each.probe == ProbeName.TOGETHER and each.target in single):
@@ -205,7 +205,7 @@ def of_probes(probes: Sequence[Probe]) -> Iterator[Finding]:
             yield _of_set(
                 Level.NOTE if name in _SERIES else Level.WARNING,
                 FindingKind.LEAK,
-                f"{_named(each.probe)} the {each.target}, with a balanced accuracy of {each.accuracy:.1%} "
+                f"{_named(each.probe)} the {each.target} with a balanced accuracy of {each.accuracy:.1%} "
                 f"({each.accuracy_low:.1%} to {each.accuracy_high:.1%}; chance {each.chance:.1%}, p = {each.p_value:.2g}); "
                 f"{_MEANINGS[name]}",
             )
@@ -216,4 +216,4 @@ def _of_set(level: Level, kind: FindingKind, detail: str) -> Finding:
 
 
 def _named(probe: str) -> str:
-    return "sizes, file and name together tell" if probe == ProbeName.TOGETHER else f"{probe} alone tells"
+    return "sizes, file and name together predict" if probe == ProbeName.TOGETHER else f"{probe} alone predicts"

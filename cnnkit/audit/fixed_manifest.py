@@ -1,4 +1,4 @@
-"""From a checked set to a manifest without what is broken and what is there twice, with groups for what must stay together."""
+"""A manifest of a checked set without broken and duplicate images, with groups of images that must share a split."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from cnnkit.formats.manifest import ManifestRow
 
 @dataclass(frozen=True, slots=True)
 class FixedManifest:
-    """What is left of a set; `left_out` counts what is not, by the reason."""
+    """The rows that are kept; `left_out` counts the others by reason."""
 
     rows: list[ManifestRow]
     left_out: dict[str, int]
 
 
 def fixed(report: CheckReport) -> FixedManifest:
-    """Choose the images to go on with, and name what must not be parted.
+    """Select the images to keep, and group those that must share a split.
 
-    Left out are broken images, those without a class among others that have one, and all whose labels contradict each other: the same
-    file, identical ones or such that look alike, under two classes. Of identical files one stays, the one that is held out, or the first
-    by its name. Of images that look alike all stay, as one group; unless they stand in different splits: then those that are held out
-    stay. Neighbours in feature space become a group and no more.
+    Left out are broken images, images without a class if others have one, and images with contradictory labels: the same file,
+    identical files or near duplicates in two classes. Of identical files one is kept: the held-out one, or the first by name. Near
+    duplicates are all kept, as one group; if they are in different splits, only the held-out ones. Neighbours in feature space are
+    grouped.
 
     Returns:
-        Rows with paths as they were given, in their order.
+        Rows with paths as given, in their order.
     """
     listings: defaultdict[str, list[ImageFile]] = defaultdict(list)
     for pair in report.again:
@@ -37,7 +37,7 @@ def fixed(report: CheckReport) -> FixedManifest:
     images = [_most_held_out([image, *listings[image.path]]) for image in report.sound]
     torn = [len({each.label for each in [image, *listings[image.path]]}) > 1 for image in report.sound]
     labelled = any(image.label is not None for image in images)
-    left_out = {"no picture": report.listed - len(report.again) - len(images), "listed twice": len(report.again)}
+    left_out = {"not an image": report.listed - len(report.again) - len(images), "listed twice": len(report.again)}
 
     kept = []
     alike = _united(report, {FindingKind.IDENTICAL, FindingKind.ALIKE})
@@ -59,7 +59,7 @@ def fixed(report: CheckReport) -> FixedManifest:
     for member in sorted(single):
         sets[alike.root(member)].append(member)
     whole = sorted(member for members in sets.values() for member in _undivided(images, members))
-    left_out["known to another part"] = len(single) - len(whole)
+    left_out["near duplicates in another split"] = len(single) - len(whole)
     groups = _groups(report, whole)
     rows = [ManifestRow(images[each].path, images[each].label, images[each].split, groups[each]) for each in whole]
     return FixedManifest(rows, {reason: count for reason, count in left_out.items() if count})
@@ -79,19 +79,19 @@ def _most_held_out(listed: Sequence[ImageFile]) -> ImageFile:
 
 
 def _rank(image: ImageFile) -> int:
-    """Say how much a split is held out: test before validation, before all others."""
+    """Rank how much a split is held out: 2 for test, 1 for validation, 0 for others."""
     split = (image.split or "").lower()
     return 0 if split not in split_names.HELD_OUT_NAMES else 1 if split in split_names.VALIDATION_NAMES else 2
 
 
 def _undivided(images: Sequence[ImageFile], members: Sequence[int]) -> list[int]:
-    """Keep those of one split: of the one that is held out most, or the first."""
+    """Keep the images of one split: of the one that is held out most, or the first."""
     best = min(members, key=lambda member: (-_rank(images[member]), member))
     return [member for member in members if images[member].split == images[best].split]
 
 
 def _groups(report: CheckReport, kept: Sequence[int]) -> dict[int, str | None]:
-    """Name the groups: as they were called, several that became one with both names; those that are new by number."""
+    """Name the groups: old ones keep their names, joined ones get all of their names, new ones get numbers."""
     sizes = Counter(report.together[member] for member in kept)
     names: defaultdict[int, dict[str, None]] = defaultdict(dict)  # in their order
     for member in kept:

@@ -1,4 +1,4 @@
-"""One file, looked at whole: whether it is a sound image, and what can be measured of it without knowing what it shows."""
+"""Inspection of one file: whether it is an intact image, and its measurable properties apart from its content."""
 
 import os
 import statistics
@@ -16,16 +16,16 @@ from cnnkit.audit.record import FindingKind
 from cnnkit.data import decode, duplicates
 from cnnkit.errors import BadImageError
 
-#: Of the image's shorter side, how much belongs to its border.
+#: Width of the border, as a share of the shorter side.
 _BORDER = 1 / 32
 
-#: Values that differ by no more than this look the same.
+#: Values whose range is at most this count as one colour.
 _NO_CONTRAST = 4
 
-#: A smaller share of the range than this is narrow: 12-bit values kept in 16 bits use a sixteenth.
+#: A share of the range below this is narrow: 12-bit values stored in 16 bits use a sixteenth.
 _NARROW = 1 / 8
 
-#: The luminance table of quality 50, from which the Independent JPEG Group's encoder, and nearly all others, scale theirs.
+#: The luminance table of quality 50, which the encoder of the Independent JPEG Group, and nearly all others, scale.
 #: Source: ITU-T T.81, table K.1, in the order of its rows.
 _LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -41,7 +41,7 @@ _LUMINANCE = (
 
 @dataclass(frozen=True, slots=True)
 class InspectedImage:
-    """What a file that is an image holds; sizes are of the image as it is seen, colours from 0 to 255."""
+    """The properties of an image file; sizes are those of the upright image, colours are from 0 to 255."""
 
     digest: bytes  # sha256 of the file's bytes
     look: bytes  # the perceptual hash, as `duplicates.perceptual_hash` gives it
@@ -49,18 +49,18 @@ class InspectedImage:
     height: int
     size: int  # of the file, in bytes
     format: str
-    mode: str  # Pillow's word for what is in the file
-    plain: bool  # of one colour all over
-    narrow: str | None  # grey of more than 8 bits that uses a small share of its range: which one
+    mode: str  # the mode of Pillow
+    plain: bool  # whether all pixels have the same colour
+    narrow: str | None  # the range used, if an image of more than 8 bits uses only a small share of it
     mean: tuple[float, ...]  # (3,): red, green, blue
-    border: tuple[float, ...]  # (12,): the same of the top, bottom, left and right edge
+    border: tuple[float, ...]  # (12,): the same for the top, bottom, left and right edge
     quality: int | None  # of a JPEG, 1 to 100
     exif: Exif
     misnamed: str | None = None  # how the extension contradicts the content
 
 
 class Unusable(BadImageError):
-    """A file that is no image, and in which way it is none."""
+    """A file that cannot be read as an image, and the kind of error."""
 
     def __init__(self, kind: FindingKind, reason: str) -> None:
         super().__init__(reason)
@@ -81,7 +81,7 @@ def inspect(path: str) -> InspectedImage:
     except BadImageError as error:
         if isinstance(error, Unusable):
             raise
-        unreadable = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None  # a decoder's have none
+        unreadable = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None  # decoders set none
         raise Unusable(FindingKind.UNREADABLE if unreadable else FindingKind.BROKEN, str(error)) from error
     except OSError as error:
         raise Unusable(FindingKind.UNREADABLE, decode.reason(path, error)) from error
@@ -92,7 +92,7 @@ def _inspected(path: str, file: BufferedReader) -> InspectedImage:
         file_format = str(image.format)
         decode.load_pixels(image, path)
         mode, quality = image.mode, _quality(image)
-        said = exif.read(image)
+        block = exif.read(image)
         narrow = _narrow(image)
         upright = decode.upright_rgb(image)
         counts = _counts(upright)
@@ -110,13 +110,13 @@ def _inspected(path: str, file: BufferedReader) -> InspectedImage:
         mean=_colour(counts),
         border=tuple(value for edge in _edges(upright) for value in _colour(_counts(edge))),
         quality=quality,
-        exif=said,
+        exif=block,
         misnamed=decode.misnamed(path, file_format),
     )
 
 
 def _counts(image: Image.Image) -> NDArray[np.int64]:
-    """Count the pixels of every value, (3, 256): all that means and extremes need, and in a moment also of 12 megapixels."""
+    """Count the pixels of every value, (3, 256): enough for means and extremes, and fast even for 12 megapixels."""
     return np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
 
 
@@ -133,7 +133,7 @@ def _colour(counts: NDArray[np.int64]) -> tuple[float, ...]:
 
 
 def _edges(image: Image.Image) -> tuple[Image.Image, ...]:
-    """Cut the four edges out: top, bottom, left, right."""
+    """Crop the four edges: top, bottom, left, right."""
     width, height = image.size
     deep = max(1, round(min(image.size) * _BORDER))
     boxes = (
@@ -146,17 +146,17 @@ def _edges(image: Image.Image) -> tuple[Image.Image, ...]:
 
 
 def _quality(image: Image.Image) -> int | None:
-    """Estimate the quality that a JPEG was written with, from how its luminance table is scaled.
+    """Estimate the quality of a JPEG from the scale of its luminance table.
 
-    Source: the Independent JPEG Group's jcparam.c, `jpeg_quality_scaling`, solved for the quality. Encoders with tables of their own
-    get the quality whose table is about as coarse.
+    Source: `jpeg_quality_scaling` in jcparam.c of the Independent JPEG Group, solved for the quality. Other tables get the quality whose
+    table is about as coarse.
     """
     table: list[int] | None = getattr(image, "quantization", {}).get(0)
     if not table or len(table) != 64:
         return None
     known = [value for row in _LUMINANCE for value in row]
-    # Small entries are rounded, large ones cut off at 255: the median of the ratios of all others minds neither
-    ratios = [100 * ours / theirs for ours, theirs in zip(sorted(table), sorted(known), strict=True) if ours < 255]
+    # Small entries are rounded and large ones clipped at 255: the median of the ratios is robust to both
+    ratios = [100 * here / base for here, base in zip(sorted(table), sorted(known), strict=True) if here < 255]
     scale = statistics.median(ratios or [5000.0])
     quality = (200 - scale) / 2 if scale <= 100 else 5000 / scale
     return max(1, min(100, round(quality)))

@@ -1,4 +1,4 @@
-"""Images that are near each other in the feature space of a network: the same scene once more, where a perceptual hash sees two."""
+"""Neighbours in the feature space of a network: images of the same scene that perceptual hashes do not match."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,25 +12,25 @@ from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats import features
 
-#: The cosine of two feature vectors from here on. Measured with MobileNetV2's averaged last layer: of 4,000 cats and dogs two different
-#: photographs have .871 at most, copies .971 at least; of 1,022 flowers an edited copy has .950, a second photograph of one plant .939,
-#: and two different daisies .909.
+#: Minimum cosine similarity of neighbours. Measured with the averaged last layer of MobileNetV2: of 4,000 cats and dogs, different
+#: photographs have at most .871, copies at least .971; of 1,022 flowers, an edited copy has .950, a second photograph of one plant
+#: .939, and two different daisies .909.
 NEAR = 0.93
 
-#: Comparing one block with all others takes BLOCK * N * 4 bytes.
+#: Rows per block; comparing a block with all others takes _BLOCK * N * 4 bytes.
 _BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
-    """Features of images: row i of `values`, (N, D) of length 1, belongs to the image at `positions[i]`."""
+    """Features of images: row i of `values`, (N, D) of norm 1, belongs to the image at `positions[i]`."""
 
     positions: list[int]
     values: NDArray[np.float32]
 
 
 def load(path: str | Path, images: Sequence[ImageFile]) -> ImageFeatures:
-    """Find the features of images; rows of others, and augmented views, are passed over.
+    """Find the features of images; rows of other images, and augmented views, are ignored.
 
     Raises:
         FormatError: They are maps, or broken.
@@ -38,7 +38,9 @@ def load(path: str | Path, images: Sequence[ImageFile]) -> ImageFeatures:
     """
     found = features.load(path)
     if found.values.ndim != 2:
-        raise FormatError(f"{path}: has maps of shape {found.values.shape[1:]}; neighbours need vectors: --pool avg")
+        raise FormatError(
+            f"{path}: maps of shape {found.values.shape[1:]}, but neighbours need vectors; extract with --pool avg"
+        )
     folder = os.path.dirname(path)
     rows = {
         os.path.realpath(os.path.join(folder, row.path)): number
@@ -51,7 +53,7 @@ def load(path: str | Path, images: Sequence[ImageFile]) -> ImageFeatures:
         if (real := os.path.realpath(image.path)) in rows
     ]
     if not known:
-        raise CnnkitError(f"{path}: has none of the pictures; run cnn-extract on them")
+        raise CnnkitError(f"{path}: has features of none of the images; run cnn-extract on them")
     values = np.asarray(found.values[[row for _, row in known]], dtype=np.float32)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     usable = np.isfinite(length[:, 0]) & (length[:, 0] > 0)

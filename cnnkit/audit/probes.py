@@ -1,7 +1,7 @@
-"""Leak probes: how well something that is not an image's content tells the class, or the split, that it is in.
+"""Leak probes: how well a property other than the content of an image predicts its class, or its split.
 
-A decision tree is cross-validated on one such thing alone. How often trees do as well on shuffled labels is the p-value. What tells
-classes apart without a look at the image may have traces in it that a network learns in place of them, and that it will miss elsewhere.
+A decision tree is cross-validated on that property alone. The p-value is the share of shuffled labels on which trees do as well. A
+property that predicts the class may leave traces in the pixels that a network learns in place of the content, and that other images lack.
 """
 
 import logging
@@ -22,18 +22,17 @@ from cnnkit.data.reader import usable_cores
 
 log = logging.getLogger("cnnkit")
 
-#: The share of sets without any leak in which a probe of a target is called significant nevertheless, at most: once for the class, and
-#: once for the splits.
+#: Maximum rate of false alarms on sets without leaks, for the class and for the split each.
 RATE = 0.05
 
-#: Significant is not yet much: a finding lies this far on the way from chance to certainty.
+#: A leak must be significant, and at least this share of the way from chance to certainty.
 WELL_ABOVE = 0.1
 
 _FOLDS = 5
-#: Images that are looked at: an accuracy's standard error is then about 0.01, and a probe takes seconds.
+#: Maximum number of images: the standard error of an accuracy is then about 0.01, and a probe takes seconds.
 _AT_MOST = 2000
-#: Shufflings, at most and unless so many of them have done as well: then the rest would not make it significant any more. With many
-#: probes more, or none of them could be significant. What is not well above chance, and so no finding, gets by with fewer.
+#: Maximum number of shufflings; with many probes there are more, or none of them could be significant. It ends early once `_ENOUGH` of
+#: them did as well, which rules out significance. Probes that are not well above chance get `_FEWER`.
 _SHUFFLINGS = 299
 _FEWER = 99
 _ENOUGH = 10
@@ -43,15 +42,15 @@ _QUANTILE = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How well one thing tells a target.
+    """How well one property predicts a target.
 
-    `accuracy` is balanced, the mean over the classes of how many of each are recognised, with its 95 % interval; `chance` is 1 / classes.
-    `leaks`: significant among all probes of this target, and well above chance.
+    `accuracy` is balanced (the mean of the recalls of the classes), with its 95 % interval; `chance` is 1 / classes. `leaks` means
+    significant among all probes of this target, and well above chance.
     """
 
     target: str
     probe: str
-    pictures: int
+    images: int
     accuracy: float
     accuracy_low: float
     accuracy_high: float
@@ -63,16 +62,16 @@ class Probe:
 def probe(
     target: str, labels: Sequence[str], columns: Mapping[str, NDArray[np.floating]], *, seed: int = 0
 ) -> list[Probe]:
-    """Probe a target by every thing that is known.
+    """Probe a target with every property.
 
     Args:
-        target: What the labels are, for the records: "class" or "split".
-        labels: N of them, of images that do not belong together: copies would be recognised.
-        columns: For each thing (N, numbers), NaN where it is not known. What is the same for all images is left out.
-        seed: Of the folds, the shufflings and the choice of images where there are many.
+        target: The meaning of the labels: "class" or "split".
+        labels: (N,), of images that do not belong together: copies would be recognised.
+        columns: For each property (N, numbers), NaN where unknown. Properties that are the same for all images are left out.
+        seed: For the folds, the shufflings and the sample of images.
 
     Returns:
-        The best probe first. None where there are not two classes with an image for each fold.
+        The best probe first. Empty unless two classes have an image for each fold.
 
     Source:
         p-values: Ojala and Garriga, Permutation tests for studying classifier performance, JMLR 11 (2010), test 1; stopped early as in
@@ -91,10 +90,10 @@ def probe(
 
 
 def _chosen(target: str, labels: Sequence[str], *, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Choose images of every class that has enough of them: their positions, and their classes as numbers from 0."""
+    """Sample images of every class that has enough of them: their positions, and their classes as numbers from 0."""
     counts = Counter(labels)
     names = sorted(label for label, count in counts.items() if count >= _FOLDS)
-    _say_what_is_left_out(target, sorted(set(counts) - set(names)), probed=len(names))
+    _report_left_out(target, sorted(set(counts) - set(names)), probed=len(names))
     generator = np.random.default_rng(seed)
     share = min(1.0, _AT_MOST / max(1, sum(counts[name] for name in names)))
     positions, numbers = [], []
@@ -106,8 +105,8 @@ def _chosen(target: str, labels: Sequence[str], *, seed: int) -> tuple[NDArray[n
     return np.array(positions, dtype=np.intp), np.array(numbers, dtype=np.int64)
 
 
-def _say_what_is_left_out(target: str, few: Sequence[str], *, probed: int) -> None:
-    reason = f"fewer than {_FOLDS} pictures that do not belong together in {messages.shortened(few, 5)}"
+def _report_left_out(target: str, few: Sequence[str], *, probed: int) -> None:
+    reason = f"fewer than {_FOLDS} unrelated images in {messages.shortened(few, 5)}"
     if few and probed < 2:
         log.info("no leak probes of the %s: %s", target, reason)
     elif few:
@@ -115,7 +114,7 @@ def _say_what_is_left_out(target: str, few: Sequence[str], *, probed: int) -> No
 
 
 def _ranked(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Replace numbers by their ranks, which trees see as well: float32 tells them apart, where seconds since 1970 are the same."""
+    """Replace numbers by their ranks, which are equivalent for trees; float32 would round seconds since 1970."""
     ranks = np.full(values.shape, np.nan, dtype=np.float32)
     for column, into in zip(values.T, ranks.T, strict=True):
         there = ~np.isnan(column)
@@ -124,7 +123,7 @@ def _ranked(values: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def _varies(values: NDArray[np.float32]) -> bool:
-    """Say whether there is anything to tell by; NaN is a value like others."""
+    """Check whether a property has more than one value; NaN counts as a value."""
     return any(len(np.unique(column)) > 1 for column in values.T)
 
 
@@ -139,7 +138,7 @@ def _probe(
     reached = tried = 0
     while tried < (most if _well_above(found) else _FEWER) and reached < _ENOUGH:
         tried += 1
-        # Values against labels is the same as labels against values, and leaves the folds as they are
+        # Shuffling values is equivalent to shuffling labels, and keeps the folds
         reached += bool(trees.recalls(generator.permutation(values)).mean() >= accuracy - 1e-12)
     return replace(found, p_value=reached / tried if reached == _ENOUGH else (reached + 1) / (tried + 1))
 
@@ -149,7 +148,7 @@ def _well_above(found: Probe) -> bool:
 
 
 class _Trees:
-    """A cross-validation of decision trees, to be repeated on other values for the same classes."""
+    """Cross-validation of decision trees, repeated on other values for the same classes."""
 
     def __init__(self, numbers: NDArray[np.int64], *, seed: int) -> None:
         self._numbers, self._counts = numbers, np.bincount(numbers)
@@ -158,22 +157,22 @@ class _Trees:
         self._weights = [compute_sample_weight("balanced", numbers[known]) for known, _ in self._folds]
 
     def recalls(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Give the share of each class that is recognised, (classes,), every image by a tree that has not seen it."""
+        """Compute the recall of each class, (classes,), every image predicted by a tree that was not trained on it."""
         hits = np.zeros(len(self._counts))
-        for (known, asked), weights in zip(self._folds, self._weights, strict=True):
+        for (known, held_out), weights in zip(self._folds, self._weights, strict=True):
             tree = DecisionTreeClassifier(
                 max_leaf_nodes=max(16, 2 * len(self._counts)), min_samples_leaf=5, random_state=0
             ).fit(values[known], self._numbers[known], sample_weight=weights)
-            truth = self._numbers[asked]
-            hits += np.bincount(truth[tree.predict(values[asked]) == truth], minlength=len(hits))
+            truth = self._numbers[held_out]
+            hits += np.bincount(truth[tree.predict(values[held_out]) == truth], minlength=len(hits))
         return hits / self._counts
 
 
 def _interval(recalls: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float, float]:
-    """Give the mean of recalls with its 95 % interval.
+    """Compute the mean of recalls with its 95 % interval.
 
-    The variance of each recall is that of Agresti and Coull's estimate, with two successes and two failures more: a class that is always
-    recognised is not known to be.
+    The variance of each recall is that of Agresti and Coull's estimate, with two more successes and two more failures: an observed
+    recall of 1 is not certain.
     """
     estimates = (recalls * counts + 2) / (counts + 4)
     variance = (estimates * (1 - estimates) / (counts + 4)).sum() / len(counts) ** 2
@@ -182,7 +181,7 @@ def _interval(recalls: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[
 
 
 def judged(found: Sequence[Probe]) -> list[Probe]:
-    """Say which probes are significant together (Holm) and well above chance."""
+    """Mark the probes that are significant after Holm's correction and well above chance."""
     judged, significant = [], True
     for place, each in enumerate(sorted(found, key=lambda one: one.p_value)):
         significant = significant and each.p_value <= RATE / (len(found) - place)

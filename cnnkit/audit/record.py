@@ -1,4 +1,4 @@
-"""The records of a check: findings, and pairs of images that belong together."""
+"""Records of a check: findings, and pairs of images that belong together."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,8 +9,8 @@ from cnnkit.data.source import ImageFile
 class Level(StrEnum):
     """How much a finding matters."""
 
-    ERROR = "error"  # no image, contradictory, or known to both training and test
-    WARNING = "warning"  # results will mislead unless somebody looks
+    ERROR = "error"  # not an image, contradictory labels, or in both training and test set
+    WARNING = "warning"  # results may mislead
     NOTE = "note"  # good to know
 
 
@@ -20,21 +20,21 @@ class FindingKind(StrEnum):
     UNREADABLE = "unreadable"
     EMPTY = "empty"
     BROKEN = "broken"
-    PASSED = "passed"  # lies in the folders, but is not read
-    EXTENSION = "extension"  # belongs to another format than the content
+    IGNORED = "ignored"  # in a folder, but not read
+    EXTENSION = "extension"  # contradicts the content
     SIZE = "size"
-    PLAIN = "plain"  # of one colour
-    RANGE = "range"  # a small share of what its bit depth holds
+    PLAIN = "plain"  # one colour
+    RANGE = "range"  # a small share of the bit depth is used
     EXIF = "exif"
     MODE = "mode"
     TWICE = "twice"  # one file, listed twice
-    IDENTICAL = "identical"  # two files, byte for byte the same
-    ALIKE = "alike"  # to the eye
+    IDENTICAL = "identical"  # exact duplicates: two files with the same bytes
+    ALIKE = "alike"  # near duplicates, by perceptual hash
     NEIGHBOUR = "neighbour"  # in feature space
     LABEL = "label"
     GROUP = "group"  # in several splits
     BALANCE = "balance"
-    LEAK = "leak"  # what is not content tells the class, or the split
+    LEAK = "leak"  # a property other than the content predicts the class, or the split
 
 
 @dataclass(frozen=True, slots=True)

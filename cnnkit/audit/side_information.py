@@ -1,4 +1,4 @@
-"""What is known of an image besides its pixels, as numbers: file size, sides, names, camera, columns of a manifest. No torch."""
+"""Side information on images as numbers: file size, sides, names, camera, columns of a manifest. No torch."""
 
 import logging
 import math
@@ -23,19 +23,19 @@ from cnnkit.formats import tables
 
 log = logging.getLogger("cnnkit")
 
-#: What may be content.
+#: Properties that may be content.
 COLOURS = frozenset({ProbeName.MEAN_COLOUR, ProbeName.BORDER_COLOUR})
 
-#: More distinct words than this are names, not categories.
+#: A column with more distinct words than this is not categorical.
 MOST_VALUES = 100
 
-#: Of words, so many are told apart, the most frequent ones; all others are one.
+#: The number of words that are distinguished, the most frequent ones; all others count as one.
 _WORDS = 30
 
-#: How many of the numbers in a name are looked at.
+#: The number of numbers in a file name that are used.
 _NUMBERS = 3
 
-#: A run of hexadecimal digits this long is a number or a hash.
+#: A run of eight or more hexadecimal digits is a number or a hash.
 _HASH = re.compile(r"(?=[0-9a-f]*[0-9])[0-9a-f]{8,}", re.IGNORECASE)
 _DIGITS = re.compile(r"[0-9]+")
 
@@ -43,10 +43,10 @@ _DIGITS = re.compile(r"[0-9]+")
 def probe_columns(
     images: Sequence[ImageFile], inspected: Sequence[InspectedImage], names: Sequence[ProbeName] = tuple(ProbeName)
 ) -> dict[str, NDArray[np.float64]]:
-    """Measure N images.
+    """Measure the properties of N images.
 
     Returns:
-        For each name (N, numbers), NaN where it is not known.
+        For each name (N, numbers), NaN where unknown.
     """
     labels = sorted({image.label for image in images if image.label is not None})
     stems = [_stem(image, labels) for image in images]
@@ -76,15 +76,15 @@ def _numbers(rows: Iterable[Iterable[float | None]]) -> NDArray[np.float64]:
 
 
 def _words(words: Sequence[str | None]) -> NDArray[np.float64]:
-    """One column a word: 1 where an image has it."""
+    """One-hot encode words: one column for each."""
     known = [word for word, _ in Counter(words).most_common(_WORDS)]
     return np.array([[word == each for each in known] for word in words], dtype=np.float64)
 
 
 def _stem(image: ImageFile, labels: Sequence[str]) -> str:
-    """Take a file's name without its ending, and without the words that are classes: a label in a name is no leak but a label.
+    """Return the stem of a file name without the names of classes: a label in a file name is not a leak.
 
-    Every label is taken from every name, and as a word alone: the class i is not in img_0001.
+    All labels are removed from every name, but only as whole words: the class i is not in img_0001.
     """
     stem = os.path.splitext(os.path.basename(image.path))[0]
     for label in labels:
@@ -100,12 +100,12 @@ def _pattern(stem: str) -> str:
 
 
 def _numbers_in(stem: str) -> list[float | None]:
-    """Give the first numbers in a name: images of one series have them in the order in which they were taken."""
+    """Return the first numbers in a name: in a series they follow the order in which images were taken."""
     found: list[float | None] = [float(digits[:30]) for digits in _DIGITS.findall(stem)[:_NUMBERS]]
     return found + [None] * (_NUMBERS - len(found))
 
 
-#: What is known of every image without decoding it: its sides in pixels, upright, their quotient, and its file's size.
+#: Properties that need no decoding: upright sides in pixels, their ratio, and the file size.
 MEASURES: Mapping[str, Callable[[str], float]] = {
     "width": lambda path: decode.upright_size(path)[0],
     "height": lambda path: decode.upright_size(path)[1],
@@ -115,28 +115,28 @@ MEASURES: Mapping[str, Callable[[str], float]] = {
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Read `width,height`.
+    """Parse `width,height`.
 
     Raises:
-        UsageError: A name is missing, or there twice.
+        UsageError: A name is empty or repeated.
     """
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
-        raise UsageError(f'--with "{text}": give names with commas between, such as width,height')
+        raise UsageError(f'--with "{text}": give names separated by commas, such as width,height')
     if len(set(names)) < len(names):
-        raise UsageError(f'--with "{text}": a name stands twice')
+        raise UsageError(f'--with "{text}": a name is repeated; give each once')
     return names
 
 
 class Columns:
-    """Where the values of columns come from: the images themselves, or a manifest that lists them."""
+    """Columns of side information, from the image files or from a manifest."""
 
     def __init__(self, names: Sequence[str], manifest: str | Path | None) -> None:
         """Prepare to read columns.
 
         Args:
-            names: Of the manifest, or of MEASURES; the manifest's count first.
-            manifest: Its rows are known by the files that their paths lead to.
+            names: Columns of the manifest, or names of MEASURES; the manifest has precedence.
+            manifest: Its rows are found by the real paths of their files.
 
         Raises:
             UsageError: A name is neither, or it is the label itself.
@@ -147,7 +147,7 @@ class Columns:
         there = next(iter(self._listed.values()), {})
         for name in names:
             if name == "label":
-                raise UsageError("--with label: that is what is to be learnt")
+                raise UsageError("--with label: the label is the target; drop it")
             if name not in there and name not in MEASURES:
                 known = [*MEASURES, *(column for column in there if column not in ("path", "label"))]
                 more = "" if manifest is not None else "; columns of a manifest come with --columns MANIFEST.tsv"
@@ -159,10 +159,10 @@ class Columns:
         self._measured = {name: MEASURES[name] for name in names if name not in there}
 
     def of(self, paths: Iterable[str]) -> list[list[str | float]]:
-        """Give a list for each name, with a value for each image; those from a manifest are words still.
+        """Return a list for each name, with a value for each image; values of a manifest are strings.
 
         Raises:
-            CnnkitError: An image is not in the manifest, or not on the disk.
+            CnnkitError: An image is not in the manifest, or its file cannot be read.
         """
         known: dict[str, list[str | float]] = {}  # views of an image share its path
         rows = [known[path] if path in known else known.setdefault(path, self._row(path)) for path in paths]
@@ -171,12 +171,12 @@ class Columns:
     def _row(self, path: str) -> list[str | float]:
         fields = self._listed.get(os.path.realpath(path), {})
         if self._listed and not fields:
-            raise CnnkitError(f"{path} is not in {self.manifest}; --columns takes a manifest that lists every picture")
+            raise CnnkitError(f"{path} is not in {self.manifest}; --columns needs a manifest of all images")
         try:
             return [self._measured[name](path) if name in self._measured else fields[name] for name in self.names]
         except (BadImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise CnnkitError(f"{path}: {reason}; --with {', '.join(self._measured)} looks at the pictures") from error
+            raise CnnkitError(f"{path}: {reason}; --with {', '.join(self._measured)} reads the images") from error
 
 
 def _by_image(manifest: str | Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -196,24 +196,24 @@ def _aspect(width: int, height: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How the values of one column become numbers: one, standardised, or one for each word; fitted on training rows."""
+    """Encoding of one column, fitted on training rows: standardised numbers, or one-hot words."""
 
     name: str
     words: tuple[str, ...] | None = None
     mean: float = 0.0
-    scale: float = 0.0  # what a deviation is multiplied by
+    scale: float = 0.0  # 1 / standard deviation
 
     @classmethod
     def fit(cls, name: str, train: Sequence[str | float], others: Sequence[str | float]) -> Self:
-        """Look at the training rows' values; at the others only to see whether all are numbers.
+        """Fit to the training values; the others only decide whether all are numbers.
 
         Raises:
-            UsageError: More words than categories have.
+            UsageError: There are too many different words, or numbers are mixed with empty values.
         """
         empty = sum(value == "" for value in [*train, *others])
         if empty and any(_number(value) is not None for value in train):
             raise UsageError(
-                f"--with {name}: empty for {empty} of the pictures, and a number for others; fill it in, or leave them out"
+                f"--with {name}: empty for {empty} of the images, a number for others; fill it in, or leave these images out"
             )
         numbers = [_number(value) for value in train]
         if any(number is None for number in numbers) or any(_number(value) is None for value in others):
@@ -221,7 +221,7 @@ class Encoding:
             if len(words) > MOST_VALUES:
                 raise UsageError(
                     f"--with {name}: {len(words)} different values, such as {words[0]}; "
-                    f"a column of words has {MOST_VALUES} at most"
+                    f"a categorical column has at most {MOST_VALUES}"
                 )
             cls._warn_of_constant(name, constant=len(words) < 2)
             return cls(name, words=words)
@@ -233,10 +233,10 @@ class Encoding:
     @staticmethod
     def _warn_of_constant(name: str, *, constant: bool) -> None:
         if constant:
-            log.warning("--with %s: the same for all pictures to learn from; it tells nothing", name)
+            log.warning("--with %s: the same for all training images; it has no effect", name)
 
     def __call__(self, values: Sequence[str | float]) -> NDArray[np.float32]:
-        """Encode, (N,) -> (N, 1) or (N, words); a word that training did not have is all zeros."""
+        """Encode, (N,) -> (N, 1) or (N, words); a word that was not in the training rows is all zeros."""
         if self.words is None:
             numbers = np.array([_number(value) for value in values], dtype=np.float64)
             return ((numbers - self.mean) * self.scale)[:, None].astype(np.float32)

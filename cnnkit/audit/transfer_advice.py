@@ -1,8 +1,8 @@
-"""Which of the four textbook cases of transfer learning a set of images is, and the command that follows from it.
+"""Which of the four textbook cases of transfer learning applies to a set of images, and the command for it.
 
-            similar                                   different
-    small   a new head on the backbone's features         a head on features of an earlier layer
-    large   all layers trained, from the backbone's own   from scratch
+            similar                                       different
+    small   a head on the features of the backbone        a head on the features of an earlier layer
+    large   fine-tuning of all layers                     training from scratch
 
 Source: Stanford CS231n, Transfer Learning; Udacity's Deep Learning course, whose table of the four cases this is.
 """
@@ -36,20 +36,20 @@ from cnnkit.nets.classifier import Extractor
 
 log = logging.getLogger("cnnkit")
 
-#: How many images are looked at: enough for a standard error of 2 or 3 %, in seconds.
+#: Images in the sample: enough for a standard error of 2 or 3 %, in seconds.
 SAMPLE = 300
 
-# At least so many images of each class, one for each fold of the cross-validation.
+# Folds of the cross-validation, and so the minimum number of images of each class.
 _FOLDS = 5
 
-# The difference of two layers counts from here on, in standard errors: about 95 %.
+# The minimum difference of two layers, in standard errors: about 95 % confidence.
 _CLEARLY = 2.0
 
 _BATCH = 32
 
 
 class Similarity(StrEnum):
-    """Whether the backbone's last layer serves these images, too."""
+    """Whether the last layer of the backbone suits the images."""
 
     SIMILAR = "similar"
     DIFFERENT = "different"
@@ -57,17 +57,17 @@ class Similarity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What a set is like, and what to do.
+    """The case of transfer learning, its measurements, and the command.
 
-    `accuracy` is that of a logistic regression on the averaged features of a layer of the backbone, cross-validated on the images that
-    were looked at, the last layer first; `gain` how much better the best of the earlier layers is, and `gain_error` its standard error.
+    `accuracy` is that of a logistic regression on the averaged features of a layer of the backbone, cross-validated on `sampled`
+    images, the last layer first; `gain` is by how much the best earlier layer is better, `gain_error` its standard error.
     """
 
-    pictures: int
+    images: int
     classes: int
     per_class: int
     size: DatasetSize
-    looked_at: int
+    sampled: int
     accuracy: dict[str, float]
     gain: float
     gain_error: float
@@ -78,7 +78,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class SourceNames:
-    """How the command line names a set: the sources, and those that validate where they are others."""
+    """The sources of the command line, and those of a separate validation set."""
 
     words: Sequence[str]
     val: Sequence[str] = ()
@@ -91,20 +91,20 @@ def advise(
     config: AdviseConfig,
     callbacks: Callbacks | None = None,
 ) -> Advice:
-    """Measure whether a pretrained backbone's last layer serves a set best, and name the case.
+    """Measure whether the last layer of a pretrained backbone is the best one for a set of images, and name the case.
 
-    The set is similar to what the backbone was trained on unless an earlier layer is clearly better than the last one: features that
-    tell ImageNet's classes apart have then lost what these images would need.
+    If an earlier layer is clearly better than the last one, the set differs from what the backbone was trained on: features that separate
+    the classes of ImageNet have lost what these images need. Otherwise it is similar.
 
     Args:
-        data: The set; the images for training alone are looked at.
-        sources: How the command line names it, for the command that is proposed.
-        config: The backbone, where it runs, and the seed.
+        data: The set; only its training images are used.
+        sources: Its names on the command line, for the proposed command.
+        config: The backbone, the device and the seed.
         callbacks: Progress and skipped images.
 
     Raises:
         UsageError: Random weights, or a backbone without earlier layers to compare with.
-        CnnkitError: The weights cannot be had, or a class has too few images.
+        CnnkitError: The weights are not available, or a class has too few images.
     """
     callbacks, config = callbacks or Callbacks(), config.checked()
     backbone, weights, seed = config.backbone, config.weights, config.seed
@@ -129,35 +129,37 @@ def advise(
     for shown, outputs in runner.in_batches(results, _BATCH, skip=callbacks.skip):
         labels += [image.label or "" for image in shown]
         features.append(outputs)
-    for label in data.classes:  # some may have turned out to be none
+    if not labels:
+        raise CnnkitError("none of the sampled images can be used; cnn-check finds the reasons")
+    for label in data.classes:  # some images may have been skipped
         _check_enough(label, labels.count(label))
     callbacks.phase("measuring layers")
     right = _right([np.concatenate(layer) for layer in zip(*features, strict=True)], labels, seed=seed)
     accuracy = {name: round(float(each.mean()), 4) for name, each in zip(layers_extractor.names, right, strict=True)}
     best = max(range(1, len(right)), key=lambda index: right[index].mean())
-    gained = right[best] - right[0]  # on the same images: those that both get right or wrong say nothing
+    gained = right[best] - right[0]  # paired, on the same images
     gain, error = float(gained.mean()), float(gained.std()) / len(gained) ** 0.5
     similarity = Similarity.DIFFERENT if gain > _CLEARLY * error else Similarity.SIMILAR
     size = train_val.dataset_size(len(data.train))
     log.info(
-        "%s: %s pictures for training, %s than %s; %s: layer %s of %s tells %.1f %% of them apart, its last one %.1f %% (+- %.1f)",
+        "%s: %s training images, %s %s; %s: accuracy %.1f %% with layer %s of %s, %.1f %% with its last layer (difference +- %.1f)",
         size,
         f"{len(data.train):,}",
-        "no fewer" if size is DatasetSize.LARGE else "fewer",
+        "at least" if size is DatasetSize.LARGE else "fewer than",
         f"{train_val.LARGE:,}",
         similarity,
+        100 * right[best].mean(),
         layers_extractor.names[best],
         backbone,
-        100 * right[best].mean(),
         100 * right[0].mean(),
         100 * _CLEARLY * error,
     )
     return Advice(
-        pictures=len(data.train),
+        images=len(data.train),
         classes=len(data.classes),
         per_class=int(counts.min()),
         size=size,
-        looked_at=len(labels),
+        sampled=len(labels),
         accuracy=accuracy,
         gain=round(gain, 4),
         gain_error=round(error, 4),
@@ -175,7 +177,7 @@ def advise(
 
 
 def _sample(data: TrainValImages, *, seed: int) -> list[ImageFile]:
-    """Choose as many images of every class, at least one for each fold."""
+    """Sample the same number of images of each class, at least one for each fold."""
     each = max(SAMPLE // len(data.classes), _FOLDS)
     chosen = []
     for label in data.classes:
@@ -187,15 +189,15 @@ def _sample(data: TrainValImages, *, seed: int) -> list[ImageFile]:
 
 def _check_enough(label: str, count: int) -> None:
     if count < _FOLDS:
-        raise CnnkitError(f"{count} pictures of the class {label}; {_FOLDS} of each are the least to say anything")
+        raise CnnkitError(f"class {label} has {count} usable images; cnn-advise needs at least {_FOLDS} of each class")
 
 
 def _right(features: Sequence[NDArray[np.float32]], labels: Sequence[str], *, seed: int) -> list[NDArray[np.float64]]:
-    """Tell for each layer which images a logistic regression gets right that was fitted on the other folds."""
+    """Return for each layer which images a logistic regression fitted on the other folds predicts correctly."""
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
     right = []
     for rows in features:
-        # As strong a penalty for many features as for few: the logits' scale grows with their number
+        # The scale of the logits grows with the number of features; this keeps the penalty equally strong
         model = make_pipeline(StandardScaler(), LogisticRegression(C=10 / rows.shape[1], max_iter=300))
         right.append((cross_val_predict(model, rows, labels, cv=folds) == np.array(labels)).astype(np.float64))
     return right

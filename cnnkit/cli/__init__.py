@@ -1,4 +1,4 @@
-"""The manners of every command, once: words on the command line, output, notices, errors and exit status.
+"""What all commands share: the command line, output, notices, errors and exit statuses.
 
 Only `tools/` imports this package, and only this package imports typer or rich. A command is a typed function:
 
@@ -22,11 +22,11 @@ Only `tools/` imports this package, and only this package imports typer or rich.
         with cli.callbacks("doing", errors=errors) as callbacks:
             cli.emit(thing.run(cli.images(sources), config, callbacks=callbacks), as_json)
 
-`config` is a dataclass of the library whose fields are options (`cnnkit.option_fields`); words that commands share stand in `cli.options`.
+`config` is a dataclass of the library whose fields are options (`cnnkit.option_fields`); options that commands share are in `cli.options`.
 
-Exit status: 0 done; 1 failed, nothing written unless named; 2 wrong usage; 3 done, but some images were skipped; 4 a gate was not met;
-130 interrupted; 141 the reader of our output went away, as the shell reports it for any other program. A command that writes files while
-it emits rows calls `cli.finish_files` first: then it goes on to the end, whoever reads.
+Exit statuses: 0 success; 1 failure, nothing written unless the message says so; 2 usage error; 3 success, but some images were skipped; 4
+a gate was not met; 130 interrupted; 141 the reader of standard output closed it, as the shell reports for any other program. A command
+that writes files while it emits rows calls `cli.finish_files` first, to write its files even if the rows are no longer read.
 """
 
 from cnnkit.cli import options

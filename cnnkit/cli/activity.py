@@ -1,6 +1,6 @@
-"""A spinner on stderr for the time in which a command is silent: it imports, loads, exports, or works at a single image.
+"""A spinner on stderr while a command prints nothing: during imports, loading, export, or work on a single image.
 
-It appears after a second without a bar or a row on the terminal, and is gone before the next one.
+It appears after a second without a progress bar or a row on the terminal, and disappears before the next one.
 """
 
 import contextlib
@@ -15,33 +15,36 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.spinner import Spinner
 
-#: Seconds of silence before it appears.
+#: Seconds without output before it appears.
 DELAY = 1.0
 
 
 class Activity:
-    """What goes on, in words: shown while nothing else on the terminal shows that the command works."""
+    """The spinner with a label, shown while nothing else on the terminal shows that the command is working."""
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled, self._label = enabled, "starting"
         self._lock = threading.RLock()
-        self._due = math.inf  # when it appears, by the monotonic clock, unless something moves that
-        self._thread: threading.Thread | None = None  # which waits for that; one for all
-        self._looks, self._earlier = math.inf, threading.Condition(self._lock)  # when it looks, unless it is woken
+        self._due = math.inf  # the monotonic time at which it appears, unless output postpones it
+        self._thread: threading.Thread | None = None  # waits until then
+        self._looks, self._earlier = (
+            math.inf,
+            threading.Condition(self._lock),
+        )  # the time at which the thread wakes up by itself
         self._spinner: Spinner | None = None
         self._live: Live | None = None
-        self._covered = 0  # bars that are drawn
+        self._covered = 0  # number of progress bars
         self._stderr = sys.stderr
 
     def name(self, label: str) -> None:
-        """Say what goes on from now on."""
+        """Set the label."""
         with self._lock:
             self._label = label
             if self._spinner is not None:
                 self._spinner.update(text=_text(label))
 
     def hide(self) -> None:
-        """Make room for something else on the terminal; it comes back after another while of silence."""
+        """Hide the spinner for other output; it appears again after another delay."""
         if not self._enabled:
             return
         with self._lock:
@@ -56,7 +59,7 @@ class Activity:
                 self._earlier.notify_all()
 
     def _watch(self) -> None:
-        """Show it whenever it is due, until the command is over. Each line of output puts it off, which wakes nobody."""
+        """Show the spinner when it is due, until the command ends; output postpones it without waking this thread."""
         with self._lock:
             while self._enabled:
                 self._looks = self._due
@@ -64,7 +67,7 @@ class Activity:
                 if left > 0:
                     self._earlier.wait(left if math.isfinite(left) else None)
                     continue
-                # The command's own thread may have put another stream in its place for a while
+                # The command's thread may have replaced stderr for a while
                 if sys.stderr is not self._stderr:
                     self._due = time.monotonic() + DELAY
                     continue
@@ -88,7 +91,7 @@ class Activity:
 
     @contextlib.contextmanager
     def covered(self) -> Generator[None]:
-        """Stay away while a bar is drawn."""
+        """Hide the spinner while a progress bar is drawn."""
         with self._lock:
             self._covered += 1
             self.hide()
@@ -102,7 +105,7 @@ class Activity:
 
     @contextlib.contextmanager
     def watching(self, out: TextIO) -> Generator[TextIO]:
-        """Watch a command; gives its output, which hides the spinner before it writes, where it goes to a terminal."""
+        """Run the spinner for a command; yields its output stream, which on a terminal hides the spinner before it writes."""
         if not self._enabled:
             yield out
             return
@@ -112,18 +115,18 @@ class Activity:
             yield cast(TextIO, _Hiding(out, self)) if out.isatty() else out
         finally:
             with self.covered(), self._lock:
-                self._enabled = False  # after this nothing starts it again
+                self._enabled = False  # never shown again
                 self._earlier.notify_all()
 
 
 class _Hiding:
-    """A stream of which every piece of output hides the spinner first."""
+    """A stream that hides the spinner before each output."""
 
     def __init__(self, stream: TextIO, activity: Activity) -> None:
         self._stream, self._activity = stream, activity
 
     def write(self, text: str) -> int:
-        """Write, with the spinner out of the way."""
+        """Hide the spinner and write."""
         self._activity.hide()
         return self._stream.write(text)
 
@@ -136,6 +139,6 @@ def _text(label: str) -> str:
 
 
 def wanted(*, quiet: bool) -> bool:
-    """Decide whether a spinner is wanted: stderr is a terminal, and nobody types words there that are read."""
+    """Return whether to show a spinner: stderr is a terminal, and standard input is not being typed there."""
     typing = "-" in sys.argv and sys.stdin is not None and sys.stdin.isatty()
     return not quiet and not typing and sys.stderr is not None and sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""A typed function becomes a program: its command line, its manners, its exit status."""
+"""Turn a typed function into a program, with command line, error handling and exit status."""
 
 import contextlib
 import functools
@@ -17,18 +17,19 @@ import typer
 import typer.main
 
 from cnnkit import messages
+from cnnkit.cli import completion
 from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
 from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, typer_option
 from cnnkit.cli.streams import (
-    ReaderGoneError,
+    OutputClosedError,
+    detecting_closed_stdout,
     interruptible,
     notices,
-    noticing_that_the_reader_is_gone,
+    sigterm_as_exit,
     standard_streams,
     stdout_for_data_only,
-    terminated_like_interrupted,
 )
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import cache
@@ -43,22 +44,22 @@ def image_command(function: Callable[..., None]) -> Callable[..., NoReturn]:
 def command(function: Callable[..., None], *, decodes: bool = False) -> Callable[..., NoReturn]:
     """Turn a typed function into a program: `main()` parses the command line, runs, and exits.
 
-    The function's docstring is the help; what follows its line `Examples:` is printed last and as it stands.
+    The function's docstring is the help; what follows its line `Examples:` is printed last, verbatim.
     `--quiet`, `--version`, `-h` and shell completion are added.
 
     Args:
-        function: The body of the command. Its file's name gives the command's name.
-        decodes: It decodes images: `--max-pixels` bounds them.
+        function: The body of the command, which is named after the function's file.
+        decodes: The command decodes images: add `--max-pixels`.
 
     Returns:
-        The entry point. It takes an optional list of arguments, and always exits.
+        The entry point, which takes an optional list of arguments and always exits.
     """
     name = Path(function.__code__.co_filename).stem.replace("_", "-")
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\nExamples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
     declared, assemble = _expanded(inspect.signature(function, eval_str=True).parameters.values())
-    asked: list[tuple[bool, int | None, Mapping[str, Any], frozenset[str]]] = []
+    parsed: list[tuple[bool, int | None, Mapping[str, Any], frozenset[str]]] = []
 
     @functools.wraps(function)
     def note(
@@ -74,7 +75,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
             name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
         )
         _demand_finite(context, {name: words[name] for name in given})
-        asked.append((quiet, max_pixels, words, given))
+        parsed.append((quiet, max_pixels, words, given))
 
     if decodes:
         declared.append(
@@ -87,23 +88,28 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
     ]
     note.__signature__ = inspect.Signature(declared)  # type: ignore[attr-defined] # read by inspect
     note.__annotations__ = {parameter.name: parameter.annotation for parameter in declared}
-    del note.__wrapped__  # or inspect would look past the signature above
+    del note.__wrapped__  # otherwise inspect would ignore the signature above
 
     flags = {f"--{parameter.name.replace('_', '-')}" for parameter in declared}
 
-    def run(argv: Sequence[str] | None) -> int:
-        # rich draws panels for people; a pipe gets plain text, and the start without rich is twice as fast.
+    def parser(*, rich: bool = False) -> Any:  # noqa: ANN401 - typer's own click is private
         app = typer.Typer(
-            rich_markup_mode="rich" if sys.stdout.isatty() else None,
+            rich_markup_mode="rich" if rich else None,
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         )
         app.command(cls=Command, help="\n\n".join(paragraphs), epilog=examples)(note)
-        asked.clear()
-        with noticing_that_the_reader_is_gone():
-            status = typer.main.get_command(app).main(args=argv, prog_name=name, standalone_mode=False)
-        # The work comes after typer is done: its loop has ideas of its own about pipes that break and input that ends
-        for quiet, max_pixels, words, given in asked:
-            with interruptible(), manners(name, quiet=quiet), _bounded(max_pixels):
+        built = typer.main.get_command(app)
+        completion.wire(built, name)
+        return built
+
+    def run(argv: Sequence[str] | None) -> int:
+        parsed.clear()
+        with detecting_closed_stdout():
+            # rich draws panels on a terminal; in a pipe the help is plain text, and starts twice as fast without rich
+            status = parser(rich=sys.stdout.isatty()).main(args=argv, prog_name=name, standalone_mode=False)
+        # The command runs after typer's main loop, which handles broken pipes and the end of input in its own way
+        for quiet, max_pixels, words, given in parsed:
+            with interruptible(), run_environment(name, quiet=quiet), _bounded(max_pixels):
                 function(**assemble(words, given))
         return status or 0
 
@@ -114,12 +120,13 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
             status = _guarded(name, lambda: run(argv), remedies=flags, words=words)
         sys.exit(status)
 
+    program.parser = parser  # type: ignore[attr-defined] # read by cnnkit.cli.man
     return program
 
 
 @contextlib.contextmanager
 def _bounded(pixels: int | None) -> Generator[None]:
-    """Refuse images of more pixels; by default the bound is Pillow's."""
+    """Limit the pixels of images; by default to Pillow's limit."""
     if pixels is None:
         yield
         return
@@ -130,21 +137,21 @@ def _bounded(pixels: int | None) -> Generator[None]:
 
 
 def _demand_finite(context: typer.Context, given: Mapping[str, Any]) -> None:
-    """Refuse what Python reads as a number that is none: nan, inf, 1e400."""
+    """Raise an error for options that Python reads as NaN or infinite: nan, inf, 1e400."""
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
             (flags,) = (parameter.opts for parameter in context.command.params if parameter.name == name)
-            raise UsageError(f"{max(flags, key=len)}: {value} is not a number that it can be; give a finite one")
+            raise UsageError(f"{max(flags, key=len)}: {value} is not a finite number")
 
 
 def _expanded(
     parameters: Iterable[inspect.Parameter],
 ) -> tuple[list[inspect.Parameter], Callable[[Mapping[str, Any], frozenset[str]], dict[str, Any]]]:
-    """Replace each parameter whose type is a configuration dataclass by the options that are its fields.
+    """Replace each parameter of a configuration dataclass by options for its fields.
 
     Returns:
-        The parameters for typer, and a function that puts the parsed values back into the dataclasses. It also takes the names of the
-        options that stood on the command line.
+        The parameters for typer, and a function that makes the dataclasses from the parsed values and the names of the options on the
+        command line.
     """
     declared: list[inspect.Parameter] = []
     configs: dict[str, tuple[type, list[str]]] = {}
@@ -167,7 +174,7 @@ def _expanded(
         moved += [each for each in fields if each.after]
     names = [parameter.name for parameter in declared]
     assert len(set(names)) == len(names), f"an option is declared twice: {names}"
-    while moved:  # what another one stands after is put into its place first
+    while moved:  # first move the options that others are placed after
         waiting = {each.name for each in moved}
         each = next(each for each in moved if not waiting & set(each.after))
         moved.remove(each)
@@ -185,7 +192,7 @@ def _expanded(
 
 
 def _move(declared: list[inspect.Parameter], option: OptionSpec) -> None:
-    """Put an option after the last of those that it names, where there is one."""
+    """Move an option after the last of those in its `after`, if any of them exists."""
     (own,) = (parameter for parameter in declared if parameter.name == option.name)
     others = [parameter for parameter in declared if parameter is not own]
     places = [place for place, parameter in enumerate(others, start=1) if parameter.name in option.after]
@@ -194,19 +201,19 @@ def _move(declared: list[inspect.Parameter], option: OptionSpec) -> None:
 
 
 def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = (), words: Sequence[str] = ()) -> int:
-    """Run, and turn whatever comes out into an exit status and at most one line.
+    """Run a command, and turn any error into an exit status and at most one line.
 
     Args:
-        name: The command's.
-        call: Its work.
-        remedies: The options that it has, for advice.
-        words: Of the command line, for advice.
+        name: The name of the command.
+        call: The body of the command.
+        remedies: The command's options, for remedies in messages.
+        words: The command line, for remedies in messages.
     """
     try:
         status = call()
-        sys.stdout.flush()  # what cannot be written must fail here, not when the interpreter exits
+        sys.stdout.flush()  # write errors must be raised here, not when the interpreter exits
     except UsageError as error:
-        if not rank():  # all read the same command line
+        if not rank():  # all processes have the same command line
             complain(name, str(error))
         return error.exit_status
     except CnnkitError as error:
@@ -215,7 +222,7 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
     except KeyboardInterrupt:
         complain(name, "interrupted")
         return 130
-    except (BrokenPipeError, ReaderGoneError):
+    except (BrokenPipeError, OutputClosedError):
         _silence_stdout()
         return 141
     except typer.Exit as stop:
@@ -225,13 +232,13 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
         complain(_speaker(name), f"{os.fsdecode(error.filename)}: {reason}" if _is_path(error.filename) else reason)
         return 1
     except Exception as error:
-        if _interrupted(error):  # in the middle of an import, which made another error of it
+        if _interrupted(error):  # during an import, which may turn it into another error
             complain(name, "interrupted")
             return 130
-        # typer's usage errors: its own click is private, what they share is this method
+        # typer's usage errors have this method; their classes are private
         format_message = getattr(error, "format_message", None)
         if format_message is None:
-            from cnnkit.engine import device_errors  # here, since --help needs none of it
+            from cnnkit.engine import device_errors  # here, because --help does not need it
 
             found = device_errors.explained(error, remedies=remedies)
             if found is None:
@@ -247,13 +254,13 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
 
 
 def _is_path(filename: object) -> bool:
-    """Whether an OSError names a file; some have a descriptor's number there, or nothing."""
+    """Return whether an OSError has a file name, not a descriptor's number or nothing."""
     return isinstance(filename, str | bytes | os.PathLike) and bool(filename)
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is what an error came of."""
-    for _ in range(100):  # chains can be circles
+    """Return whether Ctrl-C caused an error."""
+    for _ in range(100):  # chains can have cycles
         if error is None:
             return False
         if isinstance(error, KeyboardInterrupt):
@@ -266,18 +273,18 @@ _MODEL_MISSING = "missing option '--model'"
 
 
 def _model_among(words: Sequence[str]) -> str:
-    """Propose the option for a model that stands on the command line without it."""
+    """Suggest -m for a model that is on the command line without it."""
     model = next((word for word in words if word.endswith((".onnx", ".pt")) and not word.startswith("-")), None)
     return f"write -m {model} if that is the model, or " if model is not None else ""
 
 
 def _speaker(name: str) -> str:
-    """Name a process of several, too: an image that only one machine lacks, a GPU's memory that only one has filled."""
+    """Return the command's name, with the rank of one of several processes, since an error may occur in only one."""
     return f"{name} (rank {rank()})" if rank() else name
 
 
 def _plain(message: str) -> str:
-    """Give a usage error of typer's in our words: its values are checked by pydantic, which has a way of its own to begin."""
+    """Reword a usage error of typer, without the prefixes of pydantic, which checks values."""
     message = re.sub(r": (Value error, |Input (?=should))", ": ", message[:1].lower() + message[1:])
     choice = re.search(r": '(.*)' is not one of ('.*')$", message)
     if choice is not None:
@@ -287,7 +294,7 @@ def _plain(message: str) -> str:
 
 
 def _drop_unrelated(error: Exception) -> None:
-    """Propose no option that is hidden, or that is not like the one that was written."""
+    """Remove suggestions of hidden options and of options that are not similar to the given one."""
     possible = getattr(error, "possibilities", None)
     context = getattr(error, "ctx", None)
     if possible and context is not None:
@@ -298,33 +305,35 @@ def _drop_unrelated(error: Exception) -> None:
 
 
 def _silence_stdout() -> None:
-    """Keep the interpreter from complaining about the broken pipe a second time, when it flushes at exit."""
+    """Prevent a second error about the broken pipe when the interpreter flushes stdout at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
-def manners(name: str, *, quiet: bool) -> Generator[None]:
-    """Everything around the body of a command, put back as it was afterwards."""
+def run_environment(name: str, *, quiet: bool) -> Generator[None]:
+    """Set up everything around the body of a command, and restore it afterwards."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(terminated_like_interrupted())
-        if not sys.warnoptions:  # as for every program: warnings are for its developers, who ask for them with -W
+        stack.enter_context(sigterm_as_exit())
+        if not sys.warnoptions:  # warnings are for developers, who can enable them with -W
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
         out = stack.enter_context(stdout_for_data_only())
-        # Of several processes the first one speaks
+        # Of several processes, only the first prints notices
         level = logging.CRITICAL if rank() else logging.WARNING if quiet else logging.INFO
-        stack.enter_context(notices(name, level=level))
+        notes = stack.enter_context(notices(name, level=level))
         activity = Activity(enabled=wanted(quiet=quiet) and not rank())
         out = stack.enter_context(activity.watching(out))
-        run = stack.enter_context(running(Invocation(name, out, quiet=quiet, activity=activity)))
+        run = stack.enter_context(
+            running(Invocation(name, out, quiet=quiet, activity=activity, works=notes.print_waiting))
+        )
         try:
             yield
         except BaseException:
-            with contextlib.suppress(OSError):  # what was wrong first is what is reported
+            with contextlib.suppress(OSError):  # report the first error
                 out.flush()
             raise
         run.settle()
     if run.skipped:
-        complain(name, f"{run.skipped} {'picture was' if run.skipped == 1 else 'pictures were'} skipped")
+        complain(name, f"{run.skipped} {'image was' if run.skipped == 1 else 'images were'} skipped")
         raise typer.Exit(3)

@@ -1,9 +1,9 @@
-"""One run of one program: where its data goes, whether it is quiet, what it skipped; and lines for people."""
+"""The state of one run of a command: its output, --quiet, what it skipped; and messages on stderr."""
 
 import contextlib
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TextIO, cast
 
 from cnnkit.cli.activity import Activity
@@ -11,14 +11,14 @@ from cnnkit.messages import printable
 
 
 class Unfailing:
-    """A stream whose first error is kept: what is written from then on is dropped, and whoever writes goes on."""
+    """A stream that keeps its first error and discards further output, so that the command continues."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.error: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write, as long as that works."""
+        """Write, unless there was an error."""
         if self.error is None:
             try:
                 return self._stream.write(text)
@@ -27,7 +27,7 @@ class Unfailing:
         return len(text)
 
     def flush(self) -> None:
-        """Flush, as long as that works."""
+        """Flush, unless there was an error."""
         if self.error is None:
             try:
                 self._stream.flush()
@@ -39,28 +39,43 @@ class Unfailing:
 
 
 class Invocation:
-    """What a single run has to remember: where data goes, whether to be quiet, and what was skipped."""
+    """The state of a single run: its output, --quiet, and what was skipped."""
 
-    def __init__(self, name: str, out: TextIO, *, quiet: bool, activity: Activity | None = None) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        out: TextIO,
+        *,
+        quiet: bool,
+        activity: Activity | None = None,
+        works: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start a run.
+
+        Args:
+            name: The name of the command.
+            out: The stream for data.
+            quiet: Print no notices and no progress.
+            activity: The spinner.
+            works: Called when the command makes progress: its options are valid, so that delayed notices can be printed.
+        """
+        self.name, self.works = name, works
         self.activity = activity or Activity(enabled=False)
         self.out = out
         self.quiet = quiet
         self.skipped = 0
-        self.passed_over: list[
-            tuple[str, str]
-        ] = []  # images that a search of folders did not take, and what can be done
+        self.passed_over: list[tuple[str, str]] = []  # images that a search of folders did not use, and the remedy
 
     def finish_files(self) -> None:
-        """From now on, go on to the end though nobody reads the output: files were asked for, too."""
+        """From now on, continue to the end even if the output is no longer read, because files are written too."""
         if not isinstance(self.out, Unfailing):
             self.out = cast(TextIO, Unfailing(self.out))
 
     def settle(self) -> None:
-        """Report, once the files are written, that output could not be written.
+        """Raise the error of the output, after the files are written.
 
         Raises:
-            OSError: What the first write raised, a BrokenPipeError where its reader went away.
+            OSError: The first error, BrokenPipeError if the reader closed the pipe.
         """
         self.out.flush()
         if isinstance(self.out, Unfailing) and self.out.error is not None:
@@ -68,7 +83,7 @@ class Invocation:
 
     @property
     def drawing(self) -> bool:
-        """Whether data goes to a terminal, where tables are drawn."""
+        """Whether the output is a terminal, on which tables are drawn."""
         return self.out.isatty()
 
 
@@ -86,19 +101,19 @@ def running(run: Invocation) -> Generator[Invocation]:
 
 
 def current() -> Invocation:
-    """Give the run that the command's body is in."""
+    """Return the current run."""
     assert _running, "called outside of a command"
     return _running[-1]
 
 
 def rank() -> int:
-    """Give this process's number among those that torchrun started, 0 unless it did: the first one alone writes and reports."""
+    """Return this process's rank under torchrun, otherwise 0; only the process of rank 0 writes and reports."""
     number, size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
     return int(number) if number.isdecimal() and size.isdecimal() and int(size) > 1 else 0
 
 
 def complain(name: str, message: str) -> None:
-    """Print one line on stderr, whatever happens: errors and skipped images. Control characters are shown as escapes."""
+    """Print one line on stderr, also with --quiet: an error or a skipped image. Control characters are escaped."""
     line = printable(" ".join(message.split("\n")))
     with contextlib.suppress(OSError):
         print(f"{name}: {line}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours

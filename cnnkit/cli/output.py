@@ -1,4 +1,4 @@
-"""What goes out: data on stdout; progress, skipped images and gates for people."""
+"""Output: data on stdout; progress, skipped images and gates on stderr."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any
 
-from cnnkit.callbacks import Callbacks, Phase, Progress, ignore_progress
+from cnnkit.callbacks import Callbacks, Phase, Progress
 from cnnkit.cli.escaping import json_printable
 from cnnkit.cli.invocation import complain, current, rank
 from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
@@ -17,12 +17,12 @@ from cnnkit.messages import printable
 
 
 def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str] | None = None) -> None:
-    """Write records to stdout: a table on a terminal, else TSV with a header row, or JSON Lines.
+    """Write records to stdout: a table on a terminal, otherwise TSV with a header row, or JSON Lines.
 
     Args:
-        records: Dataclasses or mappings, all with the same fields; written as they come.
-        as_json: JSON Lines, on a terminal too.
-        columns: The fields of the header row, should there be no record; by default those of the first record.
+        records: Dataclasses or mappings, all with the same fields; written one by one.
+        as_json: Write JSON Lines, also on a terminal.
+        columns: The fields of the header row, needed if there may be no record; by default those of the first record.
     """
     run = current()
     rows = (as_mapping(record) for record in records)
@@ -40,7 +40,9 @@ def _json_line(row: Mapping[str, Any]) -> str:
     line = json.dumps(row, ensure_ascii=False, default=str)
     if line.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in line):
         return line + "\n"
-    return json.dumps(row, default=str) + "\n"  # a file name that is not UTF-8 would make a line that is not JSON
+    return (
+        json.dumps(row, default=str) + "\n"
+    )  # a file name that is not UTF-8 is escaped: the line would not be valid JSON
 
 
 def emit_report(
@@ -50,13 +52,13 @@ def emit_report(
     rows: Iterable[Any],
     tables: Mapping[str, Iterable[Any]],
 ) -> None:
-    """Write one result that has parts, in the shape that its reader can use.
+    """Write one result that has several parts: as JSON, as TSV, or as tables on a terminal.
 
     Args:
-        record: All of it, as one JSON object.
-        as_json: That object, on a terminal too.
-        rows: What becomes TSV when stdout is no terminal.
-        tables: By their titles, what is drawn on a terminal.
+        record: The whole result, for JSON.
+        as_json: Write JSON, also on a terminal.
+        rows: The rows of the TSV.
+        tables: The tables on a terminal, by title.
     """
     run = current()
     if as_json or not run.drawing:
@@ -66,7 +68,7 @@ def emit_report(
 
 
 def emit_tables(tables: Mapping[str, Iterable[Any]]) -> None:
-    """Draw tables on stdout, a terminal, one below the other, each under its title."""
+    """Draw tables with their titles on a terminal."""
     out = current().out
     for number, (title, records) in enumerate(tables.items()):
         out.write("\n" if number else "")
@@ -74,35 +76,35 @@ def emit_tables(tables: Mapping[str, Iterable[Any]]) -> None:
 
 
 def emit_lines(lines: Iterable[str]) -> None:
-    """Write lines of text to stdout as they come, for output that is no table."""
+    """Write lines of text to stdout, for output that is not a table."""
     run = current()
     for line in lines:
         run.out.write((printable(line) if run.drawing else line) + "\n")
 
 
 def notice(message: str) -> None:
-    """Say one line on stderr, unless `--quiet`."""
+    """Print one line on stderr, unless `--quiet`."""
     logging.getLogger("cnnkit").info(message)
 
 
 def finish_files() -> None:
-    """Let the command go on to its end where the reader of its rows goes away (`| head`), since files are made with them.
+    """Let the command continue if the reader of its rows closes the pipe (`| head`), because it also writes files.
 
-    The status is 141 all the same, once they are written.
+    The exit status is still 141.
     """
     current().finish_files()
 
 
 @contextlib.contextmanager
 def progress(label: str, *, streaming: bool = False) -> Generator[Progress]:
-    """Show a bar with rate and time left on stderr, when that is a terminal.
+    """Show a progress bar with rate and remaining time on stderr, if that is a terminal.
 
     Args:
-        label: What is going on.
-        streaming: Data is written meanwhile; no bar then where it goes to a terminal too, and would run into it.
+        label: The text in front of the bar.
+        streaming: The command writes data meanwhile: show no bar if that also goes to a terminal.
 
     Yields:
-        A function to call with how many are done, and of how many (None where nobody knows).
+        A function to call with the number done and the total (None if unknown).
     """
     with _bar(label, streaming=streaming) as (shown, _):
         yield shown
@@ -110,11 +112,19 @@ def progress(label: str, *, streaming: bool = False) -> Generator[Progress]:
 
 @contextlib.contextmanager
 def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
-    """Show a bar, as `progress` does; gives a function more, to call with what is done from then on."""
+    """Show a bar, as `progress` does; also yields a function to call with the label of the next phase."""
     run = current()
     if run.quiet or not sys.stderr.isatty() or (streaming and run.drawing):
         run.activity.name(label)
-        yield ignore_progress, run.activity.name
+
+        def work(_done: int, _total: int | None) -> None:
+            run.works()
+
+        def name(label: str) -> None:
+            run.works()
+            run.activity.name(label)
+
+        yield work, name
         return
 
     from rich.console import Console
@@ -150,12 +160,14 @@ def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
     task = bar.add_task(printable(label), total=None)
 
     def show(done: int, total: int | None) -> None:
+        run.works()
         bar.update(task, completed=done, total=total)
 
     def begin(name: str) -> None:
         nonlocal task
+        run.works()
         bar.remove_task(task)
-        task = bar.add_task(printable(name), total=None)  # a total cannot be taken back
+        task = bar.add_task(printable(name), total=None)  # a total cannot be unset
 
     with run.activity.covered(), bar:
         yield show, begin
@@ -163,14 +175,14 @@ def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
 
 @contextlib.contextmanager
 def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]]:
-    """Name every image that is skipped, on stderr and in a file; the command then ends with status 3.
+    """Report every skipped image on stderr and in a file; the command then ends with status 3.
 
     Args:
-        errors: Where to write `path reason` rows as well, and after them the images that a search of folders passed over (HEIC without
-            the extra, camera raw, ...). The file is written even when nothing was skipped.
+        errors: A table of paths and reasons to write, which also lists the images that a search of folders did not use (HEIC without the
+            extra, camera raw, ...). It is written even if nothing was skipped.
 
     Yields:
-        A function to call with the path of the image and the reason.
+        A function to call with the path of an image and the reason.
     """
     from cnnkit.formats import tsv
 
@@ -180,6 +192,7 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
         finish_files()
 
     def skip(path: str, reason: str) -> None:
+        run.works()
         run.skipped += 1
         rows.append((path, reason))
         complain(run.name, f"{path}: {reason}; skipped")
@@ -195,12 +208,12 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
 def callbacks(
     label: str, *, errors: Path | None = None, epochs_as_json: bool = False, streaming: bool = False
 ) -> Generator[Callbacks]:
-    """Show progress, name skipped images, and report epochs; of several processes the first one writes files and reports.
+    """Show progress, skipped images and epochs; of several processes, only the first writes files and reports.
 
     Args:
-        label: What is going on, for the bar.
-        errors: Where to write skipped images and their reasons as well.
-        epochs_as_json: Write every epoch to stdout at once, as a record; the training goes on where nobody reads them.
+        label: The text in front of the bar.
+        errors: As in `skipping`.
+        epochs_as_json: Write every epoch to stdout as it ends; training continues if they are no longer read.
         streaming: As `progress`.
     """
 
@@ -221,7 +234,7 @@ def gated(
     *,
     at_most: Mapping[str, tuple[float | None, float]] | None = None,
 ) -> Generator[None]:
-    """Demand that measures keep their bounds once the output is written, also where its reader went away before the end.
+    """Check measures against their limits after the output is written, also if its reader closed the pipe.
 
     Args and Raises as `gate`.
     """
@@ -238,14 +251,14 @@ def gate(
     *,
     at_most: Mapping[str, tuple[float | None, float]] | None = None,
 ) -> None:
-    """Demand that measures keep their bounds.
+    """Check measures against their limits.
 
     Args:
-        at_least: For each measure its value (None where nobody knows it: that keeps no bound) and the lowest that will do.
-        at_most: The same with the highest that will do.
+        at_least: For each measure, its value (None if unknown, which fails) and its lower limit.
+        at_most: The same with upper limits.
 
     Raises:
-        GateError: One or more do not; every one is named with both numbers.
+        GateError: One or more limits are not met; the message lists each with both numbers.
     """
     missed = [*_missed(at_least, 1, "below"), *_missed(at_most or {}, -1, "above")]
     if missed:
@@ -255,25 +268,25 @@ def gate(
 def _missed(checks: Mapping[str, tuple[float | None, float]], sign: int, relation: str) -> Iterator[str]:
     for name, (value, bound) in checks.items():
         if value is None:
-            yield f"{name} is not known, so {cell(bound)} is not shown to be kept"
-        elif not sign * value >= sign * bound:  # written so that NaN misses every bound
+            yield f"{name} is not known, so the limit {cell(bound)} is not met"
+        elif not sign * value >= sign * bound:  # NaN meets no limit
             yield f"{name} {cell(value)} is {relation} {cell(bound)}"
 
 
 def for_people() -> bool:
-    """Say whether stdout is looked at: a terminal."""
+    """Return whether stdout is a terminal."""
     return current().drawing
 
 
 def screen_size() -> tuple[int, int]:
-    """Give columns and lines of the screen; 80 and 25 where nobody knows."""
+    """Return columns and lines of the terminal; 80 and 25 if unknown."""
     from rich.console import Console
 
     return Console(file=current().out).size
 
 
 def emit_drawing(lines: Iterable[Sequence[tuple[str, str]]]) -> None:
-    """Write lines of text and styles to stdout; styles only where that is a terminal, colours not with NO_COLOR."""
+    """Write lines of styled text to stdout; styles only on a terminal, and no colours with NO_COLOR."""
     from rich.console import Console
     from rich.text import Text
 

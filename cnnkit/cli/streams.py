@@ -1,4 +1,4 @@
-"""What is put in place around a command, and put back afterwards: standard streams, signals, notices."""
+"""Standard streams, signals and notices during a command, restored afterwards."""
 
 import contextlib
 import io
@@ -11,17 +11,18 @@ from collections.abc import Generator
 from types import FrameType
 from typing import NoReturn, TextIO
 
+from cnnkit.errors import UsageError
 from cnnkit.messages import printable
 
 _STDOUT = "standard output"
 
 
-class ReaderGoneError(Exception):
-    """Nobody reads standard output any more. Not an OSError: typer would end with status 1."""
+class OutputClosedError(Exception):
+    """The reader of standard output closed it. Not an OSError, for which typer would exit with status 1."""
 
 
 class _Output(io.RawIOBase):
-    """A descriptor to write to. A failure names the stream; where it is non-blocking, writing waits."""
+    """A stream that writes to a descriptor. Errors name the stream; writing waits even if the descriptor is non-blocking."""
 
     def __init__(self, descriptor: int, name: str) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class _Output(io.RawIOBase):
             return os.write(self._descriptor, data)
         except BlockingIOError:
             select.select([], [self._descriptor], [], 1)
-            return 0  # it is asked again
+            return 0  # the caller tries again
         except OSError as error:
             error.filename = self._name
             return self._failed(error, len(data))
@@ -51,29 +52,29 @@ class _Output(io.RawIOBase):
 
 
 class _Stderr(_Output):
-    """Standard error that may be full or without a reader: what cannot be written is lost, and ends no run."""
+    """Standard error that ignores errors, so that a full disk or a closed pipe does not end the run."""
 
     def _failed(self, error: OSError, size: int) -> int:
         return size
 
 
 class _Help(_Output):
-    """Standard output while typer writes help, versions and completions there."""
+    """Standard output while typer writes help, versions and completions."""
 
     def _failed(self, error: OSError, _size: int) -> int:
         if isinstance(error, BrokenPipeError):
-            raise ReaderGoneError from error
+            raise OutputClosedError from error
         raise error
 
 
 def _text(raw: _Output, *, encoding: str = "utf-8", errors: str = "surrogateescape") -> TextIO:
-    buffered = io.BufferedWriter(raw)  # type: ignore[type-var] # its stub asks for more than it uses
+    buffered = io.BufferedWriter(raw)  # type: ignore[type-var] # the stub requires more than is used
     return io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="\n", line_buffering=True)
 
 
 @contextlib.contextmanager
 def standard_streams() -> Generator[None]:
-    """Give a command all three streams: one that is closed is as /dev/null, and stderr never fails."""
+    """Provide all three standard streams: a closed one becomes /dev/null, and stderr never fails."""
     with contextlib.ExitStack() as stack:
         for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
             if getattr(sys, name) is None:  # closed when Python started
@@ -90,7 +91,7 @@ def standard_streams() -> Generator[None]:
 
 
 def _open_null(number: int) -> None:
-    """Open /dev/null under a number, unless it is open."""
+    """Open /dev/null under a descriptor's number, unless that is open."""
     try:
         os.fstat(number)
     except OSError:
@@ -103,8 +104,8 @@ def _open_null(number: int) -> None:
 
 
 @contextlib.contextmanager
-def noticing_that_the_reader_is_gone() -> Generator[None]:
-    """Let what is written to standard output raise ReaderGoneError in place of BrokenPipeError."""
+def detecting_closed_stdout() -> Generator[None]:
+    """Make writing to standard output raise OutputClosedError instead of BrokenPipeError."""
     if not _has_descriptor(sys.stdout):
         yield
         return
@@ -121,7 +122,7 @@ def noticing_that_the_reader_is_gone() -> Generator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Generator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt, where until now it ended the process (see `tools/__init__.py`)."""
+    """Make Ctrl-C raise KeyboardInterrupt; before, it ends the process (see `tools/__init__.py`)."""
     previous = signal.getsignal(signal.SIGINT)
     if not callable(previous) or not getattr(previous, "before_work", False):
         yield
@@ -135,7 +136,7 @@ def interruptible() -> Generator[None]:
             if inner.f_code.co_filename.startswith("<frozen importlib"):
                 importer = inner.f_back
             inner = inner.f_back
-        # A command imports before it works; in an import, the exception could be swallowed, or become another one
+        # During a command's imports, the exception could be swallowed or become another one
         if importer is not None and importer.f_globals.get("__name__", "").startswith("cnnkit_tools."):
             end(number, frame)
         signal.default_int_handler(number, frame)
@@ -148,15 +149,15 @@ def interruptible() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def terminated_like_interrupted() -> Generator[None]:
-    """Let SIGTERM unwind the stack, so that half-written files are removed and work to resume is kept."""
+def sigterm_as_exit() -> Generator[None]:
+    """Make SIGTERM unwind the stack, so that unfinished files are removed and checkpoints are kept."""
 
     def stop(number: int, _frame: object) -> NoReturn:
         sys.exit(128 + number)
 
     try:
         previous = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: whoever called us there minds the signals
+    except ValueError:  # not in the main thread: the caller handles signals
         yield
         return
     try:
@@ -167,14 +168,14 @@ def terminated_like_interrupted() -> Generator[None]:
 
 @contextlib.contextmanager
 def stdout_for_data_only() -> Generator[TextIO]:
-    """Give the command the real stdout, and everybody else stderr in its place.
+    """Yield the real stdout for data, and redirect descriptor 1 and sys.stdout to stderr.
 
-    ONNX Runtime prints its fallbacks on stdout, and C++ below it writes to descriptor 1: both would end up in the user's data.
+    ONNX Runtime prints its fallbacks on stdout, and its C++ code writes to descriptor 1: both would end up in the user's data.
     """
     sys.stdout.flush()
     try:
         descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):  # stdout is no file (a notebook, a test): nothing to protect
+    except (OSError, ValueError):  # stdout has no descriptor (in a notebook or a test): nothing to protect
         yield sys.stdout
         return
     kept = os.dup(descriptor)
@@ -184,7 +185,7 @@ def stdout_for_data_only() -> Generator[TextIO]:
     try:
         yield out
     except BaseException:
-        with contextlib.suppress(OSError):  # what was wrong first is what is reported, not that nobody reads the rest
+        with contextlib.suppress(OSError):  # report the first error, not the closed pipe
             out.close()
         raise
     else:
@@ -203,29 +204,54 @@ def _has_descriptor(stream: TextIO) -> bool:
     return True
 
 
-class _ToStderr(logging.Handler):
-    """Print to whatever stderr is at the moment: while a bar is drawn, rich keeps lines from running into it."""
+class Notices(logging.Handler):
+    """Print to the current sys.stderr, which rich replaces while a progress bar is drawn.
+
+    The notice about the device, and those after it, are delayed until the command makes progress. So if the options do not fit the
+    network, the error is the only line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._waiting or getattr(record, "waits_for_work", False):
+            self._waiting.append(record)
+        else:
+            self._print(record)
+
+    def print_waiting(self, *, level: int = logging.NOTSET) -> None:
+        """Print the delayed notices of at least a level, and delay no more."""
+        waiting, self._waiting = self._waiting, []
+        for record in waiting:
+            if record.levelno >= level:
+                self._print(record)
+
+    def _print(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
             print(printable(self.format(record)), file=sys.stderr, flush=True)  # noqa: T201 - stderr is ours
 
 
 @contextlib.contextmanager
-def notices(name: str, *, level: int) -> Generator[None]:
-    """Print what the library logs from a level on, one line a message, on stderr."""
+def notices(name: str, *, level: int) -> Generator[Notices]:
+    """Print the library's log messages of at least a level on stderr, one line each."""
     logger = logging.getLogger("cnnkit")
-    handler = _ToStderr()
+    handler = Notices()
     handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
     before, propagate, last_resort = logger.level, logger.propagate, logging.lastResort
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
-    if not sys.warnoptions:  # what other libraries log is for their developers, as their warnings are
+    if not sys.warnoptions:  # hide log messages and warnings of other libraries
         logging.lastResort = logging.NullHandler()
     try:
-        yield
+        yield handler
+    except UsageError:
+        handler.print_waiting(level=logging.WARNING)
+        raise
     finally:
+        handler.print_waiting()
         logging.lastResort = last_resort
         logger.removeHandler(handler)
         logger.setLevel(before)

@@ -1,4 +1,4 @@
-"""Records as a table: TSV for the next program, drawn for people."""
+"""Records as a table: as TSV, or drawn on a terminal."""
 
 import bisect
 import dataclasses
@@ -45,25 +45,27 @@ def drawn_cell(value: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def write_tsv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequence[str] | None) -> None:
-    if columns is not None:
-        out.write("\t".join(columns) + "\n")
+    written = False
     for row in rows:
-        if columns is None:
-            columns = list(row)
+        if not written:
+            columns, written = columns or list(row), True
             out.write("\t".join(columns) + "\n")
+        assert columns is not None
         out.write("\t".join(cell(row[column]) for column in columns) + "\n")
+    if columns is not None and not written:
+        out.write("\t".join(columns) + "\n")
 
 
-#: While records still come, a terminal gets them in pieces this many seconds apart.
+#: Seconds between the parts of a table that is drawn while records are still being computed.
 _PIECE = 0.5
-#: Columns of text up to this width are never folded, unless the terminal is too narrow even so: then up to half of it.
+#: Text columns up to this width are never folded, unless the terminal is too narrow: then those up to half of it are not.
 _LONGEST_WHOLE = 24
 
 
 def draw(
     rows: Iterator[Mapping[str, Any]], out: TextIO, columns: Sequence[str] | None, *, title: str | None = None
 ) -> None:
-    """Draw a table, its rows in pieces as they come; the first piece decides how wide the columns are at least."""
+    """Draw a table in parts as rows are computed; the first part sets the minimum widths of the columns."""
     widths: dict[str, int] = {}
     piece: list[Mapping[str, Any]] = []
     drawn = time.monotonic()
@@ -81,7 +83,7 @@ def draw(
 def _draw_piece(
     rows: list[Mapping[str, Any]], out: TextIO, columns: Sequence[str], widths: dict[str, int], *, title: str | None
 ) -> dict[str, int]:
-    """Draw some rows of a table; without widths the first ones, which have the header. Gives the widths of its columns."""
+    """Draw some rows of a table, with the header if `widths` is empty; return the widths of its columns."""
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -103,7 +105,7 @@ def _draw_piece(
 
 
 def _listed(row: Mapping[str, Any], out: TextIO, columns: Sequence[str]) -> bool:
-    """Draw a record as a list where it is wider than the terminal; a command in it can be copied, as nothing folds its line."""
+    """Draw a record as a list if it is wider than the terminal; lines are not folded, so that a command in it can be copied."""
     from rich.console import Console
     from rich.measure import Measurement
     from rich.text import Text
@@ -127,7 +129,7 @@ def _table(
     tight: bool,
     longest: int = _LONGEST_WHOLE,
 ) -> tuple["Table", dict[str, int]]:
-    """Lay out rows; `tight` leaves out what can be spared where the terminal is narrow, texts are `longest` wide at least."""
+    """Lay out rows; `tight` omits padding for narrow terminals, and texts of up to `longest` columns are not folded."""
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
@@ -150,7 +152,7 @@ def _table(
     )
     for column in columns:
         numeric = any(isinstance(row[column], int | float) for row in rows)
-        # Half a number on the next line is another number, and half a name is none; a long path may be cut
+        # Numbers and short names must not be folded; a long path may be shortened
         whole = numeric or here[column] <= longest
         table.add_column(
             Text(headers[column]),
@@ -168,7 +170,7 @@ def _table(
 
 
 def _shared(wanted: Mapping[int, int], spare: int) -> dict[int, int]:
-    """Share out what is spare, as equally as what is wanted allows."""
+    """Distribute spare width as equally as possible, at most what each column wants."""
     given: dict[int, int] = {}
     for place in sorted(wanted, key=lambda place: wanted[place]):
         given[place] = min(wanted[place], spare // (len(wanted) - len(given)))
@@ -177,7 +179,7 @@ def _shared(wanted: Mapping[int, int], spare: int) -> dict[int, int]:
 
 
 class _Cell:
-    """A text that folds between words; a word wider than its column, such as a path, is cut at its beginning."""
+    """A text that folds between words; a word wider than its column, such as a path, loses its beginning."""
 
     def __init__(self, text: str, style: str, longest: int) -> None:
         self._text, self._style, self._longest = text, style, longest
@@ -198,12 +200,12 @@ class _Cell:
 
 
 def _shortened(word: str, width: int) -> str:
-    """Keep the end of a word that is too wide, of a path from a folder on if that leaves half of the width."""
+    """Keep the end of a word that is too wide; for a path, whole folders if they fill at least half of the width."""
     from rich.cells import cell_len
 
     if cell_len(word) <= width:
         return word
-    # By halves: letter by letter a long name, all of it measured each time, would take seconds
+    # Bisection: measuring a long name once per letter would take seconds
     start = bisect.bisect_left(range(len(word)), True, key=lambda place: cell_len(word[place:]) < width)
     kept = word[start:]
     _, slash, rest = kept.partition("/")

@@ -1,4 +1,4 @@
-"""What the commands share which train: their images and what they print in the end."""
+"""Shared by the training commands: reading their sources, and printing their result."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,10 @@ def labelled_images(
     hold_out: str | None = None,
     folders: FolderReading | None = None,
 ) -> "TrainValImages":
-    """Find the images that the words on the command line name, for training and for validation.
+    """Find the training and validation images that the command line names.
 
     Raises:
-        UsageError: There is no source, and standard input is a terminal, or as `input.stdin`; or as `train_val.find`.
+        UsageError: There is no source and standard input is a terminal, or as `input.stdin` or `train_val.find`.
         CnnkitError: As `train_val.find`.
     """
     from cnnkit.data import search_log, train_val
@@ -36,35 +36,35 @@ def labelled_images(
         return train_val.find(
             sources or ["-"], val or [], hold_out=hold_out, stdin=listed, folders=folders, search=heard
         )
-    finally:  # how folders were read may be what was wrong
+    finally:  # also after an error: how folders were read may be its cause
         heard.say()
 
 
 def conclude(result: Any, as_json: bool) -> None:  # noqa: ANN401 - a record
-    """Print what a training came to; of several processes the first one does."""
+    """Print the result of a training, in the first process only."""
     if rank() == 0:
         emit([result], as_json)
 
 
 def model_first(words: list[str] | None, *, unless: str | None) -> tuple[Path | None, list[str]]:
-    """Take a model off the front of the words on the command line.
+    """Split the arguments of a command into a model and the sources.
 
     Args:
-        words: A model and sources; sources alone where `unless` is given.
-        unless: What stands in the model's place.
+        words: A model and sources; only sources if `unless` is given.
+        unless: The --backbone that replaces the model.
 
     Raises:
-        UsageError: The first word is no model.
+        UsageError: The first word is not a model.
     """
     words = list(words or [])
     if unless is not None:
         if words and words[0].endswith(".pt"):
-            raise UsageError(f"start either from {words[0]} or from --backbone {unless}")
+            raise UsageError(f"both {words[0]} and --backbone {unless} are given; start from one of them")
         return None, words
     if not words or not words[0].endswith(".pt"):
         if words and words[0].endswith(".pth"):
-            raise UsageError(f"{words[0]} is weights alone; start with --backbone NAME --weights {words[0]}")
+            raise UsageError(f"{words[0]} has weights only; use --backbone NAME --weights {words[0]}")
         raise UsageError(
-            f"{f'{words[0]} is no model' if words else 'no model given'}: begin with MODEL.pt, or start from --backbone NAME"
+            f"{f'{words[0]}: not a model' if words else 'no model'}; give MODEL.pt first, or --backbone NAME"
         )
     return Path(words[0]), words[1:]

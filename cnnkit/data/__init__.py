@@ -1,1 +1,1 @@
-"""From files to arrays (no torch)."""
+"""Image files, splits and preprocessing: from files to arrays, without torch."""

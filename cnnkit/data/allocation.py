@@ -1,4 +1,4 @@
-"""The shares of train, val, test or folds, and the allocation of images to them so that each gets its share of every class."""
+"""Shares of the splits (train, val, test or folds), and a stratified allocation of images to them."""
 
 import math
 import os
@@ -14,16 +14,16 @@ from cnnkit.errors import CnnkitError, UsageError
 
 DEFAULT_SPLITS = ("train", "val", "test")
 
-#: What shares may miss of 1 and still be rounded ones: 0.33,0.33,0.33
+#: Maximum distance of the sum of rounded shares from 1: 0.33,0.33,0.33
 _ROUNDING = Fraction(1, 100)
 
-#: Columns of the table that counts what came out
+#: Columns of the table of --dry-run that are not splits
 _TAKEN = ("class", "total")
 
 
 @dataclass(frozen=True, slots=True)
 class SplitShares:
-    """The splits by name, with their shares of every class, and with their images per class where those are demanded."""
+    """Names of the splits, their shares of every class, and with --count their images per class."""
 
     names: tuple[str, ...]
     shares: tuple[Fraction, ...]  # they sum up to 1
@@ -31,33 +31,35 @@ class SplitShares:
 
 
 def by_ratio(text: str, names: str | None = None) -> SplitShares:
-    """Read shares: `0.5,0.25,0.25`, or whole numbers in that proportion: `70,20,10`, `2,1,1`.
+    """Parse shares: `0.5,0.25,0.25`, or whole numbers in that proportion: `70,20,10`, `2,1,1`.
 
     Raises:
-        UsageError: Something is no positive number, the shares do not sum up to 1, or the names are not as many.
+        UsageError: A word is not a positive number, the shares do not sum up to 1, or the number of names differs.
     """
     option = f"--ratio {text}"
     shares = [_positive(word, option) for word in text.split(",")]
     total = sum(shares, Fraction())
     if len(shares) == 1 and total != 1 and names is None:
-        raise UsageError(f"{option} is one part; give a number for each, as 80,20, or 1 for all in one")
+        raise UsageError(
+            f"{option} makes one split; give a number for each split, such as 80,20, or 1 for a single one"
+        )
     if any(share.denominator > 1 for share in shares) and abs(total - 1) > _ROUNDING:
         raise UsageError(
-            f"{option} sums up to {float(total):g}; give shares that sum up to 1, or whole numbers as 2,1,1"
+            f"{option} sums up to {float(total):g}; give shares that sum up to 1, or whole numbers such as 2,1,1"
         )
     return SplitShares(_names(names, len(shares), option), tuple(share / total for share in shares))
 
 
 def by_count(text: str, names: str | None = None) -> SplitShares:
-    """Read how many images of every class each split gets: `1000,500,500`.
+    """Parse the number of images of every class in each split: `1000,500,500`.
 
     Raises:
-        UsageError: Something is no positive whole number, or the names are not as many.
+        UsageError: A word is not a positive whole number, or the number of names differs.
     """
     option = f"--count {text}"
     counts = [_positive(word, option) for word in text.split(",")]
     if any(count.denominator > 1 for count in counts):
-        raise UsageError(f"{option}: pictures come whole; --ratio takes shares")
+        raise UsageError(f"{option}: not whole numbers of images; use --ratio for shares")
     total = sum(counts, Fraction())
     return SplitShares(
         _names(names, len(counts), option), tuple(count / total for count in counts), tuple(map(int, counts))
@@ -65,17 +67,17 @@ def by_count(text: str, names: str | None = None) -> SplitShares:
 
 
 def by_folds(number: int) -> SplitShares:
-    """Make equal splits, `fold0` and so on, to leave one out at a time.
+    """Return equal splits `fold0`, `fold1`, ... for cross-validation.
 
     Raises:
         UsageError: Fewer than two.
     """
     if number < 2:
-        raise UsageError(f"--folds {number}: there must be at least 2")
+        raise UsageError(f"--folds {number}: at least 2 folds are needed")
     return SplitShares(tuple(f"fold{fold}" for fold in range(number)), (Fraction(1, number),) * number)
 
 
-#: A number of shares or images, or a share as a fraction below 1: Python would take `80/20` for 4, and 1e99999999 for so many digits.
+#: A number of shares or images, or a fraction below 1. Python's Fraction would read `80/20` as 4, and 1e99999999 with all its digits.
 _NUMBER = re.compile(r"-?([0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12})")
 _FRACTION = re.compile(r"([0-9]{1,12})/([0-9]{1,12})")
 
@@ -84,51 +86,49 @@ def _positive(word: str, option: str) -> Fraction:
     word = word.strip()
     fraction = _FRACTION.fullmatch(word)
     if not _NUMBER.fullmatch(word) and not (fraction and int(fraction[1]) < int(fraction[2])):
-        raise UsageError(
-            f"{option}: {word or 'nothing'!r} is no number; give numbers with commas between{_proposal(option)}"
-        )
+        raise UsageError(f"{option}: {word!r} is not a number; give numbers separated by commas{_proposal(option)}")
     value = Fraction(word)
     if value <= 0:
-        raise UsageError(f"{option}: every part needs a number above 0")
+        raise UsageError(f"{option}: every split needs a number above 0")
     return value
 
 
 def _proposal(option: str) -> str:
-    """Propose the numbers in an option with commas between, where there is nothing else in it."""
+    """Propose the numbers of an option separated by commas, if it holds only numbers and separators."""
     name, _, text = option.partition(" ")
     apart = [word.removesuffix("%") for word in re.split(r"[,/:;+\s]+", text.strip())]
-    return f", as {name} {','.join(apart)}" if len(apart) > 1 and all(map(_NUMBER.fullmatch, apart)) else ""
+    return f", such as {name} {','.join(apart)}" if len(apart) > 1 and all(map(_NUMBER.fullmatch, apart)) else ""
 
 
 def _names(text: str | None, number: int, option: str) -> tuple[str, ...]:
     if text is None:
         if number > len(DEFAULT_SPLITS):
-            raise UsageError(f"{option} makes {number} parts; name them with --names")
+            raise UsageError(f"{option} makes {number} splits; name them with --names")
         return DEFAULT_SPLITS[:number]
     names = tuple(name.strip() for name in text.split(","))
     if len(names) != number:
-        raise UsageError(f"--names {text} has {len(names)} names, {option} makes {number} parts")
+        raise UsageError(f"--names {text} has {len(names)} names, but {option} makes {number} splits")
     for name in names:
         # A split is a folder, too, and folders that begin with a dot are hidden
         if not name or name.startswith(".") or os.sep in name or "\0" in name or name in _TAKEN:
-            raise UsageError(f"--names {text}: {name!r} cannot name a part")
+            raise UsageError(f"--names {text}: {name!r} cannot be the name of a split")
     if len(set(names)) < number:
-        raise UsageError(f"--names {text}: a name stands twice")
+        raise UsageError(f"--names {text}: a name is given twice")
     return names
 
 
 def due(splits: SplitShares, classes: Sequence[tuple[str, int]]) -> list[list[int]]:
-    """Say how many images of each class are due to each split.
+    """Compute the target number of images of each class in each split.
 
-    Shares become whole images by the largest remainder, class by class; between equal remainders the split goes first that earlier
-    classes left furthest behind. Every split gets at least one image of every class.
+    Shares become whole images by the largest-remainder method, class by class; between equal remainders the split that earlier
+    classes left furthest below its share goes first. Every split gets at least one image of every class.
 
     Args:
-        splits: What is demanded.
-        classes: For each its name and how many images it has.
+        splits: Names and shares.
+        classes: For each its name and its number of images.
 
     Returns:
-        One row a split, one column a class. Where counts are demanded, a last row with what no split asks for.
+        One row per split, one column per class. With counts, a last row for the images in no split.
 
     Raises:
         CnnkitError: A class has too few images.
@@ -144,17 +144,17 @@ def due(splits: SplitShares, classes: Sequence[tuple[str, int]]) -> list[list[in
 def _of_counts(counts: Sequence[int], name: str, size: int) -> list[int]:
     if size < sum(counts):
         asked = ",".join(map(str, counts))
-        raise CnnkitError(f"class {name} has {size} pictures, --count {asked} takes {sum(counts)}; lower it")
+        raise CnnkitError(f"class {name} has {size} images, but --count {asked} needs {sum(counts)}; lower it")
     return [*counts, size - sum(counts)]
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:3])} and {len(names) - 3:,} more parts"
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:3])} and {len(names) - 3:,} more splits"
 
 
 def _of_shares(splits: SplitShares, name: str, size: int, ahead: list[Fraction]) -> list[int]:
     if size < len(splits.names):
-        images = "1 picture" if size == 1 else f"{size} pictures"
+        images = "1 image" if size == 1 else f"{size} images"
         raise CnnkitError(f"class {name} has {images}, too few for {_some(splits.names)}; add some or remove the class")
     quotas = [share * size for share in splits.shares]
     column = [math.floor(quota) for quota in quotas]
@@ -170,20 +170,20 @@ def _of_shares(splits: SplitShares, name: str, size: int, ahead: list[Fraction])
     return column
 
 
-#: How many images of each class a unit holds: (class number, count), by class. Most units are one image: ((class, 1),).
+#: Number of images of each class in a unit: (class number, count), by class. Most units are one image: ((class, 1),).
 Counts = tuple[tuple[int, int], ...]
 
-#: Moves and swaps that are weighed at most, about a second of them: with hundreds of units that all differ there are too many to try.
+#: Maximum number of moves and swaps that are evaluated, about one second's work: hundreds of different units have too many to try all.
 _TRIALS = 100_000
 
-#: How often to start over, with the units in another order, while the splits are not exact.
+#: Maximum number of restarts with the units in another order, while the splits are not exact.
 _ATTEMPTS = 1000
 
 
 class _Filling:
-    """How many images of each class the splits hold, are due, and what the difference costs.
+    """Images of each class that the splits hold and should hold, and the cost of the difference.
 
-    The cost is the sum over splits and classes of (held - due)² / due: large where a small split is off, zero where all is as demanded.
+    The cost is the sum over splits and classes of (held - due)² / due: large where a small split is off, zero for an exact allocation.
     """
 
     def __init__(self, due: Sequence[Sequence[int]], *, forgiving: int = 0) -> None:
@@ -199,7 +199,7 @@ class _Filling:
         return off * off / max(due, 1)
 
     def change(self, split: int, counts: Counts, sign: int = 1) -> float:
-        """Say by how much the cost grows when the split receives these, or with sign -1 gives them away."""
+        """Return the change of the cost when the split receives these, or with sign -1 loses them."""
         growth = 0.0
         for number, count in counts:
             held = self.held[split][number]
@@ -212,7 +212,7 @@ class _Filling:
             self.held[split][number] += sign * count
 
     def total(self) -> float:
-        """Sum up the cost."""
+        """Return the cost of all splits."""
         return sum(self._cost(p, c, held) for p, row in enumerate(self.held) for c, held in enumerate(row))
 
 
@@ -223,17 +223,17 @@ def pack(
     spare: bool = False,
     start: Sequence[int] | None = None,
 ) -> list[int]:
-    """Give every unit to a split so that the splits hold of each class what is due to them, or nearly.
+    """Assign every unit to a split so that the splits hold their target of each class, exactly or as nearly as possible.
 
-    Units of several images go first, the large ones before the small ones, each to the split where it mends most; the single
-    images fill up what is missing. Where that is not exact, units are moved and swapped as long as it helps, from several
-    starts. What scikit-learn's StratifiedGroupKFold does for equal splits, this does for splits of any size.
+    Greedy: large units first, each to the split where it reduces the cost most; single images fill up the rest. If that is not
+    exact, units are moved and swapped as long as it helps, from several starts. Like scikit-learn's StratifiedGroupKFold, for
+    splits of any size.
 
     Args:
         units: In random order: among equal units the order decides.
-        due: For each split and class how many images; the columns sum up to what the units hold.
-        spare: The last split is what no split asks for: the others must get at least their due, more does no harm.
-        start: The split of each unit that somebody else found; the outcome is no worse.
+        due: Target for each split and class; the columns sum up to what the units hold.
+        spare: The last split is for images in no split: the others must get at least their target, and may get more.
+        start: The split of each unit to start from; the result is at least as good.
 
     Returns:
         The split of each unit.
@@ -256,7 +256,7 @@ def pack(
 
 
 def _deal(units: Sequence[Counts], due: Sequence[Sequence[int]], order: Sequence[int]) -> list[int]:
-    """Give the units away in this order, each to the split where it mends most."""
+    """Assign the units in this order, each to the split where it reduces the cost most."""
     filling = _Filling(due)
     split_of = [0] * len(units)
     for unit in order:
@@ -274,17 +274,17 @@ def polish(
     spare: bool = False,
     trials: Iterator[int] | None = None,
 ) -> tuple[list[int], float]:
-    """Move and swap units between splits as long as that brings the splits nearer to their due.
+    """Move and swap units between splits as long as that reduces the cost.
 
     Args:
         units: As for `pack`.
         due: As for `pack`.
         split_of: Where to start from.
         spare: As for `pack`.
-        trials: As many moves and swaps are weighed as it yields.
+        trials: Evaluates as many moves and swaps as it yields.
 
     Returns:
-        The split of each unit, and what is left of the cost: 0 where the splits hold exactly their due.
+        The split of each unit, and the remaining cost: 0 if the splits hold exactly their target.
     """
     trials = trials or iter(range(_TRIALS))
     filling = _Filling(due, forgiving=len(due) - 1 if spare else 0)
@@ -304,7 +304,7 @@ def _improve(
     split_of: list[int],
     trials: Iterator[int],
 ) -> bool:
-    """Try every move and every swap of two units once, do those that help, and say whether there was one."""
+    """Try every move and every swap of two units once, keep those that help, and return whether one did."""
     helped = False
     nothing: Counts = ()
     splits = range(len(filling.due))

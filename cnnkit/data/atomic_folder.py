@@ -1,10 +1,10 @@
-"""A folder of listed files that is written whole or not at all; what an earlier list names is replaced, and nothing else.
+"""A folder with a list of its files, written completely or not at all; only files that an earlier list names are replaced.
 
-    DIR/.augmenting     being made: a run that fails or is killed has changed nothing yet
-    DIR/.augmented      complete, and being moved up: whatever comes between, the next run resumes it
+    DIR/.augmenting     staging folder: a run that fails or is killed has not changed DIR yet
+    DIR/.augmented      complete; its files are being moved to DIR, and after an interruption the next run resumes that
     DIR/augment.tsv     the list; replaced last
 
-New files take their places first, over earlier ones of the same name; then earlier ones that are not listed any more go.
+New files are moved first, over earlier ones of the same name; then earlier files that are no longer listed are deleted.
 """
 
 import contextlib
@@ -28,31 +28,31 @@ log = logging.getLogger("cnnkit")
 
 
 def check(folder: str | Path, *, force: bool) -> None:
-    """Demand that a folder can be written to, before anything else is done.
+    """Check that a folder can be written to, before anything else is done.
 
-    What a run left that was killed, or stopped while it moved files up, is no obstacle.
+    The remains of a run that was killed, or interrupted while it moved files, are accepted.
 
     Raises:
-        CnnkitError: It is not empty and `force` is not given, another run is writing into it, or it lists something as a file that is
-            none.
+        CnnkitError: It is not empty and `force` is not given, another run is writing into it, or its list names something that is
+            not a file.
     """
     folder = Path(folder)
     if os.path.lexists(folder) and not folder.is_dir():
-        raise CnnkitError(f"{folder} is no folder; choose another name")
+        raise CnnkitError(f"{folder} is not a folder; choose another name")
     _check_unused(folder / _MAKING)
     held = set(os.listdir(folder)) if folder.is_dir() else set()
     if (folder / _READY).is_symlink():
-        raise CnnkitError(f"{folder / _READY} is a link, which no run makes; remove it")
+        raise CnnkitError(f"{folder / _READY} is a link, not a folder made by cnnkit; remove it")
     tree.check_free(folder, force=force or _READY in held or held <= {_MAKING})
     if force or _READY in held:
         _listed_earlier(folder)
 
 
 def earlier(folder: Path, *, force: bool) -> frozenset[str]:
-    """Find what an earlier run left and another one may replace; a run that was interrupted is brought to its end before.
+    """Find the files of an earlier run, which may be replaced; first complete an interrupted run.
 
     Returns:
-        Paths as seen from the folder: copies, and originals that still lie where they were copied from.
+        Paths relative to the folder: copies, and originals whose source still exists.
 
     Raises:
         CnnkitError: As `check`.
@@ -60,20 +60,20 @@ def earlier(folder: Path, *, force: bool) -> frozenset[str]:
     check(folder, force=force)
     if (folder / _READY).is_dir():
         _move_up(folder, _listed_earlier(folder))
-        force = True  # it was ours alone to write, and the same command is to go on
+        force = True  # the folder was this command's, and running it again must not need --force
     return _listed_earlier(folder) if force else frozenset()
 
 
 def check_place(folder: Path, path: str, replaceable: Set[str]) -> None:
-    """Demand that a new file can take its place.
+    """Check that a new file can be moved to its place.
 
     Args:
-        folder: Of all files.
-        path: As seen from it.
+        folder: Folder of all files.
+        path: Relative to it.
         replaceable: From `earlier`.
 
     Raises:
-        CnnkitError: Something is in the way, or the place lies somewhere else.
+        CnnkitError: Something else is there, or the place is outside of the folder.
     """
     _check_place(folder, path, replaceable, inside(folder, reserved=_RESERVED))
 
@@ -82,21 +82,21 @@ def _check_place(folder: Path, path: str, replaceable: Set[str], lies_inside: Ca
     place = folder / path
     for above in Path(path).parents[:-1]:
         if os.path.lexists(folder / above) and not (folder / above).is_dir():
-            raise CnnkitError(f"{folder / above} is in the way of a folder; move it away or choose another folder")
+            raise CnnkitError(f"{folder / above} exists and is not a folder; move it away or choose another folder")
     if not lies_inside(path):
         raise CnnkitError(f"{place.parent} is a link that leads out of {folder}; remove it or choose another folder")
     if path not in replaceable and os.path.lexists(place):
-        raise CnnkitError(f"{place} is in the way; move it away or choose another folder")
+        raise CnnkitError(f"{place} already exists; move it away or choose another folder")
 
 
 @contextlib.contextmanager
 def staging_folder(folder: Path, replaceable: Set[str]) -> Generator[Path]:
-    """Make a hidden folder to work in; what is listed there in `augment.tsv` goes up into the folder at the end.
+    """Make a hidden staging folder; at the end, the files listed in its `augment.tsv` are moved to the folder.
 
-    What was made is gone again should the work not come to its end, with the folder itself where it was not there before.
+    On failure the staging folder is removed, and so is the folder itself if it did not exist before.
 
     Args:
-        folder: Made where it is missing, with its parents.
+        folder: Created if it is missing, with its parents.
         replaceable: From `earlier`.
     """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -123,7 +123,7 @@ def staging_folder(folder: Path, replaceable: Set[str]) -> Generator[Path]:
 
 def _check_unused(made: Path) -> None:
     if made.is_symlink():
-        raise CnnkitError(f"{made} is a link, which no run makes; remove it")
+        raise CnnkitError(f"{made} is a link, not a folder made by cnnkit; remove it")
     if made.is_dir():
         with atomic.claimed_folder(made, _held(made.parent)):
             pass
@@ -136,15 +136,15 @@ def _held(folder: Path) -> CnnkitError:
 def _move_up(folder: Path, replaceable: Set[str]) -> None:
     ready = folder / _READY
     try:
-        if (ready / COPIES_MANIFEST).is_file():  # else all is done but for the empty folder
+        if (ready / COPIES_MANIFEST).is_file():  # else only the empty folder is left to be removed
             left, lies_inside = set(replaceable), inside(folder, reserved=_RESERVED)
             made_here = inside(ready)
             for row in tsv.load(ready / COPIES_MANIFEST, required=["path"]):
                 if not made_here(row["path"]):
-                    raise CnnkitError(f"{ready / COPIES_MANIFEST} lists {row['path']}, which is not below {ready}")
+                    raise CnnkitError(f"{ready / COPIES_MANIFEST} lists {row['path']}, which is outside of {ready}")
                 left.discard(row["path"])
                 if os.path.lexists(ready / row["path"]):
-                    # Time may have passed since it was looked at
+                    # Time may have passed since the first check
                     _check_place(folder, row["path"], replaceable, lies_inside)
                     (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
                     (ready / row["path"]).replace(folder / row["path"])
@@ -152,7 +152,7 @@ def _move_up(folder: Path, replaceable: Set[str]) -> None:
             (ready / COPIES_MANIFEST).replace(folder / COPIES_MANIFEST)
         shutil.rmtree(ready)
     except BaseException:
-        log.warning("not all copies are in their places; run the command again to go on")
+        log.warning("%s: not all copies are in place; run the command again to resume", folder)
         raise
 
 
@@ -160,12 +160,12 @@ def _remove(folder: Path, paths: Set[str]) -> None:
     for path in paths:
         (folder / path).unlink(missing_ok=True)
     for below in sorted({above for path in paths for above in Path(path).parents[:-1]}, reverse=True):
-        with contextlib.suppress(OSError):  # something else is in it, and stays
+        with contextlib.suppress(OSError):  # not empty
             (folder / below).rmdir()
 
 
 def _listed_earlier(folder: Path) -> frozenset[str]:
-    """Read the list of an earlier run; what lies outside of the folder is none of ours, whoever wrote that."""
+    """Read the list of an earlier run, without paths outside of the folder: the list may have been edited."""
     listed = folder / COPIES_MANIFEST
     if not listed.is_file():
         return frozenset()
@@ -176,6 +176,6 @@ def _listed_earlier(folder: Path) -> frozenset[str]:
             continue
         place = folder / path
         if os.path.lexists(place) and not stat.S_ISREG(place.lstat().st_mode):
-            raise CnnkitError(f"{listed} lists {path}, which is no file; drop its row, or choose another folder")
+            raise CnnkitError(f"{listed} lists {path}, which is not a file; delete its row, or choose another folder")
         found.add(path)
     return frozenset(found)

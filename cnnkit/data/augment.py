@@ -1,10 +1,10 @@
-"""From an augmentation to the numbers of each copy of an image: draws and matrices, no pixels. Its words: augment_notation.py.
+"""Random parameters of each augmented copy, and its affine matrix; no pixels. The notation: augment_notation.py.
 
-The image is turned, sheared, zoomed, shifted, cropped and mirrored, in this order, then blurred; then its colours are changed, and
+The image is rotated, sheared, zoomed, shifted, cropped and mirrored, in this order, then blurred; then its colours are changed, and
 noise comes last. All geometry is one matrix, so that pixels are interpolated once.
 
 The random numbers of a copy derive from the seed, the image's content and the number of the copy: not from its name, the order of
-work, or what other images there are. Each word has a place of its own among them, so a word that is added changes none of the others.
+work, or the other images. Each word has a place of its own among them, so adding a word changes none of the others.
 """
 
 import hashlib
@@ -20,39 +20,39 @@ from cnnkit.data.augment_notation import Augmentation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentParams:
-    """The numbers of one copy, named by the words that they are drawn for; the defaults leave the image alone."""
+    """Parameters of one copy, named after the words of the notation; the defaults leave the image unchanged."""
 
     rotate: float = 0.0  # degrees, counter-clockwise
-    shift_x: float = 0.0  # shares of the width, to the right
-    shift_y: float = 0.0  # shares of the height, downwards
+    shift_x: float = 0.0  # to the right, relative to the width
+    shift_y: float = 0.0  # downwards, relative to the height
     shear: float = 0.0  # pixels to the right for each pixel above the centre
-    zoom_x: float = 1.0  # shares of the width that are seen
+    zoom_x: float = 1.0  # visible share of the width
     zoom_y: float = 1.0
     hflip: bool = False
     vflip: bool = False
-    crop_x: float = 0.0  # the window's left edge, in shares of the width
+    crop_x: float = 0.0  # left edge of the window, relative to the width
     crop_y: float = 0.0
     crop_width: float = 1.0
     crop_height: float = 1.0
     brightness: float = 1.0  # factors
     contrast: float = 1.0
     saturation: float = 1.0
-    hue: float = 0.0  # turns of the colour circle
-    blur: float = 0.0  # deviation in pixels
-    noise: float = 0.0  # deviation, where white is 1
+    hue: float = 0.0  # rotation of the colour circle, 1 is a full turn
+    blur: float = 0.0  # standard deviation in pixels
+    noise: float = 0.0  # standard deviation, where white is 1
     noise_seed: int = 0
 
     @property
     def resamples(self) -> bool:
-        """Whether pixels come to lie between pixels; mirroring alone does not do that."""
+        """Whether pixels have to be interpolated; mirroring alone does not need that."""
         slid = any((self.rotate, self.shift_x, self.shift_y, self.shear))
         return slid or any(side != 1 for side in (self.zoom_x, self.zoom_y, self.crop_width, self.crop_height))
 
 
-#: Of the numbers of a copy: in the widest image less than a hundredth of a pixel, however small a range is.
+#: Significant digits of the parameters: the rounding is less than a hundredth of a pixel, even in the widest image.
 _DIGITS = 6
 
-# Where each number stands among the random ones of a copy. New words take new places: then old copies stay what they are.
+# The place of each parameter in a copy's random stream. New words take new places at the end, so that old copies do not change.
 _PLACES = {
     name: place
     for place, name in enumerate(
@@ -66,19 +66,19 @@ _PLACES = {
 
 
 def draw_params(augmentation: Augmentation, *, seed: int, image: str, copy: int) -> AugmentParams:
-    """Draw the numbers of one copy.
+    """Draw the parameters of one copy.
 
     Args:
-        augmentation: From which ranges.
-        seed: Another number gives other copies.
-        image: Its fingerprint, as `decode.read` gives it.
-        copy: Which copy it is; in training, the epoch.
+        augmentation: The ranges.
+        seed: Of the random numbers.
+        image: The image's fingerprint, from `decode.read`.
+        copy: Number of the copy; in training, the epoch.
 
     Returns:
-        Numbers of few digits: what a table shows is what was done.
+        Parameters rounded to a few digits, so that a table shows the exact values.
     """
     key = hashlib.blake2b(f"{seed}:{copy}:{image}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
-    # The raw stream, which numpy will not change: 53 bits of each word, 0 <= share < 1
+    # The raw stream, which is stable across numpy versions: 53 bits of each word, 0 <= share < 1
     raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(len(_PLACES))
     shares = dict(zip(_PLACES, ((raw >> np.uint64(11)) * 2.0**-53).tolist(), strict=True))
 
@@ -119,16 +119,16 @@ def _short(number: float) -> float:
 def noise(
     draw: AugmentParams, *, height: int, width: int, rows: Iterable[int] | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """Draw the noise of a copy: normal, of deviation 1.
+    """Draw the noise of a copy: normal, standard deviation 1.
 
     Args:
-        draw: The copy's numbers.
+        draw: Parameters of the copy.
         height: Of the image.
         width: Of the image.
-        rows: How many rows each piece of it is to have; by default one piece.
+        rows: Number of rows of each piece; by default one piece.
 
     Yields:
-        Shape (rows, width, 3); one below the other they are the same noise, however it is cut.
+        Shape (rows, width, 3); concatenated, the pieces are the same noise for any `rows`.
     """
     generator = np.random.Generator(np.random.Philox(key=draw.noise_seed))
     for count in rows or [height]:
@@ -136,11 +136,11 @@ def noise(
 
 
 def affine_matrix(draw: AugmentParams, *, height: int, width: int) -> NDArray[np.float64]:
-    """Compose the geometry of a copy: where in the image each pixel of the copy comes from.
+    """Compose the affine matrix of a copy, from pixels of the copy to pixels of the image.
 
-    Pixels are counted from 0, (x, y) at their centres. Read from the right, it undoes what was done to the image from the last step back:
+    Pixels are counted from 0, (x, y) at their centres. From right to left, the steps are undone from the last to the first:
 
-        (x, y, 1) in the image = turn · shear · zoom · shift · crop · mirror · (x, y, 1) in the copy
+        (x, y, 1) in the image = rotate · shear · zoom · shift · crop · mirror · (x, y, 1) in the copy
 
     Returns:
         Shape (3, 3).
@@ -148,7 +148,7 @@ def affine_matrix(draw: AugmentParams, *, height: int, width: int) -> NDArray[np
     turn = math.radians(draw.rotate)
     cos, sin = math.cos(turn), math.sin(turn)
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    # From pixels of the copy to pixels around the centre: mirrored, cropped (whose edges are half a pixel outside), shifted
+    # From pixels of the copy to pixels relative to the centre: mirror, crop (its edges are half a pixel outside), shift
     scale_x, scale_y = draw.crop_width, draw.crop_height
     start_x = (draw.crop_x - draw.shift_x) * width + (scale_x - 1) / 2 - centre_x
     start_y = (draw.crop_y - draw.shift_y) * height + (scale_y - 1) / 2 - centre_y
@@ -157,7 +157,7 @@ def affine_matrix(draw: AugmentParams, *, height: int, width: int) -> NDArray[np
     if draw.vflip:
         scale_y, start_y = -scale_y, start_y + scale_y * (height - 1)
     placed = np.array([[scale_x, 0, start_x], [0, scale_y, start_y], [0, 0, 1]])
-    # y points down: counter-clockwise as it is seen takes a pixel of the copy from (cos x - sin y, sin x + cos y)
+    # y points down: for a counter-clockwise rotation a pixel of the copy comes from (cos x - sin y, sin x + cos y)
     around = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
     around = around @ np.array([[1, draw.shear, 0], [0, 1, 0], [0, 0, 1]]) @ np.diag([draw.zoom_x, draw.zoom_y, 1])
     centred = np.array([[1, 0, centre_x], [0, 1, centre_y], [0, 0, 1]])
@@ -166,14 +166,14 @@ def affine_matrix(draw: AugmentParams, *, height: int, width: int) -> NDArray[np
 
 
 def flip_and_crop(image: NDArray[np.uint8], draw: AugmentParams) -> NDArray[np.uint8]:
-    """Make the copy that some numbers describe, of which those of flips and crops are heeded.
+    """Apply the flips and the crop of a copy; other parameters are ignored.
 
-    A window is made as large as the image by linear interpolation both ways, between the four nearest pixels: what `engine.resample`
-    gives with `fill nearest`, but for the rounding of single values. Where there is no window the copy is exact.
+    A window is resized to the image's size by bilinear interpolation: the result of `engine.resample` with `fill nearest`, except for
+    the rounding of single values. Without a crop the copy is exact.
 
     Args:
         image: (height, width, 3).
-        draw: The copy's numbers.
+        draw: Parameters of the copy.
 
     Returns:
         (height, width, 3).
@@ -183,14 +183,14 @@ def flip_and_crop(image: NDArray[np.uint8], draw: AugmentParams) -> NDArray[np.u
     height, width, _ = image.shape
     matrix = affine_matrix(
         draw, height=height, width=width
-    )  # rows and columns do not mix: there is no turn and no shear
+    )  # rows and columns are independent: there is no rotation and no shear
     by_rows = _interpolated(image.astype(np.float32), 0, scale=matrix[1, 1], start=matrix[1, 2])
     values = _interpolated(by_rows, 1, scale=matrix[0, 0], start=matrix[0, 2])
     return np.rint(values).astype(np.uint8)
 
 
 def _interpolated(pixels: NDArray[np.float32], axis: int, *, scale: float, start: float) -> NDArray[np.float32]:
-    """Take pixel number start + scale * i along an axis, for every i; at the outer edge its last one."""
+    """Interpolate at start + scale * i along an axis, for every i; beyond the edge, take the last pixel."""
     side = pixels.shape[axis]
     places = np.clip(start + scale * np.arange(side), 0, side - 1)
     before = places.astype(np.int64)

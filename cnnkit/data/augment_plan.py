@@ -1,10 +1,10 @@
-"""Which copies of which images, under which names, and which numbers made each. No pixels are changed here.
+"""Plan of the augmented copies: their names, parameters and manifest rows. No pixels are changed here.
 
     photos/cat/1.jpg            ->  DIR/cat/1~01.jpg, DIR/cat/1~02.jpg, ...
     photos/cat/indoors/2.gif        DIR/cat/indoors/2.gif~01.png, ...         a format that is not written becomes PNG
     photos/dog/1.png                DIR/dog/1~01.png, ...
 
-A place follows from the image's own path and label, not from what other images there are.
+A place depends on the image's own path and label, not on the other images.
 """
 
 import logging
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from cnnkit import class_names
+from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks
 from cnnkit.data import augment, decode, reader, split_names
 from cnnkit.data.augment import AugmentParams
@@ -27,7 +27,7 @@ from cnnkit.formats.header import Preprocess
 
 log = logging.getLogger("cnnkit")
 
-#: Formats that copies are written in, with the extensions for it and how; whatever else comes in becomes PNG.
+#: Formats of copies, with their extensions and Pillow's options; images of other formats become PNG.
 _WRITTEN: dict[str, tuple[frozenset[str], dict[str, Any]]] = {
     "JPEG": (FORMATS["JPEG"], {"quality": 95}),
     "PNG": (frozenset({".png"}), {}),
@@ -37,7 +37,7 @@ _WRITTEN: dict[str, tuple[frozenset[str], dict[str, Any]]] = {
     "PPM": (frozenset({".ppm", ".pnm"}), {}),
 }
 
-#: For each word of the notation, the numbers of a draw that it stands for, where they are not one of its own name.
+#: The parameters that a word of the notation draws, where that is not one of the same name.
 _NUMBERS = {
     "shift": ("shift_x", "shift_y"),
     "zoom": ("zoom_x", "zoom_y"),
@@ -48,21 +48,21 @@ _NUMBERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentPlan:
-    """Which copies of each image."""
+    """Copies to make of each image."""
 
     augmentation: Augmentation
     copies: int
     seed: int = 0
-    keep: bool = False  # the original is among them
-    square: Preprocess | None = None  # prepared to this before anything else
+    keep: bool = False  # also the original
+    square: Preprocess | None = None  # preprocessing before the augmentation
 
     @classmethod
     def of(cls, config: AugmentConfig) -> Self:
-        """Read a configuration.
+        """Create it from a configuration.
 
         Raises:
-            NotationError: Its notation is wrong.
-            UsageError: It has none.
+            NotationError: The notation is invalid.
+            UsageError: There is none.
         """
         return cls(
             augmentation=config.augmentation(),
@@ -73,7 +73,7 @@ class AugmentPlan:
         )
 
     def draws(self, fingerprint: str) -> list[AugmentParams]:
-        """Draw the numbers of an image's copies, which are counted from 1."""
+        """Draw the parameters of an image's copies, numbered from 1."""
         numbers = range(1, self.copies + 1)
         return [
             augment.draw_params(self.augmentation, seed=self.seed, image=fingerprint, copy=number) for number in numbers
@@ -82,7 +82,7 @@ class AugmentPlan:
 
 @dataclass(frozen=True, slots=True)
 class PlannedCopy:
-    """One copy of an image: what becomes of it, and where it goes, as seen from the folder of all copies."""
+    """One copy of an image: its parameters, and its path relative to the folder of all copies."""
 
     path: str
     source: ImageFile
@@ -91,14 +91,14 @@ class PlannedCopy:
 
 
 def checked(images: Iterable[ImageFile], *, force: bool = False) -> Iterable[ImageFile]:
-    """Demand of all images that they are for training: at once where they are known, else of each in its turn.
+    """Check that no image belongs to a validation or test split: at once for a list, else during the iteration.
 
     Args:
         images: The originals.
-        force: Those of splits that measure are counted, and named when all have come.
+        force: Accept such images, and report their number at the end.
 
     Raises:
-        UsageError: One belongs to a split that measures, and there is no `force`.
+        UsageError: One belongs to a validation or test split, and `force` is not given.
     """
     if not isinstance(images, Sequence):
         return _watched(images, force=force)
@@ -113,26 +113,26 @@ def _watched(images: Iterable[ImageFile], *, force: bool) -> Iterator[ImageFile]
         split = split_names.held_out_split(image)
         if split is not None and not force:
             raise UsageError(
-                f"{image.path} belongs to {split}, and what is augmented measures something else; "
-                "take the training part with --split train, or insist with --force"
+                f"{image.path} belongs to {split}, and validation and test images should stay unchanged; "
+                "select the training split with --split train, or add --force"
             )
         if split is not None:
             splits.append(split)
         yield image
     if splits:
         names = ", ".join(sorted(set(splits)))
-        log.warning("%d pictures of %s are augmented because of --force", len(splits), names)
+        log.warning("%s of %s augmented because of --force", messages.count_images(len(splits)), names)
 
 
 def listed(
     images: Iterable[ImageFile], config: AugmentConfig, *, callbacks: Callbacks | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Say what the copies of images would be, without making any.
+    """Yield the manifest rows of the copies, without making any copy.
 
     Args and Raises as `cnnkit.engine.augment_files.write`.
 
     Returns:
-        One record a copy, as the manifest would have it, but for `source`, which is as seen from the current folder.
+        One record per copy, as in the manifest, except that `source` is relative to the current folder.
     """
     plan = AugmentPlan.of(config)
     return _records(checked(images, force=config.force), plan, jobs=config.jobs, callbacks=callbacks or Callbacks())
@@ -158,11 +158,11 @@ def _records(
                 yield record(copy, plan.augmentation, source=image.path)
         callbacks.progress(done, total)
     if not used:
-        raise CnnkitError("no picture could be used")
+        raise CnnkitError("no image could be used")
 
 
 def _identity(path: str) -> tuple[str, str]:
-    """Read an image to its end, and keep only its format and fingerprint."""
+    """Decode an image completely, and return its format and fingerprint."""
     original = decode.read(path)
     return original.format, original.fingerprint
 
@@ -171,11 +171,11 @@ def _identity(path: str) -> tuple[str, str]:
 
 
 def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
-    """Find out where below the folder of copies an image's own folder is.
+    """Return a function that maps an image to the folder of its copies, relative to the folder of all copies.
 
-    With a label it is the label, then what lies below the folder of that name; before it the folder of the split, where images of
-    several splits lie in such folders. Without one it is what the folder has beyond the
-    folder that all images without label have in common; of a list that is still being read, the folder as it was named.
+    With a label it is the label, then the folders below the folder of that name; before it the folder of the split, if the images
+    lie in folders of several splits. Without a label it is the image's folder relative to the common folder of all images without
+    label; for a list that is still being read, the folder as given.
     """
     known = images if isinstance(images, Sequence) else []
     bare = {os.path.dirname(os.path.abspath(image.path)) for image in known if image.label is None}
@@ -190,9 +190,7 @@ def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
         if image.label is None:
             return "/".join(splits)
         if not image.label or image.label.startswith(".") or {os.sep, "/", "\0"} & set(image.label):
-            raise CnnkitError(
-                f"class {image.label!r} cannot be the name of a folder; call it otherwise in the manifest"
-            )
+            raise CnnkitError(f"class {image.label!r} cannot be the name of a folder; rename it in the manifest")
         names = [class_names.normal(each) for each in splits]
         at = names.index(image.label) if image.label in names else None
         below = splits if at is None else splits[at + 1 :]
@@ -210,14 +208,14 @@ def named(
     place: Callable[[ImageFile], str],
     plan: AugmentPlan,
 ) -> list[PlannedCopy]:
-    """Name an image's copies, the original first where it is kept.
+    """Return the copies of an image with their paths, the original first if it is kept.
 
     Args:
-        image: The original. As it is, it keeps its name; prepared, it is a copy with the number 0.
-        file_format: What its content is.
-        draws: The numbers of its copies.
-        place: As `placing` gives it.
-        plan: Which copies.
+        image: The original. Unchanged, it keeps its name; preprocessed, it is copy number 0.
+        file_format: Format of its content.
+        draws: Parameters of its copies.
+        place: From `placing`.
+        plan: Copies to make.
     """
     folder, name = place(image), os.path.basename(image.path)
     stem, extension = stem_and_extension(name, file_format)
@@ -235,16 +233,16 @@ def named(
 
 
 def claimed_twice(copy: PlannedCopy) -> CnnkitError:
-    """Say that the place of a copy belongs to another one."""
+    """Return the error for two copies with one path."""
     return CnnkitError(
-        f"{copy.source.path} and another picture would both become {copy.path}; name one of them otherwise, or leave it out"
+        f"{copy.source.path} and another image would both become {copy.path}; rename one of them, or leave it out"
     )
 
 
 def stem_and_extension(name: str, file_format: str) -> tuple[str, str]:
-    """Give what stands before and behind a copy's number.
+    """Return the text before and after the number in a copy's name.
 
-    What is not written in its own format becomes PNG, and keeps its extension in front: x.gif and x.png of one folder stay apart.
+    A format that is not written becomes PNG, and its extension stays before the number, so that x.gif and x.png do not collide.
     """
     stem, extension = os.path.splitext(name)
     written = file_format in _WRITTEN and extension.lower() in _WRITTEN[file_format][0]
@@ -252,7 +250,7 @@ def stem_and_extension(name: str, file_format: str) -> tuple[str, str]:
 
 
 def saving(name: str, file_format: str, *, profile: bytes | None = None) -> dict[str, Any]:
-    """Give what Pillow's `save` is told about the copies of an image of this name, format and colour profile."""
+    """Return the arguments of Pillow's `save` for the copies of an image of this name, format and colour profile."""
     chosen = file_format if stem_and_extension(name, file_format)[0] != name else "PNG"
     return {"format": chosen, **_WRITTEN[chosen][1], **({"icc_profile": profile} if profile else {})}
 
@@ -261,21 +259,21 @@ def saving(name: str, file_format: str, *, profile: bytes | None = None) -> dict
 
 
 def numbers(augmentation: Augmentation) -> list[str]:
-    """Name the numbers of a draw that an augmentation draws."""
-    neutral = Augmentation()
-    said = [word for word in Augmentation.__dataclass_fields__ if getattr(augmentation, word) != getattr(neutral, word)]
-    return [name for word in said if word != "fill" for name in _NUMBERS.get(word, (word,))]
+    """Return the names of the parameters that an augmentation draws."""
+    neutral, words = Augmentation(), Augmentation.__dataclass_fields__
+    given = [word for word in words if getattr(augmentation, word) != getattr(neutral, word)]
+    return [name for word in given if word != "fill" for name in _NUMBERS.get(word, (word,))]
 
 
 def columns(augmentation: Augmentation) -> list[str]:
-    """Name the columns of the manifest of copies."""
+    """Return the columns of the manifest of copies."""
     return ["path", "label", "split", "group", "source", "copy", *numbers(augmentation)]
 
 
 def record(copy: PlannedCopy, augmentation: Augmentation, *, source: str) -> dict[str, Any]:
-    """Describe a copy by the columns of the manifest.
+    """Return the manifest row of a copy.
 
-    Copies of an image without a group are one, called by its own name: so that a split keeps them together.
+    The copies of an image without a group form one, named after the image, so that a split keeps them together.
     """
     image = copy.source
     folder = os.path.dirname(copy.path)

@@ -1,4 +1,4 @@
-"""Paths that were read from a file, and whether they stay inside the folder that they belong to, links followed."""
+"""Checks that paths read from a file stay inside their folder, with links followed."""
 
 import os
 from collections.abc import Callable, Collection
@@ -8,15 +8,15 @@ from cnnkit.errors import CnnkitError
 
 
 def inside(folder: str | Path, *, reserved: Collection[str] = ()) -> Callable[[str], bool]:
-    """Give a function that tells whether a place, as seen from a folder, is below it: nothing written there ends up elsewhere.
+    """Return a function that returns whether a path, relative to a folder, is inside of it, so that nothing is written elsewhere.
 
     Args:
         folder: May itself be a link, and need not exist.
-        reserved: Names directly in the folder that are no places for anything else, in any case of letters.
+        reserved: Names directly in the folder that are not allowed, in any case of letters.
     """
     real = os.path.realpath(folder)
     taken = {name.casefold() for name in reserved}
-    known: dict[str, bool] = {}  # realpath asks the disk for every step of a path
+    known: dict[str, bool] = {}  # realpath reads the disk for every step of a path
 
     def lies_inside(path: str) -> bool:
         parts = path.split("/")
@@ -35,16 +35,16 @@ def inside(folder: str | Path, *, reserved: Collection[str] = ()) -> Callable[[s
 def check_place(
     folder: Path, place: str, lies_inside: Callable[[str], bool] | None = None, *, replaced: bool = False
 ) -> None:
-    """Demand that a file that is written below a folder ends up there, and not behind a link.
+    """Check that a file written below a folder stays there, and is not redirected by a link.
 
     Args:
-        folder: Of the file.
-        place: As seen from it.
-        lies_inside: From `inside`, where there are many files.
-        replaced: What is there goes before, be it a link.
+        folder: Folder of the file.
+        place: Relative to it.
+        lies_inside: From `inside`, to share it between many files.
+        replaced: An existing file or link at the place is removed first, so a link there is accepted.
 
     Raises:
-        CnnkitError: The place is a link, or lies behind one that leads out of the folder.
+        CnnkitError: The place is a link, or a folder above it is a link that leads out of the folder.
     """
     within = (lies_inside or inside(folder))(place)
     if not within or (not replaced and (folder / place).is_symlink()):

@@ -1,4 +1,4 @@
-"""One image, decoded safely: the formats that are let in, its EXIF turn, and RGB out of every colour mode."""
+"""Safe decoding of one image: allowed formats only, EXIF orientation applied, every colour mode converted to RGB."""
 
 import contextlib
 import functools
@@ -22,54 +22,54 @@ from cnnkit.data import image_formats, libtiff, memory
 from cnnkit.data.image_formats import FORMATS
 from cnnkit.errors import BadImageError, CnnkitError
 
-#: What Pillow may open them with. It has no opener called MPO: the JPEG one finds out that there are several images in the file.
-#: HEIF is pillow-heif's, and asked when it is needed.
+#: Pillow's allowed openers. It has no opener called MPO: the JPEG one detects several images in a file.
+#: HEIF belongs to pillow-heif, which is registered when it is needed.
 _OPENERS = tuple(name for name in FORMATS if name not in ("MPO", "HEIF"))
 
-#: Of these the decoder takes all bytes into memory as it opens them.
+#: Formats whose decoder reads the whole file into memory when it is opened.
 _READ_WHOLE = ("WEBP", "AVIF", "HEIF")
 
-#: TIFF's tags for the size of its tiles.
+#: TIFF tags of the size of tiles.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 log = logging.getLogger("cnnkit")
 
-#: EXIF's words for images that lie on their side.
+#: EXIF orientations that exchange width and height.
 _TURNED = frozenset({5, 6, 7, 8})
 
-#: TIFF's tags that say what the numbers of an image mean, and two of their values.
+#: TIFF tags of the meaning of pixel values, and two of their values.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SMIN, _SMAX = 258, 262, 339, 340, 341
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 
-#: By so much of its range a float may lie outside of it: what arithmetic leaves behind.
+#: Rounding error that is allowed for floats outside of their range, relative to the range.
 _ROUNDING = 1e-4
 
-#: Pixels of deep grey that are converted at once.
+#: Pixels of a deep grey image that are converted at once.
 _PIXELS_AT_ONCE = 1 << 22
 
-#: Pixels of the longer side. A strip that is longer takes gigabytes to resize, however few pixels it has.
+#: Maximum length of the longer side, in pixels. A longer strip takes gigabytes to resize, however few pixels it has.
 LONGEST_SIDE = 1_000_000
 
-#: Scans of a progressive JPEG; encoders write about ten, and each takes as long as decoding the image.
+#: Maximum number of scans of a progressive JPEG; encoders write about ten, and each takes as long as decoding the image.
 MOST_SCANS = 100
 
-#: A JPEG's markers, but for stuffed bytes and restarts, which stand within coded pixels; those of no length; and two that matter.
+#: JPEG markers, except stuffed bytes and restarts, which occur within coded pixels; markers without a length; and two by name.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _WITHOUT_LENGTH = (0x01, 0xD8)
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 
 _one_thread = threading.Lock()
 
-#: The bound on an image's pixels, Pillow's own by default: what it refuses as a decompression bomb.
+#: Maximum number of pixels of an image; by default Pillow's own limit for decompression bombs.
 _most_pixels = 178_956_970
 
 
 @contextlib.contextmanager
 def at_most(pixels: int) -> Generator[None]:
-    """Refuse images of more pixels, in all threads."""
+    """Refuse images with more pixels, in all threads."""
     global _most_pixels
     before = _most_pixels, Image.MAX_IMAGE_PIXELS
-    _most_pixels = Image.MAX_IMAGE_PIXELS = pixels  # Pillow warns of more, and refuses twice as many
+    _most_pixels = Image.MAX_IMAGE_PIXELS = pixels  # Pillow warns above it, and refuses twice as many
     try:
         yield
     finally:
@@ -77,19 +77,19 @@ def at_most(pixels: int) -> Generator[None]:
 
 
 def load(path: str | Path) -> Image.Image:
-    """Read an image as RGB, turned the way up that its EXIF says.
+    """Read an image as RGB, with its EXIF orientation applied.
 
-    An alpha channel is dropped, as torchvision's loader does; grey of more than 8 bits is scaled by its bit depth; of an animation
-    the first frame is taken. Images beyond Pillow's bound for decompression bombs (179 million pixels) are refused.
+    The alpha channel is dropped, as in torchvision's loader; grey of more than 8 bits is scaled by its bit depth; of an animation
+    the first frame is read. Images above Pillow's limit for decompression bombs (179 million pixels) are refused.
 
     Args:
         path: The file.
 
     Returns:
-        An image of mode RGB, wholly in memory.
+        An image of mode RGB, completely decoded.
 
     Raises:
-        BadImageError: It is missing, empty, broken, cut short, too large, or in no format that is let in.
+        BadImageError: It is missing, empty, broken, truncated, too large, or of another format.
     """
     with opened(path) as image:
         load_pixels(image, path)
@@ -97,25 +97,25 @@ def load(path: str | Path) -> Image.Image:
 
 
 def upright_size(path: str | Path) -> tuple[int, int]:
-    """Give the width and height that `load` would give an image; most formats are not decoded for that.
+    """Return the width and height of the image that `load` returns; most formats are not decoded for that.
 
     Raises:
-        BadImageError: As `load`, as far as the head of the file tells.
+        BadImageError: As `load`, as far as the head of the file shows it.
     """
     with opened(path) as image:
         turned = False
-        with contextlib.suppress(Exception):  # as `load` has it
-            if image.format == "PNG" and "exif" not in image.info:  # it may stand after the pixels: Pillow decodes them
+        with contextlib.suppress(Exception):  # as in `load`
+            if image.format == "PNG" and "exif" not in image.info:  # EXIF may follow the pixels: Pillow decodes them
                 load_pixels(image, path)
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
         return (image.height, image.width) if turned else image.size
 
 
 def load_required(path: str | Path) -> Image.Image:
-    """Read the one image that there is to read, as `load` does.
+    """Read an image as `load` does, where it cannot be skipped.
 
     Raises:
-        CnnkitError: It cannot be used; the message names it.
+        CnnkitError: It cannot be used; the message names the file.
     """
     try:
         return load(path)
@@ -125,22 +125,22 @@ def load_required(path: str | Path) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """An image with what identifies its file."""
+    """A decoded image with its file's fingerprint, format and colour profile."""
 
     image: Image.Image  # upright, RGB
     fingerprint: str  # the sha256 of the file's bytes, in hexadecimal
-    format: str  # what the content is, one of FORMATS, but JPEG for MPO
-    grey: bool  # the file has no colours
-    profile: bytes | None  # what its colours mean (ICC), if that fits RGB, or grey where it is grey
+    format: str  # of the content, one of FORMATS, but JPEG for MPO
+    grey: bool  # the file is greyscale
+    profile: bytes | None  # ICC profile, if its colour space is RGB, or grey for a grey image
 
 
 def read(path: str | Path) -> Original:
-    """Read an image and the fingerprint of its file through one opening of it, so that both belong together.
+    """Read an image and the fingerprint of its file from one open file, so that both belong together.
 
-    Only a file that proves to be an image is read to its end.
+    Only a file that is an image is read to its end.
 
     Raises:
-        BadImageError: As `load`, or it is no file that has an end.
+        BadImageError: As `load`, or it is not a regular file.
     """
     try:
         with files.open_regular(path) as file:
@@ -158,7 +158,7 @@ def read(path: str | Path) -> Original:
 
 
 def digest(file: BufferedReader) -> bytes:
-    """Give the sha256 of all bytes of a file, which is left at its end; memory does not grow with them.
+    """Return the sha256 of a file, which is left at its end; the memory does not depend on the file's size.
 
     Raises:
         OSError: It cannot be read, or is too large.
@@ -169,7 +169,7 @@ def digest(file: BufferedReader) -> bytes:
 
 
 def load_pixels(image: Image.Image, path: str | Path) -> None:
-    """Decode an opened image, once there is memory for it and for its conversion to RGB.
+    """Decode an opened image, as soon as there is memory for it and for its conversion to RGB.
 
     Args:
         image: Opened, not decoded yet.
@@ -180,18 +180,18 @@ def load_pixels(image: Image.Image, path: str | Path) -> None:
     with libtiff.complaints() as complained:
         image.load()
     if complained():
-        with _one_thread:  # a cache lets two in at once
-            _name_damaged(path)
+        with _one_thread:  # a cache alone would let two threads in at once
+            _report_damaged(path)
 
 
 @functools.lru_cache(maxsize=1024)
-def _name_damaged(path: str | Path) -> None:
-    """Name a file once, however often it is read."""
-    log.warning("%s: damaged in places; used as far as it can be decoded", path)
+def _report_damaged(path: str | Path) -> None:
+    """Report a damaged file once, however often it is read."""
+    log.warning("%s: partly damaged; used as far as it can be decoded", path)
 
 
 def _bytes_a_pixel(image: Image.Image) -> int:
-    """Say what decoding, turning and converting take of memory for each pixel, at most."""
+    """Return the maximum memory of decoding, rotating and converting, in bytes per pixel."""
     deep = image.mode == "F" or image.mode.startswith("I")
     stored = 1 if image.mode in ("1", "L", "P") else 4  # Pillow keeps three channels in four bytes
     at_once = 6 if image.info.get("progressive") or image.format in ("WEBP", "AVIF", "HEIF") else 0
@@ -200,14 +200,14 @@ def _bytes_a_pixel(image: Image.Image) -> int:
 
 @contextlib.contextmanager
 def opened(path: str | Path, file: BinaryIO | None = None) -> Generator[Image.Image]:
-    """Open an image without decoding it; whatever goes wrong with it inside the `with` comes out as BadImageError.
+    """Open an image without decoding it; every failure inside the `with` becomes a BadImageError.
 
     Args:
         path: The file, also for messages.
-        file: The file itself, should the caller have opened it already; it stays open.
+        file: The same file, if the caller has opened it already; it stays open.
 
     Yields:
-        Pillow's image as it lies in the file: its own mode, not turned; of a size that can be decoded and resized.
+        Pillow's image as stored: in its own mode, EXIF orientation not applied; of a size that can be decoded and resized.
     """
     with contextlib.ExitStack() as stack:
         if file is None:
@@ -220,14 +220,14 @@ def opened(path: str | Path, file: BinaryIO | None = None) -> Generator[Image.Im
             _check_size(image)
             yield image
         except MemoryError as error:
-            raise BadImageError("not enough memory for it") from error
+            raise BadImageError("not enough memory to decode it") from error
 
 
 def _check_size(image: Image.Image) -> None:
-    """Refuse what is small in pixels and takes long or much memory all the same.
+    """Refuse an image that has too many pixels, or few pixels and yet takes much time or memory.
 
     Raises:
-        BadImageError: It is.
+        BadImageError: It does.
     """
     if image.width * image.height > _most_pixels:
         raise BadImageError(_too_large(f"{image.width:,} x {image.height:,}"))
@@ -244,10 +244,10 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _scans(image: Image.Image) -> int:
-    """Count a JPEG's scans, as far as they are allowed and one more; the file is left where it was.
+    """Count a JPEG's scans, up to the limit and one more; the file's position does not change.
 
-    As the decoder does, it goes from marker to marker: what segments hold (a thumbnail), and what comes after the image's end (the film of
-    a moving photograph), is not looked at.
+    Like the decoder, it goes from marker to marker: the contents of segments (a thumbnail) and data after the image's end (the film of
+    a motion photo) are skipped.
     """
     file = getattr(image, "fp", None)
     if file is None:
@@ -260,14 +260,14 @@ def _scans(image: Image.Image) -> int:
         count += marker == _START_OF_SCAN
         length = int.from_bytes(file.read(2), "big")
         if length < 2:
-            break  # no decoder goes on
+            break  # decoders stop here
         file.seek(length - 2, os.SEEK_CUR)
     file.seek(place)
     return count
 
 
 def _next_marker(file: BinaryIO) -> int | None:
-    """Go to the end of a JPEG's next marker that is none of those within coded pixels; None at the end of the file."""
+    """Go past a JPEG's next marker, except those within coded pixels, and return it; None at the end of the file."""
     while chunk := file.read(1 << 16):
         if found := _MARKER.search(chunk):
             file.seek(found.end() - len(chunk), os.SEEK_CUR)
@@ -285,7 +285,7 @@ def _opened(path: str | Path, file: BinaryIO) -> Generator[Image.Image]:
             yield image
     except BadImageError:
         raise
-    except (MemoryError, ImportError):  # no fault of the image
+    except (MemoryError, ImportError):  # not the image's fault
         raise
     except (
         Exception
@@ -294,17 +294,17 @@ def _opened(path: str | Path, file: BinaryIO) -> Generator[Image.Image]:
 
 
 def _open(source: BinaryIO) -> Image.Image:
-    """Open an image with Pillow's own decoders; HEIC, which none of them knows, with pillow-heif."""
+    """Open an image with Pillow's own decoders, HEIC with pillow-heif."""
     kind = image_formats.of_content(_head(source))
     if kind in _READ_WHOLE:
         size = source.seek(0, os.SEEK_END)
         if size > files.MOST:
             raise BadImageError(f"file too large, at most {files.MOST:,} bytes")
-        memory.hold(2 * size)  # pieces, and what they are joined to
+        memory.hold(2 * size)  # the pieces, and the bytes that they are joined to
     source.seek(0)
     try:
         return Image.open(source, formats=_OPENERS)
-    except Exception:  # a HEIC file of the brand mif1 is tried, and refused in its own way, by the AVIF reader
+    except Exception:  # the AVIF reader tries a HEIC file of the brand mif1, and fails with an exception of its own
         if kind != "HEIF":
             raise
         source.seek(0)
@@ -325,40 +325,40 @@ def _register_heif() -> None:
         BadImageError: It is not installed, or its library does not load.
     """
     try:
-        import pillow_heif  # here, since it is optional, and its library takes its time to load
+        import pillow_heif  # here, since it is optional, and its library is slow to load
     except ImportError as error:
-        raise BadImageError("a HEIC image; pip install 'cnnkit[heif]' makes it readable") from error
-    pillow_heif.options.DECODE_THREADS = 1  # images are decoded in threads of our own
+        raise BadImageError("a HEIC image; to read it, pip install 'cnnkit[heif]'") from error
+    pillow_heif.options.DECODE_THREADS = 1  # images are decoded in cnnkit's threads
     pillow_heif.register_heif_opener(thumbnails=False)
 
 
 def misnamed(path: str | Path, file_format: str) -> str | None:
-    """Say how a file's extension contradicts its content, by which it is read; None where it does not.
+    """Describe how a file's extension contradicts its content; None if it does not.
 
     Args:
         path: The file.
-        file_format: What its content is, a key of `FORMATS`.
+        file_format: Format of its content, a key of `FORMATS`.
     """
     extension = image_formats.extension_of(os.fspath(path))
-    own = FORMATS["MPO"] if file_format == "JPEG" else FORMATS[file_format]  # one image of a pair may be left alone
+    own = FORMATS["MPO"] if file_format == "JPEG" else FORMATS[file_format]  # an MPO file may hold a single JPEG
     if extension in own:
         return None
-    return f"a {file_format} file {f'that is named {extension}' if extension else 'without an extension'}"
+    return f"a {file_format} file {f'with the extension {extension}' if extension else 'without an extension'}"
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Turn a decoded image the way up that its EXIF says, and give it the mode RGB.
+    """Apply the EXIF orientation of a decoded image, and convert it to RGB.
 
     Raises:
-        BadImageError: Its values lie outside of the range that its file allows a brightness.
+        BadImageError: It has values outside of the range that its file's format defines.
     """
-    deep = value_range(image)  # before it is turned: what Pillow turns forgets its file's tags
+    deep = value_range(image)  # before the rotation, which loses the file's tags
     image = _upright(image)
     return _rgb(image if deep is None else _by_strips(image, lambda strip: _eight_bits(strip, deep)))
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # A broken EXIF block says nothing about the image that it comes with
+    # A broken EXIF block does not make the image unusable
     with contextlib.suppress(Exception):
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else exif_transpose would copy it
             return ImageOps.exif_transpose(image)
@@ -367,15 +367,15 @@ def _upright(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class ValueRange:
-    """What black and white are in a deep or signed grey image: by its file's tags and its bit depth, never by its values."""
+    """Values of black and white in a deep or signed grey image: from its file's tags and its bit depth, never from its values."""
 
     black: float
     white: float
     kind: str  # for messages
-    unsigned: bool = False  # Pillow keeps 32 bits without a sign as if they had one
+    unsigned: bool = False  # Pillow reads unsigned 32-bit values as signed
 
     def used(self, image: Image.Image) -> tuple[float, str]:
-        """Give the share of the range that an image uses, and a text that says so."""
+        """Return the share of the range that an image uses, and a description of it."""
         stored = self._stored(image)
         low, high = float(stored.min()), float(stored.max())
         of = sorted((self.black, self.white))
@@ -384,7 +384,7 @@ class ValueRange:
         ), f"{self.kind} from {low:g} to {high:g} of {of[0]:g} to {of[1]:g}"
 
     def values(self, image: Image.Image) -> NDArray[np.float64]:
-        """Give the values as the file has them, (H, W)."""
+        """Return the values as stored in the file, (H, W)."""
         return self._stored(image).astype(np.float64)
 
     def _stored(self, image: Image.Image) -> NDArray[Any]:
@@ -395,21 +395,24 @@ class ValueRange:
 
 
 def value_range(image: Image.Image) -> ValueRange | None:
-    """Tell the range of a grey image of more than 8 bits, or of signed ones, as it lies in its file; None for all others.
+    """Return the value range of a grey image of more than 8 bits, or of signed ones; None for all others.
 
-    Integers go up to the most that their bits hold, whatever the brightest one is: two images of one camera stay comparable.
-    Floats go from 0 to 1, unless a TIFF names another range (SMinSampleValue, SMaxSampleValue).
+    The white of integers is the maximum of their bit depth, not their largest value: two images of one camera stay comparable.
+    Floats range from 0 to 1, unless a TIFF gives another range (SMinSampleValue, SMaxSampleValue).
+
+    Raises:
+        BadImageError: The range in a TIFF's tags is empty.
     """
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     bits, sample = _first(tags.get(_BITS), 16), _first(tags.get(_SAMPLE_FORMAT), 1)
-    signed_bytes = image.mode == "L" and sample == _SIGNED  # which Pillow keeps as if they had no sign
+    signed_bytes = image.mode == "L" and sample == _SIGNED  # Pillow reads them as unsigned
     if image.mode != "F" and not image.mode.startswith("I") and not signed_bytes:
         return None
     if image.mode == "F":
         low, high = _first(tags.get(_SMIN), 0.0), _first(tags.get(_SMAX), 1.0)
         black, white, kind = float(low), float(high), "floats"
         if not black < white:  # NaN too
-            raise BadImageError(f"its tags name the range {low:g} to {high:g}, which is none")
+            raise BadImageError(f"invalid range {low:g} to {high:g} in its tags SMinSampleValue and SMaxSampleValue")
     elif sample == _SIGNED:
         black, white, kind = 0.0, float(2 ** (bits - 1) - 1), f"{bits}-bit signed integers"
     else:
@@ -426,10 +429,10 @@ def _first(value: Any, default: float) -> Any:  # noqa: ANN401 - a TIFF's tag: a
 
 
 def _eight_bits(image: Image.Image, found: ValueRange) -> Image.Image:
-    """Scale a grey image of more than 8 bits to 0 to 255; convert("L") would clip everything above 255 to white.
+    """Scale a grey image of more than 8 bits to the range 0 to 255; convert("L") would clip everything above 255 to white.
 
     Raises:
-        BadImageError: A value lies outside of the range.
+        BadImageError: A value is outside of its range.
     """
     values = found.values(image)
     low, high = sorted((found.black, found.white))
@@ -439,14 +442,14 @@ def _eight_bits(image: Image.Image, found: ValueRange) -> Image.Image:
         found_range = f"from {known.min():g} to {known.max():g}" if known.size else "that are all NaN"
         raise BadImageError(
             f"{found.kind} {found_range}{', some of them NaN' if 0 < known.size < values.size else ''}; "
-            f"a brightness is expected from {low:g} to {high:g}, rescale the image"
+            f"expected values from {low:g} to {high:g}: rescale the image"
         )
     shares = (values - found.black) / (found.white - found.black)
     return Image.fromarray(np.clip(shares * 255.0 + 0.5, 0, 255).astype(np.uint8))
 
 
 def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Convert a deep grey image strip by strip: as floats, all of it would take thirty bytes a pixel."""
+    """Convert a deep grey image strip by strip: at once, its floats would take thirty bytes per pixel."""
     rows = max(1, _PIXELS_AT_ONCE // max(image.width, 1))
     if rows >= image.height:
         return convert(image)
@@ -458,30 +461,30 @@ def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # else Pillow warns that a palette with transparency loses it
+        image = image.convert("RGBA")  # else Pillow warns that the palette's transparency is lost
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def reason(path: str | Path, error: Exception) -> str:
-    """Say in a few words why a file could not be read as an image."""
+    """Describe in a few words why a file could not be read as an image."""
     if isinstance(error, UnidentifiedImageError):
         with contextlib.suppress(OSError):
             if Path(path).stat().st_size == 0:
                 return "empty file"
             with files.open_regular(path) as file:
                 if file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-                    return "a TIFF of a kind that is not read, such as colour in floats; save it with 8 or 16 bits a channel"
-        return f"no picture, or none of {' '.join(FORMATS)}"
+                    return "unsupported kind of TIFF, such as colour in floats; save it with 8 or 16 bits per channel"
+        return f"not an image in a supported format ({', '.join(FORMATS)})"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        pixels = re.search(r"(\d+) pixels", str(error))  # all that it says of the size
+        pixels = re.search(r"(\d+) pixels", str(error))  # the message has no width and height
         return _too_large(f"{int(pixels[1]):,}" if pixels else "too many")
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     text = str(error).splitlines()[0] if str(error) else ""
-    if "MAX_TEXT" in text:  # Pillow's bound on what unpacking may give, a constant of its own
+    if "MAX_TEXT" in text:  # Pillow's limit for unpacked metadata, a constant of its own
         return "its metadata (text or colour profile) is larger than 1 MB; save it without metadata"
     return type(error).__name__ if text in ("", "[Errno None] None") else text
 
 
 def _too_large(pixels: str) -> str:
-    return f"too large: {pixels} pixels, at most {_most_pixels:,}; --max-pixels allows more"
+    return f"too large: {pixels} pixels, at most {_most_pixels:,}; raise the limit with --max-pixels"

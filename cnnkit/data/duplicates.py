@@ -1,4 +1,4 @@
-"""Files examined whole (hash of the content, decoding to the end, perceptual hash), and the duplicates and near-duplicates among them."""
+"""Content hash and perceptual hash of completely decoded images, and the exact and near duplicates among them."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -12,10 +12,10 @@ from cnnkit.data import decode
 from cnnkit.data.config import NEAR_BITS
 from cnnkit.errors import BadImageError
 
-#: Side of the perceptual hash. 16 x 16 bits tell small images apart, which the usual 8 x 8 do not (see `config.NEAR_BITS`).
+#: Side of the perceptual hash. 16 x 16 bits distinguish small images, which the usual 8 x 8 do not (see `config.NEAR_BITS`).
 LOOK_SIDE = 16
 
-#: Comparing one block of hashes with all others takes BLOCK * N * 4 bytes.
+#: Hashes that are compared at once with all others, which takes BLOCK * N * 4 bytes.
 _BLOCK = 1024
 
 # Mirroring an image changes the sign of every second column of its cosine transform.
@@ -24,19 +24,19 @@ _MIRROR = np.tile(np.where(np.arange(LOOK_SIDE) % 2, -1, 1), LOOK_SIDE).astype(n
 
 @dataclass(frozen=True, slots=True)
 class ExaminedFile:
-    """What a file that is an image holds."""
+    """Hashes of an image file."""
 
     digest: bytes  # sha256 of the file's bytes
-    look: bytes | None = None  # LOOK_SIDE² bits, packed; None unless asked for
+    look: bytes | None = None  # perceptual hash: LOOK_SIDE² bits, packed; None if not requested
     misnamed: str | None = None  # how its extension contradicts its content
 
 
 def examine(path: str, *, look: bool = False) -> ExaminedFile:
-    """Decode a file to the end by its content, compare that with its extension, and hash it, if it proves to be an image.
+    """Decode an image file completely, compare its content with its extension, and hash it.
 
     Args:
         path: The file.
-        look: Compute the perceptual hash too.
+        look: Also compute the perceptual hash.
 
     Raises:
         BadImageError: As `decode.load`.
@@ -53,44 +53,47 @@ def examine(path: str, *, look: bool = False) -> ExaminedFile:
 
 
 def perceptual_hash(image: Image.Image) -> bytes:
-    """Hash the low frequencies of an image as it is seen: upright, RGB; they are taken in grey.
+    """Hash the low frequencies of an image's brightness.
+
+    Args:
+        image: Upright, RGB.
 
     Returns:
         LOOK_SIDE² bits, packed; rows and columns of frequencies.
     """
-    import imagehash  # here, since it brings scipy: a third of a second that a plain split does not pay
+    import imagehash  # here, since it imports scipy: a third of a second that a split without --near saves
 
     bits = imagehash.phash(image, hash_size=LOOK_SIDE).hash  # (16, 16)
     return np.packbits(bits).tobytes()
 
 
 class DisjointSets:
-    """Sets of items that must stay together, growing by unions (a disjoint-set forest)."""
+    """Disjoint-set forest: sets of items that must stay together, merged by unions."""
 
     def __init__(self, count: int) -> None:
         self._parent = list(range(count))
 
     def root(self, item: int) -> int:
-        """Give the smallest item of the set that `item` is in."""
+        """Return the smallest item of the set that contains `item`."""
         while self._parent[item] != item:
             self._parent[item] = self._parent[self._parent[item]]
             item = self._parent[item]
         return item
 
     def unite(self, one: int, other: int) -> None:
-        """Make one set of two."""
+        """Merge the sets of two items."""
         low, high = sorted((self.root(one), self.root(other)))
         self._parent[high] = low
 
     def unite_equal(self, values: Iterable[Hashable]) -> None:
-        """Unite the items that have the same value; None is like nothing else."""
+        """Unite the items that have the same value; items with the value None stay apart."""
         first: dict[Hashable, int] = {}
         for item, value in enumerate(values):
             if value is not None:
                 self.unite(first.setdefault(value, item), item)
 
     def sets(self) -> list[list[int]]:
-        """List all sets, single items too, by their smallest item."""
+        """Return all sets, also those of one item, ordered by their smallest item."""
         members: defaultdict[int, list[int]] = defaultdict(list)
         for item in range(len(self._parent)):
             members[self.root(item)].append(item)
@@ -98,7 +101,7 @@ class DisjointSets:
 
 
 def exact_duplicates(digests: Sequence[bytes]) -> list[list[int]]:
-    """Find the sets of two and more files whose content is the same.
+    """Find the sets of two or more files with the same content.
 
     Args:
         digests: Hash of every file's content.
@@ -112,14 +115,14 @@ def exact_duplicates(digests: Sequence[bytes]) -> list[list[int]]:
 
 
 def near_duplicates(looks: Sequence[bytes], *, distance: int = NEAR_BITS) -> list[list[int]]:
-    """Find the sets of two and more images that look alike, or like each other's mirror image.
+    """Find the sets of two or more images that are similar, or similar to each other's mirror image.
 
-    Likeness is passed on: where A is like B and B like C, all three are one set. All pairs are compared, as a product of
-    matrices: 10,000 images take a second or two, and no set of images makes it slower.
+    Similarity is transitive: if A is similar to B and B to C, all three are one set. All pairs are compared, as a product of
+    matrices: 10,000 images take a second or two, whatever they show.
 
     Args:
-        looks: Perceptual hash of every image, as `examine` gives it.
-        distance: Bits by which two may differ.
+        looks: Perceptual hash of every image, from `examine`.
+        distance: Maximum number of bits by which two differ.
 
     Returns:
         Positions in `looks`, every set in ascending order.
@@ -132,24 +135,24 @@ def near_duplicates(looks: Sequence[bytes], *, distance: int = NEAR_BITS) -> lis
 
 
 def distance(one: bytes, other: bytes) -> int:
-    """Count the bits in which two perceptual hashes differ, one of them mirrored if that is nearer."""
+    """Count the bits in which two perceptual hashes differ, with one of them mirrored if that is nearer."""
     bits = [np.unpackbits(np.frombuffer(look, dtype=np.uint8)) for look in (one, other)]
     apart = bits[0] != bits[1]  # (256,)
     return int(min(apart.sum(), (apart ^ (_MIRROR < 0)).sum()))
 
 
 def _connected(looks: Sequence[bytes], distance: int) -> list[int]:
-    """Label every hash so that two that differ by at most `distance` bits, one of them mirrored or not, have the same label."""
+    """Label the connected components of hashes that differ by at most `distance` bits, one of them mirrored or not."""
     if not looks:
         return []
     bits = np.unpackbits(np.frombuffer(b"".join(looks), dtype=np.uint8).reshape(len(looks), -1), axis=1)
-    signs = bits.astype(np.float32) * 2 - 1  # (N, 256) of -1 and 1: their product counts agreements less disagreements
+    signs = bits.astype(np.float32) * 2 - 1  # (N, 256) of -1 and 1: their product is equal bits minus different bits
     needed = signs.shape[1] - 2 * distance
     labels = np.arange(len(looks))
     for start in range(0, len(looks), _BLOCK):
         block, rest = signs[start : start + _BLOCK], signs[start:]
         near = np.maximum(block @ rest.T, (block * _MIRROR) @ rest.T) >= needed  # (B, 256) @ (256, M) -> (B, M)
-        for row in np.flatnonzero(near.sum(axis=1) > 1):  # every hash is like itself
+        for row in np.flatnonzero(near.sum(axis=1) > 1):  # every hash is similar to itself
             found = labels[start:][near[row]]
             if found.min() != found.max():
                 labels[np.isin(labels, found)] = found.min()

@@ -1,11 +1,11 @@
-"""What lies in a folder: which files are images, what is passed over, and whether its folders are splits or classes. Opens no image.
+"""Search of a folder: its images, the ignored files, and whether its folders are splits or classes. No image is opened.
 
-Not counted as passed over, since nobody takes them for images of the set:
+Files that are not meant to be images are not counted as ignored:
 
-    hidden files and folders; what operating systems and file servers leave (Thumbs.db, desktop.ini, __MACOSX/, @eaDir/, ...)
+    hidden files and folders; files of operating systems and file servers (Thumbs.db, desktop.ini, __MACOSX/, @eaDir/, ...)
     the manifests that cnn-split and cnn-augment write
     sidecars: text, tables, films and settings with the name of an image next to it (1.jpg and 1.txt, 1.xmp, 1.jpg.json, 1.mov)
-    next to class folders, tables, text, archives and programs (labels.csv, README.md); in a class folder they count
+    next to class folders: tables, text, archives and programs (labels.csv, README.md); in a class folder these are counted
 """
 
 import os
@@ -35,12 +35,12 @@ _DOCUMENT_NAMES = re.compile(
 
 @dataclass(slots=True)
 class Scan:
-    """What a search of one folder came to."""
+    """Result of the search of one folder."""
 
     images: list[str] = field(default_factory=list)  # paths, in no order
-    by_content: list[str] = field(default_factory=list)  # those of them that only their first bytes show to be images
-    passed: Counter[str] = field(default_factory=Counter)  # by extension, as written; "" without one
-    unread: list[tuple[str, str]] = field(default_factory=list)  # passed over, but an image: path, what can be done
+    by_content: list[str] = field(default_factory=list)  # images that are recognized by their first bytes only
+    ignored: Counter[str] = field(default_factory=Counter)  # by extension, as written; "" without one
+    unread: list[tuple[str, str]] = field(default_factory=list)  # ignored, although an image: path, remedy
     empty: list[str] = field(default_factory=list)  # folders directly in it without an image
 
 
@@ -48,8 +48,8 @@ def scan(root: str, *, deep: bool = True) -> Scan:
     """Search a folder.
 
     Args:
-        root: The folder; hidden folders are left out, links are followed, unless they lead back up.
-        deep: Also what lies in its folders.
+        root: The folder; hidden folders are left out, and links are followed, except into a folder above.
+        deep: Also search its folders.
     """
     found = Scan()
     files, folders = _listed(root)
@@ -65,17 +65,17 @@ def scan(root: str, *, deep: bool = True) -> Scan:
 
 
 def first_folder(path: str, root: str) -> str | None:
-    """Name the folder directly below `root` that a path, which begins with `root`, lies in; None where it lies in `root` itself."""
+    """Return the name of the folder directly below `root` that contains a path; None if the path is directly in `root`."""
     first, separator, _ = path[len(os.path.join(root, "")) :].partition(os.sep)
     return first if separator else None
 
 
 def _below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, list[str]]]:
-    """Give a folder and all below it with their files, in the order of their names; not those that a link leads back up to.
+    """Yield a folder and all below it with their files, ordered by name, except folders above that a link leads back to.
 
     Args:
         folder: The folder.
-        above: What it lies in, by device and number on it.
+        above: The folders that contain it, by device and inode.
     """
     waiting = [(folder, above)]
     while waiting:
@@ -94,7 +94,7 @@ def _identity(folder: str) -> tuple[int, int]:
 
 
 def _listed(folder: str) -> tuple[list[str], list[str]]:
-    """List the files and the folders in a folder, in the order of their names; hidden ones and litter are left out."""
+    """Return the files and the folders in a folder, ordered by name, without hidden and system files."""
     files, folders = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -109,7 +109,7 @@ def _listed(folder: str) -> tuple[list[str], list[str]]:
 
 
 def _kind(entry: "os.DirEntry[str]") -> str | None:
-    """Tell files and folders; None for pipes and devices. Those called like images, and broken links, are named when they are read."""
+    """Return "file" or "folder"; None for pipes and devices. Pipes named like images, and broken links, fail when they are read."""
     try:
         if entry.is_dir():
             return "folder"
@@ -133,7 +133,7 @@ def _sort_out(folder: str, names: list[str], found: Scan, *, class_folder: bool)
             found.images.append(path)
             found.by_content.append(path)
         elif class_folder or not (extension in _DOCUMENTS or _DOCUMENT_NAMES.match(name)):
-            found.passed[os.path.splitext(name)[1]] += 1
+            found.ignored[os.path.splitext(name)[1]] += 1
             if (reason := _why_unread(path, name)) is not None:
                 found.unread.append((path, reason))
 
@@ -144,12 +144,12 @@ def _readable() -> frozenset[str]:
 
 
 def _why_unread(path: str, name: str) -> str | None:
-    """Say what can be done about a file that is passed over, if it is an image."""
+    """Return the remedy for an ignored file that is an image; None for other files."""
     reason = image_formats.why_not_read(name)
     if reason is None and image_formats.may_be_read_by_content(name) and (content := _content(path)) is not None:
         if content == "HEIF" and not image_formats.reads_heif():
             return image_formats.HEIF_REMEDY
-        return "images without an image's extension are read in class folders, or when they are named one by one"
+        return "files without an image extension are read in class folders, or when given one by one"
     return reason
 
 
@@ -166,21 +166,21 @@ def _content(path: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class FolderLayout:
-    """How a folder is read: the folders in it that are splits (none: they are classes), and what people should know about that."""
+    """How a folder is read: which folders in it are splits (none: all are classes), and notices about that."""
 
     splits: tuple[str, ...]
     remarks: tuple[str, ...] = ()
 
 
 def folder_layout(folder: str, reading: FolderReading | None = None) -> FolderLayout:
-    """Tell a split dataset from a folder of class folders, the same for every command.
+    """Distinguish a split dataset from a folder of class folders; the same rule for every command.
 
-    Folders called train, val, test (any name in `split_names`; fold0, fold1, ... of cnn-split --folds) are splits where they hold class
-    folders, or where no other folder stands beside them. A class that is called train, next to car and plane, holds images.
+    Folders called train, val, test (any name in `split_names`; fold0, fold1, ... of cnn-split --folds) are splits if they contain
+    class folders, or if there is no other folder with images next to them. A class called train, next to car and plane, contains images.
 
     Args:
         folder: The folder.
-        reading: Decides where the names are not to.
+        reading: Overrides the decision by names.
     """
     below = subfolders(folder)
     if reading is FolderReading.CLASSES:
@@ -193,23 +193,20 @@ def folder_layout(folder: str, reading: FolderReading | None = None) -> FolderLa
     if not names:
         return FolderLayout(())
     others = [name for name in below if name not in names and _holds_image(os.path.join(folder, name))]
-    named, beside = (_and(each) for each in (names, others))
+    named, next_to = (_and(each) for each in (names, others))
     if not _hold_folders(folder, names) and others:
-        are = "is taken for a class" if len(names) == 1 else "are taken for classes"
-        stand = "stands" if len(others) == 1 else "stand"
-        return FolderLayout(
-            (), (f"{folder}: {named} {are}, since {beside} {stand} beside; --folders splits reads splits",)
-        )
+        are = "is read as a class" if len(names) == 1 else "are read as classes"
+        return FolderLayout((), (f"{folder}: {named} {are}, like {next_to}; to read splits, add --folders splits",))
     synonyms = tuple(split_names.about_synonyms(folder, names, mark="/"))
     if others:
-        are = "is taken for a split" if len(names) == 1 else "are taken for splits"
-        remark = f"{folder}: {named} {are}, {beside} not looked at; --folders classes takes all of them for classes"
+        are = "is read as a split" if len(names) == 1 else "are read as splits"
+        remark = f"{folder}: {named} {are}, and {next_to} ignored; to read all as classes, add --folders classes"
         return FolderLayout(tuple(names), (remark, *synonyms))
     return FolderLayout(tuple(names), synonyms)
 
 
 def subfolders(folder: str) -> list[str]:
-    """List the folders in a folder, in the order of their names; hidden ones and litter are left out."""
+    """Return the folders in a folder, ordered by name, without hidden and system folders."""
     return _listed(folder)[1]
 
 
@@ -218,7 +215,7 @@ def _hold_folders(folder: str, names: list[str]) -> bool:
 
 
 def _holds_image(folder: str) -> bool:
-    """Look for a file with an image's extension, no further than the first."""
+    """Return whether there is a file with an image extension; the search ends at the first one."""
     return any(
         image_formats.extension_of(name) in image_formats.EXTENSIONS
         for _, files in _below(folder, frozenset())
@@ -233,6 +230,6 @@ def _and(names: list[str]) -> str:
 
 
 def label_of(name: str | None) -> tuple[str | None, str | None]:
-    """Give the one form of a label, and the label as it is written where that differs."""
+    """Return the normal form of a label, and the label as written if that differs."""
     label = class_names.normal_or_none(name)
     return label, name if name != label else None

@@ -1,8 +1,8 @@
-"""The image formats that are read: one list of formats, extensions and first bytes for folder searches and for decoding. No Pillow.
+"""Supported image formats, with their extensions and first bytes, for folder searches and for decoding. No Pillow.
 
-extension of a format that is read        the search takes the file for an image
+extension of a supported format           the search takes the file as an image
 another extension, or none                the first bytes decide (`of_content`)
-a camera raw, a sidecar                   never by content: a raw file holds a small preview that would pass for the photograph
+camera raw, sidecar                       never an image: the small preview in a raw file would be read as the photograph
 """
 
 import functools
@@ -12,11 +12,11 @@ import re
 
 
 def extensions(words: str) -> frozenset[str]:
-    """Give words as file extensions: "jpg png"."""
+    """Return the extensions of words: "jpg png"."""
     return frozenset(f".{word}" for word in words.split())
 
 
-#: Decoders that a file may reach, with the extensions it may carry. The other readers of Pillow are attack surface without use here.
+#: Allowed decoders, with the extensions of their files. Pillow's other decoders would be attack surface without use.
 FORMATS: dict[str, frozenset[str]] = {
     "JPEG": frozenset({".jpg", ".jpeg", ".jpe", ".jfif"}),
     "MPO": frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}),
@@ -31,27 +31,27 @@ FORMATS: dict[str, frozenset[str]] = {
     "PPM": frozenset({".ppm", ".pgm", ".pbm", ".pnm"}),
 }
 
-#: Every extension that some decoder reads, in lower case.
+#: All extensions of the supported formats, in lower case.
 EXTENSIONS = frozenset[str]().union(*FORMATS.values())
 
-#: How HEIC becomes readable.
-HEIF_REMEDY = "pip install 'cnnkit[heif]' reads them"
+#: Remedy for HEIC files that are not read.
+HEIF_REMEDY = "to read them, pip install 'cnnkit[heif]'"
 
-#: Camera raw and slide-scanner files. Most are TIFF inside, with a small preview as their first image.
+#: Camera raw and slide-scanner files. Most are TIFF files, with a small preview as their first image.
 _RAW = extensions(
     "3fr arw bif cr2 cr3 crw dcr dng erf fff iiq kdc mef mos mrw ndpi nef nrw orf pef raf raw rw2 scn sr2 srf srw svs x3f"
 )
 
-#: Previews that cameras put next to films: no image of the set, whatever is in them.
+#: Previews that cameras put next to films: never images of the dataset.
 _PREVIEWS = extensions("thm lrv")
 
-#: Further images that are not read.
+#: Further image formats that are not read.
 _OTHER_IMAGES = extensions(
     "ai cur dcm dds dicom djvu eps exr fits hdr heics heifs icns ico j2k jp2 jpf jpx jxl jxr nii pcx pic psb psd qoi sgi "
     "svg tga wbmp wdp wmf xbm xcf xpm"
 )
 
-#: So many bytes tell a format.
+#: Number of bytes that identify a format.
 HEAD = 32
 
 _SIGNATURES: tuple[tuple[str, re.Pattern[bytes]], ...] = (
@@ -68,42 +68,44 @@ _SIGNATURES: tuple[tuple[str, re.Pattern[bytes]], ...] = (
 
 
 def of_content(head: bytes) -> str | None:
-    """Name the format, a key of `FORMATS`, that the first bytes of a file are of; None where they are of none."""
+    """Return the format, a key of `FORMATS`, of the first bytes of a file; None if they match none."""
     return next((name for name, signature in _SIGNATURES if signature.match(head)), None)
 
 
 def has_image_extension(name: str) -> bool:
-    """Say whether a file's name claims a format that is read here; HEIC counts where pillow-heif is installed."""
+    """Return whether a file's name has the extension of a supported format; HEIC is one if pillow-heif is installed."""
     return not name.startswith(".") and _is_read(extension_of(name))
 
 
 def extension_of(name: str) -> str:
-    """Give a file name's extension in lower case."""
+    """Return a file name's extension in lower case."""
     return os.path.splitext(name)[1].lower()
 
 
 def may_be_read_by_content(name: str) -> bool:
-    """Say whether the first bytes may decide about a file with this name."""
+    """Return whether a file with this name may be recognized by its first bytes."""
     return extension_of(name) not in _RAW | _PREVIEWS
 
 
 def why_not_read(name: str) -> str | None:
-    """Say why a file that is an image by its extension is not read, with the remedy; None where the name claims no image."""
+    """Return the remedy for a file with the extension of an image that is not read; None for other names."""
     extension = extension_of(name)
     if extension in EXTENSIONS and not _is_read(extension):
         return (
-            HEIF_REMEDY if extension in FORMATS["HEIF"] else "this Pillow reads no AVIF: pip install --upgrade pillow"
+            HEIF_REMEDY
+            if extension in FORMATS["HEIF"]
+            else "this Pillow cannot read AVIF: pip install --upgrade pillow"
         )
     if extension in _RAW:
-        return "camera raw and scanner files are not read: convert them to PNG or JPEG"
+        return "camera raw and scanner files are not supported: convert them to PNG or JPEG"
     if extension in _OTHER_IMAGES:
-        return "not a format that cnnkit reads: convert them to PNG or JPEG"
+        return "unsupported image format: convert them to PNG or JPEG"
     return None
 
 
 @functools.cache
 def reads_heif() -> bool:
-    """Say whether pillow-heif is installed; it is not imported. Asked for each file, which looks through all of sys.path."""
+    """Return whether pillow-heif is installed, without importing it. Cached, since it searches all of sys.path."""
     return importlib.util.find_spec("pillow_heif") is not None
 
 

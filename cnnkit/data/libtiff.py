@@ -1,4 +1,4 @@
-"""What libtiff has to say of a damaged file, which it would print on stderr line by line, below Python and without the file's name."""
+"""Error counter for libtiff, which otherwise prints errors of damaged files to stderr, without the file's name."""
 
 import contextlib
 import ctypes
@@ -11,23 +11,23 @@ from PIL import _imaging
 
 
 class _Counted(threading.local):
-    """How often libtiff complained in this thread."""
+    """Number of libtiff's errors in this thread."""
 
     errors: int = 0
 
 
 _counted = _Counted()
 
-#: A cache lets two threads in at once; the handler of the one that came too late would be freed, and called.
+#: A cache alone lets two threads in at once, and one of the two handlers would be freed while libtiff still calls it.
 _one_thread = threading.Lock()
 
 
 @contextlib.contextmanager
 def complaints() -> Generator[Callable[[], int]]:
-    """Keep libtiff quiet, and count the errors it reports while an image is decoded in this thread.
+    """Silence libtiff, and count the errors it reports while an image is decoded in this thread.
 
     Yields:
-        A function that gives how many there were.
+        A function that returns the number of errors.
     """
     with _one_thread:
         _quiet()
@@ -36,8 +36,8 @@ def complaints() -> Generator[Callable[[], int]]:
 
 
 @functools.cache
-def _quiet() -> Any:  # noqa: ANN401 - what keeps the function that C calls alive
-    """Replace libtiff's handlers for errors and warnings, once; where Pillow hides its libtiff, it goes on printing."""
+def _quiet() -> Any:  # noqa: ANN401 - the cached value keeps the C callback alive
+    """Replace libtiff's handlers for errors and warnings, once; has no effect if Pillow hides the symbols of its libtiff."""
     kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
 
     def count(_module: bytes | None, _text: bytes | None, _values: int | None) -> None:

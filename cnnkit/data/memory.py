@@ -1,4 +1,4 @@
-"""Memory that threads share: one budget for everything that is decoded; an image that needs more than is left waits."""
+"""Memory budget shared by the threads that decode images; an image that needs more than is left waits."""
 
 import contextlib
 import os
@@ -8,14 +8,14 @@ from pathlib import Path, PurePosixPath
 
 
 class MemoryBudget:
-    """So many bytes, of which threads take some for a while; one of them may need more than there are."""
+    """A number of bytes that threads take and give back; a single thread may take more than there are."""
 
     def __init__(self, size: int) -> None:
         self._size, self._taken, self._changed = size, 0, threading.Condition()
 
     @contextlib.contextmanager
     def taken(self, size: int) -> Generator[None]:
-        """Take some bytes for a while."""
+        """Take bytes, and give them back at the end."""
         self.take(size)
         try:
             yield
@@ -23,26 +23,26 @@ class MemoryBudget:
             self.give_back(size)
 
     def take(self, size: int) -> None:
-        """Take some bytes, once they are free or nobody else has taken any."""
+        """Wait until enough bytes are free, or no bytes are taken, and take them."""
         with self._changed:
             self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._size)
             self._taken += size
 
     def give_back(self, size: int) -> None:
-        """Let others have them."""
+        """Give bytes back, and wake the waiting threads."""
         with self._changed:
             self._taken -= size
             self._changed.notify_all()
 
 
 def installed(system: Path = Path("/")) -> int | None:
-    """Give the bytes of memory that this process may take: the machine's, or less where its control group has a limit, as in containers.
+    """Return the memory that this process may use, in bytes: the machine's, or the limit of its control group, as in containers.
 
     Args:
-        system: Where the root directory is.
+        system: The root directory.
 
     Returns:
-        None where the system does not say.
+        None if the system does not report it.
     """
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -52,7 +52,7 @@ def installed(system: Path = Path("/")) -> int | None:
 
 
 def _limits(system: Path) -> Iterator[int]:
-    """Give the limits of a process's control groups, of version 2 and 1, and of all those that these are in."""
+    """Yield the limits of a process's control groups, of version 2 and 1, and of all groups above them."""
     mounted = system / "sys" / "fs" / "cgroup"
     try:
         lines = (system / "proc" / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
@@ -65,23 +65,25 @@ def _limits(system: Path) -> Iterator[int]:
         top, name = (mounted / "memory", "memory.limit_in_bytes") if controllers else (mounted, "memory.max")
         inner = PurePosixPath(path.lstrip("/"))
         for group in (inner, *inner.parents):
-            with contextlib.suppress(OSError, ValueError):  # a container sees its own group as the root; "max" is none
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # a container sees its own group as the root; "max" is no limit
                 yield int((top / group / name).read_text(encoding="ascii"))
 
 
 def _for_decoding(memory: int | None) -> int:
-    """Give an eighth of the memory, but not less than 1 GiB or, where that is less, a quarter, nor more than 4 GiB."""
+    """Return an eighth of the memory, at least 1 GiB (or a quarter of the memory, if that is less), at most 4 GiB."""
     if memory is None:
         return 1 << 30
     return min(max(memory // 8, min(1 << 30, memory // 4)), 4 << 30)
 
 
-#: For images that are being decoded, converted, changed and drawn, over all threads.
+#: Budget for decoding, converting, augmenting and drawing images, for all threads.
 DECODING = MemoryBudget(_for_decoding(installed()))
 
 
 class _Held(threading.local):
-    """What a thread has taken of the budget; None outside of `item`."""
+    """Bytes that a thread has taken from the budget; None outside of `item`."""
 
     size: int | None = None
 
@@ -91,7 +93,7 @@ _held = _Held()
 
 @contextlib.contextmanager
 def item() -> Generator[None]:
-    """Keep what `hold` takes in this thread until the end: an image needs its memory until it has become something small."""
+    """Keep the memory that `hold` takes in this thread until the end of the `with`, when the image is no longer needed."""
     before, _held.size = _held.size, 0
     try:
         yield
@@ -102,11 +104,10 @@ def item() -> Generator[None]:
 
 
 def hold(size: int) -> None:
-    """Wait for memory for the next image of this thread, or the next step of one, with all that stays of the step before.
+    """Wait for the memory of this thread's next image, or next step, including what is still needed of the step before.
 
-    What was held before is free again, so that no two wait for each other.
-
-    Outside of `item` an image is the only one, and waits for nobody.
+    Memory held before is given back first, so that no two threads wait for each other. Outside of `item` there is only one image,
+    and nothing to wait for.
     """
     if _held.size is None:
         return

@@ -1,4 +1,4 @@
-"""Image files that a table names without their extension, as tables of ids do: `photos/7` for photos/7.jpg."""
+"""Completion of paths without extension, as in tables of ids: `photos/7` for photos/7.jpg."""
 
 import os
 from collections import defaultdict
@@ -9,14 +9,14 @@ from cnnkit.data import image_formats
 
 
 class MissingExtensions:
-    """Completes the paths of one table, where exactly one image file can be meant.
+    """Completes the paths of one table if exactly one image file matches.
 
-    A path with an image's extension, or that there is, stays as it is, and so does one that nothing or several files complete.
-    Folders are listed once.
+    A path with an image extension, or of an existing file, stays as it is; so does one that no file or several files match.
+    Each folder is listed once.
     """
 
     def __init__(self, name: str) -> None:
-        """Begin a table.
+        """Start a table.
 
         Args:
             name: The table, for messages.
@@ -29,7 +29,7 @@ class MissingExtensions:
         self._several: list[tuple[str, list[str]]] = []
 
     def completed(self, path: str) -> str:
-        """Give a path with its extension."""
+        """Return a path with its extension."""
         if image_formats.extension_of(path) in image_formats.EXTENSIONS or "\0" in path or os.path.lexists(path):
             return path
         folder, stem = os.path.split(path)
@@ -45,16 +45,16 @@ class MissingExtensions:
         return whole
 
     def lines(self) -> Iterator[str]:
-        """Give the notices: what was completed, and what could be several files."""
+        """Yield the notices: completed paths, and paths that match several files."""
         if self._completed:
             written, whole = self._completed[0]
-            paths = "1 path lacks its" if len(self._completed) == 1 else f"{len(self._completed):,} paths lack their"
+            paths = "1 path has no" if len(self._completed) == 1 else f"{len(self._completed):,} paths have no"
             yield f"{self._name}: {paths} extension; {messages.excerpt(written)} is read as {messages.excerpt(whole)}"
         if self._several:
             written, found = self._several[0]
             yield (
-                f"{self._name}: {messages.excerpt(written)} could be {' or '.join(map(messages.excerpt, found))}; "
-                "write paths with their extension"
+                f"{self._name}: {messages.excerpt(written)} can be {' or '.join(map(messages.excerpt, found))}; "
+                "write the paths with their extension"
             )
 
 
@@ -62,7 +62,7 @@ def _by_stem(folder: str) -> defaultdict[str, list[str]]:
     found: defaultdict[str, list[str]] = defaultdict(list)
     try:
         names = sorted(os.listdir(folder or os.curdir))
-    except (OSError, ValueError):  # whoever reads the image says what is wrong with it
+    except (OSError, ValueError):  # reported when the image is read
         return found
     for name in names:
         stem, extension = os.path.splitext(name)

@@ -1,4 +1,4 @@
-"""Images read and decoded in threads, which share one budget of memory."""
+"""Reading and decoding of images in threads, within one memory budget."""
 
 import os
 from collections import deque
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may use: under taskset and in containers fewer than the machine has."""
+    """Return the number of cores that this process may use: under taskset and in containers, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -26,13 +26,13 @@ def read(
     """Load images in threads, each by its path, as `each` does.
 
     Args:
-        images: Read as far as `ahead` goes, no further.
-        load: From a path to whatever is wanted; it may raise BadImageError.
-        jobs: Threads; by default as many as cores.
-        ahead: How many images may wait to be asked for: the bound on memory.
+        images: Read at most `ahead` images in advance.
+        load: Function of a path; it may raise BadImageError.
+        jobs: Number of threads; by default the number of cores.
+        ahead: Maximum number of images that are loaded in advance, which limits the memory.
 
     Returns:
-        Every image in the order given, with what `load` made of it or with the reason why it could not.
+        Every image in the order given, with the result of `load` or its error.
     """
     return each(images, lambda image: load(image.path), jobs=jobs, ahead=ahead)
 
@@ -40,16 +40,16 @@ def read(
 def each(
     items: Iterable[S], load: Callable[[S], T], *, jobs: int | None = None, ahead: int = 64
 ) -> Iterator[tuple[S, T | BadImageError]]:
-    """Load things in threads; Pillow decodes and resizes outside of the interpreter's lock.
+    """Load items in threads; Pillow decodes and resizes without holding the interpreter's lock.
 
     Args:
-        items: Whatever `load` knows how to load; else as `read`.
+        items: Arguments of `load`; else as `read`.
         load: As `read`.
         jobs: As `read`.
         ahead: As `read`.
 
     Yields:
-        Every item in the order given, with what `load` made of it or with the reason why it could not.
+        Every item in the order given, with the result of `load` or its error.
     """
 
     def attempt(item: S) -> T | BadImageError:
@@ -59,7 +59,7 @@ def each(
         except BadImageError as error:
             return error
         except MemoryError:
-            return BadImageError("not enough memory for it")
+            return BadImageError("not enough memory to decode it")
 
     coming = iter(items)
     executor = ThreadPoolExecutor(jobs or usable_cores(), thread_name_prefix="decode")

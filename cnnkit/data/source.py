@@ -1,17 +1,17 @@
-"""Which images: from the words of a command line to images with labels.
+"""Sources of images: from the arguments of a command to images with labels.
 
-A folder is read like this (a name's first folder is its label, deeper folders do not matter, hidden files are ignored):
+A folder is read as follows (the first folder of a path is the label; deeper folders and hidden files are ignored):
 
     photos/cat/1.jpg            -> label cat
     photos/cat/kittens/2.JPG    -> label cat
     photos/3.png                -> no label
 
-With folders that are called as splits are (`split_names`) it is a split dataset, the same in every command:
+If its folders have names of splits (`split_names`), it is a split dataset, in every command:
 
     photos/train/cat/1.jpg      -> split train, label cat
     photos/val/dog/2.jpg        -> split val, label dog
 
-`folder_layout` decides, `SearchLog` tells people what was not plain, and what was passed over.
+`folder_layout` decides; `SearchLog` reports doubtful cases and ignored files.
 """
 
 import os
@@ -31,15 +31,15 @@ from cnnkit.formats import archives, manifest, tables
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file to be read as an image; `path` opens from the current folder."""
+    """A file to be read as an image; `path` is relative to the current folder, or absolute."""
 
     path: str
-    label: str | None = None  # in the one form that `class_names` gives it
+    label: str | None = None  # in the normal form of `class_names`
     split: str | None = None
     group: str | None = None
     written: str | None = field(
         default=None, compare=False
-    )  # the label as its folder or manifest has it, where that differs
+    )  # the label as written in its folder or manifest, if that differs
 
 
 def find(
@@ -51,38 +51,38 @@ def find(
     folders: FolderReading | None = None,
     search: SearchLog | None = None,
 ) -> list[ImageFile] | Iterator[ImageFile]:
-    """Find the images that sources name, folders in the order of their names, the rest as given.
+    """Find the images of the sources; those of a folder are ordered by name, all others stay in the order given.
 
     Args:
-        sources: Images, folders, manifests (see `manifest.is_manifest`), or `-` for standard input: one path a line, or a
+        sources: Images, folders, manifests (see `manifest.is_manifest`), or `-` for standard input: one path per line, or a
             manifest with its header row.
         split: Only this split of a manifest, or this subfolder of a folder. Single images belong to no split.
-        stdin: Where `-` reads from.
-        null: The list on standard input is separated by NUL instead.
-        folders: What the folders in a folder are; by default their names say.
-        search: Hears what was passed over and how folders were read; without it, notices are logged here.
+        stdin: Standard input, for `-`.
+        null: Paths on standard input are separated by NUL.
+        folders: Whether the folders in a folder are splits or classes; by default their names decide.
+        search: Collects notices about ignored files and the layout of folders; without it, they are logged here.
 
     Returns:
-        A list; with `-` among the sources an iterator, which reads no further than it is asked.
+        A list; with `-` among the sources a lazy iterator.
 
     Raises:
         UsageError: `split` with a list that has no splits, or `-` twice.
-        CnnkitError: A source does not exist or holds no image.
+        CnnkitError: A source does not exist or contains no image.
     """
     sources = list(sources)
     split = None if split is None else _one_name(split)
-    heard = SearchLog() if search is None else search
-    heard.note_sources(sources)
-    found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=heard)
-    return found if search is not None else said(found, heard)
+    collected = SearchLog() if search is None else search
+    collected.note_sources(sources)
+    found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=collected)
+    return found if search is not None else said(found, collected)
 
 
 def _one_name(split: str) -> str:
-    """Give the name of a split without a separator at its end, and refuse what names no folder in a source, or the source itself."""
+    """Return the name of a split without a trailing separator, and refuse anything but the name of one folder."""
     name = split.rstrip("/")
     if not name.strip() or name in (os.curdir, os.pardir) or "/" in name:
         raise UsageError(
-            f'--split "{split}": give the name of one split, such as train; a folder further in is a source of its own'
+            f'--split "{split}": give the name of one split, such as train; for a deeper folder, give it as the source'
         )
     return name
 
@@ -97,10 +97,10 @@ def _found_in(
     search: SearchLog,
 ) -> list[ImageFile] | Iterator[ImageFile]:
     if sources.count("-") > 1:
-        raise UsageError("standard input (-) can be read once")
+        raise UsageError("standard input (-) can be given only once")
     if "-" not in sources:
         return [image for source in sources for image in _one(source, split, folders, search)]
-    assert stdin is not None, "a caller that takes - hands over standard input"
+    assert stdin is not None, "a caller that accepts - passes standard input"
     return chain.from_iterable(
         _from_list(stdin, split, null=null, search=search) if source == "-" else _one(source, split, folders, search)
         for source in sources
@@ -112,14 +112,12 @@ def _one(source: str, split: str | None, folders: FolderReading | None, search: 
         return _folder(source, split, folders, search)
     if not os.path.lexists(source):
         here = "" if os.path.isabs(source) else f" (the current folder is {Path.cwd().name}/)"
-        raise CnnkitError(f"{source}: no such picture, folder or manifest{here}")
+        raise CnnkitError(f"{source}: no such image, folder or manifest{here}")
     if manifest.is_manifest(source):
         return _manifest(source, split, search)
     archives.refuse(source)
     if split is not None:
-        raise UsageError(
-            f"{source} is a single picture and has no part {split}; --split goes with a manifest or a folder"
-        )
+        raise UsageError(f"{source} is a single image and has no split {split}; --split needs a manifest or a folder")
     return [ImageFile(source)]
 
 
@@ -132,7 +130,7 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
             meant = split_names.meant(split, there)
             if meant is None:
                 raise CnnkitError(f"{folder}: no subfolder {split}; it has {', '.join(there[:8]) or 'none'}")
-            search.readings.append(f"{folder}: --split {split} takes {meant}/")
+            search.readings.append(f"{folder}: --split {split} selects {meant}/")
             split, root = meant, os.path.join(folder, meant)
         return _sorted(_found(root, folder_search.scan(root), split, search, whole=folder), root, search)
     layout = folder_search.folder_layout(folder, folders)
@@ -146,26 +144,27 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
         for name, scanned in scans.items()
         for image in _found(os.path.join(folder, name), scanned, name, search, whole=folder)
     ]
-    # What lies between the splits belongs to none of them, and has no class
+    # Images directly in the folder belong to no split, and have no class
     images += _found(folder, folder_search.scan(folder, deep=False), None, search)
     search.readings += [*layout.remarks, *_about_unlabelled(folder, images)]
     return _sorted(images, folder, search)
 
 
 def _about_unlabelled(folder: str, images: Sequence[ImageFile]) -> Iterator[str]:
-    """Say which splits hold images without class folders: they may be classes that are called like splits."""
+    """Yield a notice about splits without class folders: they may be classes named like splits."""
     labelled = {image.split for image in images if image.label is not None}
     bare = sorted({image.split for image in images if image.split is not None} - labelled)
     if bare:
         names = " and ".join(f"{name}/" for name in bare)
-        instead = "" if labelled else "; --folders classes takes the folders for classes"
-        yield f"{folder}: {names} {'is a split' if len(bare) == 1 else 'are splits'} whose images have no class{instead}"
+        instead = "" if labelled else "; to read the folders as classes, add --folders classes"
+        are = "is read as a split" if len(bare) == 1 else "are read as splits"
+        yield f"{folder}: {names} {are}, and the images there have no class{instead}"
 
 
 def _found(
     root: str, scanned: folder_search.Scan, split: str | None, search: SearchLog, *, whole: str | None = None
 ) -> list[ImageFile]:
-    """Label the images below a folder by the folders that lie in it, and note what else was there."""
+    """Label the images below a folder by the folders in it, and note the other findings."""
     search.note(whole or root, root, scanned)
     images = []
     for path in scanned.images:
@@ -178,30 +177,30 @@ def _sorted(images: list[ImageFile], root: str, search: SearchLog) -> list[Image
     if not images:
         there = search.passed_over_in(root)
         looked = " ".join(sorted(image_formats.EXTENSIONS))
-        raise CnnkitError(f"{root}: no images in it ({there or f'looked for {looked}'})")
+        raise CnnkitError(f"{root}: no images found ({there or f'looked for {looked}'})")
     return sorted(images, key=lambda image: name_order(image.path))
 
 
 def name_order(path: str) -> bytes:
-    """Sort by this: the same order on every file system and in every locale, a folder's files side by side."""
+    """Return the sort key of a path: the same order on every file system and in every locale, the files of a folder together."""
     return os.fsencode(path).replace(os.fsencode(os.sep), b"\0")
 
 
 def name_of(label: str | None) -> str:
-    """Give a label a name for messages."""
+    """Return the name of a label for messages."""
     return "(none)" if label is None else label
 
 
 def listed_again(
     images: Iterable[ImageFile], *, groups: bool = False, name: str | None = None
 ) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Part images into those that are listed for the first time, and those that are listed again.
+    """Divide images into those that are listed for the first time, and those that are listed again.
 
-    A file is known by its name and its folder, through whatever links that is reached.
+    A file is identified by its name and its real folder, with links resolved.
 
     Args:
         images: In any order.
-        groups: An image belongs to one group as it belongs to one class.
+        groups: Also refuse two groups of one image.
         name: The file that lists them, for messages.
 
     Raises:
@@ -209,7 +208,7 @@ def listed_again(
     """
     found: dict[str, ImageFile] = {}
     again = []
-    real: dict[str, str] = {}  # folders, as they really lie
+    real: dict[str, str] = {}  # folders with links resolved
     for image in images:
         folder, file = os.path.split(image.path)
         if folder not in real:
@@ -222,7 +221,7 @@ def listed_again(
             if one != other and (groups or what == "classes"):
                 raise CnnkitError(
                     f"{'' if name is None else f'{name}: '}{image.path} is listed twice, with {what} {name_of(one)} "
-                    f"and {name_of(other)}; leave one of them out"
+                    f"and {name_of(other)}; remove one of them"
                 )
     return list(found.values()), again
 
@@ -235,7 +234,7 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
     splits = sorted({image.split for image in found if image.split is not None})
     meant = split and split_names.meant(split, splits)
     if meant and meant != split:
-        search.readings.append(f"{path}: --split {split} takes {meant}")
+        search.readings.append(f"{path}: --split {split} selects {meant}")
     if split is None:
         search.readings += split_names.about_synonyms(path, splits)
     images = [image for image in found if split is None or image.split == meant]
@@ -258,11 +257,11 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     lines = _null_separated(stdin) if null else iter(stdin)
     first = next(lines, None)
     if first is None:
-        raise UsageError("standard input: it names no picture; name a source, or pipe a list in")
+        raise UsageError("standard input is empty; give a source, or pipe a list of images into the command")
     lines = chain([first], lines)
     kind = tables.kind_of(first)
     if kind is not None:
-        raise UsageError(f"standard input is {kind}, not a list of paths; write it to a file and name that")
+        raise UsageError(f"standard input is {kind}, not a list of paths; write it to a file and give the file's name")
     extensions = MissingExtensions("standard input")
     if not null and tables.is_header(first):
         found, splits = False, set()
@@ -279,13 +278,13 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
             search.readings += split_names.about_synonyms("standard input", splits)
         return
     if split is not None:
-        raise UsageError("--split needs a manifest or a folder; the list on standard input has no parts")
+        raise UsageError("--split needs a manifest or a folder; the list on standard input has no splits")
     if not null:
         tables.check_path(os.fsdecode(first.rstrip(b"\r\n")), name="standard input")
     for line in lines:
         path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
         if "\0" in path:
-            raise UsageError("the list on standard input is separated by NUL; give -0")
+            raise UsageError("the paths on standard input are separated by NUL; add -0")
         if path:
             yield ImageFile(path if null else extensions.completed(path))
     search.readings += extensions.lines()

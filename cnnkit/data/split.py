@@ -1,7 +1,7 @@
-"""Which split each image goes to: by what is due to the splits, or by what the image holds.
+"""Assignment of images to splits, by the shares of the splits or by the images' content.
 
-Nothing here draws random numbers. An image's place in the draw is a hash of the seed and of what its file holds, so the same images
-are split alike on every machine, in every folder, under every name.
+No random numbers are drawn. The order of the images is that of a hash of the seed and the file's content, so the same images give the
+same split on every machine, in every folder, under every name.
 """
 
 import hashlib
@@ -27,22 +27,22 @@ from cnnkit.formats.manifest import ManifestRow
 
 log = logging.getLogger("cnnkit")
 
-#: How many sets of duplicates are named one by one when their labels differ
+#: Maximum number of sets of duplicates with different labels that are reported one by one
 _NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class SplitDraw:
-    """What there is to give away."""
+    """Images in random order, in units that stay together."""
 
     images: Sequence[ImageFile]
-    classes: list[str]  # every label once, sorted; "(none)" where there are no labels
+    classes: list[str]  # every label once, sorted; "(none)" for images without a label
     numbers: list[int]  # the class of each image, as a position in `classes`
-    keys: list[bytes]  # the place of each image in the draw
-    units: list[list[int]]  # what must stay together, as positions in `images`; in the order of the draw
+    keys: list[bytes]  # the sort key of each image
+    units: list[list[int]]  # sets that stay together, as positions in `images`; in random order
 
     def held(self, split_of: Sequence[int], splits: int) -> list[list[int]]:
-        """Count the images: one row a split, one column a class."""
+        """Count the images: one row per split, one column per class."""
         counts = Counter(zip(split_of, self.numbers, strict=True))
         return [[counts[split, number] for number in range(len(self.classes))] for split in range(splits)]
 
@@ -50,13 +50,13 @@ class SplitDraw:
 def draw_splits(
     images: Sequence[ImageFile], digests: Sequence[bytes], together: Iterable[Sequence[int]], *, seed: int
 ) -> SplitDraw:
-    """Put images in random order, those in one unit that must not be parted.
+    """Put images in random order, and unite those that must stay together.
 
     Args:
         images: Those of one group stay together.
         digests: Hash of each file's content.
-        together: Further sets of images, as positions, that stay together; those with the same content are among them.
-        seed: Another number gives another order.
+        together: Further sets of images, as positions, that stay together, including exact duplicates.
+        seed: Of the order.
     """
     classes = sorted({name_of(image.label) for image in images})
     number_of = {name: number for number, name in enumerate(classes)}
@@ -75,13 +75,13 @@ def _drawn(seed: int, content: bytes) -> bytes:
 
 
 def by_content(drawn: SplitDraw, splits: SplitShares, *, seed: int) -> list[int]:
-    """Let each image's content, or the name of its group, say the split: whatever else there is changes nothing.
+    """Choose the split of each image by its content, or by the name of its group, independently of all other images.
 
     Returns:
         The split of each image.
 
     Raises:
-        CnnkitError: Identical images belong to groups that fall into different splits, or a split lacks a class.
+        CnnkitError: Exact duplicates belong to groups of different splits, or a split lacks a class.
     """
     bounds = list(accumulate(splits.shares))[:-1]
     split_of = []
@@ -93,7 +93,7 @@ def by_content(drawn: SplitDraw, splits: SplitShares, *, seed: int) -> list[int]
         for other in others:
             if split_of[other] != split_of[one]:
                 raise CnnkitError(
-                    f"{drawn.images[one].path} and {drawn.images[other].path} are byte-identical, but their groups fall into "
+                    f"{drawn.images[one].path} and {drawn.images[other].path} are exact duplicates, but their groups are in "
                     f"{splits.names[split_of[one]]} and {splits.names[split_of[other]]}; give them one group, remove one or drop --stable"
                 )
     _check_every_class(drawn, split_of, splits)
@@ -119,18 +119,18 @@ def by_share(drawn: SplitDraw, splits: SplitShares, *, seed: int) -> tuple[list[
 
 
 def by_count(drawn: SplitDraw, splits: SplitShares) -> list[int | None]:
-    """Fill the splits with so many images of every class, to the image.
+    """Fill the splits with exactly the given number of images of every class.
 
-    Where a group or a set of duplicates is larger than what a split lacks, the rest of it is left out: what is in no split leaks
-    into none.
+    If a group or a set of duplicates is larger than the rest of a split, its other images are left out, so that they leak into no
+    other split.
 
     Returns:
-        The split of each image; None for what no split asks for.
+        The split of each image; None for images that are left out.
 
     Raises:
-        CnnkitError: There are too few, or what stays together is in the way.
+        CnnkitError: There are too few images, or too few without dividing groups and duplicates.
     """
-    due = allocation.due(splits, _sizes(drawn))  # with a last row for what no split asks for
+    due = allocation.due(splits, _sizes(drawn))  # with a last row for images in no split
     split_of = _of_members(drawn, allocation.pack(_counts(drawn), due, spare=True))
     room = [list(row) for row in due]
     taken: list[int | None] = [None] * len(split_of)
@@ -143,8 +143,8 @@ def by_count(drawn: SplitDraw, splits: SplitShares) -> list[int | None]:
         for number, lacking in enumerate(room[split]):
             if lacking:
                 raise CnnkitError(
-                    f"class {drawn.classes[number]}: --count asks for {due[split][number]} pictures in {name}, but only "
-                    f"{due[split][number] - lacking} can be had without parting groups or duplicates; lower it or use --ratio"
+                    f"class {drawn.classes[number]}: --count asks for {due[split][number]} images in {name}, but only "
+                    f"{due[split][number] - lacking} fit without dividing groups or duplicates; lower it or use --ratio"
                 )
     return taken
 
@@ -167,8 +167,8 @@ def _of_members(drawn: SplitDraw, split_of_unit: Sequence[int]) -> list[int]:
 
 
 def _group_folds(drawn: SplitDraw, splits: int, seed: int) -> list[int]:
-    """Let scikit-learn deal the groups to equal splits, for a start."""
-    from sklearn.model_selection import StratifiedGroupKFold  # a second to import, for groups alone
+    """Assign the groups to equal splits with scikit-learn, as a start for `pack`."""
+    from sklearn.model_selection import StratifiedGroupKFold  # a second to import, needed only for groups
 
     members = [member for unit in drawn.units for member in unit]
     unit_of = [place for place, unit in enumerate(drawn.units) for _ in unit]
@@ -191,8 +191,8 @@ def _check_every_class(drawn: SplitDraw, split_of: Sequence[int], splits: SplitS
                 sets = "1 set that stays together" if units == 1 else f"{units} sets that stay together"
                 undivided = f" in {sets}" if units < size else ""
                 raise CnnkitError(
-                    f"class {label} has {size} pictures{undivided}, and none of them is in {name}; "
-                    "add some, make fewer parts or try another --seed"
+                    f"class {label} has {size} images{undivided}, and none of them is in {name}; "
+                    "add images, make fewer splits or try another --seed"
                 )
 
 
@@ -201,12 +201,12 @@ class SplitResult:
     """A finished split."""
 
     splits: tuple[str, ...]
-    rows: list[ManifestRow]  # every image that is in a split, by its name; paths as they were given
+    rows: list[ManifestRow]  # every image that is in a split, ordered by name; paths as given
     digests: dict[str, bytes]  # for every path of the rows, the hash of the file's content
-    remarks: list[str]  # what people should know, a line each
+    remarks: list[str]  # notices, one line each
 
     def table(self) -> list[dict[str, str | int | None]]:
-        """Count the images: a record for each class, with one field for each split."""
+        """Count the images: one record per class, with one field for each split."""
         held = Counter((row.label, row.split) for row in self.rows)
         sizes = Counter(row.label for row in self.rows)
         return [
@@ -218,16 +218,16 @@ class SplitResult:
 def split_images(
     images: Iterable[ImageFile], config: SplitConfig, *, callbacks: Callbacks | None = None
 ) -> SplitResult:
-    """Give every image to a split; each class in its due shares, duplicates and groups undivided.
+    """Assign every image to a split, with the same share of every class; duplicates and groups stay together.
 
     Args:
-        images: Their own splits are ignored; their groups stay together unless `config.group` is given.
-        config: What is demanded. Where it is `stable`, the split follows from the content alone (from the group's name, where there
-            is one), so that images which are added later move none of the old ones; the shares are then met on average only.
-        callbacks: Progress, by images that were read; and what is skipped: no whole image.
+        images: Their own splits are ignored; their groups stay together, or those of `config.group` if it is given.
+        config: With `stable`, the split depends only on the content (or on the name of the group), so that images added later
+            move none of the old ones; the shares are then met only on average.
+        callbacks: Progress, in images read; and skipped files.
 
     Raises:
-        UsageError: Demands that contradict each other.
+        UsageError: Options contradict each other.
         CnnkitError: A class cannot be in every split, or labels are missing or contradictory.
     """
     config = config.checked()
@@ -252,14 +252,10 @@ def split_images(
         remarks.append(f"--stable: {_about_shares(split_of, splits)}")
     elif splits.counts:
         split_of = by_count(drawn, splits)
-        remarks += (
-            [f"{messages.count_images(rest)} left out: --count asks for no more"]
-            if (rest := split_of.count(None))
-            else []
-        )
+        remarks += [f"{messages.count_images(rest)} left out by --count"] if (rest := split_of.count(None)) else []
     else:
         split_of, exact = by_share(drawn, splits, seed=seed)
-        remarks += [] if exact else [f"what stays together cannot be cut to size: {_about_shares(split_of, splits)}"]
+        remarks += [] if exact else [f"groups and duplicates prevent exact shares: {_about_shares(split_of, splits)}"]
     taken = [
         (image, digest, split)
         for image, digest, split in zip(kept, digests, split_of, strict=True)
@@ -275,22 +271,22 @@ def split_images(
 
 
 def once_each(images: Iterable[ImageFile]) -> list[ImageFile]:
-    """Sort images by name, and take a file that is named twice once.
+    """Sort images by name, and keep a file that is listed twice only once.
 
     Raises:
-        CnnkitError: A file is named twice with different labels or groups.
+        CnnkitError: A file is listed twice with different labels or groups.
     """
     once, _ = source.listed_again(images, groups=True)
     return sorted(once, key=lambda image: source.name_order(image.path))
 
 
 def with_groups(images: list[ImageFile], pattern: re.Pattern[str] | None) -> list[ImageFile]:
-    """Name the group of each image by what a regular expression finds in its path; None leaves the groups that they have.
+    """Set the group of each image to the match of a regular expression in its path; None keeps the images' own groups.
 
-    An image in whose path nothing is found belongs to no group.
+    An image whose path does not match belongs to no group.
 
     Raises:
-        UsageError: The expression finds nothing in any path.
+        UsageError: The expression matches no path.
     """
     if pattern is None:
         return images
@@ -301,7 +297,7 @@ def with_groups(images: list[ImageFile], pattern: re.Pattern[str] | None) -> lis
 
     named = [replace(each, group=group_of(each.path)) for each in images]
     if named and not any(image.group for image in named):
-        raise UsageError(f"--group {pattern.pattern}: found in no path, for example not in {named[0].path}")
+        raise UsageError(f"--group {pattern.pattern}: matches no path, for example not {named[0].path}")
     return named
 
 
@@ -322,7 +318,7 @@ def _examined(
             seen.append(outcome)
         callbacks.progress(done, len(images))
     if not kept:
-        raise CnnkitError("none of the pictures can be used; there is nothing to split")
+        raise CnnkitError("none of the images can be used; there is nothing to split")
     return kept, seen
 
 
@@ -330,29 +326,29 @@ def _check_labels(images: Sequence[ImageFile]) -> None:
     bare = [image.path for image in images if image.label is None]
     if bare and len(bare) == len(images):
         log.warning(
-            "no picture has a label, so the parts know no classes; name the folder of the class folders, or a manifest"
+            "no image has a label, so the split is not stratified by class; give a folder of class folders, or a manifest"
         )
     elif bare:
         others = f" (and {len(bare) - 1} more)" if len(bare) > 1 else ""
         splits = sorted({image.split for image in images if image.split is not None and image.label is not None})
         apart = not {image.split for image in images if image.label is None} & {*splits, None}
-        remedy = "put it into a class's folder or remove it"
+        remedy = "move it to a class folder or remove it"
         if splits and apart:
-            remedy = f"take a split that has classes, with --split {splits[-1]}"
-        raise CnnkitError(f"{bare[0]}{others} has no class, but other pictures have; {remedy}")
+            remedy = f"choose a split with classes, such as --split {splits[-1]}"
+        raise CnnkitError(f"{bare[0]}{others} has no class, but other images have one; {remedy}")
 
 
 def _about_own_splits(images: Sequence[ImageFile]) -> list[str]:
-    """Say that images were split already, which counts no more."""
+    """Return a notice if the images were split already; their splits are ignored."""
     counts = Counter(image.split for image in images if image.split is not None)
     if len(counts) < 2:
-        return []  # one split alone is divided further
+        return []  # a single split is divided further
     were = ", ".join(f"{split} {count:,}" for split, count in sorted(counts.items()))
-    return [f"split already into {were}: all of it is split again; --split NAME divides one of them alone"]
+    return [f"already split into {were}: all images are split again; to divide only one split, add --split NAME"]
 
 
 def _about_names(images: Sequence[ImageFile], seen: Sequence[ExaminedFile]) -> list[str]:
-    """Count the images whose extension belongs to another format; those without an image's extension are told of by the search."""
+    """Count the images with the extension of another format; those without an image extension are reported by the search."""
     odd = [
         (image.path, each.misnamed)
         for image, each in zip(images, seen, strict=True)
@@ -361,15 +357,15 @@ def _about_names(images: Sequence[ImageFile], seen: Sequence[ExaminedFile]) -> l
     if not odd:
         return []
     path, kind = odd[0]
-    return [f"read by content, whatever the extension says: {messages.count_images(len(odd))}, such as {path}, {kind}"]
+    return [f"{messages.count_images(len(odd))} with the extension of another format, such as {path}, {kind}"]
 
 
 def _about_lost(images: Sequence[ImageFile], kept: Sequence[ImageFile]) -> list[str]:
-    """Name the classes of which no image can be used."""
+    """Return a notice for each class of which no image can be used."""
     counts = Counter(image.label for image in images)
     lost = sorted(set(counts) - {image.label for image in kept}, key=name_of)
     return [
-        f"class {name_of(label)} is lost: of its {messages.count_images(counts[label])} none can be used"
+        f"class {name_of(label)} is lost: none of its {messages.count_images(counts[label])} can be used"
         for label in lost
     ]
 
@@ -379,8 +375,8 @@ def _about_groups(images: Sequence[ImageFile]) -> list[str]:
     alone = sizes.pop(None, 0)
     if not sizes:
         return []
-    text = f"groups: {len(sizes):,}, of {min(sizes.values()):,} to {max(sizes.values()):,} pictures"
-    return [f"{text}; {messages.count_images(alone)} in none" if alone else text]
+    text = f"groups: {len(sizes):,}, with {min(sizes.values()):,} to {max(sizes.values()):,} images"
+    return [f"{text}; {messages.count_images(alone)} in no group" if alone else text]
 
 
 def _about_duplicates(
@@ -391,24 +387,24 @@ def _about_duplicates(
     *,
     near: int | None,
 ) -> list[str]:
-    # Byte-identical images look alike, too: what is new are the sets that hold more than one file's content
+    # Exact duplicates are near duplicates, too: report only the sets with more than one content
     resembling = [members for members in lookalikes if len({digests[member] for member in members}) > 1]
-    _warn_of_labels(images, copies, "are byte-identical")
-    _warn_of_labels(images, resembling, "look alike")
-    remarks = [f"byte-identical: {_about_sets(copies)}" if copies else "no duplicate pictures (byte-identical)"]
+    _warn_of_labels(images, copies, "are exact duplicates")
+    _warn_of_labels(images, resembling, "are near duplicates")
+    remarks = [f"exact duplicates: {_about_sets(copies)}" if copies else "no exact duplicates"]
     if near is None:
         return remarks
     bits = f"up to {near} bits of 256"
     return [
         *remarks,
-        f"look alike ({bits}): {_about_sets(resembling)}" if resembling else f"no pictures that look alike ({bits})",
+        f"near duplicates ({bits}): {_about_sets(resembling)}" if resembling else f"no near duplicates ({bits})",
     ]
 
 
 def _about_sets(sets: Sequence[Sequence[int]]) -> str:
     largest = max(len(members) for members in sets)
     number = "1 set, which" if len(sets) == 1 else f"{len(sets):,} sets, the largest of {largest:,}; each"
-    return f"{messages.count_images(sum(len(members) for members in sets))} in {number} stays in one part"
+    return f"{messages.count_images(sum(len(members) for members in sets))} in {number} stays in one split"
 
 
 def _warn_of_labels(images: Sequence[ImageFile], sets: Sequence[Sequence[int]], relation: str) -> None:
@@ -420,19 +416,19 @@ def _warn_of_labels(images: Sequence[ImageFile], sets: Sequence[Sequence[int]], 
     for named in torn[:_NAMED]:
         log.warning("%s %s, but have different labels", " and ".join(named), relation)
     if len(torn) > _NAMED:
-        log.warning("and %d more sets of pictures that %s with different labels", len(torn) - _NAMED, relation)
+        log.warning("and %d more sets of images that %s with different labels", len(torn) - _NAMED, relation)
 
 
 def _about_splits(split_of: Sequence[int | None], splits: SplitShares, classes: Sequence[str]) -> str:
     held = Counter(split_of)
     sizes = ", ".join(f"{name} {held[split]:,}" for split, name in enumerate(splits.names))
-    return f"{sizes} pictures of {'1 class' if len(classes) == 1 else f'{len(classes):,} classes'}"
+    return f"{sizes} images of {'1 class' if len(classes) == 1 else f'{len(classes):,} classes'}"
 
 
 def _about_shares(split_of: Sequence[int | None], splits: SplitShares) -> str:
     held = Counter(split_of)
     shares = (
-        f"{name} {held[split] / len(split_of):.3f} (asked {float(share):.3g})"
+        f"{name} {held[split] / len(split_of):.3f} (requested {float(share):.3g})"
         for split, (name, share) in enumerate(zip(splits.names, splits.shares, strict=True))
     )
     return ", ".join(shares)

@@ -1,4 +1,4 @@
-"""Which images are held out of training: those of a validation or test split, by its given name or by folders."""
+"""Names of splits, and whether an image belongs to a held-out split (validation or test), by its split or its folders."""
 
 import os
 import re
@@ -10,30 +10,30 @@ from cnnkit import class_names
 if TYPE_CHECKING:
     from cnnkit.data.source import ImageFile
 
-#: What splits are called: those that are looked at during training, and those that measure something in the end.
+#: Names of the splits for training, for validation, and of all that are held out of training.
 TRAIN_NAMES = frozenset({"train", "training"})
 VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
 HELD_OUT_NAMES = VALIDATION_NAMES | {"test", "testing", "holdout"}
 
-#: What a folder is called that is a split.
+#: Names of folders that are splits.
 NAMES = TRAIN_NAMES | HELD_OUT_NAMES
 
-#: What cnn-split --folds calls its splits.
+#: Names of the splits of cnn-split --folds.
 _FOLD = re.compile("fold[0-9]+")
 
 
 def is_split(name: str) -> bool:
-    """Say whether a folder is called like a split."""
+    """Return whether a folder has the name of a split."""
     return name.lower() in NAMES or is_fold(name)
 
 
 def is_fold(name: str) -> bool:
-    """Say whether a folder is called like a fold of cnn-split."""
+    """Return whether a folder has the name of a fold of cnn-split."""
     return _FOLD.fullmatch(name.lower()) is not None
 
 
 def meant(name: str, there: Iterable[str]) -> str | None:
-    """Give the split that a name stands for, as val does for valid and VAL; None where none does, or several may."""
+    """Return the one existing split that a name can mean, such as valid or VAL for val; None if none or several can."""
     there = set(there)
     if name in there:
         return name
@@ -46,14 +46,14 @@ def meant(name: str, there: Iterable[str]) -> str | None:
 
 
 def about_synonyms(where: str, names: Iterable[str], *, mark: str = "") -> Iterator[str]:
-    """Tell of several splits that trainings take together, since their names mean the same: val and dev both validate.
+    """Yield a notice for several splits that training commands combine, since their names are synonyms, such as val and dev.
 
-    Splits for testing are taken one by one, by the name that `--split` gives.
+    Test splits are not combined: `--split` selects one of them.
 
     Args:
         where: The folder or manifest.
         names: Of its splits.
-        mark: Stands after each name: a folder's separator.
+        mark: Suffix of each name: a folder's separator.
     """
     there = sorted(set(names))
     for meanings, role, used in (
@@ -61,18 +61,18 @@ def about_synonyms(where: str, names: Iterable[str], *, mark: str = "") -> Itera
         (VALIDATION_NAMES, "validation", "validate with"),
     ):
         same = [name for name in there if name.lower() in meanings]
-        if len({name.lower() for name in same}) < 2:  # those that differ in case alone are told of elsewhere
+        if len({name.lower() for name in same}) < 2:  # names that differ only in case have another notice
             continue
         named = f"{', '.join(f'{name}{mark}' for name in same[:-1])} and {same[-1]}{mark}"
         each = "both" if len(same) == 2 else "all"
-        yield f"{where}: {named} are {each} taken for the {role} split, and trainings {used} {each}; if one is not, rename it"
+        yield f"{where}: {named} are {each} read as {role} splits, and training commands {used} {each}; if one is not, rename it"
 
 
 def held_out_split(image: "ImageFile") -> str | None:
-    """Name the split that holds an image out, if one does: an augmented copy of it would measure something else.
+    """Return the validation or test split of an image; None if it belongs to none. Such images must not be augmented.
 
-    A split that is given counts alone: a search of folders gives it where they are splits. Else it is looked for in the folders above,
-    since `cv/val` can be read by itself. A class that is called test is a class:
+    The image's own split decides, if it has one. Otherwise the folders above it are examined, since `cv/val` can be read by itself.
+    A class called test is a class:
 
         cv/val/cat/1.jpg    label cat       val: the folder of its class lies in it
         cv/val/1.jpg        no label        val: it lies in it

@@ -1,4 +1,4 @@
-"""Training and validation sets: their images from the sources, the overlap of the two, and whether a set is small or large."""
+"""Training and validation sets: their images, the overlap of the two, and whether a dataset is small or large."""
 
 import contextlib
 import logging
@@ -21,8 +21,8 @@ from cnnkit.formats import tsv
 
 log = logging.getLogger("cnnkit")
 
-#: So many images for training are a large set: as far from the textbook's 2,000 cats and dogs, which are small, as from CIFAR-10's
-#: 50,000, on which networks are trained from scratch (their geometric mean).
+#: Minimum number of training images of a large dataset: the geometric mean of the textbook's 2,000 cats and dogs, which are few, and
+#: CIFAR-10's 50,000, on which networks are trained from scratch.
 LARGE = 10_000
 
 #: The names of the splits.
@@ -30,30 +30,30 @@ TRAIN, VAL = "train", "val"
 
 
 class DatasetSize(StrEnum):
-    """How many images there are for training."""
+    """Size of a training set."""
 
     SMALL = "small"
     LARGE = "large"
 
 
 def dataset_size(images: int) -> DatasetSize:
-    """Name the size of a set for training."""
+    """Return the size of a training set of some number of images."""
     return DatasetSize.LARGE if images >= LARGE else DatasetSize.SMALL
 
 
 @dataclass(frozen=True, slots=True)
 class TrainValOverlap:
-    """Images that validate, but that training knows in some form; each stands once, in the first list that it belongs to."""
+    """Validation images that the training set contains in some form; each is listed once, in the first list that it belongs to."""
 
-    same: list[ImageFile]  # the very file is trained on
-    copied: list[ImageFile]  # an augmented copy of it is, or of what it is a copy of
-    grouped: list[ImageFile]  # others of its group are
+    same: list[ImageFile]  # the same file is in the training set
+    copied: list[ImageFile]  # an augmented copy is, or the original, or another copy of the same original
+    grouped: list[ImageFile]  # other images of its group are
 
 
 def find_overlap(train: Sequence[ImageFile], val: Sequence[ImageFile]) -> TrainValOverlap:
-    """Find the images of `val` that `train` knows in some form: of them the accuracy tells more than it will be on new ones.
+    """Find the images of `val` that `train` contains in some form, which make the validation accuracy too high.
 
-    What cnn-augment made is known by the list that it leaves in its folder.
+    Copies made by cnn-augment are recognized by the list in their folder.
     """
     if not val:
         return TrainValOverlap([], [], [])
@@ -74,38 +74,40 @@ def find_overlap(train: Sequence[ImageFile], val: Sequence[ImageFile]) -> TrainV
 
 
 def warn_of_overlap(known: TrainValOverlap) -> None:
-    """Say what makes an accuracy flatter that is measured all the same."""
+    """Log a warning for each kind of overlap, since the validation accuracy will be too high."""
     if known.same:
         log.warning(
-            "%s trained on too, such as %s: on them the answers are known",
-            _that_validate(known.same, "is", "are"),
+            "%s also in the training set, such as %s: the validation accuracy will be too high",
+            _validation_images(known.same, "is", "are"),
             known.same[0].path,
         )
     if known.copied:
         log.warning(
-            "%s trained on as augmented copies, such as %s: the accuracy will flatter; augment the training part alone",
-            _that_validate(known.copied, "is", "are"),
+            "%s augmented copies in the training set, such as %s: the validation accuracy will be too high; "
+            "augment only the training split",
+            _validation_images(known.copied, "has", "have"),
             known.copied[0].path,
         )
     if known.grouped:
         log.warning(
-            "%s to a group that is trained on too, such as %s to %s: the accuracy will flatter; cnn-split keeps groups together",
-            _that_validate(known.grouped, "belongs", "belong"),
+            "%s to a group of the training set, such as %s to %s: the validation accuracy will be too high; "
+            "cnn-split keeps groups together",
+            _validation_images(known.grouped, "belongs", "belong"),
             known.grouped[0].path,
             known.grouped[0].group,
         )
 
 
-def _that_validate(images: Sequence[ImageFile], one: str, many: str) -> str:
-    return f"1 picture that validates {one}" if len(images) == 1 else f"{len(images):,} pictures that validate {many}"
+def _validation_images(images: Sequence[ImageFile], one: str, many: str) -> str:
+    return f"1 validation image {one}" if len(images) == 1 else f"{len(images):,} validation images {many}"
 
 
 def _original(path: str, listed: dict[str, dict[str, str]]) -> str:
-    """Name the image that a file was made of by cnn-augment, or the file itself.
+    """Return the original of a copy made by cnn-augment; for other files, the file itself.
 
     Args:
-        path: Without links.
-        listed: By folder, what the list of cnn-augment in it, or above it, says of files; filled as folders are met.
+        path: With links resolved.
+        listed: By folder, the originals according to cnn-augment's list in it or above it; filled on demand.
     """
     folder = os.path.dirname(path)
     if folder not in listed:
@@ -122,9 +124,9 @@ def _original(path: str, listed: dict[str, dict[str, str]]) -> str:
 
 
 def _sources_of_copies(folder: str) -> dict[str, str]:
-    """Read from the list that cnn-augment leaves in a folder which file was made of which; nothing where there is none."""
+    """Read cnn-augment's list in a folder: the original of each copy; empty without a list."""
     file = Path(folder, COPIES_MANIFEST)
-    with contextlib.suppress(FileNotFoundError, FormatError):  # or it is somebody else's
+    with contextlib.suppress(FileNotFoundError, FormatError):  # a file of this name need not be cnn-augment's
         return {
             os.path.normpath(os.path.join(folder, row["path"])): os.path.realpath(os.path.join(folder, row["source"]))
             for row in tsv.load(file, required=["path", "source"])
@@ -134,7 +136,7 @@ def _sources_of_copies(folder: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class TrainValImages:
-    """Labelled images for training and, where there are any, for validation; `classes` in the order of their names."""
+    """Labelled images for training and validation (`val` may be empty); `classes` are ordered by name."""
 
     train: tuple[ImageFile, ...]
     val: tuple[ImageFile, ...]
@@ -150,49 +152,49 @@ def find(
     folders: FolderReading | None = None,
     search: SearchLog | None = None,
 ) -> TrainValImages:
-    """Find both splits.
+    """Find the training and validation images.
 
     Args:
-        sources: As `source.find` takes them.
-        val: Sources for validation, in place of the split `val` of `sources`; of one that is divided, its split `val`.
-        hold_out: In place of `val` the split for validation; all others are for training, except one that is called test.
-        stdin: Where `-` reads a manifest from.
+        sources: As in `source.find`.
+        val: Sources of validation images, instead of the split `val` of `sources`; of a split dataset, its split `val`.
+        hold_out: Split for validation, instead of `val`; all others are for training, except one called test.
+        stdin: Standard input, for the source `-`.
         folders: As `source.find`.
         search: As `source.find`.
 
     Raises:
-        UsageError: An image is in both splits, or both `val` and `hold_out` are given.
-        CnnkitError: An image without a label, a class without images, a single class, or a class in `val` alone; no split
+        UsageError: An image is in both sets, or both `val` and `hold_out` are given.
+        CnnkitError: An image without a label, a class without images, a single class, or a class only in `val`; no split
             `hold_out`, or an image in no split.
     """
     if hold_out is not None and val:
-        raise UsageError("--val and --hold-out both say what validates; give one of them")
-    heard = SearchLog() if search is None else search
-    train, checked = (
-        _train_and_val(sources, val, stdin=stdin, folders=folders, search=heard)
+        raise UsageError("--val and --hold-out both name a validation set; give one of them")
+    collected = SearchLog() if search is None else search
+    train, val_images = (
+        _train_and_val(sources, val, stdin=stdin, folders=folders, search=collected)
         if hold_out is None
-        else _all_but_one_split(hold_out, sources, stdin=stdin, search=heard)
+        else _with_held_out(hold_out, sources, stdin=stdin, search=collected)
     )
     if search is None:
-        heard.say()
+        collected.say()
     classes = _classes(train, TRAIN)
     if len(classes) < 2:
-        raise CnnkitError(f"only one class, {classes[0]}; there is nothing to learn")
-    if checked:
-        check_classes(classes, _classes(checked, VAL), split=hold_out or VAL)
-    for images in (train, checked):
+        raise CnnkitError(f"only one class, {classes[0]}; training needs at least two")
+    if val_images:
+        check_classes(classes, _classes(val_images, VAL), split=hold_out or VAL)
+    for images in (train, val_images):
         check_listed_once(images)
-    known = find_overlap(train, checked)
+    known = find_overlap(train, val_images)
     if known.same:
         raise UsageError(
-            f"{known.same[0].path} is to train and to validate; validation needs pictures that training never saw"
+            f"{known.same[0].path} is both a training and a validation image; the two sets must not overlap"
         )
     warn_of_overlap(known)
-    return TrainValImages(tuple(train), tuple(checked), classes)
+    return TrainValImages(tuple(train), tuple(val_images), classes)
 
 
 def check_listed_once(images: Iterable[ImageFile], *, name: str | None = None) -> None:
-    """Refuse an image of two classes, and tell of images that count twice.
+    """Refuse an image of two classes, and warn of images that are listed twice.
 
     Args:
         images: For training, or for validation.
@@ -203,9 +205,9 @@ def check_listed_once(images: Iterable[ImageFile], *, name: str | None = None) -
     """
     _, again = source.listed_again(images, name=name)
     if again:
-        counted = "1 picture is" if len(again) == 1 else f"{len(again):,} pictures are"
+        counted = "1 image is listed" if len(again) == 1 else f"{len(again):,} images are listed"
         where = "" if name is None else f"{name}: "
-        log.warning("%s%s listed twice, and counts as often; the first is %s", where, counted, again[0].path)
+        log.warning("%s%s more than once, and counted each time; the first is %s", where, counted, again[0].path)
 
 
 def _train_and_val(
@@ -216,44 +218,44 @@ def _train_and_val(
     folders: FolderReading | None,
     search: SearchLog,
 ) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Divide sources as their own splits say, or as they are named."""
+    """Divide sources by their own splits, or by the option that they were given with."""
     train: list[ImageFile] = []
-    checked: list[ImageFile] = []
+    val_images: list[ImageFile] = []
     search.note_sources(sources)
     for each in sources:
         for split, found in _by_split(each, stdin=stdin, folders=folders, search=search).items():
             if split != VAL:
                 train += found
             elif not val:
-                checked += found
+                val_images += found
     for each in val:
         splits = _by_split(each, stdin=stdin, folders=folders, search=search)
         more = splits.get(VAL) or splits.get(None)
         if not more:
             raise no_val_split(each)
-        checked += more
+        val_images += more
     if not train:
         raise no_train_split(" ".join(sources), has_val=bool(val))
-    return train, checked
+    return train, val_images
 
 
 def no_train_split(name: str, *, has_val: bool) -> CnnkitError:
-    """Give the error of images, or features, that stand in splits of which none is called train: the one rule of all trainings."""
-    instead = ", in place of --val" if has_val else ""
+    """Return the error for images or features in splits of which none is called train; the same for all training commands."""
+    instead = " instead of --val" if has_val else ""
     return CnnkitError(
-        f"{name}: no part {TRAIN} in it; cnn-split makes one, --hold-out NAME takes another for validation{instead}"
+        f"{name}: no split {TRAIN} in it; make one with cnn-split, or choose the validation split with --hold-out NAME{instead}"
     )
 
 
 def no_val_split(name: str) -> CnnkitError:
-    """Give the error of what is to validate, and stands in splits of which none is called val."""
-    return CnnkitError(f"{name}: no part {VAL} in it; name the folder or manifest that is to validate")
+    """Return the error for a validation source with splits of which none is called val."""
+    return CnnkitError(f"{name}: no split {VAL} in it; give the folder or manifest of the validation images")
 
 
-def _all_but_one_split(
+def _with_held_out(
     split: str, sources: Sequence[str], *, stdin: BinaryIO | None, search: SearchLog
 ) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Take one split for validation, and all others that measure nothing for training."""
+    """Take one split for validation, and all others except test splits for training."""
     found = [image for each in sources for image in _of_all_splits(each, stdin=stdin, search=search)]
     uses = hold_out_roles([(image.path, image.split) for image in found], split, name=" ".join(sources))
     train = [image for image, use in zip(found, uses, strict=True) if use == TRAIN]
@@ -261,15 +263,15 @@ def _all_but_one_split(
 
 
 def hold_out_roles(rows: Sequence[tuple[str, str | None]], held_out: str, *, name: str) -> list[str | None]:
-    """Say what becomes of each row when one split is held out.
+    """Return the use of each row when one split is held out.
 
     Args:
         rows: Path and split.
         held_out: The split for validation.
-        name: Where they stand, for messages.
+        name: Source of the rows, for messages.
 
     Returns:
-        For each row VAL, TRAIN, or None where it belongs to another split that is called test: those are not trained on.
+        For each row VAL, TRAIN, or None for another split called test, which is not used.
 
     Raises:
         CnnkitError: No row is in that split, or none in another, or one is in no split at all.
@@ -277,30 +279,29 @@ def hold_out_roles(rows: Sequence[tuple[str, str | None]], held_out: str, *, nam
     splits = Counter(split for _, split in rows)
     meant = split_names.meant(held_out, filter(None, splits))
     if meant is not None and meant != held_out:
-        log.info("%s: --hold-out %s takes %s", name, held_out, meant)
+        log.info("%s: --hold-out %s selects %s", name, held_out, meant)
         held_out = meant
     if held_out not in splits:
-        there = ", ".join(sorted(filter(None, splits))) or "none; cnn-split --folds makes some"
-        raise CnnkitError(f"{name}: no part {held_out} to hold out; it has {there}")
+        there = ", ".join(sorted(filter(None, splits))) or "none; make some with cnn-split --folds"
+        raise CnnkitError(f"{name}: no split {held_out} to hold out; it has {there}")
     if None in splits:
         bare = next(path for path, split in rows if split is None)
-        raise CnnkitError(f"{name}: {bare} is in no part; with --hold-out every picture has to be in one")
-    measuring = {each: count for each, count in splits.items() if each != held_out and _is_test_split(each)}
-    if len(splits) - len(measuring) < 2:
-        raise CnnkitError(f"{name}: no other part than {held_out} to learn from; cnn-split --folds makes several")
-    if measuring:
-        said = ", ".join(f"{count:,} of {each}" for each, count in measuring.items())
-        log.info("%s: not looked at: %s", name, said)
-    return [VAL if split == held_out else None if split in measuring else TRAIN for _, split in rows]
+        raise CnnkitError(f"{name}: {bare} is in no split; --hold-out needs every image to be in one")
+    tests = {each: count for each, count in splits.items() if each != held_out and _is_test_split(each)}
+    if len(splits) - len(tests) < 2:
+        raise CnnkitError(f"{name}: no split except {held_out} to train on; make several with cnn-split --folds")
+    if tests:
+        log.info("%s: not used: %s", name, ", ".join(f"{count:,} of {each}" for each, count in tests.items()))
+    return [VAL if split == held_out else None if split in tests else TRAIN for _, split in rows]
 
 
 def _is_test_split(split: str | None) -> bool:
-    """Tell whether a split measures in the end, by its name."""
+    """Return whether a split is a test split, by its name."""
     return (split or "").lower() in split_names.HELD_OUT_NAMES - split_names.VALIDATION_NAMES
 
 
 def _of_all_splits(each: str, *, stdin: BinaryIO | None, search: SearchLog) -> list[ImageFile]:
-    """Find the images of a source with their splits; the splits of a folder are the folders in it."""
+    """Return the images of a source with their splits; every folder in a folder is a split."""
     if not os.path.isdir(each):
         return list(source.find([each], stdin=stdin, search=search))
     own = SearchLog()
@@ -315,7 +316,7 @@ def _of_all_splits(each: str, *, stdin: BinaryIO | None, search: SearchLog) -> l
 def _by_split(
     each: str, *, stdin: BinaryIO | None, folders: FolderReading | None, search: SearchLog
 ) -> dict[str | None, list[ImageFile]]:
-    """Give the images of a source by split: train and val, or all under None."""
+    """Return the images of a source by split: train and val, or all under None."""
     own = SearchLog()
     found = list(source.find([each], stdin=stdin, folders=folders, search=own))
     divided = any(image.split is not None for image in found)
@@ -323,23 +324,23 @@ def _by_split(
     search.add(own)
     if not divided:
         return {None: found}
-    unused = Counter(image.split or "no part" for image in found if not split_named(image.split or ""))
+    unused = Counter(image.split or "no split" for image in found if not split_named(image.split or ""))
     if unused:
-        log.info("%s: not looked at: %s", each, ", ".join(f"{count:,} of {name}" for name, count in unused.items()))
+        log.info("%s: not used: %s", each, ", ".join(f"{count:,} of {name}" for name, count in unused.items()))
     return {split: [image for image in found if split_named(image.split or "") == split] for split in (TRAIN, VAL)}
 
 
 def split_named(name: str) -> str | None:
-    """Say which split a name means."""
+    """Return TRAIN or VAL for a name of such a split, None for other names."""
     low = name.lower()
     return VAL if low in split_names.VALIDATION_NAMES else TRAIN if low in split_names.TRAIN_NAMES else None
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """Give the classes of a training in their order.
+    """Return the classes of a training set in their order.
 
     Raises:
-        CnnkitError: A name is not UTF-8: no exported network could hold it.
+        CnnkitError: A name is not UTF-8, so that an exported network could not store it.
     """
     classes = tuple(sorted(set(labels)))
     for label in classes:
@@ -353,16 +354,16 @@ def in_order(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _refuse_empty(search: SearchLog, *, below: str | None = None) -> None:
-    """Refuse a class without an image: its name would be no class of the network's, and nothing would show it.
+    """Refuse a class folder without images, which would silently be missing from the network's classes.
 
     Args:
-        search: What was found.
-        below: A folder of splits, of which those for training and validation count.
+        search: Findings of the search.
+        below: A folder of splits, of which only training and validation splits are checked.
     """
     for folder, there in search.empty:
         if below is None or split_named(folder_search.first_folder(folder, below) or ""):
             raise CnnkitError(
-                f"{folder}: a class without images{f' ({there})' if there else ''}; put some in, or remove the folder"
+                f"{folder}: a class without images{f' ({there})' if there else ''}; add images, or remove the folder"
             )
 
 
@@ -371,34 +372,33 @@ def _classes(images: Iterable[ImageFile], split: str) -> tuple[str, ...]:
     for image in images:
         if image.label is None:
             raise CnnkitError(
-                f"{image.path}: no label to {'learn' if split == TRAIN else 'check'}; "
-                "put pictures into a folder a class, or give a manifest with a column label"
+                f"{image.path}: no label, but {'training' if split == TRAIN else 'validation'} images need one; "
+                "put them into class folders, or give a manifest with a column label"
             )
         labels.add(image.label)
     return in_order(labels)
 
 
 def check_classes(train: Sequence[str], val: Sequence[str], *, split: str, train_name: str = TRAIN) -> None:
-    """Demand that validation has no class that training lacks; a class that validation lacks is reported: the one rule of all trainings.
+    """Check that every validation class is a training class, and warn of training classes without validation images.
+
+    The same for all training commands.
 
     Args:
-        train: Classes for training.
-        val: Classes for validation.
-        split: What validates, for messages.
-        train_name: What trains.
+        train: Classes of the training set.
+        val: Classes of the validation set.
+        split: Name of the validation set, for messages.
+        train_name: Name of the training set.
 
     Raises:
-        CnnkitError: There is a class that is not trained on.
+        CnnkitError: A validation class is not a training class.
     """
     if strange := sorted(set(val) - set(train)):
         raise CnnkitError(
-            f"the class {strange[0]} is in {split} alone; {train_name} has {messages.shortened(train, 12)}: "
-            "add images of it there, or leave it out here"
+            f"the class {strange[0]} is only in {split}; {train_name} has {messages.shortened(train, 12)}: "
+            f"add images of it to {train_name}, or remove it from {split}"
         )
     if missing := sorted(set(train) - set(val)):
-        log.warning(
-            "not in %s: %s; nothing shows how well %s learned",
-            split,
-            messages.shortened(missing, 12),
-            "it is" if len(missing) == 1 else "they are",
-        )
+        these = "this class" if len(missing) == 1 else "these classes"
+        names = messages.shortened(missing, 12)
+        log.warning("no images of %s in %s; accuracy on %s is not measured", names, split, these)

@@ -1,7 +1,7 @@
-"""Images laid out in folders by split and class, copied or moved, and moves that lose none of them, whatever comes between.
+"""Copies images into folders by split and class, or moves them without loss even when interrupted.
 
-They are written down in DIR/.moves.tsv before the first one is done. At every moment each image is whole at its old place or at
-its new one; what is written down is done by `finish_moves`, as often as it takes.
+Moves are recorded in DIR/.moves.tsv before the first one. At every moment each image is complete at its old place or at its new
+one; `finish_moves` completes the recorded moves, after any number of interruptions.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from cnnkit.errors import CnnkitError
 from cnnkit.formats import atomic, manifest, tsv
 from cnnkit.formats.manifest import ManifestRow
 
-#: The manifest that is written into a folder of splits.
+#: Name of the manifest in a folder of splits.
 SPLIT_MANIFEST = "split.tsv"
 
 _MOVES = ".moves.tsv"
@@ -37,7 +37,7 @@ log = logging.getLogger("cnnkit")
 
 
 def has_unfinished_moves(folder: str | Path) -> bool:
-    """Say whether images were being moved into this folder when something came between."""
+    """Return whether a move of images into this folder was interrupted."""
     return (Path(folder) / _MOVES).is_file()
 
 
@@ -48,22 +48,22 @@ def finish_moves(
     named: Callable[[], Iterable[str]] | None = None,
     progress: Progress = ignore_progress,
 ) -> list[ManifestRow]:
-    """Do the moves that are written down in a folder, those that are still to be done, and list the images in a manifest.
+    """Complete the moves recorded in a folder, and list the images in a manifest.
 
-    The list may have been written by anybody: nothing is moved to a place outside of the folder, and nothing that was not named.
+    The record may have been edited: nothing is moved to a place outside of the folder, and no image that was not given.
 
     Args:
-        folder: Where they go.
-        name: The manifest's, in that folder; it is written when all the images are there.
-        named: Gives the paths of the images that may be moved; not called where none is left to be moved. By default any may be.
-        progress: Called with how many images are in place, and of how many.
+        folder: Target of the moves.
+        name: Name of the manifest in that folder; it is written when all images are there.
+        named: Returns the paths of the images that may be moved; not called if none is left to be moved. By default any may be.
+        progress: Called with the number of images in place, and the total.
 
     Returns:
         The rows of the manifest.
 
     Raises:
-        CnnkitError: An image is neither at its old place nor at its new one, or at both and not the same; or the list names what
-            may not be moved.
+        CnnkitError: An image is neither at its old place nor at its new one, or two different ones are at both; or the record
+            names an image that may not be moved.
     """
     folder = Path(folder)
     with atomic.claimed(folder):
@@ -84,31 +84,31 @@ def _finish_moves(
     if named is not None:
         _check_named([path for path, _ in moves if os.path.lexists(path)], named, listed=folder / _MOVES)
     try:
-        # Links to images go before the images, while there still is something to copy
+        # Links are moved before the images that they point to, while there still is something to copy
         for done, (path, target) in enumerate(sorted(moves, key=lambda move: not os.path.islink(move[0])), start=1):
             _move(path, target)
             progress(done, len(moves))
         manifest.save(folder / name, rows, columns=manifest.columns(rows))
     except BaseException:
-        log.warning("not all pictures are moved; run the command again to go on")
+        log.warning("%s: not all images are moved; run the command again to resume", folder)
         raise
     (folder / _MOVES).unlink()
     return rows
 
 
 def _check_places(folder: Path, places: Iterable[str], *, listed: Path | None = None) -> None:
-    """Demand that what is written ends up below a folder, and not behind a link that leads out of it.
+    """Check that files written to these places stay inside a folder, and are not redirected by a link that leads out of it.
 
     Args:
-        folder: Of all places.
-        places: As seen from it.
-        listed: The file that names them, where that may have been written by anybody.
+        folder: Folder of all places.
+        places: Relative to it.
+        listed: The file that lists them, if it may have been edited.
     """
     possible, lies_inside = inside("", reserved=_RESERVED), inside(folder)
     for place in places:
         if listed is not None and not possible(place):
             raise CnnkitError(
-                f"{listed} lists {place!r}, which is not a place for an image in {folder}; remove that file"
+                f"{listed} lists {place!r}, which is not a valid path of an image in {folder}; remove that file"
             )
         containment.check_place(folder, place, lies_inside, replaced=listed is None)
 
@@ -120,25 +120,25 @@ def _check_named(left: Sequence[str], named: Callable[[], Iterable[str]], *, lis
     for path in left:
         if _real(path) not in known:
             raise CnnkitError(
-                f"{listed} lists {path}, which is not among the images given; give those of the first run, or remove that file"
+                f"{listed} lists {path}, which is not among the images given; give the same sources again, or remove that file"
             )
 
 
 def _real(path: str) -> str:
-    """Name a file by where it lies; a link by its own place."""
+    """Return a path with links in its folders resolved; a link itself keeps its own path."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def record_moves(folder: Path, moves: Iterable[tuple[str, ManifestRow]]) -> None:
-    """Note what is to be moved where, durably.
+    """Record moves durably.
 
     Args:
-        folder: Where it goes.
-        moves: For each image its path from the current folder, and its row of the manifest, whose path is as seen from `folder`.
+        folder: Target of the moves.
+        moves: For each image its path relative to the current folder, and its row of the manifest, with the path relative to `folder`.
     """
     lines = [(manifest.seen_from(folder, path), row.path, row.label, row.split, row.group) for path, row in moves]
     if os.path.lexists(folder / _MOVES):
-        raise CnnkitError(f"{folder / _MOVES} is in the way; remove it or choose another folder")
+        raise CnnkitError(f"{folder / _MOVES} already exists; remove it or choose another folder")
     tsv.save(folder / _MOVES, _COLUMNS, lines)
     _sync(folder)
 
@@ -146,11 +146,11 @@ def record_moves(folder: Path, moves: Iterable[tuple[str, ManifestRow]]) -> None
 def _move(path: str, target: Path) -> None:
     if not os.path.lexists(path):
         if not target.exists():
-            raise CnnkitError(f"{path} is gone, and is not at {target}; put it back, or drop its line from {_MOVES}")
+            raise CnnkitError(f"{path} is missing, and is not at {target}; restore it, or delete its line in {_MOVES}")
         return
     if os.path.lexists(target):  # interrupted between the copy and the removal
         if digest_of(path) != digest_of(target):
-            raise CnnkitError(f"{target} is in the way of {path}; move it away")
+            raise CnnkitError(f"{target} already exists, and is not {path}; move it away")
         os.unlink(path)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -167,15 +167,15 @@ def _move(path: str, target: Path) -> None:
 
 
 def copy_file(path: str | Path, target: Path, *, durable: bool = False) -> None:
-    """Copy content, times and permissions; the target takes its name when it is whole."""
-    beside = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    """Copy content, times and permissions; the target gets its name when it is complete."""
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        shutil.copy2(path, beside)
+        shutil.copy2(path, temporary)
         if durable:
-            _sync(beside)
-        beside.rename(target)
+            _sync(temporary)
+        temporary.rename(target)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if durable:
         _sync(target.parent)
@@ -204,22 +204,22 @@ def write(
     force: bool = False,
     progress: Progress = ignore_progress,
 ) -> list[ManifestRow]:
-    """Lay images out by split and class, and list them in `split.tsv`.
+    """Put images into folders by split and class, and list them in `split.tsv`.
 
     Args:
-        folder: Made where it is missing, with its parents.
-        rows: Paths as seen from the current folder; every row is in a split.
+        folder: Created if it is missing, with its parents.
+        rows: Paths relative to the current folder; every row is in a split.
         digests: For each path the sha256 of the file.
-        link: How.
-        force: The folder may hold something. What an earlier split left there is replaced.
-        progress: Called with how many images are in place, and of how many.
+        link: Copy, link or move.
+        force: Accept a folder that is not empty, and replace an earlier split in it.
+        progress: Called with the number of images in place, and the total.
 
     Returns:
-        The rows of `split.tsv`, whose paths are as seen from the folder.
+        The rows of `split.tsv`, with paths relative to the folder.
 
     Raises:
-        CnnkitError: The folder is not empty, or holds the images themselves; a label cannot be a folder; `force` would remove
-            an image that lies nowhere else.
+        CnnkitError: The folder is not empty, or contains the images themselves; a label cannot be a folder; `force` would delete
+            the only copy of an image.
     """
     folder = Path(folder)
     places = _places(rows)
@@ -228,11 +228,11 @@ def write(
     with _taken_back() as made:
         _make_folder(folder, made)
         with atomic.claimed(folder):
-            _check_free(folder, force=force)  # again, since another run may have been here
+            _check_free(folder, force=force)  # again, since another run may have written into it
             left: set[Path] = _left(folder, rows, digests) if force else set()
             for place in places:
                 if os.path.lexists(folder / place) and folder / place not in left:
-                    raise CnnkitError(f"{folder / place} is in the way; move it away or choose another folder")
+                    raise CnnkitError(f"{folder / place} already exists; move it away or choose another folder")
             _check_places(folder, places)
             if force:
                 _remove(folder, left | _half_copies(folder, {row.split for row in rows if row.split}))
@@ -242,7 +242,7 @@ def write(
             targets = [(row.path, place) for row, place in zip(rows, listed, strict=True)]
             if link is Link.MOVE:
                 record_moves(folder, targets)
-                made.clear()  # from here on nothing is taken back, but finished
+                made.clear()  # from here on, an interrupted run is not undone but resumed
                 return _finish_moves(folder, SPLIT_MANIFEST, progress=progress)
             for done, (path, row) in enumerate(targets, start=1):
                 target = folder / row.path
@@ -255,10 +255,10 @@ def write(
 
 
 def check_free(folder: str | Path, *, force: bool) -> None:
-    """Demand that a folder can be written to: before hours of work, and again before the first image.
+    """Check that a folder can be written to: before hours of work, and again before the first image.
 
     Raises:
-        CnnkitError: It is not empty, no folder, another run is writing into it, or moves into it were interrupted.
+        CnnkitError: It is not empty, not a folder, another run is writing into it, or moves into it were interrupted.
     """
     folder = Path(folder)
     if folder.is_dir():
@@ -269,20 +269,20 @@ def check_free(folder: str | Path, *, force: bool) -> None:
 
 def _check_free(folder: Path, *, force: bool) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
-        raise CnnkitError(f"{folder} is no folder; choose another name")
+        raise CnnkitError(f"{folder} is not a folder; choose another name")
     if has_unfinished_moves(folder):
-        raise CnnkitError(f"{folder}: pictures were being moved into it; finish that with --link move")
+        raise CnnkitError(f"{folder}: a move of images into it was interrupted; complete it with --link move")
     if not force and folder.is_dir() and any(folder.iterdir()):
-        raise CnnkitError(f"{folder} is not empty; choose another folder, or write into it with --force")
+        raise CnnkitError(f"{folder} is not empty; choose another folder, or add --force")
 
 
 @contextlib.contextmanager
 def writing_into(folder: Path | None, *, force: bool) -> Generator[None]:
-    """Keep a folder for this run alone while it writes files into it; where nothing is written the folder is not made.
+    """Lock a folder while this run writes files into it; it is removed again if nothing was written.
 
     Args:
-        folder: Made where it is missing, with its parents; None where nothing is to be written.
-        force: It may hold something.
+        folder: Created if it is missing, with its parents; None if nothing is to be written.
+        force: Accept a folder that is not empty.
 
     Raises:
         CnnkitError: As `check_free`.
@@ -295,19 +295,19 @@ def writing_into(folder: Path | None, *, force: bool) -> Generator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic.claimed(folder):
-            _check_free(folder, force=force)  # again, since another run may have been here
+            _check_free(folder, force=force)  # again, since another run may have written into it
             yield
     finally:
         for each in missing:
-            with contextlib.suppress(OSError):  # something is in it
+            with contextlib.suppress(OSError):  # not empty
                 each.rmdir()
 
 
-# ---------------------------------------------------------------- where to
+# ---------------------------------------------------------------- places
 
 
 def _places(rows: Sequence[ManifestRow]) -> list[str]:
-    """Give each image a place of its own below the folder: split, class, and its name as seen from what its class has in common."""
+    """Return a unique path for each image: split, class, and its path relative to the common folder of its class."""
     folders: defaultdict[str | None, set[str]] = defaultdict(set)
     for row in rows:
         folders[row.label].add(os.path.dirname(os.path.abspath(row.path)))
@@ -321,15 +321,15 @@ def _places(rows: Sequence[ManifestRow]) -> list[str]:
     for row, below in zip(rows, _below_classes(rows, common), strict=True):
         place = "/".join(filter(None, (row.split, row.label, below)))
         if place in places:
-            raise CnnkitError(f"{places[place]} and {row.path} would both become {place}; name one of them otherwise")
+            raise CnnkitError(f"{places[place]} and {row.path} would both become {place}; rename one of them")
         places[place] = row.path
     return list(places)
 
 
 def _below_classes(rows: Sequence[ManifestRow], common: Mapping[str | None, str]) -> list[str]:
-    """Give each image's path as seen from what its class has in common; of a set that was split before, without train/cat/ in it.
+    """Return each image's path relative to the common folder of its class, for a split dataset without train/cat/.
 
-    Where names would clash, the old split stays: train/1.jpg.
+    If names of a class would collide, the old split stays in the path: train/1.jpg.
     """
     full = [os.path.relpath(os.path.abspath(row.path), common[row.label]).replace(os.sep, "/") for row in rows]
     parted = [_without_class(path, row.label) for path, row in zip(full, rows, strict=True)]
@@ -342,7 +342,7 @@ def _below_classes(rows: Sequence[ManifestRow], common: Mapping[str | None, str]
 
 
 def _without_class(path: str, label: str | None) -> tuple[str, str]:
-    """Part train/cat/1.jpg into the old split and what lies in the class folder; other paths have no old split."""
+    """Divide train/cat/1.jpg into the old split and the path in the class folder; other paths have no old split."""
     split, *rest = path.split("/")
     if len(rest) < 2 or class_names.normal(rest[0]) != label or not split_names.is_split(split):
         return "", path
@@ -350,26 +350,26 @@ def _without_class(path: str, label: str | None) -> tuple[str, str]:
 
 
 def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None:
-    """Demand that the folder of what is made is not one, or above one, that images come from.
+    """Check that an output folder contains none of the input images.
 
     Args:
-        folder: For what is made.
+        folder: The output folder.
         paths: Of the images.
-        to_be: What is done to them, for the message.
+        to_be: The operation, for the message, such as "split".
 
     Raises:
-        CnnkitError: It is.
+        CnnkitError: It contains one.
     """
     real = os.path.realpath(folder)
     for below in {os.path.dirname(path) for path in paths}:
         if os.path.commonpath([real, os.path.realpath(below)]) == real:
             raise CnnkitError(
-                f"{folder} holds the pictures that are to be {to_be} ({below or os.curdir}); choose another folder"
+                f"{folder} contains the images that are to be {to_be} ({below or os.curdir}); choose another folder"
             )
 
 
 def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes]) -> set[Path]:
-    """Find the images that an earlier split left, and make sure that none of them would be lost."""
+    """Find the images of an earlier split, and check that none of them is the only copy."""
     old = manifest.load(folder / SPLIT_MANIFEST) if (folder / SPLIT_MANIFEST).is_file() else []
     splits = {row.split for row in [*rows, *old] if row.split}
     found = {
@@ -379,21 +379,21 @@ def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes
         for name in names
         if image_formats.has_image_extension(name)
     }
-    # Anybody can have written the list, and made the links: what lies outside of the folder is none of ours
+    # The list and the links may have been edited: files outside of the folder are never touched
     lies_inside = inside(folder, reserved=_RESERVED)
     listed = {place for place in found | {row.path for row in old} if lies_inside(place)}
     left = {folder / place for place in listed if os.path.lexists(folder / place)}
     elsewhere = {digest: path for path, digest in digests.items()}
     for path in sorted(left):
         if not path.is_symlink() and not path.is_file():
-            raise CnnkitError(f"{path} is in the way, and is not a file; move it away or choose another folder")
+            raise CnnkitError(f"{path} already exists, and is not a file; move it away or choose another folder")
         if not path.is_symlink() and not _lies_elsewhere(path, elsewhere):
-            raise CnnkitError(f"{path} lies nowhere else and would be lost; move it away or choose another folder")
+            raise CnnkitError(f"{path} is the only copy and would be deleted; move it away or choose another folder")
     return left
 
 
 def _half_copies(folder: Path, splits: Iterable[str]) -> set[Path]:
-    """Find what a run that was killed left while it copied an image; who holds the folder's lock knows that nobody writes them."""
+    """Find the incomplete copies of a killed run; the caller holds the folder's lock, so no other run is writing them."""
     lies_inside = inside(folder)
     found = {Path(below, name) for split in splits for below, _, names in os.walk(folder / split) for name in names}
     return {
@@ -408,13 +408,13 @@ def _remove(folder: Path, left: set[Path]) -> None:
     for path in left:
         path.unlink()
     for below in sorted({above for path in left for above in path.parents if folder in above.parents}, reverse=True):
-        with contextlib.suppress(OSError):  # something else is in it, and stays
+        with contextlib.suppress(OSError):  # not empty
             below.rmdir()
 
 
 def _lies_elsewhere(path: Path, elsewhere: Mapping[bytes, str]) -> bool:
     other = elsewhere.get(digest_of(path))
-    # Two names of one file, as through a mount: removing it here removes it there, unless it is a hard link
+    # Two paths of one file, as through a mount: deleting one deletes the other, except for hard links
     return other is not None and (not os.path.samefile(path, other) or path.stat().st_nlink > 1)
 
 
@@ -423,10 +423,10 @@ def _lies_elsewhere(path: Path, elsewhere: Mapping[bytes, str]) -> bool:
 
 @contextlib.contextmanager
 def _taken_back() -> Generator[list[Path]]:
-    """Remove the files and folders that were made, latest first, should the work not come to its end.
+    """On failure, remove the files and folders that were made, the latest first.
 
     Yields:
-        A list to note them in.
+        A list to record them in.
     """
     made: list[Path] = []
     try:

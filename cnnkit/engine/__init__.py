@@ -1,1 +1,1 @@
-"""From a network to outputs: devices, export, sessions, and the loop that feeds them."""
+"""Running networks: devices, export to ONNX, sessions, and the loop that feeds them with images."""

@@ -1,11 +1,10 @@
-"""Augmented copies of images as files, with the manifest that says what made each.
+"""Write augmented copies of images as files, with a manifest of the transforms of each copy.
 
     DIR/cat/1~01.jpg        copies of photos/cat/1.jpg
     DIR/cat/1~02.jpg
-    DIR/augment.tsv         path label split group source copy, and the numbers of each copy; written last: its presence means complete
+    DIR/augment.tsv         path label split group source copy, and each copy's parameters; written last: if it exists, the run is complete
 
-Everything is made in a hidden folder of DIR and takes its place when all of it is there (see data/atomic_folder.py): a run that fails
-leaves nothing behind.
+Everything is written to a hidden folder in DIR and moved into place at the end (see data/atomic_folder.py): a failed run leaves nothing.
 """
 
 import errno
@@ -44,25 +43,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class AugmentSummary:
-    """What a run came to; `per_second` counts copies, reading and writing included."""
+    """Summary of a run; `per_second` counts copies, reading and writing included."""
 
     folder: str
-    pictures: int
+    images: int
     copies: int
     skipped: int
     seconds: float
     per_second: float
 
 
-#: That a pixel takes on the way: three channels of float32 as it was, and as it is becoming; and both as they are encoded.
+#: Memory of a pixel while it is augmented: three channels of float32 before and after, and both as they are encoded.
 _BYTES_A_PIXEL = 24 + 8
-#: The largest image that is changed in its own size: that takes 2 GB. The largest cameras have 102 million pixels.
+#: The largest image that is augmented at its own size, which takes 2 GB. The largest cameras have 102 million pixels.
 _MOST_PIXELS = 105_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """An image's copies as files: their bytes in the order of their numbers, the original's first where it is kept."""
+    """An image's copies as bytes, in the order of their numbers; the original first if it is kept."""
 
     format: str
     draws: list[AugmentParams]
@@ -76,20 +75,20 @@ def write(
     *,
     callbacks: Callbacks | None = None,
 ) -> AugmentSummary:
-    """Write copies of images, each class in its folder, and list them in `augment.tsv`.
+    """Write copies of images, one folder per class, and list them in `augment.tsv`.
 
-    A copy's bytes follow from the image's content, the notation and the seed alone. Memory does not grow with the number of images.
+    A copy's bytes depend only on the image's content, the notation and the seed. Memory does not grow with the number of images.
 
     Args:
         images: The originals.
-        folder: Made where it is missing, with its parents.
-        config: Which copies. With `force` the folder may hold something, where an earlier run's copies are replaced; and splits that
-            measure may be augmented. `jobs` threads read, augment and encode.
-        callbacks: Progress, by images, and those that cannot be used.
+        folder: Created with its parents if it is missing.
+        config: Which copies. With `force` the folder need not be empty (an earlier run's copies are replaced), and val and test may be
+            augmented. `jobs` threads read, augment and encode.
+        callbacks: `progress` after each image, `skip` for each image that cannot be used.
 
     Raises:
-        UsageError: An image belongs to a split that measures.
-        CnnkitError: The folder is not empty, or holds the images themselves; two copies would have one name; no image can be used.
+        UsageError: An image belongs to val or test.
+        CnnkitError: The folder is not empty, or contains the images themselves; two copies would have the same name; no image can be used.
     """
     folder, started, callbacks = Path(folder), time.perf_counter(), callbacks or Callbacks()
     plan, jobs = AugmentPlan.of(config), config.jobs
@@ -98,7 +97,7 @@ def write(
     replaceable = atomic_folder.earlier(folder, force=config.force)
     place = augment_plan.placing(images)
     total, used, written, skipped = len(images) if isinstance(images, Sized) else None, 0, 0, 0
-    # Each of our threads computes by itself
+    # Images are processed in parallel, so each of them uses one core
     with atomic.naming(folder), atomic_folder.staging_folder(folder, replaceable) as workshop, threads(1):
         with tsv.Writer(workshop / atomic_folder.COPIES_MANIFEST, augment_plan.columns(plan.augmentation)) as listed:
             ready = reader.read(images, partial(_make, plan=plan), jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
@@ -115,16 +114,16 @@ def write(
                     used, written = used + 1, written + len(named)
                 callbacks.progress(done, total)
         if not used:
-            raise CnnkitError("no picture could be used; nothing written")
+            raise CnnkitError("no image could be used; nothing written")
     seconds = time.perf_counter() - started
     return AugmentSummary(str(folder), used, written, skipped, round(seconds, 2), round(written / seconds, 1))
 
 
 def check(images: Iterable[ImageFile], folder: str | Path, *, force: bool = False) -> None:
-    """Demand that copies can be written into a folder: before the work, and before anything else is drawn.
+    """Check that copies can be written into a folder, before any other work.
 
     Raises:
-        CnnkitError: As `write`, of images only where they are known already.
+        CnnkitError: As `write`; images are checked only if they are given as a sequence.
     """
     if isinstance(images, Sequence):
         tree.check_apart(folder, (image.path for image in images), to_be="augmented")
@@ -134,23 +133,23 @@ def check(images: Iterable[ImageFile], folder: str | Path, *, force: bool = Fals
 def sheet(
     images: Iterable[ImageFile], path: str | Path, config: AugmentConfig, *, skip: Skip = raise_skip
 ) -> Iterable[ImageFile]:
-    """Draw a contact sheet: some of the images, each with its first copies after it.
+    """Draw a contact sheet: some of the images, each followed by its first copies.
 
     Args:
-        images: The originals; of a list that is still being read, the first are shown.
+        images: The originals; the first ones are shown if the list is still being read.
         path: The PNG.
         config: Which copies; `force` as for `write`.
         skip: Called for every image that cannot be shown.
 
     Returns:
-        The images, all of them.
+        All images.
 
     Raises:
         UsageError: As `write`, or the path does not end in .png.
         CnnkitError: No image can be used.
     """
     image_files.check_png(path, option="--sheet")
-    if not config.force:  # else `write` counts them
+    if not config.force:  # otherwise `write` counts them
         images = augment_plan.checked(images)
     known = images if isinstance(images, Sequence) else list(islice(images, image_grid.MOST_ROWS))
     chosen = image_grid.choose(known)
@@ -163,12 +162,12 @@ def sheet(
         else:
             rows.append(shown)
     if not rows:
-        raise CnnkitError("no picture could be used; there is nothing to show")
+        raise CnnkitError("no image could be used; nothing to show")
     image_grid.save(path, rows)
     if not isinstance(images, Sequence):
-        log.info("%s shows the first %d pictures", path, len(chosen))
+        log.info("%s shows the first %d images", path, len(chosen))
     elif len(chosen) < len(known):
-        log.info("%s shows %d of %d pictures", path, len(chosen), len(known))
+        log.info("%s shows %d of %d images", path, len(chosen), len(known))
     if few.copies < plan.copies:
         log.info("%s shows %d of %d copies of each", path, few.copies, plan.copies)
     return images if isinstance(images, Sequence) else chain(known, images)
@@ -184,9 +183,9 @@ def _prepared(image: Image.Image, plan: AugmentPlan) -> Image.Image:
 def _copies(
     image: Image.Image, plan: AugmentPlan, draws: Sequence[AugmentParams], finish: Callable[[Image.Image], T]
 ) -> Iterator[T]:
-    """Give what `finish` makes of each copy, one by one: a large image's need much memory.
+    """Yield `finish(copy)` of each copy, one at a time, since copies of a large image need much memory.
 
-    The image itself is let go of, where the caller does not keep it.
+    The reference to the image itself is dropped.
     """
     pixels = torch.from_numpy(np.array(image))[None]  # (1, H, W, 3)
     del image
@@ -198,10 +197,10 @@ def _copies(
 
 
 def _read(path: str, plan: AugmentPlan) -> Original:
-    """Read an image that can be changed.
+    """Read an image to augment.
 
     Raises:
-        BadImageError: As `decode.read`, or it is too large to be changed in its own size.
+        BadImageError: As `decode.read`, or it is too large to be augmented at its own size.
     """
     if plan.square is None:
         with decode.opened(path) as image:
@@ -230,7 +229,7 @@ def _make(path: str, *, plan: AugmentPlan) -> _Made:
 
 def _encoded(image: Image.Image, saving: Mapping[str, Any], *, grey: bool) -> bytes:
     file = io.BytesIO()
-    if grey:  # all three channels are the same, and stay so
+    if grey:  # its three channels are equal before and after
         image = image.convert("L")
     image.save(file, **saving)
     return file.getvalue()
@@ -266,5 +265,5 @@ def _put(folder: Path, workshop: Path, copy: PlannedCopy, content: bytes, replac
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise CnnkitError(
-            f"{copy.source.path}: the name of its copy {copy.path} is too long; give the picture a shorter one"
+            f"{copy.source.path}: the name of its copy {copy.path} is too long; give the image a shorter one"
         ) from error

@@ -1,4 +1,4 @@
-"""Bounds for networks whose graph does not show how much memory or time it takes: a cap on ONNX Runtime's memory, and a clock."""
+"""Limits of memory and time for networks whose graph does not show how much they need."""
 
 import contextlib
 import functools
@@ -11,18 +11,18 @@ import onnxruntime
 from cnnkit.data import memory
 from cnnkit.errors import FormatError
 
-#: The share of the machine's memory that such networks may take together, and the most: a batch that needs more is cut.
+#: The memory that all such networks may use together: a share of the machine's, and a maximum in bytes. A batch that needs more is split.
 _SHARE, _MOST = 0.5, 2**33
 
-#: Seconds that one batch may take in a network whose parts go round as often as a value says.
+#: Seconds that one batch may take in a network with loops.
 LONGEST = 20.0
 
-#: A cache lets two threads in at once, and ONNX Runtime refuses the second registration.
+#: `functools.cache` may call the function in two threads at once, and ONNX Runtime refuses a second registration.
 _one_thread = threading.Lock()
 
 
 def cap_memory(options: onnxruntime.SessionOptions) -> None:
-    """Let a session share a capped memory with all others that were opened so."""
+    """Make a session use the limited memory that all such sessions share."""
     with _one_thread:
         _register()
     options.add_session_config_entry("session.use_env_allocators", "1")
@@ -30,7 +30,7 @@ def cap_memory(options: onnxruntime.SessionOptions) -> None:
 
 @functools.cache
 def _register() -> None:
-    """Register the capped memory, once a process."""
+    """Register the limited memory, once per process."""
     here = memory.installed()
     most = _MOST if here is None else min(_MOST, int(here * _SHARE))
     arena = onnxruntime.OrtMemoryInfo(
@@ -42,16 +42,16 @@ def _register() -> None:
 
 @contextlib.contextmanager
 def clock(name: str) -> Generator[Any]:
-    """Give the options of a run that ends after `LONGEST` seconds.
+    """Yield the options of a run that is stopped after `LONGEST` seconds.
 
     Raises:
-        FormatError: It did not end before.
+        FormatError: The run was stopped.
     """
     options, over = onnxruntime.RunOptions(), threading.Event()
 
     def stop() -> None:
         over.set()
-        options.terminate = True  # asked for before each node, and each time that a loop goes round
+        options.terminate = True  # ONNX Runtime reads it before each node and each iteration of a loop
 
     timer = threading.Timer(LONGEST, stop)
     timer.daemon = True
@@ -61,8 +61,8 @@ def clock(name: str) -> Generator[Any]:
     except Exception as error:  # onnxruntime's exceptions share no base class
         if over.is_set():
             raise FormatError(
-                f"{name}: stopped after {LONGEST:g} seconds in one batch: it has a loop, which may never end; "
-                "give a smaller --batch if it does"
+                f"{name}: stopped after {LONGEST:g} seconds in one batch: it has a loop that may never end; "
+                "if it does end, give a smaller --batch"
             ) from error
         raise
     finally:

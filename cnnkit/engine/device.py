@@ -1,4 +1,4 @@
-"""Which device does the work, and whether there is one. No torch."""
+"""The device that networks run on, and which GPUs there are. Imports no torch."""
 
 import ctypes
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 from cnnkit.choices import Precision
 from cnnkit.errors import DeviceError, UsageError
 
-# The driver's numbers for the two parts of a compute capability.
+# The driver's attribute numbers of the two parts of a compute capability.
 _CAPABILITY = (75, 76)
 
 
@@ -27,7 +27,7 @@ def parse(text: str) -> Device:
     """Read the value of `--device`.
 
     Raises:
-        UsageError: It is none of auto, cpu, cuda, cuda:N.
+        UsageError: It is not auto, cpu, cuda or cuda:N.
     """
     kind, colon, index = text.partition(":")
     if kind in ("auto", "cpu") and not colon:
@@ -38,7 +38,7 @@ def parse(text: str) -> Device:
 
 
 def existing(text: str) -> Device:
-    """Read the value of `--device`, and find out whether the driver knows it. Ask before work that would be in vain.
+    """Read the value of `--device`, and check that the driver has that GPU: to be called before any long work.
 
     Raises:
         DeviceError: There is no such GPU.
@@ -50,13 +50,17 @@ def existing(text: str) -> Device:
     return device
 
 
+#: For `extra` of a log record that says where the work is done: of interest once it begins, not before a usage error.
+WAITS_FOR_WORK = {"waits_for_work": True}
+
+
 def check_precision(precision: Precision, device: Device, *, why: str | None = None) -> None:
-    """Refuse shorter numbers on a processor, where they are slower than float32 or are not there.
+    """Refuse reduced precision on a CPU, where it is slower than float32 or does not exist.
 
     Args:
-        precision: What is asked for.
-        device: Where; `auto` is the CPU where there is no GPU.
-        why: Why it is not a GPU.
+        precision: The value of `--precision`.
+        device: The device; `auto` is the CPU if there is no GPU.
+        why: Why it is not a GPU, for the message.
 
     Raises:
         UsageError: The device is a CPU.
@@ -64,7 +68,7 @@ def check_precision(precision: Precision, device: Device, *, why: str | None = N
     if precision is Precision.FLOAT32 or device.kind == "cuda" or (device.kind == "auto" and gpus()):
         return
     reason = why or ("--device cpu" if device.kind == "cpu" else "no GPU here")
-    raise UsageError(f"--precision {precision.value} is for GPUs, a CPU computes in float32 ({reason}); drop it")
+    raise UsageError(f"--precision {precision.value} needs a GPU; a CPU computes in float32 ({reason}); drop it")
 
 
 def _counted(count: int) -> str:
@@ -74,7 +78,7 @@ def _counted(count: int) -> str:
 
 
 def gpus() -> int:
-    """Count the GPUs that the driver offers this process; 0 without a driver. Costs a millisecond where there is none."""
+    """Count the GPUs that the driver offers this process; 0 without a driver, which takes a millisecond to find out."""
     driver = _driver()
     count = ctypes.c_int(0)
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -90,7 +94,7 @@ def _driver() -> Any:  # noqa: ANN401 - ctypes makes its functions at run time
 
 
 def driver_version() -> tuple[int, int] | None:
-    """Give the version of CUDA that the driver is for, as nvidia-smi shows it; None without a driver."""
+    """Return the CUDA version that the driver supports, as nvidia-smi shows it; None without a driver."""
     driver = _driver()
     number = ctypes.c_int(0)
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(number)) != 0 or not number.value:
@@ -99,7 +103,7 @@ def driver_version() -> tuple[int, int] | None:
 
 
 def describe(index: int) -> str:
-    """Name a GPU with its compute capability, by which libraries say which GPUs they were built for."""
+    """Return the name and the compute capability of a GPU; libraries are built for compute capabilities."""
     driver = _driver()
     if driver is None or driver.cuInit(0) != 0:
         return f"cuda:{index}"
@@ -116,16 +120,16 @@ def describe(index: int) -> str:
 
 
 def driver_too_old(library: str, cuda: str | None) -> str | None:
-    """Say it where the driver is too old for a library; ask before the library does, which fails in ways of its own.
+    """Check whether the driver is too old for a library, before the library itself fails with a less clear error.
 
-    A driver serves every release of its own major version of CUDA, and those before.
+    A driver supports all CUDA releases of its own major version and of earlier ones.
 
     Args:
         library: Its name and version.
-        cuda: The version of CUDA that it was built for; None if for none.
+        cuda: The CUDA version that it was built for; None if it was built without CUDA.
 
     Returns:
-        What, where and the remedy; None where the driver serves, or there is none.
+        A message with the remedy; None if the driver is recent enough, or there is none.
     """
     driver = driver_version()
     major = (cuda or "").partition(".")[0]
@@ -133,6 +137,6 @@ def driver_too_old(library: str, cuda: str | None) -> str | None:
         return None
     found = f"{driver[0]}.{driver[1]}"
     return (
-        f"the NVIDIA driver here is for CUDA {found}, {library} needs one for CUDA {major}: "
-        f"install a newer driver, or releases for CUDA {driver[0]} (README, GPUs)"
+        f"the NVIDIA driver supports CUDA {found}, {library} needs CUDA {major}: "
+        f"install a newer driver, or releases for CUDA {driver[0]} (docs/gpu.md)"
     )

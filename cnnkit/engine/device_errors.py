@@ -1,6 +1,6 @@
-"""What torch's and ONNX Runtime's errors say of a device: full, too old for the GPU, or broken. Neither of the two is imported.
+"""Errors of torch and ONNX Runtime about a device: memory full, GPU or driver too old, or broken. Imports neither of them.
 
-Both raise plain RuntimeErrors for most of it, so what tells them apart is their text.
+Both raise plain RuntimeErrors for most of these, so only the text tells them apart.
 """
 
 import re
@@ -10,7 +10,7 @@ from cnnkit.engine import device as devices
 from cnnkit.errors import DeviceError, MemoryFullError
 from cnnkit.formats import onnx_errors
 
-# How a full memory is reported, by whichever library met it first.
+# Messages of full memory, of all libraries.
 _OUT_OF_MEMORY = re.compile(
     "|".join(
         (
@@ -20,10 +20,10 @@ _OUT_OF_MEMORY = re.compile(
             r"CUDNN_STATUS_ALLOC_FAILED",  # cuDNN 8
             r"CUDNN_STATUS_INTERNAL_ERROR_(DEVICE|HOST)_ALLOCATION_FAILED",  # cuDNN 9
             r"CUBLAS_STATUS_ALLOC_FAILED",
-            r"CUBLAS_STATUS_NOT_INITIALIZED.*cublasCreate",  # there is no room for its handle
+            r"CUBLAS_STATUS_NOT_INITIALIZED.*cublasCreate",  # no memory for its handle
             r"CUSOLVER_STATUS_ALLOC_FAILED",
             r"CUFFT_ALLOC_FAILED",
-            r"unable to find an engine to execute this computation",  # cuDNN has no room for the workspace of any
+            r"unable to find an engine to execute this computation",  # cuDNN has no memory for any workspace
             r"Failed to allocate memory for requested buffer",  # ONNX Runtime's arena
             r"Available memory of \d+ is smaller than requested bytes",
             r"can't allocate memory: you tried to allocate",  # torch on the CPU
@@ -50,26 +50,26 @@ _OF_A_GPU = re.compile(
     re.IGNORECASE,
 )
 
-# What cuDNN answers to a shape that it does not take; the device is as well as before.
+# cuDNN's errors for a shape that it does not support; the device itself is fine.
 _OF_A_SHAPE = re.compile(r"CUDNN_STATUS_(BAD_PARAM|NOT_SUPPORTED)|CUBLAS_STATUS_(INVALID_VALUE|NOT_SUPPORTED)")
 
-# What torch adds to a full memory: how much is where, and variables to set.
+# What torch adds to an out-of-memory error: how memory is used, and environment variables to set.
 _HINTS = re.compile(r"\.?\s+(?=GPU \d+ has a total capacity|If reserved but unallocated|Of the allocated memory)")
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-# Where in a library's source an error was raised: nothing that a user can act on.
+# Places in a library's source, of no use to the user.
 _SOURCE = re.compile(r"(/\S+|[A-Za-z]:\\\S+)\.(cc|cpp|cu|cuh|h|hpp)(:\d+)?\b:?\s*")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that the memory of a device, or of the machine, is full."""
+    """Return whether an error means that the memory of a device, or of the machine, is full."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, Exception) and not isinstance(error, OSError) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def is_of_device(error: BaseException) -> bool:
-    """Tell whether an error is a failure of the GPU or of what drives it, not of what it was given."""
+    """Return whether an error is a failure of the GPU, its driver or its libraries, and not of the input."""
     text = str(error)
     if _OF_A_SHAPE.search(text) and not is_out_of_memory(error):
         return False
@@ -77,7 +77,7 @@ def is_of_device(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Give what an error says in one line, without colours and places in a library's source."""
+    """Return an error's message in one line, without colours and places in a library's source."""
     text = _ANSI.sub("", str(error))
     of_onnx_runtime = text.startswith("[ONNXRuntimeError]")
     text = _HINTS.split(_SOURCE.sub("", text), maxsplit=1)[0]
@@ -90,15 +90,15 @@ def reason(error: BaseException) -> str:
 def explained(
     error: BaseException, *, where: str | None = None, remedies: Collection[str] = ("--batch", "--size")
 ) -> DeviceError | None:
-    """Turn an error of a device's into a sentence.
+    """Turn an error about a device into one with a clear message and a remedy.
 
     Args:
-        error: Of torch, ONNX Runtime or numpy.
-        where: The device, or what else is full; "the GPU" or "the memory" by default.
-        remedies: The options that are there to be given smaller, or otherwise for `--device`.
+        error: From torch, ONNX Runtime or numpy.
+        where: The device, for the message; "the GPU" or "the memory" by default.
+        remedies: The options that the command has and that the message may suggest.
 
     Returns:
-        None where it is no error of a device.
+        None if the error is not about a device.
     """
     gpu = is_of_device(error)
     if is_out_of_memory(error):
@@ -116,10 +116,10 @@ def explained(
         index = there.partition(":")[2]
         named = devices.describe(int(index)) if index.isdecimal() else there
         return DeviceError(
-            f"{named} is too old, or too new, for the installed libraries: they hold no code for it (README, GPUs){cpu}"
+            f"{named} is too old, or too new, for the installed libraries: they have no code for it (docs/gpu.md){cpu}"
         )
     if _OLD_DRIVER.search(str(error)):
         version = devices.driver_version()
         found = f" for CUDA {version[0]}.{version[1]}" if version else ""
-        return DeviceError(f"the NVIDIA driver{found} is too old for the installed libraries (README, GPUs){cpu}")
+        return DeviceError(f"the NVIDIA driver{found} is too old for the installed libraries (docs/gpu.md){cpu}")
     return DeviceError(f"{where or 'the GPU'} failed: {reason(error)}{cpu}")

@@ -1,4 +1,4 @@
-"""From torch to ONNX: one graph with normalisation and probabilities inside, written only if ONNX Runtime computes the same."""
+"""Export of torch models to ONNX: one graph that includes normalisation and softmax, written only if ONNX Runtime computes the same."""
 
 import copy
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger("cnnkit")
 
 
 class ClassifierOutputs(nn.Module):
-    """A classifier with everything that its ONNX form gives: probabilities, logits and, on request, features and class maps."""
+    """A classifier with the outputs of its ONNX form: probabilities, logits and, on request, features and class activation maps."""
 
     def __init__(
         self,
@@ -48,18 +48,18 @@ class ClassifierOutputs(nn.Module):
         """Wrap a classifier.
 
         Args:
-            classifier: Any; it is copied when `half` changes its weights.
-            normalised: The input is float32 (N, 3, H, W), or grey (N, 1, H, W), already normalised, in place of uint8 (N, H, W, 3).
-            features: Also give what the head reads.
-            cam: Also give the class activation map (N, classes, h, w) of every class.
+            classifier: Any; it is copied if `half` changes its weights.
+            normalised: The input is float32 (N, 3, H, W), or grey (N, 1, H, W), already normalised, instead of uint8 (N, H, W, 3).
+            features: Add the input of the head to the outputs.
+            cam: Add the class activation maps (N, classes, h, w) to the outputs.
             half: Compute in float16 between input and outputs.
 
         Raises:
-            CnnkitError: `cam` for a head whose map is no weighted sum of the backbone's maps.
+            CnnkitError: `cam` for a head whose class activation map is not a weighted sum of the backbone's maps.
         """
         super().__init__()
         self.classifier = copy.deepcopy(classifier) if half else classifier
-        if half:  # normalisation stays: a scale of 1/255 would lose its last digits
+        if half:  # normalisation stays in float32: a scale of 1/255 would lose digits
             self.classifier.base.half()
             self.classifier.head.half()
         self.normalised, self.wants_features, self.wants_cam, self.half_inside = normalised, features, cam, half
@@ -69,7 +69,7 @@ class ClassifierOutputs(nn.Module):
             cam_weights(classifier)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Give the outputs in the order of `names`, all float32."""
+        """Return the outputs in the order of `names`, all float32."""
         network = self.classifier
         inputs = images if self.normalised else network.normalise(images)
         maps = network.base(inputs.half() if self.half_inside else inputs)
@@ -84,7 +84,7 @@ class ClassifierOutputs(nn.Module):
 
 
 class HeadOutputs(nn.Module):
-    """The head alone: features in, probabilities and logits out."""
+    """Only the head: features in, probabilities and logits out."""
 
     names: tuple[str, ...] = ("probabilities", "logits")
 
@@ -93,49 +93,48 @@ class HeadOutputs(nn.Module):
         self.head = head
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Give probabilities and logits."""
+        """Return probabilities and logits."""
         logits = class_logits(self.head(features))
         return logits.softmax(1), logits
 
 
 def _check_maps(classifier: Classifier) -> None:
-    """Refuse a backbone that ends in a vector, which says nothing about places."""
+    """Refuse a backbone that ends in a vector, which has no spatial extent."""
     size, channels = classifier.preprocess.size, classifier.preprocess.channels
     with torch.no_grad():
         shape = tuple(classifier.base(torch.zeros(1, channels, size, size)).shape[1:])
     if len(shape) != 3:
         raise CnnkitError(
-            f"a class activation map needs a base that ends in a map; this one ends in a vector of {shape[0]}. "
-            "Extract with a --layer that has height and width"
+            f"a class activation map needs a backbone that ends in a map; this one ends in a vector of {shape[0]}; "
+            "extract with a --layer that has height and width"
         )
 
 
 def cam_weights(classifier: Classifier) -> Tensor:
-    """Give the weights (classes, C) that sum the backbone's maps up to class activation maps.
+    """Return the weights (classes, C) of the backbone's maps in the class activation maps.
 
     Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
 
     Raises:
         CnnkitError: The head is not one dense layer after global average pooling.
     """
-    # What changes nothing: dropout when it is not trained, flatten on a vector
+    # Without layers that change nothing: dropout in eval mode, flatten of a vector
     parts = [part for part in classifier.head if not isinstance(part, nn.Dropout | nn.Identity | nn.Flatten)]
     averaged = classifier.pool.pool is Pool.AVG
     if classifier.pool.pool is Pool.NONE and parts and isinstance(parts[0], build.GlobalPool) and not parts[0].largest:
         averaged, parts = True, parts[1:]
     if not averaged or len(parts) != 1 or not isinstance(parts[0], nn.Linear):
         raise CnnkitError(
-            "a class activation map in the graph needs global average pooling and one dense layer; this model has "
-            f"pool {classifier.pool.pool} and {', '.join(type(part).__name__ for part in parts)} behind it. "
-            "cnn-train-head without --head, on features with --pool avg, makes such a model"
+            "a class activation map in the graph needs global average pooling, then one dense layer; this model has "
+            f"pool {classifier.pool.pool}, then {', '.join(type(part).__name__ for part in parts)}; "
+            "train one with cnn-train-head without --head, on features with --pool avg"
         )
     weight = parts[0].weight
-    return (
-        torch.cat([-weight, weight]) if weight.shape[0] == 1 else weight
-    )  # one sigmoid: what speaks for the second class
+    # One sigmoid has the logit of the second class
+    return torch.cat([-weight, weight]) if weight.shape[0] == 1 else weight
 
 
-#: What the free axes of an input are called, by their places.
+#: Names of the dynamic axes of an input, by their positions.
 BATCH_AXIS = {0: "batch"}
 _MAP_AXES = ("batch", "channels", "height", "width")
 
@@ -149,22 +148,22 @@ def to_onnx(
     opset: int | None = None,
     free: Mapping[int, str] = BATCH_AXIS,
 ) -> ModelProto:
-    """Export a module with one input; the first axis of inputs and outputs is free, and what else is said.
+    """Export a module with one input; the axes in `free` and the first axis of the outputs are dynamic.
 
     Args:
         module: In eval mode.
-        example: An input with two rows at least: one row would be taken for a constant. Along free axes it has different lengths:
-            equal ones would be taken for equal in every input.
+        example: An input with at least two rows, since the exporter takes a single row for a constant. Its dynamic axes must differ in
+            length, since the exporter takes equal lengths for always equal.
         inputs: Name of the input.
         outputs: Names of the outputs.
         opset: The operator set; by default the exporter's own choice.
-        free: The input's free axes by their places, and what they are called.
+        free: Names of the input's dynamic axes, by their positions.
 
     Raises:
-        CnnkitError: torch cannot export the module, or not with that operator set or those free axes.
+        CnnkitError: torch cannot export the module, or not with that operator set or those dynamic axes.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's deprecations inside torch are not ours to mend
+        warnings.simplefilter("ignore")  # deprecations inside torch's exporter
         try:
             program = torch.onnx.export(
                 module,
@@ -182,23 +181,23 @@ def to_onnx(
     assert program is not None
     proto: ModelProto = program.model_proto
     (written,) = {item.version for item in proto.opset_import if not item.domain}
-    if opset not in (None, written):  # where a conversion fails, the exporter keeps its own choice
-        raise CnnkitError(f"torch cannot export this network with opset {opset}; it gave {written}")
+    if opset not in (None, written):  # if the conversion fails, the exporter keeps its own choice
+        raise CnnkitError(f"torch cannot export this network with opset {opset}; it wrote opset {written}")
     _name_axes(proto, free)
     return proto
 
 
 def _cause(error: Exception) -> str:
-    """Give the first line of what stopped the exporter, which it puts behind its advice for programmers."""
+    """Return the first line of the exporter's error, which follows a page of advice for programmers."""
     lines = [line for line in str(error).partition("## Exception summary")[2].splitlines() if line.strip()]
     return lines[0] if lines else str(error).splitlines()[0]
 
 
 def _name_axes(proto: ModelProto, free: Mapping[int, str]) -> None:
-    """Call the free axes by their names, in place of the exporter's s34 and of its formulas for what becomes of them.
+    """Name the dynamic axes of inputs and outputs, instead of the exporter's symbols (s34) and formulas.
 
     Raises:
-        CnnkitError: One of them is not free.
+        CnnkitError: One of them is not dynamic.
     """
     (given,), made = proto.graph.input, proto.graph.output
     for value, names in ((given, free), *((value, BATCH_AXIS) for value in made)):
@@ -206,17 +205,17 @@ def _name_axes(proto: ModelProto, free: Mapping[int, str]) -> None:
         for place, name in names.items():
             if axes[place].HasField("dim_value"):
                 raise CnnkitError(
-                    f"the exporter fixed the {name} of {value.name} to {axes[place].dim_value}; this network cannot take any"
+                    f"the exporter fixed the {name} of {value.name} to {axes[place].dim_value}; this network takes no other"
                 )
             axes[place].dim_param = name
         for place, axis in enumerate(axes):
             if axis.dim_param and place not in names:
                 axis.dim_param = f"{value.name}_{_MAP_AXES[place]}"
-    del proto.graph.value_info[:]  # the shapes in between repeat the old names, and every reader infers them again
+    del proto.graph.value_info[:]  # inner shapes have the old names; readers infer them again
 
 
 def checked_bytes(proto: ModelProto, header: Header) -> bytes:
-    """Check a graph and give the bytes to write, Header inside.
+    """Check a graph and return the bytes to write, with the Header.
 
     Raises:
         CnnkitError: onnx.checker refuses the graph.
@@ -231,9 +230,9 @@ def checked_bytes(proto: ModelProto, header: Header) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far ONNX Runtime and torch are apart on the same inputs; `top1_agreement` is None for features.
+    """Difference between ONNX Runtime and torch on the same inputs; `top1_agreement` is None for features.
 
-    `max_difference` is that of probabilities or, where it is larger, that of another output as a share of its largest value.
+    `max_difference` is the largest difference of a probability or, if larger, of another output as a share of its largest value.
     """
 
     source: str
@@ -254,15 +253,15 @@ def compare(
     """Run torch and ONNX Runtime over the same batches.
 
     Args:
-        reference: What was exported, with the same outputs; the first one is compared as it is, the others, which have scales
-            of their own, as shares of their largest value.
+        reference: The exported module in torch. Differences of its first output are absolute, those of the others are shares of the
+            output's largest value.
         session: The exported graph.
-        batches: Inputs, the first axis a batch of any size.
-        source: What the inputs are, for the record.
-        classes: The first output holds probabilities: count equal top-1 outputs.
+        batches: Inputs; the first axis is the batch.
+        source: Name of the inputs, for the record.
+        classes: Whether the first output holds probabilities: then equal top-1 classes are counted.
 
     Returns:
-        The largest difference over all batches. A value that is not a number counts as an infinite difference.
+        The largest difference over all batches; infinite if a value is not finite.
     """
     (name,) = session.inputs
     largest, equal, rows, batch = 0.0, 0, 0, 0
@@ -283,7 +282,7 @@ def compare(
 
 
 def random_inputs(shape: Sequence[int], dtype: np.dtype[Any], *, batch: int, seed: int = 0) -> NDArray[Any]:
-    """Draw a batch: uint8 over its whole range, or floats as normalised images and features have them."""
+    """Draw a batch: uint8 over its whole range, or floats with mean 0 and variance 1, as in normalised images and features."""
     generator = np.random.default_rng([seed, batch])
     if dtype == np.uint8:
         return generator.integers(0, 256, (batch, *shape), dtype=np.uint8)
@@ -291,7 +290,7 @@ def random_inputs(shape: Sequence[int], dtype: np.dtype[Any], *, batch: int, see
 
 
 class WholeExport:
-    """A whole network on its way: what is exported, and what it is compared with."""
+    """Export of a whole network: the module to export, and the one to compare it with."""
 
     input_name = "images"
 
@@ -304,18 +303,18 @@ class WholeExport:
             ).eval()
 
         self.module = outputs(half=config.fp16)
-        # Compared with float32, whatever is exported: that is what float16 costs
+        # Always in float32, so that the difference includes the effect of float16
         self.reference: nn.Module = outputs(half=False)
         self.size, self.channels = network.preprocess.size, network.preprocess.channels
         sides = (2, 3) if self.normalised else (1, 2)
         self.free = BATCH_AXIS | (dict(zip(sides, ("height", "width"), strict=True)) if config.dynamic_size else {})
-        #: What it is exported with, and what else it is compared at (height, width): half as large again, a rectangle, and odd sides.
+        #: (height, width) of the example, and of other inputs for the comparison: 1.5 times as large, a rectangle, and odd sides.
         self.traced = (self.size + self.size // 2, self.size) if config.dynamic_size else None
         odd = self.size + 1 + self.size % 2
         self.others = [(self.traced[0], self.traced[0]), self.traced, (odd, odd)] if self.traced else []
 
     def example(self, batch: int, sides: tuple[int, int] | None = None) -> Tensor:
-        """Draw inputs, by default of the network's own size."""
+        """Draw random inputs, by default of the network's own size."""
         height, width = sides or (self.size, self.size)
         shape = (self.channels, height, width) if self.normalised else (height, width, 3)
         dtype = np.dtype(np.float32 if self.normalised else np.uint8)
@@ -323,7 +322,7 @@ class WholeExport:
 
 
 class HeadExport:
-    """A head on its way."""
+    """Export of a head."""
 
     input_name = "features"
     normalised = False
@@ -338,19 +337,19 @@ class HeadExport:
         self.shape = classifier.feature_shape(extractor, network.preprocess)
 
     def example(self, batch: int, _sides: tuple[int, int] | None = None) -> Tensor:
-        """Draw features."""
+        """Draw random features."""
         return torch.from_numpy(random_inputs(self.shape, np.dtype(np.float32), batch=batch))
 
 
 def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
-    """Demand of a network that images of any size go through it.
+    """Check that a network accepts images of any size.
 
     Raises:
-        CnnkitError: A part of it fixes the size; the message names the part and the size.
+        CnnkitError: A part of it needs a fixed size; the message names the part and the size.
     """
     size = network.preprocess.size
     larger = torch.zeros(1, 2 * size, 2 * size, 3, dtype=torch.uint8)
-    fixed = f"{name} takes pictures of {size}x{size} alone"
+    fixed = f"{name} takes only images of {size}x{size}"
     remedy = "--dynamic-size needs global pooling (gap, or --pool avg) before the first dense layer"
     assert header.backbone is not None
     with torch.no_grad():
@@ -360,9 +359,9 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
             if device_errors.is_out_of_memory(error):
                 raise
             if header.backbone.notation is None:
-                reason = f"{header.backbone.name} is made for one size; --dynamic-size needs a base of convolutions"
+                reason = f"{header.backbone.name} is made for one size; --dynamic-size needs a backbone of convolutions"
             else:
-                reason = f"its base ({header.backbone.notation}) reads flattened maps; {remedy}"
+                reason = f"its backbone ({header.backbone.notation}) reads flattened maps; {remedy}"
             raise CnnkitError(f"{fixed}: {reason}") from error
         try:
             network.head(network.pool(maps))
@@ -381,7 +380,7 @@ def image_batches(
     normalised: bool,
     callbacks: Callbacks,
 ) -> Iterator[NDArray[Any]]:
-    """Read real images in batches; the last one may be smaller, which is a batch size more that is compared."""
+    """Yield images in batches; the last one may be smaller, which tests one more batch size."""
     good: list[NDArray[np.uint8]] = []
     total = len(verify) if isinstance(verify, Sized) else None
 
@@ -411,25 +410,25 @@ def export_model(
     config: ExportConfig | None = None,
     *,
     verify: Iterable[ImageFile] | None = None,
-    verify_name: str = "pictures",
+    verify_name: str = "images",
     callbacks: Callbacks | None = None,
 ) -> list[Parity]:
-    """Export a model, compare ONNX Runtime with torch, and write the file if they agree.
+    """Export a model, compare ONNX Runtime with torch, and write the file only if they agree.
 
     Args:
         model: A `.pt`.
         output: The `.onnx`.
         config: What is exported.
-        verify: Real images to compare on, next to random ones.
-        verify_name: What they are called in the record.
+        verify: Images to compare on, in addition to random ones.
+        verify_name: Their name in the record.
         callbacks: `skip` for every image that cannot be used, `progress` after every batch of images, `phase` for each step.
 
     Returns:
-        One record for each comparison: random inputs at batch 1, 2 and `batch`, and, where any size goes, of three other sizes; then
+        One record per comparison: random inputs at batch 1, 2 and `batch`; with a dynamic size, random inputs of three other sizes; then
         the images.
 
     Raises:
-        CnnkitError: The difference is above the tolerance, the graph is not valid, or the network does not take any size; nothing is
+        CnnkitError: The difference is above the tolerance, the graph is not valid, or the network needs a fixed size; nothing is
             written.
         UsageError: The options contradict each other.
     """
@@ -453,8 +452,8 @@ def export_model(
         free=made.free,
     )
     content = checked_bytes(proto, header)
-    callbacks.phase("comparing on random images")
     session = Session(content, device=config.device, name=f"the exported {Path(model).name}")
+    callbacks.phase("comparing on random images")
     records = _compare_random(made, session, batch=config.batch)
     if verify is not None:
         callbacks.phase("comparing on images")
@@ -468,7 +467,7 @@ def export_model(
         )
         record = compare(made.reference, session, pixels, source=verify_name, classes=True)
         if not record.rows:
-            raise CnnkitError(f"{verify_name}: no picture could be used to compare on; nothing written")
+            raise CnnkitError(f"{verify_name}: no image could be used to compare on; nothing written")
         records.append(record)
     worst = max(records, key=lambda record: record.max_difference)
     if not worst.max_difference <= config.bound:
@@ -481,7 +480,7 @@ def export_model(
 
 
 def _compare_random(made: WholeExport | HeadExport, session: Session, *, batch: int) -> list[Parity]:
-    """Compare on random inputs of several batch sizes, and of other image sizes where any goes."""
+    """Compare on random inputs of several batch sizes and, with a dynamic size, several image sizes."""
     drawn = [("random", made.example(size)) for size in sorted({1, 2, batch})]
     drawn += [(f"random {sides[0]}x{sides[1]}", made.example(2, sides)) for sides in made.others]
     return [

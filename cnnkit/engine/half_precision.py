@@ -1,16 +1,16 @@
-"""ONNX networks in float16: which ones are, and how a float32 one becomes one. No torch."""
+"""ONNX networks in float16: detection, and conversion from float32. Imports no torch."""
 
 import onnx
 from onnx import ModelProto, TensorProto
 
 from cnnkit.errors import UsageError
 
-#: What stays in float32: sums over exponentials, and what the converter itself leaves alone.
+#: Operators that stay in float32 because they involve exponentials, in addition to the converter's own list.
 _KEPT = ("Softmax", "LogSoftmax", "Sigmoid", "Exp", "Log")
 
 
 def is_half(content: bytes) -> bool:
-    """Tell whether a network's weights are float16: those of two dimensions or more, with which it multiplies."""
+    """Return whether a network's weights (initializers of two dimensions or more) are float16 or bfloat16."""
     graph = onnx.load_model_from_string(content).graph
     return any(
         weight.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) and len(weight.dims) > 1
@@ -19,14 +19,14 @@ def is_half(content: bytes) -> bool:
 
 
 def refused(name: str, reason: str) -> UsageError:
-    """Give the error of a network that has no form in float16: the converter, or ONNX Runtime, does not take it."""
+    """Return the error of a network that the converter, or ONNX Runtime, does not accept in float16."""
     return UsageError(f"{name} cannot be converted to float16 ({reason}); use --precision tf32")
 
 
 def converted(content: bytes, *, name: str) -> bytes:
-    """Give the same network with float16 weights and activations; its inputs and outputs keep their types.
+    """Convert a network to float16 weights and activations; its inputs and outputs keep their types.
 
-    Outputs differ from float32's: the features of MobileNetV2, of some fifty layers, by 0.02 of the largest.
+    Outputs differ from those in float32: features of MobileNetV2, of some fifty layers, by 0.02 of the largest.
 
     Args:
         content: An ONNX file in float32.
@@ -35,13 +35,13 @@ def converted(content: bytes, *, name: str) -> bytes:
     Raises:
         UsageError: The network cannot be converted.
     """
-    from onnxruntime.transformers import float16  # here, since it takes a while to import
+    from onnxruntime.transformers import float16  # slow to import
 
     proto: ModelProto = onnx.load_model_from_string(content)
     block = [*float16.DEFAULT_OP_BLOCK_LIST, *_KEPT]
     try:
         made: ModelProto = float16.convert_float_to_float16(proto, keep_io_types=True, op_block_list=block)
-    except Exception as error:  # whatever the converter meets that it does not know
+    except Exception as error:  # the converter raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise refused(name, reason) from error
     content_of_half: bytes = made.SerializeToString()

@@ -10,13 +10,13 @@ from cnnkit.errors import UsageError
 from cnnkit.nets import layer_graph, subgraph
 from cnnkit.nets.classifier import Extractor, Pooling
 
-# Where in the backbone its earlier layers are taken, as shares of its depth: after the last stages, and from the middle.
+# Depth of the earlier layers, as shares of the backbone's depth: near the end, and in the middle.
 _EARLIER = (0.85, 0.5)
 _ABOUT = 0.06
 
 
 class MultiLayerExtractor:
-    """A backbone whose features at the last layer and at some earlier ones come of one pass."""
+    """Compute a backbone's features at the last layer and at some earlier ones in one pass."""
 
     def __init__(self, extractor: Extractor, *, size: int) -> None:
         assert isinstance(extractor.base, fx.GraphModule)
@@ -32,13 +32,13 @@ class MultiLayerExtractor:
         last = max(depth, key=depth.__getitem__)
         before = {name: share for name, share in depth.items() if name != last}
         if not before:
-            raise UsageError("this base has no earlier layers whose features could be compared with its last one's")
-        #: The last one first.
+            raise UsageError("this backbone has no earlier layers to compare with the last one")
+        #: The last layer first.
         self.names = [last, *dict.fromkeys(nearest_layer(before, share) for share in _EARLIER)]
         self._interpreter.wanted = {name: self._interpreter.wanted[name] for name in self.names}
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Give the features of uint8 images (N, H, W, 3) at each of `names`, (N, D)."""
+        """Return the features of uint8 images (N, H, W, 3) at each of `names`, (N, D)."""
         outputs = dict(self._outputs(images))
         return [outputs[name] for name in self.names]
 
@@ -50,12 +50,12 @@ class MultiLayerExtractor:
 
 
 class _Interpreter(fx.Interpreter):
-    """Runs a graph, and keeps what some of its nodes output, averaged as `cnn-extract --layer` does."""
+    """Run a graph and keep the outputs of some of its nodes, averaged as by `cnn-extract --layer`."""
 
     wanted: dict[str, fx.Node]
     seen: dict[str, Tensor]
 
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - whatever the node gives
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - the node's output
         """Run one node."""
         output = super().run_node(n)
         if any(n is node for node in self.wanted.values()):
@@ -64,6 +64,6 @@ class _Interpreter(fx.Interpreter):
 
 
 def nearest_layer(depth: dict[str, float], share: float) -> str:
-    """Find the layer at about a share of the depth; of those equally near, but for some steps, the end of the largest module."""
+    """Return the layer nearest to a share of the depth; of those about equally near, the end of the largest module."""
     away = {name: abs(place - share) for name, place in depth.items()}
     return min(away, key=lambda name: (int(away[name] / _ABOUT), name.count("."), away[name]))

@@ -1,4 +1,4 @@
-"""A backbone as an ONNX network: exported once, compared with torch, kept in the cache. Torch is imported on a cache miss only."""
+"""Backbones as ONNX networks: exported once, compared with torch, cached. Torch is imported only on a cache miss."""
 
 import hashlib
 import json
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cnnkit")
 
-# Counts the changes to normalisation, cutting or export that make other graphs of the same spec.
+# Incremented when a change to normalisation, cutting or export changes the graph of a spec.
 _REVISION = 1
 
 
 def cache_name(spec: BackboneSpec) -> str:
-    """Name a spec's place in the cache: by the content of the files it names, and the versions that took part."""
+    """Return a spec's file name in the cache, which depends on the content of its files and on the versions of the libraries."""
     named = asdict(spec)
-    del named["on_command_line"]  # a default value that was written out gives the same network
+    del named["on_command_line"]  # a default value given explicitly makes the same network
     for field in ("backbone", "weights"):
         value = named[field]
         if value is not None and _is_file(value):
             named[field] = cache.sha256(Path(value))
     if spec.layers is not None:
-        named["layers"] = [layer.text for layer in notation.parse(spec.layers)]  # however it is spaced, or in a file
+        named["layers"] = [layer.text for layer in notation.parse(spec.layers)]  # independent of spaces and of @FILE
     if spec.weights != "none" and spec.layers is None:
         named["seed"] = None  # nothing is random
     named["revision"] = _REVISION
@@ -53,11 +53,11 @@ def _is_file(value: str) -> bool:
 
 
 def get(spec: BackboneSpec) -> OnnxModel:
-    """Get a backbone: uint8 (N, size, size, 3) -> `features` (N, D), or (N, C, h, w) without pooling.
+    """Return a backbone from the cache, or export it: uint8 (N, size, size, 3) -> `features` (N, D), or (N, C, h, w) without pooling.
 
     Raises:
-        UsageError: The spec contradicts itself, or names what does not exist.
-        CnnkitError: The weights cannot be had, or ONNX Runtime computes something else than torch.
+        UsageError: The spec contradicts itself, or names a network or layer that does not exist.
+        CnnkitError: The weights are not available, or ONNX Runtime computes something else than torch.
     """
     if (spec.backbone is None) == (spec.layers is None):
         raise UsageError("give either --backbone or --layers")
@@ -69,22 +69,22 @@ def get(spec: BackboneSpec) -> OnnxModel:
     kept = cache.folder("bases") / cache_name(spec)
     if cache.is_intact(kept):
         model = onnx_model.load(kept)
-        # Without its weights no head could be trained on its features: then it is made again, and they are kept again
+        # cnn-train-head needs the weights, too: if they are gone from the cache, the backbone is built again, which caches them
         if model.header and model.header.backbone and cache.find_weights(model.header.backbone.weights_sha256 or ""):
             return model
-    from cnnkit.engine import torch_backbone  # here, since an extraction with a cached backbone imports no torch
+    from cnnkit.engine import torch_backbone  # an extraction with a cached backbone imports no torch
 
     module, header = torch_backbone.build_extractor(spec)
     same = cache.folder("exports") / f"{_digest(module, header)}.onnx"
     if not cache.is_intact(same):
-        log.info("exporting the base to ONNX, once; it is kept in %s", kept.parent.parent)
+        log.info("exporting the backbone to ONNX, once; cached in %s", kept.parent.parent)
         cache.keep(same, torch_backbone.export_backbone(module, header))
     _link(same, kept)
     return onnx_model.load(kept)
 
 
 def _digest(module: "nn.Module", header: Header) -> str:
-    """Name a backbone by what it is, whichever file or name it was asked for by: weights, cut, pooling, preprocessing, and the versions."""
+    """Return a digest of weights, cut, pooling, preprocessing and versions: equal for equal backbones under different names."""
     digest = hashlib.sha256(json.dumps([_REVISION, _versions(), json.loads(header.to_json())], sort_keys=True).encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -97,34 +97,34 @@ def _versions() -> dict[str, str]:
 
 
 def _link(same: Path, kept: Path) -> None:
-    """Let a file have a second name, or a copy where the disk knows no second names; other processes never find neither."""
-    beside = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.tmp")
+    """Hard-link a file, or copy it if the file system has no hard links; the new name appears in one step."""
+    temporary = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.tmp")
     try:
-        os.link(same, beside)
+        os.link(same, temporary)
     except OSError:
         onnx_model.save(kept, onnx_model.load(same).content)
         return
     try:
-        beside.replace(kept)
+        temporary.replace(kept)
     finally:
-        beside.unlink(missing_ok=True)  # still there where both names were those of one file already
+        temporary.unlink(missing_ok=True)  # still there if `kept` was already a link to the same file
 
 
 def _from_onnx(spec: BackboneSpec) -> OnnxModel:
-    asked = [name for name in ("layer", "size", "resize", "fit") if getattr(spec, name) is not None]
-    if asked or spec.weights != "default":
+    changes = [name for name in ("layer", "size", "resize", "fit") if getattr(spec, name) is not None]
+    if changes or spec.weights != "default":
         raise UsageError(
-            f"{spec.backbone} is exported and fixed; --{(asked or ['weights'])[0]} goes with a name or a .pt"
+            f"{spec.backbone} is exported and fixed; --{(changes or ['weights'])[0]} needs the name of a network or a .pt"
         )
     model = onnx_model.load(str(spec.backbone))
     if model.header is None or model.header.backbone is None:
-        raise FormatError(f"{spec.backbone}: no cnnkit header in it; a base comes from cnn-export --features")
+        raise FormatError(f"{spec.backbone}: no cnnkit header; export the backbone with cnn-export --features")
     if spec.pool not in (None, model.header.backbone.pool):
         raise UsageError(f"{spec.backbone} pools by {model.header.backbone.pool}, not by {spec.pool}")
     graph = onnx_model.parse(model.content, name=str(spec.backbone)).graph
     if "features" not in {value.name for value in graph.output}:
-        raise FormatError(f"{spec.backbone}: it gives no features; export it with cnn-export --features")
-    taken = {value.name: value.type.tensor_type.elem_type for value in graph.input}
-    if taken.get("images") != TensorProto.UINT8:
-        raise FormatError(f"{spec.backbone}: it takes no pictures as files have them; export it without --input float")
+        raise FormatError(f"{spec.backbone}: no output features; export it with cnn-export --features")
+    inputs = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    if inputs.get("images") != TensorProto.UINT8:
+        raise FormatError(f"{spec.backbone}: it does not take uint8 images; export it without --input float")
     return model

@@ -1,4 +1,4 @@
-"""An exported classifier as a function: pixels, or features, in; probabilities and logits out. No torch."""
+"""Exported classifiers as functions: pixels or features in, probabilities and logits out. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,26 +22,26 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 
 
-#: Images of one colour, as different as they can be: some of them wake a network that has nothing to say to others.
+#: Plain images of very different colours: at least some of them activate any network.
 _COLOURS = ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128))
 
 
 class OnnxNetwork:
-    """A network with one input, fed as it wants to be fed.
+    """A network with one input, which converts images to the type and layout of that input.
 
     Attributes:
         name: The file.
-        session: Where it runs.
-        input: The name of its input.
-        dtype: Of its input; all but uint8 are normalised before they go in.
-        shape: Of its input, the batch first; None where any number goes.
-        channels: Of its input, 3 or 1; None where it takes no images of such.
-        channels_first: Its input is (N, channels, H, W).
-        order: Of the channels; set for a network from elsewhere.
+        session: The ONNX Runtime session.
+        input: Name of the input.
+        dtype: Type of the input; images are normalised first unless it is uint8.
+        shape: Shape of the input, the batch first; None for an axis of any length.
+        channels: Number of channels of the input, 3 or 1; None if it does not take images.
+        channels_first: Whether the input is (N, channels, H, W).
+        order: Order of the channels; set for a network that cnnkit did not make.
     """
 
     def __init__(self, name: str, session: Session) -> None:
-        """Look at what a network takes.
+        """Read type and shape of the input.
 
         Raises:
             FormatError: More than one input, or one that is not numeric.
@@ -63,18 +63,17 @@ class OnnxNetwork:
 
     @property
     def sides(self) -> tuple[int | None, int | None]:
-        """Height and width of the images that it takes; None where any goes."""
+        """Height and width of the input images; None for a side of any length."""
         height, width = self.shape[2:4] if self.channels_first else self.shape[1:3]
         return height, width
 
     def run(self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None) -> list[NDArray[Any]]:
-        """Give some of the network's outputs as they are.
+        """Return some of the network's outputs.
 
         Args:
-            inputs: uint8 (N, size, size, 3), or features (N, D) or (N, C, h, w). Where the network's batch is fixed they go in
-                piece by piece.
-            outputs: Their names.
-            preprocess: Its mean and deviation; None where features go in.
+            inputs: uint8 (N, size, size, 3), or features (N, D) or (N, C, h, w). They are split if the network has a fixed batch size.
+            outputs: Names of the outputs.
+            preprocess: Mean and standard deviation of the images; None for features.
         """
         size = self.shape[0] or len(inputs)
         pieces = []
@@ -88,7 +87,7 @@ class OnnxNetwork:
             pieces.append(self.session.run(given, outputs))
             for name, array in zip(outputs, pieces[-1], strict=True):
                 if not isinstance(array, np.ndarray):
-                    raise FormatError(f"{self.name}: its output {excerpt(name)} is no array")
+                    raise FormatError(f"{self.name}: its output {excerpt(name)} is not an array")
         return [
             np.concatenate([np.atleast_1d(array) for array in arrays])[: len(inputs)]
             for arrays in zip(*pieces, strict=True)
@@ -97,10 +96,10 @@ class OnnxNetwork:
     def rows(
         self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None
     ) -> list[NDArray[Any]]:
-        """Give some of the network's outputs, as `run`, and demand that each has a row for each image.
+        """Return some of the network's outputs, as `run`, and check that each has one row per image.
 
         Raises:
-            FormatError: One has not.
+            FormatError: An output does not.
         """
         found = self.run(inputs, outputs, preprocess=preprocess)
         for name, output in zip(outputs, found, strict=True):
@@ -111,7 +110,7 @@ class OnnxNetwork:
         return found
 
     def _arranged(self, pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[Any]:
-        """Bring pixels (N, H, W, 3) into the numbers, the channels and the order of axes that the network takes."""
+        """Convert pixels (N, H, W, 3) to the values, channels and order of axes of the network's input."""
         values: NDArray[Any] = pixels
         if self.order is ChannelOrder.GREY and not preprocess.grey:
             values = _luma(pixels)[..., None].repeat(self.channels or 3, axis=3)
@@ -129,10 +128,10 @@ class OnnxNetwork:
 
 
 def _channels(shape: tuple[int | None, ...], *, takes_bytes: bool) -> tuple[int | None, bool]:
-    """Find the axis of the channels: how many there are, and whether it comes before height and width."""
+    """Find the axis of the channels: its length, and whether it comes before height and width."""
     if len(shape) != 4:
         return None, False
-    # A side may be as long as there are channels: cnnkit's own networks of bytes are (N, H, W, 3), those of floats (N, C, H, W)
+    # If several axes fit: cnnkit's own networks take uint8 (N, H, W, 3) or floats (N, C, H, W)
     for channels, axis in ((3, 3), (3, 1), (1, 3), (1, 1)) if takes_bytes else ((3, 1), (1, 1), (3, 3), (1, 3)):
         if shape[axis] == channels:
             return channels, axis == 1
@@ -140,14 +139,14 @@ def _channels(shape: tuple[int | None, ...], *, takes_bytes: bool) -> tuple[int 
 
 
 def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Give the brightness of pixels from 0 to 255, (N, H, W, 3) -> (N, H, W)."""
+    """Return the brightness of pixels, 0 to 255, (N, H, W, 3) -> (N, H, W)."""
     return pixels.astype(np.float32) @ np.array(LUMA, dtype=np.float32)
 
 
 def _normalised(pixels: NDArray[Any], preprocess: Preprocess, *, channels_first: bool) -> NDArray[np.float32]:
-    """Scale and shift every channel: (N, H, W, 3) -> (N, 3, H, W), or as it was, or grey (N, 1, H, W).
+    """Normalise every channel: (N, H, W, 3) -> (N, 3, H, W) or the same layout, or grey (N, 1, H, W).
 
-    The same steps as inside the networks that we train.
+    The same steps as in the graphs that cnn-export writes.
     """
     mean, std = (np.array(values, dtype=np.float32) for values in (preprocess.mean, preprocess.std))
     scale, shift = np.float32(1) / (np.float32(255) * std), -mean / std
@@ -157,7 +156,7 @@ def _normalised(pixels: NDArray[Any], preprocess: Preprocess, *, channels_first:
         return luma[:, None]
     if channels_first:
         pixels, scale, shift = pixels.transpose(0, 3, 1, 2), scale[:, None, None], shift[:, None, None]
-    # In the order of the result's memory: four times as fast as in that of the input's
+    # In the memory order of the result: four times as fast as in that of the input
     ready: NDArray[np.float32] = np.multiply(pixels, scale, dtype=np.float32, order="C")
     ready += shift
     return ready
@@ -165,7 +164,7 @@ def _normalised(pixels: NDArray[Any], preprocess: Preprocess, *, channels_first:
 
 @dataclass(frozen=True, slots=True)
 class OutputNames:
-    """Which outputs hold what; a network has at least one of the two."""
+    """Names of the outputs; a network has at least one of the two."""
 
     probabilities: str | None
     logits: str | None
@@ -176,10 +175,10 @@ class OnnxClassifier:
 
     Attributes:
         name: The file.
-        network: What computes.
-        header: None for a network from elsewhere.
+        network: The network.
+        header: None for a network that cnnkit did not make.
         classes: In the order of the outputs' columns.
-        preprocess: How images are prepared; None for a head, which takes features.
+        preprocess: Preprocessing of images; None for a head, which takes features.
     """
 
     def __init__(
@@ -194,11 +193,11 @@ class OnnxClassifier:
         self.name, self.network, self.header = network.name, network, header
         self.classes, self.preprocess = classes, preprocess
         self._outputs = outputs
-        self._seen: dict[tuple[int, int], bool] = {}  # sizes that were tried
+        self._seen: dict[tuple[int, int], bool] = {}  # (height, width) -> large enough
 
     @property
     def gives_logits(self) -> bool:
-        """Whether what comes before the softmax can be had."""
+        """Whether the network has an output of logits."""
         return self._outputs.logits is not None
 
     def __call__(self, inputs: NDArray[Any], *, logits: bool = False) -> list[NDArray[np.float32]]:
@@ -206,13 +205,13 @@ class OnnxClassifier:
 
         Args:
             inputs: As `OnnxNetwork.run`.
-            logits: Give those as well.
+            logits: Return the logits, too.
 
         Returns:
-            Probabilities (N, classes), and logits (N, classes) where asked for.
+            Probabilities (N, classes) and, with `logits`, logits (N, classes).
 
         Raises:
-            FormatError: The network gives another number of classes than it has names.
+            FormatError: The number of outputs differs from the number of class names.
         """
         wanted = [name for name in (self._outputs.probabilities, self._outputs.logits) if name is not None]
         outputs = self.network.rows(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess)
@@ -225,22 +224,22 @@ class OnnxClassifier:
         if rows[0].shape[1] != len(self.classes):
             some = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
             raise FormatError(
-                f"{self.name} gives {rows[0].shape[1]} numbers a picture, but has {len(self.classes)} classes: {some}"
+                f"{self.name} gives {rows[0].shape[1]} numbers per image, but has {len(self.classes)} classes: {some}"
             )
         return rows if logits else rows[:1]
 
     def resized(self, size: str | None, *, fit: Fit | None = None) -> "OnnxClassifier":
-        """Give the same classifier, shown images that are prepared otherwise.
+        """Return the same classifier for images of another size or fit.
 
         Args:
             size: `448` or `320x480`; by default its own.
-            fit: How an image becomes that; by default as in training.
+            fit: How images are fitted to that size; by default as in training.
 
         Raises:
-            UsageError: It takes features, images of another size alone, or none as small.
+            UsageError: It takes features or images of a fixed size, or the size is too small for it.
         """
         if self.preprocess is None:
-            raise UsageError(f"{self.name} is a head and takes features; --size is for networks of pictures")
+            raise UsageError(f"{self.name} is a head and takes features; --size needs a network that takes images")
         preprocess = preprocessing.shown_as(self.preprocess, size=size, fit=fit)
         wanted = (preprocess.height, preprocess.width)
         if any(side not in (None, given) for side, given in zip(self.network.sides, wanted, strict=True)):
@@ -256,12 +255,12 @@ class OnnxClassifier:
         return changed
 
     def on_any(self, images: NDArray[np.uint8], *, logits: bool = False) -> list[NDArray[np.float32]]:
-        """Compute the outputs for images of some other size than the network's own, (N, height, width, 3).
+        """Compute the outputs for images of any size, (N, height, width, 3).
 
         Args, Returns as `__call__`.
 
         Raises:
-            BadImageError: The network does not take that size.
+            BadImageError: The network does not accept that size.
         """
         assert self.preprocess is not None
         height, width = images.shape[1:3]
@@ -272,14 +271,14 @@ class OnnxClassifier:
         try:
             return self(images, logits=logits)
         except RunError as error:
-            raise BadImageError(f"{self.name} takes no {width} x {height} pixels: {error.reason}") from error
+            raise BadImageError(f"{self.name} does not accept {width} x {height} pixels: {error.reason}") from error
         except MemoryFullError as error:  # a batch of one
             raise BadImageError(f"{width} x {height} pixels are too many for {self.name}: {error}") from error
 
     def _sees(self, height: int, width: int) -> bool:
-        """Tell whether anything of an image of some size reaches the output.
+        """Return whether images of some size are large enough to affect the output.
 
-        Where no place is left on the way, ONNX Runtime fails at some layers, and at others takes a mean of nothing for 0: then the
+        If a map in the network becomes empty, ONNX Runtime fails at some layers; at others it takes the mean of nothing for 0, and the
         outputs for all images are equal.
         """
         if any(found and height >= above and width >= across for (above, across), found in self._seen.items()):
@@ -297,10 +296,10 @@ class OnnxClassifier:
         return self._seen[height, width]
 
     def fixed(self) -> UsageError:
-        """Say that it takes images of one size alone."""
+        """Return the error that it takes only images of one size."""
         height, width = self.network.sides
         return UsageError(
-            f"{self.name} takes {_by((height, width))} pixels alone; export it again with cnn-export --dynamic-size, or drop --size"
+            f"{self.name} takes only {_by((height, width))} pixels; export it again with cnn-export --dynamic-size, or drop --size"
         )
 
 
@@ -309,12 +308,12 @@ def _by(sides: tuple[int | None, int | None]) -> str:
 
 
 def _two_logits(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One sigmoid's z stands for two classes with logits 0 and z: (N, 1) -> (N, 2)."""
+    """Expand the single logit z of a sigmoid to logits 0 and z of two classes: (N, 1) -> (N, 2)."""
     return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
 
 
 def _two_probabilities(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A single probability is the second class's: (N, 1) -> (N, 2)."""
+    """Expand a single probability, that of the second class, to two: (N, 1) -> (N, 2)."""
     return np.concatenate([1 - probabilities, probabilities], axis=1) if probabilities.shape[1] == 1 else probabilities
 
 
@@ -325,22 +324,22 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def from_header(network: OnnxNetwork, header: Header) -> OnnxClassifier:
-    """Take a network for what its Header says it is.
+    """Make a classifier of a network and its Header.
 
     Raises:
-        FormatError: It is no classifier.
+        FormatError: It is not a classifier, or the Header does not fit.
     """
     outputs = network.session.outputs
     if "probabilities" not in outputs or header.classes is None:
-        raise FormatError(f"{network.name}: gives no probabilities of named classes; cnn-export makes a classifier")
+        raise FormatError(f"{network.name}: no output probabilities, or no class names; cnn-export writes classifiers")
     takes_features = network.input == "features"
     if not takes_features and header.preprocess is None:
-        raise FormatError(f"{network.name}: its header does not say how pictures are prepared; export it again")
+        raise FormatError(f"{network.name}: its header has no preprocessing; export it again")
     if header.preprocess is not None and not takes_features:
         wanted = (header.preprocess.height, header.preprocess.width)
         if any(side not in (None, given) for side, given in zip(network.sides, wanted, strict=True)):
             raise FormatError(
-                f"{network.name}: its header speaks of {_by(wanted)} pixels, its input takes {_by(network.sides)}; export it again"
+                f"{network.name}: its header gives {_by(wanted)} pixels, its input takes {_by(network.sides)}; export it again"
             )
     return OnnxClassifier(
         network,

@@ -1,7 +1,7 @@
-"""From the numbers of an augmentation to pixels: one interpolation for all geometry, then blur, colours and noise; on any device.
+"""Apply augmentations to pixels: one interpolation for all geometry, then blur, colours and noise; on any device.
 
-What becomes of an image depends on its own numbers alone: on the CPU it is the same to the bit whatever else is in the batch and however
-many threads compute. Every sum is therefore one of whole numbers or is taken in a fixed order.
+A copy depends only on the image and its parameters: on the CPU its bits do not depend on the rest of the batch or on the number of threads.
+Therefore every sum is either of integers or taken in a fixed order.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,19 +16,19 @@ from cnnkit.data.augment import AugmentParams, affine_matrix, draw_params, noise
 from cnnkit.data.augment_notation import Augmentation, Fill
 from cnnkit.engine.torch_device import upload
 
-#: Pixels that are worked on at once on the CPU, whole images or rows of one: their floats stay in its caches, and memory small.
+#: Pixels processed at once on the CPU, as whole images or rows of one: their floats fit into its caches.
 PIXELS_AT_ONCE = 1 << 17
-#: An image of more pixels is changed channel by channel on the CPU, where all three at once would take twice the memory.
+#: Larger images are processed channel by channel on the CPU, which takes half the memory.
 _LARGE = 1 << 24
-#: A Gaussian ends after this many deviations, as Pillow's and scipy's of the same strength nearly do.
+#: Gaussians are cut off after this many standard deviations, about as in Pillow and scipy.
 _BLUR_REACH = 3
-#: What red, green and blue add to the grey that contrast and saturation refer to: 0.2989, where `formats.header.LUMA` has ITU-R 601's and
-#: Pillow's 0.299, is torchvision's, whose ColorJitter these words are.
+#: Weights of red, green and blue in the grey of contrast and saturation. 0.2989 is torchvision's value, since these transforms are those of
+#: its ColorJitter; `formats.header.LUMA` has 0.299, as ITU-R 601 and Pillow.
 _GREY = (0.2989, 0.587, 0.114)
 
 
 class Augmenter:
-    """Augmented copies of images that are in memory: in training, another one each epoch."""
+    """Makes augmented copies of images in memory; in training, another copy in each epoch."""
 
     def __init__(self, augmentation: Augmentation, *, seed: int) -> None:
         self.augmentation, self.seed = augmentation, seed
@@ -38,8 +38,8 @@ class Augmenter:
 
         Args:
             images: uint8, (N, H, W, 3), on any device.
-            fingerprints: Of the images.
-            copies: Which copy of each.
+            fingerprints: Fingerprints of the images.
+            copies: The number of the copy of each image.
 
         Returns:
             uint8, (N, H, W, 3), on the same device.
@@ -52,14 +52,14 @@ class Augmenter:
 
 
 def augment(images: Tensor, draws: Sequence[AugmentParams], *, fill: Fill = Fill.NEAREST) -> Tensor:
-    """Make of each image the copy that its numbers describe.
+    """Make one copy of each image from its drawn parameters.
 
-    Where they leave it alone, or mirror it, the copy is exact.
+    A copy that is only flipped, or not changed at all, is exact.
 
     Args:
         images: uint8, (N, H, W, 3), on any device.
         draws: N of them.
-        fill: What lies outside of an image.
+        fill: How to fill pixels outside of an image.
 
     Returns:
         uint8, (N, H, W, 3), on the same device; rounded once.
@@ -76,7 +76,7 @@ def augment(images: Tensor, draws: Sequence[AugmentParams], *, fill: Fill = Fill
 
 def _augmented(images: Tensor, draws: Sequence[AugmentParams], fill: Fill) -> Tensor:
     count, height, width, _ = images.shape
-    # Never channels-last in disguise: the order of the axes in memory would choose another kernel
+    # A contiguous copy: with strides of channels-last, torch would choose another kernel
     pixels = torch.empty((count, 3, height, width), device=images.device)  # 0 to 255
     pixels.copy_(images.permute(0, 3, 1, 2))
     tiles = _tiles(pixels)
@@ -99,7 +99,7 @@ def _augmented(images: Tensor, draws: Sequence[AugmentParams], fill: Fill) -> Te
 
 
 def _change(pixels: Tensor, rows: Tensor | slice, change: Callable[[Tensor], Tensor]) -> None:
-    """Change images in their place, each channel like the others."""
+    """Change images in place; `change` treats all channels alike."""
     count, channels, height, width = pixels.shape
     if pixels.device.type == "cpu" and count == 1 and height * width > _LARGE:
         for channel in range(channels):
@@ -109,7 +109,7 @@ def _change(pixels: Tensor, rows: Tensor | slice, change: Callable[[Tensor], Ten
 
 
 def _tiles(pixels: Tensor) -> list[slice]:
-    """Cut rows of large images apart, so that what is worked with on the way stays small; on a GPU all are one."""
+    """Split the rows of large images into tiles, to limit temporary memory; on a GPU there is one tile."""
     count, _, height, width = pixels.shape
     rows = max(1, PIXELS_AT_ONCE // max(count * width, 1)) if pixels.device.type == "cpu" else height
     return [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
@@ -118,7 +118,7 @@ def _tiles(pixels: Tensor) -> list[slice]:
 def _where(
     draws: Sequence[AugmentParams], chosen: Sequence[bool], device: torch.device
 ) -> Iterator[tuple[Tensor | slice, list[AugmentParams]]]:
-    """Give the rows of the images that something is done to, with their draws; nothing if there are none."""
+    """Yield the rows of the chosen images with their draws, once; nothing if none is chosen."""
     rows = [row for row, wanted in enumerate(chosen) if wanted]
     if len(rows) == len(draws):
         yield slice(None), list(draws)
@@ -130,11 +130,11 @@ def _where(
 
 
 def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles: Sequence[slice]) -> Tensor:
-    """Interpolate each copy from its image, (N, C, H, W); twice linearly, between the four nearest pixels."""
+    """Resample each image, (N, C, H, W), by bilinear interpolation."""
     height, width = pixels.shape[2:]
     matrices = np.stack([affine_matrix(draw, height=height, width=width) for draw in draws])  # (N, 3, 3)
     across, down = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)
-    # A sum of what the column gives and what the row gives: (N, 2, W) and (N, 2, H) are all that double precision costs
+    # Coordinates are a sum of a column term (N, 2, W) and a row term (N, 2, H), so only these are in double precision
     by_column = matrices[:, :2, 0, None] * across + matrices[:, :2, 2, None]
     by_row = matrices[:, :2, 1, None] * down
     sides = np.array([width, height], dtype=np.float64)[:, None]
@@ -147,7 +147,7 @@ def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles
         :, :, None
     ]  # (N, H, 1, 2)
     if fill is Fill.WRAP:
-        # One more row and column, the first ones again: between the last pixel and the first there is no edge
+        # Repeat the first row and column after the last, so that interpolation wraps around
         pixels = functional.pad(pixels, (0, 1, 0, 1), mode="circular")
     mode = {Fill.CONSTANT: "zeros", Fill.REFLECT: "reflection"}.get(fill, "border")
     copies = pixels.new_empty((len(draws), pixels.shape[1], height, width))
@@ -167,10 +167,10 @@ def _resampled(pixels: Tensor, draws: Sequence[AugmentParams], fill: Fill, tiles
 
 
 def blurred(pixels: Tensor, deviations: Sequence[float], tiles: Sequence[slice]) -> Tensor:
-    """Blur images, (N, C, H, W), by a Gaussian each; outside of them their edges go on."""
+    """Blur images, (N, C, H, W), each by its own Gaussian; their edges are repeated outside."""
     if pixels.device.type != "cpu" or len(deviations) == 1:
         return blurred_together(pixels, deviations, tiles)
-    # Each with no more taps than it needs; a GPU would rather wait for the longest than be asked so often
+    # On the CPU one by one, each with as few taps as it needs; on a GPU one call with the most taps is faster
     parts = zip(torch.split(pixels, 1), deviations, strict=True)
     return torch.cat([blurred_together(part, [deviation], tiles) for part, deviation in parts])
 
@@ -197,7 +197,7 @@ def _clamped(start: int, stop: int, side: int, device: torch.device) -> Tensor:
 
 
 def _tapped(padded: Tensor, taps: Tensor, axis: int, side: int) -> Tensor:
-    """Sum up shifted images: one after the other, since a convolution would choose its order by the number of threads."""
+    """Sum up shifted images one after the other, since the order of sums in a convolution depends on the number of threads."""
     first = padded.narrow(axis, 0, side)
     total = torch.zeros_like(first, memory_format=torch.contiguous_format)
     for step in range(taps.shape[1]):
@@ -206,17 +206,17 @@ def _tapped(padded: Tensor, taps: Tensor, axis: int, side: int) -> Tensor:
 
 
 def _have_colours(images: Tensor) -> Tensor:
-    """Tell which images, (N, H, W, 3), are not grey all over, (N,)."""
+    """Return which images, (N, H, W, 3), are not entirely grey, (N,)."""
     return (images != images[..., :1]).flatten(1).any(1)
 
 
 def _add_noise(
     pixels: Tensor, rows: Tensor | slice, tiles: Sequence[slice], draws: Sequence[AugmentParams], *, colours: Tensor
 ) -> None:
-    """Add to each image its noise; grey images stay grey.
+    """Add noise to each image; grey images stay grey.
 
-    numpy draws it, on one core, for a GPU as well: the numbers of a copy are then the same on every machine. That takes about 2 ms
-    for 224 x 224 pixels, which a GPU waits for; a training on a GPU that shall not wait leaves `noise` out.
+    It is drawn with numpy on one core, also for a GPU, so that a copy is the same on every machine. That takes about 2 ms for 224 x 224
+    pixels, during which a GPU waits: for the fastest training on a GPU, leave `noise` out.
     """
     height, width = pixels.shape[2:]
     drawn = [noise(draw, height=height, width=width, rows=[tile.stop - tile.start for tile in tiles]) for draw in draws]
@@ -226,7 +226,7 @@ def _add_noise(
         pixels[rows, :, tile] += torch.where(colours[:, None, None, None], field, field[:, :1])
 
 
-# ---------------------------------------------------------------- colours, each as torchvision's function of that name
+# ---------------------------------------------------------------- colours, as torchvision's functions of the same names
 
 
 def _recolour(
@@ -236,7 +236,7 @@ def _recolour(
     change: Callable[..., Tensor],
     amounts: Sequence[float],
 ) -> None:
-    """Change the colours of images in their place, and clip them."""
+    """Change the colours of images in place, and clip them."""
     amount = upload(amounts, pixels.device)[:, None, None, None]
     more = [_mean_grey(pixels, rows, tiles)] if change is _contrasted else []
     for tile in tiles:
@@ -248,30 +248,30 @@ def _brightened(pixels: Tensor, factors: Tensor) -> Tensor:
 
 
 def _contrasted(pixels: Tensor, factors: Tensor, mean: Tensor) -> Tensor:
-    """Move every value from or towards the image's mean grey."""
+    """Move every value towards or away from the image's mean grey."""
     return pixels * factors + mean * (1 - factors)
 
 
 def _mean_grey(pixels: Tensor, rows: Tensor | slice, tiles: Sequence[slice]) -> Tensor:
-    # Whole numbers in double precision: their sum is exact, in whatever order it is taken
+    # Integers in double precision: their sum is exact in any order
     sums = [_grey(pixels[rows, :, tile]).floor().double().sum(dim=(1, 2, 3), keepdim=True) for tile in tiles]
     return (torch.stack(sums).sum(0) / (pixels.shape[2] * pixels.shape[3])).float()
 
 
 def _saturated(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Move every pixel from or towards its grey."""
+    """Move every pixel towards or away from its grey."""
     return pixels * factors + _grey(pixels) * (1 - factors)
 
 
 def _hue_turned(pixels: Tensor, turns: Tensor) -> Tensor:
-    """Turn the colour circle, value and chroma kept.
+    """Rotate the hue; value and chroma are kept.
 
     Source: the HSV alternative without cases, f(n) = V - C max(0, min(k, 4 - k, 1)) with k = (n + H/60°) mod 6 for n = 5, 3, 1.
     """
     red, green, blue = pixels.unbind(1)
     value = pixels.amax(1)
     chroma = value - pixels.amin(1)
-    safe = chroma.clamp(min=1e-6)  # a grey has no hue, and keeps none
+    safe = chroma.clamp(min=1e-6)  # grey has no hue
     hue = torch.where(
         value == red,
         (green - blue) / safe,

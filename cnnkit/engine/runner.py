@@ -16,48 +16,48 @@ from numpy.typing import NDArray
 
 from cnnkit import files
 from cnnkit.callbacks import Progress, Skip, ignore_progress
-from cnnkit.data import decode, preprocessing, reader
+from cnnkit.data import decode, in_memory, preprocessing, reader
 from cnnkit.data.decode import Original
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
 
-# Enough for filling and draining not to show, and little enough for the turns to be alike.
+# Batches per measurement: enough to hide start-up, few enough that all measurements see the same load of the machine.
 _BATCHES_IN_A_TURN = 8
-#: Images of equal shape are looked for among so many batches' worth.
+#: Images of equal shape are collected among this many batches of images.
 WINDOW_BATCHES = 16
 
 
 def batches_in_flight(device: str) -> int:
-    """Say on how many batches a network of ONNX Runtime works at once: on a GPU one is copied while another one is computed."""
+    """Return how many batches ONNX Runtime should work on at once: on a GPU, one is copied while another is computed."""
     return 2 if device == "cuda" else 1
 
 
-#: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. On images
-#: of a size that it does not take it raises BadImageError.
+#: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. It raises
+#: BadImageError for images of a size that it does not accept.
 NetworkFunction = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[Any]]]
-#: A network's outputs for one image: for each output an array with a row for each view.
+#: A network's outputs for one image: one array per output, with one row per view.
 Outputs = list[NDArray[Any]]
-#: Every image in the order given, with its outputs or with the reason why it has none.
+#: All images in the given order, each with its outputs or the reason why it has none.
 Results = Generator[tuple[ImageFile, Outputs | BadImageError]]
-#: Arrays of one image, (height, width, 3): one for each preprocessing, or all its views.
+#: Arrays of one image, (height, width, 3): one per preprocessing, or one per view.
 Squares = list[NDArray[np.uint8]]
 
 
 class Views(Protocol):
-    """What goes through the network in an image's place: its square, and others that are made of it."""
+    """Makes the views of an image that go through the network: the prepared image itself, and copies made from it."""
 
     @property
     def copies(self) -> int:
-        """How many there are at most, apart from the square itself."""
+        """The largest number of copies, without the prepared image itself."""
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
-        """Make them, all of one shape and the plain square first: as many for every `preprocess`."""
+        """Return the views, all of one shape, the unchanged one first; the number does not depend on `preprocess`."""
 
 
 @dataclass(slots=True)
 class _Pending:
-    """An image on its way: how many of its views have no outputs yet, and the outputs of the others."""
+    """An image in progress: how many of its views have no outputs yet, and the outputs of the others."""
 
     image: ImageFile
     missing: int = 0
@@ -80,29 +80,29 @@ def run(
     batch: int,
     jobs: int | None = None,
     views: Views | None = None,
-    begun: int = 0,
+    views_done: int = 0,
     in_flight: int = 1,
     progress: Progress = ignore_progress,
 ) -> Results:
-    """Send images through a network.
+    """Pass images through a network.
 
-    Every batch has the same shape, the last one filled up: a device tunes itself to a shape, and the same image in the same
-    place gives the same bits. Memory holds a few batches, whatever the number of images.
+    All batches have the same shape (the last one is padded): devices tune themselves to a shape, and the same image in the same row gives
+    the same bits. Memory holds a few batches, independent of the number of images.
 
     Args:
-        images: Read as far ahead as two batches, or one more than are in flight.
-        preprocess: The network's own; several where it takes the same images prepared in several ways. Every file is decoded once.
+        images: Read ahead by two batches, or one more than are in flight.
+        preprocess: The network's own; several if it takes the same images prepared in several ways. Every file is decoded once.
         network: From a batch to its outputs.
-        batch: Images at once.
+        batch: Images per batch; views, if there are several per image.
         jobs: Threads that decode.
-        views: Made in the threads that decode, where an image goes through the network several times; a batch counts views then.
-        begun: So many of the first usable image's views are left out.
-        in_flight: Batches that the network works on at once: on a GPU one is copied while another one is computed. The network is called
+        views: Makes several views of each image, in the threads that decode.
+        views_done: Number of views of the first usable image to leave out.
+        in_flight: Batches that the network works on at once: on a GPU, one is copied while another is computed. The network is called
             from as many threads.
         progress: Called after every batch.
 
     Yields:
-        Every image, in order, as soon as all its views have their outputs.
+        Every image, in order, as soon as all its views have outputs.
     """
     total = len(images) if isinstance(images, Sized) else None
     done = 0
@@ -138,8 +138,8 @@ def run(
                     pending.append(_Pending(image, error=loaded))
                     yield from complete()
                     continue
-                left = loaded[begun:]
-                begun = 0
+                left = loaded[views_done:]
+                views_done = 0
                 pending.append(_Pending(image, missing=len(left)))
                 item = pending[-1]
                 for squares in left:
@@ -158,7 +158,7 @@ def run(
 
 
 def _hand_out(outputs: Sequence[NDArray[Any]], members: Sequence[_Pending]) -> None:
-    """Give the rows of a batch to the images that they belong to; an image's rows follow one another."""
+    """Assign the rows of a batch to their images; an image's rows are consecutive."""
     start = 0
     for _, group in groupby(members, key=id):
         item, *others = group
@@ -169,7 +169,7 @@ def _hand_out(outputs: Sequence[NDArray[Any]], members: Sequence[_Pending]) -> N
 
 
 def usable(results: Results, skip: Skip) -> Generator[tuple[ImageFile, Outputs]]:
-    """Give the images that have outputs, and name the others to `skip`, each in its turn."""
+    """Yield the images that have outputs, and pass the others to `skip`, in their order."""
     with contextlib.closing(results):  # also where `skip` raises
         for image, outputs in results:
             if isinstance(outputs, BadImageError):
@@ -179,15 +179,15 @@ def usable(results: Results, skip: Skip) -> Generator[tuple[ImageFile, Outputs]]
 
 
 def in_batches(results: Results, batch: int, *, skip: Skip) -> Iterator[tuple[list[ImageFile], Outputs]]:
-    """Put the outputs of usable images together again, for work on several images at once.
+    """Group usable images with their outputs into batches.
 
     Args:
         results: From `run`.
-        batch: How many images.
+        batch: Images per batch.
         skip: Called for every image that cannot be used.
 
     Yields:
-        Images, and for each output an array with their rows.
+        Images, and one array per output with their rows.
     """
     found = usable(results, skip)
     while group := list(islice(found, batch)):
@@ -202,13 +202,14 @@ def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
 
 def _load_views(image: ImageFile, *, ways: Sequence[Preprocess], views: Views | None) -> list[Squares]:
     if views is None:
-        return [_load(image.path, ways=ways)]
-    original = decode.read(image.path)
+        decoded = in_memory.load(image)
+        return [[preprocessing.prepare(decoded, way) for way in ways]]
+    original = in_memory.read(image)
     return [list(view) for view in zip(*(views(image, original, way) for way in ways), strict=True)]
 
 
 def _filled(rows: Sequence[Squares], batch: int) -> list[NDArray[np.uint8]]:
-    """Stack the squares of each preprocessing, (batch, size, size, 3), black where images are missing."""
+    """Stack the images of each preprocessing, (batch, size, size, 3), padded with black images."""
     filled = []
     for way, square in enumerate(rows[0]):
         pixels = np.empty((batch, *square.shape), dtype=np.uint8)
@@ -221,12 +222,12 @@ def _filled(rows: Sequence[Squares], batch: int) -> list[NDArray[np.uint8]]:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Images a second: decoding and resizing alone, the network alone, both together; and the last against what is possible.
+    """Images per second: of decoding and resizing, of the network, of both together (`reached`); `share` is `reached / possible`.
 
-    `possible` is 1 / (1/decode + 1/network) where both share the cores, and the smaller of the two where a GPU computes.
+    `possible` is 1 / (1/decode + 1/network) if both share the cores, and the smaller of the two if the network runs on a GPU.
     """
 
-    pictures: int
+    images: int
     decode: float
     network: float
     reached: float
@@ -244,18 +245,18 @@ def measure(
     shared_cores: bool = True,
     in_flight: int = 1,
 ) -> Rates:
-    """Measure how well decoding and network overlap.
+    """Measure how well decoding and the network overlap.
 
-    The three take turns, some batches each, so that a machine that is busy for a while slows all of them alike. What warms
-    caches and devices up is done before.
+    The three measurements alternate every few batches, so that a temporary load of the machine slows all of them alike. Caches and device
+    are warmed up first.
 
     Args:
-        images: As many as there is time for; those that do not decode are left out.
+        images: The images; those that cannot be decoded are not counted.
         preprocess: As `run`.
         network: As `run`.
         batch: As `run`.
         jobs: As `run`.
-        shared_cores: The network computes on the same cores as the decoding.
+        shared_cores: Whether the network runs on the same cores as decoding.
         in_flight: As `run`.
 
     Raises:
@@ -268,11 +269,11 @@ def measure(
         if not isinstance(loaded, BadImageError)
     ]
     if not ready:
-        raise CnnkitError(f"none of the first {batch} pictures can be used; there is nothing to measure with")
+        raise CnnkitError(f"none of the first {batch} images can be used; nothing to measure")
     pixels = [np.stack(squares * (batch // len(ready) + 1))[:batch] for squares in zip(*ready, strict=True)]
     for _ in range(3):
         network(pixels)
-    # The disk's cache is warmed, or the first of two measurements would be the slower one
+    # Read all files into the page cache, otherwise the first measurement would be slower
     for image in images:
         with contextlib.suppress(OSError), files.open_regular(image.path) as file:
             files.check_size(file)
@@ -302,7 +303,7 @@ def measure(
 
 @dataclass(slots=True)
 class _Window:
-    """Images that follow one another, and what became of each."""
+    """Consecutive images, and the outcome of each."""
 
     images: list[ImageFile]
     outcomes: dict[int, Outputs | BadImageError] = field(default_factory=dict)
@@ -314,9 +315,9 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Images of one size (width, height) by their places in a window; after the last one the window is done.
+    """Images of one size (width, height), by their places in a window; after the `last` group the window is done.
 
-    `full` is how many a device had better be given at once, itself included: what it has seen of this size, where that is enough.
+    `full` is the number of images to pad the batch to: the most so far of this size if that is enough.
     """
 
     window: _Window
@@ -338,20 +339,20 @@ def run_native_size(
     in_flight: int = 1,
     progress: Progress = ignore_progress,
 ) -> Results:
-    """Send images through a network as they are, undistorted and uncropped.
+    """Pass images through a network at their own sizes, neither distorted nor cropped.
 
-    The heads of some hundred files tell which are of one size, before any of them is decoded. A batch holds no more pixels than one of
-    the network's own size does, so large images go in smaller batches, and memory is that of a few batches.
+    Images are grouped by size, which is read from the headers of some hundred files before any of them is decoded. A batch has at most as
+    many pixels as a batch of the network's own size, so batches of large images are smaller, and memory is that of a few batches.
 
     Args:
-        images: Read as far ahead as 16 batches.
-        preprocess: The network's own, whose size says how large a batch is.
+        images: Read ahead by 16 batches.
+        preprocess: The network's own, whose size limits the pixels of a batch.
         network: From one batch, of one shape, to its outputs.
-        batch: Images, or views, of the network's own size at once.
+        batch: Images, or views, per batch at the network's own size.
         jobs: Threads that decode.
-        views: Of each image; made in the threads that decode. As many for each.
-        one_shape: Fill batches of fewer images up, to the most there were of their size or to a power of two: a GPU plans every
-            convolution anew whenever the shape changes (microsoft/onnxruntime#23006).
+        views: Makes several views of each image, the same number for all, in the threads that decode.
+        one_shape: Pad small batches to the largest so far of their size, or to a power of two: a GPU plans every convolution again
+            whenever the shape changes (microsoft/onnxruntime#23006).
         in_flight: As `run`.
         progress: Called after every batch.
 
@@ -407,27 +408,29 @@ def _groups(
     views: int,
     jobs: int | None,
 ) -> Iterator[_Group]:
-    """Deal images out to batches by their sizes, one window after the other."""
+    """Group images into batches by their sizes, one window after the other."""
     coming = iter(images)
     most: dict[tuple[int, int], int] = {}
     latest = (0, 0)
     while found := list(islice(coming, window)):
         here = _Window(found)
         by_size: dict[tuple[int, int], list[int]] = {}
-        sizes = reader.read(found, decode.upright_size, jobs=jobs)
+        sizes = reader.each(found, in_memory.upright_size, jobs=jobs)
         for place, (_, size) in enumerate(sizes):
             if isinstance(size, BadImageError):
                 here.outcomes[place] = size
             else:
                 by_size.setdefault(size, []).append(place)
         parts: list[tuple[tuple[int, int], list[int], int]] = []
-        for size in sorted(by_size, key=lambda size: (size != latest, size)):  # a window begins as the last one ended
+        for size in sorted(
+            by_size, key=lambda size: (size != latest, size)
+        ):  # start with the size that the last window ended with
             places, step, latest = by_size[size], max(1, at_once(size) // views), size
             for start in range(0, len(places), step):
                 some = places[start : start + step]
                 most[size] = max(most.get(size, 0), min(step, 1 << (len(some) - 1).bit_length()))
                 parts.append((size, some, most[size]))
-        parts = parts or [((1, 1), [], 0)]  # none of them can be used, which is to be said in its turn
+        parts = parts or [((1, 1), [], 0)]  # no usable image: an empty group reports them in order
         for number, (size, places, full) in enumerate(parts, start=1):
             yield _Group(here, size, places, last=number == len(parts), full=full)
 
@@ -435,21 +438,21 @@ def _groups(
 def _load_native_size(
     image: ImageFile, size: tuple[int, int], preprocess: Preprocess, views: Views | None
 ) -> Squares | BadImageError:
-    """Decode an image and make its views, all of its own size."""
+    """Decode an image and make its views at its own size."""
     try:
         own = preprocessing.untouched(preprocess, size)
         if views is None:
-            decoded = decode.load(image.path)
+            decoded = in_memory.load(image)
             made = [preprocessing.prepare(decoded, own)]
         else:
-            original = decode.read(image.path)
+            original = in_memory.read(image)
             decoded = original.image
             made = list(views(image, original, own))
     except BadImageError as error:
         return error
     if decoded.size != size:
         return BadImageError(
-            f"its head says {size[0]} x {size[1]} pixels, and it has {decoded.width} x {decoded.height}"
+            f"its file header gives {size[0]} x {size[1]} pixels, but it has {decoded.width} x {decoded.height}"
         )
     return made
 
@@ -457,11 +460,11 @@ def _load_native_size(
 def _outcomes(
     loaded: list[Squares | BadImageError], network: NetworkFunction, at_once: int, *, fill: int = 0
 ) -> list[Outputs | BadImageError]:
-    """Run the network on images of one shape, filled up to `fill` rows: for each the outputs of its views, or why there are none."""
+    """Run the network on images of one shape, padded to `fill` rows; return for each image the outputs of its views, or an error."""
     fill = min(fill, at_once)
     rows = [square for squares in loaded if not isinstance(squares, BadImageError) for square in squares]
     try:
-        parts = [_answers(network, rows[start : start + at_once], fill) for start in range(0, len(rows), at_once)]
+        parts = [_run_batch(network, rows[start : start + at_once], fill) for start in range(0, len(rows), at_once)]
     except BadImageError as error:
         return [squares if isinstance(squares, BadImageError) else error for squares in loaded]
     outputs = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
@@ -476,7 +479,7 @@ def _outcomes(
     return outcomes
 
 
-def _answers(network: NetworkFunction, rows: Sequence[NDArray[np.uint8]], fill: int) -> list[NDArray[Any]]:
-    """Run the network on one batch, black where there are fewer rows than `fill`."""
+def _run_batch(network: NetworkFunction, rows: Sequence[NDArray[np.uint8]], fill: int) -> list[NDArray[Any]]:
+    """Run the network on one batch, padded with black images to `fill` rows."""
     missing = [np.zeros_like(rows[0])] * (fill - len(rows))
     return [output[: len(rows)] for output in network([np.stack([*rows, *missing])])]

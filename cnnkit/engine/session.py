@@ -1,6 +1,6 @@
-"""ONNX Runtime: where a network runs, the proof that it runs there, and how it shares the cores with decoding. No torch.
+"""ONNX Runtime sessions: choice of the device, check that the network runs there, and sharing of cores with decoding. Imports no torch.
 
-What concerns GPUs is written from the documentation and tested with stand-ins; it has not yet run on a GPU.
+The GPU code is written from the documentation and tested with stand-ins; it has not yet run on a GPU.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ log = logging.getLogger("cnnkit")
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
-# What may stay on the CPU in a run on the GPU: arithmetic with shapes, and what moves or renames. Anything else computes, whatever
-# it is called: a quantised or fused operator, too, or one of another domain.
+# Operators that may stay on the CPU in a run on the GPU: arithmetic with shapes, and moving or renaming of data. All others count as
+# computation, including quantised or fused operators and those of other domains.
 _LIGHT = (
     "Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather GatherElements GatherND "
     "Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg NonZero Not Or Range ReduceMax ReduceMin ReduceProd "
@@ -38,13 +38,13 @@ _LIGHT = (
 )
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
-# Nothing of ONNX Runtime's own reaches stderr, where it would come with colours and places in its source: what fails raises.
+# ONNX Runtime itself must not write to stderr, with colours and places in its source; failures raise exceptions anyway.
 _FATAL = 4
 onnxruntime.set_default_logger_severity(_FATAL)
 
 
 class Session:
-    """A network ready to run."""
+    """A network that is ready to run."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class Session:
 
         Args:
             content: The bytes of an ONNX file, checked by `onnx_model`.
-            device: `auto` takes the GPU where one works and says which it took; `cuda` runs on the GPU or fails.
+            device: `auto` takes the GPU if one works, and logs the choice; `cuda` runs on the GPU or fails.
             name: For messages.
             threads: Cores for the network on the CPU; by default all.
-            precision: What a GPU multiplies in.
-            needs: What is bounded while it runs, as `onnx_model.load` has it.
+            precision: Precision of multiplications on a GPU.
+            needs: Which limits apply while it runs, from `onnx_model.load`.
 
         Raises:
-            DeviceError: `cuda` was asked for, and ONNX Runtime does not hold the network there.
+            DeviceError: The device is `cuda`, and ONNX Runtime does not place the network there.
             FormatError: ONNX Runtime cannot run the network.
             UsageError: No such device, or a precision that a CPU does not have.
         """
@@ -82,36 +82,37 @@ class Session:
             if self.device.kind != "auto":
                 raise
             devices.check_precision(precision, devices.Device("cpu"), why=str(error))
-            log.warning("%s; running on the CPU", error)
+            log.warning("%s; running on the CPU", error, extra=devices.WAITS_FOR_WORK)
             wanted = devices.Device("cpu")
             self._session = _open(content, wanted, threads=threads, name=name, needs=needs)
         if self.device.kind == "auto":
-            log.info("running on %s", f"the GPU, {wanted}" if wanted.kind == "cuda" else "the CPU")
+            where = f"the GPU, {wanted}" if wanted.kind == "cuda" else "the CPU"
+            log.info("running on %s", where, extra=devices.WAITS_FOR_WORK)
         self.device = wanted
         self.inputs = {item.name: (item.type, item.shape) for item in self._session.get_inputs()}
         outputs = self._session.get_outputs()
         self.outputs = [item.name for item in outputs]
         self._bindable = {item.name for item in outputs if item.type.startswith("tensor(")}  # no sequences, no maps
-        # Rows of a shape that memory holds, once it did not hold more
+        # The largest batch that fits in memory, for each shape that once did not fit
         self._most: dict[tuple[tuple[int, ...], ...], int] = {}
         self._lock = threading.Lock()
 
     def run(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> list[NDArray[np.float32]]:
-        """Run once; other threads may go on meanwhile, and may run the same session.
+        """Run the network; several threads may run the same session.
 
-        A batch that memory does not hold goes in parts, and all that come after it.
+        A batch that does not fit in memory is split, and so are later batches of the same shape.
 
         Args:
             inputs: By their names.
-            outputs: Which ones; by default all.
+            outputs: Names of the outputs; by default all.
 
         Raises:
-            RunError: The network does not take what it is given.
-            MemoryFullError: Memory does not hold a single row.
+            RunError: The network does not accept the inputs.
+            MemoryFullError: Not even a single row fits in memory.
             FormatError: It has a loop that does not end.
-            DeviceError: The GPU fails.
+            DeviceError: The GPU failed.
         """
         given = dict(inputs)
         rows = min((len(array) for array in given.values() if array.ndim), default=1)
@@ -125,13 +126,13 @@ class Session:
                 if not (self._can_be_cut(rows) and device_errors.is_out_of_memory(error)):
                     raise self._explained(error, given, rows) from error
             self._cut(rows, shapes)
-        pieces, most = [], self._most[shapes]  # which another thread, or a piece, may make smaller meanwhile
+        pieces, most = [], self._most[shapes]  # another thread, or one of the runs below, may make it smaller
         for start in range(0, rows, most):
             pieces.append(self.run({name: array[start : start + most] for name, array in given.items()}, outputs))
         return [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
 
     def _can_be_cut(self, rows: int) -> bool:
-        """Tell whether a smaller batch is another try: where the network takes any number of rows."""
+        """Return whether the batch can be split: it has several rows, and the network accepts any number of them."""
         return rows > 1 and all(shape and not isinstance(shape[0], int) for _, shape in self.inputs.values())
 
     def _cut(self, rows: int, shapes: tuple[tuple[int, ...], ...]) -> None:
@@ -140,7 +141,10 @@ class Session:
             if self._most.get(shapes, rows) > half:
                 self._most[shapes] = half
                 log.warning(
-                    "the memory of %s does not hold a batch of %d: it goes in parts of %d", self.device, rows, half
+                    "a batch of %d does not fit in the memory of %s: splitting it into parts of %d",
+                    rows,
+                    self.device,
+                    half,
                 )
 
     def _run_once(self, given: dict[str, NDArray[Any]], outputs: Sequence[str] | None) -> list[NDArray[np.float32]]:
@@ -156,10 +160,10 @@ class Session:
         outputs: Sequence[str],
         options: Any,  # noqa: ANN401 - onnxruntime ships no types
     ) -> list[NDArray[np.float32]]:
-        """Run with inputs and outputs bound to the device: this thread copies them while another one's batch computes.
+        """Run with inputs and outputs bound to the device, so that this thread copies while the batch of another thread is computed.
 
-        The copies are made of pageable memory: onnxruntime's Python interface puts no array of NumPy's into pinned memory, and to copy a
-        batch there first would take as long as the driver's own way through its pinned buffers.
+        The copies are from pageable memory: onnxruntime's Python interface cannot place NumPy arrays in pinned memory, and copying a batch
+        there first would take as long as the driver's own copy through its pinned buffers.
         """
         kind, index = self.device.kind, self.device.index
         binding = self._session.io_binding()
@@ -172,7 +176,7 @@ class Session:
         return binding.copy_outputs_to_cpu()  # type: ignore[no-any-return] # onnxruntime ships no types
 
     def _explained(self, error: Exception, given: Mapping[str, NDArray[Any]], rows: int) -> Exception:
-        """Say what an error of ONNX Runtime's means: the device, or what the network was given."""
+        """Return the error to raise for an error of ONNX Runtime: about the device, or about the inputs."""
         where = str(self.device) if self.device.kind == "cuda" else None
         found = device_errors.explained(error, where=where)
         if found is not None:
@@ -182,10 +186,10 @@ class Session:
 
 
 def try_gpu() -> None:
-    """Find out whether ONNX Runtime computes on the first GPU, with the smallest network.
+    """Run a tiny network on the first GPU with ONNX Runtime.
 
     Raises:
-        DeviceError: It does not.
+        DeviceError: That failed.
     """
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "try", values[:1], values[1:])
@@ -204,7 +208,7 @@ def _open(
 ) -> Any:  # noqa: ANN401 - onnxruntime ships no types
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
-    # Threads that spin while they wait would take the cores from the threads that decode the next images.
+    # Spinning threads would take cores from the threads that decode the next images
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads or usable_cores()
     if needs.memory:
@@ -246,19 +250,19 @@ def _refused(error: Exception, content: bytes) -> str:
 
 
 def _check_driver() -> None:
-    """Compare the driver with what ONNX Runtime was built for, which would say it in its own way, or compute on the CPU."""
+    """Check that ONNX Runtime supports GPUs and the driver is recent enough; it would fail less clearly, or run on the CPU."""
     library = f"{onnxruntime.package_name or 'onnxruntime'} {onnxruntime.__version__}"
     if _CUDA not in onnxruntime.get_available_providers():
-        raise DeviceError(f"{library} has no code for GPUs; install onnxruntime-gpu in its place (README, GPUs)")
+        raise DeviceError(f"{library} has no code for GPUs; install onnxruntime-gpu in its place (docs/gpu.md)")
     if (found := devices.driver_too_old(library, onnxruntime.cuda_version)) is not None:
         raise DeviceError(found)
 
 
 def _preload() -> None:
-    """Load the CUDA libraries from the folders of the nvidia packages, where pip put them.
+    """Load the CUDA libraries from the nvidia packages that pip installed.
 
-    torch's own copies serve if torch was imported before. What is missing is printed, which is not for stdout; the proof of placement
-    finds it.
+    If torch was imported before, its copies are used. onnxruntime prints missing libraries to stdout, which is captured here; the check of
+    the placement fails then.
     """
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -268,11 +272,11 @@ def _preload() -> None:
 
 
 def cuda_options(index: int, precision: Precision) -> dict[str, str]:
-    """Give the CUDA provider's options.
+    """Return the options of the CUDA provider.
 
-    float32 means float32: without TF32, whose ten bits of mantissa would break the promise that every device gives the same
-    probabilities to 1e-4, and in NCHW, since NHWC has kernels that take TF32 unasked (microsoft/onnxruntime#21752). What is allowed to
-    use tensor cores is laid out for them. float16 needs `use_tf32` as well: the same switch turns tensor cores on for it.
+    float32 is computed without TF32, whose ten bits of mantissa would break the promise that probabilities agree to 1e-4 on all
+    devices, and in NCHW, since some NHWC kernels use TF32 regardless (microsoft/onnxruntime#21752). tf32 and float16 use NHWC, the
+    layout of tensor cores. float16 needs `use_tf32`, too: the same option enables tensor cores for it.
     """
     shorter = precision is not Precision.FLOAT32
     return {
@@ -287,7 +291,7 @@ def cuda_options(index: int, precision: Precision) -> dict[str, str]:
 
 
 def check_placement(session: Any, device: devices.Device, name: str) -> None:  # noqa: ANN401 - onnxruntime ships no types
-    """Ask the session which provider holds which nodes; listing CUDA among the providers proves nothing.
+    """Check which provider runs which nodes: that CUDA is among the session's providers proves nothing.
 
     Raises:
         DeviceError: A node that computes something is not on the GPU.
@@ -308,4 +312,4 @@ def check_placement(session: Any, device: devices.Device, name: str) -> None:  #
         raise DeviceError(
             f"{name}: ONNX Runtime left {', '.join(f'{count} {op}' for op, count in stray.items())} nodes on the CPU"
         )
-    log.info("%s holds %d of %d nodes", device, held[_CUDA], held.total())
+    log.info("%s runs %d of %d nodes", device, held[_CUDA], held.total())

@@ -1,4 +1,4 @@
-"""A backbone in torch: built from its spec, exported to ONNX and compared, or run as it is."""
+"""Backbones in torch: built from a spec, then exported to ONNX and compared, or run in torch."""
 
 import re
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
 from cnnkit.nets import backbones, classifier
 
-#: How far ONNX Runtime may be from torch, as a share of the largest feature, before a backbone is refused.
+#: The largest allowed difference between ONNX Runtime and torch, as a share of the largest feature.
 TOLERANCE = 1e-3
 
 
 def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
-    """Build a backbone in torch: the network that is exported, and that `--engine torch` runs.
+    """Build a backbone in torch, to be exported or to be run by `--engine torch`.
 
     Returns:
         uint8 (N, size, size, 3) -> features, in eval mode; and its Header.
 
     Raises:
-        UsageError: The spec names what does not exist, or images of a size that the network cannot take.
-        CnnkitError: The weights cannot be had, or do not fit.
+        UsageError: The spec names a network or layer that does not exist, or a size that the network does not accept.
+        CnnkitError: The weights are not available, or do not fit.
     """
     if spec.layers is not None:
         extractor, backbone, preprocess = backbones.by_notation(
@@ -46,7 +46,7 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
         )
     elif spec.backbone is not None and spec.backbone.endswith(".pt"):
         if spec.weights != "default":
-            raise UsageError(f"{spec.backbone} has its own weights; --weights goes with a name or a notation")
+            raise UsageError(f"{spec.backbone} has its own weights; --weights needs the name of a network or --layers")
         model = torch_model.load(spec.backbone)
         extractor, backbone, preprocess = backbones.from_model(
             model, name=spec.backbone, layer=spec.layer, pool=spec.pool
@@ -69,24 +69,24 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
 
 
 def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) -> None:
-    """Run the backbone once: its layer may give no tensor, or something that is no map, and its size may be too small."""
-    said = [f"--{name} {value}" for name in ("layer", "size") if (value := getattr(spec, name)) is not None]
+    """Run the backbone once, to check that its layer outputs a vector or a map and that its size is large enough."""
+    options = [f"--{name} {value}" for name in ("layer", "size") if (value := getattr(spec, name)) is not None]
     try:
         shape = classifier.feature_shape(module, preprocess)
     except (RuntimeError, AssertionError, AttributeError, TypeError) as error:
-        if not said or device_errors.is_out_of_memory(error):
+        if not options or device_errors.is_out_of_memory(error):
             raise
-        reason = re.sub(r" but got Proxy.*", "", str(error).splitlines()[0])  # the graph has no number there
-        raise UsageError(f"{spec.backbone} does not go with {' '.join(said)} ({reason})") from error
+        reason = re.sub(r" but got Proxy.*", "", str(error).splitlines()[0])  # as traced, without a value
+        raise UsageError(f"{spec.backbone} does not work with {' '.join(options)} ({reason})") from error
     if len(shape) not in (1, 3):
         given = "x".join(map(str, shape))
         raise UsageError(
-            f"{spec.backbone} gives {given} at {' '.join(said)}, neither a vector nor a map; cut elsewhere"
+            f"{spec.backbone} outputs {given} at {' '.join(options)}, neither a vector nor a map; use another layer"
         )
 
 
 def export_backbone(module: nn.Module, header: Header) -> bytes:
-    """Export a backbone to ONNX, and compare both on random images.
+    """Export a backbone to ONNX, and compare ONNX Runtime with torch on random images.
 
     Raises:
         CnnkitError: torch cannot export it, or ONNX Runtime computes something else.
@@ -100,10 +100,10 @@ def export_backbone(module: nn.Module, header: Header) -> bytes:
         if device_errors.is_out_of_memory(error):
             raise
         raise CnnkitError(
-            f"torch cannot export this base to ONNX ({str(error).splitlines()[0]}); --engine torch runs it"
+            f"torch cannot export this backbone to ONNX ({str(error).splitlines()[0]}); use --engine torch"
         ) from error
     content = export.checked_bytes(proto, header)
-    session = Session(content, device="cpu", name="the exported base")
+    session = Session(content, device="cpu", name="the exported backbone")
     for batch in (1, 2):
         inputs = export.random_inputs(shape, np.dtype(np.uint8), batch=batch, seed=1)
         parity = export.compare(module, session, iter([inputs]), source="random", classes=False)
@@ -111,7 +111,7 @@ def export_backbone(module: nn.Module, header: Header) -> bytes:
             scale = max(float(module(torch.from_numpy(inputs)).abs().max()), 1e-6)
         if not parity.max_difference <= TOLERANCE * scale:
             raise CnnkitError(
-                f"ONNX Runtime and torch differ by {parity.max_difference:.3g} on features up to {scale:.3g}; --engine torch runs this base"
+                f"ONNX Runtime and torch differ by {parity.max_difference:.3g} on features up to {scale:.3g}; use --engine torch"
             )
     return content
 
@@ -119,18 +119,18 @@ def export_backbone(module: nn.Module, header: Header) -> bytes:
 def load(
     spec: BackboneSpec, *, device: str, precision: Precision = Precision.FLOAT32
 ) -> tuple[NetworkFunction, Header, str]:
-    """Get a backbone as a function that runs in torch.
+    """Build a backbone as a function that runs in torch.
 
     Args:
-        spec: Which.
-        device: As `--device` has it.
-        precision: What a GPU multiplies in.
+        spec: The backbone.
+        device: The value of `--device`.
+        precision: Precision of multiplications on a GPU.
 
     Returns:
-        From a batch of images to its features; the Header; and the device it runs on.
+        The function from a batch of images to features; the Header; and the device it runs on.
 
     Raises:
-        DeviceError: `cuda` was asked for and torch has none.
+        DeviceError: The device is `cuda`, and torch has no such GPU.
     """
     chosen = torch_device.choose(devices.parse(device))
     devices.check_precision(precision, devices.Device(chosen.type))

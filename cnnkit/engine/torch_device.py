@@ -1,6 +1,6 @@
-"""Which device torch works on, in which numbers, and what happens where its memory is full.
+"""torch's device and precision, splitting of batches that do not fit in memory, deterministic algorithms, and threads.
 
-What concerns GPUs is written from the documentation and tested with stand-ins; it has not yet run on a GPU.
+The GPU code is written from the documentation and tested with stand-ins; it has not yet run on a GPU.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ log = logging.getLogger("cnnkit")
 
 
 def choose(device: Device) -> torch.device:
-    """Turn the wish of `--device` into a device of torch; what `auto` took is logged.
+    """Convert `--device` to a torch device; the choice of `auto` is logged.
 
     Raises:
-        DeviceError: A GPU was asked for that torch does not have.
+        DeviceError: torch cannot use that GPU.
     """
     if device.kind == "cpu":
         return torch.device("cpu")
@@ -35,9 +35,9 @@ def choose(device: Device) -> torch.device:
     wanted = torch.device("cuda", device.index)
     reason = _unusable(wanted, count)
     if device.kind == "auto":
-        if reason is not None and devices.gpus():  # there is one, and its owner may wonder
-            log.warning("%s; running on the CPU", reason)
-        log.info("running on %s", "the CPU" if reason else "the GPU, cuda:0")
+        if reason is not None and devices.gpus():  # there is one, so say why it is not used
+            log.warning("%s; running on the CPU", reason, extra=devices.WAITS_FOR_WORK)
+        log.info("running on %s", "the CPU" if reason else "the GPU, cuda:0", extra=devices.WAITS_FOR_WORK)
         return torch.device("cpu") if reason else wanted
     if reason is not None:
         raise DeviceError(f"--device {device}: {reason}; use cpu or auto")
@@ -50,7 +50,7 @@ def gpu_count() -> int:
 
 
 def _unusable(device: torch.device, count: int) -> str | None:
-    """Say why torch cannot compute on a GPU; None if it can."""
+    """Return why torch cannot use a GPU; None if it can."""
     if torch.version.cuda is None:
         return "torch is installed without CUDA"
     if (found := devices.driver_too_old(f"torch {torch.__version__}", torch.version.cuda)) is not None:
@@ -63,20 +63,20 @@ def _unusable(device: torch.device, count: int) -> str | None:
 
 
 def _too_old(device: torch.device) -> str | None:
-    """Say it where torch holds no code for a GPU as old: the first kernel would fail otherwise."""
+    """Return a message if torch has no code for a GPU this old, on which the first kernel would fail; None otherwise."""
     built = [int(number) for name in torch.cuda.get_arch_list() for number in re.findall(r"_(\d+)", name)]
     major, minor = torch.cuda.get_device_capability(device)
     if not built or 10 * major + minor >= min(built):
         return None
     return (
         f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, and torch {torch.__version__} is built for "
-        f"{min(built) // 10}.{min(built) % 10} and later (README, GPUs)"
+        f"{min(built) // 10}.{min(built) % 10} and later (docs/gpu.md)"
     )
 
 
 @contextlib.contextmanager
 def multiplying_in(precision: Precision, device: torch.device) -> Generator[None]:
-    """Let a GPU multiply in shorter numbers, or strictly in float32 as ONNX Runtime does: TF32 has ten bits of mantissa."""
+    """Set the precision of multiplications on a GPU; float32 is strict, without TF32, as in ONNX Runtime."""
     if device.type != "cuda":
         yield
         return
@@ -95,47 +95,47 @@ def multiplying_in(precision: Precision, device: torch.device) -> Generator[None
 
 
 def in_parts(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Run on all images at once, or on halves of a batch that memory does not hold."""
+    """Return a function that halves a batch, repeatedly, as long as it does not fit in memory."""
     return functools.partial(_in_parts, network)
 
 
 def _in_parts(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     try:
         return network(images)
-    except Exception as error:  # of several kinds, if memory is full
+    except Exception as error:  # full memory raises several kinds
         if len(images) == 1 or not device_errors.is_out_of_memory(error):
             raise
-    # After the except clause: the error's traceback would keep the tensors of the attempt
+    # Outside the except clause, since the error's traceback keeps the tensors of the failed attempt
     release_memory()
     return torch.cat([_in_parts(network, half) for half in images.tensor_split(2)])
 
 
 def release_memory() -> None:
-    """Give back what torch keeps of a GPU's memory, and what a failed call left behind."""
+    """Free the GPU memory that torch caches, also after a failed call."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch ships it untyped
         torch.cuda.empty_cache()
 
 
 def upload(values: Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Bring numbers to a device without waiting for what it is doing: a GPU copies from pinned memory in its turn."""
+    """Copy values to a device without waiting for it: a GPU copies asynchronously from pinned memory."""
     tensor = values if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
     if device.type != "cuda":
         return tensor.to(device)
     return (tensor if tensor.is_cuda else tensor.pin_memory()).to(device, non_blocking=True)
 
 
-# How torch says that an operation has no algorithm that gives the same bits every time, on a GPU.
+# torch's error for an operation without a deterministic algorithm on a GPU.
 _NO_SAME_BYTES = re.compile(r"(\w+) does not have a deterministic implementation")
 
 
 @contextlib.contextmanager
 def algorithms(*, deterministic: bool) -> Generator[None]:
-    """Let cuDNN look for the fastest algorithms, or demand those that give the same bits every time; put back afterwards.
+    """Let cuDNN search for the fastest algorithms, or require deterministic ones; previous settings are restored.
 
-    cuBLAS reads its variable when CUDA starts, which is why it is set before the first tensor goes to a GPU.
+    cuBLAS reads its environment variable when CUDA starts, so this must come before the first tensor goes to a GPU.
 
     Raises:
-        CnnkitError: Something inside has no such algorithm: a layer, what is frozen, an augmentation.
+        CnnkitError: A layer or an augmentation has no deterministic algorithm.
     """
     if not deterministic:
         with torch.backends.cudnn.flags(enabled=True, benchmark=True):
@@ -147,7 +147,7 @@ def algorithms(*, deterministic: bool) -> Generator[None]:
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined] # a property of the module
     os.environ.setdefault(variable, ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # set as the documentation says
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # an attribute, as documented
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             yield
@@ -155,7 +155,7 @@ def algorithms(*, deterministic: bool) -> Generator[None]:
         if (found := _NO_SAME_BYTES.search(str(error))) is None:
             raise
         raise CnnkitError(
-            f"--deterministic: torch has no such algorithm for {found[1]}; train without it, or with other layers"
+            f"--deterministic: torch has no deterministic algorithm for {found[1]}; drop it, or use other layers"
         ) from error
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
@@ -164,20 +164,17 @@ def algorithms(*, deterministic: bool) -> Generator[None]:
             del os.environ[variable]
 
 
-# Multiplications in a step from which several cores are faster than one: below, they wait for one another, and on a busy
-# machine ten times as long as they work.
+# Multiplications per step above which several cores are faster than one. With fewer, they mostly wait for one another: on a busy machine,
+# ten times as long as they work.
 _WORTH_SHARING = 50_000_000
 
 
 def threads_for(module: nn.Module, inputs: Tensor) -> int | None:
-    """Say how many cores a step should use: one where it is too small to share.
+    """Return how many cores a training step should use, as the argument of `threads`: one if the step is too small to share.
 
     Args:
-        module: What is trained; it runs once, on one row.
+        module: The trained module; it runs once, on one row.
         inputs: A batch, (N, ...).
-
-    Returns:
-        What `threads` takes.
     """
     if inputs.device.type != "cpu":
         return None
@@ -185,7 +182,7 @@ def threads_for(module: nn.Module, inputs: Tensor) -> int | None:
 
 
 def multiplications(module: nn.Module, inputs: Tensor) -> int:
-    """Count the multiplications of convolutions and dense layers in a forward pass, as cnn-dims counts them."""
+    """Count the multiplications of convolutions and dense layers in a forward pass, as cnn-dims does."""
     counted = 0
 
     def count(layer: nn.Module, _given: object, made: Tensor) -> None:
@@ -208,7 +205,7 @@ def multiplications(module: nn.Module, inputs: Tensor) -> int:
 
 @contextlib.contextmanager
 def threads(count: int | None) -> Generator[None]:
-    """Let torch use so many cores, None for as many as it does already, and put the number back afterwards."""
+    """Let torch use `count` cores, None for the current number; the previous number is restored."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -1,4 +1,4 @@
-"""What results depend on, for a bug report: packages, CUDA, driver, GPUs. Imports no torch, and ONNX Runtime where there is a GPU alone."""
+"""Versions of packages, CUDA, driver and GPUs for a bug report. Imports no torch, and ONNX Runtime only if there is a GPU."""
 
 import importlib.util
 import platform
@@ -13,7 +13,7 @@ _PACKAGES = ("cnnkit", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
 
 
 def line() -> str:
-    """Give all of it in one line."""
+    """Return all versions in one line."""
     packages = [f"{name} {version}" for name in _PACKAGES if (version := _version(name))]
     system = [f"Python {platform.python_version()}", f"{platform.system()} {platform.machine()}"]
     return ", ".join([*packages, *_cuda(), *_gpus(), *system])
@@ -27,7 +27,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _cuda() -> list[str]:
-    """Say for which CUDA each library was built, and which cuDNN is installed."""
+    """Return the CUDA version that each library was built for, and the installed cuDNN."""
     built = {
         "torch": _assigned("torch", "version.py", "cuda"),
         "onnxruntime": _assigned("onnxruntime", "capi/build_and_package_info.py", "cuda_version"),
@@ -52,21 +52,21 @@ def _assigned(package: str, file: str, name: str) -> str | None:
 
 
 def _gpus() -> list[str]:
-    """Say which driver and which GPUs there are, and whether ONNX Runtime computes on the first one."""
+    """Return the driver, the GPUs, and whether ONNX Runtime works on the first one."""
     driver = devices.driver_version()
     if driver is None:
         return ["no NVIDIA driver"]
     count = devices.gpus()
-    named = [devices.describe(index) for index in range(count)] or ["no GPU to be seen"]
+    named = [devices.describe(index) for index in range(count)] or ["no visible GPU"]
     return [f"driver for CUDA {driver[0]}.{driver[1]}", *named, *([_provider()] if count else [])]
 
 
 def _provider() -> str:
-    """Try it: a provider that is listed need not load."""
+    """Try to use the CUDA provider, since it may be listed and still fail to load."""
     try:
-        from cnnkit.engine import session  # imported where there is a GPU alone: --version stays quick elsewhere
+        from cnnkit.engine import session  # only if there is a GPU: --version stays fast without
 
         session.try_gpu()
-    except Exception as error:  # a broken installation is what this line is asked for
+    except Exception as error:  # reporting a broken installation is the purpose of this line
         return f"ONNX Runtime's CUDA provider does not load ({device_errors.reason(error)})"
     return "ONNX Runtime's CUDA provider loads"

@@ -1,1 +1,1 @@
-"""From predictions to numbers (no torch)."""
+"""Evaluation, comparison and calibration of predictions (no torch)."""

@@ -1,4 +1,4 @@
-"""Bounds on measures as the command line writes them: `accuracy=0.95`, `recall:cat=0.9`, `log_loss=0.2`."""
+"""Bounds on measures, as given on the command line: `accuracy=0.95`, `recall:cat=0.9`, `log_loss=0.2`."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,11 +10,11 @@ HIGHER_IS_BETTER = (
     "accuracy",
     "accuracy_low",
     "accuracy_high",
-    "accuracy_answered",
+    "accuracy_predicted",
     "balanced_accuracy",
     "roc_auc",
     "n",
-    "answered",
+    "predicted",
     "precision:CLASS",
     "recall:CLASS",
     "f1:CLASS",
@@ -22,19 +22,19 @@ HIGHER_IS_BETTER = (
 )
 LOWER_IS_BETTER = ("log_loss", "ece")
 
-_UP_TO_ONE = frozenset(HIGHER_IS_BETTER) - {"n", "answered", "support:CLASS"} | {"ece"}
+_UP_TO_ONE = frozenset(HIGHER_IS_BETTER) - {"n", "predicted", "support:CLASS"} | {"ece"}
 
 
 def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -> dict[str, float]:
-    """Read `measure=bound` words, before any work is done; whether a class exists is seen later.
+    """Parse `measure=bound`, before any work is done; `check` finds classes that do not exist.
 
     Args:
-        words: As they stand on the command line.
-        option: The option they belong to, for messages.
-        lower_is_better: They bound log-loss and its like from above, not accuracy and its like from below.
+        words: The values of the option.
+        option: The option, for messages.
+        lower_is_better: Whether they are upper bounds on measures such as log-loss, or lower bounds on measures such as accuracy.
 
     Raises:
-        UsageError: No such measure, one that is better the other way round, or no number that it could have.
+        UsageError: There is no such measure, it belongs to the other option, or the bound is outside its range.
     """
     measures: tuple[str, ...] = LOWER_IS_BETTER if lower_is_better else HIGHER_IS_BETTER
     others: tuple[str, ...] = HIGHER_IS_BETTER if lower_is_better else LOWER_IS_BETTER
@@ -44,18 +44,18 @@ def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -
         kind = f"{name.partition(':')[0]}:CLASS" if ":" in name else name
         if kind in others:
             better, instead = ("higher", "--fail-under") if lower_is_better else ("lower", "--fail-over")
-            raise UsageError(f"{option} {word}: {name} is better the {better} it is; use {instead} {word}")
+            raise UsageError(f"{option} {word}: a {better} {name} is better; use {instead} {word}")
         if kind not in measures:
             raise UsageError(f"{option} {word}: {_unknown(name, measures)}")
         if name in bounds:
-            raise UsageError(f"{option} {word}: {name} has a bound already, {bounds[name]:g}; give one")
+            raise UsageError(f"{option} {word}: {name} already has the bound {bounds[name]:g}; give one")
         try:
             bounds[name] = float(number)
         except ValueError:
             bounds[name] = math.nan
         if not (0 <= bounds[name] <= (1 if kind in _UP_TO_ONE else math.inf) and math.isfinite(bounds[name])):
-            between = "between 0 and 1" if kind in _UP_TO_ONE else "from 0 upwards"
-            raise UsageError(f'{option} {word}: "{number}" is no bound for {name}, which is a number {between}')
+            between = "between 0 and 1" if kind in _UP_TO_ONE else "from 0"
+            raise UsageError(f'{option} {word}: "{number}" is not a valid bound; {name} is a number {between}')
     return bounds
 
 
@@ -77,5 +77,5 @@ def _unknown(name: str, measures: Iterable[str]) -> str:
     near = messages.similar(name, listed, most=1)
     shown = ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")
     what = f'no measure "{name}"' if name else "expected MEASURE=BOUND"
-    meant = f', did you mean "{near[0]}"?' if near else ""
-    return f"{what}{meant} (there are {shown})"
+    meant = f'; did you mean "{near[0]}"?' if near else ""
+    return f"{what}{meant} (measures: {shown})"

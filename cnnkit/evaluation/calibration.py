@@ -1,4 +1,4 @@
-"""Whether a probability means what it says."""
+"""Calibration of probabilities: reliability diagrams and the expected calibration error."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ BINS = 15
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Predictions by their confidence, in B bins of equal width; `accuracy` and `confidence` (B,) are NaN where `counts` (B,) is 0.
+    """Predictions in B bins of confidence of equal width; `accuracy` and `confidence` (B,) are NaN where `counts` (B,) is 0.
 
     `error` is the expected calibration error.
     """
@@ -22,17 +22,17 @@ class Reliability:
 
 
 def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_], *, bins: int = BINS) -> Reliability | None:
-    """Compare accuracy with confidence, bin by bin, and average their gap, weighted by how many images each bin holds.
+    """Compare accuracy with confidence in each bin, and average the gap, weighted by the number of images in the bin.
 
-    A bin includes its upper bound and not its lower one; 0 belongs to the first.
+    A bin includes its upper bound but not its lower one; 0 belongs to the first.
 
     Args:
         confidence: (N,), the probability of each prediction.
-        correct: (N,), whether it was right.
-        bins: How many.
+        correct: (N,), whether it is correct.
+        bins: The number of bins.
 
     Returns:
-        None without images, and where a confidence is not known (NaN).
+        None without images, and if a confidence is NaN.
 
     Source:
         Guo, Pleiss, Sun, Weinberger, On calibration of modern neural networks, ICML 2017, equation 3 and figure 1.
@@ -53,7 +53,7 @@ def expected_calibration_error(
     """Average the gap between confidence and accuracy, as `reliability` does.
 
     Returns:
-        From 0 to 1, lower is better; None where there is nothing to measure.
+        From 0 to 1, lower is better; None as `reliability`.
     """
     found = reliability(confidence, correct, bins=bins)
     return None if found is None else found.error

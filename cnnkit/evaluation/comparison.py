@@ -1,4 +1,4 @@
-"""Is one model better than another? Two sets of predictions for the same images, which is more than two accuracies side by side."""
+"""Paired comparison of two models: the difference of their accuracies on the same images, its interval and McNemar's test."""
 
 import logging
 from collections import Counter
@@ -16,16 +16,13 @@ from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
 
 log = logging.getLogger("cnnkit")
 
-#: Below this a difference is taken to be shown.
-_SIGNIFICANT = 0.05
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How models a and b fare on the same n images.
+    """Models a and b on the same n images.
 
-    `difference` is accuracy b minus accuracy a, with its 95 % interval; `both`, `only_a`, `only_b` and `neither` count who was right;
-    `p_value` is that of McNemar's exact test.
+    `difference` is accuracy b minus accuracy a, with its 95 % interval; `both`, `only_a`, `only_b` and `neither` count the images that
+    they predict correctly; `p_value` is that of McNemar's exact test. The interval excludes 0 exactly if `p_value` is below 0.05.
     """
 
     n: int
@@ -50,13 +47,13 @@ def compare(
 ) -> Comparison:
     """Compare two files of predictions for the same images.
 
-    A prediction that was withheld counts as wrong.
+    A withheld prediction counts as wrong.
 
     Args:
-        files: For each the lines and where they come from, for messages.
-        truth: Where labels are looked up, and groups of images that belong together.
+        files: For each file its lines and its name, for messages.
+        truth: The true labels, and the groups of images.
         config: The classes and their order, and whether every image of the truth must be predicted.
-        names: What to call the two.
+        names: The names of the two models.
 
     Raises:
         CnnkitError: One has an image that the other lacks, and as `report.read`.
@@ -71,8 +68,7 @@ def compare(
     together = sum(count for count in groups.values() if count > 1)
     if together:
         log.warning(
-            "%d of %d pictures share their group with others; p-value and interval take pictures to be independent, and those of a "
-            "group are not: both are too sure",
+            "%d of %d images share a group with others and are not independent: the p-value is too small and the interval too narrow",
             together,
             result.n,
         )
@@ -80,7 +76,7 @@ def compare(
 
 
 def bounds(result: Comparison, name_a: str, name_b: str) -> dict[str, tuple[float, float]]:
-    """Bound the difference so that B must not be shown to be worse than A; the name says so where the bound is missed."""
+    """Return the bound that fails if B is significantly worse than A; its name is the message."""
     worse = f"{name_b} is worse than {name_a} by {-100 * result.difference:.1f} points: difference_high"
     return {worse: (result.difference_high, 0.0)}
 
@@ -91,13 +87,13 @@ def _check_same(one: MatchedPredictions, other: MatchedPredictions, *, names: Se
         lacking = [path for path, resolved in zip(here.paths, here.resolved, strict=True) if resolved not in known]
         if lacking:
             raise CnnkitError(
-                f"{that} lacks {lacking[0]}{f' and {len(lacking) - 1} more pictures' if len(lacking) > 1 else ''} that {this} has; "
-                "two models are compared on the same pictures"
+                f"{that} lacks {lacking[0]}{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}, which {this} has; "
+                "predict the same images with both models"
             )
 
 
 def paired(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> Comparison:
-    """Compare who was right about the same images, (N,) each."""
+    """Compare which predictions of two models are correct on the same images, (N,) each."""
     return summarise(
         both=int((correct_a & correct_b).sum()),
         only_a=int((correct_a & ~correct_b).sum()),
@@ -107,9 +103,9 @@ def paired(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> Compar
 
 
 def summarise(*, both: int, only_a: int, only_b: int, neither: int) -> Comparison:
-    """Compute the difference, its interval and the test from the counts of who was right."""
+    """Compute the difference, its interval and the test from the numbers of correct predictions."""
     n = both + only_a + only_b + neither
-    low, high = newcombe_interval(both, only_b, only_a, neither)
+    low, high = paired_interval(both, only_b, only_a, neither)
     return Comparison(
         n=n,
         accuracy_a=(both + only_a) / n,
@@ -125,17 +121,55 @@ def summarise(*, both: int, only_a: int, only_b: int, neither: int) -> Compariso
     )
 
 
-def newcombe_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
-    """Bound the difference of two proportions of the same images, first minus second, with 95 % confidence.
+def paired_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
+    """Compute a 95 % interval of the difference of two paired proportions, first minus second, that agrees with the test.
 
-    Wilson's intervals of both are squared and added, less what they share by their correlation. The usual interval, ± 2 standard
-    errors, has no width where the two never differ.
+    At either end the wider of Newcombe's interval and the exact one. For few images Newcombe's alone may exclude 0 although McNemar's
+    exact test has p = 0.06; the exact one alone has width 0 if the two never differ.
 
     Args:
-        both: Images on which both succeed.
-        only_first: Images on which the first one alone does.
-        only_second: Images on which the second one alone does.
-        neither: The rest.
+        both, only_first, only_second, neither: As `newcombe_interval`.
+    """
+    intervals = (
+        newcombe_interval(both, only_first, only_second, neither),
+        exact_interval(both, only_first, only_second, neither),
+    )
+    return min(low for low, _ in intervals), max(high for _, high in intervals)
+
+
+def exact_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
+    """Compute the interval that McNemar's exact test does not reject, given the number of images on which the two differ.
+
+    The first one is correct on a share p of those m images, bounded by Clopper and Pearson; the difference is (2 p - 1) m / n.
+
+    Args:
+        both, only_first, only_second, neither: As `newcombe_interval`.
+
+    Source:
+        Clopper, Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial, Biometrika 26 (1934);
+        Newcombe 1998, method 6.
+    """
+    from scipy.special import betaincinv  # here, as for `mcnemar`
+
+    differ = only_first + only_second
+    # Bounds of p; p = 0.5 is a difference of 0
+    low = float(betaincinv(only_first, only_second + 1, 0.025)) if only_first else 0.0
+    high = float(betaincinv(only_first + 1, only_second, 0.975)) if only_second else 1.0
+    scale = differ / (both + differ + neither)
+    return (2 * low - 1) * scale, (2 * high - 1) * scale
+
+
+def newcombe_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
+    """Compute Newcombe's 95 % interval of the difference of two paired proportions, first minus second.
+
+    It combines Wilson's intervals of both in quadrature and corrects for their correlation. The usual interval, ± 2 standard errors,
+    has width 0 if the two never differ.
+
+    Args:
+        both: The number of images on which both succeed.
+        only_first: On which only the first succeeds.
+        only_second: On which only the second succeeds.
+        neither: On which neither succeeds.
 
     Source:
         Newcombe, Improved confidence intervals for the difference between binomial proportions based on paired data,
@@ -145,7 +179,7 @@ def newcombe_interval(both: int, only_first: int, only_second: int, neither: int
     first, second = both + only_first, both + only_second
     covariance = float(both * neither - only_first * only_second)
     if covariance > 0:
-        covariance = max(covariance - n / 2, 0.0)  # the continuity correction, which is what makes it method 10
+        covariance = max(covariance - n / 2, 0.0)  # the continuity correction of method 10
     variances = first * (n - first) * second * (n - second)
     correlation = covariance / sqrt(variances) if variances else 0.0
 
@@ -158,13 +192,13 @@ def newcombe_interval(both: int, only_first: int, only_second: int, neither: int
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Give the chance of counts at least as far apart, if each image that one alone gets right were anybody's: the exact test.
+    """Compute the two-sided p-value of McNemar's exact test.
 
     Source:
         McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12 (1947); two-sided
         binomial test with p = 1/2.
     """
-    from scipy.special import bdtr  # here, for it takes longer than all that cnn-eval does without it
+    from scipy.special import bdtr  # here: importing it takes longer than all of cnn-eval
 
     if only_a == only_b:
         return 1.0
@@ -172,14 +206,14 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def _in_words(result: Comparison, name_a: str, name_b: str) -> str:
-    """Say which is better, by how much; from the side of the one that is ahead."""
+    """Report which model is better and by how much; it is better if the interval excludes 0."""
     ahead, low, high = name_b, result.difference_low, result.difference_high
     if result.difference < 0:
         ahead, low, high = name_a, -high, -low
     found = (
-        f"{100 * abs(result.difference):.1f} points, 95 % interval {100 * low:.1f} to {100 * high:.1f}, "
-        f"McNemar's exact test p = {result.p_value:.2g}"
+        f"{100 * abs(result.difference):.1f} percentage points (95 % interval {100 * low:.1f} to {100 * high:.1f}, "
+        f"McNemar's exact test p = {result.p_value:.2g})"
     )
-    if result.p_value < _SIGNIFICANT:
+    if result.difference and low > 0:
         return f"{ahead} is better by {found}"
-    return f"neither is shown to be better: {f'{ahead} is ahead by ' if result.difference else ''}{found}"
+    return f"no significant difference: {f'{ahead} is ahead by ' if result.difference else ''}{found}"

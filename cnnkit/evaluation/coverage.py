@@ -1,4 +1,4 @@
-"""Accuracy against coverage, the share of images with a prediction: how confident must a network be for its prediction to count?"""
+"""Accuracy against coverage: the share of images whose predictions are kept at a minimum probability."""
 
 from dataclasses import dataclass
 from math import ceil, floor
@@ -12,9 +12,9 @@ from cnnkit.evaluation.matching import MatchedPredictions
 
 _STEPS = 20  # from all images down to a twentieth
 
-#: Thresholds are whole multiples of 1e-6: what a table prints, and no finer than what predictions print.
+#: Thresholds are multiples of 1e-6, the precision with which probabilities are printed.
 _GRID = 1_000_000
-_ON_GRID = 1e-3  # a probability this close to a multiple, in units of it, may have been rounded to it
+_ON_GRID = 1e-3  # a probability this close to a multiple, in units of 1e-6, may have been rounded to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +23,26 @@ class CoveragePoint:
 
     min_probability: float
     coverage: float
-    answered: int
+    predicted: int
     accuracy: float
     accuracy_low: float
     accuracy_high: float
 
 
 def curve(predictions: MatchedPredictions) -> list[CoveragePoint]:
-    """Find thresholds that keep the predictions of all images, 95 %, 90 % and so on, each the largest that keeps as many.
+    """Find the largest thresholds that keep the predictions of all images, of 95 %, of 90 % and so on.
 
-    Images of the same probability are kept together. A printed probability is a rounded one; thresholds keep clear of all of
-    them, so that the network's own, unrounded, fall on the same side.
+    Images with the same probability are kept together. Printed probabilities are rounded; no threshold equals one of them, so that the
+    unrounded ones fall on the same side of it.
 
     Args:
-        predictions: Of N images. Predictions that were withheld stay so.
+        predictions: Of N images. Withheld predictions stay withheld.
 
     Returns:
-        One step for each set of images that is kept, the largest first.
+        One point for each set of images that is kept, the largest first.
 
     Raises:
-        CnnkitError: The predictions carry no probabilities, or every prediction was withheld.
+        CnnkitError: The predictions have no probabilities, or every prediction was withheld.
     """
     confidence, correct = _given(predictions)
     surest_first = -np.sort(-confidence)
@@ -52,8 +52,8 @@ def curve(predictions: MatchedPredictions) -> list[CoveragePoint]:
     for twentieth in range(_STEPS, 0, -1):
         needed = min(ceil(len(predictions.paths) * twentieth / _STEPS), len(confidence))
         threshold = _below(float(surest_first[needed - 1]), taken)
-        answered = confidence >= threshold
-        count, hits = int(answered.sum()), int(correct[answered].sum())
+        kept = confidence >= threshold
+        count, hits = int(kept.sum()), int(correct[kept].sum())
         low, high = metrics.wilson_interval(hits, count)
         steps.setdefault(
             count, CoveragePoint(threshold, count / len(predictions.paths), count, hits / count, low, high)
@@ -62,7 +62,7 @@ def curve(predictions: MatchedPredictions) -> list[CoveragePoint]:
 
 
 def _below(probability: float, taken: set[int]) -> float:
-    """Give the largest multiple of 1e-6 below a probability that may be nobody's own."""
+    """Return the largest multiple of 1e-6 up to a probability that is not in `taken`."""
     multiple = floor(probability * _GRID + _ON_GRID)
     while multiple in taken:
         multiple -= 1
@@ -72,8 +72,8 @@ def _below(probability: float, taken: set[int]) -> float:
 def area(predictions: MatchedPredictions) -> float:
     """Compute the area under the risk-coverage curve: the share of wrong predictions, averaged over all coverages.
 
-    Low where the predictions are right, and where those that are wrong are the least sure. Among equals in probability the order is
-    taken to be random, and the expected value is given.
+    It is low if predictions are correct, and if the wrong ones are the least confident. Predictions of equal probability are in random
+    order; the expected value is returned.
 
     Returns:
         From 0 to 1, of the images with a prediction.
@@ -93,10 +93,12 @@ def area(predictions: MatchedPredictions) -> float:
 
 
 def _given(predictions: MatchedPredictions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Take the predictions that were given: their confidence, and whether they are right."""
+    """Return the confidence of the predictions that were not withheld, and whether they are correct."""
     given = predictions.prediction >= 0
     if not given.any():
-        raise CnnkitError("every answer was withheld; predict without --min-probability")
+        raise CnnkitError("all predictions were withheld; predict without --min-probability")
     if np.isnan(predictions.confidence[given]).any():
-        raise CnnkitError("how sure the answers are is not known: the predictions have no probability")
+        raise CnnkitError(
+            "--coverage needs probabilities, and the predictions have none; predict without --labels-only"
+        )
     return predictions.confidence[given], (predictions.prediction == predictions.truth)[given]

@@ -1,4 +1,4 @@
-"""Cross-validation: a report of every fold, their mean and spread, and the figure of all images together, each predicted once."""
+"""Cross-validation: a report of each fold, their mean and standard deviation, and the out-of-fold measures."""
 
 import logging
 import re
@@ -17,35 +17,35 @@ from cnnkit.evaluation.report import EvaluationReport
 log = logging.getLogger("cnnkit")
 
 _COLUMNS = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
-_SINGLE = ("n", "accuracy_low", "accuracy_high")  # folds have these one by one; a mean of them bounds nothing
+_SINGLE = ("n", "accuracy_low", "accuracy_high")  # of single folds; their mean has no meaning
 
 
 @dataclass(frozen=True, slots=True)
 class Folds:
-    """A report of each fold by its name; `pooled` is that of all their images, None where folds share some."""
+    """The report of each fold by name; `pooled` is that of all their images, None if folds share images."""
 
     folds: dict[str, EvaluationReport]
     pooled: EvaluationReport | None
 
     def rows(self) -> list[dict[str, Any]]:
-        """Give a row a fold, then `mean`, `sd` (of the sample of folds) and, where each image is in one fold, `out_of_fold`."""
+        """Return a row for each fold, then `mean`, `sd` (of the sample) and, if each image is in one fold, `out_of_fold`."""
         rows = [_row(name, each.measures()) for name, each in self.folds.items()]
         rows += [_row("mean", self.means()), _row("sd", self._deviations())]
         return rows if self.pooled is None else [*rows, _row("out_of_fold", self.pooled.measures())]
 
     def table(self) -> list[dict[str, Any]]:
-        """Give the same rows to look at: four decimals are enough, and fit on a screen."""
+        """Return the same rows with four decimals, for a terminal."""
         return [
             {column: f"{value:.4f}" if isinstance(value, float) else value for column, value in row.items()}
             for row in self.rows()
         ]
 
     def means(self) -> dict[str, float | None]:
-        """Average every measure over the folds; what one fold does not know is None."""
+        """Average every measure over the folds; None if it is None in one of them."""
         return {name: None if values is None else fmean(values) for name, values in self._values()}
 
     def measures(self) -> dict[str, float | None]:
-        """Give what gates are held against: the out-of-fold figures where there are some, else the means."""
+        """Return the measures that bounds apply to: the out-of-fold ones if there are any, otherwise the means."""
         return self.means() if self.pooled is None else self.pooled.measures()
 
     def _deviations(self) -> dict[str, float | None]:
@@ -72,27 +72,25 @@ def evaluate(
 ) -> Folds:
     """Measure the folds of a cross-validation.
 
-    Several files are a fold each. The images of a single one belong to the folds that the truth has as its splits.
+    Each of several files is a fold. A single file is divided by the splits of the truth.
 
     Args:
-        files: For each the lines and where they come from, for messages.
-        truth: Where labels, and the splits, are looked up.
+        files: For each file its lines and its name, for messages.
+        truth: The true labels and the splits.
         config: The classes and their order, and whether every image of the truth must be predicted.
-        names: What to call the files, where there are several.
+        names: The names of the files if there are several.
 
     Raises:
-        UsageError: A single file, and a truth without splits; or a file that is given twice.
-        CnnkitError: A single fold, an image that belongs to no split, and as `report.read`.
+        UsageError: A single file and a truth without splits, or a file given twice.
+        CnnkitError: A single fold, an image without a split, and as `report.read`.
     """
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise UsageError(f"{twice}: given twice; a fold is counted once")
+        raise UsageError(f"{twice}: given twice; give each fold once")
     predictions = reports.read(files, truth, classes=config.classes(), complete=config.complete)
     by_name = _by_split(predictions[0], truth) if len(predictions) == 1 else dict(zip(names, predictions, strict=True))
     if len(by_name) < 2:
-        raise CnnkitError(
-            f"a single fold, {next(iter(by_name))}: there is nothing to compare; --folds measures two and more"
-        )
+        raise CnnkitError(f"there is only one fold, {next(iter(by_name))}; --folds needs two or more")
     shared = _about_shared(by_name)
     if shared is not None:
         log.info(shared)
@@ -106,20 +104,18 @@ def evaluate(
 
 
 def _by_split(predictions: MatchedPredictions, truth: Truth | FolderTruth) -> dict[str, MatchedPredictions]:
-    """Sort images into the splits that the truth names; fold10 comes after fold9."""
+    """Divide predictions by the splits of the truth; fold10 comes after fold9."""
     rows: dict[str, list[int]] = {}
     for row, resolved in enumerate(predictions.resolved):
         known = truth.images.get(resolved)
         rows.setdefault((known.split if known is not None else None) or "", []).append(row)
     if set(rows) == {""}:
         raise UsageError(
-            "--folds with one stream of predictions needs a manifest that names each picture's fold in its column split; give one "
-            "with --truth, or a file of predictions for each fold"
+            "--folds needs the fold of each image: give a manifest with a column split (--truth folds.tsv), or one file of "
+            "predictions for each fold"
         )
     if "" in rows:
-        raise CnnkitError(
-            f"{truth.name}: {predictions.paths[rows[''][0]]} belongs to no fold: its column split is empty"
-        )
+        raise CnnkitError(f"{truth.name}: {predictions.paths[rows[''][0]]} has no fold: its column split is empty")
     return {name: predictions.of(rows[name]) for name in sorted(rows, key=_by_number)}
 
 
@@ -128,28 +124,28 @@ def _by_number(name: str) -> list[str | int]:
 
 
 def _about_shared(folds: Mapping[str, MatchedPredictions]) -> str | None:
-    """Say that there is no out-of-fold figure where an image is in two folds; None where none is."""
+    """Report that images in several folds rule out the out-of-fold measures; None if there are none."""
     sets = [set(each.resolved) for each in folds.values()]
     if len(sets) > 1 and all(each == sets[0] for each in sets):
-        return (
-            f"every file predicts the same {len(sets[0])} pictures, so there is no out-of-fold figure: mean and sd tell how models "
-            "differ on them"
-        )
+        return f"every file predicts the same {len(sets[0])} images: no out-of-fold measures; mean and sd are over models, not folds"
     seen: dict[str, str] = {}
     for name, each in folds.items():
         for resolved, path in zip(each.resolved, each.paths, strict=True):
             if (other := seen.setdefault(resolved, name)) != name:
-                return f"{other} and {name} both predict {path}, so there is no out-of-fold figure"
+                return f"{other} and {name} both predict {path}: no out-of-fold measures"
     return None
 
 
 def _explain(folds: Folds) -> None:
-    """Say why measures are not known, once, beginning with all images."""
-    told: set[str] = set()
+    """Report once why measures are unknown, of all images together first."""
+    explained: set[str] = set()
     pooled = [] if folds.pooled is None else [("", folds.pooled)]
+    sums = [about for _, each in (pooled or folds.folds.items()) if (about := reports.about_sums(each.predictions))]
+    if sums:
+        log.info("%s", sums[0])
     for name, each in (*pooled, *folds.folds.items()):
         unknown = reports.unknown(each)
-        if not told.issuperset(unknown):
-            told.update(unknown)
+        if not explained.issuperset(unknown):
+            explained.update(unknown)
             for notice in reports.about_unknown(each):
                 log.info("%s", f"{name}: {notice}" if name else notice)

@@ -1,4 +1,4 @@
-"""Predictions matched with the truth, image by image; whatever does not fit is an error that names it."""
+"""Predictions matched with the true labels, image by image; what does not match is an error."""
 
 import logging
 import os
@@ -15,12 +15,16 @@ from cnnkit.formats.predictions import WITHHELD, Prediction
 
 log = logging.getLogger("cnnkit")
 
-#: Probabilities are printed with six digits, so what they leave up to 1 is known no better than this.
+#: Probabilities are printed with six digits, so 1 minus their sum is known only up to this.
 COMPLEMENT_FLOOR = 5e-7
 
 
+#: Maximum deviation from 1 of the sum of the probabilities of all classes; three of 0.33 are rounded.
+SUM_TOLERANCE = 0.015
+
+
 class LabelledImage(Protocol):
-    """An image as a manifest or a folder gives it; `path` opens from the current folder."""
+    """An image of a manifest or a folder; `path` is relative to the current folder."""
 
     @property
     def path(self) -> str: ...
@@ -34,11 +38,11 @@ class LabelledImage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MatchedPredictions:
-    """What was predicted for N images of C classes, with what is true.
+    """The predictions for N images of C classes, with their true classes.
 
-    `paths` (N,) are as they were first written, `resolved` (N,) as the file system has them, by which images are told apart.
-    `truth` and `prediction` are (N,) indices of `classes`, a prediction that was withheld is -1; `confidence` (N,) is the probability of
-    the prediction; `probabilities` is (N, C). What was not predicted is NaN.
+    `paths` (N,) are as first written; `resolved` (N,) are the real paths, which identify images. `truth` and `prediction` are (N,)
+    indices of `classes`; a withheld prediction is -1. `confidence` (N,) is the probability of the prediction, `probabilities` (N, C)
+    those of all classes. Unknown ones are NaN.
     """
 
     paths: tuple[str, ...]
@@ -50,7 +54,7 @@ class MatchedPredictions:
     probabilities: NDArray[np.float64]
 
     def of(self, rows: Sequence[int]) -> "MatchedPredictions":
-        """Take some of the images, in this order."""
+        """Select images, in this order."""
         places = list(rows)
         return MatchedPredictions(
             paths=tuple(self.paths[row] for row in places),
@@ -63,7 +67,7 @@ class MatchedPredictions:
         )
 
     def and_of(self, others: Sequence["MatchedPredictions"]) -> "MatchedPredictions":
-        """Put the images of others, of the same classes, after these."""
+        """Append the images of others, which have the same classes."""
         every = [self, *others]
         return MatchedPredictions(
             paths=tuple(path for each in every for path in each.paths),
@@ -78,7 +82,7 @@ class MatchedPredictions:
 
 @dataclass(slots=True)
 class _Image:
-    """The rows of one image; `path` as it was first written."""
+    """The rows of one image; `path` as first written."""
 
     path: str
     truth: str
@@ -87,16 +91,16 @@ class _Image:
 
 
 class Truth:
-    """The class that each image really has.
+    """The true class of each image.
 
-    Paths are compared resolved, so that it does not matter from which folder, or through which link, either side was written.
+    Real paths are compared, so the folder or link through which a path was written does not matter.
     """
 
     def __init__(self, images: Iterable[LabelledImage], *, name: str) -> None:
-        """Take labels from images of a manifest or a folder.
+        """Take the labels of the images of a manifest or a folder.
 
         Args:
-            images: An image without a label is known to exist, and an error once it is predicted.
+            images: One without a label is an error only if it is predicted.
             name: The manifest or folder, for messages.
 
         Raises:
@@ -108,40 +112,40 @@ class Truth:
             known = self.images.setdefault(os.path.realpath(image.path), image)
             if known.label != image.label:
                 raise CnnkitError(
-                    f'{name}: {image.path} is "{image.label or ""}", but also "{known.label or ""}" as {known.path}'
+                    f'{name}: {image.path} has two labels: "{image.label or ""}", and "{known.label or ""}" as {known.path}'
                 )
         if not any(image.label for image in self.images.values()):
             raise CnnkitError(
-                f"{name}: no labels in it; the truth is a manifest with a label column, or a folder of folders"
+                f"{name}: no labels; the truth is a manifest with a column label, or a folder of class folders"
             )
 
     @property
     def labels(self) -> set[str]:
-        """Every label that occurs."""
+        """All labels that occur."""
         return {image.label for image in self.images.values() if image.label}
 
     def of(self, path: str, resolved: str) -> str | None:
-        """Look up the label of an image; None where there is none."""
+        """Look up the label of an image; None if it has none."""
         del path
         image = self.images.get(resolved)
         return image.label if image is not None else None
 
     def without(self, predicted: Container[str]) -> list[LabelledImage]:
-        """List the images whose resolved path is not among those predicted."""
+        """List the images whose real path is not in `predicted`."""
         return [image for resolved, image in self.images.items() if resolved not in predicted]
 
 
 class FolderTruth:
-    """The truth where no list gives it: an image's class is the name of the folder that holds it."""
+    """The truth without a manifest: the class of an image is the name of its folder."""
 
-    name, verb = "the folders of the pictures", "have"
+    name, verb = "the folders of the images", "have"
 
     def __init__(self) -> None:
         self.labels: set[str] = set()
-        self.images: dict[str, LabelledImage] = {}  # what there is was not given
+        self.images: dict[str, LabelledImage] = {}  # there is no list of images
 
     def of(self, path: str, resolved: str) -> str | None:
-        """Name the folder, as the path has it: a link into a store of files stands in the folder of its class."""
+        """Return the name of the folder in the path as written: a link is in the folder of its class."""
         del resolved
         label = class_names.normal(os.path.basename(os.path.dirname(os.path.abspath(path))))
         if label:
@@ -149,7 +153,7 @@ class FolderTruth:
         return label or None
 
     def without(self, predicted: Container[str]) -> list[LabelledImage]:
-        """List nothing."""
+        """Return an empty list."""
         del predicted
         return []
 
@@ -157,7 +161,7 @@ class FolderTruth:
 def match(
     predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, classes: Sequence[str] | None = None, name: str
 ) -> tuple[MatchedPredictions, list[LabelledImage]]:
-    """Match predictions with the truth, as `match_each` does with several files of them.
+    """Match the predictions of one file with the truth, as `match_each`.
 
     Returns:
         The predictions; and the images of the truth that were not predicted.
@@ -172,23 +176,23 @@ def match_each(
     *,
     classes: Sequence[str] | None = None,
 ) -> tuple[list[MatchedPredictions], list[LabelledImage]]:
-    """Match the predictions of several files with one truth; the predictions of all have the same classes.
+    """Match the predictions of several files with the truth; all get the same classes.
 
-    Where all classes of an image but one have a probability, the last one has what is left up to 1: with two classes, the prediction
-    alone is enough.
+    If all classes of an image except one have a probability, the last one gets 1 minus their sum: for two classes, the prediction alone
+    is enough.
 
     Args:
-        files: Predictions in any order, and where they come from, for messages.
-        truth: Where labels are looked up.
+        files: For each file its predictions, in any order, and its name, for messages.
+        truth: The true labels.
         classes: The classes and their order; by default those of the truth and of the predictions, sorted: a test set may lack a class
-            that the network knows. Predictions that share no class with the truth are refused all the same.
+            that the network knows. Predictions that share no class with the truth are an error.
 
     Returns:
         The predictions of each file, in the order in which its images were first predicted; and the images of the truth that no file
         predicts.
 
     Raises:
-        CnnkitError: A prediction without truth, a doubled one, an image without a prediction, or a label that is no class.
+        CnnkitError: A prediction without a true label, a duplicate, an image without a prediction, or a label that is not a class.
     """
     collected = [(_collect(predictions, truth, name=name), name) for predictions, name in files]
     ordered = tuple(map(class_names.normal, classes)) if classes is not None else _union(collected, truth)
@@ -199,20 +203,22 @@ def match_each(
 
 
 def _union(collected: Sequence[tuple[dict[str, _Image], str]], truth: Truth | FolderTruth) -> tuple[str, ...]:
-    """Give the classes of the truth and of the predictions, sorted; those of the truth alone where the two share none."""
+    """Return the classes of the truth and of the predictions, sorted; only those of the truth if the two share none."""
     predicted = {label for found, _ in collected for image in found.values() for label in image.labels} - {WITHHELD}
     several = any(len(image.labels) > 1 for found, _ in collected for image in found.values())
     if predicted & truth.labels and several and (unheard := sorted(truth.labels - predicted)):
-        log.warning("no prediction names %s, which %s %s", messages.shortened(unheard, 8), truth.name, truth.verb)
+        log.warning(
+            "%s %s images of %s, which no prediction lists", truth.name, truth.verb, messages.shortened(unheard, 8)
+        )
     beyond = sorted(predicted - truth.labels)
     if not beyond or not predicted & truth.labels:
         return tuple(sorted(truth.labels))
     log.warning(
-        "%s %s no image of %s, which the predictions know: predicted, %s",
+        "%s %s no image of %s, which the predictions list; predictions of %s count as wrong",
         truth.name,
         truth.verb,
         messages.shortened(beyond, 8),
-        "it is wrong" if len(beyond) == 1 else "they are wrong",
+        "it" if len(beyond) == 1 else "them",
     )
     for line in class_names.about_forms({label: (label,) for label in truth.labels | predicted}):
         log.warning("%s", line)
@@ -220,9 +226,9 @@ def _union(collected: Sequence[tuple[dict[str, _Image], str]], truth: Truth | Fo
 
 
 def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, name: str) -> dict[str, _Image]:
-    """Gather the rows of each image, by its resolved path."""
+    """Collect the rows of each image by its real path."""
     images: dict[str, _Image] = {}
-    by_written: dict[str, _Image] = {}  # resolving asks the file system: once an image, not once a row
+    by_written: dict[str, _Image] = {}  # resolving reads the file system: once per image, not per row
     without_truth: dict[str, str] = {}
     for row in predictions:
         image = by_written.get(row.path)
@@ -239,21 +245,21 @@ def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, n
     if without_truth:
         resolved = next(iter(without_truth.values()))
         raise CnnkitError(
-            f"{name}: no truth in {truth.name} for {messages.shortened(list(without_truth), 8)} (looked for {resolved})"
+            f"{name}: {truth.name} {truth.verb} no label for {messages.shortened(list(without_truth), 8)} (looked for {resolved})"
         )
     for image in images.values():
         if 1 not in image.ranks:
-            raise FormatError(f"{name}: {image.path} has no answer: rank 1 is missing")
+            raise FormatError(f"{name}: {image.path} has no prediction of rank 1")
     return images
 
 
 def _add(image: _Image, row: Prediction, *, name: str) -> None:
-    """Take one more row of an image, unless it is a second one of its rank or its label."""
+    """Add a row of an image; a second one of the same rank or label is an error."""
     twin = image.ranks.get(row.rank) or (None if row.label == WITHHELD else image.labels.get(row.label))
     if twin is not None:
         also = f", also as {twin.path}" if twin.path != row.path else ""
         raise FormatError(
-            f'{name}: {row.path} is predicted twice{also}: "{twin.label}" on rank {twin.rank}, "{row.label}" on rank {row.rank}'
+            f'{name}: {row.path} is predicted twice{also}: "{twin.label}" at rank {twin.rank}, "{row.label}" at rank {row.rank}'
         )
     image.ranks[row.rank] = image.labels[row.label] = row
 
@@ -261,22 +267,22 @@ def _add(image: _Image, row: Prediction, *, name: str) -> None:
 def _check_labels(
     images: Iterable[_Image], classes: Sequence[str], truth: Truth | FolderTruth, *, name: str, given: bool
 ) -> None:
-    """Refuse a label that is no class: every prediction with it would count as wrong without a word."""
+    """Check that every label is a class; predictions of another would silently count as wrong."""
     known = {*classes, WITHHELD}
     if odd := sorted(truth.labels - known):
         raise CnnkitError(
-            f'"{odd[0]}" is a label in {truth.name}, but not among the classes {messages.shortened(classes, 8)} that were given'
+            f'{truth.name}: the label "{odd[0]}" is not one of the classes {messages.shortened(classes, 8)}'
         )
     unknown = {label: image.path for image in images for label in image.labels if label not in known}
     if unknown:
         label, path = next(iter(unknown.items()))
         remedy = messages.proposal(label, classes, foreign={})
         if not remedy and not given:
-            remedy = "; the two share no class: are these the predictions of this set?"
-        there = f"{'there are' if given else f'{truth.name} {truth.verb}'} only {messages.shortened(classes, 8)}"
+            remedy = "; they have no class in common: do the predictions belong to this truth?"
+        there = f"{'the classes are' if given else f'{truth.name} {truth.verb}'} only {messages.shortened(classes, 8)}"
         raise CnnkitError(
             f'{name}: {path} is predicted as "{label}", but {there}'
-            f"{f' (and no {messages.shortened(list(unknown)[1:], 8)})' if len(unknown) > 1 else ''}{remedy}"
+            f"{f' (unknown too: {messages.shortened(list(unknown)[1:], 8)})' if len(unknown) > 1 else ''}{remedy}"
         )
 
 
@@ -305,10 +311,10 @@ def _as_arrays(found: Mapping[str, _Image], classes: tuple[str, ...]) -> Matched
 
 
 def _completed(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the one class of an image that has no probability what the others leave up to 1."""
-    unknown = np.isnan(probabilities)  # (N, C)
-    rows = np.flatnonzero((unknown.sum(axis=1) == 1) & (probabilities.shape[1] > 1))
-    left = np.clip(1.0 - np.nansum(probabilities[rows], axis=1), COMPLEMENT_FLOOR, 1.0)
+    """Fill in the one missing probability of an image, 1 minus the sum of the others, unless that exceeds 1, as with sigmoids."""
+    unknown, total = np.isnan(probabilities), np.nansum(probabilities, axis=1)  # (N, C), (N,)
+    rows = np.flatnonzero((unknown.sum(axis=1) == 1) & (probabilities.shape[1] > 1) & (total <= 1.0 + SUM_TOLERANCE))
+    left = np.clip(1.0 - total[rows], COMPLEMENT_FLOOR, 1.0)
     completed = probabilities.copy()
     completed[rows, unknown[rows].argmax(axis=1)] = left
     return completed

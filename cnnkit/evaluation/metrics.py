@@ -1,7 +1,7 @@
-"""Measures of classification, in numpy alone. What is not defined is None, never NaN.
+"""Measures of classification, in numpy only. Undefined measures are None, never NaN.
 
-Throughout, N images, C classes; `truth` (N,) and `prediction` (N,) hold the indices of classes, a prediction that was withheld is -1;
-`probabilities` is (N, C), NaN where it is not known.
+Throughout, N images, C classes; `truth` (N,) and `prediction` (N,) are indices of classes, a withheld prediction is -1; `probabilities`
+is (N, C), NaN where unknown.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class ClassMeasures:
-    """How one class fared; `support` is the number of its images."""
+    """The measures of one class; `support` is the number of its images."""
 
     precision: float | None
     recall: float | None
@@ -28,11 +28,11 @@ class ClassMeasures:
 
 
 def wilson_interval(hits: int, n: int, *, z: float = Z_95) -> tuple[float, float]:
-    """Bound a proportion by Wilson's score interval, which holds for small N and near 0 and 1, where hits ± 2 sd does not.
+    """Compute Wilson's score interval of a proportion, which is valid for small N and near 0 and 1, unlike hits ± 2 sd.
 
     Args:
-        hits: How many succeeded.
-        n: Of how many, at least 1.
+        hits: The number of successes.
+        n: The number of trials, at least 1.
         z: The normal quantile; by default that of 95 %.
 
     Source:
@@ -42,14 +42,14 @@ def wilson_interval(hits: int, n: int, *, z: float = Z_95) -> tuple[float, float
     centre = share + z * z / (2 * n)
     spread = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # At 0 and N the bounds are 0 and 1 but for rounding
+    # At 0 and N the bounds are 0 and 1 up to rounding
     low = (centre - spread) / scale if hits > 0 else 0.0
     high = (centre + spread) / scale if hits < n else 1.0
     return low, high
 
 
 def confusion_matrix(truth: Indices, prediction: Indices, classes: int) -> Indices:
-    """Count how often class `row` was predicted as class `column`; predictions withheld are in no column.
+    """Count how often class `row` was predicted as class `column`; withheld predictions are in no column.
 
     Returns:
         (C, C).
@@ -60,11 +60,11 @@ def confusion_matrix(truth: Indices, prediction: Indices, classes: int) -> Indic
 
 
 def per_class(confusion: Indices, support: Indices) -> list[ClassMeasures]:
-    """Measure every class by itself: precision TP / predicted, recall TP / support, F1 their harmonic mean.
+    """Measure each class: precision TP / predicted, recall TP / support, F1 their harmonic mean.
 
     Args:
         confusion: (C, C), rows are the truth.
-        support: (C,), images of each class, those whose prediction was withheld included.
+        support: (C,), images of each class, including those whose prediction was withheld.
     """
     hits = confusion.diagonal()
     predicted = confusion.sum(axis=0)
@@ -84,14 +84,14 @@ def _ratio(split: np.int64, whole: np.int64) -> float | None:
 
 
 def balanced_accuracy(classes: list[ClassMeasures]) -> float:
-    """Average the recall of the classes that occur, so that a rare class counts as much as a frequent one."""
+    """Average the recall of the classes that occur: a rare class counts as much as a frequent one."""
     return float(np.mean([each.recall for each in classes if each.recall is not None]))
 
 
 def log_loss(truth: Indices, probabilities: Floats) -> float | None:
-    """Average -ln of the probability that was given to the true class; None where that is not known for every image.
+    """Average -ln of the probability of the true class; None unless it is known for every image.
 
-    A probability of 0 counts as the smallest that can be told from it, 2.2e-16, as in scikit-learn.
+    A probability of 0 counts as 2.2e-16, the float64 epsilon, as in scikit-learn.
     """
     given = probabilities[np.arange(len(truth)), truth]  # (N, C) -> (N,)
     if np.isnan(given).any():
@@ -100,10 +100,10 @@ def log_loss(truth: Indices, probabilities: Floats) -> float | None:
 
 
 def roc_auc(truth: Indices, probabilities: Floats) -> float | None:
-    """Measure how well probabilities rank: the chance that an image of a class gets more of it than one of another class.
+    """Compute the area under the ROC curve: the chance that an image of a class gets a higher probability of it than another image.
 
-    Two classes: the area under the one curve. More: each class against the rest, averaged over the classes that occur.
-    None with a single class, and where a probability is not known.
+    For more than two classes: each class against the rest, averaged over the classes that occur. None for a single class, and if a
+    probability is unknown.
     """
     classes = probabilities.shape[1]
     if np.isnan(probabilities).any():
@@ -117,7 +117,7 @@ def roc_auc(truth: Indices, probabilities: Floats) -> float | None:
 
 
 def _area(positive: NDArray[np.bool_], score: Floats) -> float:
-    """Compute the area under the curve as Mann and Whitney's U; ties count one half."""
+    """Compute the area under the curve from the Mann-Whitney U statistic; ties count one half."""
     _, place, count = np.unique(score, return_inverse=True, return_counts=True)
     mean_rank = count.cumsum() - (count - 1) / 2  # of equal scores, from 1
     positives = np.count_nonzero(positive)

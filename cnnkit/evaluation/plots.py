@@ -1,4 +1,4 @@
-"""Plots: a confusion matrix (counts in the cells, the share of the true class as their colour), and reliability diagrams."""
+"""Plots: confusion matrices (cells show counts, coloured by the share of the true class), and reliability diagrams."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,31 +18,31 @@ from cnnkit.evaluation.report import EvaluationReport
 from cnnkit.formats import figures
 from cnnkit.formats.predictions import WITHHELD
 
-# Inches and points: a cell is as large as is comfortable, unless the whole would then be a stamp or fit on no screen
+# Inches: the side of a cell, within limits of the side of the whole matrix
 _CELL, _SMALLEST_SIDE, _LARGEST_SIDE = 0.75, 2.6, 15.0
 _POINTS_PER_INCH = 72
 _SMALLEST_FONT = 4.5
 
 # Of reliability diagrams
 _WIDTH, _HEIGHT = 4.4, 5.4  # inches, of one diagram
-_ACCURACY, _TOO_SURE, _TOO_MODEST, _COUNTS = "#3f90da", "#e8a598", "#b5d6f3", "#94a4a2"
-_LONGEST_COUNT = 3  # digits; longer ones would run into their neighbours, and stand upright
+_ACCURACY, _OVERCONFIDENT, _UNDERCONFIDENT, _COUNTS = "#3f90da", "#e8a598", "#b5d6f3", "#94a4a2"
+_LONGEST_COUNT = 3  # digits; longer counts would overlap their neighbours and are rotated
 
 
 def save_confusion(path: str | Path, report: EvaluationReport) -> None:
-    """Draw a report's confusion matrix into a file, in one step; the same matrix gives the same bytes.
+    """Write the confusion matrix of a report atomically; the same matrix gives the same bytes.
 
     Args:
-        path: Its ending names the format: .png, .svg or .pdf.
-        report: What was measured.
+        path: Its extension selects the format: .png, .svg or .pdf.
+        report: From `report.measure`.
 
     Raises:
-        UsageError: Another format.
+        UsageError: Another extension.
         OSError: The file cannot be written.
     """
     support = [report.per_class[label].support for label in report.classes]
     title = (
-        f"accuracy {report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f}), {report.n} pictures"
+        f"accuracy {report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f}), {report.n} images"
     )
     figures.save(path, lambda: draw_confusion(report.confusion, report.classes, support=support, title=title))
 
@@ -55,11 +55,11 @@ def draw_confusion(
     Args:
         confusion: (C, C), rows are the truth.
         classes: (C,).
-        support: (C,), images of each class; more than a row of `confusion` adds up to where predictions were withheld.
+        support: (C,), images of each class; greater than the sum of a row of `confusion` if predictions were withheld.
         title: A line above it.
 
     Returns:
-        A figure that pyplot does not know of, so nothing is left behind.
+        A figure outside of pyplot, so nothing has to be closed.
     """
     counts, columns = _with_withheld(np.asarray(confusion), classes, np.asarray(support))
     shares = counts / np.maximum(np.asarray(support), 1)[:, None]  # (C, C or C + 1)
@@ -67,8 +67,8 @@ def draw_confusion(
     cell = min(max(_CELL, _SMALLEST_SIDE / len(columns)), _LARGEST_SIDE / len(columns))
     figure = Figure(figsize=(cell * len(columns), cell * len(classes)))
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))  # labels stand outside; the file is cut to what is drawn
-    # The root: the errors of a good network are a few in a hundred, and should be seen
+    axes = figure.add_axes((0, 0, 1, 1))  # labels are outside of the axes; the file is cropped to what is drawn
+    # Square root: the errors of a good network are a few percent, and should be visible
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
 
     font = float(np.clip(cell * _POINTS_PER_INCH * 0.3, _SMALLEST_FONT, 11))
@@ -90,7 +90,7 @@ def draw_confusion(
 def _with_withheld(
     confusion: NDArray[np.int64], classes: Sequence[str], support: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Add a column for predictions that were withheld, where there are any."""
+    """Add a column of withheld predictions if there are any."""
     withheld = support - confusion.sum(axis=1)
     if not withheld.any():
         return confusion, list(classes)
@@ -98,7 +98,7 @@ def _with_withheld(
 
 
 def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, cell: float, font: float) -> None:
-    """Name rows and columns, every so many where they would run into one another."""
+    """Label rows and columns; only every n-th if labels would overlap."""
     step = int(np.ceil(font * 1.1 / (cell * _POINTS_PER_INCH)))
     upright = max(map(len, columns)) * font * 0.6 > cell * _POINTS_PER_INCH  # a letter is about 0.6 of its height wide
     axes.set_xticks(
@@ -112,7 +112,7 @@ def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, cell: flo
 
 
 def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64], *, cell: float) -> None:
-    """Write the counts into their cells, zeros left out, if the cells are large enough to read them."""
+    """Write the counts other than zero into their cells, if the cells are large enough to read them."""
     digits = len(str(counts.max()))
     font = min(cell * _POINTS_PER_INCH * 0.9 / (digits * 0.65), cell * _POINTS_PER_INCH * 0.45, 11)
     if font < _SMALLEST_FONT:
@@ -124,15 +124,15 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.floa
 
 
 def save_reliability(path: str | Path, reports: Mapping[str, EvaluationReport]) -> None:
-    """Draw reliability diagrams side by side into a file, in one step; the same predictions give the same bytes.
+    """Write reliability diagrams side by side atomically; the same predictions give the same bytes.
 
     Args:
-        path: Its ending names the format: .png, .svg or .pdf.
-        reports: What was measured, by the titles of the diagrams. Predictions that were withheld are left out.
+        path: Its extension selects the format: .png, .svg or .pdf.
+        reports: By the titles of the diagrams. Withheld predictions are left out.
 
     Raises:
-        CnnkitError: The predictions carry no probabilities, or every prediction was withheld.
-        UsageError: Another format.
+        CnnkitError: The predictions have no probabilities, or every prediction was withheld.
+        UsageError: Another extension.
         OSError: The file cannot be written.
     """
     figures.save(path, lambda: draw_reliability({title: _measured(report) for title, report in reports.items()}))
@@ -143,7 +143,7 @@ def _measured(report: EvaluationReport) -> Reliability:
     given = predictions.prediction >= 0
     found = calibration.reliability(predictions.confidence[given], (predictions.prediction == predictions.truth)[given])
     if found is None:
-        reason = "the predictions have no probability" if given.any() else "every answer was withheld"
+        reason = "the predictions have no probabilities" if given.any() else "all predictions were withheld"
         raise CnnkitError(f"no reliability diagram: {reason}")
     return found
 
@@ -152,10 +152,10 @@ def draw_reliability(diagrams: Mapping[str, Reliability]) -> Figure:
     """Draw reliability diagrams side by side.
 
     Args:
-        diagrams: By their titles; an empty title leaves no room.
+        diagrams: By title; an empty title takes no space.
 
     Returns:
-        A figure that pyplot does not know of, so nothing is left behind.
+        A figure outside of pyplot, so nothing has to be closed.
     """
     figure = Figure(figsize=(_WIDTH * len(diagrams), _HEIGHT), layout="constrained")
     FigureCanvasAgg(figure)
@@ -165,20 +165,20 @@ def draw_reliability(diagrams: Mapping[str, Reliability]) -> Figure:
         _draw_counts(lower[place], found)
         lower[place].set_xlabel("confidence")
     upper[0].set_ylabel("accuracy")
-    lower[0].set_ylabel("pictures")
+    lower[0].set_ylabel("images")
     drawn, labels = upper[0].get_legend_handles_labels()
     figure.legend(drawn, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8.5)
     return figure
 
 
 def _draw_accuracy(axes: Axes, found: Reliability, *, title: str) -> None:
-    """Draw a bar of accuracy for each bin, and its gap to the mean confidence there: above the bar, or the top of it."""
+    """Draw a bar of accuracy for each bin, and its gap to the mean confidence, above the bar or at its top."""
     left, width = _bins(found)
     accuracy, confidence = np.nan_to_num(found.accuracy), np.nan_to_num(found.confidence)
     axes.bar(left, accuracy, width, align="edge", color=_ACCURACY, edgecolor="white", label="accuracy")
     for label, bottom, top, colour in (
-        ("too sure by", accuracy, confidence, _TOO_SURE),
-        ("too modest by", confidence, accuracy, _TOO_MODEST),
+        ("overconfident by", accuracy, confidence, _OVERCONFIDENT),
+        ("underconfident by", confidence, accuracy, _UNDERCONFIDENT),
     ):
         height = np.maximum(top - bottom, 0)
         axes.bar(left, height, width, align="edge", bottom=bottom, color=colour, edgecolor="white", label=label)
@@ -198,7 +198,7 @@ def _draw_accuracy(axes: Axes, found: Reliability, *, title: str) -> None:
 
 
 def _draw_counts(axes: Axes, found: Reliability) -> None:
-    """Draw how many images each bin holds, with the number above it."""
+    """Draw the number of images in each bin, with the number above the bar."""
     left, width = _bins(found)
     axes.bar(left, found.counts, width, align="edge", color=_COUNTS, edgecolor="white")
     upright = len(str(found.counts.max())) > _LONGEST_COUNT
@@ -219,6 +219,6 @@ def _draw_counts(axes: Axes, found: Reliability) -> None:
 
 
 def _bins(found: Reliability) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
-    """Give where bins begin, and how wide they are."""
+    """Return the lower bounds of the bins, and their width."""
     count = len(found.counts)
     return np.arange(count) / count, 1 / count

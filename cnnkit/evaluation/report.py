@@ -1,4 +1,4 @@
-"""From predictions and truth to a report: every measure, the confusion matrix, and the predictions that were most confidently wrong."""
+"""Evaluation of predictions: every measure, the confusion matrix, and the most confident wrong predictions."""
 
 import logging
 from collections import Counter
@@ -11,17 +11,24 @@ import numpy as np
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import calibration, metrics
 from cnnkit.evaluation.config import MatchConfig
-from cnnkit.evaluation.matching import FolderTruth, LabelledImage, MatchedPredictions, Truth, match_each
+from cnnkit.evaluation.matching import (
+    SUM_TOLERANCE,
+    FolderTruth,
+    LabelledImage,
+    MatchedPredictions,
+    Truth,
+    match_each,
+)
 from cnnkit.formats import predictions
 from cnnkit.formats.predictions import WITHHELD
 
 log = logging.getLogger("cnnkit")
 
 _OVERALL = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
-_ANSWERED = ("answered", "accuracy_answered")  # of interest where predictions were withheld
-_WORDS = {"n": "pictures", "log_loss": "log-loss", "roc_auc": "ROC AUC", "ece": "expected calibration error"}
+_PREDICTED = ("predicted", "accuracy_predicted")  # shown only if predictions were withheld
+_WORDS = {"n": "images", "log_loss": "log-loss", "roc_auc": "ROC AUC", "ece": "expected calibration error"}
 
-#: What a terminal of 80 columns can hold of a confusion matrix; wider ones are summed up.
+#: The widest confusion matrix that fits a terminal of 80 columns; of wider ones the most frequent confusions are listed.
 _TABLE_WIDTH = 78
 
 
@@ -37,10 +44,10 @@ class WrongPrediction:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """What a set of predictions is worth. Measures that are not defined, or not known, are None.
+    """The measures of a set of predictions. Measures that are undefined or unknown are None.
 
-    `accuracy_low` and `accuracy_high` bound the accuracy with 95 % confidence (Wilson). Predictions that were withheld (label `?`) count
-    as wrong; `answered` and `accuracy_answered` leave them out. `confusion[i][j]` counts images of class i predicted as class j.
+    `accuracy_low` and `accuracy_high` bound the accuracy with 95 % confidence (Wilson). Withheld predictions (label `?`) count as wrong;
+    `predicted` and `accuracy_predicted` leave them out. `confusion[i][j]` counts images of class i predicted as class j.
     """
 
     n: int
@@ -51,22 +58,22 @@ class EvaluationReport:
     log_loss: float | None
     roc_auc: float | None
     ece: float | None
-    answered: int
-    accuracy_answered: float | None
+    predicted: int
+    accuracy_predicted: float | None
     classes: tuple[str, ...]
     per_class: dict[str, metrics.ClassMeasures]
     confusion: list[list[int]]
     predictions: MatchedPredictions
 
     def measures(self) -> dict[str, float | None]:
-        """Give every measure by the name that `--fail-under` takes: `accuracy`, `recall:cat`."""
-        found: dict[str, float | None] = {name: getattr(self, name) for name in (*_OVERALL, *_ANSWERED)}
+        """Return every measure by the name that `--fail-under` takes: `accuracy`, `recall:cat`."""
+        found: dict[str, float | None] = {name: getattr(self, name) for name in (*_OVERALL, *_PREDICTED)}
         for label, values in self.per_class.items():
             found |= {f"{name}:{label}": value for name, value in asdict(values).items()}
         return found
 
     def record(self) -> dict[str, Any]:
-        """Give all of it as one JSON object; what concerns withheld predictions only where there are some."""
+        """Return the report as one JSON object; measures of withheld predictions only if there are any."""
         return {
             **{name: getattr(self, name) for name in self._names()},
             "classes": list(self.classes),
@@ -75,12 +82,12 @@ class EvaluationReport:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Give the measures as `measure value` rows, for awk."""
-        hidden = set(_ANSWERED) - set(self._names())
+        """Return the measures as rows of `measure` and `value`."""
+        hidden = set(_PREDICTED) - set(self._names())
         return [{"measure": name, "value": value} for name, value in self.measures().items() if name not in hidden]
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Give it as tables to look at, by their titles."""
+        """Return the report as tables for a terminal, by title."""
         interval = f"{self.accuracy_low:.4f} to {self.accuracy_high:.4f}"
         measures = [
             {
@@ -94,7 +101,7 @@ class EvaluationReport:
         classes = [
             {
                 "class": label,
-                "pictures": values.support,
+                "images": values.support,
                 "precision": _shown(values.precision),
                 "recall": _shown(values.recall),
                 "F1": _shown(values.f1),
@@ -104,10 +111,10 @@ class EvaluationReport:
         return {"Measures": measures, "Classes": classes, **self._confusion_table()}
 
     def _names(self) -> tuple[str, ...]:
-        return _OVERALL if self.answered == self.n else (*_OVERALL, *_ANSWERED)
+        return _OVERALL if self.predicted == self.n else (*_OVERALL, *_PREDICTED)
 
     def _confusion_table(self) -> dict[str, list[dict[str, Any]]]:
-        predictions = [*self.classes, WITHHELD] if self.answered < self.n else [*self.classes]
+        predictions = [*self.classes, WITHHELD] if self.predicted < self.n else [*self.classes]
         drawn = max(map(len, self.classes)) + sum(len(f"   → {prediction}") for prediction in predictions)
         if drawn <= _TABLE_WIDTH:
             rows = []
@@ -115,7 +122,7 @@ class EvaluationReport:
                 withheld = self.per_class[label].support - sum(counts)
                 columns = zip(
                     predictions, [*counts, withheld], strict=False
-                )  # the last only where there is a column for it
+                )  # the last only if there is a column for it
                 rows.append({"true": label, **{f"→ {prediction}": count for prediction, count in columns}})
             return {"Confusion: true → predicted": rows}
         pairs = [
@@ -125,20 +132,20 @@ class EvaluationReport:
             if count and truth != prediction
         ]
         most = sorted(pairs, key=lambda pair: -pair[0])[:10]
-        rows = [{"true": truth, "predicted": prediction, "pictures": count} for count, truth, prediction in most]
+        rows = [{"true": truth, "predicted": prediction, "images": count} for count, truth, prediction in most]
         return {"Most confused": rows} if rows else {}
 
     def worst(self, count: int) -> list[WrongPrediction]:
-        """List the predictions that were wrong and surest of it, surest first; predictions withheld claimed nothing.
+        """List the most confident wrong predictions, most confident first; withheld predictions are left out.
 
         Raises:
-            CnnkitError: The predictions carry no probabilities.
+            CnnkitError: The predictions have no probabilities.
         """
         predictions = self.predictions
         wrong = np.flatnonzero((predictions.prediction >= 0) & (predictions.prediction != predictions.truth))
         if np.isnan(predictions.confidence[wrong]).any():
             raise CnnkitError(
-                "which answers are most confidently wrong is not known: the predictions have no probability"
+                "--worst sorts predictions by probability, and these have none; predict without --labels-only"
             )
         order = sorted(wrong.tolist(), key=lambda row: (-predictions.confidence[row], predictions.paths[row]))
         return [
@@ -165,11 +172,11 @@ def read(
     classes: Sequence[str] | None = None,
     complete: bool = False,
 ) -> list[MatchedPredictions]:
-    """Read predictions and match them with the truth; what of the truth has none is said.
+    """Read predictions and match them with the truth; report images of the truth without a prediction.
 
     Args:
-        files: For each the lines, TSV or JSON Lines, and where they come from, for messages.
-        truth: Where labels are looked up.
+        files: For each file its lines, TSV or JSON Lines, and its name, for messages.
+        truth: The true labels.
         classes: The classes and their order; by default those of the truth and of the predictions, sorted.
         complete: Every image of the truth must be predicted.
 
@@ -207,7 +214,7 @@ def measure(predictions: MatchedPredictions) -> EvaluationReport:
     classes = len(predictions.classes)
     correct = predictions.prediction == predictions.truth  # (N,)
     given = predictions.prediction >= 0
-    n, hits, answered = len(correct), int(correct.sum()), int(given.sum())
+    n, hits, predicted = len(correct), int(correct.sum()), int(given.sum())
     confusion = metrics.confusion_matrix(predictions.truth, predictions.prediction, classes)
     per_class = metrics.per_class(confusion, np.bincount(predictions.truth, minlength=classes))
     low, high = metrics.wilson_interval(hits, n)
@@ -220,8 +227,8 @@ def measure(predictions: MatchedPredictions) -> EvaluationReport:
         log_loss=metrics.log_loss(predictions.truth, predictions.probabilities),
         roc_auc=metrics.roc_auc(predictions.truth, predictions.probabilities),
         ece=calibration.expected_calibration_error(predictions.confidence[given], correct[given]),
-        answered=answered,
-        accuracy_answered=hits / answered if answered else None,
+        predicted=predicted,
+        accuracy_predicted=hits / predicted if predicted else None,
         classes=predictions.classes,
         per_class=dict(zip(predictions.classes, per_class, strict=True)),
         confusion=confusion.tolist(),
@@ -230,47 +237,66 @@ def measure(predictions: MatchedPredictions) -> EvaluationReport:
 
 
 def _about_missing(missing: Sequence[LabelledImage], truth: Truth) -> str:
-    """Say how much of the truth has no prediction, and whether that is as it should be: whole splits that nobody asked about."""
+    """Report how many images of the truth have no prediction, and whether whole splits were left out."""
     total = Counter(image.split for image in truth.images.values())
     gone = Counter(image.split for image in missing)
-    have = f"{len(missing)} of {len(truth.images)} pictures in {truth.name} {'has' if len(missing) == 1 else 'have'} no prediction"
+    have = f"{len(missing)} of {len(truth.images)} images in {truth.name} {'has' if len(missing) == 1 else 'have'} no prediction"
     if len(total) == 1:
-        return f"{have}, the first is {missing[0].path}"
-    counts = ", ".join(f"{split or 'no part'} {count}" for split, count in gone.items())
+        return f"{have}; the first is {missing[0].path}"
+    counts = ", ".join(f"{split or 'no split'} {count}" for split, count in gone.items())
     first = next((image for image in missing if gone[image.split] < total[image.split]), None)
     covered = " and ".join(str(split) for split in total if split not in gone)
-    where = f"the first of them {first.path}" if first else f"every one of {covered} has"
-    return f"{have}: {counts}; {where} (--split keeps the truth to one part)"
+    where = f"the first is {first.path}" if first else f"{covered} is complete"
+    return f"{have} ({counts}); {where}; --split limits the truth to one split"
 
 
 def unknown(report: EvaluationReport) -> list[str]:
-    """Name the measures that came out as None though there are images."""
+    """Return the names of measures that are None although there are images."""
     return [name for name in ("log_loss", "roc_auc", "ece") if getattr(report, name) is None]
 
 
+def about_measures(report: EvaluationReport) -> Iterator[str]:
+    """Report probabilities that do not sum to 1, and explain measures that are None."""
+    if report.log_loss is not None and (sums := about_sums(report.predictions)) is not None:
+        yield f"{sums}; log_loss uses that of the true class unchanged, ece that of the predicted class"
+    yield from about_unknown(report)
+
+
+def about_sums(predictions: MatchedPredictions) -> str | None:
+    """Count the images whose probabilities do not sum to 1 over all classes; None if there are none."""
+    sums = predictions.probabilities.sum(axis=1)  # (N,), NaN where one is not known
+    odd = np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE)
+    if not len(odd) or len(predictions.classes) < 2:
+        return None
+    return (
+        f"the probabilities of {len(odd)} of {len(predictions.paths)} images do not sum to 1 "
+        f"({predictions.paths[odd[0]]}: {sums[odd[0]]:.4g}); are they sigmoid outputs?"
+    )
+
+
 def about_unknown(report: EvaluationReport) -> Iterator[str]:
-    """Explain the measures that came out as None."""
+    """Explain the measures that are None."""
     missing = unknown(report)
     predictions = report.predictions
     if missing and np.isnan(predictions.confidence).all():
-        yield f"{_and(missing)} not known: the predictions have no probability"
+        yield f"{_and(missing)} unknown: the predictions have no probabilities"
         return
     needing = [name for name in missing if name != "ece"]
     short = about_short(predictions)
     if needing and short is not None:
-        yield f"{_and(needing)} not known: {short}"
+        yield f"{_and(needing)} unknown: {short}"
     elif "roc_auc" in missing:
-        yield "roc_auc is not defined: all pictures are of one class"
+        yield "roc_auc is undefined: all images have the same class"
 
 
 def about_short(predictions: MatchedPredictions) -> str | None:
-    """Say how many images lack the probability of a class, and what prints it; None where none does."""
+    """Report how many images lack the probability of a class, and how to print it; None if none does."""
     short, classes = int(np.isnan(predictions.probabilities).any(axis=1).sum()), len(predictions.classes)
     if not short:
         return None
     return (
-        f"{short} of {len(predictions.paths)} pictures lack a probability for some of the {classes} classes; "
-        "cnn-predict --top all prints them"
+        f"{short} of {len(predictions.paths)} images lack a probability for some of the {classes} classes; "
+        "predict with --top all"
     )
 
 

@@ -1,4 +1,4 @@
-"""One number that makes probabilities mean what they say: the temperature that logits are divided by before the softmax."""
+"""Temperature scaling: calibrate probabilities by one number that divides the logits before the softmax."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 log = logging.getLogger("cnnkit")
 
 _MEASURES = ("n", "accuracy", "log_loss", "ece")
-#: Of the images whose logits are lost to rounding, the share that may be passed over in silence.
+#: The share of images whose logits are lost to rounding up to which there is no warning.
 _FEW = 0.01
-#: A class with no more than this anywhere is one that the predictions do not know.
+#: A class whose probability is nowhere above this is unknown to the predictions.
 _NOTHING = 1e-5
-#: A temperature this close to 1 changes nothing that could be seen.
+#: A temperature this close to 1 has no visible effect.
 _AS_IT_WAS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a temperature changes on the images that it was fitted on."""
+    """The effect of a temperature on the images that it was fitted to."""
 
     temperature: float
     before: EvaluationReport
     after: EvaluationReport
 
     def rows(self) -> list[dict[str, Any]]:
-        """Give the temperature and the measures, before and after."""
+        """Return the temperature and the measures, before and after."""
         rows: list[dict[str, Any]] = [{"measure": "temperature", "before": 1.0, "after": self.temperature}]
         rows += [
             {"measure": name, "before": getattr(self.before, name), "after": getattr(self.after, name)}
@@ -48,54 +48,54 @@ class Calibration:
 
 
 def fit(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Find the temperature T whose softmax(logits / T) makes the negative log-likelihood of the truth smallest.
+    """Find the temperature T for which softmax(logits / T) minimises the negative log-likelihood of the truth.
 
-    Logits are known up to a constant an image, which the softmax does not see: their place is taken by log-probabilities. The
-    likelihood is convex in 1 / T, so its one minimum is where the derivative is zero.
+    Log-probabilities stand in for logits: they differ by a constant per image, which the softmax cancels. The negative log-likelihood is
+    convex in 1 / T, so its only minimum is where the derivative is zero.
 
     Args:
         truth: (N,), the true class.
         probabilities: (N, C), of every class.
 
     Raises:
-        CnnkitError: Every prediction is right, so the surest is the best; or the true classes are no more probable than the others.
+        CnnkitError: Every prediction is correct, so there is no minimum; or the true classes are no more probable than the others.
 
     Source:
         Guo, Pleiss, Sun, Weinberger, On calibration of modern neural networks, ICML 2017, section 4.2.
     """
-    from scipy.optimize import brentq  # here, for it is slow to load
+    from scipy.optimize import brentq  # here: slow to import
 
     logits = _logits(probabilities)  # (N, C)
     given = logits[np.arange(len(truth)), truth]  # (N,)
     if (given == logits.max(axis=1)).all():
         raise CnnkitError(
-            f"every answer is right ({len(truth)} pictures), so no temperature is the best: the surer the better; "
-            "calibrate on pictures that training has not seen, and more of them"
+            f"all {len(truth)} predictions are correct, so no temperature is optimal; "
+            "calibrate on more images that were not used in training"
         )
 
     def slope(inverse: float) -> float:
-        """Derive the mean negative log-likelihood by 1 / T."""
+        """Compute the derivative of the mean negative log-likelihood with respect to 1 / T."""
         shares = _softmax(logits * inverse)  # (N, C)
         return float(((shares * logits).sum(axis=1) - given).mean())
 
     if slope(0.0) >= 0:
         raise CnnkitError(
-            "the true classes are no more probable than the others, which no temperature mends; does the truth belong to these "
-            "predictions?"
+            "the true classes are no more probable than the others, which no temperature can correct; "
+            "do the truth and the predictions belong together?"
         )
     highest = 1.0
-    while slope(highest) < 0:  # ends, since some prediction is wrong
+    while slope(highest) < 0:  # terminates, since a prediction is wrong
         highest *= 2
     return 1 / float(brentq(slope, 0.0, highest, xtol=1e-12, rtol=1e-10))
 
 
 def scaled(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Give the probabilities (N, C) that the same logits have at a temperature."""
+    """Compute the probabilities (N, C) of the same logits at a temperature."""
     return _softmax(_logits(probabilities) / temperature)
 
 
 def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Take logarithms; of 0 that of the smallest number that can be told from it, as log-loss has it."""
+    """Take logarithms; 0 counts as the float64 epsilon, as in log-loss."""
     return np.log(np.where(probabilities > 0, probabilities, np.finfo(np.float64).eps))
 
 
@@ -112,21 +112,21 @@ def calibrate(
     *,
     demand: Callable[[MatchedPredictions], None] = lambda _predictions: None,
 ) -> Calibration:
-    """Fit a temperature to predictions whose truth is known, and put it into the network that made them.
+    """Fit a temperature to predictions with known labels, and write it into the network that made them.
 
-    What is measured afterwards is measured on the same images, so it flatters a little: one number was fitted to them.
+    The measures afterwards are slightly optimistic: one number was fitted to the same images.
 
     Args:
-        files: One: its lines, and where they come from, for messages.
-        truth: Where labels are looked up.
-        config: The `.onnx` that predicted, which is not changed unless it is the output as well, and the output, which is written last.
-        demand: Called with the predictions before anything is made of them; it may refuse them.
+        files: One file: its lines, and its name, for messages.
+        truth: The true labels.
+        config: The `.onnx` that predicted, which changes only if it is also the output, and the output, which is written last.
+        demand: Called with the predictions first; raises if it refuses them.
 
     Raises:
         UsageError: As `CalibrateConfig.checked`.
-        CnnkitError: A class without probability, predictions that were withheld, no temperature to be found (see `fit`), or predictions
-            of other classes than the network's.
-        FormatError: The network is none that a temperature can be put into.
+        CnnkitError: A class without probabilities, withheld predictions, no optimal temperature (see `fit`), or predictions of other
+            classes than those of the network.
+        FormatError: The network cannot get a temperature.
     """
     model, output = config.checked().model, config.output
     network = None if model is None else _load(model)
@@ -150,10 +150,9 @@ def calibrate(
     log.info("temperature %.4g: the probabilities were %s", temperature, _verdict(temperature))
     if (result.after.ece or 0.0) > (result.before.ece or 0.0):
         log.info(
-            "the log-loss is what a temperature makes small; counted in bins, the calibration error rose: of %d pictures, %d answered "
-            "wrongly, little can be told",
-            len(predictions.prediction),
+            "the temperature minimises log-loss, but ECE went up; with %d errors in %d images, ECE is noisy",
             int((predictions.prediction != predictions.truth).sum()),
+            len(predictions.prediction),
         )
     if network is not None and output is not None:
         _write(network, temperature, model=str(model), output=output)
@@ -162,13 +161,13 @@ def calibrate(
 
 def _verdict(temperature: float) -> str:
     if abs(temperature - 1) < _AS_IT_WAS:
-        return "as they should be"
-    return "too sure" if temperature > 1 else "too modest"
+        return "calibrated"
+    return "overconfident" if temperature > 1 else "underconfident"
 
 
 def _load(model: Path) -> "OnnxModel":
-    """Load a network that a temperature can be put into: better to be refused before predictions are waited for."""
-    from cnnkit.formats import onnx_model  # here, for onnx is slow to load, and needed with a network alone
+    """Load a network and check that it can get a temperature, before predictions are read."""
+    from cnnkit.formats import onnx_model  # here: slow to import, and needed only with a network
 
     network = onnx_model.load(model)
     onnx_model.tempered(network, 1.0, name=str(model))
@@ -176,13 +175,13 @@ def _load(model: Path) -> "OnnxModel":
 
 
 def _check(predictions: MatchedPredictions) -> None:
-    """Refuse what has no logits; warn where rounding took them."""
+    """Check that the predictions determine logits; warn if rounding lost them."""
     withheld = int((predictions.prediction < 0).sum())
     if withheld:
         raise CnnkitError(
-            f"{withheld} of {len(predictions.paths)} answers were withheld; predict without --min-probability"
+            f"{withheld} of {len(predictions.paths)} predictions were withheld; predict without --min-probability"
         )
-    # What no row lists has what the others leave up to 1, which is nothing but their rounding
+    # A class that no row lists has 1 minus the sum of the others: a rounding error
     highest = np.nan_to_num(predictions.probabilities).max(axis=0)  # (C,)
     strange = [
         label
@@ -191,25 +190,24 @@ def _check(predictions: MatchedPredictions) -> None:
     ]
     if strange and len(predictions.classes) > 2:
         raise CnnkitError(
-            f'no picture has a probability for "{strange[0]}": is that a class of the network? '
-            f"cnn-predict --top {len(predictions.classes)} prints every class"
+            f'no image has a probability for "{strange[0]}": is it a class of the network? predict with --top all'
         )
     short = reports.about_short(predictions)
     if short is not None:
         raise CnnkitError(f"a temperature needs the probability of every class: {short}")
+    sums = reports.about_sums(predictions)
+    if sums is not None:
+        raise CnnkitError(f"a temperature calibrates a softmax, but {sums}")
     if len(predictions.classes) < 2:
-        raise CnnkitError(
-            f"all pictures are {predictions.classes[0]}, and no other class is predicted: nothing to calibrate"
-        )
+        raise CnnkitError(f"there is only one class, {predictions.classes[0]}: nothing to calibrate")
     lowest = predictions.probabilities.min(axis=1)
     lost = int(((lowest == 0) | (lowest == COMPLEMENT_FLOOR)).sum())
     if lost > _FEW * len(predictions.paths):
         log.warning(
-            "%d of %d pictures have a probability that was rounded to 0 or 1, which tells no logit any more; cnn-predict --top %d --json "
-            "prints every class with all its digits",
+            "%d of %d images have a probability rounded to 0 or 1, so their logits are lost; "
+            "predict with --top all --json, which prints all digits",
             lost,
             len(predictions.paths),
-            len(predictions.classes),
         )
 
 
@@ -219,4 +217,6 @@ def _write(network: "OnnxModel", temperature: float, *, model: str, output: Path
     onnx_model.save(output, onnx_model.tempered(network, temperature, name=model))
     before = network.header.temperature if network.header is not None else 1.0
     if before != 1.0:
-        log.info("%s: temperature %.6g, for %s has %.6g already", output, before * temperature, model, before)
+        log.info(
+            "%s: temperature %.6g, as %s already has %.6g (they multiply)", output, before * temperature, model, before
+        )

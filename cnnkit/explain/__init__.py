@@ -1,1 +1,1 @@
-"""Images of what networks learn and see: training curves, maps, filters."""
+"""Explanations of networks as images: training curves, class activation maps, feature maps, filters and dreams."""

@@ -1,4 +1,4 @@
-"""What the filters of a layer respond to: patterns and dreams, made by following the gradient of their activation, and kernels.
+"""Activation maximisation: patterns and dreams by gradient ascent on the activations of filters; and kernels of the first convolution.
 
 Source: Erhan, Bengio, Courville, Vincent, "Visualizing Higher-Layer Features of a Deep Network", 2009; jitter and octaves: Mordvintsev,
 Olah, Tyka, "Inceptionism", 2015; blur: Yosinski et al., "Understanding Neural Networks Through Deep Visualization", 2015.
@@ -34,28 +34,28 @@ from cnnkit.formats import image_files
 from cnnkit.nets import layer_graph, subgraph
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
-#: The grey noise that patterns start from: about the middle of 0 to 255, by so much to both sides. Where a filter is silent in all
-#: of it, nothing shows the way: then louder noise is tried.
+#: The grey noise that patterns start from: its mean, and its amplitudes. A filter that is zero on it has no gradient; then noise of the
+#: next amplitude is tried.
 _MIDDLE, _NOISES = 128.0, (10.0, 20.0, 40.0, 80.0, 127.0)
 
-#: By how much steps that had to become smaller grow again, each time.
+#: The factor by which reduced steps grow again.
 _RECOVERY = 1.2
 
-#: How many filters are drawn by default.
+#: The default number of filters.
 _MOST = 64
-#: The largest side of a pattern, and of a dream, in pixels, by default.
+#: The default maximum side of a pattern, and of a dream, in pixels.
 _LONGEST_PATTERN, _LONGEST_DREAM = 128, 512
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What was found for a filter.
+    """The pattern of a filter.
 
     Attributes:
-        number: Of the filter.
+        number: The number of the filter.
         image: uint8 (H, W, 3).
-        start: The mean of what the filter outputs for the noise that the search began with.
-        activation: The mean of what the filter outputs for the image.
+        start: The mean activation of the filter for the noise that the search started from.
+        activation: The mean activation of the filter for the image.
     """
 
     number: int
@@ -65,17 +65,16 @@ class Pattern:
 
 
 class ActivationMaximizer:
-    """A layer whose filters are asked what they look for.
+    """Gradient ascent on the activations of a layer.
 
     Attributes:
-        count: How many there are.
+        count: The number of filters of the layer.
     """
 
     def __init__(self, network: LayerGraph, layer: GraphLayer) -> None:
         """Take the part of a network up to a layer.
 
-        The objective is what goes into the layer's activation function, which is flat where a filter is silent: there nothing would
-        show the way.
+        The objective is the input of the activation function of the layer: its output has no gradient where a filter is zero.
         """
         self.network, self.layer, self.count = network, layer, layer.shape[0]
         self._before = network.before_activation(layer)
@@ -91,15 +90,15 @@ class ActivationMaximizer:
         batch: int = 16,
         progress: Progress = ignore_progress,
     ) -> Iterator[Pattern]:
-        """Find a pattern for each filter, many at a time.
+        """Find a pattern for each filter.
 
         Args:
-            numbers: Of filters.
-            size: Of the images, (height, width).
-            ascent: How.
-            seed: For noise and jitter; a filter's own numbers follow from it and from the filter's.
-            batch: Filters at once.
-            progress: Called after every step, of those of all batches.
+            numbers: The filters.
+            size: The size of the images, (height, width).
+            ascent: Settings of gradient ascent.
+            seed: For noise and jitter; the noise of a filter depends only on it and on the number of the filter.
+            batch: Filters per batch.
+            progress: Called after every step, with the steps of all batches.
 
         Raises:
             UsageError: The images are too small for the network, or for the blur.
@@ -137,17 +136,17 @@ class ActivationMaximizer:
         seed: int = 0,
         progress: Progress = ignore_progress,
     ) -> tuple[NDArray[np.uint8], float, float]:
-        """Strengthen in an image what a layer sees in it, from coarse to fine.
+        """Amplify in an image the patterns that a layer detects, from coarse to fine.
 
         Args:
             image: uint8 (H, W, 3).
-            numbers: The filters that are strengthened; all of the layer by default.
-            options: How many octaves, and how the gradient is followed on each; the rest is not looked at.
+            numbers: The filters to amplify; by default all of the layer.
+            options: The octaves, and the settings of gradient ascent; the size is ignored.
             seed: For the jitter.
-            progress: Called after every step, of those of all octaves.
+            progress: Called after every step, with the steps of all octaves.
 
         Returns:
-            The image; and the mean square of what the filters output, before and after.
+            The dream; and the mean square of the activations before and after.
 
         Raises:
             UsageError: The smallest octave is too small for the network.
@@ -170,7 +169,7 @@ class ActivationMaximizer:
         dreamt, shrunk = _resized(whole, sizes[0]), _resized(whole, sizes[0])
         for number, size in enumerate(sizes, start=1):
             real = _resized(whole, size)
-            # What the image lost when it was smaller comes back, together with what was dreamt
+            # Add the details of the image that were lost at the smaller size
             dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
             before = (number - 1) * options.steps
 
@@ -186,7 +185,7 @@ class ActivationMaximizer:
     def _started(
         self, numbers: Sequence[int], objective: Callable[[Tensor], Tensor], *, size: tuple[int, int], seed: int
     ) -> Tensor:
-        """Give each filter noise that it has a gradient in, if there is any, (N, H, W, 3)."""
+        """Draw noise for each filter on which it has a gradient, if possible, (N, H, W, 3)."""
         draws = [_noise(size, seed, number).to(self._device) for number in numbers]  # -1 to 1
         images = torch.stack([_MIDDLE + _NOISES[0] * draw for draw in draws])
         for loudness in _NOISES[1:]:
@@ -198,10 +197,10 @@ class ActivationMaximizer:
         return images
 
     def _demand_room(self, size: tuple[int, int], ascent: AscentOptions) -> None:
-        """Demand that images of a size (height, width) go through the network, and through the blur.
+        """Check that images of a size (height, width) are large enough for the network and for the blur.
 
         Raises:
-            UsageError: They do not.
+            UsageError: They are too small.
         """
         try:
             with torch.no_grad(), self._running():
@@ -210,12 +209,12 @@ class ActivationMaximizer:
             if device_errors.is_out_of_memory(error):  # they are not too small
                 raise
             raise UsageError(
-                f"pictures of {size[0]}x{size[1]} are too small for {self.layer.name}; "
-                "give a larger --size, and a dream fewer --octaves"
+                f"images of {size[0]}x{size[1]} are too small for {self.layer.name}; "
+                "give a larger --size, or for a dream fewer --octaves"
             ) from error
         if _reach(ascent.blur) >= min(size):
             raise UsageError(
-                f"--blur {ascent.blur:g} reaches further than pictures of {size[0]}x{size[1]}; give a smaller one"
+                f"--blur {ascent.blur:g} is too large for images of {size[0]}x{size[1]}; give a smaller one"
             )
 
     @property
@@ -223,7 +222,7 @@ class ActivationMaximizer:
         return self.network.normalise.scale.device
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Give what goes into the activation and what the layer outputs, for float images (N, H, W, 3) of 0 to 255."""
+        """Return the inputs of the activation function and the output of the layer, for float images (N, H, W, 3) of 0 to 255."""
         outputs = self._part(self.network.normalise(images))
         *before, after = (
             layer_graph.as_maps(node, output)
@@ -248,9 +247,9 @@ class ActivationMaximizer:
         generator: torch.Generator,
         tick: Callable[[int], None],
     ) -> Tensor:
-        """Follow the gradient, normalised for each image by its quadratic mean, (N, H, W, 3) -> the same.
+        """Run gradient ascent, each gradient divided by its root mean square, (N, H, W, 3) -> the same.
 
-        A step may lead to where the filter is silent, and no gradient leads back: such a step is taken back, and smaller ones follow.
+        A step may lead to an image without a gradient, where the filter is zero: it is undone, and smaller steps follow.
         """
         rates = torch.full((len(images), 1, 1, 1), ascent.rate, device=images.device)
         before = images
@@ -282,13 +281,13 @@ class ActivationMaximizer:
 
 
 def _noise(size: tuple[int, int], seed: int, number: int) -> Tensor:
-    """Draw even noise from -1 to 1, (H, W, 3)."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)  # a filter's own, whatever others are asked
+    """Draw uniform noise from -1 to 1, (H, W, 3)."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)  # the same whichever other filters are drawn
     return 2 * torch.rand(*size, 3, generator=generator) - 1
 
 
 def _reach(deviation: float) -> int:
-    """Give how many pixels to each side a blur takes in."""
+    """Return the radius of a blur in pixels."""
     return max(1, round(3 * deviation)) if deviation > 0 else 0
 
 
@@ -309,7 +308,7 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class FilterRecord:
-    """What a filter outputs in the mean, to the noise that its pattern began with, and to the pattern."""
+    """The mean activation of a filter for the noise that its pattern started from, and for the pattern."""
 
     layer: str
     filter: int
@@ -330,10 +329,10 @@ class KernelRecord:
 
 @dataclass(frozen=True, slots=True)
 class DreamRecord:
-    """What became of an image: the mean square of what the layer outputs, to the image and to the dream."""
+    """The mean square of the activations of a layer for an image, and for its dream."""
 
     layer: str
-    picture: str
+    image: str
     size: str
     start: float
     activation: float
@@ -341,7 +340,7 @@ class DreamRecord:
 
 def _load(model: str, options: NetworkOptions, *, device: str, seed: int) -> LayerGraph:
     if model.endswith(".onnx"):
-        raise UsageError(f"{model}: following a gradient needs the .pt it was made from; an exported network has none")
+        raise UsageError(f"{model}: an exported network has no gradients; give the .pt it was made from")
     return load_network.load_network(model, options, device=device, seed=seed)[0]
 
 
@@ -360,16 +359,16 @@ def draw_patterns(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> list[FilterRecord]:
-    """Search what filters respond to, and draw it side by side.
+    """Find the patterns that filters respond to, and draw them as one mosaic.
 
     Args:
-        model: A trained `.pt`, or a network's name.
+        model: A trained `.pt`, or the name of a network.
         output: The PNG.
-        network: How it is loaded.
-        filters: Which ones of which layer; the first 64 by default.
-        options: How their patterns are searched.
+        network: How the network is loaded.
+        filters: The filters and their layer; by default the first 64.
+        options: Settings of the search.
         device: auto, cpu, cuda or cuda:N.
-        seed: For random weights, for noise and for jitter.
+        seed: For random weights, noise and jitter.
         progress: As `ActivationMaximizer.search`.
 
     Raises:
@@ -407,26 +406,26 @@ def dream(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> DreamRecord:
-    """Strengthen in an image what a layer sees in it.
+    """Amplify in an image the patterns that a layer detects, and write the dream.
 
     Args:
-        model: A trained `.pt`, or a network's name.
+        model: A trained `.pt`, or the name of a network.
         source: The image, of any size.
         output: The PNG.
         network: How the network is loaded.
-        filters: Which ones are strengthened, of which layer; all by default.
-        options: How.
+        filters: The filters to amplify and their layer; by default all.
+        options: Settings of the dream.
         device: auto, cpu, cuda or cuda:N.
-        seed: For random weights, and for jitter.
+        seed: For random weights and jitter.
         progress: As `ActivationMaximizer.dream`.
 
     Raises:
-        CnnkitError: The image cannot be used.
+        CnnkitError: The image cannot be read.
         UsageError: As `draw_patterns`, or the dream would replace the image.
     """
     image_files.check_png(output, option="-o")
     if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError(f"-o {output} is the picture itself, which would be lost; choose another name")
+        raise UsageError(f"-o {output} would overwrite the image; choose another name")
     image = decode.load_required(source)
     longest = min(max(image.size), _LONGEST_DREAM)
     if options.size is not None:
@@ -452,10 +451,10 @@ def first_kernels(network: LayerGraph) -> tuple[str, Tensor]:
     """Find the weights of the first convolution.
 
     Returns:
-        Its name, and (F, C, h, w), C being 1 or 3.
+        The name of the convolution, and its weights (F, C, h, w), where C is 1 or 3.
 
     Raises:
-        UsageError: There is none that looks at the image.
+        UsageError: The network does not begin with a convolution over 1 or 3 channels.
     """
     for node in network.module.graph.nodes:
         if node.op == "call_module" and isinstance(module := network.module.get_submodule(str(node.target)), nn.Conv2d):
@@ -463,12 +462,12 @@ def first_kernels(network: LayerGraph) -> tuple[str, Tensor]:
                 return network.layer(node).name, module.weight.detach().cpu()
             break
     raise UsageError(
-        f"{network.name} does not begin with a convolution over colours or grey; there are no kernels to draw"
+        f"{network.name} does not begin with a convolution over 1 or 3 channels, so there are no kernels to draw"
     )
 
 
 def kernel_images(kernels: Tensor) -> NDArray[np.uint8]:
-    """Turn weights into colours: zero is grey, and each kernel's largest absolute value is at the end of the range.
+    """Turn weights into colours: zero is grey, the largest absolute value of each kernel is at the end of the range.
 
     (F, C, h, w) -> (F, h, w, 3).
     """
@@ -489,15 +488,13 @@ def draw_kernels(
 ) -> Iterator[KernelRecord]:
     """Draw the weights of the first convolution.
 
-    Args and Raises as `draw_patterns`; all kernels by default, and the seed is for random weights alone.
+    Args and Raises as `draw_patterns`; by default all kernels, and the seed is only for random weights.
     """
     image_files.check_png(output, option="-o")
     if filters.layer is not None:
-        raise UsageError("--kernels draws those of the first convolution, which look at the picture; drop --layer")
+        raise UsageError("--kernels draws the kernels of the first convolution; drop --layer")
     if seed and network.weights != "none":
-        raise UsageError(
-            "--kernels draws weights as they are, and --seed makes random ones; drop it, or say --weights none"
-        )
+        raise UsageError("--seed has no effect on the weights that --kernels draws; drop it, or give --weights none")
     name, weights = first_kernels(_load(model, network, device=device, seed=seed))
     chosen = parse_index_ranges(filters.filters, len(weights), option="--filters", of=name)
     image_files.save(output, contact_sheets.mosaic(list(kernel_images(weights[chosen]))))

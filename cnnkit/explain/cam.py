@@ -1,6 +1,6 @@
-"""Class activation maps by torch, of any network and layer: what the methods of `cam_methods` need to know of a forward pass.
+"""Class activation maps in torch, for any network and layer: forward passes for the methods of `cam_methods`.
 
-The score of a class is its logit; of a single sigmoid, z for the second class and -z for the first.
+The score of a class is its logit; for a single sigmoid, z for the second class and -z for the first.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ from cnnkit.nets import layer_graph, subgraph
 from cnnkit.nets.classifier import class_logits
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
-#: By how much gradients may differ, as a share of the largest, to be called the same everywhere.
+#: Gradients that differ by no more than this share of the largest count as equal.
 _SAME = 1e-3
-#: How many outputs of a layer are tried for that.
+#: The number of random outputs of a layer on which they are compared.
 _PROBES = 8
 
 
 class TorchCam:
-    """A network whose class activation maps torch computes.
+    """A network and the layer of its class activation maps.
 
     Attributes:
-        classes: In the order of its outputs.
-        layer: Where the maps are taken.
+        classes: In the order of the outputs.
+        layer: The layer of the maps.
     """
 
     def __init__(
@@ -42,28 +42,26 @@ class TorchCam:
         contrast: bool = False,
         batch: int = 32,
     ) -> None:
-        """Make a network ready. Hooks, gradients and train flags of its modules are left as they are.
+        """Prepare a network. Hooks, gradients and train flags of its modules are not changed.
 
         Args:
-            network: On the device where it is to run.
+            network: On its device.
             classes: As the attribute.
             layer: As the attribute.
-            method: How maps are made.
-            contrast: Maps of what speaks against a class in place of what speaks for it.
-            batch: The largest number of images that a method runs at once.
+            method: The method.
+            contrast: Whether to map the evidence against a class instead.
+            batch: The maximum number of images that a method runs at once.
 
         Raises:
-            UsageError: The layer has no height and width, or method and network do not go together.
+            UsageError: The layer has no height and width, or the method does not support the network.
         """
         if not layer.is_spatial:
             raise UsageError(
-                f"{layer.name} of {network.name} answers with {'x'.join(map(str, layer.shape))}, which has no height and "
-                f"width; the last layer that has is {network.last_map().name}"
+                f"{layer.name} of {network.name} has output {'x'.join(map(str, layer.shape))}, without height and width; "
+                f"the last layer with both is {network.last_map().name}"
             )
         if contrast and not METHODS[method].uses_gradients:
-            raise UsageError(
-                f"--method {method} has no negative part that --contrast could show; use gradcam or hirescam"
-            )
+            raise UsageError(f"--contrast needs gradients, and {method} uses none; use gradcam or hirescam")
         self.network, self.classes, self.layer = network, classes, layer
         self.method, self.contrast, self.batch = METHODS[method], contrast, batch
         self._front, self._after = network.divide(layer.node)
@@ -75,7 +73,7 @@ class TorchCam:
         return self.network.normalise.scale.device
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the probability of every class, (N, H, W, 3) -> (N, classes)."""
+        """Compute the probability of every class, (N, H, W, 3) -> (N, classes)."""
         with self.running(), torch.no_grad():
             logits = self.network.module(self.network.normalise(torch.tensor(images, device=self._device)))
             return class_logits(logits).softmax(1).cpu().numpy()
@@ -88,20 +86,20 @@ class TorchCam:
                 activations, *others = self._front(given)
             leaf = activations.detach().requires_grad_(self.method.uses_gradients)
             with torch.enable_grad():
-                # A copy goes on, since what comes first after the layer may work in place
+                # A copy, since the next layer may work in place
                 logits = self._after(leaf.clone(), *others)
         probabilities: NDArray[np.float32] = class_logits(logits.detach()).softmax(1).cpu().numpy()
         return TorchForwardPass(self, TorchLayerPass(self, given, leaf, logits), probabilities)
 
     def scores(self, images: Tensor) -> Tensor:
-        """Give the scores of all classes for normalised images, (N, C, H, W) -> (N, classes)."""
+        """Compute the scores of all classes for normalised images, (N, C, H, W) -> (N, classes)."""
         with self.running(), torch.no_grad():
             return class_scores(self.network.module(images))
 
     @contextlib.contextmanager
     def running(self) -> Generator[None]:
-        """Put the network into eval mode, and let a GPU compute as exactly as a CPU."""
-        # Without TF32, whose ten bits of mantissa would make a GPU's maps others than a CPU's
+        """Put the network into eval mode, and disable TF32 on a GPU."""
+        # With the ten bits of mantissa of TF32, maps on a GPU would differ from those on a CPU
         with (
             subgraph.mode(self.network.module, training=False),
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
@@ -109,7 +107,7 @@ class TorchCam:
             yield
 
     def _demand_averaging(self) -> None:
-        """Demand that logits are a weighted sum of averages over the layer's map: then their gradient is the same everywhere.
+        """Check that logits are a weighted sum of averages over the map of the layer: then their gradient is the same everywhere.
 
         Raises:
             UsageError: They are not.
@@ -121,7 +119,7 @@ class TorchCam:
             with torch.no_grad():
                 output, *others = self._front(self.network.normalise(torch.tensor(grey, device=self._device)))
                 maps = layer_graph.as_maps(self.layer.node, output)
-                # In the mean over places each channel is anything, of both signs: what is not linear in that bends somewhere
+                # Means of both signs for each channel: any non-linearity in them changes the gradient between probes
                 means = torch.randn(*maps.shape[:2], 1, 1, generator=generator)
                 probe = (means + torch.randn(maps.shape, generator=generator)).to(self._device)
                 maps.copy_(probe)
@@ -134,17 +132,17 @@ class TorchCam:
                 largest = float(gradients.abs().max())
                 if float((gradients - gradients[:1, :, :1, :1]).abs().max()) > _SAME * largest:
                     raise UsageError(
-                        f"--method cam needs one dense layer behind the global average of {self.layer.name}, and "
-                        f"{self.network.name} has something else there; --method gradcam goes with any network"
+                        f"--method cam needs one dense layer after global average pooling of {self.layer.name}, and "
+                        f"{self.network.name} has other layers there; --method gradcam works for any network"
                     )
 
 
 class TorchForwardPass:
-    """What a network saw in a batch of images, and the maps of the classes that are asked for.
+    """A forward pass of a batch of images, and the maps of given classes.
 
     Attributes:
         probabilities: (N, classes).
-        seen: What the method sees.
+        seen: The pass, for the method.
     """
 
     def __init__(self, network: TorchCam, seen: "TorchLayerPass", probabilities: NDArray[np.float32]) -> None:
@@ -152,7 +150,7 @@ class TorchForwardPass:
         self._network, self._method = network, network.method(seen)
 
     def maps(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Compute the map of a class for each image, by number, (N,) -> (N, h, w), nowhere negative and not scaled."""
+        """Compute the map of one class, by number, for each image, (N,) -> (N, h, w), non-negative and not scaled."""
         with self._network.running():
             found = self._method.maps(torch.from_numpy(classes).to(self.seen.activations.device))
         return found.relu().cpu().numpy()
@@ -168,14 +166,14 @@ class TorchLayerPass:
     """
 
     def __init__(self, network: TorchCam, images: Tensor, leaf: Tensor, logits: Tensor) -> None:
-        """Keep a forward pass; `leaf` is what the layer gave, and `logits` what the network made of it."""
+        """Keep a forward pass; `leaf` is the output of the layer, `logits` that of the network."""
         self.images, self.batch = images, network.batch
         self.activations = layer_graph.as_maps(network.layer.node, leaf.detach())
         self._network, self._leaf, self._scores = network, leaf, class_scores(logits)
 
     def gradients(self, classes: Tensor) -> Tensor:
         """Compute the gradient of each image's class score, of its negative for a contrast, (N,) -> (N, K, h, w)."""
-        # The rows of a network in eval mode know nothing of each other: the gradient of the sum is that of each
+        # In eval mode images are independent: the gradient of the sum is that of each
         total = self._scores.gather(1, classes[:, None]).sum()
         (gradients,) = torch.autograd.grad(total, self._leaf, retain_graph=True)
         gradients = layer_graph.as_maps(self._network.layer.node, gradients)
@@ -187,5 +185,5 @@ class TorchLayerPass:
 
 
 def class_scores(logits: Tensor) -> Tensor:
-    """Give one score a class: the logits, or of a single sigmoid's z, -z and z. (N, classes) or (N, 1) -> (N, classes)."""
+    """Return one score per class: the logits, or -z and z for a single sigmoid. (N, classes) or (N, 1) -> (N, classes)."""
     return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits

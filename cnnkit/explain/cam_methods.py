@@ -1,15 +1,15 @@
-"""The methods that make class activation maps of what a layer saw: one class each, with all that is particular to it.
+"""The methods of class activation maps: one class for each.
 
 To add a method:
   1. `choices.CamMethod`: a member, whose value is the word for `--method`.
   2. Here: a subclass of `ClassActivationMap` with `method=` that member, its source in the docstring, one line of `help`, and
-     - `weights`, where its map is a weighted sum of the layer's channels, or else `maps`;
-     - `uses_gradients = False`, where it needs none; `is_slow`, `is_class_agnostic` or `needs_linear_head`, where that is so;
-     - `has_closed_form` and `from_sums`, where an exported network can have it.
-  3. tests/explain/test_cam.py: a row in `REFERENCES` with a published implementation, or in `OTHER_REFERENCES` with a test of its own.
+     - `weights` if its map is a weighted sum of the channels of the layer, otherwise `maps`;
+     - `uses_gradients = False` if it needs none; `is_slow`, `is_class_agnostic` or `needs_linear_head` if they apply;
+     - `has_closed_form` and `from_sums` if an exported network can provide it.
+  3. tests/explain/test_cam.py: a row in `REFERENCES` with a published implementation, or in `OTHER_REFERENCES` with a separate test.
 
 The option, its help and completion, the registry and the other tests follow from these. Nothing heavy is imported at the top: cnn-cam
-prints its help out of this file, and explains exported networks without torch.
+takes its help from this file, and explains exported networks without torch.
 """
 
 from functools import cached_property
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class LayerPass(Protocol):
-    """A forward pass of N images, seen from the layer whose maps are made.
+    """A forward pass of N images up to the layer of the maps.
 
     Attributes:
         images: Normalised, (N, C, H, W).
         activations: Of the layer, (N, K, h, w).
-        batch: The largest number of images to run at once.
+        batch: The maximum number of images to run at once.
     """
 
     images: "Tensor"
@@ -45,20 +45,20 @@ class LayerPass(Protocol):
         """Run the network on other images, (M, C, H, W) -> (M, classes)."""
 
 
-#: Every method's class.
+#: The class of each method.
 METHODS: dict[CamMethod, type["ClassActivationMap"]] = {}
 
 
 class ClassActivationMap:
-    """A method, applied to one forward pass. A map is the weighted sum of the layer's channels.
+    """A method, applied to one forward pass. By default a map is a weighted sum of the channels of the layer.
 
     Attributes:
         help: One line for `--help`.
-        uses_gradients: It follows gradients, whose negative shows what speaks against a class.
+        uses_gradients: It uses gradients; negated, they show the evidence against a class.
         is_slow: It runs the network many times for each image.
         is_class_agnostic: Its map is the same for every class.
         needs_linear_head: It is defined only for one dense layer after global average pooling.
-        has_closed_form: For such a network its map follows from the weighted sums that cnn-export --cam makes it give.
+        has_closed_form: For such a network its map follows from the weighted sums that cnn-export --cam adds as an output.
     """
 
     help: ClassVar[str]
@@ -69,28 +69,28 @@ class ClassActivationMap:
     has_closed_form: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, method: CamMethod) -> None:
-        """Enter a method into the registry."""
+        """Register a method."""
         METHODS[method] = cls
 
     def __init__(self, seen: LayerPass) -> None:
         self.seen = seen
 
     def weights(self, classes: "Tensor") -> "Tensor":
-        """Weigh the layer's channels for each image's class, (N,) -> (N, K, 1, 1), or (N, K, h, w) place by place."""
+        """Compute the weights of the channels for the class of each image, (N,) -> (N, K, 1, 1), or (N, K, h, w) per pixel."""
         raise NotImplementedError
 
     def maps(self, classes: "Tensor") -> "Tensor":
-        """Compute the map of each image's class, (N,) -> (N, h, w); negative values speak against the class."""
+        """Compute the map of the class of each image, (N,) -> (N, h, w); negative values are evidence against the class."""
         return (self.weights(classes) * self.seen.activations).sum(1)
 
     @staticmethod
     def from_sums(sums: "Maps") -> "Maps":
-        """Compute maps by the closed form: of the channels, weighted by the dense layer, (N, classes, h, w) -> the same."""
+        """Compute maps from the channels summed with the weights of the dense layer, (N, classes, h, w) -> the same."""
         raise NotImplementedError
 
 
 def _over_places(sums: "Maps") -> "Maps":
-    """Divide by the number of places: after global average pooling a gradient is the weight / (h * w)."""
+    """Divide by the number of pixels: after global average pooling the gradient is the weight / (h * w)."""
     maps: Maps = sums / (sums.shape[2] * sums.shape[3])
     return maps
 
@@ -113,12 +113,12 @@ class GradCam(ClassActivationMap, method=CamMethod.GRADCAM):
 
 
 class GradCamPlusPlus(ClassActivationMap, method=CamMethod.GRADCAM_PLUS_PLUS):
-    """Positive gradients, weighted place by place.
+    """Positive gradients, weighted per pixel.
 
     Source: Chattopadhay, Sarkar, Howlader, Balasubramanian, "Grad-CAM++", WACV 2018, equation 19, for an exponential score.
     """
 
-    help = "the same, positive gradients weighted by pixel; finds several things"
+    help = "channels weighted by their positive gradients, weighted per pixel; finds several objects"
 
     def weights(self, classes: "Tensor") -> "Tensor":
         gradients, activations = self.seen.gradients(classes), self.seen.activations
@@ -129,12 +129,12 @@ class GradCamPlusPlus(ClassActivationMap, method=CamMethod.GRADCAM_PLUS_PLUS):
 
 
 class HiResCam(ClassActivationMap, method=CamMethod.HIRESCAM):
-    """Every value times its own gradient.
+    """Each activation times its gradient.
 
     Source: Draelos, Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks", 2020.
     """
 
-    help = "every value times its own gradient"
+    help = "each activation times its gradient"
     has_closed_form = True
 
     @staticmethod
@@ -146,12 +146,12 @@ class HiResCam(ClassActivationMap, method=CamMethod.HIRESCAM):
 
 
 class LayerCam(ClassActivationMap, method=CamMethod.LAYERCAM):
-    """Every value times its own gradient, where that is positive.
+    """Each activation times its gradient if that is positive.
 
     Source: Jiang, Zhang, Hou, Cheng, Wei, "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", TIP 2021.
     """
 
-    help = "the same, positive gradients alone; for early layers"
+    help = "each activation times its positive gradient; for early layers"
 
     def weights(self, classes: "Tensor") -> "Tensor":
         return self.seen.gradients(classes).relu()
@@ -163,7 +163,7 @@ class Cam(ClassActivationMap, method=CamMethod.CAM):
     Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
     """
 
-    help = "the weights of one dense layer behind global average pooling"
+    help = "channels weighted by the one dense layer after global average pooling"
     needs_linear_head = True
     has_closed_form = True
 
@@ -176,12 +176,12 @@ class Cam(ClassActivationMap, method=CamMethod.CAM):
 
 
 class ScoreCam(ClassActivationMap, method=CamMethod.SCORECAM):
-    """Channels weighted by the class's score when the image is masked by the channel.
+    """Channels weighted by the score of the class when the image is masked by the channel.
 
     Source: Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR 2020.
     """
 
-    help = "without gradients, by a pass for each channel: slow"
+    help = "channels weighted by a forward pass with the image masked by each: no gradients, slow"
     uses_gradients = False
     is_slow = True
 
@@ -198,7 +198,7 @@ class ScoreCam(ClassActivationMap, method=CamMethod.SCORECAM):
         return torch.stack([self._masked(*each) for each in zip(seen.images, seen.activations, strict=True)])
 
     def _masked(self, image: "Tensor", activations: "Tensor") -> "Tensor":
-        """Score an image of which each channel in turn lets something through, (C, H, W), (K, h, w) -> (K, classes)."""
+        """Score an image masked by each channel, (C, H, W), (K, h, w) -> (K, classes)."""
         import torch
         from torch.nn import functional
 
@@ -212,12 +212,12 @@ class ScoreCam(ClassActivationMap, method=CamMethod.SCORECAM):
 
 
 class EigenCam(ClassActivationMap, method=CamMethod.EIGENCAM):
-    """The projection of each place's activations on their first principal component.
+    """The projection of the activations of each pixel on their first principal component.
 
     Source: Muhammad, Yeasin, "Eigen-CAM: Class Activation Map using Principal Components", IJCNN 2020.
     """
 
-    help = "the main pattern of the activations, of no class"
+    help = "first principal component of the activations; ignores the class"
     uses_gradients = False
     is_class_agnostic = True
 
@@ -226,7 +226,7 @@ class EigenCam(ClassActivationMap, method=CamMethod.EIGENCAM):
 
     @cached_property
     def _principal(self) -> "Tensor":
-        """The projection, (N, h, w). A component has no sign: it gets the one with which it is large where activations are."""
+        """The projection, (N, h, w). The sign of a component is arbitrary: it is chosen to be positive where activations are large."""
         import torch
 
         rows = self.seen.activations.flatten(2).transpose(1, 2)  # (N, h*w, K)

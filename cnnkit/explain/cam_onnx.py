@@ -1,4 +1,4 @@
-"""Class activation maps out of an exported network that gives them itself. No gradients, no torch.
+"""Class activation maps that an exported network outputs itself. No gradients, no torch.
 
 Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
 """
@@ -21,12 +21,12 @@ from cnnkit.nets import graph_centres
 
 
 class OnnxCam:
-    """An exported network and its maps.
+    """An exported network with its maps.
 
     Attributes:
-        model: With its classes and preprocessing.
-        layer: The name of the layer whose maps they are.
-        centres: Where the cells of maps stand in the images that it takes; None where its graph does not tell.
+        model: The network, with its classes and preprocessing.
+        layer: The name of the layer of the maps.
+        centres: The centres of the cells of maps in the input; None if the graph does not determine them.
     """
 
     def __init__(self, path: str | Path, options: CamOptions, shown: InputOptions, *, device: str = "auto") -> None:
@@ -35,22 +35,20 @@ class OnnxCam:
         Args:
             path: The `.onnx`.
             options: A method with a closed form, and contrast.
-            shown: The size of images, and how they come to it.
+            shown: The size of images, and how they are fitted to it.
             device: auto, cpu, cuda or cuda:N.
 
         Raises:
-            UsageError: It gives no maps, or the method takes gradients, or it does not take that size.
-            FormatError: It is not a classifier made by cnnkit.
+            UsageError: The network outputs no maps, the method needs gradients, or the network does not accept that size.
+            FormatError: The network is not a classifier made by cnnkit.
         """
         method = options.method or CamMethod.CAM
         name = str(path)
         model = onnx_model.load(path)
         if model.header is None:
-            raise FormatError(f"{name}: no cnnkit header in it; cnn-export --cam makes a network that gives maps")
+            raise FormatError(f"{name}: no cnnkit header; export a network with maps by cnn-export --cam")
         if not METHODS[method].has_closed_form:
-            raise UsageError(
-                f"--method {method} needs more than an exported network gives; give the .pt it was made from"
-            )
+            raise UsageError(f"--method {method} does not work for an exported network; give the .pt it was made from")
         proto = onnx_model.parse(model.content, name=name)
         if "cam" not in {value.name for value in proto.graph.output}:
             raise UsageError(_missing(name, model.header))
@@ -62,12 +60,12 @@ class OnnxCam:
         self.centres = graph_centres.centres_of(proto, "cam", size=(prepared.height, prepared.width))
         self.classes, self.layer = (
             self.model.classes,
-            model.header.backbone.layer if model.header.backbone else "the base",
+            model.header.backbone.layer if model.header.backbone else "the backbone",
         )
         self._method, self._contrast = METHODS[method], options.contrast
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the probability of every class, (N, H, W, 3) -> (N, classes)."""
+        """Compute the probability of every class, (N, H, W, 3) -> (N, classes)."""
         return self.model(images)[0]
 
     def forward(self, images: NDArray[np.uint8]) -> "OnnxForwardPass":
@@ -80,7 +78,7 @@ class OnnxCam:
 
 
 class OnnxForwardPass:
-    """What a network gave for a batch of images.
+    """The outputs of a network for a batch of images.
 
     Attributes:
         probabilities: (N, classes).
@@ -91,16 +89,16 @@ class OnnxForwardPass:
         self._maps = maps  # (N, classes, h, w)
 
     def maps(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give the map of a class for each image, by number, (N,) -> (N, h, w), nowhere negative."""
+        """Return the map of one class, by number, for each image, (N,) -> (N, h, w), non-negative."""
         return np.maximum(self._maps[np.arange(len(classes)), classes], 0)
 
 
 def _missing(name: str, header: Header) -> str:
-    """Say why a network gives no maps: it was not asked to, or it cannot."""
+    """Explain why a network outputs no maps: it was exported without them, or cannot have them."""
     possible = header.backbone is not None and header.backbone.pool is Pool.AVG and "," not in (header.head or ",")
     if possible:
-        return f"{name} gives no class activation maps; export it again with cnn-export --cam"
+        return f"{name} outputs no class activation maps; export it again with cnn-export --cam"
     return (
-        f"{name} gives no class activation maps, and its head ({header.head}) is not one dense layer behind global average pooling, "
-        "whose weights alone would make them; give the .pt it was made from, which has gradients"
+        f"{name} outputs no class activation maps, and its head ({header.head}) is not one dense layer after global average pooling; "
+        "give the .pt it was made from"
     )

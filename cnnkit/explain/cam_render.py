@@ -1,10 +1,10 @@
-"""What is drawn of the class activation maps of an image: overlays, arrays, and its cell of a sheet.
+"""Drawing of the class activation maps of an image: overlays, arrays, and its cell of a contact sheet.
 
 photos/cat/1.jpg    ->  OUT/cat/1.jpg               the overlay, of the image's size and format
-                        OUT/cat/1~dog.jpg           the same, where maps of several classes are asked for
-photos/cat/2.gif        OUT/cat/2.gif.png           what is not written in its own format becomes PNG
-                        OUT/cat/1.jpg.map.npy       with `raw`: the map as the layer has it, float32 (h, w)
-                        OUT/cat/1.jpg.pixels.npy    and in pixels of the image, (H, W); zero where the network did not look
+                        OUT/cat/1~dog.jpg           the overlay of one class, if maps of several are requested
+photos/cat/2.gif        OUT/cat/2.gif.png           formats that are not written become PNG
+                        OUT/cat/1.jpg.map.npy       with `raw`: the map at the size of the layer, float32 (h, w)
+                        OUT/cat/1.jpg.pixels.npy    and at the size of the image, (H, W); zero outside of the network's input
 """
 
 import os
@@ -30,15 +30,15 @@ from cnnkit.formats import atomic, image_files
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets.cell_centres import CellCentres
 
-#: That a pixel takes on the way: the map in float32 and what it is spread by, and colours a few times over, the image's among them.
+#: Memory per pixel while an image is drawn: the map in float32, its interpolation, and several copies of the colours.
 _BYTES_A_PIXEL = 32
-#: The fields of a record that say how far a map can be believed.
+#: The fields of a record that measure the faithfulness of a map.
 SCORES = ("deletion", "insertion")
 
 
 @dataclass(frozen=True, slots=True)
 class ClassMap:
-    """A map, with the class it is of."""
+    """A map and its class."""
 
     name: str
     probability: float
@@ -48,7 +48,7 @@ class ClassMap:
 
 @dataclass(frozen=True, slots=True)
 class ImageMaps:
-    """The maps of an image, what the network takes it for, and which of the network's classes it is, where that is known."""
+    """The maps of an image, its predicted class, and its true class if that is known."""
 
     image: ImageFile
     label: str
@@ -56,23 +56,23 @@ class ImageMaps:
     truth: str | None = None
 
 
-#: How many bytes the longest name of a map's array has more than that of its overlay.
+#: The longest suffix that is added to the name of an overlay.
 _LONGEST_SUFFIX = len(".pixels.npy")
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedImage:
-    """What became of an image: a record of each map, and its cell of the sheet, if there is to be one."""
+    """The results for an image: a record for each map, and its cell of the sheet, if one is drawn."""
 
     records: list[dict[str, Any]]
     cell: SheetCell | None
 
 
 def check(options: RenderOptions) -> None:
-    """Check what can be checked before a network is loaded.
+    """Check options before a network is loaded.
 
     Raises:
-        UsageError: No such colour map, or a sheet that is no PNG.
+        UsageError: There is no such colour map, or the sheet is not a PNG.
         CnnkitError: The folder is not empty.
     """
     colormaps.color_table(options.colormap)
@@ -83,7 +83,7 @@ def check(options: RenderOptions) -> None:
 
 
 class CamRenderer:
-    """Draws what was found in images, of several at once in several threads."""
+    """Draws the maps of images; several threads may draw at once."""
 
     def __init__(
         self,
@@ -95,15 +95,15 @@ class CamRenderer:
         classes: Sequence[str] = (),
         centres: CellCentres | None = None,
     ) -> None:
-        """Get ready.
+        """Prepare.
 
         Args:
-            options: What is made.
+            options: What is drawn.
             palette: The colours of maps, (256, 3).
-            prepared: How images came to the network.
-            place: As `augment_plan.placing` gives it.
-            classes: All that the network knows, where an image may have maps of several, which their names then tell.
-            centres: Where the cells of maps stand in what the network takes; by default they tile it.
+            prepared: The preprocessing of the network.
+            place: From `augment_plan.placing`.
+            classes: All classes of the network, if an image may have several maps; file names then have the class.
+            centres: The centres of the cells of maps in the input of the network; by default they tile it.
         """
         self.options = options
         self._palette, self._prepared, self._place, self._centres = palette, prepared, place, centres
@@ -111,14 +111,14 @@ class CamRenderer:
         self._taken: dict[str, str] = {}
 
     def check(self, images: Sequence[ImageFile]) -> None:
-        """Demand of images that are known already that each has a place of its own, before the first is drawn.
+        """Check that each image has a different overlay, before the first is drawn.
 
         Raises:
-            CnnkitError: Two share one, a class cannot be a folder, or the images lie where the overlays would.
+            CnnkitError: Two share one, a class cannot be a folder, or overlays would be written among the images.
         """
         if self.options.output is None:
             return
-        tree.check_apart(self.options.output, (image.path for image in images), to_be="looked into")
+        tree.check_apart(self.options.output, (image.path for image in images), to_be="explained")
         taken: dict[str, str] = {}
         for image in images:
             below = _joined(self._place(image), os.path.basename(image.path))
@@ -129,7 +129,7 @@ class CamRenderer:
         """Draw all maps of an image, and describe them.
 
         Raises:
-            BadImageError: The image is not there any more, or has no place of its own.
+            BadImageError: The image cannot be read any more, or its overlay has the name of another one.
         """
         if self.options.output is None and self.options.sheet is None:
             width, height = decode.upright_size(found.image.path)
@@ -214,7 +214,7 @@ class CamRenderer:
         Returns:
             The overlay's path.
         """
-        tree.check_apart(folder, [image.path], to_be="looked into")
+        tree.check_apart(folder, [image.path], to_be="explained")
         name = os.path.basename(image.path)
         stem, extension = augment_plan.stem_and_extension(name, original.format)
         try:
@@ -231,8 +231,7 @@ class CamRenderer:
         profile = None if original.grey else original.profile  # what is drawn has colours
         image_files.save(target, drawn, **augment_plan.saving(name, original.format, profile=profile))
         if self.options.raw:
-            whole = np.zeros((original.image.height, original.image.width), dtype=np.float32)
-            whole[part[1] : part[3], part[0] : part[2]] = heat
+            whole = in_image(heat, part, original.image.size)
             for suffix, values in ((".map.npy", shown.values), (".pixels.npy", whole)):
                 containment.check_place(folder, f"{below}{suffix}")
                 image_files.save_array(target.with_name(f"{target.name}{suffix}"), values)
@@ -244,11 +243,11 @@ def _joined(folder: str, name: str) -> str:
 
 
 def _claimed_twice(one: str, other: str, below: str) -> str:
-    return f"{one} and {other} would both become {below}; name one of them otherwise, or leave it out"
+    return f"{one} and {other} would both be written to {below}; rename one of them, or leave it out"
 
 
 def _endings(classes: Sequence[str]) -> dict[str, str]:
-    """Give what each class adds to the name of a file: spaces and slashes give way, and of two that then are one each gets its number."""
+    """Return the suffix of file names for each class: spaces and slashes become _, and names that are then equal get a number."""
     plain = ["_".join(name.replace("/", "_").replace(os.sep, "_").split()) for name in classes]
     return {
         name: f"~{short}" if plain.count(short) == 1 else f"~{short}-{number}"
@@ -256,7 +255,14 @@ def _endings(classes: Sequence[str]) -> dict[str, str]:
     }
 
 
-#: An image whose shorter side has fewer pixels would vanish behind its frame.
+def in_image(heat: NDArray[np.float32], part: Box, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the map of a part of an image as a map of the whole image of size (width, height), (H, W); zero outside of the part."""
+    whole = np.zeros((size[1], size[0]), dtype=np.float32)
+    whole[part[1] : part[3], part[0] : part[2]] = heat
+    return whole
+
+
+#: The minimum shorter side of an image for a box to be drawn.
 _LEAST_FRAMED = 32
 
 
@@ -270,19 +276,19 @@ def draw_overlay(
     alpha: float,
     box: Box | None = None,
 ) -> Image.Image:
-    """Lay a map over the part of an image that it belongs to; the rest stays as it is.
+    """Blend a map with the part of an image that it covers.
 
     Args:
         image: RGB.
-        heat: The map in pixels of that part, (H, W), nowhere negative.
-        part: Where it lies.
+        heat: The map at the size of that part, (H, W), non-negative.
+        part: The part of the image.
         highest: The value that gets the last colour; zero gets the first.
         palette: (256, 3).
-        alpha: How much the colours cover, 0 to 1.
-        box: A frame to be drawn around something.
+        alpha: The opacity of the colours, 0 to 1.
+        box: A box to draw.
 
     Returns:
-        A new image of the same size. Where the map is zero everywhere it is the old one.
+        A new image of the same size; a copy of the old one if the map is zero everywhere.
     """
     drawn = image.copy()
     if highest > 0:
@@ -294,7 +300,7 @@ def draw_overlay(
 
 
 def _draw_frame(image: Image.Image, box: Box) -> None:
-    """Draw a white frame with black edges, visible on any colour, inside the box's bounds; none on a very small image."""
+    """Draw a white frame with black edges inside of the box, visible on any colour; none on a very small image."""
     if min(image.size) < _LEAST_FRAMED:
         return
     width = max(1, round(min(image.size) / 150))
@@ -302,6 +308,6 @@ def _draw_frame(image: Image.Image, box: Box) -> None:
     left, top, right, bottom = box
     for inset, colour in enumerate(colour for colour in lines for _ in range(width)):
         x0, y0, x1, y1 = left + inset, top + inset, right - inset, bottom - inset
-        if x0 < x1 and y0 < y1:  # Pillow's own rectangles run over where they are as thin as their line
+        if x0 < x1 and y0 < y1:  # Pillow draws rectangles as thin as their line too large
             for edge in ((x0, y0, x1, y0 + 1), (x0, y1 - 1, x1, y1), (x0, y0, x0 + 1, y1), (x1 - 1, y0, x1, y1)):
                 image.paste(colour, edge)

@@ -1,4 +1,4 @@
-"""Class activation maps of many images: a record of each, and what `cam_render` draws. No torch but for models that need it."""
+"""Class activation maps of many images: a record for each, and overlays by `cam_render`. Imports torch only for models that need it."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
-from cnnkit.errors import BadImageError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.explain import colormaps, contact_sheets, faithfulness
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.cam_onnx import OnnxCam
@@ -30,17 +30,17 @@ from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
 
-_NO_NUMBER = "the network's answer is not a number"
-_OTHERWISE = "shown otherwise than it was trained on, the network has other probabilities than in cnn-predict"
+_NOT_FINITE = "the network's output is not finite"
+_OTHER_INPUT = "with --size, --fit or --fine, probabilities differ from those of cnn-predict"
 
 
 class ForwardPass(Protocol):
-    """What a network saw in a batch of images; `probabilities` is (N, classes)."""
+    """A forward pass of a batch of images; `probabilities` is (N, classes)."""
 
     probabilities: NDArray[np.float32]
 
     def maps(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give the map of a class for each image, by number, (N,) -> (N, h, w), nowhere negative."""
+        """Return the map of one class, by number, for each image, (N,) -> (N, h, w), non-negative."""
 
 
 class CamNetwork(Protocol):
@@ -50,7 +50,7 @@ class CamNetwork(Protocol):
         """Run it on images, (N, H, W, 3)."""
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the probability of every class, (N, H, W, 3) -> (N, classes)."""
+        """Compute the probability of every class, (N, H, W, 3) -> (N, classes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +60,35 @@ class CamModel:
     network: CamNetwork
     classes: tuple[str, ...]
     preprocess: Preprocess
-    is_slow: bool = False  # one image at a time is enough
-    centres: CellCentres | None = None  # where the cells of maps stand; None where they are taken to tile the image
+    is_slow: bool = False  # run one image at a time
+    centres: CellCentres | None = None  # the centres of the cells of maps; None if unknown: cells then tile the image
 
 
-# ---------------------------------------------------------------- which network
+# ---------------------------------------------------------------- networks
 
 
 def _opened(model: CamModel) -> CamModel:
-    """Say where the cells of maps are drawn, if that is not known."""
+    """Report that the centres of cells are unknown."""
     if model.centres is None:
-        log.info(
-            "where the cells of these maps stand cannot be told from the network: they are drawn as if they tiled it"
-        )
+        log.info("the receptive fields of this network are unknown: the cells of maps are drawn as equal tiles")
     return model
 
 
 def open_model(
     model: str, options: CamOptions, shown: InputOptions, *, device: str = "auto", batch: int = 32
 ) -> CamModel:
-    """Load a network and find the layer whose maps are made.
+    """Load a network and find the layer of the maps.
 
     Args:
-        model: A trained `.pt`, an `.onnx` exported with its maps, or the name of a network of torchvision's or timm's.
-        options: Which maps, and how they are made.
-        shown: Its weights, and what it is shown.
+        model: A trained `.pt`, an `.onnx` exported with its maps, or the name of a torchvision or timm network.
+        options: The method and the layer.
+        shown: The weights of the network, and the size of its input.
         device: auto, cpu, cuda or cuda:N.
-        batch: The largest number of images that a method runs at once.
+        batch: The maximum number of images that a method runs at once.
 
     Raises:
-        UsageError: Options that do not go together, or with the network.
-        CnnkitError: The model cannot be had.
+        UsageError: Options exclude each other, or the network does not support them.
+        CnnkitError: The model cannot be loaded.
     """
     if shown.size is not None:
         preprocessing.sides(shown.size)
@@ -102,14 +100,14 @@ def open_model(
 
 
 def _exported(model: str, options: CamOptions, shown: InputOptions, device: str) -> CamModel:
-    asked = [*given(options, names=("layer", "fine")), *given(shown, names=("weights",))]
-    if asked:
-        raise UsageError(f"{model} is exported and fixed; {asked[0]} goes with a .pt")
+    flags = [*given(options, names=("layer", "fine")), *given(shown, names=("weights",))]
+    if flags:
+        raise UsageError(f"{model}: {flags[0]} does not work for an exported network; give the .pt it was made from")
     network = OnnxCam(model, options, shown, device=device)
     assert network.model.preprocess is not None
     log.info("maps of %s", network.layer)
     if shown.size is not None or shown.fit is not None:
-        log.info(_OTHERWISE)
+        log.info(_OTHER_INPUT)
     return CamModel(network, network.classes, network.model.preprocess, centres=network.centres)
 
 
@@ -126,9 +124,9 @@ def _differentiable(model: str, options: CamOptions, shown: InputOptions, device
     maps = TorchCam(network, classes, layer=place, method=method, contrast=options.contrast, batch=batch)
     log.info("maps of %s, %s", place.name, "x".join(map(str, place.shape[1:])))
     if METHODS[method].is_class_agnostic:
-        log.info("%s's maps are of what there is to see, whatever the class", method)
+        log.info("%s ignores the class: every class gets the same map", method)
     if options.fine or shown.size is not None or shown.fit is not None:
-        log.info(_OTHERWISE)
+        log.info(_OTHER_INPUT)
     return CamModel(
         maps,
         classes,
@@ -138,7 +136,7 @@ def _differentiable(model: str, options: CamOptions, shown: InputOptions, device
     )
 
 
-# ---------------------------------------------------------------- which maps
+# ---------------------------------------------------------------- maps
 
 
 def explain(
@@ -150,28 +148,30 @@ def explain(
     jobs: int | None = None,
     callbacks: Callbacks | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Make the maps of images. Memory holds a few batches, whatever the number of images, and the thumbnails of a sheet.
+    """Compute and draw the maps of images. Memory holds a few batches, however many images there are, and the thumbnails of a sheet.
 
     Args:
-        images: What to look at; of a list, one is waited for before this returns.
+        images: The images; of an iterator, the first is awaited before this returns.
         model: From `open_model`.
-        options: Of which classes, and what is made of them. Those are names of classes; or `top` for the one that the network names,
-            `true` for the image's label, `all`.
-        batch: Images at once.
+        options: The classes of the maps, and what is drawn. Classes are names, `top` for the predicted class, `true` for the label of the
+            image, or `all`. A class with such a name is `name:top`.
+        batch: Images per batch.
         jobs: Threads that decode, and as many that draw.
-        callbacks: Told of every image, and of those that cannot be used.
+        callbacks: Progress and skipped images.
 
     Returns:
-        A record for each map: `path`; `label`, what the network names; `class`, whose map it is; `probability`, of that class;
-        `overlay`, the file; `box` and `peak` in pixels of the image; `maximum`, the map's largest value.
+        A record for each map: `path`; `label`, the predicted class; `class`, that of the map, and its `probability`; `overlay`, the file;
+        `box` and `peak` in pixels of the image; `maximum`, the largest value of the map.
 
     Raises:
-        UsageError: A class that the network does not know.
-        CnnkitError: The folder holds the images themselves, or two of them would become one overlay.
+        UsageError: The network does not have a class.
+        CnnkitError: Overlays would be written among the images, two would have one name, or no image could be used.
     """
     palette = colormaps.color_table(options.colormap)
     wanted = options.classes or ["top"]
     choose = _ClassChooser(wanted, model.classes)
+    for remark in choose.ambiguous() if options.classes else ():
+        log.info("%s", remark)
     several = len(wanted) > 1 or "all" in wanted
     renderer = CamRenderer(
         options,
@@ -183,7 +183,7 @@ def explain(
     )
     if isinstance(images, Sequence):
         renderer.check(images)
-    else:  # nothing is said before there is anything to say
+    else:  # no output before there is an image
         coming = iter(images)
         images = chain(list(islice(coming, 1)), coming)
     return _records(
@@ -197,45 +197,80 @@ def explain(
     )
 
 
+def find_maps(
+    images: Iterable[ImageFile],
+    model: CamModel,
+    *,
+    options: RenderOptions,
+    batch: int = 32,
+    jobs: int | None = None,
+    callbacks: Callbacks | None = None,
+) -> Iterator[ImageMaps]:
+    """Compute the maps of images; nothing is drawn.
+
+    Args, Raises as `explain`.
+    """
+    choose = _ClassChooser(options.classes or ["top"], model.classes)
+    skip = (callbacks or Callbacks()).skip
+    return _found(images, model, options, choose, batch=1 if model.is_slow else batch, jobs=jobs, skip=skip)
+
+
 def columns(options: RenderOptions) -> tuple[str, ...]:
-    """Name the fields of a record."""
+    """Return the fields of a record."""
     plain = ("path", "label", "probability", "class", "overlay", "box", "peak", "maximum")
     return (*plain, *SCORES) if options.faithful else plain
 
 
+#: Words of --class that are not names, and what they mean.
+_WORDS = {"top": "the predicted class", "true": "the label of the image", "all": "every class"}
+#: Prefix for a class that has the name of such a word.
+_BY_NAME = "name:"
+
+
 class _ClassChooser:
-    """Chooses the classes whose maps are made of an image.
+    """Chooses the classes of the maps of an image.
 
     Attributes:
-        without_truth: The images of which the map of `true` alone was left out, and why.
+        without_truth: The images for which only the map of `true` was left out, with the reason.
     """
 
     def __init__(self, wanted: Sequence[str], classes: Sequence[str]) -> None:
         """Check the words of `--class`.
 
         Raises:
-            UsageError: One is no class of the model.
+            UsageError: A name is not a class of the model.
         """
         self._numbers = {class_names.normal(name): number for number, name in enumerate(classes)}
         for word in wanted:
-            if word not in ("top", "true", "all") and class_names.normal(word) not in self._numbers:
+            if word not in _WORDS and self._number(word) is None:
                 some = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
-                proposal = messages.nearest(word, classes) or f"it has {some}; or say top, true or all"
-                raise UsageError(f'--class "{word}": the model knows no such class; {proposal}')
+                proposal = messages.nearest(word, classes) or f"it has {some}; or give top, true or all"
+                raise UsageError(f'--class "{word}": not a class of the model; {proposal}')
         self._wanted, self._classes = wanted, tuple(classes)
         self.without_truth: list[str] = []
 
+    def ambiguous(self) -> Iterator[str]:
+        """Report words of `--class` that are also the name of a class."""
+        for word in self._wanted:
+            if word in _WORDS and word in self._numbers:
+                yield f'--class {word} is {_WORDS[word]}, not the class named "{word}"; for that give --class {_BY_NAME}{word}'
+
+    def _number(self, word: str) -> int | None:
+        """Find a class by name, with or without the prefix `name:`."""
+        named = self._numbers.get(class_names.normal(word.removeprefix(_BY_NAME)))
+        return self._numbers.get(class_names.normal(word)) if named is None else named
+
     def truth(self, image: ImageFile) -> str | None:
-        """Give an image's class: its label, or as cnn-eval takes it the name of its folder; None where that is no class of the model."""
+        """Return the true class of an image: its label, or as in cnn-eval the name of its folder; None unless the model has that class."""
         name = os.path.basename(os.path.dirname(os.path.abspath(image.path))) if image.label is None else image.label
         number = self._numbers.get(class_names.normal(name))
         return None if number is None else self._classes[number]
 
     def choose(self, image: ImageFile, top: int) -> list[int]:
-        """Choose by number; `top` is the class that the network names.
+        """Choose classes by number; `top` is the predicted class.
 
         Raises:
-            BadImageError: No class of the model is the image's, and no other map of it was asked for.
+            BadImageError: Only `true` was requested, and the true class of the image is unknown or not a class of the model.
         """
         chosen: list[int] = []
         missing = ""
@@ -245,17 +280,15 @@ class _ClassChooser:
             elif word == "top":
                 chosen.append(top)
             elif word != "true":
-                chosen.append(self._numbers[class_names.normal(word)])
+                number = self._number(word)
+                assert number is not None
+                chosen.append(number)
             elif (truth := self.truth(image)) is not None:
                 chosen.append(self._numbers[class_names.normal(truth)])
             else:
-                missing = (
-                    "it has no label" if image.label is None else f"its label {image.label} is no class of the model"
-                )
+                missing = "no label" if image.label is None else f"its label {image.label} is not a class of the model"
         if missing and not chosen:
-            raise BadImageError(
-                f"{missing}, and --class true asks for that one's map; give class folders or a manifest"
-            )
+            raise BadImageError(f"{missing}, which --class true needs; give class folders or a manifest")
         if missing:
             self.without_truth.append(f"{image.path}: {missing}")
         return list(dict.fromkeys(chosen))
@@ -299,17 +332,19 @@ def _records(
             if shown.faithfulness is not None:
                 scored.append(shown.faithfulness)
             yield record
+    if done and not total:
+        raise CnnkitError("no image could be used; nothing written")
     if renderer.options.sheet is not None:
         contact_sheets.save(renderer.options.sheet, cells)
     if choose.without_truth:
         log.info(
-            "no map of --class true for %d pictures without a label that the model knows; the first: %s",
+            "no map of --class true for %d images: their labels are missing or not classes of the model; the first is %s",
             len(choose.without_truth),
             choose.without_truth[0],
         )
     if empty:
         log.info(
-            "%d of %d maps are zero everywhere, and drawn as the plain picture; the first: %s",
+            "%d of %d maps are zero everywhere, so nothing is drawn on the image; the first is %s",
             empty,
             total,
             first_empty,
@@ -329,7 +364,7 @@ def _found(
     jobs: int | None,
     skip: Skip,
 ) -> Iterator[ImageMaps]:
-    """Run the network over images in batches, and give each image with its maps."""
+    """Run the network on images in batches, and yield each image with its maps."""
 
     results = runner.run(images, [model.preprocess], lambda batches: batches, batch=batch, jobs=jobs)
     for shown, (pixels,) in runner.in_batches(results, batch, skip=skip):
@@ -338,7 +373,7 @@ def _found(
         for image, row in zip(shown, seen.probabilities, strict=True):
             try:
                 if not np.isfinite(row).all():
-                    raise BadImageError(_NO_NUMBER)
+                    raise BadImageError(_NOT_FINITE)
                 chosen.append(choose.choose(image, int(row.argmax())))
             except BadImageError as error:
                 skip(image.path, str(error))

@@ -9,14 +9,14 @@ from cnnkit.errors import UsageError
 
 
 def color_table(name: str) -> NDArray[np.uint8]:
-    """Give the 256 colours of a colour map of matplotlib's, (256, 3).
+    """Return the 256 colours of a colour map of matplotlib, (256, 3).
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: There is no such colour map.
     """
     if name not in mpl.colormaps:
-        proposal = messages.nearest(name, mpl.colormaps) or "viridis, magma, turbo, jet and matplotlib's others"
-        raise UsageError(f'no colour map is called "{name}"; {proposal}')
+        proposal = messages.nearest(name, mpl.colormaps) or "give one of matplotlib, such as viridis, magma or turbo"
+        raise UsageError(f'--colormap: no colour map "{name}"; {proposal}')
     colours: NDArray[np.uint8] = (mpl.colormaps[name](np.arange(256) / 255)[:, :3] * 255).round().astype(np.uint8)
     return colours
 

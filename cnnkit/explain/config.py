@@ -1,6 +1,6 @@
-"""Settings of the commands that look into networks: dataclasses whose fields are the options. No numpy, torch or matplotlib.
+"""Configuration of the commands that explain networks: one dataclass field for each option. No numpy, torch or matplotlib.
 
-What only says where the work is done (device, batch, threads) and what is random (seed) are arguments of the functions.
+Device, batch size, threads and seed are arguments of the functions instead.
 """
 
 import re
@@ -12,16 +12,16 @@ from cnnkit.choices import CamMethod, Fit, MapScale, Monitor
 from cnnkit.errors import UsageError
 from cnnkit.option_fields import RemembersGiven, given, option
 
-# ---------------------------------------------------------------- which network, and what of it
+# ---------------------------------------------------------------- networks, layers and filters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkOptions(RemembersGiven):
-    """How a network is loaded; `size` and `fit` are options where the network is shown images."""
+    """How a network is loaded; `size` and `fit` are options only of commands that run it on images."""
 
     weights: str = option(
         "default",
-        "For a network by name: a state_dict, its own weights, or random ones.",
+        "Weights of a network given by name: a state_dict, its pretrained weights (default), or random ones (none).",
         metavar="FILE|default|none",
     )
     size: str | None = None
@@ -30,14 +30,14 @@ class NetworkOptions(RemembersGiven):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputOptions(NetworkOptions):
-    """The same for a network that is shown images: of which size, and how they come to it."""
+    """How a network is loaded, and the size of the images it is run on."""
 
     size: str | None = option(
         None,
-        "Show the network larger pictures, or a rectangle, height first. [default: the model's]",
+        "Input size: one side, or HEIGHTxWIDTH. [default: that of the model]",
         metavar="PIXELS|HxW",
     )
-    fit: Fit | None = option(None, "How a picture becomes that. [default: the model's]")
+    fit: Fit | None = option(None, "How images are fitted to the input size. [default: as the model does]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class LayerOptions(RemembersGiven):
 
     layer: str | None = option(
         None,
-        "A layer by name, or by number from 0, or from the end as -1. [default: the last with spatial extent]",
+        "Layer, by name or number (-1 is the last). [default: the last layer with height and width]",
         metavar="NAME|INDEX",
         after=("method",),
     )
@@ -54,18 +54,18 @@ class LayerOptions(RemembersGiven):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterOptions(LayerOptions):
-    """Some of a layer's filters, as `parse_index_ranges` reads them."""
+    """Some filters of a layer, as `parse_index_ranges` reads them."""
 
-    filters: str | None = option(None, "Which, as in 0-63 or 3,7,12-20. [default: the first 64]", metavar="RANGES")
+    filters: str | None = option(
+        None, "Filters to draw, as in 0-63 or 3,7,12-20. [default: the first 64]", metavar="RANGES"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DreamFilterOptions(FilterOptions):
-    """The same for a dream, which is of all of them by default."""
+    """The filters of a dream; all by default."""
 
-    filters: str | None = option(
-        None, "Filters to strengthen, as in 0-63 or 3,7,12-20. [default: all]", metavar="RANGES"
-    )
+    filters: str | None = option(None, "Filters to amplify, as in 0-63 or 3,7,12-20. [default: all]", metavar="RANGES")
 
 
 # ---------------------------------------------------------------- class activation maps and feature maps
@@ -75,11 +75,13 @@ class DreamFilterOptions(FilterOptions):
 class CamOptions(LayerOptions):
     """How class activation maps are made."""
 
-    method: CamMethod | None = option(None, "How it is made. [default: gradcam; cam for an .onnx]")
-    contrast: bool = option(False, "What speaks against the class.")
+    method: CamMethod | None = option(
+        None, "Method; the list below explains them. [default: gradcam; cam for an .onnx]"
+    )
+    contrast: bool = option(False, "Map the evidence against the class.")
     fine: bool = option(
         False,
-        "Twice the rows and columns: the last stride before the layer is taken out, what follows dilated.",
+        "Double the resolution of the map: remove the last stride before the layer and dilate the convolutions after it.",
     )
 
 
@@ -88,99 +90,116 @@ class DrawOptions(RemembersGiven):
     """Where maps are drawn, and in which colours."""
 
     output: Path | None = option(
-        None, "Where the pictures go; none are drawn unless said.", "--output", "-o", metavar="DIR", after=("model",)
+        None,
+        "Folder to write images to. [default: draw nothing]",
+        "--output",
+        "-o",
+        metavar="DIR",
+        after=("model",),
     )
-    colormap: str = option("viridis", "Any of matplotlib's.", metavar="NAME", after=("alpha", "scale"))
+    colormap: str = option("viridis", "Colour map of matplotlib.", metavar="NAME", after=("alpha", "scale"))
     raw: bool = option(
-        False, "What each layer answers as .npy as well, float32 (C, h, w).", after=("colormap", "sheet")
+        False,
+        "Also write the activations of each layer as .npy, float32 (C, h, w).",
+        after=("colormap", "sheet"),
     )
-    force: bool = option(False, "DIR may hold something; pictures of the same names are replaced.", after=("fit",))
+    force: bool = option(
+        False, "Write to a folder that is not empty; images of the same name are replaced.", after=("fit",)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderOptions(DrawOptions):
-    """Of which classes maps are made, and what is made of them."""
+    """The classes of the maps, and how maps are drawn."""
 
     output: Path | None = option(
-        None, "Where the overlays go; none are drawn unless said.", "--output", "-o", metavar="DIR", after=("model",)
+        None,
+        "Folder to write overlays to. [default: draw nothing]",
+        "--output",
+        "-o",
+        metavar="DIR",
+        after=("model",),
     )
     classes: list[str] | None = option(
         None,
-        "Whose map: a class by name, the one that the network names, the picture's label, or each; may repeat. [default: top]",
+        "Class to map: a name, the predicted class (top), the label of the image (true), or all; may repeat. "
+        "name:top is a class named top. [default: top]",
         "--class",
         metavar="NAME|top|true|all",
         after=("output",),
     )
     box: float | None = option(
         None,
-        "Frame the hot region: the largest that hangs together and has SHARE of the map's maximum, as in --box 0.5.",
+        "Draw a box around the largest connected region above SHARE of the maximum, as in --box 0.5.",
         minimum=0.0,
         maximum=1.0,
         metavar="SHARE",
     )
     faithful: bool = option(
         False,
-        "How far a map can be believed: the area below the class's probability as its hottest pixels are hidden first "
-        "(deletion, the lower the better), or shown first (insertion, the higher).",
+        "Measure the faithfulness of each map: area under the probability curve as the hottest pixels are hidden first "
+        "(deletion, lower is better) or shown first (insertion, higher is better).",
     )
-    alpha: float = option(0.5, "How much of the picture the colours cover.", minimum=0.0, maximum=1.0)
-    colormap: str = option("inferno", "Any of matplotlib's.", metavar="NAME", after=("alpha",))
+    alpha: float = option(0.5, "Opacity of the colours.", minimum=0.0, maximum=1.0)
+    colormap: str = option("inferno", "Colour map of matplotlib.", metavar="NAME", after=("alpha",))
     sheet: Path | None = option(
-        None, "All pictures, their overlays and probabilities side by side.", metavar="FILE.png"
+        None, "Contact sheet to write: all images with their overlays and probabilities.", metavar="FILE.png"
     )
     raw: bool = option(
         False,
-        "Beside each overlay FILE.map.npy, of the layer's size, and FILE.pixels.npy, of the picture's: float32.",
+        "Also write each map as float32 arrays: OVERLAY.map.npy (size of the layer) and OVERLAY.pixels.npy (size of the image).",
         after=("sheet",),
     )
-    force: bool = option(False, "DIR may hold something; overlays replace files of their names.", after=("fit",))
+    force: bool = option(
+        False, "Write to a folder that is not empty; overlays of the same name are replaced.", after=("fit",)
+    )
 
     def checked(self) -> Self:
-        """Refuse what would be ignored, since nothing is drawn that it is about.
+        """Refuse options of drawing if nothing is drawn.
 
         Raises:
-            UsageError: There is no folder or sheet for it.
+            UsageError: An option needs -o or --sheet.
         """
         if self.output is None:
             if self.raw:
-                raise UsageError("--raw writes arrays beside the overlays; say where with -o DIR")
+                raise UsageError("--raw writes arrays next to the overlays; give their folder with -o DIR")
             if self.force:
-                raise UsageError("--force lets overlays replace files in their folder; say which with -o DIR")
+                raise UsageError("--force replaces overlays in their folder; give it with -o DIR")
             if self.sheet is None:
                 for flag in given(self, names=("alpha", "colormap")):
-                    raise UsageError(f"{flag} colours overlays; say where they go with -o DIR or --sheet FILE.png")
+                    raise UsageError(f"{flag} sets how overlays are drawn; draw them with -o DIR or --sheet FILE.png")
         return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureMapOptions(DrawOptions):
-    """Which layers' feature maps are described, and how they are drawn; channels as `parse_index_ranges` reads them."""
+    """The layers to describe, and how their feature maps are drawn; channels as `parse_index_ranges` reads them."""
 
     layers: list[str] | None = option(
         None,
-        "A layer by name, or by number from 0, or from the end as -1; may repeat. [default: all]",
+        "Layer, by name or number (-1 is the last), or all; may repeat. [default: all]",
         "--layer",
         metavar="NAME|INDEX|all",
     )
-    channels: str | None = option(None, "Draw these alone, as in 0-63 or 3,7,12-20.", metavar="RANGES")
+    channels: str | None = option(None, "Channels to draw, as in 0-63 or 3,7,12-20. [default: all]", metavar="RANGES")
     scale: MapScale = option(
         MapScale.CHANNEL,
-        "Colours by each channel's own range, which shows patterns, or by the layer's, which compares.",
+        "Scale colours to the range of each channel (shows patterns) or of the whole layer (comparable).",
     )
 
     def checked(self) -> Self:
-        """Refuse what would be ignored, since nothing is drawn.
+        """Refuse options of drawing if nothing is drawn.
 
         Raises:
-            UsageError: There is no folder for it.
+            UsageError: An option needs -o.
         """
         if self.output is None:
             if self.raw:
-                raise UsageError("--raw writes arrays beside the mosaics; say where with -o DIR")
+                raise UsageError("--raw writes arrays next to the mosaics; give their folder with -o DIR")
             if self.force:
-                raise UsageError("--force lets pictures replace others in their folder; say which with -o DIR")
+                raise UsageError("--force replaces images in their folder; give it with -o DIR")
             for flag in given(self, names=("channels", "scale", "colormap")):
-                raise UsageError(f"{flag} says how maps are drawn; say where they go with -o DIR")
+                raise UsageError(f"{flag} sets how maps are drawn; draw them with -o DIR")
         return self
 
 
@@ -189,41 +208,47 @@ class FeatureMapOptions(DrawOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AscentOptions(RemembersGiven):
-    """How the gradient of an activation is followed, in an image of which size."""
+    """Settings of gradient ascent, and the size of the image."""
 
-    steps: int = option(64, "How often the gradient is followed.", minimum=1)
-    rate: float = option(12.0, "Root mean square of what a step changes, in grey levels of 255.", minimum=0.0)
+    steps: int = option(64, "Gradient steps.", minimum=1)
+    rate: float = option(12.0, "Root mean square of the change in each step, in grey levels of 255.", minimum=0.0)
     jitter: int = option(
-        4, "By so much at most the picture is shifted before a step.", minimum=0, metavar="PIXELS"
+        4, "Maximum random shift before each step, in pixels.", minimum=0, metavar="PIXELS"
     )  # no pattern may depend on its place
-    blur: float = option(0.5, "Deviation of the blur after a step.", minimum=0.0, metavar="PIXELS")
-    size: str | None = option(None, "Of a pattern. [default: as the model has it, 128 at most]", metavar="PIXELS|HxW")
+    blur: float = option(
+        0.5, "Standard deviation of the Gaussian blur after each step, in pixels.", minimum=0.0, metavar="PIXELS"
+    )
+    size: str | None = option(
+        None,
+        "Size of a pattern: one side, or HEIGHTxWIDTH. [default: that of the model, at most 128]",
+        metavar="PIXELS|HxW",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatternOptions(AscentOptions):
-    """How patterns are searched, several at once."""
+    """Settings of the search for patterns."""
 
-    batch: int = option(16, "Filters that are looked for at once.", minimum=1, after=("device",))
+    batch: int = option(16, "Filters per batch.", minimum=1, after=("device",))
 
     def checked(self, *, kernels: bool) -> Self:
-        """Refuse what only a search has, where the kernels of a network are drawn.
+        """Refuse settings of the search if kernels are drawn instead.
 
         Args:
-            kernels: They are drawn, and nothing is searched.
+            kernels: Whether kernels are drawn.
 
         Raises:
-            UsageError: Something of it was given.
+            UsageError: A setting of the search was given with `kernels`.
         """
         if kernels:
             for flag in given(self):
-                raise UsageError(f"{flag} means nothing to --kernels; drop it")
+                raise UsageError(f"{flag} has no effect with --kernels; drop it")
         return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DreamOptions(AscentOptions):
-    """How an image is dreamt on: an ascent at each of several sizes, from the smallest to the image's own."""
+    """Settings of a dream: gradient ascent at several sizes, from the smallest to that of the image."""
 
     steps: int = option(16, "Gradient steps per octave.", minimum=1)
     rate: float = option(2.0, "Root mean square of the change in each step, in grey levels of 255.", minimum=0.0)
@@ -239,13 +264,13 @@ class DreamOptions(AscentOptions):
 
     @staticmethod
     def longer_side(text: str) -> int:
-        """Read the size of a dream: one number, as the shorter side follows from the image.
+        """Read the size of a dream: its longer side; the shorter one follows from the image.
 
         Raises:
-            UsageError: It is not one.
+            UsageError: The text is not a positive integer.
         """
         if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
-            raise UsageError(f'--size "{text}": give the longer side of the dream, in pixels; the image has the ratio')
+            raise UsageError(f'--size "{text}": give one number, the longer side of the dream in pixels')
         return int(text)
 
 
@@ -257,28 +282,28 @@ class CurveOptions:
     """How training histories are shown."""
 
     smooth: float = option(
-        0.0, "Exponential moving average: what was before counts WEIGHT, from 0 (off) to below 1.", metavar="WEIGHT"
+        0.0, "Weight of earlier epochs in the exponential moving average, 0 (off) to below 1.", metavar="WEIGHT"
     )
-    monitor: Monitor = option(Monitor.VAL_LOSS, "The best epoch, which is marked, is the best by this.")
+    monitor: Monitor = option(Monitor.VAL_LOSS, "Measure that selects the best epoch, which is marked.")
 
 
-# ---------------------------------------------------------------- what the options have in common
+# ---------------------------------------------------------------- shared
 
 
 def parse_index_ranges(text: str | None, count: int, *, option: str, of: str) -> list[int]:
-    """Read which of some numbered things are meant.
+    """Read numbers and ranges, such as `0-63` or `3,7,12-20`.
 
     Args:
         text: Numbers and ranges, both ends included; None for all.
-        count: How many there are, numbered from 0.
-        option: Where the text stood, for messages.
-        of: What has them, for messages.
+        count: The number of things to choose from, numbered from 0.
+        option: The option that has the text, for messages.
+        of: The layer that has the things, for messages.
 
     Returns:
-        In the order given, each once; a range may go further than there are.
+        The numbers in the order given, without repetition; a range may reach beyond `count`.
 
     Raises:
-        UsageError: It is something else, or there is no such number.
+        UsageError: The text has another form, or a number is not below `count`.
     """
     if text is None:
         return list(range(count))
@@ -289,7 +314,7 @@ def parse_index_ranges(text: str | None, count: int, *, option: str, of: str) ->
             raise UsageError(f'{option} "{text}": give numbers and ranges, as in 0-63 or 3,7,12-20')
         first, last = int(match[1]), int(match[2] or match[1])
         if first > last:
-            raise UsageError(f"{option} {word}: a range goes upwards; give {last}-{first}")
+            raise UsageError(f"{option} {word}: the range is reversed; give {last}-{first}")
         if first >= count or (match[2] is None and last >= count):
             raise UsageError(f"{option} {word}: {of} has {count}, numbered 0 to {count - 1}")
         found += range(first, min(last + 1, count))

@@ -1,4 +1,4 @@
-"""Sheets of class activation maps, each image with its overlays and how probable each class is; and mosaics of equal tiles."""
+"""Contact sheets of class activation maps, each image with its overlays and probabilities; and mosaics of equal tiles."""
 
 import logging
 import math
@@ -26,12 +26,12 @@ LINE_HEIGHT = 16
 
 @cache
 def font(size: int = 12) -> ImageFont.FreeTypeFont:
-    """Give DejaVu Sans, which matplotlib brings along; `size` in pixels."""
+    """Load DejaVu Sans, which comes with matplotlib; `size` in pixels."""
     return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False) -> str:
-    """Shorten a text to a width in pixels; dots tell where something is left out."""
+    """Shorten a text to a width in pixels, with an ellipsis."""
     letters = font(size)
     if letters.getlength(text) <= width:
         return text
@@ -46,9 +46,9 @@ def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False) ->
 
 #: Pixels: the side of a thumbnail, between thumbnails, and between images.
 SIDE, GAP, SPACE = 160, 4, 16
-#: So many thumbnails of an image stand in a line.
+#: Thumbnails of an image per row.
 _ACROSS = 9
-#: Thumbnails, which the memory holds until all are there.
+#: Maximum number of thumbnails, which are kept in memory.
 MOST = 1000
 _INK, _WRONG, _BACKGROUND, _BAR, _EMPTY = "#222222", "#a02020", "#ffffff", "#3b6ea5", "#e4e4e4"
 _BAR_HEIGHT = 6
@@ -56,9 +56,9 @@ _BAR_HEIGHT = 6
 
 @dataclass(frozen=True, slots=True)
 class SheetCell:
-    """An image and its overlays, as thumbnails; each overlay with its class and that one's probability.
+    """An image and its overlays, as thumbnails; each overlay with its class and probability.
 
-    Where the image's class is known, `truth`, it is written below, with the one that was predicted where that is another.
+    The true class, `truth`, is written below if it is known, with the predicted class if that is another one.
     """
 
     path: str
@@ -69,19 +69,19 @@ class SheetCell:
 
     @property
     def notes(self) -> list[str]:
-        """What is written below the name of the image."""
+        """The lines below the name of the image."""
         if self.truth is None:
             return []
         return [f"true {self.truth}", *([f"predicted {self.predicted}"] if self.predicted != self.truth else [])]
 
     @property
     def count(self) -> int:
-        """How many thumbnails it has."""
+        """The number of thumbnails."""
         return 1 + len(self.overlays)
 
 
 class SheetCells:
-    """The cells of a sheet, as many as it holds."""
+    """The cells of a sheet, up to its maximum size."""
 
     def __init__(self) -> None:
         self.left_out = 0
@@ -104,24 +104,24 @@ class SheetCells:
 
 
 def thumbnail(image: Image.Image) -> Image.Image:
-    """Make an image as large as a sheet shows it."""
+    """Resize an image to a thumbnail of a sheet."""
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    # A digit of eight pixels is looked at as well, and its pixels are what there is to see
+    # Small images, such as digits of 8 x 8 pixels, are enlarged with visible pixels
     return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
 
 
 def save(path: str | Path, cells: SheetCells) -> None:
-    """Draw a sheet into a PNG, in one step; of no images nothing is drawn."""
+    """Write a sheet as PNG, atomically; nothing is written without cells."""
     if not len(cells):
         return
     image_files.save(path, render(list(cells)))
     if cells.left_out:
-        log.info("%s shows the first %d of %d pictures", path, len(cells), len(cells) + cells.left_out)
+        log.info("%s shows only the first %d of %d images", path, len(cells), len(cells) + cells.left_out)
 
 
 def render(cells: Sequence[SheetCell]) -> Image.Image:
-    """Draw cells side by side and below one another, about four wide to three high."""
+    """Draw cells in a grid of about 4:3."""
     most = max(each.count for each in cells)
     below = 2 * LINE_HEIGHT + _BAR_HEIGHT + GAP  # a thumbnail, for its caption
     below += LINE_HEIGHT * (max(len(each.notes) for each in cells) > 1)
@@ -148,7 +148,7 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
 
 
 def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int, top: int) -> None:
-    """Write a class and its probability, with a bar as long as that."""
+    """Write a class and its probability, with a bar of that length."""
     number = f"{probability:.3f}"
     room = SIDE - round(font().getlength(number)) - 2 * GAP
     pen.text((left, top), shorten(name, room), fill=_INK, font=font())
@@ -161,14 +161,14 @@ def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int,
 
 # ---------------------------------------------------------------- mosaics
 
-#: About how wide a mosaic should be, in pixels, and how many lie between two tiles.
+#: The approximate width of a mosaic, and the gap between tiles, in pixels.
 _MOSAIC_WIDTH, _MOSAIC_GAP = 1024, 2
-#: Up to this width a single tile is enlarged.
+#: The minimum width of a single tile; smaller ones are enlarged.
 _LEAST_SIDE = 128
 
 
 def mosaic(tiles: Sequence[NDArray[np.uint8]]) -> Image.Image:
-    """Lay tiles of one size out, (h, w, 3) each, in rows and columns nearly square, enlarged by whole pixels to be seen."""
+    """Arrange tiles of one size, (h, w, 3) each, in a nearly square grid; small ones are enlarged by an integer factor."""
     height, width = tiles[0].shape[:2]
     across = math.ceil(math.sqrt(len(tiles)))
     zoom = max(1, (_MOSAIC_WIDTH // across - _MOSAIC_GAP) // max(height, width))
@@ -179,7 +179,7 @@ def mosaic(tiles: Sequence[NDArray[np.uint8]]) -> Image.Image:
 
 
 def enlarged(tile: NDArray[np.uint8]) -> Image.Image:
-    """Give one tile by itself, small ones enlarged."""
+    """Draw one tile, enlarged if it is small."""
     return _enlarged(tile, _zoom(*tile.shape[:2]))
 
 

@@ -1,4 +1,4 @@
-"""Training histories, one run or several: named, smoothed, each with its best epoch. What is drawn or printed of them starts here."""
+"""Training histories of one or several runs: names, smoothed measures and best epochs, for drawing and printing."""
 
 import dataclasses
 import logging
@@ -15,14 +15,14 @@ from cnnkit.formats.history import HistoryRow
 
 log = logging.getLogger("cnnkit")
 
-#: What is drawn, by panel: training, then validation.
+#: The measures of each panel: training, then validation.
 PANELS = {"loss": ("train_loss", "val_loss"), "accuracy": ("train_accuracy", "val_accuracy")}
 MEASURES = tuple(measure for pair in PANELS.values() for measure in pair)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """One history: its rows as they were written, the same rows smoothed, and the best of the former; None without validation."""
+    """One history: its rows as written, the rows smoothed, and the best of the former, None without validation."""
 
     name: str
     rows: list[HistoryRow]
@@ -30,41 +30,41 @@ class TrainingRun:
     best: HistoryRow | None
 
     def summary(self) -> dict[str, Any]:
-        """Give the measures of the best epoch, of the last one where none is known to be the best."""
-        told = self.best or self.rows[-1]
+        """Return the measures of the best epoch, or of the last one without validation."""
+        shown = self.best or self.rows[-1]
         return {
             "run": self.name,
             "epochs": len(self.rows),
             "best_epoch": self.best and self.best.epoch,
-            **{measure: finite(getattr(told, measure)) for measure in MEASURES},
+            **{measure: finite(getattr(shown, measure)) for measure in MEASURES},
         }
 
 
 def collect(
     histories: Iterable[tuple[Iterable[bytes], str]], *, smooth: float = 0.0, monitor: Monitor = Monitor.VAL_LOSS
 ) -> list[TrainingRun]:
-    """Read histories, and give each a name, smoothed measures and its best epoch.
+    """Read histories, and compute names, smoothed measures and best epochs.
 
     Args:
-        histories: For each its lines and its path, which is where the name comes from.
-        smooth: The weight of what was before, from 0 (none) to below 1.
-        monitor: What the best epoch is the best by; as in training, of equal accuracies the one with the lower loss wins, of
-            equal ones the first. Values that are smoothed do not decide: the weights of no epoch have them.
+        histories: For each file its lines and its path, from which the name is taken.
+        smooth: The weight of earlier epochs, from 0 (off) to below 1.
+        monitor: The measure that selects the best epoch. As in training, ties of accuracy are broken by the lower loss, then by the first
+            epoch. The values are not smoothed: no epoch has weights with the smoothed ones.
 
     Returns:
-        The runs that have an epoch to show, in the order given.
+        The runs with at least one epoch, in the order given.
 
     Raises:
-        FormatError: One is no history.
-        CnnkitError: In none of them an epoch is finished.
-        UsageError: `smooth` is out of its range, or a history is given twice.
+        FormatError: A file is not a history.
+        CnnkitError: No history has a finished epoch.
+        UsageError: `smooth` is out of range, or a history is given twice.
     """
     if not 0 <= smooth < 1:
-        raise UsageError(f"--smooth {smooth:g} is not from 0 to below 1; 0 leaves the curves as they are")
+        raise UsageError(f"--smooth {smooth:g}: give a weight from 0 (off) to below 1")
     found: dict[str, list[HistoryRow]] = {}
     for lines, path in histories:
         if path in found:
-            raise UsageError(f"{path}: given twice")
+            raise UsageError(f"{path}: given twice; give each history once")
         found[path] = history.parse(lines, name=path)
     begun = {path: rows for path, rows in found.items() if rows}
     if not begun:
@@ -78,7 +78,7 @@ def collect(
 
 
 def points(runs: Iterable[TrainingRun]) -> Iterator[dict[str, Any]]:
-    """Give every epoch of every run as a record: the measures as they are drawn, smoothed where that was asked for."""
+    """Yield every epoch of every run as a record, with the measures as drawn, smoothed if requested."""
     for run in runs:
         for row in run.smoothed:
             record = {name: finite(value) for name, value in dataclasses.asdict(row).items()}
@@ -86,28 +86,28 @@ def points(runs: Iterable[TrainingRun]) -> Iterator[dict[str, Any]]:
 
 
 def curve(rows: Iterable[HistoryRow], measure: str) -> tuple[list[int], list[float]]:
-    """Give epochs and values of one measure, both (N,); epochs without a finite value are left out."""
+    """Return epochs and values of one measure, both (N,); epochs without a finite value are left out."""
     known = [(row.epoch, value) for row in rows if (value := finite(getattr(row, measure))) is not None]
     return [epoch for epoch, _ in known], [value for _, value in known]
 
 
 def finite(value: float | None) -> float | None:
-    """Give a number, and None for what is none."""
+    """Return a finite number unchanged, and None for any other value."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def smoothed(values: Sequence[float | None], weight: float) -> list[float | None]:
-    """Average exponentially: every value is the mean of all up to it, each weighted `weight` times the one after it.
+    """Compute a bias-corrected exponential moving average: the mean of all values so far, each weighted `weight` times the next one.
 
-    The start is corrected for: the first value stays, the second is drawn to it no more than any other to the one before.
-    An average that simply starts at the first value would hang on to it, for fifty epochs with a weight of 0.98.
+    The first value is unchanged. An average that simply starts at the first value would stay close to it, for fifty epochs with a weight
+    of 0.98.
 
     Args:
-        values: (N,), with gaps where nothing is known.
-        weight: From 0 (nothing changes) to below 1.
+        values: (N,), None or NaN where unknown.
+        weight: From 0 (no smoothing) to below 1.
 
     Returns:
-        (N,), with the same gaps.
+        (N,), None where unknown.
 
     Source:
         Kingma, Ba 2015, Adam, section 3; TensorBoard's smoothing is the same.
@@ -135,6 +135,8 @@ def _smoothed(rows: list[HistoryRow], weight: float) -> list[HistoryRow]:
 
 
 def best(rows: Iterable[HistoryRow], monitor: Monitor) -> HistoryRow | None:
-    """Choose the best epoch as training does; None where the measure was never taken."""
+    """Choose the best epoch as training does; None if no epoch has the measure."""
     measured = [row for row in rows if finite(getattr(row, monitor)) is not None]
-    return max(measured, key=partial(history.rank, monitor=monitor), default=None)  # of equal ones, max gives the first
+    return max(
+        measured, key=partial(history.rank, monitor=monitor), default=None
+    )  # max returns the first of equal ones

@@ -1,4 +1,4 @@
-"""Training curves as an image: loss and accuracy side by side, one colour a run."""
+"""Training curves as an image: loss and accuracy side by side, one colour per run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from cnnkit.messages import printable
 
 _Style = Literal["--", "-"]
 
-#: Ten that stay apart for those who see few colours, too (Petroff 2021, Accessible Color Sequences for Data Visualization).
+#: Ten colours that colour-blind readers can distinguish (Petroff 2021, Accessible Color Sequences for Data Visualization).
 _COLOURS = (
     "#3f90da",
     "#ffa90e",
@@ -34,31 +34,31 @@ _COLOURS = (
 _STYLES: tuple[_Style, _Style] = ("--", "-")  # training, validation
 _FAINT = 0.3
 _WIDTH, _HEIGHT, _LEGEND_ROW = 10, 3.6, 0.21  # inches
-_LONG_NAME = 30  # letters; longer ones stand below one another
-_POINTS_UP_TO = 150  # epochs; more, and the points would make one cloud, so a thin line joins them
-_DOTTED_UP_TO = 40  # epochs; more, and dots on a line touch one another
+_LONG_NAME = 30  # letters; longer names get one legend row each
+_POINTS_UP_TO = 150  # epochs; with more, measured values are drawn as a thin line
+_DOTTED_UP_TO = 40  # epochs; with more, lines have no dots
 
 
 def save(path: str | Path, runs: Sequence[TrainingRun], *, monitor: Monitor = Monitor.VAL_LOSS) -> None:
-    """Draw runs into a file, in one step; the same histories give the same bytes.
+    """Write a drawing of runs atomically; the same histories give the same bytes.
 
     Args:
-        path: Its ending names the format: .png, .svg or .pdf.
-        runs: What `curves.collect` gave.
-        monitor: What their best epochs are the best by.
+        path: Its extension selects the format: .png, .svg or .pdf.
+        runs: From `curves.collect`.
+        monitor: The measure that selects the best epochs.
 
     Raises:
-        UsageError: Another format.
+        UsageError: Another extension.
         OSError: The file cannot be written.
     """
     figures.save(path, lambda: render(runs, monitor=monitor))
 
 
 def render(runs: Sequence[TrainingRun], *, monitor: Monitor = Monitor.VAL_LOSS) -> Figure:
-    """Draw runs: training dashed, validation solid, the points before smoothing faint, the best epoch's own values as a disc.
+    """Draw runs: training dashed, validation solid, values before smoothing faint, the measured values of the best epoch as a disc.
 
     Returns:
-        A figure that pyplot does not know of, so nothing is left behind.
+        A figure outside of pyplot, so nothing has to be closed.
     """
     colours = _colours(len(runs))
     legend = _explanations(runs, colours, monitor=monitor)
@@ -78,7 +78,7 @@ def render(runs: Sequence[TrainingRun], *, monitor: Monitor = Monitor.VAL_LOSS) 
 
 
 def _draw(axes: Axes, run: TrainingRun, measure: str, *, colour: str, style: _Style) -> None:
-    """Draw one measure of one run, and mark the best epoch where the measure is one of validation."""
+    """Draw one measure of one run, and mark the best epoch if the measure is of validation."""
     epochs, values = curve(run.smoothed, measure)
     if run.smoothed is not run.rows:
         many = len(epochs) > _POINTS_UP_TO
@@ -93,7 +93,7 @@ def _draw(axes: Axes, run: TrainingRun, measure: str, *, colour: str, style: _St
 def _explanations(
     runs: Sequence[TrainingRun], colours: Sequence[str], *, monitor: Monitor
 ) -> list[list[tuple[Line2D, str]]]:
-    """Give the legend by its rows: one of what the lines mean, then the runs."""
+    """Return the rows of the legend: the meaning of the lines, then the runs."""
     validated = any(curve(run.rows, measure)[0] for run in runs for _, measure in PANELS.values())
     words = ("training", "validation") if validated else ("training",)
     meanings = [
@@ -105,8 +105,8 @@ def _explanations(
     columns = len(meanings) if max(len(run.name) for run in runs) < _LONG_NAME else 1
     entries = list(meanings)
     for run, colour in zip(runs, colours, strict=True):
-        told = f", best epoch {run.best.epoch} of {run.rows[-1].epoch}" if run.best else ""
-        entries.append((Line2D([], [], color=colour, linewidth=4), printable(run.name) + told))
+        best = f", best epoch {run.best.epoch} of {run.rows[-1].epoch}" if run.best else ""
+        entries.append((Line2D([], [], color=colour, linewidth=4), printable(run.name) + best))
     return [entries[start : start + columns] for start in range(0, len(entries), columns)]
 
 
@@ -114,14 +114,14 @@ def _add_legend(figure: Figure, rows: Sequence[Sequence[tuple[Line2D, str]]]) ->
     """Put the legend under both panels; matplotlib fills it column by column."""
     entries = [row[column] for column in range(len(rows[0])) for row in rows if column < len(row)]
     handles = [handle for handle, _ in entries]
-    # Names are set afterwards: the legend itself leaves out those that begin with "_"
+    # Names are set afterwards: a legend leaves out those that begin with "_"
     legend = figure.legend(handles, [" "] * len(entries), loc="outside lower left", ncols=len(rows[0]), frameon=False)
     for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
         text.set(text=words, parse_math=False)
 
 
 def _colours(count: int) -> Sequence[str]:
-    """Give as many colours; beyond ten they are steps of one rainbow, in the order of the runs."""
+    """Return a colour for each run; more than ten are steps of one colour map."""
     if count <= len(_COLOURS):
         return _COLOURS[:count]
     from matplotlib.colors import to_hex

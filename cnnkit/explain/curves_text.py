@@ -1,4 +1,4 @@
-"""Training curves as text, to look at where the training runs: loss and accuracy, drawn by plotext."""
+"""Training curves as text, for a terminal: loss and accuracy, drawn by plotext."""
 
 import math
 import re
@@ -12,51 +12,51 @@ from cnnkit.explain.curves import PANELS, TrainingRun, curve, finite
 from cnnkit.formats.history import HistoryRow
 from cnnkit.messages import printable
 
-#: Text and its style, as rich understands it: "cyan", "bold", or nothing.
+#: Text and its style for rich: "cyan", "bold", or empty.
 Span = tuple[str, str]
 #: An epoch, and a value scaled to 0 to 1.
 Point = tuple[float, float]
 
-#: A terminal's own colours by their numbers, in the order of the runs.
+#: The colours of a terminal by number, in the order of the runs.
 _COLOURS = {6: "cyan", 5: "magenta", 3: "yellow", 2: "green", 4: "blue", 1: "red"}
 _BEST, _EPOCH = "●", "epoch"
-#: Letters that name runs at the ends of their curves.
+#: Keys of runs at the ends of their curves.
 _KEYS = "123456789abcdefghijklmnopqrstuvwxyz"
 
-_BESIDE_FROM = 72  # columns; narrower, and the panels stand below one another
+_SIDE_BY_SIDE_FROM = 72  # columns; on narrower terminals one panel is below the other
 _GAP = 3
 _LEAST_ROWS, _MOST_ROWS = 4, 16
 _MOST_COLUMNS = 140
 _LARGE, _DIGITS = 1e5, 5  # numbers beyond are written with exponents
-_FURTHEST, _NEAREST = 8e307, 1e-300  # what lies outside is drawn at the edge, and what lies closer as one
-_LEAST_NAME = 8  # letters of a run's name next to its numbers; with less room they stand below it
-_AROUND = 3  # lines of a panel that are no curve: title, axis, numbers
-_DASH = 3  # of so many dots on the way, one is drawn
+_FURTHEST, _NEAREST = 8e307, 1e-300  # larger values are drawn at the edge, smaller differences as equal
+_LEAST_NAME = 8  # minimum letters of a run's name next to its numbers; with less room the numbers are below
+_AROUND = 3  # lines of a panel without curves: title, axis, numbers
+_DASH = 3  # one of every three dots is drawn
 
 
 def draw(
     runs: Sequence[TrainingRun], *, columns: int, lines: int, monitor: Monitor = Monitor.VAL_LOSS
 ) -> list[list[Span]]:
-    """Draw runs: training dotted, validation solid, points before smoothing faint, the best epoch's own values as a disc.
+    """Draw runs: training dotted, validation solid, values before smoothing faint, the measured values of the best epoch as a disc.
 
     Args:
-        runs: What `curves.collect` gave.
-        columns: The width to fit in.
-        lines: The height to fit in, if the legend leaves room enough.
-        monitor: What the best epochs are the best by.
+        runs: From `curves.collect`.
+        columns: The width available.
+        lines: The height available; a long legend may exceed it.
+        monitor: The measure that selects the best epochs.
 
     Returns:
         Lines of text with styles; none is wider than `columns`.
     """
     columns = min(columns, _MOST_COLUMNS)
     legend = _legend(runs, columns, monitor)
-    beside = columns >= _BESIDE_FROM
+    side_by_side = columns >= _SIDE_BY_SIDE_FROM
     room = lines - len(legend) - 1
-    rows = room - _AROUND if beside else room // len(PANELS) - _AROUND
+    rows = room - _AROUND if side_by_side else room // len(PANELS) - _AROUND
     rows = min(max(rows, _LEAST_ROWS), _MOST_ROWS)
-    width = (columns - _GAP) // len(PANELS) if beside else columns
+    width = (columns - _GAP) // len(PANELS) if side_by_side else columns
     panels = [_panel(runs, title, measures, width, rows) for title, measures in PANELS.items()]
-    if beside:
+    if side_by_side:
         left, right = panels
         drawn = [[*_padded(line, width + _GAP), *other] for line, other in zip(left, right, strict=True)]
     else:
@@ -67,7 +67,7 @@ def draw(
 def _panel(
     runs: Sequence[TrainingRun], title: str, measures: tuple[str, str], columns: int, rows: int
 ) -> list[list[Span]]:
-    """Draw one panel: title, curves next to their scale, axis, epochs."""
+    """Draw one panel: title, scale, curves, axis and epochs."""
     values = [
         value
         for run in runs
@@ -85,7 +85,7 @@ def _panel(
     cell = (last - first) / max(wide - 1 - named, 1)
     figure = plotext.figure
     figure.clear.all()
-    plotext.terminal.limit(False, False)  # the size is that of the stream that is written to
+    plotext.terminal.limit(False, False)  # the size is given by the output stream
     figure.plot_size(columns, rows + 2)
     figure.axes(False, side=1)
     epochs = _marks(first, last, most=max(2, wide // (len(str(last)) + 4)), whole=True)
@@ -108,26 +108,26 @@ def _draw_curves(
     cell: float,
     size: tuple[int, int],
 ) -> None:
-    """Draw what is faint first, then training, validation, and what names and marks them, so that this is seen best.
+    """Draw faint values first, then training, validation, and on top the keys and marks.
 
     Args:
         runs: One or several.
         measures: Of training and of validation.
-        span: The least and the largest value.
-        cell: How many epochs a letter is wide.
-        size: Letters across and down.
+        span: The smallest and the largest value.
+        cell: The width of a character in epochs.
+        size: Width and height in characters.
     """
     low, high = span
     wide, rows = size
 
     def points(drawn: Iterable[HistoryRow], measure: str) -> list[Point]:
-        """Scale values to 0 to 1: plotext itself can neither tell apart the smallest numbers there are nor place the largest."""
+        """Scale values to 0 to 1: plotext cannot handle the smallest and the largest floats itself."""
         known = zip(*curve(drawn, measure), strict=True)
         return [(epoch, (min(max(value, low), high) - low) / (high - low)) for epoch, value in known]
 
     train, val = measures
     raw = runs[0].rows
-    # Of several runs, or of more epochs than there are dots across, they would fill the panel
+    # For several runs, or for more epochs than dots, they would fill the panel
     if raw is not runs[0].smoothed and len(runs) == 1 and len(raw) <= 2 * wide:
         _plot([*points(raw, train), *points(raw, val)], "braille", None, "dim")
     dots = (2 / cell, 4 * (rows - 1))
@@ -145,7 +145,7 @@ def _draw_curves(
 def _plot(
     where: Sequence[Point], letter: str, number: int | None, style: str = "default", *, line: bool = False
 ) -> None:
-    """Put a letter, or dots, or a line of dots, in the colour of a run."""
+    """Draw a character, dots, or a line of dots in the colour of a run."""
     if where:
         colour = None if number is None else list(_COLOURS)[number % len(_COLOURS)]
         xs, ys = zip(*where, strict=True)
@@ -154,7 +154,7 @@ def _plot(
 
 
 def _dotted(points: Sequence[Point], dots: tuple[float, float]) -> Iterator[Point]:
-    """Give one of every few dots on the way along points; `dots` is how many there are to one of x and of y."""
+    """Yield every third dot along the line through points; `dots` is the number of dots per unit of x and of y."""
     count = 0
     yield from points[:1]
     for (x, y), (to_x, to_y) in pairwise(points):
@@ -166,7 +166,7 @@ def _dotted(points: Sequence[Point], dots: tuple[float, float]) -> Iterator[Poin
 
 
 def _free(end: Point, cell: float, rows: int, taken: set[tuple[int, int]]) -> Point:
-    """Find a place right of the end of a curve where no other key is: next to it, else just above or below."""
+    """Find a free place for a key right of the end of a curve: next to it, or just above or below."""
     x, row = end[0] + cell, round(end[1] * (rows - 1))
     column = round(x / cell)
     near = [each for each in (row, row + 1, row - 1, row + 2, row - 2) if 0 <= each < rows]
@@ -176,7 +176,7 @@ def _free(end: Point, cell: float, rows: int, taken: set[tuple[int, int]]) -> Po
 
 
 def _spans(drawn: str) -> list[list[Span]]:
-    """Read what plotext drew for a terminal: letters with their styles, in the terminal's own colours."""
+    """Convert the output of plotext to text with styles."""
     lines = []
     for line in drawn.splitlines():
         spans: list[Span] = []
@@ -197,16 +197,16 @@ def _style(codes: str) -> str:
 
 
 def _legend(runs: Sequence[TrainingRun], columns: int, monitor: Monitor) -> list[list[Span]]:
-    """Say what the lines mean, then name the runs with their best epochs."""
+    """Return the legend: the meaning of the lines, then the runs with their best epochs."""
     validated = any(curve(run.rows, measure)[0] for run in runs for _, measure in PANELS.values())
     words = ["⠂⠐ ⠂ training"]
     if validated:
         words.append("⠒⠒⠒⠒ validation")
     if any(run.best for run in runs):
         words.append(f"{_BEST} best epoch by {monitor}")
-    told = [_told(run) for run in runs]
-    widths = [max(map(len, column)) for column in zip(*told, strict=True)]
-    aligned = ["  ".join(map(str.ljust, texts, widths)).rstrip() for texts in told]
+    summaries = [_summary(run) for run in runs]
+    widths = [max(map(len, column)) for column in zip(*summaries, strict=True)]
+    aligned = ["  ".join(map(str.ljust, texts, widths)).rstrip() for texts in summaries]
     names = [printable(run.name) for run in runs]
     room = columns - 4 - max(map(len, aligned))
     longest = min(max(map(len, names)), room if room >= _LEAST_NAME else max(columns - 2, 1))
@@ -217,12 +217,12 @@ def _legend(runs: Sequence[TrainingRun], columns: int, monitor: Monitor) -> list
         if room >= _LEAST_NAME:
             lines.append([named, (f"  {text}", "")])
         else:
-            lines += [[named], *([(f"  {line}", "")] for line in _filled(told[number], columns - 2))]
+            lines += [[named], *([(f"  {line}", "")] for line in _filled(summaries[number], columns - 2))]
     return lines
 
 
 def _filled(words: Iterable[str], columns: int) -> list[str]:
-    """Put words on lines, as many on each as fit."""
+    """Wrap words into lines."""
     lines: list[str] = []
     for word in words:
         if lines and len(lines[-1]) + 2 + len(word) <= columns:
@@ -232,8 +232,8 @@ def _filled(words: Iterable[str], columns: int) -> list[str]:
     return lines
 
 
-def _told(run: TrainingRun) -> tuple[str, str, str]:
-    """Tell of a run its best epoch and the validation then; without validation, the training at its end."""
+def _summary(run: TrainingRun) -> tuple[str, str, str]:
+    """Describe the best epoch of a run and its validation measures; without validation, the last epoch and its training measures."""
     last = run.rows[-1]
     shown, prefix = (run.best, "val") if run.best else (last, "train")
     measures = (f"{prefix}_loss", f"{prefix}_accuracy")
@@ -253,8 +253,8 @@ def _key(number: int) -> str:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """Give the least and the largest value, as far apart from one another as numbers can tell."""
-    # Beyond half of the largest number the span itself has none
+    """Return the smallest and the largest value, with a minimum distance."""
+    # With values beyond half of the largest float, their difference would overflow
     low, high = (min(max(each, -_FURTHEST), _FURTHEST) for each in (min(values, default=0.0), max(values, default=1.0)))
     if high - low > max(_NEAREST, 1e-12 * max(abs(low), abs(high))):
         return low, high
@@ -263,7 +263,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _marks(low: float, high: float, *, most: int, whole: bool = False) -> dict[float, str]:
-    """Give round numbers between two others, one, two or five times a power of ten apart, and how they are written."""
+    """Return round numbers between two values, one, two or five times a power of ten apart, and their labels."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
@@ -280,7 +280,7 @@ def _padded(line: Sequence[Span], columns: int) -> list[Span]:
 
 
 def _clipped(line: Iterable[Span], columns: int) -> list[Span]:
-    """Cut a line where the terminal ends, and what is blank at its end."""
+    """Clip a line to the width of the terminal, and strip blanks at its end."""
     left: list[Span] = []
     for text, style in line:
         left.append((text[:columns], style))

@@ -1,4 +1,4 @@
-"""How far a map can be believed: the class's probability as the hottest pixels are hidden first, or shown first.
+"""Faithfulness of a map: the probability of the class as the hottest pixels are hidden first, or shown first.
 
 Source: Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
 """
@@ -13,15 +13,15 @@ from PIL import Image, ImageFilter
 from cnnkit.explain import upsampling
 from cnnkit.nets.cell_centres import CellCentres
 
-#: Into how many equal parts the pixels are divided.
+#: The number of equal steps in which pixels are hidden or shown.
 STEPS = 20
-#: Deviation of the blur that hides an image from which pixels are shown, as a share of its side.
+#: Standard deviation of the blur of the image on which pixels are shown, as a share of its longer side.
 _BLUR = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Faithfulness:
-    """Areas below the curves, 0 to 1: `deletion` is low and `insertion` high where the map is right about what matters."""
+    """Areas under the curves, 0 to 1: for a faithful map `deletion` is low and `insertion` high."""
 
     deletion: float
     insertion: float
@@ -40,13 +40,13 @@ def measure(
     """Hide and show the pixels of an image, the hottest first.
 
     Args:
-        image: What the network sees, (H, W, 3).
+        image: The input of the network, (H, W, 3).
         found: The map, (h, w).
-        number: Of the class.
-        probabilities: From images (N, H, W, 3) to those of all classes (N, classes).
-        hidden: The colour of pixels that are hidden.
-        centres: Where the map's cells stand in the image; by default they tile it.
-        batch: Images at once.
+        number: The number of the class.
+        probabilities: Maps images (N, H, W, 3) to the probabilities of all classes (N, classes).
+        hidden: The colour of hidden pixels.
+        centres: The centres of the cells of the map in the image; by default they tile it.
+        batch: Images per batch.
     """
     height, width = image.shape[:2]
     heat = upsampling.resize(found, (width, height), centres)

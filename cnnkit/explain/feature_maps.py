@@ -1,7 +1,7 @@
 """Feature maps: the activations of a network's layers for one image, channel by channel.
 
-OUT/block1_conv1.png            all channels side by side
-OUT/block1_conv1/007.png        each by itself
+OUT/block1_conv1.png            mosaic of all channels
+OUT/block1_conv1/007.png        one channel
 OUT/block1_conv1.npy            with `raw`: the activations, float32 (C, h, w)
 """
 
@@ -19,6 +19,7 @@ from onnx.helper import make_tensor_value_info
 from onnx.shape_inference import infer_shapes
 
 from cnnkit import messages
+from cnnkit.callbacks import Callbacks
 from cnnkit.choices import MapScale
 from cnnkit.data import containment, decode, preprocessing, tree
 from cnnkit.engine.onnx_classifier import OnnxNetwork
@@ -33,29 +34,29 @@ from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
 
-#: A channel is silent if it stays below this share of the layer's largest value.
+#: A channel is silent if no value exceeds this share of the largest one of the layer.
 _SILENT = 1e-6
 
 
 class FeatureMapNetwork(Protocol):
-    """A network whose layers can be looked at."""
+    """A network whose feature maps can be computed."""
 
     preprocess: Preprocess
 
     @property
     def layers(self) -> Sequence[Any]:
-        """Those that return maps, in order."""
+        """The layers that output maps, in order."""
 
     def find(self, wanted: str) -> Any:  # noqa: ANN401 - a layer, as the network has them
-        """Find one by name or number."""
+        """Find a layer by name or number."""
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[Any]) -> list[NDArray[np.float32]]:
-        """Give what layers output for one image, (H, W, 3) -> (C, h, w) each."""
+        """Compute the activations of layers for one image, (H, W, 3) -> (C, h, w) each."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureMapRecord:
-    """What a layer outputs for an image; `silent` is the share of channels without any response, `zeros` that of values."""
+    """The activations of a layer for an image; `silent` is the share of channels that are zero everywhere, `zeros` that of values."""
 
     layer: str
     shape: str
@@ -68,10 +69,10 @@ class FeatureMapRecord:
 
 
 def check(options: FeatureMapOptions) -> None:
-    """Check what can be checked before a network is loaded.
+    """Check options before a network is loaded.
 
     Raises:
-        UsageError: No such colour map.
+        UsageError: There is no such colour map.
         CnnkitError: The folder is not empty.
     """
     colormaps.color_table(options.colormap)
@@ -83,10 +84,12 @@ def open_model(model: str, options: InputOptions, *, device: str = "auto") -> Fe
     """Load a network.
 
     Args:
-        model: A `.pt`, an `.onnx`, or a network's name; else as `load_network`.
+        model: A `.pt`, an `.onnx`, or the name of a network.
+        options: As for `load_network`.
+        device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        UsageError: As `load_network`, or an exported network is to take another size.
+        UsageError: As `load_network`, or options for an exported network.
     """
     if options.size is not None:
         preprocessing.sides(options.size)
@@ -94,7 +97,7 @@ def open_model(model: str, options: InputOptions, *, device: str = "auto") -> Fe
         Path(model).stat()  # before anything heavy is loaded
     if model.endswith(".onnx"):
         if given(options):
-            raise UsageError(f"{model} is exported and fixed; --size, --fit and --weights go with a .pt or a name")
+            raise UsageError(f"{model}: --size, --fit and --weights do not work for an exported network; give a .pt")
         return OnnxFeatureMaps(model, device=device)
     from cnnkit.explain import load_network  # torch, which exported networks do without
 
@@ -102,33 +105,39 @@ def open_model(model: str, options: InputOptions, *, device: str = "auto") -> Fe
 
 
 def explain(
-    network: FeatureMapNetwork, source: str | Path, *, options: FeatureMapOptions
+    network: FeatureMapNetwork,
+    source: str | Path,
+    *,
+    options: FeatureMapOptions,
+    callbacks: Callbacks | None = None,
 ) -> Iterator[FeatureMapRecord]:
-    """Draw what layers output for an image.
+    """Describe and draw the feature maps of layers for an image.
 
     Args:
         network: From `open_model`.
-        source: The file.
-        options: Of which layers, by name or number, `all` for all that have maps; how, and where to.
+        source: The image file.
+        options: The layers, by name or number, or `all` for all that have maps; and how and where they are drawn.
+        callbacks: To report the phase.
 
-    Returns:
-        A record for each layer, as it is drawn.
+    Yields:
+        A record for each layer.
 
     Raises:
-        UsageError: There is no such layer or channel, or no such colour map; a layer returns a vector.
-        CnnkitError: The image cannot be used, or the folder holds it.
+        UsageError: There is no such layer, channel or colour map, or a layer outputs a vector.
+        CnnkitError: The image cannot be read, or it is in the folder of the output.
     """
     palette = colormaps.color_table(options.colormap)
     layers = options.layers or ["all"]
     named = {layer.name: layer for layer in map(network.find, (each for each in layers if each != "all"))}
     chosen = network.layers if "all" in layers else list(named.values())
     if options.output is not None:
-        tree.check_apart(options.output, [str(source)], to_be="looked into")
+        tree.check_apart(options.output, [str(source)], to_be="explained")
+    (callbacks or Callbacks()).phase("computing activations")
     image = preprocessing.prepare(decode.load_required(source), network.preprocess)
     outputs = network.activations(image, chosen)
     for layer, maps in zip(chosen, outputs, strict=True):
         if maps.ndim != 3:
-            raise UsageError(f"{layer.name} answers with a vector of {maps.size}, which is no map")
+            raise UsageError(f"{layer.name} outputs a vector of {maps.size} values, not maps; choose an earlier layer")
         parse_index_ranges(options.channels, len(maps), option="--channels", of=layer.name)
     return (_explained(layer.name, maps, options, palette) for layer, maps in zip(chosen, outputs, strict=True))
 
@@ -153,7 +162,7 @@ def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, pale
     """Write the images of a layer.
 
     Returns:
-        The mosaic's path.
+        The path of the mosaic.
     """
     assert options.output is not None
     numbers = parse_index_ranges(options.channels, len(maps), option="--channels", of=name)
@@ -175,7 +184,7 @@ def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, pale
 
 
 def scaled(maps: NDArray[np.float32], scale: MapScale) -> NDArray[np.float32]:
-    """Bring values to 0 to 1, (C, h, w): by each channel's own range, or by that of the layer. What does not change becomes 0."""
+    """Scale values to 0 to 1, (C, h, w), by the range of each channel or of the layer. Constant values become 0."""
     axes = (1, 2) if scale is MapScale.CHANNEL else (0, 1, 2)
     low, high = maps.min(axes, keepdims=True), maps.max(axes, keepdims=True)
     spread = np.where(high > low, high - low, 1)
@@ -183,7 +192,7 @@ def scaled(maps: NDArray[np.float32], scale: MapScale) -> NDArray[np.float32]:
     return shares
 
 
-#: What changes every value by itself: a layer includes it.
+#: Element-wise operators, which are part of the layer before them.
 _ELEMENTWISE = frozenset(
     {
         *("Relu", "Clip", "LeakyRelu", "Elu", "Selu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Mish", "Swish"),
@@ -194,41 +203,41 @@ _ELEMENTWISE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class OnnxLayer:
-    """A layer's name, and the value in the graph that it returns."""
+    """The name of a layer, and of its output in the graph."""
 
     name: str
     value: str
 
 
 class OnnxFeatureMaps:
-    """An exported network whose layers can be looked at.
+    """An exported network whose feature maps can be computed.
 
     Attributes:
-        layers: Those that return maps, in order: named as cnn-dims names them, what follows every value included.
-        preprocess: How an image is prepared for it.
+        layers: The layers that output maps, in order; named as in cnn-dims, each with the element-wise operators after it.
+        preprocess: How an image is prepared for the network.
     """
 
     def __init__(self, path: str, *, device: str) -> None:
         """Load a network.
 
         Raises:
-            FormatError: It has no Header, or takes no images.
+            FormatError: The network has no header, or its input is not images.
         """
         model = onnx_model.load(path)
         if model.header is None or model.header.preprocess is None:
-            raise FormatError(f"{path}: its header does not say how pictures are prepared; make it with cnn-export")
+            raise FormatError(f"{path}: no preprocessing in its header; export it with cnn-export")
         self.name, self.preprocess, self._device = path, model.header.preprocess, device
         self._needs = model.needs
         self._proto = onnx_model.parse(model.content, name=path)
         self.layers = _spatial_layers(self._proto, name=path)
         if not self.layers:
-            raise FormatError(f"{path}: no layer of it answers with maps; was the head alone exported?")
+            raise FormatError(f"{path}: no layer outputs maps; is it only a head? export it with its backbone")
 
     def find(self, wanted: str) -> OnnxLayer:
-        """Find a layer by name, or by number from 0, or from the end.
+        """Find a layer by name, or by number, also from the end.
 
         Raises:
-            UsageError: There is none; the nearest ones are proposed.
+            UsageError: There is no such layer; similar names are proposed.
         """
         if re.fullmatch("-?[0-9]{1,9}", wanted) and -len(self.layers) <= int(wanted) < len(self.layers):
             return self.layers[int(wanted)]
@@ -237,10 +246,10 @@ class OnnxFeatureMaps:
                 return layer
         names = [layer.name for layer in self.layers]
         near = messages.nearest(wanted, names) or f"it has {messages.shortened(names, 8)}"
-        raise UsageError(f'{self.name} has no layer "{wanted}" with maps; {near}')
+        raise UsageError(f'--layer: {self.name} has no layer "{wanted}" that outputs maps; {near}')
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[OnnxLayer]) -> list[NDArray[np.float32]]:
-        """Run the network on one image, (H, W, 3), and give what layers output, (C, h, w) each."""
+        """Run the network on one image, (H, W, 3), and return the activations of layers, (C, h, w) each."""
         proto = ModelProto()
         proto.CopyFrom(self._proto)
         given = {value.name for value in proto.graph.output}
@@ -258,8 +267,8 @@ class OnnxFeatureMaps:
 def _spatial_layers(proto: ModelProto, *, name: str) -> list[OnnxLayer]:
     try:
         inferred = infer_shapes(proto).graph
-    except Exception as error:  # an operator that onnx does not know, or a graph that contradicts itself
-        raise FormatError(f"{name}: its layers cannot be told: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # an operator that onnx does not know, or an inconsistent graph
+        raise FormatError(f"{name}: cannot infer the shapes of its layers: {str(error).splitlines()[0]}") from error
     shapes = {
         value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
         for value in (*inferred.value_info, *inferred.output)
@@ -280,7 +289,7 @@ def _spatial_layers(proto: ModelProto, *, name: str) -> list[OnnxLayer]:
             value = following[0].output[0]
             included.add(value)
         shape = shapes.get(value, [])
-        if value == "cam":  # what cnn-export --cam adds is no layer
+        if value == "cam":  # added by cnn-export --cam, not a layer
             continue
         if len(shape) == 4 and min(shape[2:]) > 1 and node.op_type != "Transpose":
             found.append(OnnxLayer(graph_dims.name_of(node), value))

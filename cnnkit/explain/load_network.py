@@ -1,4 +1,4 @@
-"""Networks to look into: trained models, and networks by name."""
+"""Loading of networks to explain: trained models, and networks by name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +26,8 @@ def load_network(
     """Load a network onto a device.
 
     Args:
-        model: A `.pt`, or a network's name.
-        options: Whose weights it has, and what it is shown.
+        model: A `.pt`, or the name of a network.
+        options: Its weights, and the size of its input.
         device: auto, cpu, cuda or cuda:N.
         seed: For random weights.
 
@@ -35,13 +35,13 @@ def load_network(
         The network and its classes.
 
     Raises:
-        UsageError: There is no such network, or it does not take that size.
-        CnnkitError: The model or its weights cannot be had.
+        UsageError: There is no such network, or it does not accept that size.
+        CnnkitError: The model or its weights cannot be loaded.
     """
     wanted, weights = devices.existing(device), options.weights
     if model.endswith(".pt"):
         if weights != "default":
-            raise UsageError(f"{model} has its own weights; --weights goes with a network's name")
+            raise UsageError(f"{model} has its own weights; --weights is for a network given by name; drop it")
         content = torch_model.load(model)
         chosen = torch_device.choose(wanted)
         found, classes = layer_graph.of_model(content, name=model)
@@ -49,7 +49,7 @@ def load_network(
         check_backbone_weights(weights)
         if Path(model).is_file():
             raise UsageError(
-                f"{model} is no .pt of ours; a state_dict goes with a network's name, as --weights {model}"
+                f"{model} is not a .pt made by cnnkit; for a state_dict give the name of its network, and --weights {model}"
             )
         name = catalogue.canonical(model)
         chosen = torch_device.choose(wanted)
@@ -60,10 +60,10 @@ def load_network(
 
 
 class TorchFeatureMaps:
-    """A network whose layers can be looked at.
+    """A network whose feature maps can be computed.
 
     Attributes:
-        preprocess: How an image is prepared for it.
+        preprocess: How an image is prepared for the network.
     """
 
     def __init__(self, network: LayerGraph) -> None:
@@ -71,15 +71,15 @@ class TorchFeatureMaps:
 
     @property
     def layers(self) -> list[GraphLayer]:
-        """Those that return maps, in order."""
+        """The layers that output maps, in order."""
         return self.network.layers()
 
     def find(self, wanted: str) -> GraphLayer:
-        """Find one, as `LayerGraph.find`."""
+        """Find a layer, as `LayerGraph.find`."""
         return self.network.find(wanted)
 
     def activations(self, image: NDArray[np.uint8], layers: Sequence[GraphLayer]) -> list[NDArray[np.float32]]:
-        """Run the network on one image, (H, W, 3), and give what layers output, (C, h, w) each."""
+        """Run the network on one image, (H, W, 3), and return the activations of layers, (C, h, w) each."""
         device = self.network.normalise.scale.device
         part = self.network.upto([layer.node for layer in layers], keep=True)
         strict = torch_device.multiplying_in(Precision.FLOAT32, device)

@@ -1,4 +1,4 @@
-"""From a map of a few cells to the pixels of an image: where each cell lies, where the map is hot, and where it peaks."""
+"""Upsampling of a map of a few cells to the pixels of an image, by the centre of each cell; its peak, and the box of its hot region."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ Box = tuple[int, int, int, int]
 def resize(
     found: NDArray[np.float32], size: tuple[int, int], centres: CellCentres | None = None
 ) -> NDArray[np.float32]:
-    """Spread a map over what the network takes, (h, w) -> (H, W); `size` is (W, H), `centres` as for `upsample`."""
+    """Upsample a map to the input of the network, (h, w) -> (H, W); `size` is (W, H), `centres` as for `upsample`."""
     width, height = size
     return upsample(found, (0.0, 0.0, float(width), float(height)), (0, 0, width, height), centres)
 
@@ -24,16 +24,16 @@ def upsample(
     part: Box,
     centres: CellCentres | None = None,
 ) -> NDArray[np.float32]:
-    """Spread a map bilinearly over the window that it is a map of, and give a part of that.
+    """Upsample a map bilinearly to the window of the network's input, and return a part of it.
 
     Args:
         found: (h, w).
-        window: Where the network's input lies, in pixels of the image, as `preprocessing.window` gives it.
-        part: The pixels that are asked for.
-        centres: Where the cells stand in the network's input; by default they tile it.
+        window: The network's input in pixels of the image, from `preprocessing.window`.
+        part: The part to return, in pixels of the image.
+        centres: The centres of cells in the network's input; by default they tile it.
 
     Returns:
-        (bottom - top, right - left) of the part. Beyond the centres of the outer cells their values go on.
+        (bottom - top, right - left) of the part. Beyond the centres of the outer cells values are constant.
     """
     placed = centres or tiled((found.shape[0], found.shape[1]))
     left, top, right, bottom = window
@@ -47,7 +47,7 @@ def upsample(
 def _between(
     cells: int, along: Along, length: int, start: float, end: float, first: int, last: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find for each pixel the cell before it, and how far it is on the way to the next one."""
+    """Find for each pixel the cell before it, and its distance from that one as a share of the step to the next."""
     shares = (np.arange(first, last) + 0.5 - start) / (end - start)
     places = np.clip(shares * (length / along.step) - (0.5 + along.first) / along.step, 0, cells - 1)
     before = places.astype(np.int64)
@@ -55,7 +55,7 @@ def _between(
 
 
 def visible_box(window: tuple[float, float, float, float], size: tuple[int, int]) -> Box:
-    """Give the pixels of an image of a size (W, H) that a network saw, one at least."""
+    """Return the pixels of an image of a size (W, H) that are in the window, at least one."""
     left, top, right, bottom = (round(edge) for edge in window)
     left, top = min(max(left, 0), size[0] - 1), min(max(top, 0), size[1] - 1)
     return left, top, min(max(right, left + 1), size[0]), min(max(bottom, top + 1), size[1])
@@ -67,9 +67,9 @@ def argmax_pixel(
     part: Box,
     centres: CellCentres | None = None,
 ) -> tuple[int, int] | None:
-    """Find the pixel (x, y) where the hottest cell that lies in the part stands; None where all of them are zero.
+    """Return the pixel (x, y) at the centre of the hottest cell in the part; None if all cells are zero.
 
-    Args as `upsample`. A cell whose centre lies in the padding of a convolution stands at the border.
+    Args as `upsample`. A cell whose centre is in the padding of a convolution counts as at the border.
     """
     placed = centres or tiled((found.shape[0], found.shape[1]))
     left, top, right, bottom = window
@@ -84,22 +84,22 @@ def argmax_pixel(
 
 
 def _shares(cells: int, along: Along, length: int) -> NDArray[np.float64]:
-    """Give where cells stand as a share of the network's input, 0 to 1."""
+    """Return the centres of cells as shares of the network's input, 0 to 1."""
     middles = along.first + 0.5 + along.step * np.arange(cells)
     shares: NDArray[np.float64] = np.clip(middles, 0.5, length - 0.5) / length
     return shares
 
 
 def hot_box(heat: NDArray[np.float32], share: float, part: Box) -> Box | None:
-    """Bound the hot region: of the pixels that have `share` of the largest value at least, the largest that hang together.
+    """Return the bounding box of the largest connected region of at least `share` of the largest value.
 
     Args:
         heat: (H, W), of a part of an image.
         share: 0 to 1.
-        part: Where that part lies.
+        part: That part, in pixels of the image.
 
     Returns:
-        In pixels of the image; right and bottom are the first ones outside. None where the map is zero everywhere.
+        In pixels of the image; right and bottom are exclusive. None if the map is zero everywhere.
 
     Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2.
     """

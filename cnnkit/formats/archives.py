@@ -1,4 +1,4 @@
-"""Files that hold images or a table in a form that is not read, by their names, with what makes them readable."""
+"""Recognise archives and spreadsheets by name, and say how to convert them."""
 
 import shlex
 from pathlib import Path
@@ -10,17 +10,17 @@ _SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers", ".parquet", ".feather")
 
 
 def refuse(path: str | Path) -> None:
-    """Refuse an archive or a spreadsheet.
+    """Raise an error for an archive or a spreadsheet.
 
     Raises:
-        UsageError: It is one; the message has the command that unpacks it.
+        UsageError: It is one; the message gives the command that unpacks it.
     """
     name = Path(path).name.lower()
     ending = next((ending for ending in (*_TARS, ".zip", ".7z", ".rar", *_SHEETS) if name.endswith(ending)), None)
     if ending is None:
         return
     if ending in _SHEETS:
-        raise UsageError(f"{path}: a table of another kind; save it as CSV, with columns path and label")
+        raise UsageError(f"{path}: a spreadsheet; save it as CSV with the columns path and label")
     folder = str(path)[: -len(ending)]
     word, into = shlex.quote(str(path)), shlex.quote(folder)
     unpack = {
@@ -28,4 +28,4 @@ def refuse(path: str | Path) -> None:
         ".7z": f"7z x -o{into} {word}",
         ".rar": f"unrar x {word} {into}/",
     }.get(ending, f"mkdir {into} && tar -xf {word} -C {into}")
-    raise UsageError(f"{path}: an archive; unpack it ({unpack}) and name the folder {folder}")
+    raise UsageError(f"{path}: an archive; unpack it ({unpack}) and pass the folder {folder}")

@@ -1,4 +1,4 @@
-"""Write beside, fsync, rename: a reader never sees half a file; and one run at a time writes an output."""
+"""Write to a temporary file, fsync, rename: readers never see half a file, and one run at a time writes an output."""
 
 import contextlib
 import errno
@@ -19,21 +19,21 @@ from cnnkit.errors import CnnkitError
 if sys.platform != "win32":
     import fcntl
 
-#: Files up to this size are compared with what stands there already, which is kept where it is the same.
+#: A new file of up to this many bytes is compared with the existing one, which is kept if the bytes are the same.
 _COMPARED = 1 << 26
 
-#: How a file is opened that somebody else may have put there: links are not followed, and pipes are not waited for.
+#: Flags for opening a file that another user may have put there: follow no links, wait for no pipes.
 _CAUTIOUS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
-#: A temporary file that nobody can be asked about belongs to nobody when it is this many seconds old.
+#: Without file locks, a temporary file is abandoned when it has not been written to for this many seconds.
 _LEFT = 24 * 3600
 
-#: The longest name that file systems take, in bytes.
+#: The longest file name that file systems accept, in bytes.
 _LONGEST = 255
 
 
 def check_folder(path: str | Path) -> None:
-    """Demand that the folder of a file exists and can be written to, before there is anything to write.
+    """Check that the folder of a file exists and can be written to, before any work is done.
 
     Raises:
         CnnkitError: There is no such folder, or it is not writable.
@@ -41,7 +41,7 @@ def check_folder(path: str | Path) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise CnnkitError(f"{path.parent}: no such folder to write {path.name} into")
-    if path.exists() and not path.is_file():  # /dev/stdout is written to, not replaced
+    if path.exists() and not path.is_file():  # such as /dev/stdout: written to, not replaced
         return
     parent = Path(os.path.realpath(path)).parent
     if parent.is_dir() and not os.access(parent, os.W_OK | os.X_OK):
@@ -49,12 +49,12 @@ def check_folder(path: str | Path) -> None:
 
 
 def fitting_name(stem: str, ending: str, *, room: int = 0) -> str:
-    """Name a file by a stem and an ending; a name that file systems would not take is cut before the ending, and told apart by its hash.
+    """Join a stem and an ending; if the name is too long for file systems, shorten the stem and add its hash.
 
     Args:
         stem: Of any length.
-        ending: Kept whole.
-        room: How many bytes must be left for what else is put behind the name.
+        ending: Never shortened.
+        room: Bytes to leave for what is appended to the name later.
     """
     longest = _LONGEST - room - len(os.fsencode(ending))
     if len(os.fsencode(stem)) <= longest:
@@ -67,19 +67,19 @@ def fitting_name(stem: str, ending: str, *, room: int = 0) -> str:
 
 
 def hidden_name(name: str, ending: str) -> str:
-    """Name a hidden file that belongs to another one."""
+    """Return the name of a hidden file that belongs to the file `name`."""
     return fitting_name(f".{name}", ending)
 
 
 class Lock(Enum):
-    """Who holds the lock of an open file: this process, another one, or nobody, where the file system has none for it."""
+    """Who holds the lock of an open file: this process, another one, or NONE if the file system cannot lock it."""
 
     OURS = auto()
     OTHERS = auto()
     NONE = auto()
 
 
-#: What file systems answer that have no locks, or none for a folder, as NFS, or for this user, as CIFS and some in user space.
+#: Errors of file systems without locks, or without locks for a folder (NFS) or for this user (CIFS, some in user space).
 _NO_LOCKS = frozenset(
     (
         *(errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS),
@@ -91,7 +91,7 @@ _NO_LOCKS = frozenset(
 def lock(descriptor: int) -> Lock:
     """Lock an open file or folder for this process, without waiting.
 
-    Whoever holds the lock lets go of it by closing the file, or by ending in whatever way.
+    The lock is released when the file is closed or the process ends, however it ends.
     """
     if sys.platform == "win32":
         return Lock.NONE
@@ -107,7 +107,7 @@ def lock(descriptor: int) -> Lock:
 
 
 def is_the_file(descriptor: int, path: Path) -> bool:
-    """Say whether an open file still has this name: another process may have removed or replaced it."""
+    """Return whether an open file still has this name: another process may have removed or replaced it."""
     try:
         there = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
@@ -116,35 +116,35 @@ def is_the_file(descriptor: int, path: Path) -> bool:
 
 
 def busy(path: str | Path) -> CnnkitError:
-    """Give the error of the second of two runs that write one output."""
+    """Return the error for a run whose output another run is writing."""
     return CnnkitError(f"{path}: another run is writing it; wait for that run, or give another -o")
 
 
 @contextlib.contextmanager
 def claimed(path: str | Path) -> Generator[None]:
-    """Keep an output for this run alone; nothing is left of that afterwards.
+    """Reserve an output for this run; no lock file remains afterwards.
 
     Args:
-        path: A file that the run writes, with all that belongs to it, or a folder that is there already.
+        path: A file that the run writes, together with its companion files, or an existing folder.
 
     Raises:
-        CnnkitError: Another run writes there.
+        CnnkitError: Another run is writing it.
         OSError: The folder is missing or not writable.
     """
     path = Path(path)
     if sys.platform == "win32" or (path.exists() and not path.is_file() and not path.is_dir()):
         yield
         return
-    with claimed_folder(path, busy(path)) if path.is_dir() else _claimed_beside(path):
+    with claimed_folder(path, busy(path)) if path.is_dir() else _claimed_by_file(path):
         yield
 
 
 @contextlib.contextmanager
 def claimed_folder(folder: Path, refusal: CnnkitError) -> Generator[None]:
-    """Keep a folder that is there for this run alone, by a lock on the folder, or on a file beside it where folders have none.
+    """Reserve an existing folder for this run, by a lock on the folder, or on a file next to it where folders cannot be locked.
 
     Raises:
-        CnnkitError: `refusal`, where another run has it.
+        CnnkitError: `refusal`, if another run holds the lock.
     """
     if sys.platform == "win32":
         yield
@@ -155,38 +155,38 @@ def claimed_folder(folder: Path, refusal: CnnkitError) -> Generator[None]:
         found = lock(descriptor)
         if found is Lock.OTHERS:
             raise refusal
-        if found is Lock.NONE:  # NFS locks files, and no folders
+        if found is Lock.NONE:  # NFS locks files, but not folders
             try:
-                stack.enter_context(_claimed_beside(folder))
+                stack.enter_context(_claimed_by_file(folder))
             except CnnkitError as error:
                 raise refusal from error
-            except (OSError, ValueError):  # the folder above is somebody else's, or there is none: nothing to lock
+            except (OSError, ValueError):  # the parent folder is not ours, or there is none: nothing to lock
                 pass
         yield
 
 
 @contextlib.contextmanager
-def _claimed_beside(path: Path) -> Generator[None]:
-    """Keep an output for this run alone by a locked file beside it."""
+def _claimed_by_file(path: Path) -> Generator[None]:
+    """Reserve an output for this run by a locked file next to it."""
     target = Path(os.path.realpath(path))
     mark = target.with_name(hidden_name(target.name, ".lock"))
     descriptor = open_locked(mark, output=path)
     try:
         yield
     finally:
-        mark.unlink(missing_ok=True)  # before the lock goes: the next run makes a file of its own
+        mark.unlink(missing_ok=True)  # before the lock is released: the next run creates its own file
         os.close(descriptor)
 
 
 def open_locked(file: Path, *, output: Path) -> int:
-    """Open a file to read and write, made where it is missing, that no other run has open.
+    """Open a file for reading and writing, created if missing, and lock it.
 
     Args:
-        file: Not a link, and under no second name: what is written would end up elsewhere.
-        output: What is being written, for messages.
+        file: A link is refused, and a file with a second hard link is replaced: writing would change another file.
+        output: The output being written, for messages.
 
     Raises:
-        CnnkitError: Another run has it open, or something that is not a file has its name.
+        CnnkitError: Another run holds the lock, or the name belongs to something that is not a file.
         OSError: The folder is missing or not writable.
     """
     while True:
@@ -213,7 +213,7 @@ def open_locked(file: Path, *, output: Path) -> int:
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Generator[None]:
-    """Let an error that writing raises tell where: a full disk is reported without a name."""
+    """Add the path to an OSError that has none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -224,62 +224,62 @@ def naming(path: str | Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Generator[BinaryIO]:
-    """Open a file that takes its name only when it is whole.
+    """Open a file that gets its name only when it is complete.
 
-    The mode of a file that is replaced is kept; a new one gets what the umask leaves. A file that holds the same bytes already stays as
-    it is, with its time. What an earlier run left that was killed here is removed. Something that is no regular file (a pipe,
-    /dev/stdout) cannot be renamed over and is written directly.
+    The mode of a replaced file is kept; a new one gets the default of the umask. A file that already has the same bytes is left alone,
+    with its modification time. Temporary files of earlier, killed runs are removed. What is not a regular file (a pipe, /dev/stdout)
+    cannot be replaced by renaming and is written directly.
 
     Args:
-        path: The name it will have. Its folder must exist.
+        path: The final name. Its folder must exist.
 
     Yields:
         A binary file to write to.
 
     Raises:
-        OSError: The folder is missing or not writable, or the disk is full; what stood there before is untouched.
+        OSError: The folder is missing or not writable, or the disk is full; an existing file is unchanged.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
             yield file
         return
-    target = Path(os.path.realpath(path))  # a symbolic link keeps pointing; what it points to is replaced
+    target = Path(os.path.realpath(path))  # a symbolic link is kept; the file that it points to is replaced
     descriptor: int | None = None
-    beside: Path | None = None
+    temporary: Path | None = None
     opened = False
     try:
         mode = target.stat().st_mode & 0o777 if target.exists() else None
         _remove_left(target)
         while descriptor is None:
-            beside = target.with_name(hidden_name(target.name, f".{secrets.token_hex(4)}.tmp"))
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
-            if lock(descriptor) is Lock.OTHERS or not is_the_file(descriptor, beside):
-                os.close(descriptor)  # another run took it for one that was left
+            temporary = target.with_name(hidden_name(target.name, f".{secrets.token_hex(4)}.tmp"))
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+            if lock(descriptor) is Lock.OTHERS or not is_the_file(descriptor, temporary):
+                os.close(descriptor)  # another run took it for an abandoned one
                 descriptor = None
-        assert beside is not None
+        assert temporary is not None
         with os.fdopen(descriptor, "wb") as file:
             opened = True
             if mode is not None:
-                beside.chmod(mode)  # once more, past the umask
+                temporary.chmod(mode)  # again, without the umask
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if sys.platform == "win32":  # where no open file can be renamed
+            if sys.platform == "win32":  # an open file cannot be renamed
                 file.close()
-            if _same(beside, target):
-                beside.unlink()
+            if _same(temporary, target):
+                temporary.unlink()
             else:
-                beside.replace(target)
+                temporary.replace(target)
     except BaseException as error:
         if descriptor is not None and not opened:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        # It may be there without a descriptor: a signal can arrive while it is opened
-        if beside is not None:
-            beside.unlink(missing_ok=True)
+        # The file may exist without a descriptor: a signal can arrive while it is being opened
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and (descriptor is None or error.filename is None):
-            error.filename = str(path)  # the user knows this name, not the temporary one
+            error.filename = str(path)  # name the user's file, not the temporary one
         raise
 
 
@@ -291,9 +291,9 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _remove_left(target: Path) -> None:
-    """Remove the temporary files of runs that were killed while they wrote this file: whoever is alive holds a lock on its own.
+    """Remove temporary files that killed runs left when they wrote this file; a live run holds a lock on its own.
 
-    Where the file system has no locks, those that have not been written to for a day.
+    Without file locks, remove those that have not been written to for a day.
     """
     if sys.platform == "win32":
         return
@@ -313,9 +313,9 @@ def _remove_left(target: Path) -> None:
 
 
 def _remove_unlocked(path: Path) -> None:
-    """Remove a file, unless another process holds a lock on it, may be at work at it, or it cannot be removed."""
+    """Remove a file, unless another process holds its lock or may still be writing it; ignore errors."""
     with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-        writable = os.access(path, os.W_OK)  # NFS locks nothing else
+        writable = os.access(path, os.W_OK)  # NFS locks only files that are open for writing
         descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | _CAUTIOUS)
         stack.callback(os.close, descriptor)
         found = os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""The user's cache: exported backbones and the weights they were made from, by content. Deleting it costs time, never results."""
+"""The user's cache: exported backbones and their weights, keyed by content. Deleting it costs time, never results."""
 
 import hashlib
 import os
@@ -11,21 +11,21 @@ _CACHE = ("XDG_CACHE_HOME", ".cache")
 
 
 def root() -> Path:
-    """Name the cache's folder: CNNKIT_CACHE, else XDG_CACHE_HOME/cnnkit, else ~/.cache/cnnkit.
+    """Return the cache's folder: CNNKIT_CACHE, else XDG_CACHE_HOME/cnnkit, else ~/.cache/cnnkit.
 
     Raises:
-        CnnkitError: None of these is known.
+        CnnkitError: None of these is set, and there is no home directory.
     """
     if named := os.environ.get("CNNKIT_CACHE"):
         return Path(named)
     below = _below_home(*_CACHE)
     if below is None:
-        raise CnnkitError("there is no home directory to keep the cache in; name a folder for it in CNNKIT_CACHE")
+        raise CnnkitError("no home directory for the cache; set CNNKIT_CACHE to a folder")
     return below / "cnnkit"
 
 
 def _below_home(variable: str, name: str) -> Path | None:
-    """Give what a variable names, else a folder below the home directory, which a user without an account need not have."""
+    """Return the folder in an environment variable, else `name` below the home directory; None without a home directory."""
     if named := os.environ.get(variable):
         return Path(named)
     home = os.path.expanduser("~")
@@ -33,10 +33,10 @@ def _below_home(variable: str, name: str) -> Path | None:
 
 
 def folder(kind: str) -> Path:
-    """Give a folder of the cache, made if need be.
+    """Return a folder of the cache, created if missing.
 
     Raises:
-        CnnkitError: It cannot be made or written to.
+        CnnkitError: It cannot be created or written to.
     """
     path = root() / kind
     try:
@@ -50,17 +50,17 @@ def folder(kind: str) -> Path:
 
 def _not_writable(path: Path, reason: str | None) -> CnnkitError:
     why = f" ({reason})" if reason else ""
-    return CnnkitError(f"{path}: the cache is not writable{why}; name a folder that is in CNNKIT_CACHE")
+    return CnnkitError(f"{path}: the cache is not writable{why}; set CNNKIT_CACHE to a writable folder")
 
 
 def keep_inside() -> None:
-    """Let libraries that keep things below the home directory keep them in our cache, where the user has not chosen a place.
+    """Make libraries that write below the home directory write into our cache instead, unless the user has chosen a place.
 
-    For commands: who imports the library has settings for those libraries already.
+    Only commands call this: a program that imports cnnkit has its own settings for those libraries.
     """
     try:
         kept = root()
-    except CnnkitError:  # said where it is needed
+    except CnnkitError:  # raised again when the cache is needed
         return
     config, home, own = _below_home("XDG_CONFIG_HOME", ".config"), _below_home("", ""), _below_home(*_CACHE)
     settings = [
@@ -70,18 +70,18 @@ def keep_inside() -> None:
         os.environ.setdefault("MPLCONFIGDIR", str(kept / "matplotlib"))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(kept / "triton"))
-    os.environ.setdefault("CUDA_CACHE_PATH", str(kept / "cuda"))  # the driver's, of code that it compiles for a GPU
+    os.environ.setdefault("CUDA_CACHE_PATH", str(kept / "cuda"))  # code that the driver compiles for a GPU
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Write an exported network, with its checksum behind it."""
+    """Write an exported network, followed by its checksum."""
     with atomic.writing(path) as file:
         file.write(content)
         file.write(_trailer(content))
 
 
 def is_intact(path: Path) -> bool:
-    """Say whether an entry is there and is what `keep` wrote: a damaged one, or one of somebody else's, is made again."""
+    """Return whether an entry exists and is what `keep` wrote; a damaged or foreign one is made again."""
     try:
         kept = path.read_bytes()
     except FileNotFoundError:
@@ -91,16 +91,16 @@ def is_intact(path: Path) -> bool:
 
 
 def _trailer(content: bytes) -> bytes:
-    """Give a field of protobuf's that nobody knows, so that every reader of ONNX passes it over: number 1000, of 64 bytes."""
+    """Return the checksum as protobuf field 1000, 64 bytes long, which every reader of ONNX ignores as unknown."""
     return b"\xc2\x3e\x40" + hashlib.sha256(content).hexdigest().encode()
 
 
 def find_weights(digest: str) -> Path | None:
-    """Find a state_dict file by the hash of its bytes, in our cache or among torch's downloads; None where it is in neither."""
+    """Find a state_dict file by the hash of its bytes, in our cache or among torch's downloads; None if it is in neither."""
     kept = folder("weights") / f"{digest}.pth"
-    if kept.is_file() and sha256(kept) == digest:  # else damaged, or put there by somebody else
+    if kept.is_file() and sha256(kept) == digest:  # otherwise damaged, or not ours
         return kept
-    # torch.hub's own rule, without importing torch; it puts the first digits of the hash into names, which alone prove nothing
+    # torch.hub's rule, without importing torch; the first digits of the hash in the name are not proof enough
     caches = _below_home(*_CACHE)
     home = os.environ.get("TORCH_HOME") or (caches / "torch" if caches else None)
     for candidate in sorted(Path(home, "hub", "checkpoints").glob(f"*-{digest[:8]}.pth")) if home else ():

@@ -1,11 +1,11 @@
-"""Features on disk: `train.npy`, plain numpy rows; `train.tsv`, row i names image i; `train.json`, the Header, written last.
+"""Features on disk: `train.npy`, a plain NumPy array; `train.tsv`, whose row i describes image i; `train.json`, the Header, written last.
 
     train.npy        float32 or float16, (N, D) or (N, C, H, W)
-    train.tsv        path label split group (view), paths as seen from this folder
-    train.json       its presence means complete
+    train.tsv        path label split group (view); paths are relative to this folder
+    train.json       exists only if the features are complete
 
-While they are being written the first two are called `train.npy.part` and `train.tsv.part`, so that work can be resumed;
-`train.json.part` has the settings in its first line, and then the checksums of each block of rows. Whoever writes holds a lock on it.
+While they are being written, the first two are called `train.npy.part` and `train.tsv.part`, so that the run can be resumed;
+`train.json.part` has the settings in its first line, then the checksums of each block of rows. The writing process locks it.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ from cnnkit.formats import atomic, manifest
 from cnnkit.formats.header import LONGEST, ArtefactKind, Header
 from cnnkit.formats.manifest import ManifestRow
 
-#: Of the `.tsv` that names the rows. Where images have several views, `view` comes after them.
+#: Columns of the `.tsv`, followed by `view` if images have several views.
 COLUMNS = ("path", "label", "split", "group")
 
-# The header of the .npy leaves room for this many rows, so that the real number fits when it is known.
+# The header of the .npy is written for this many rows, so that the actual number fits later.
 _MOST_ROWS = 10**15
 
-# How often the disk is made to have what was written.
+# Seconds between two fsyncs.
 _SYNC_SECONDS = 10.0
 
 log = logging.getLogger("cnnkit")
@@ -53,32 +53,37 @@ class Features:
     rows: list[ManifestRow]
     header: Header
 
+    @property
+    def labels(self) -> list[str | None]:
+        """The class of each row, None if unknown."""
+        return [row.label for row in self.rows]
 
-def beside(path: Path, suffix: str) -> Path:
-    """Name the file that belongs to a `.npy`.
+
+def sibling(path: Path, suffix: str) -> Path:
+    """Return the file with this suffix that belongs to a `.npy`.
 
     Raises:
         UsageError: The path does not end in .npy.
     """
     if path.suffix != ".npy":
-        raise UsageError(f"{path}: features are written to a .npy file, with .tsv and .json beside it")
+        raise UsageError(f"{path}: features are written to a .npy file, with a .tsv and a .json next to it")
     return path.with_suffix(suffix)
 
 
 def load(path: str | Path) -> Features:
-    """Read features; the values are mapped, not read.
+    """Read features; the values are memory-mapped.
 
     Raises:
-        FormatError: A neighbour is missing, broken or of another length; the remedy is to extract again.
+        FormatError: The `.tsv` or `.json` is missing, broken or of another length.
         OSError: It cannot be read.
     """
     path = Path(path)
-    described, listed = beside(path, ".json"), beside(path, ".tsv")
+    described, listed = sibling(path, ".json"), sibling(path, ".tsv")
     if not path.exists():
-        raise FormatError(f"{path}: no such file; features come from cnn-extract")
+        raise FormatError(f"{path}: no such file; make features with cnn-extract")
     for neighbour in (described, listed):
         if not neighbour.exists():
-            raise FormatError(f"{path} has no {neighbour.name} beside it; run cnn-extract again")
+            raise FormatError(f"{path}: {neighbour.name} is missing next to it; run cnn-extract again")
     header = load_header(path)
     values = load_values(path)
     rows = manifest.load(listed, views=header.has_views)
@@ -91,10 +96,10 @@ def load_header(path: str | Path) -> Header:
     """Read the Header that describes a `.npy`.
 
     Raises:
-        FormatError: It is broken, or not one of features.
+        FormatError: It is broken, or not the Header of features.
         OSError: It cannot be read.
     """
-    described = beside(Path(path), ".json")
+    described = sibling(Path(path), ".json")
     if described.stat().st_size > 4 * LONGEST:
         raise FormatError(f"{described}: too large for a header; run cnn-extract again")
     text = files.read_regular(described).decode("utf-8", "surrogateescape")
@@ -102,37 +107,58 @@ def load_header(path: str | Path) -> Header:
 
 
 def load_values(path: str | Path) -> NDArray[Any]:
-    """Map a plain `.npy` of numbers, with or without neighbours.
+    """Memory-map a plain `.npy` of numbers, with or without a `.tsv` and a `.json`.
 
     Raises:
-        FormatError: It is no array of float16, float32 or float64 with two or four axes, or it holds pickled objects.
+        FormatError: It is not an array of float16, float32 or float64 with two or four axes, or it has pickled objects.
     """
     files.check_regular(path)
     try:
         values: NDArray[Any] = np.lib.format.open_memmap(
             path, mode="r"
-        )  # np.load would look for archives and pickles too
+        )  # np.load would also accept archives and pickles
     except OSError:
         raise
-    except Exception as error:  # numpy parses the header as Python and raises whatever it stumbles over
-        raise FormatError(f"{path}: no plain array of numbers, or cut short; features come from cnn-extract") from error
+    except Exception as error:  # numpy parses the header as Python and raises errors of any type
+        raise FormatError(
+            f"{path}: not a plain array of numbers, or truncated; make features with cnn-extract"
+        ) from error
     if values.ndim not in (2, 4) or values.dtype.kind != "f" or values.dtype.itemsize not in (2, 4, 8):
         raise FormatError(
             f"{path}: found {values.dtype} of shape {values.shape}, expected float (N, D) or (N, C, H, W)"
         )
     if 0 in values.shape[1:]:
-        raise FormatError(f"{path}: rows of no values (shape {values.shape}); run cnn-extract again")
+        raise FormatError(f"{path}: rows without values (shape {values.shape}); run cnn-extract again")
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
-def check_neighbours(path: str | Path) -> None:
-    """Refuse to write `split.tsv` over the manifest next to which somebody wants `split.npy`.
+def save(path: str | Path, given: Features) -> None:
+    """Write features from memory, with the labels of their rows as the classes of the Header.
+
+    Args:
+        path: The `.npy`.
+        given: The features, with paths relative to the folder of the `.npy`.
 
     Raises:
-        UsageError: The path does not end in .npy, or a neighbour's name belongs to a file that is no part of features.
+        UsageError: As `check_neighbours`, or the number of rows is not that of the values.
+    """
+    if len(given.rows) != len(given.values):
+        raise UsageError(f"{path}: {len(given.values)} rows of values, but {len(given.rows)} images")
+    columns = (*COLUMNS, "view") if given.header.has_views else COLUMNS
+    with FeatureWriter(
+        path, shape=given.values.shape[1:], dtype=given.values.dtype.name, header=given.header, columns=columns
+    ) as writer:
+        writer.write(given.values, given.rows)
+
+
+def check_neighbours(path: str | Path) -> None:
+    """Check that writing a `.npy` overwrites no other file: `split.npy` would replace the manifest `split.tsv`.
+
+    Raises:
+        UsageError: The path does not end in .npy, or the `.tsv` or `.json` exists and does not belong to features.
     """
     path = Path(path)
-    listed, described = beside(path, ".tsv"), beside(path, ".json")
+    listed, described = sibling(path, ".tsv"), sibling(path, ".json")
     taken = [file for file in (listed, described) if file.exists()]
     if not taken or described.with_name(f"{described.name}.part").exists():
         return
@@ -140,12 +166,12 @@ def check_neighbours(path: str | Path) -> None:
         load_header(path)
     except (FormatError, OSError) as error:
         raise UsageError(
-            f"{path}: {taken[0].name} belongs beside it, but the one there is not from cnn-extract; choose another name"
+            f"{path}: {taken[0].name} would be overwritten, and is not from cnn-extract; choose another name"
         ) from error
 
 
 class FeatureWriter:
-    """Write features row by row; an interrupted run can be resumed, and no other run can write the same files meanwhile."""
+    """Write features row by row; an interrupted run can be resumed, and other runs cannot write the same files meanwhile."""
 
     def __init__(
         self,
@@ -158,23 +184,23 @@ class FeatureWriter:
         columns: tuple[str, ...] = COLUMNS,
         block: int = 1,
     ) -> None:
-        """Prepare for rows of one shape.
+        """Prepare to write rows of one shape.
 
         Args:
-            path: The `.npy`; its neighbours' names follow.
-            shape: Of one row.
+            path: The `.npy`; the names of the `.tsv` and `.json` follow from it.
+            shape: Shape of one row.
             dtype: float32 or float16.
-            header: Written when all is done, with the labels of the rows as its classes.
-            settings: What else the values depend on, down to their last bits: `resume` demands that it is as it was.
-            columns: Of the `.tsv`.
-            block: How many rows have one checksum, for `resume`.
+            header: Written last, with the labels of the rows as its classes.
+            settings: Whatever else the values depend on, to the last bit; `resume` refuses other settings.
+            columns: Columns of the `.tsv`.
+            block: Rows per checksum, for `resume`.
 
         Raises:
-            UsageError: The path does not end in .npy, or a neighbour's name belongs to a file that is no part of features.
+            UsageError: As `check_neighbours`.
         """
         self.path, self.shape, self.dtype, self.header = Path(path), tuple(shape), np.dtype(dtype), header
         self.settings, self.columns, self.block = dict(settings or {}), columns, block
-        self._final = [beside(self.path, suffix) for suffix in (".npy", ".tsv", ".json")]
+        self._final = [sibling(self.path, suffix) for suffix in (".npy", ".tsv", ".json")]
         self._parts = [file.with_name(f"{file.name}.part") for file in self._final]
         check_neighbours(self.path)
         self.count = 0
@@ -186,7 +212,7 @@ class FeatureWriter:
         self._synced = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Start over, unless `resume` has taken up an earlier run.
+        """Start over, unless `resume` has continued an earlier run.
 
         Raises:
             CnnkitError: Another run writes these files.
@@ -202,7 +228,7 @@ class FeatureWriter:
         return self
 
     def _start_over(self, described: BinaryIO) -> None:
-        described.truncate(0)  # what it describes is about to go
+        described.truncate(0)  # the parts that it describes are removed next
         self._values = _emptied(self._parts[0], output=self.path)
         self._listed = _emptied(self._parts[1], output=self.path)
         self._values.write(self._npy_header(_MOST_ROWS))
@@ -214,7 +240,7 @@ class FeatureWriter:
         described.flush()
 
     def _let_go(self) -> None:
-        """Remove the parts that were begun, and with them the lock: another writer may try."""
+        """Remove the parts begun, and release the lock, so that another writer may try."""
         begun = (self._values, self._listed, self._described)
         for part, file in reversed([*zip(self._parts, begun, strict=True)]):
             if file is not None:
@@ -227,11 +253,11 @@ class FeatureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the files their names; after an error leave the parts for `resume`, if there are rows in them."""
+        """Rename the parts to the final files; after an error keep parts that have rows, for `resume`."""
         assert self._values
         assert self._listed
         assert self._described
-        with self._described:  # and with it the lock, until all is done
+        with self._described:  # keep the lock until the end
             with atomic.naming(self.path), self._values, self._listed:
                 if kind is None:
                     self._values.seek(0)
@@ -243,17 +269,17 @@ class FeatureWriter:
                         part.unlink(missing_ok=True)
                 return
             values, listed, described = self._final
-            described.unlink(missing_ok=True)  # nothing is complete until it is back
+            described.unlink(missing_ok=True)  # without it the features count as incomplete
             self._parts[0].replace(values)
             self._parts[1].replace(listed)
             with atomic.writing(described) as file:
                 file.write(_encoded(self.header.but(classes=tuple(sorted(self._labels)) or None)))
-            if sys.platform == "win32":  # where no open file can be removed
+            if sys.platform == "win32":  # an open file cannot be removed
                 self._described.close()
             self._parts[2].unlink()
 
     def _claim(self) -> BinaryIO:
-        """Open the description of the parts, which one run alone can do at a time."""
+        """Open and lock the `.json.part`, which only one run can do at a time."""
         if self._described is None:
             self._described = os.fdopen(atomic.open_locked(self._parts[2], output=self.path), "r+b")
         return self._described
@@ -266,7 +292,7 @@ class FeatureWriter:
         self._synced = time.monotonic()
 
     def finished(self) -> list[ManifestRow] | None:
-        """Read the rows of an earlier run that came to its end with the same header, shape and dtype; None where there is none."""
+        """Return the rows of a finished earlier run with the same header, shape and dtype, or None."""
         _, listed, described = self._final
         if not described.exists():
             return None
@@ -280,16 +306,16 @@ class FeatureWriter:
         return rows
 
     def resume(self, *, multiple_of: int) -> list[ManifestRow]:
-        """Go on from what an interrupted run left, cut back to whole batches, and to what has the checksums that it had.
+        """Continue an interrupted run from its last whole batch whose checksums are right.
 
         Args:
-            multiple_of: The batch: rows of a batch that was not finished are computed again, so that every batch holds the same rows.
+            multiple_of: The batch size: an unfinished batch is computed again, so that every batch has the same rows.
 
         Returns:
-            The rows that stand; empty where there is nothing to go on from.
+            The rows that are kept; empty if there is nothing to resume.
 
         Raises:
-            FormatError: What is there was begun with other settings.
+            FormatError: The interrupted run had other settings.
             CnnkitError: Another run writes these files.
         """
         assert multiple_of % self.block == 0
@@ -309,13 +335,13 @@ class FeatureWriter:
         if settings is None:
             return []
         self._check_settings(settings)
-        if not self._final[2].exists():  # stopped while the files were given their names
+        if not self._final[2].exists():  # stopped while the parts were being renamed
             for part, final in zip(self._parts[:2], self._final[:2], strict=True):
                 if not part.exists() and final.exists():
                     final.replace(part)
         if not (_is_own(values) and _is_own(listed)):
             return []
-        lines = listed.read_bytes().split(b"\n")[:-1]  # a row without its newline was cut short
+        lines = listed.read_bytes().split(b"\n")[:-1]  # a row without its newline is incomplete
         noted = [line for line in sums if line]
         intact = self._count_intact(values, lines[1:], noted)
         count = intact // multiple_of * multiple_of
@@ -340,7 +366,7 @@ class FeatureWriter:
         return rows
 
     def _count_intact(self, values: Path, lines: Sequence[bytes], sums: Sequence[bytes]) -> int:
-        """Count the rows, from the first, that are what was written, by the checksums of their blocks."""
+        """Count the leading rows whose blocks have the right checksums."""
         with values.open("rb") as file:
             file.seek(self._start)
             for number, line in enumerate(sums):
@@ -355,7 +381,7 @@ class FeatureWriter:
         return len(sums) * self.block
 
     def write(self, values: NDArray[Any], rows: Sequence[ManifestRow]) -> None:
-        """Add rows: the values first, so that a listed image always has its values."""
+        """Add rows: values first, so that a listed image always has its values."""
         assert values.shape == (len(rows), *self.shape)
         with atomic.naming(self.path):
             start = 0
@@ -366,7 +392,7 @@ class FeatureWriter:
         self._labels |= _labels(rows)
 
     def _add(self, values: NDArray[Any], rows: Sequence[ManifestRow]) -> None:
-        """Add rows that belong to one block."""
+        """Add rows of one block."""
         assert self._values
         assert self._listed
         assert self._described
@@ -387,7 +413,7 @@ class FeatureWriter:
 
     @property
     def _start(self) -> int:
-        """Where the values begin in the `.npy`."""
+        """Offset of the values in the `.npy`, in bytes."""
         return len(self._npy_header(_MOST_ROWS))
 
     @property
@@ -395,16 +421,16 @@ class FeatureWriter:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def _npy_header(self, count: int) -> bytes:
-        """Give the .npy header for this many rows; its length does not depend on them."""
+        """Return the .npy header for this many rows; its length is the same for any number."""
         buffer = io.BytesIO()
-        # numpy pads the header so that the first axis may grow to any number
+        # numpy pads the header so that the first axis may grow
         np.lib.format.write_array_header_1_0(
             buffer, {"descr": self.dtype.str, "fortran_order": False, "shape": (count, *self.shape)}
         )
         return buffer.getvalue()
 
     def _description(self) -> dict[str, Any]:
-        """Say what the values depend on, by names that a message can use."""
+        """Return what the values depend on, under names that fit into a message."""
         header = json.loads(self.header.to_json())
         parts = {
             f"{part} {key}": value
@@ -421,12 +447,12 @@ class FeatureWriter:
         for name in {**now, **begun}:
             if begun.get(name) != now.get(name):
                 raise FormatError(
-                    f"{self._parts[0]}: begun with {name} {begun.get(name)}, now {now.get(name)}; begin anew without --resume"
+                    f"{self._parts[0]}: started with {name} {begun.get(name)}, now {now.get(name)}; start over without --resume"
                 )
 
 
 class _Sums:
-    """The checksums of a block of rows: of its values, and of its lines in the `.tsv`."""
+    """Checksums of a block of rows: of its values, and of its lines in the `.tsv`."""
 
     def __init__(self) -> None:
         self._values, self._lines = hashlib.sha256(), hashlib.sha256()
@@ -436,12 +462,12 @@ class _Sums:
         self._lines.update(lines)
 
     def line(self) -> bytes:
-        """Give the line that stands for them in the `.json.part`."""
+        """Return their line in the `.json.part`."""
         return f"{self._values.hexdigest()[:16]} {self._lines.hexdigest()[:16]}".encode()
 
 
 def _settings(line: bytes) -> Mapping[str, Any] | None:
-    """Read what an unfinished run was begun with; None where it was stopped before that was written, or the line is damaged."""
+    """Read the settings of an unfinished run; None if it was stopped before they were written, or the line is damaged."""
     try:
         begun = json.loads(line.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError):
@@ -450,7 +476,7 @@ def _settings(line: bytes) -> Mapping[str, Any] | None:
 
 
 def _is_own(part: Path) -> bool:
-    """Say whether a part is a file under no second name, such as a run leaves: one that is a link is written elsewhere."""
+    """Return whether a part is a regular file with one name, as a run leaves it: writing to a link would change another file."""
     try:
         found = part.lstat()
     except OSError:
@@ -459,10 +485,10 @@ def _is_own(part: Path) -> bool:
 
 
 def _emptied(part: Path, *, output: Path) -> BinaryIO:
-    """Start a part over, as a new file."""
+    """Open a part as a new, empty file."""
     if os.path.lexists(part) and not part.is_symlink() and not part.is_file():
         raise CnnkitError(f"{part} is in the way, and is not a file; remove it")
-    part.unlink(missing_ok=True)  # a link, or a second name of another file, is not written through
+    part.unlink(missing_ok=True)  # do not write through a link or a second hard link
     with atomic.naming(output):
         return part.open("xb")
 

@@ -1,4 +1,4 @@
-"""The Header: the one record that features, models and exported networks all carry, as the same JSON."""
+"""The Header: metadata that features, models and exported networks all have, as the same JSON."""
 
 import json
 import re
@@ -18,21 +18,21 @@ from cnnkit.errors import FormatError
 
 VERSION = 1
 
-#: The longest header that is read, in characters.
+#: The longest header that is accepted, in characters.
 LONGEST = 1 << 24
 
-#: The longest side of a network's input, in pixels: an image of that size has 50 MB.
+#: The longest side of a network's input, in pixels: an image of that size takes 50 MB.
 LARGEST_SIDE = 4096
 
-# What a header holds at most.
+# The most values in a header, and its deepest nesting.
 _MOST_VALUES, _DEEPEST = 200_000, 20
 
-#: How red, green and blue make one grey channel: the luma of ITU-R BT.601, as Pillow's mode L has it.
+#: Weights of red, green and blue in a grey channel: the luma of ITU-R BT.601, as in Pillow's mode L.
 LUMA = (0.299, 0.587, 0.114)
 
 
 class ArtefactKind(StrEnum):
-    """What a file is."""
+    """The kind of a file."""
 
     FEATURES = "features"
     MODEL = "model"
@@ -48,11 +48,11 @@ _MADE_BY = {
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How an image becomes the uint8 square that a network takes; mean and deviation are applied inside the network.
+    """How an image becomes the uint8 square that a network takes; mean and standard deviation are applied inside the network.
 
-    `size` and `resize` are pixels; `mean` and `std` are per RGB channel, for values from 0 to 1. `grey`: the normalised channels
-    become one, their luma, inside the network. `across` is the width where that is not `size`: of an image to be looked at, never
-    of one for training, so no file says it.
+    `size` and `resize` are in pixels; `mean` and `std` are per RGB channel, for values from 0 to 1. `grey`: inside the network, the
+    normalised channels are reduced to one, their luma. `across` is the width if it differs from `size`, which only explanations use,
+    never training; so it is not stored in files.
     """
 
     fit: Fit = Fit.CROP
@@ -66,34 +66,34 @@ class Preprocess:
 
     @property
     def height(self) -> int:
-        """Of what the network takes, in pixels."""
+        """Height of the network's input, in pixels."""
         return self.size
 
     @property
     def width(self) -> int:
-        """Of what the network takes, in pixels."""
+        """Width of the network's input, in pixels."""
         return self.across or self.size
 
     @property
     def channels(self) -> int:
-        """How many channels the backbone gets."""
+        """Number of channels of the backbone's input."""
         return 1 if self.grey else 3
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """Which convolutional backbone, with which weights, cut where."""
+    """A convolutional backbone: its architecture, its weights, and the layer whose output are the features."""
 
-    name: str  # torchvision's name, timm:NAME, or "layers" for a backbone given by notation
+    name: str  # torchvision's name, timm:NAME, or "layers" for a backbone in notation
     layer: str
     pool: Pool
-    weights_sha256: str | None = None  # of the state_dict file; None once its values were trained further
+    weights_sha256: str | None = None  # of the state_dict file; None after further training
     notation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file holds and how it came to be. Everything a later step needs, and nothing that changes from run to run."""
+    """What a file contains and how it was made: everything that later steps need, and nothing that changes between equal runs."""
 
     kind: ArtefactKind
     classes: tuple[str, ...] | None = None
@@ -105,21 +105,21 @@ class Header:
 
     @property
     def has_views(self) -> bool:
-        """Whether these are features with a row for each of several views of an image."""
+        """Whether these are features with several views of an image, a row each."""
         return bool(self.training.get("views"))
 
     @property
     def temperature(self) -> float:
-        """What the logits were divided by already, by cnn-calibrate; 1 unless they were."""
+        """The temperature by which cnn-calibrate divided the logits; 1 if it did not."""
         return float(self.training.get("temperature", 1.0))
 
     def to_json(self) -> str:
-        """Give the same text for the same record, on one line."""
+        """Return the record as one line of JSON; equal records give equal text."""
         record = asdict(self)
         if self.preprocess is not None:
             del record["preprocess"]["across"]
             if not self.preprocess.grey:
-                del record["preprocess"]["grey"]  # as files were before there was grey
+                del record["preprocess"]["grey"]  # files without the field are read as not grey
         return json.dumps({"cnnkit": VERSION, **record}, ensure_ascii=False)
 
     @classmethod
@@ -127,9 +127,9 @@ class Header:
         """Read a Header and check that it is one.
 
         Args:
-            text: What `to_json` wrote.
-            name: The file it was found in, for messages.
-            kind: What the file must be; by default any.
+            text: The output of `to_json`.
+            name: The file, for messages.
+            kind: The expected kind; by default any.
 
         Raises:
             FormatError: As `from_record`.
@@ -144,18 +144,18 @@ class Header:
 
     @classmethod
     def from_record(cls, raw: object, *, name: str, kind: ArtefactKind | None = None) -> Self:
-        """Read a Header from what JSON or a model file holds, and check it: the one place where that is done, by type and range.
+        """Read a Header from parsed JSON or from a model file, and check the type and range of every field.
 
-        Fields that are not known are passed over: a later cnnkit of the same version may write more.
+        Unknown fields are ignored: a later cnnkit may write more in the same version of the header.
 
         Args:
-            raw: Of any type and depth.
+            raw: A value of any type and depth.
             name: As `from_json`.
             kind: As `from_json`.
 
         Raises:
-            FormatError: No Header, one of a later version, or of another kind; the message names the command that makes the right one.
-                Or one of its fields has another type or is out of range; the message names the field, and what was found in it.
+            FormatError: Not a Header, or one of a later version or another kind: the message names the command that makes the right
+                one. Or a field has the wrong type or is out of range: the message names the field and its value.
         """
         remedy = _remedy(kind)
         if not isinstance(raw, Mapping) or "cnnkit" not in raw:
@@ -175,7 +175,7 @@ class Header:
             found = msgspec.convert(record, _HeaderFile)
         except msgspec.ValidationError as error:
             raise FormatError(f"{name}: broken cnnkit header ({_explained(error, record)}); {remedy}") from error
-        except UnicodeError as error:  # such a class name is fine, such a word is not
+        except UnicodeError as error:  # allowed in class names, but not in other fields
             raise FormatError(f"{name}: broken cnnkit header (a field that is not UTF-8); {remedy}") from error
         return cls(
             kind=found.kind,
@@ -192,7 +192,7 @@ class Header:
         return replace(self, **changes)
 
 
-# ---------------------------------------------------------------- what the fields of a file may be
+# ---------------------------------------------------------------- types and ranges of the fields
 
 _Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
 _Resize = Annotated[int, Meta(ge=1, le=2 * LARGEST_SIDE)]
@@ -201,8 +201,8 @@ _Std = Annotated[float, Meta(ge=1e-12, le=1e6)]
 _Text = Annotated[str, Meta(min_length=1, max_length=10_000)]
 _Notation = Annotated[
     str, Meta(min_length=1, max_length=100_000, pattern=r"^\s*[^@\s]")
-]  # not @FILE: a file names no other file
-_Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")]  # it becomes the name of a file
+]  # not @FILE: a header must not refer to another file
+_Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")]  # used as a file name
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
@@ -225,7 +225,7 @@ class _BackboneFile(msgspec.Struct):
 
 
 class _TrainingFile(msgspec.Struct):
-    """Those settings that are read again; the others are there to be looked at."""
+    """The settings that cnnkit reads back; others are for people to read."""
 
     command: str | None = None
     views: _Count | None = None
@@ -247,11 +247,11 @@ class _HeaderFile(msgspec.Struct):
     made_by: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse two classes of one name."""
+        """Raise an error for two classes with the same name."""
         names = self.classes or ()
         if len(set(names)) < len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)
-            raise ValueError(f"classes names {_shown(twice)} twice")
+            raise ValueError(f"classes contains {_shown(twice)} twice")
 
 
 _CHOICES: dict[str, type[StrEnum]] = {
@@ -267,27 +267,27 @@ def _remedy(kind: ArtefactKind | None) -> str:
 
 
 def _plain(raw: object) -> dict[str, Any]:
-    """Copy what JSON can hold, whatever the types are: a model file may refer to one list many times, or to itself.
+    """Copy a value of any type as plain JSON values: in a model file, a list may contain itself or be shared many times.
 
     Raises:
-        ValueError: It is larger or deeper than a header is, or has text that no bytes stand for.
+        ValueError: It is too large or too deep for a header, or has text that cannot be encoded.
     """
     left = _MOST_VALUES
 
     def text(value: str) -> str:
         try:
-            value.encode("utf-8", "surrogateescape")  # names of files that are not UTF-8 are text, too
+            value.encode("utf-8", "surrogateescape")  # file names that are not UTF-8 are allowed
         except UnicodeEncodeError as error:
-            raise ValueError(f"{value!a:.40} holds half of a surrogate pair") from error
+            raise ValueError(f"{value!a:.40} contains half of a surrogate pair") from error
         return value
 
     def copied(value: object, depth: int) -> Any:  # noqa: ANN401 - any JSON value
         nonlocal left
         left -= 1
         if left < 0:
-            raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+            raise ValueError(f"it has more than {_MOST_VALUES:,} values")
         if depth > _DEEPEST:
-            raise ValueError(f"it is nested more than {_DEEPEST} deep")
+            raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
         if isinstance(value, Mapping):
             return {text(str(key)): copied(each, depth + 1) for key, each in value.items()}
         if isinstance(value, list | tuple):
@@ -301,7 +301,7 @@ def _plain(raw: object) -> dict[str, Any]:
 
 
 def _explained(error: msgspec.ValidationError, record: Mapping[str, Any]) -> str:
-    """Say which field is wrong, what was expected, and what was found."""
+    """Describe a wrong field: its name, what was expected, and what was found."""
     reason, _, place = str(error).replace("`", "").partition(" - at $")
     found: Any = record
     path = place.strip().lstrip(".")
@@ -321,14 +321,14 @@ def _explained(error: msgspec.ValidationError, record: Mapping[str, Any]) -> str
         expected = f"one of {', '.join(_CHOICES[word])}"
     elif "matching regex" in reason:
         expected = _FORMS.get(word, "other text")
-    said = reason if expected is None else f"expected {expected}"
+    problem = reason if expected is None else f"expected {expected}"
     where = f"a value in {path.removesuffix('[...]')}" if path.endswith("[...]") else path
-    return f"{f'{where}: ' if path else ''}{said}, found {_shown(found)}"
+    return f"{f'{where}: ' if path else ''}{problem}, found {_shown(found)}"
 
 
 _MISSING = re.compile(r"Object missing required field (\S+)")
 
-#: How JSON's types are called in messages.
+#: Names of JSON's types in messages.
 _TYPES = {
     "str": "text",
     "int": "a whole number",
@@ -339,14 +339,14 @@ _TYPES = {
     "null": "nothing",
 }
 
-#: What is asked of text that is not free.
+#: What is expected of text fields that do not accept any text.
 _FORMS = {"weights_sha256": "hexadecimal digits", "head": "layers, not a file", "notation": "layers, not a file"}
 
 _EXPECTED = re.compile(r"Expected ([a-z| ]+?)(?: of length)?(?: ?(<=|>=|<|>)? ?([-+.0-9e]+))?(?:, got .*)?")
 
 
 def _expected(reason: str) -> str | None:
-    """Say in plain words what msgspec expected: "Expected int <= 4096", "Expected array of length >= 1", "Expected str, got null"."""
+    """Reword what msgspec expected: "Expected int <= 4096", "Expected array of length >= 1", "Expected str, got null"."""
     found = _EXPECTED.fullmatch(reason)
     if found is None:
         return None
@@ -362,7 +362,7 @@ def _expected(reason: str) -> str | None:
 
 
 def _shown(value: object, *, plain: bool = False) -> str:
-    """Show a value in a message, cut where it is long; `plain`: a word without its quotes."""
+    """Format a value for a message, shortened if long; with `plain`, a word has no quotes."""
     if value is None:
         return "none" if plain else "nothing"
     if isinstance(value, bool):
@@ -374,7 +374,7 @@ def _shown(value: object, *, plain: bool = False) -> str:
 
 
 def made_by(*distributions: str) -> dict[str, str]:
-    """Name the versions that took part; what is not installed is left out."""
+    """Return the versions of cnnkit and of these distributions, omitting those not installed."""
     versions = {"cnnkit": __version__}
     for name in distributions:
         try:
@@ -385,7 +385,7 @@ def made_by(*distributions: str) -> dict[str, str]:
 
 
 def difference(one: Header, other: Header) -> tuple[str, Any, Any] | None:
-    """Find the first thing in which the backbones of two files differ: its field, and both values; None if they are the same."""
+    """Return the first field in which the backbones of two files differ, with both values; None if they are the same."""
     for part in ("backbone", "preprocess"):
         here, there = (asdict(record) if record else {} for record in (getattr(one, part), getattr(other, part)))
         for name in here | there:

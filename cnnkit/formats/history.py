@@ -1,8 +1,9 @@
-"""The training history next to a model, `head.csv` next to `head.pt`: one row an epoch, flushed as it happens."""
+"""The training history next to a model, `head.csv` next to `head.pt`: one row per epoch, flushed after each."""
 
 import codecs
 import csv
 import dataclasses
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from cnnkit.choices import Monitor
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import atomic
 
-#: What other programs call the columns, in lower case: Keras' CSVLogger, ultralytics' results.csv, Lightning's CSVLogger, timm's
-#: summary.csv. The first one that a file has is taken.
+log = logging.getLogger("cnnkit")
+
+#: Names of the columns in other programs, in lower case: Keras' CSVLogger, ultralytics' results.csv, Lightning's CSVLogger, timm's
+#: summary.csv. The first one that a file has is used.
 _OTHER_NAMES = {
     "train_loss": ("loss", "train/loss", "train_loss_epoch", "training_loss"),
     "train_accuracy": (
@@ -32,15 +35,18 @@ _OTHER_NAMES = {
     ),
     "lr": ("learning_rate", "lr/pg0"),
 }
-#: Of these, what counts in percent.
+#: Columns that are always in percent; others are, if a value is above 1.
 _PERCENT = frozenset({"eval_top1"})
+_ACCURACIES = ("train_accuracy", "val_accuracy")
+#: Rounding error of a mean in float32, allowed above its bound.
+_ROUNDING = 1e-5
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One epoch as a history tells it; what was not measured is None, what is not finite is NaN."""
+    """One epoch of a history; a value that was not measured is None."""
 
     epoch: int
     train_loss: float | None = None
@@ -52,53 +58,53 @@ class HistoryRow:
 
 
 class Validated(Protocol):
-    """What says how good an epoch is."""
+    """The validation results of an epoch."""
 
     @property
     def val_loss(self) -> float | None:
-        """The mean loss on the validation set."""
+        """Mean loss on the validation set."""
 
     @property
     def val_accuracy(self) -> float | None:
-        """The share of correct predictions there."""
+        """Share of correct predictions on the validation set."""
 
 
 def rank(epoch: Validated, monitor: Monitor) -> tuple[float, float]:
-    """Give what is higher for a better epoch; of equal accuracies the one with the lower loss is better."""
+    """Return a sort key, higher for a better epoch; of equal accuracies the lower loss is better."""
     lost = epoch.val_loss
     loss = -math.inf if lost is None or not math.isfinite(lost) else -lost
     return (loss, 0.0) if monitor is Monitor.VAL_LOSS else (epoch.val_accuracy or 0.0, loss)
 
 
 class HistoryWriter:
-    """Write a history while training goes on; who follows it with `tail -f` sees every epoch."""
+    """Write a history during training; `tail -f` shows every epoch as it ends."""
 
     def __init__(self, path: Path) -> None:
         """Prepare to replace a history.
 
         Raises:
-            UsageError: What stands there is a table of something else.
+            UsageError: The existing file is not a history.
         """
         self.path = path
         if path.is_file() and path.stat().st_size and not _is_history(path):
             raise UsageError(
-                f"{path}: the history belongs there, but that file is none; choose another name for the model"
+                f"{path}: would be overwritten by the history, but is not one; choose another name for the model"
             )
         self._file: FileIO | None = None
 
     def __enter__(self) -> Self:
-        """Begin; what stood there before stays until the first epoch is done."""
+        """Return the writer; an existing history stays until the first epoch ends."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the file; what is written stays, after an error too."""
+        """Close the file; it is kept after an error too."""
         if self._file is not None:
             self._file.close()
 
     def write(self, record: Any) -> None:  # noqa: ANN401 - any dataclass with these fields
-        """Add one epoch; what was not measured is an empty field."""
+        """Append one epoch; a value that was not measured is an empty field."""
         row: Mapping[str, Any] = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
         with atomic.naming(self.path):
             if self._file is None:
@@ -119,16 +125,16 @@ def _number(value: float | None) -> str:
 
 
 def read(path: str | Path) -> list[HistoryRow]:
-    """Read a history, also one whose training still goes on.
+    """Read a history, also during training.
 
     Args:
-        path: A `.csv` that a `Writer` wrote, or another program under its names. Other columns may stand next to ours.
+        path: A `.csv` written by `HistoryWriter` or by another program. Further columns are ignored.
 
     Returns:
-        The epochs, in order; none where the first is not finished yet.
+        The epochs, in order; empty before the first one ends.
 
     Raises:
-        FormatError: It is no history, or a row is broken.
+        FormatError: It is not a history, or a row is broken.
         OSError: It cannot be read.
     """
     with files.open_text(path) as file:
@@ -136,18 +142,18 @@ def read(path: str | Path) -> list[HistoryRow]:
 
 
 def parse(lines: Iterable[bytes], *, name: str) -> list[HistoryRow]:
-    """Read a history from its lines; a last one without its end is still being written, and left out if it lacks fields.
+    """Read a history from its lines; an incomplete last line, which is still being written, is ignored.
 
     Args:
         lines: The lines of the file, with their ends.
         name: The file, for messages.
 
     Raises:
-        FormatError: It is no history, a row is broken, or epochs do not follow one another.
+        FormatError: It is not a history, a row is broken, epochs do not increase, or an accuracy is out of range.
     """
     table: _Table | None = None
     rows: list[HistoryRow] = []
-    ended = (each for line in lines for each in line.splitlines(keepends=True))  # also by CR alone
+    ended = (each for line in lines for each in line.splitlines(keepends=True))  # CR alone also ends a line
     for number, line in enumerate(ended, start=1):
         if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise FormatError(f"{name}: UTF-16; save it as UTF-8")
@@ -163,22 +169,56 @@ def parse(lines: Iterable[bytes], *, name: str) -> list[HistoryRow]:
             if line.endswith((b"\n", b"\r")):
                 raise
             break
-        if rows and row.epoch == rows[-1].epoch and not table.is_own:  # Lightning writes training and validation apart
+        if (
+            rows and row.epoch == rows[-1].epoch and not table.is_own
+        ):  # Lightning writes separate rows for training and validation
             rows[-1] = _together(rows[-1], row)
             continue
         if rows and row.epoch <= rows[-1].epoch:
             raise FormatError(
-                f"{name}:{number}: epoch {row.epoch} after epoch {rows[-1].epoch}; is this more than one history?"
+                f"{name}:{number}: epoch {row.epoch} after epoch {rows[-1].epoch}; does the file contain several histories?"
             )
         rows.append(row)
     if table is None:
         raise FormatError(f"{name}: empty; a history begins with the header row {','.join(COLUMNS)}")
-    return rows
+    return _with_shares(rows, table, name=name)
+
+
+def _with_shares(rows: list[HistoryRow], table: "_Table", *, name: str) -> list[HistoryRow]:
+    """Return the rows with accuracies as shares: a column with a value above 1 is in percent.
+
+    Raises:
+        FormatError: An accuracy is below 0, or above 100.
+    """
+    percent: dict[str, str] = {}  # our column -> the file's column and its largest value
+    for column in _ACCURACIES:
+        values = [value for row in rows if (value := getattr(row, column)) is not None and math.isfinite(value)]
+        if not values:
+            continue
+        called = table.columns[table.places[column]]
+        known = called.lower() in _PERCENT  # already divided
+        for value in (min(values), max(values)):
+            if not 0 <= value <= (1 if known else 100) + _ROUNDING:
+                raise FormatError(
+                    f"{name}: {called} {100 * value if known else value:g} is not an accuracy; expected a share from 0 to 1, or 0 to "
+                    "100 percent"
+                )
+        if max(values) > 1 + _ROUNDING:
+            percent[column] = f"{called} (up to {max(values):g})"
+    if not percent:
+        return rows
+    log.info("%s: read as percent, divided by 100: %s", name, ", ".join(percent.values()))
+    return [
+        dataclasses.replace(
+            row, **{column: value / 100 for column in percent if (value := getattr(row, column)) is not None}
+        )
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A header row: which of its columns has which measure."""
+    """A header row: the position of each measure."""
 
     columns: list[str]
     places: Mapping[str, int]
@@ -190,7 +230,7 @@ class _Table:
         """Read a header row.
 
         Raises:
-            FormatError: It has no epoch, or no measure.
+            FormatError: It has no column for the epoch, or none for a loss or accuracy.
         """
         delimiter = next((each for each in ",;\t" if each in text), ",")
         columns = _fields(text, delimiter, where=name)
@@ -210,7 +250,7 @@ class _Table:
         """Read one epoch.
 
         Raises:
-            FormatError: A field is missing, or is no number.
+            FormatError: A field is missing, or not a number.
         """
         fields = _fields(text, self.delimiter, where=where)
         if len(fields) != len(self.columns):
@@ -220,16 +260,16 @@ class _Table:
         if not self.is_own and epoch.endswith(".0"):
             epoch = epoch[:-2]
         if not (epoch.isascii() and epoch.isdecimal() and len(epoch) < 10):
-            raise FormatError(f'{where}: epoch "{epoch}" is no whole number')
+            raise FormatError(f'{where}: epoch "{epoch}" is not a whole number')
         measures: dict[str, float | None] = {}
         for column, value in found.items():
             called = self.columns[self.places[column]]
             try:
                 number = (
                     float(value) if value not in ("", "NA") else None
-                )  # NA is what Keras writes where it did not measure
+                )  # Keras writes NA for a value that it did not measure
             except ValueError as error:
-                raise FormatError(f'{where}: {called} "{value}" is no number') from error
+                raise FormatError(f'{where}: {called} "{value}" is not a number') from error
             measures[column] = number / 100 if number is not None and called.lower() in _PERCENT else number
         return HistoryRow(int(epoch), **measures)
 
@@ -237,13 +277,13 @@ class _Table:
 def _fields(text: str, delimiter: str, *, where: str) -> list[str]:
     try:
         (fields,) = csv.reader([text], delimiter=delimiter, skipinitialspace=True)
-    except csv.Error as error:  # a field of more than 131,072 letters
-        raise FormatError(f"{where}: no row of a table ({error})") from error
+    except csv.Error as error:  # a field of more than 131,072 characters
+        raise FormatError(f"{where}: not a table row ({error})") from error
     return [field.strip() for field in fields]
 
 
 def _together(one: HistoryRow, other: HistoryRow) -> HistoryRow:
-    """Put two rows of one epoch together; the later one's measures count."""
+    """Merge two rows of one epoch; values of the later row take precedence."""
     return dataclasses.replace(
         one, **{name: value for name, value in dataclasses.asdict(other).items() if value is not None}
     )
@@ -252,11 +292,11 @@ def _together(one: HistoryRow, other: HistoryRow) -> HistoryRow:
 def _no_history(name: str, columns: Sequence[str]) -> str:
     path = Path(name)
     if path.suffix == ".pt":
-        beside = path.with_suffix(".csv")
-        where = f"its history is {beside}" if beside.is_file() else f"its history should be {beside}, but is not there"
+        history = path.with_suffix(".csv")
+        where = f"its history is {history}" if history.is_file() else f"its history {history} does not exist"
         return f"{name}: a model; {where}"
     has = ", ".join(column[:40] for column in columns[:8]) + (", ..." if len(columns) > 8 else "")
     return (
-        f"{name}: no history of a training: it needs a column epoch and one at least of train_loss, train_accuracy, val_loss, "
-        f"val_accuracy (or what Keras, ultralytics, Lightning or timm call them), and has {has}"
+        f"{name}: not a training history; it needs the column epoch and one of train_loss, train_accuracy, val_loss or "
+        f"val_accuracy (or their names in Keras, ultralytics, Lightning or timm); found {has}"
     )

@@ -1,4 +1,4 @@
-"""Images and arrays as files, in one step: a reader never sees half of one."""
+"""Write images and arrays in one step: readers never see half of one."""
 
 import contextlib
 import io
@@ -18,20 +18,20 @@ from cnnkit.formats import atomic
 
 
 def check_png(path: str | Path, *, option: str) -> None:
-    """Demand a name that ends in .png, in a folder that is there, before there is anything to write.
+    """Check that a name ends in .png and its folder exists, before any work is done.
 
     Raises:
-        UsageError: It ends otherwise.
+        UsageError: It has another ending.
         CnnkitError: There is no such folder.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise UsageError(f"{option} {path}: it is written as PNG; give it a name that ends in .png")
+        raise UsageError(f"{option} {path}: the image is written as PNG; give it a name that ends in .png")
     atomic.check_folder(path)
 
 
 def save(path: str | Path, image: Image.Image, **saving: Any) -> None:  # noqa: ANN401 - what Pillow's formats take
-    """Write an image, as PNG unless `saving` names another format."""
+    """Write an image, as PNG unless `saving` gives another format."""
     encoded = io.BytesIO()
     image.save(encoded, **{"format": "PNG", **saving})
     with atomic.writing(path) as file:
@@ -39,30 +39,30 @@ def save(path: str | Path, image: Image.Image, **saving: Any) -> None:  # noqa: 
 
 
 def create(path: Path, content: bytes) -> None:
-    """Write an encoded image where there is no file yet.
+    """Write an encoded image to a new file.
 
     Raises:
-        FileExistsError: There is one.
+        FileExistsError: The file exists.
     """
     with path.open("xb") as file:
         file.write(content)
 
 
 def save_folder(folder: str | Path, images: Iterable[tuple[str, Image.Image]]) -> None:
-    """Write images by name, as PNG, into a folder of their own that appears when all are there; an older one is replaced."""
+    """Write images by name, as PNG, into a folder that appears when all are written; an older folder is replaced."""
     folder = Path(folder)
-    with atomic.naming(folder), _beside(folder) as beside:
-        made = Path(beside, "made")
+    with atomic.naming(folder), _work_folder(folder) as work:
+        made = Path(work, "made")
         made.mkdir()
         for name, image in images:
             image.save(made / name, "PNG")
         if folder.exists():
-            folder.rename(Path(beside, "old"))
+            folder.rename(Path(work, "old"))
         made.rename(folder)
 
 
-def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """Make a folder to work in, and remove those that runs left which were killed: one run at a time writes what `folder` is in."""
+def _work_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """Make a temporary folder next to `folder`, and remove those of killed runs: the caller holds the lock of what `folder` is in."""
     prefix = atomic.fitting_name(f".{folder.name}", ".", room=8)
     with contextlib.suppress(OSError):
         for each in folder.parent.iterdir():

@@ -1,4 +1,4 @@
-"""A list of classes: plain text, one a line, in the order of a network's outputs."""
+"""A list of classes: plain text, one per line, in the order of a network's outputs."""
 
 import codecs
 import logging
@@ -14,10 +14,10 @@ log = logging.getLogger("cnnkit")
 
 
 def load(path: str | Path) -> tuple[str, ...]:
-    """Read the classes; empty lines are left out, and a name that is repeated is numbered, with a notice.
+    """Read the classes; empty lines are ignored, and a repeated name is numbered, with a notice.
 
     Raises:
-        FormatError: There is none, or the file is no text of UTF-8.
+        FormatError: The list is empty, or the file is not UTF-8 text.
     """
     with files.open_text(path) as file:
         content = file.read()
@@ -26,12 +26,12 @@ def load(path: str | Path) -> tuple[str, ...]:
     text = content.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
     labels = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not labels:
-        raise FormatError(f"{path}: no labels; expected one a line")
+        raise FormatError(f"{path}: no labels; expected one per line")
     return numbered(labels, name=str(path))
 
 
 def numbered(labels: Sequence[str], *, name: str) -> tuple[str, ...]:
-    """Give labels that all differ, with a notice: of ImageNet's two cranes the second becomes "crane 2".
+    """Return distinct labels, with a notice: the second of ImageNet's two cranes becomes "crane 2".
 
     Args:
         labels: In the order of a network's outputs.

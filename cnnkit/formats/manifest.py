@@ -1,10 +1,10 @@
-"""The manifest: a table that lists images with their label, split and group; paths are as seen from the manifest's own folder.
+"""The manifest: a table that lists images with their label, split and group; paths are relative to the manifest's folder.
 
     path	label	split	group
     cats/1.jpg	cat	train	litter-7
 
-Only `path` is required; further columns are kept out of the way. We write TSV, and read CSV, JSON Lines and lists of paths as well. Where
-a column `truth` stands beside `label`, as in `cnn-eval --worst`, it is the label: the other one is a prediction.
+Only `path` is required; further columns are ignored. Manifests are written as TSV; CSV, JSON Lines and lists of paths are also read. If
+there is a column `truth` next to `label`, as in the output of `cnn-eval --worst`, it is the label: the other one is a prediction.
 """
 
 import logging
@@ -20,7 +20,7 @@ from cnnkit.formats import atomic, tables, tsv
 
 log = logging.getLogger("cnnkit")
 
-#: How manifests are called, and lists of paths.
+#: File name endings of manifests, and of lists of paths.
 _MANIFESTS = frozenset({".tsv", ".tab", ".csv", ".jsonl", ".ndjson", ".json"})
 _LISTS = frozenset({".txt", ".lst"})
 
@@ -32,15 +32,15 @@ _ALIASES = {
     "group": (),
     "truth": (),
 }
-_INDEX = re.compile(r"Unnamed: [0-9]+|view|rank")  # pandas' number of a row, and what we write
+_INDEX = re.compile(r"Unnamed: [0-9]+|view|rank")  # row numbers written by pandas, and columns written by cnnkit
 _COUNTED = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One image of a manifest; `path` as it stands in the file.
+    """One image of a manifest; `path` as written in the file.
 
-    `view` counts the augmented views of one image in features, 0 is the plain one; None where there are none.
+    In features with several views of each image, `view` is the number of the view, 0 for the plain image; otherwise it is None.
     """
 
     path: str
@@ -51,18 +51,18 @@ class ManifestRow:
 
 
 def parse(lines: Iterable[bytes], *, name: str, views: bool | None = None, folder: str = ".") -> Iterator[ManifestRow]:
-    """Read a manifest's lines as they are asked for.
+    """Yield the rows of a manifest.
 
     Args:
         lines: The lines of the file, header row first.
         name: The file, for messages.
-        views: It is the list of features, which is as we write it; whether its column `view` is ours, as a Header says, or somebody's own
-            and passed over. By default it is any manifest.
-        folder: What its paths are seen from.
+        views: Given for the `.tsv` of features, which is in cnnkit's own format: True to read the column `view`, False to ignore it, as
+            the Header says. By default the lines are any manifest.
+        folder: The folder that its paths are relative to.
 
     Raises:
-        FormatError: A row does not fit the header row, there is no `path` column, a path is empty, a label is not UTF-8, or these are
-            predictions.
+        FormatError: A row does not match the header row, there is no `path` column, a path is empty, a label is not UTF-8, or the table
+            has predictions.
     """
     if views is not None:
         yield from (_row(fields, name, views=views) for fields in tsv.parse(lines, name=name, required=["path"]))
@@ -92,30 +92,34 @@ def _row(fields: Mapping[str, str], name: str, *, views: bool = False) -> Manife
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:
-    """Refuse predictions, as their labels are not true, and name a column that may be a misspelt one of ours."""
+    """Raise an error for predictions, whose labels are not the true ones, and log columns that may be misspelt."""
     if ("probability" in columns or ("rank" in columns and "label" in columns)) and "truth" not in columns:
         raise FormatError(
-            f"{name}: predictions (columns {', '.join(columns[:8])}), not a manifest; cnn-eval measures them, and a table of the "
-            "columns path and label alone makes a manifest of what was predicted"
+            f"{name}: predictions (columns {', '.join(columns[:8])}), not a manifest; evaluate them with cnn-eval, or "
+            "keep only the columns path and label to use the predictions as labels"
         )
     lacking = [column for column in ("label", "split", "group") if column not in columns]
     unread = [column for column in columns if column not in _ALIASES and not _INDEX.fullmatch(column)]
     meant = {column: messages.similar(column, lacking, most=1) for column in unread}
     if "label" in lacking and "truth" not in columns and unread and not any(meant.values()):
         log.info(
-            "%s: no column label, so no image has a class; not read: %s; if one of them is the label, call it that",
+            "%s: no column label, so images have no class; columns not read: %s; if one of them is the class, rename it to label",
             name,
             messages.excerpt(messages.shortened(unread, 8)),
         )
     for column, near in meant.items():
         if near:
             log.info(
-                "%s: column %s is not read; if it is the %s, call it that", name, messages.excerpt(column), near[0]
+                "%s: column %s is not read; if it is the %s, rename it to %s",
+                name,
+                messages.excerpt(column),
+                near[0],
+                near[0],
             )
 
 
 def _check_encoding(fields: Mapping[str, str], name: str, folder: str) -> None:
-    """Refuse words that are not UTF-8, but for those of files that are called so."""
+    """Raise an error for text that is not UTF-8, except for paths of existing files with such names."""
     path = fields["path"]
     if _is_text(path):
         odd = next((fields[column] for column in _WORDS if not _is_text(fields.get(column, ""))), None)
@@ -126,7 +130,7 @@ def _check_encoding(fields: Mapping[str, str], name: str, folder: str) -> None:
     if odd is not None:
         raise FormatError(
             f'{name}: "{messages.excerpt(odd)}" is not UTF-8 (Latin-1?); save the file as UTF-8, '
-            f"as iconv -f latin1 -t utf-8 {messages.shell_word(name)} prints it"
+            f"for example with iconv -f latin1 -t utf-8 {messages.shell_word(name)}"
         )
 
 
@@ -135,7 +139,7 @@ def _is_text(word: str) -> bool:
 
 
 def load(path: str | Path, *, views: bool | None = None) -> list[ManifestRow]:
-    """Read a manifest whole, as `parse` does; a list of paths (`.txt`) has no header row."""
+    """Read a whole manifest, as `parse` does, or a list of paths (`.txt`), which has no header row."""
     folder = os.path.dirname(path) or "."
     with files.open_text(path) as file:
         lines = list(file)
@@ -146,12 +150,12 @@ def load(path: str | Path, *, views: bool | None = None) -> list[ManifestRow]:
 
 
 def is_manifest(path: str | Path) -> bool:
-    """Say whether a file of this name is taken for a manifest, or for a list of paths."""
+    """Return whether a file of this name is read as a manifest or as a list of paths."""
     return Path(path).suffix.lower() in _MANIFESTS | _LISTS
 
 
 def render(rows: Iterable[ManifestRow], *, columns: tuple[str, ...] = ("path", "label", "split", "group")) -> bytes:
-    """Write a manifest as text, with these of its columns."""
+    """Return a manifest as TSV, with these columns."""
     return tsv.render(columns, ([_field(row, column) for column in columns] for row in rows))
 
 
@@ -169,37 +173,37 @@ def save(
 
 
 def check_name(path: Path, *, option: str) -> None:
-    """Refuse a name for a manifest by which no command would know it.
+    """Check that commands will recognise the name as that of a manifest.
 
     Raises:
         UsageError: It does not end in .tsv.
     """
     if path.suffix.lower() != ".tsv":
-        raise UsageError(f"{option} {path}: give it a name that ends in .tsv, by which every command knows a manifest")
+        raise UsageError(f"{option} {path}: a manifest is written as TSV; give it a name that ends in .tsv")
 
 
 def columns(rows: Iterable[ManifestRow]) -> tuple[str, ...]:
-    """Name the columns that rows need: groups have one only where there are groups."""
+    """Return the columns that rows need; `group` only if a row has one."""
     grouped = any(row.group is not None for row in rows)
     return ("path", "label", "split", "group") if grouped else ("path", "label", "split")
 
 
 def moved(rows: Iterable[ManifestRow], folder: str | Path) -> list[ManifestRow]:
-    """Give rows, whose paths are written as from the current folder, as they stand in a manifest in another folder."""
+    """Return rows with paths relative to another folder, for rows with paths relative to the current folder."""
     return [replace(row, path=seen_from(folder, row.path)) for row in rows]
 
 
 def seen_from(folder: str | Path, path: str) -> str:
-    """Give a path, written as from the current folder, as seen from another folder; absolute paths stay.
+    """Return a path relative to another folder, for a path relative to the current folder; absolute paths stay.
 
-    Symbolic links are not followed: a manifest names what the user named. Separators are `/` everywhere.
+    Symbolic links are not followed: a manifest has the names that the user gave. Separators are always `/`.
     """
     if os.path.isabs(path):
         return path
     parts = path.split(os.sep)
-    if os.pardir in parts:  # it leads out of where a link points to, not of where the link lies
+    if os.pardir in parts:  # ".." after a link is the parent of its target
         known = len(parts) - parts[::-1].index(os.pardir)
         path = os.path.join(os.path.realpath(os.sep.join(parts[:known])), *parts[known:])
-    # From the real folder, so that ".." means what the operating system takes it for
+    # Relative to the real folder, so that ".." means what it does to the operating system
     relative = os.path.relpath(os.path.join(os.path.realpath(os.curdir), path), os.path.realpath(folder))
     return relative.replace(os.sep, "/")

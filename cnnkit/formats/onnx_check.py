@@ -1,7 +1,7 @@
-"""Whether the graph of an ONNX file can be run at all, and within which bounds: looked at before any memory is taken for it.
+"""Check whether the graph of an ONNX file can be run, before any memory is allocated for it.
 
-What is declared is measured here: sizes of weights and of what every node gives, functions, loops of nodes. What a graph computes
-while it runs (the shape of a constant, how often a loop goes round) cannot be told; `check` tells what has to be bounded then.
+What the file declares is checked here: sizes of weights and of node outputs, functions, cycles. What a graph computes at run time (the
+shape of a constant, the number of iterations of a loop) is not known; `check` returns whether memory or time must be limited then.
 """
 
 import math
@@ -16,17 +16,17 @@ from onnx.shape_inference import infer_shapes
 from cnnkit.errors import FormatError
 from cnnkit.messages import excerpt
 
-#: The most numbers that one value may have for one image: 1 GiB of float32. And of one that is as large as another value says.
+#: The most numbers in one value for one image, 1 GiB of float32; and in one whose size depends on the contents of another value.
 LARGEST_VALUE = 2**28
 _LARGEST_MADE = 2**26
-#: The most nodes, with those of functions written out.
+#: The most nodes after functions are expanded.
 _MOST_NODES = 1_000_000
-#: The most characters of metadata: a Header of a thousand classes has a hundred thousand.
+#: The most characters of metadata; a Header with a thousand classes has a hundred thousand.
 _MOST_METADATA = 2**25
-#: A tensor of so many numbers may be a shape, which inference needs to know.
+#: A tensor of up to this many numbers may be a shape, which shape inference needs.
 _SHAPE_LIKE = 1024
 
-#: Operators whose output is as large as one of their inputs says, by its values.
+#: Operators whose output size depends on the contents of an input.
 _SIZED_BY_VALUES = frozenset(
     {
         *(
@@ -54,7 +54,7 @@ _SIZED_BY_VALUES = frozenset(
         "MelWeightMatrix",
     }
 )
-#: Attributes that operators divide by, or take for a length; ONNX Runtime does not look at all of them before it does.
+#: Attributes that operators divide by or use as a length; ONNX Runtime does not check all of them.
 _COUNTS = frozenset(
     {
         *("strides", "dilations", "kernel_shape", "group", "num_groups", "groups", "offset_group", "blocksize"),
@@ -74,29 +74,29 @@ _ITEM_BITS: dict[int, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a graph does not show before it runs, and what has to be bounded while it does."""
+    """Whether the graph may need unbounded memory or time at run time, so that they must be limited."""
 
     memory: bool = False
     time: bool = False
 
 
-#: Of a graph that shows all of it.
+#: For a graph whose needs are all known.
 NOTHING = Needs()
 
 
 def check(proto: ModelProto, tensors: Iterable[TensorProto], *, name: str) -> Needs:
-    """Refuse what ONNX Runtime would fail on in its own words, hang on, or take all memory for.
+    """Raise an error for a graph on which ONNX Runtime would crash, hang, run out of memory, or fail with an obscure message.
 
     Args:
         proto: The file's content.
-        tensors: All of its tensors, wherever they are.
+        tensors: All of its tensors, at any depth.
         name: The file, for messages.
 
     Returns:
-        What has to be bounded while it runs.
+        What has to be limited at run time.
 
     Raises:
-        FormatError: It is one of these.
+        FormatError: The graph is refused.
     """
     graph = proto.graph
     if sum(len(entry.key) + len(entry.value) for entry in proto.metadata_props) > _MOST_METADATA:
@@ -139,7 +139,7 @@ def _nodes(proto: ModelProto) -> Iterator[NodeProto]:
 
 def _check_size(dims: Sequence[int], what: str, *, name: str, most: int = 2**31) -> None:
     if any(size < 0 for size in dims) or math.prod(dims) > most:
-        raise FormatError(f"{name}: {what} have the shape {'x'.join(map(str, dims))}, which no network has")
+        raise FormatError(f"{name}: {what} have the shape {'x'.join(map(str, dims))}, which is impossible")
 
 
 def _check_tensor(tensor: TensorProto, *, name: str) -> None:
@@ -160,12 +160,12 @@ def _check_tensor(tensor: TensorProto, *, name: str) -> None:
     if len(tensor.raw_data) != expected:
         raise FormatError(
             f"{name}: {what} of shape {'x'.join(map(str, tensor.dims)) or '()'} take {expected:,} bytes, the file has "
-            f"{len(tensor.raw_data):,}; is it cut short?"
+            f"{len(tensor.raw_data):,}; is it truncated?"
         )
 
 
 def _check_counts(node: NodeProto, *, name: str) -> None:
-    """Refuse an attribute of 0 or less where a count is meant: ONNX Runtime crashes on some, and takes the process with it."""
+    """Raise an error for a count of 0 or less in an attribute: on some of them ONNX Runtime crashes the process."""
     for attribute in node.attribute:
         values = attribute.ints or ([attribute.i] if attribute.type == AttributeProto.INT else [])
         if attribute.name in _COUNTS and any(value < 1 for value in values):
@@ -175,7 +175,7 @@ def _check_counts(node: NodeProto, *, name: str) -> None:
 
 
 def _check_functions(proto: ModelProto, *, name: str) -> None:
-    """Refuse functions that call themselves, or that are more nodes than a network has once they are written out."""
+    """Raise an error for recursive functions, and for too many nodes after functions are expanded."""
     functions = {(each.domain, each.name): each for each in proto.functions}
     sizes: dict[tuple[str, str], int] = {}
 
@@ -189,7 +189,7 @@ def _check_functions(proto: ModelProto, *, name: str) -> None:
             waiting = [each for each in called(_all_nodes(functions[here])) if each not in sizes]
             if here not in sizes and waiting:
                 if waiting[0] in entered:
-                    raise FormatError(f"{name}: its function {excerpt(waiting[0][1])} calls itself, and never ends")
+                    raise FormatError(f"{name}: its function {excerpt(waiting[0][1])} calls itself")
                 path.append(waiting[0])
                 entered.add(waiting[0])
                 continue
@@ -197,11 +197,11 @@ def _check_functions(proto: ModelProto, *, name: str) -> None:
             entered.discard(path.pop())
     whole = sum(sizes.get((node.domain, node.op_type), 1) for node in _all_nodes(proto.graph))
     if whole > _MOST_NODES:
-        raise FormatError(f"{name}: more than {_MOST_NODES:,} nodes with its functions written out")
+        raise FormatError(f"{name}: more than {_MOST_NODES:,} nodes after its functions are expanded")
 
 
 def _all_nodes(graph: GraphProto | FunctionProto) -> list[NodeProto]:
-    """Give the nodes of a graph or a function and of their subgraphs."""
+    """Return the nodes of a graph or a function, including those of subgraphs."""
     found: list[NodeProto] = []
     waiting: list[GraphProto | FunctionProto] = [graph]
     while waiting:
@@ -213,17 +213,17 @@ def _all_nodes(graph: GraphProto | FunctionProto) -> list[NodeProto]:
 
 
 def _check_order(graph: GraphProto, kept: set[str], *, name: str) -> None:
-    """Demand that every node can come after those whose values it takes, that each value is made once, and outputs at all."""
+    """Check that the graph has no cycles, that each value is computed once, and that every output is computed."""
     made_by: dict[str, int] = {}
     for place, node in enumerate(graph.node):
         for output in filter(None, node.output):
             if output in made_by or output in kept:
-                raise FormatError(f'{name}: its value "{excerpt(output)}" is made twice')
+                raise FormatError(f'{name}: its value "{excerpt(output)}" is computed twice')
             made_by[output] = place
     known = {value.name for value in graph.input} | kept
     for value in graph.output:
         if value.name not in known and value.name not in made_by:
-            raise FormatError(f'{name}: nothing in it makes its output "{excerpt(value.name)}"')
+            raise FormatError(f'{name}: no node computes its output "{excerpt(value.name)}"')
     users: list[list[int]] = [[] for _ in graph.node]
     missing = [0] * len(graph.node)
     for place, node in enumerate(graph.node):
@@ -239,11 +239,11 @@ def _check_order(graph: GraphProto, kept: set[str], *, name: str) -> None:
             if not missing[place]:
                 ready.append(place)
     if done < len(graph.node):
-        raise FormatError(f"{name}: some of its nodes wait for one another")
+        raise FormatError(f"{name}: some of its nodes form a cycle")
 
 
 def _taken(node: NodeProto) -> Iterator[str]:
-    """Name what a node takes, and its subgraphs, which see the values around them but where they have one of that name."""
+    """Yield the names of values that a node uses, and of outer values that its subgraphs use."""
     yield from node.input
     for attribute in node.attribute:
         for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
@@ -254,7 +254,7 @@ def _taken(node: NodeProto) -> Iterator[str]:
 
 
 def _check_sizes(proto: ModelProto, found: GraphProto, *, name: str) -> None:
-    """Refuse values that are larger than any network's, as far as shapes can be inferred."""
+    """Raise an error for values that are too large, as far as shapes can be inferred."""
     made = {output for node in proto.graph.node if node.op_type in _SIZED_BY_VALUES for output in node.output}
     inputs = {value.name for value in proto.graph.input}
     taken = next((_declared(value.type.tensor_type) for value in _images(proto.graph)), [])
@@ -266,12 +266,12 @@ def _check_sizes(proto: ModelProto, found: GraphProto, *, name: str) -> None:
         if math.prod(size or 1 for size in shape) // batch > most:
             sides = "x".join("any" if size is None else str(size) for size in shape)
             raise FormatError(
-                f'{name}: its value "{excerpt(value.name)}" has the shape {sides}, more than the {most:,} numbers that one image may take'
+                f'{name}: its value "{excerpt(value.name)}" has the shape {sides}, more than the limit of {most:,} numbers per image'
             )
 
 
 def _images(graph: GraphProto) -> list[onnx.ValueInfoProto]:
-    """List the inputs of a graph that are not weights, which old files name among them."""
+    """Return the inputs of a graph without the weights, which old files also list as inputs."""
     kept = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in kept]
 
@@ -281,21 +281,21 @@ def _declared(kind: onnx.TypeProto.Tensor) -> list[int | None]:
 
 
 def _is_known(kind: onnx.TypeProto.Tensor, inputs: set[str]) -> bool:
-    """Tell whether a value's sizes are numbers, or those of the input."""
+    """Return whether every dimension of a value is a number or a dimension of the input."""
     return kind.HasField("shape") and all(
         side.HasField("dim_value") or side.dim_param in inputs for side in kind.shape.dim
     )
 
 
 def _constant(node: NodeProto) -> TensorProto | None:
-    """Give the tensor of a node that holds one, as old exporters keep weights."""
+    """Return the tensor of a Constant node, as old exporters store weights, or None."""
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.output) != 1:
         return None
     return next((attribute.t for attribute in node.attribute if attribute.HasField("t")), None)
 
 
 def _inferred(proto: ModelProto) -> ModelProto:
-    """Infer the shapes of all values for one image, without copying the weights; what cannot be inferred is left out."""
+    """Infer the shapes of all values for one image, without copying the weights; unknown shapes are omitted."""
     light = ModelProto()
     for field, value in proto.ListFields():
         if field.name not in ("graph", "metadata_props", "training_info", "doc_string"):
@@ -309,7 +309,7 @@ def _inferred(proto: ModelProto) -> ModelProto:
     for value in _images(light.graph):
         if (sides := value.type.tensor_type.shape.dim) and not sides[0].HasField("dim_value"):
             sides[0].dim_value = 1  # one image
-    for value in graph.output:  # what is said about values, and may not be so, is left out
+    for value in graph.output:  # omit declared shapes, which may be wrong
         light.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
     for node in graph.node:
         weights = _constant(node)
@@ -325,5 +325,5 @@ def _inferred(proto: ModelProto) -> ModelProto:
             light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     try:
         return infer_shapes(light, data_prop=True)
-    except Exception:  # an operator or a domain that onnx does not know, or a graph that contradicts itself
+    except Exception:  # an operator or a domain unknown to onnx, or an inconsistent graph
         return ModelProto()

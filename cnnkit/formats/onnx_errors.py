@@ -1,7 +1,7 @@
-"""What onnx and ONNX Runtime say of a graph that they refuse, in one line: which node, and what is wrong with it.
+"""Reduce the errors of onnx and ONNX Runtime to one line: which node, and what is wrong with it.
 
-Their texts come with numbers of errors, places in C++ sources and signatures of functions, none of which a user can act on. Neither of
-the two is imported.
+Their messages have error numbers, places in C++ sources and signatures of functions, none of which a user can act on. Neither of the
+two is imported.
 """
 
 import re
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 200  # characters of a reason
 _ANY = r"(?P<node>[^'\"]*?)"
-# How a text names the node, and what follows.
+# How a message names the node, and the rest of the message.
 _NODES = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (
@@ -25,7 +25,7 @@ _NODES = tuple(
         rf'This is an invalid model\. In Node, \("{_ANY}", (?P<op>\w+), .*?, Error (?P<rest>.*)',
     )
 )
-# What ONNX Runtime, or this version of it, does not have; the graph may be sound.
+# Features missing from ONNX Runtime, or from this version of it; the graph may be valid.
 _NO_KERNEL = re.compile(
     rf"Could not find an implementation for (?P<op>\w+)\((?P<version>\d+)\) node with name '{_ANY}'"
 )
@@ -53,7 +53,7 @@ _DEMANDED = re.compile(r"(?P<demand>.+?) was false\.\s*(?P<rest>.*)", re.DOTALL)
 class Refusal:
     """Why a graph is refused.
 
-    `named`: the text begins with the node. `lacking`: it is for what this ONNX Runtime does not have, so that the graph may be sound.
+    `named`: the text begins with the node. `lacking`: this ONNX Runtime lacks a feature, so that the graph may be valid.
     """
 
     text: str
@@ -62,11 +62,11 @@ class Refusal:
 
 
 def read(error: BaseException | str, nodes: "Iterable[NodeProto]" = ()) -> Refusal:
-    """Read what onnx or ONNX Runtime raised.
+    """Parse an error of onnx or ONNX Runtime.
 
     Args:
-        error: What it says.
-        nodes: Those of the graph, for the name of a node and its domain where the text leaves them out.
+        error: The exception or its message.
+        nodes: The nodes of the graph, for a node's name and domain if the message omits them.
     """
     text = str(error).strip()
     for pattern in (_NO_KERNEL, _NO_OPERATOR, _NO_SCHEMA):
@@ -74,14 +74,14 @@ def read(error: BaseException | str, nodes: "Iterable[NodeProto]" = ()) -> Refus
             return Refusal(_lacks(found.groupdict(), text, nodes), lacking=True)
     if (found := _NEW_OPSET.search(text)) is not None:
         return Refusal(
-            f"its operators are those of opset {found['has']}, newer than the {found['known']} it knows", lacking=True
+            f"its operators are of opset {found['has']}, newer than the supported {found['known']}", lacking=True
         )
     named = any(pattern.search(text) for pattern in _NODES)
     return Refusal(reason(error), named, _MAY_BE_SOUND.search(text) is not None)
 
 
 def reason(error: BaseException | str) -> str:
-    """Give what an error says in one line, headed by the node that it names."""
+    """Return an error's message in one line, after the node that it names."""
     text = str(error).strip()
     found = next((found for pattern in _NODES if (found := pattern.search(text)) is not None), None)
     text = _PLACE.sub("", _CODE.sub("", text if found is None else found["rest"])).strip()
@@ -97,12 +97,12 @@ def reason(error: BaseException | str) -> str:
 
 
 def called(name: str, op: str) -> str:
-    """Name a node in a message."""
+    """Format a node's name for a message."""
     return f"{excerpt(name)} ({excerpt(op)})" if name else excerpt(op)
 
 
 def _lacks(found: dict[str, str], text: str, nodes: "Iterable[NodeProto]") -> str:
-    """Name an operator that ONNX Runtime does not have, its domain, and the node that needs it."""
+    """Describe an operator that ONNX Runtime lacks: its domain, and the node that needs it."""
     op, name = found["op"], found.get("node", "")
     for pattern in _NODES:
         if not name and (around := pattern.search(text)) is not None and around["op"] == op:
@@ -111,7 +111,7 @@ def _lacks(found: dict[str, str], text: str, nodes: "Iterable[NodeProto]") -> st
     domain = found.get("domain") or (node.domain if node is not None else "") or "ai.onnx"
     where = name or (node.name if node is not None else "")
     if not where and node is not None:
-        where = f'that gives "{excerpt(next(filter(None, node.output), ""))}"'
+        where = f'that computes "{excerpt(next(filter(None, node.output), ""))}"'
     version = f", version {found['version']}" if "version" in found else ""
     values = "the values of " if version else ""
     needed = f" for {values}the node {excerpt(where)}" if where else ""
@@ -119,7 +119,7 @@ def _lacks(found: dict[str, str], text: str, nodes: "Iterable[NodeProto]") -> st
 
 
 def _all(nodes: "Iterable[NodeProto]") -> "Iterable[NodeProto]":
-    """Give nodes, and those in their subgraphs."""
+    """Yield nodes, including those of subgraphs."""
     for node in nodes:
         yield node
         for attribute in node.attribute:

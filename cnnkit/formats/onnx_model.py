@@ -1,4 +1,4 @@
-"""The exported network `.onnx`: one file, weights inside, the Header as its one metadata entry `cnnkit`. No torch."""
+"""The exported network `.onnx`: one file with weights, and the Header as the metadata entry `cnnkit`. Without torch."""
 
 import shlex
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from cnnkit.formats.onnx_check import NOTHING, Needs
 
 KEY = "cnnkit"
 
-#: The constant by which a temperature stands in a graph.
+#: Name of the constant that holds a temperature in a graph.
 _FACTOR = "inverse_temperature"
 
 _LARGEST = 2**31 - 1
@@ -27,7 +27,7 @@ _LARGEST = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
-    """A network as its bytes; `header` is None for one that cnnkit did not make, `needs` what has to be bounded when it runs."""
+    """The bytes of a network; `header` is None if cnnkit did not make it; `needs`: what has to be limited at run time."""
 
     content: bytes
     header: Header | None
@@ -35,10 +35,10 @@ class OnnxModel:
 
 
 def load(path: str | Path) -> OnnxModel:
-    """Read a network whole, without following anything that it refers to.
+    """Read a network, without opening files that it refers to.
 
     Raises:
-        FormatError: It is no ONNX file, keeps weights in other files (a path inside a model can point anywhere), or cannot be run.
+        FormatError: It is not an ONNX file, has weights in other files (a path in a model can point anywhere), or cannot be run.
         OSError: It cannot be read.
     """
     content = files.read_regular(path)
@@ -57,21 +57,21 @@ def parse(content: bytes, *, name: str) -> ModelProto:
     """
     try:
         proto = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's DecodeError: its class depends on which protobuf is installed
-        raise FormatError(f"{name}: no ONNX network, or cut short") from error
+    except Exception as error:  # protobuf's DecodeError, whose class depends on the version
+        raise FormatError(f"{name}: not an ONNX network, or truncated") from error
     if not proto.graph.node:
-        raise FormatError(f"{name}: no ONNX network, or an empty one")
+        raise FormatError(f"{name}: not an ONNX network, or an empty one")
     if _has_broken_text(proto):
-        raise FormatError(f"{name}: a text in it is no UTF-8; is it damaged?")
+        raise FormatError(f"{name}: contains text that is not UTF-8; is it damaged?")
     if _refers_to_other_files(proto):
         raise FormatError(
-            f"{name}: keeps weights in other files, which are not followed; save it as one file: {_one_file(name)}"
+            f"{name}: its weights are in other files, which are not read; save it as one file: {_one_file(name)}"
         )
     return proto
 
 
 def _one_file(name: str) -> str:
-    """Give a line of shell that saves a network with its weights inside; its files have to lie together."""
+    """Return a shell command that saves a network with its weights in one file; run it where all its files are."""
     source, whole = Path(name), Path(name).with_name(f"{Path(name).stem}-whole.onnx")
     return shlex.join(["python", "-c", f"import onnx; onnx.save(onnx.load({str(source)!r}), {str(whole)!r})"])
 
@@ -82,7 +82,7 @@ def _refers_to_other_files(proto: ModelProto) -> bool:
 
 
 def _has_broken_text(message: Message) -> bool:
-    """Tell whether a text is no UTF-8, which protobuf gives as bytes."""
+    """Return whether a text is not UTF-8: protobuf returns it as bytes."""
     return any(
         isinstance(text, bytes)
         for part in _parts(message)
@@ -93,7 +93,7 @@ def _has_broken_text(message: Message) -> bool:
 
 
 def _parts(message: Message) -> Iterator[Message]:
-    """Go through a message and all that it holds: tensors also hide in attributes, subgraphs, functions and sparse tensors."""
+    """Yield a message and all nested ones: tensors are also in attributes, subgraphs, functions and sparse tensors."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
@@ -102,9 +102,9 @@ def _parts(message: Message) -> Iterator[Message]:
 
 
 def finished(proto: ModelProto, header: Header) -> bytes:
-    """Give the bytes to write: the Header inside, and nothing that depends on the machine.
+    """Return the bytes to write: with the Header, and without anything that depends on the machine.
 
-    The exporter leaves stack traces in the metadata of nodes and values, with the paths of whoever exported.
+    The exporter writes stack traces with local paths into the metadata of nodes and values.
     """
     for part in list(_parts(proto)):
         for field in ("metadata_props", "doc_string"):
@@ -114,21 +114,21 @@ def finished(proto: ModelProto, header: Header) -> bytes:
         proto.metadata_props.add(key=KEY, value=header.to_json())
     except UnicodeEncodeError as error:
         raise FormatError(
-            "a class whose name is not UTF-8 cannot stand in an ONNX file; rename it and train again"
+            "a class name that is not UTF-8 cannot be stored in an ONNX file; rename the class and train again"
         ) from error
     if proto.ByteSize() > _LARGEST:
-        raise FormatError("the network is larger than 2 GiB, the most that one ONNX file holds")
+        raise FormatError("the network is larger than 2 GiB, the limit of an ONNX file")
     return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return] # protobuf ships no types
 
 
 def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
-    """Divide the logits of a classifier by a temperature inside its graph, before the softmax.
+    """Divide the logits of a classifier by a temperature in its graph, before the softmax.
 
-    One node more comes after what gives `logits`, so that whoever runs the file gets calibrated probabilities. A second temperature
-    multiplies the first, in the same node.
+    A node is added after the one that computes `logits`, so that every program that runs the file gets calibrated probabilities. A
+    second temperature is multiplied into the same node.
 
     Args:
-        model: With a Header, which then says how much it is in all.
+        model: A network with a Header, which records the product of all temperatures.
         temperature: Above 0; above 1 makes predictions less confident.
         name: The file, for messages.
 
@@ -136,10 +136,10 @@ def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
         The bytes to write.
 
     Raises:
-        FormatError: The network has no Header, or does not give probabilities as the softmax of its `logits`.
+        FormatError: The network has no Header, or its output `probabilities` is not the softmax of its output `logits`.
     """
     if model.header is None:
-        raise FormatError(f"{name}: was not made by cnnkit; a temperature is put into what cnn-export makes")
+        raise FormatError(f"{name}: not made by cnnkit; only models from cnn-export take a temperature")
     proto = parse(model.content, name=name)
     _divide_logits(proto.graph, temperature, name=name)
     whole = {**model.header.training, "temperature": model.header.temperature * temperature}
@@ -147,12 +147,12 @@ def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
 
 
 def _divide_logits(graph: GraphProto, temperature: float, *, name: str) -> None:
-    """Put a multiplication after the node that gives `logits`, or change the constant of the one that is there."""
+    """Add a multiplication after the node that computes `logits`, or change the constant of an existing one."""
     gives = {output: (place, node) for place, node in enumerate(graph.node) for output in node.output}
     kinds = {output.name: output.type.tensor_type.elem_type for output in graph.output}
     if not ({"logits", "probabilities"} <= kinds.keys() & gives.keys() and "logits" in gives["probabilities"][1].input):
         raise FormatError(
-            f"{name}: its probabilities are not those of an output logits; export it again with cnn-export"
+            f"{name}: its probabilities are not the softmax of an output logits; export it again with cnn-export"
         )
     place, node = gives["logits"]
     if _FACTOR in node.input:

@@ -1,29 +1,30 @@
-"""Predictions: what cnn-predict writes and cnn-eval reads, as a table with a header row or as JSON Lines of the same fields.
+"""Predictions: written by cnn-predict and read by cnn-eval, as a table with a header row or as JSON Lines with the same fields.
 
     path	rank	label	probability
     photos/cat/1.jpg	1	cat	0.9871
     photos/cat/1.jpg	2	dog	0.0129
 
-One row for each of an image's top K classes, rank 1 being the prediction. Other programs' predictions are read too: only `path` and
-`label` are required. The rows of an image that have no rank are ranked by their probabilities, and as they stand where one has none.
-Files may be joined with `cat`, header rows and all.
+One row for each of an image's top K classes; rank 1 is the prediction. Predictions of other programs are read too: only `path` and
+`label` are required. Rows without a rank are ranked by probability, or by their order if one of the image's rows has no probability.
+Files may be joined with `cat`, including their header rows.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 from cnnkit.errors import FormatError
-from cnnkit.formats import tables
+from cnnkit.formats import tables, tsv
 
-#: The label of a prediction that was withheld, since its probability is below --min-probability.
+#: The label of a withheld prediction, whose probability is below --min-probability.
 WITHHELD = "?"
 
-#: A softmax in float32 may end this far above 1.
+#: Rounding error of a softmax in float32, allowed above 1.
 _ROUNDING = 1e-5
 
-#: What other programs call the predicted class, where it cannot be the true one.
+#: Names of the predicted class in other programs that cannot mean the true class.
 _PREDICTED = (
     "prediction",
     "predicted",
@@ -44,9 +45,12 @@ _ALIASES = {
 _DECIMAL_COMMA = re.compile(r"\s*[01],[0-9]+\s*")
 
 
+_COLUMNS = ("path", "rank", "label", "probability")
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One row: that this image shows this class. `path` is as seen from the current folder, `rank` counts from 1."""
+    """One row: a class predicted for an image. `path` is relative to the current folder, `rank` counts from 1."""
 
     path: str
     rank: int
@@ -55,14 +59,14 @@ class Prediction:
 
 
 def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Prediction]:
-    """Read predictions as they are asked for: TSV, CSV or JSON Lines.
+    """Yield predictions from TSV, CSV or JSON Lines.
 
     Args:
         lines: The lines of the file.
         name: The file, for messages.
 
     Raises:
-        FormatError: There is none, a row is broken, a probability is not between 0 and 1, or it is a manifest.
+        FormatError: There are no predictions, a row is broken, a probability is not between 0 and 1, or the table is a manifest.
     """
     coming = iter(lines)
     first = next((line for line in coming if line.strip()), None)
@@ -97,7 +101,7 @@ def parse(lines: Iterable[bytes], *, name: str) -> Iterator[Prediction]:
 
 
 def _ranked(rows: list[Prediction]) -> list[Prediction]:
-    """Rank the rows of one image by their probabilities: other programs list classes in the order of their names."""
+    """Rank the rows of one image by probability: other programs may list classes alphabetically."""
     if any(row.probability is None for row in rows):
         return rows
     ranks = sorted(row.rank for row in rows)
@@ -106,17 +110,17 @@ def _ranked(rows: list[Prediction]) -> list[Prediction]:
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:
-    """Refuse a manifest, as its labels are true, and a `label` that may be true, since another column is what was predicted."""
+    """Raise an error for a manifest, whose labels are the true ones, and for a table with a label and a predicted class."""
     also = [column for column in columns if column.lower() in _PREDICTED]
     if also and "label" in columns:
         raise FormatError(
-            f"{name}: is label or {also[0]} what was predicted? Call that column label and leave the other one out; "
+            f"{name}: columns label and {also[0]} could both be the predicted class; keep that one, under the name label; "
             "cnn-eval takes true classes from folders or from --truth"
         )
     if {"split", "group"} & {*columns} and not {"rank", "probability", "truth"} & {*columns}:
         raise FormatError(
-            f"{name}: a manifest (columns {', '.join(columns[:8])}), not predictions; those come from cnn-predict, "
-            "and a manifest is given with --truth"
+            f"{name}: a manifest (columns {', '.join(columns[:8])}), not predictions; make predictions with cnn-predict, "
+            "and pass a manifest with --truth"
         )
 
 
@@ -128,7 +132,7 @@ def _rank(value: str | None, standing: int, where: str) -> int:
     except ValueError:
         rank = 0
     if rank < 1:
-        raise FormatError(f'{where}: rank "{value}" is not a whole number from 1')
+        raise FormatError(f'{where}: rank "{value}" is not a whole number of at least 1')
     return rank
 
 
@@ -143,6 +147,16 @@ def _probability(value: str | None, where: str) -> float | None:
         probability = float(value)
     except ValueError:
         probability = float("nan")
-    if not 0 <= probability <= 1 + _ROUNDING:  # NaN is not, either
+    if not 0 <= probability <= 1 + _ROUNDING:  # also NaN
         raise FormatError(f'{where}: probability "{value}" is not between 0 and 1; are these logits?')
     return min(probability, 1.0)
+
+
+def save(path: str | Path, predictions: Iterable[Prediction]) -> None:
+    """Write predictions in one step, as cnn-predict prints them: TSV, probabilities with six digits."""
+    rows = ([row.path, str(row.rank), row.label, _digits(row.probability)] for row in predictions)
+    tsv.save(path, _COLUMNS, rows)
+
+
+def _digits(probability: float | None) -> str | None:
+    return None if probability is None else f"{probability:.6g}"

@@ -1,14 +1,14 @@
-"""Tables, whoever wrote them: TSV, CSV and JSON Lines in UTF-8 or UTF-16, with any line ends.
+"""Tables of any program: TSV, CSV and JSON Lines in UTF-8 or UTF-16, with any line ends.
 
     path	label                       Path;Label                        {"file_name": "cats/1.jpg", "label": "cat"}
     cats/1.jpg	cat                 "cats/1.jpg";cat
 
-The header row decides: tabs, else commas, semicolons or bars. Between tabs a field may be escaped as `tsv` writes it, or stand in quotes.
-Blank rows, empty columns without a name and the header row of a further file, joined with `cat`, are left out, and so are several columns
-of one name, unless the caller reads it. There are no comments.
-Column names are matched in any case of letters, or by the names that other programs use.
+The separator is found in the header row: tabs, else commas, semicolons or bars. Between tabs, a field may be escaped as `tsv` writes it,
+or quoted. Blank rows, empty columns without a name, and further header rows (of files joined with `cat`) are ignored. So are columns with
+the same name, unless the caller needs that name. There are no comments.
+Column names are matched regardless of case, or by the names that other programs use.
 
-A backslash is an escape in our own TSV and a separator in paths that Windows wrote: see `_Backslashes`.
+A backslash is an escape in cnnkit's TSV and a separator in Windows paths: see `_Backslashes`.
 """
 
 import codecs
@@ -29,22 +29,22 @@ from cnnkit.formats import tsv
 
 log = logging.getLogger("cnnkit")
 
-#: What other programs call our columns, in small letters.
+#: Names of our columns in other programs, in lower case.
 PATH_ALIASES = ("file_name", "filename", "file", "file_path", "filepath", "image", "image_path", "img", "img_path")
 LABEL_ALIASES = ("class", "class_name", "category")
 
-#: What a column is called elsewhere.
+#: Other names of each column.
 Aliases = Mapping[str, Sequence[str]]
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16: its mark starts with that of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-#: How files begin that are no text.
+#: First bytes of files that are not text.
 _KINDS = (
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x89PNG", "a PNG image"),
@@ -57,38 +57,38 @@ _KINDS = (
     (b"BZh", "a bzip2 archive"),
     (b"\xfd7zXZ\0", "an xz archive"),
     (b"7z\xbc\xaf", "a 7z archive"),
-    (b"\x93NUMPY", "an array of NumPy"),
+    (b"\x93NUMPY", "a NumPy array"),
     (b"%PDF", "a PDF"),
     (b"PAR1", "a Parquet file"),
     (b"SQLite format 3\0", "an SQLite database"),
-    (b"version https://git-lfs", "a pointer of Git LFS (git lfs pull fetches the file)"),
+    (b"version https://git-lfs", "a Git LFS pointer (fetch the file with git lfs pull)"),
     (b"<!DOCTYPE", "an HTML page"),
     (b"<html", "an HTML page"),
 )
 
-#: A header row of one column, and no path.
+#: Names that are a header row by themselves, not a path.
 _UNMISTAKABLE = frozenset({"path", "file_name", "filename", "file_path", "filepath", "image_path"})
 
-#: Excel's announcement of what separates the fields.
+#: Excel's line that declares the separator.
 _SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 
-#: What splits are called in a table without a header row.
+#: Names of splits, to recognise their column in a table without a header row.
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NUMERIC = re.compile(r"[0-9.]+")
 _FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
-#: A line of a list that has no header row and no separator but blanks: cats/1.jpg 3
+#: A line of a list without a header row, separated by spaces: cats/1.jpg 3
 _PATH_AND_LABEL = re.compile(r"\S.*\.[A-Za-z][A-Za-z0-9]{2,3} +[^\s.]+")
 
-#: What a field of our own TSV may look like: every backslash begins an escape.
+#: A field of cnnkit's TSV: every backslash begins an escape.
 _ESCAPED = re.compile(r'(\\")?([^\\]|\\[\\tnr])*')
 
 
 def load(
     path: str | Path, *, required: Sequence[str], aliases: Aliases | None = None, check: "Check | None" = None
 ) -> Iterator[dict[str, str]]:
-    """Read the rows of a file, as `parse` does; paths are as seen from its folder.
+    """Yield the rows of a file, as `parse` does; paths are relative to its folder.
 
     Raises:
         FormatError: As `parse`.
@@ -101,7 +101,7 @@ def load(
         )
 
 
-#: Looks at the columns of a table before its first row.
+#: Called with the columns of a table before its first row.
 Check = Callable[[Sequence[str]], None]
 
 
@@ -114,21 +114,21 @@ def parse(
     folder: str = ".",
     check: Check | None = None,
 ) -> Iterator[dict[str, str]]:
-    """Read rows by the names of their columns, as they are asked for.
+    """Yield rows as mappings from column names to fields.
 
     Args:
         lines: Lines with or without their newline.
         name: The file, for messages.
-        required: Columns that must be there.
-        aliases: What else the required columns, and others that the caller reads, may be called.
-        folder: What paths, in the column `path`, are seen from.
+        required: Columns that must exist.
+        aliases: Other names of the required columns, and of further columns that the caller reads.
+        folder: The folder that the column `path` is relative to.
         check: Called with the columns.
 
     Yields:
-        One mapping a row.
+        One mapping per row.
 
     Raises:
-        FormatError: Not a table, a required column missing or not to be told, or a row with another number of fields.
+        FormatError: It is not a table, a required column is missing or ambiguous, or a row has another number of fields.
     """
     aliases = {**dict.fromkeys(required, ()), **(aliases or {})}
     backslashes = _Backslashes(name, folder)
@@ -143,7 +143,7 @@ def parse(
         return
     if re.match(r'\[\s*(\{|"|$)', beginning):
         raise FormatError(
-            f"{name}: a JSON array; write one object a line (JSON Lines), as jq -c '.[]' {messages.shell_word(name)} prints it"
+            f"{name}: a JSON array; convert it to one object per line (JSON Lines): jq -c '.[]' {messages.shell_word(name)}"
         )
     delimiter, lines_left = _delimiter(first, numbered, aliases)
     if delimiter == "\t" and isinstance(lines, list):
@@ -153,12 +153,12 @@ def parse(
 
 
 def is_header(line: bytes) -> bool:
-    """Say whether the first line of a list is a table's header row, or a JSON object, and not a path."""
+    """Return whether the first line of a file is a header row or a JSON object, rather than a path in a list."""
     text = _decoded_start(line)
     if _SEPARATOR.fullmatch(text) or _is_object(text):
         return True
     fields = _header_fields(text)
-    if len(fields) == 1:  # an image that is called just "path" can be written ./path
+    if len(fields) == 1:  # an image called "path" can be written ./path
         return fields[0].lower() in _UNMISTAKABLE
     named = _position(fields, "path", PATH_ALIASES) is not None
     return named and not any(_FILE_NAME.search(field) for field in fields)
@@ -174,7 +174,7 @@ def _is_object(text: str) -> bool:
 
 
 def read_paths(lines: Iterable[bytes], *, name: str, folder: str = ".") -> Iterator[str]:
-    """Read a list of paths, one a line, without a header row; blank lines are left out.
+    """Yield the paths of a list, one per line, without a header row; blank lines are ignored.
 
     Raises:
         FormatError: It is not text.
@@ -190,10 +190,10 @@ def read_paths(lines: Iterable[bytes], *, name: str, folder: str = ".") -> Itera
 
 
 def check_path(text: str, *, name: str, folder: str = ".") -> None:
-    """Refuse the first line of a list of paths that has a path and something else, such as a label.
+    """Check that the first line of a list of paths is only a path, without a label or anything else after it.
 
     Raises:
-        FormatError: The path alone exists, or an image's name and a label stand with blanks between them, as in ImageNet's lists.
+        FormatError: The path without the rest exists, or the line is a file name and a label separated by spaces, as in ImageNet's lists.
     """
     path = re.split(r"[\t,;]| +(?=[^ ]+$)", text, maxsplit=1)[0]
     if path == text or _exists(folder, text):
@@ -204,31 +204,31 @@ def check_path(text: str, *, name: str, folder: str = ".") -> None:
 
 
 def _about_path_and_label(text: str, name: str) -> str:
-    """Say what to do about a list in which a label, or more, stands after each path."""
-    said = f'"{messages.excerpt(text)}" is a path and something else'
+    """Describe the remedy for a list that has a label, or more, after each path."""
+    line = f'"{messages.excerpt(text)}" has more than a path'
     if _PATH_AND_LABEL.fullmatch(text) and not re.search(r"[\t,;]", text):
         edit = r"s/ +([^ ]+)$/\t\1/; 1i path\tlabel"
         table = messages.shell_word(
             os.path.join(os.path.dirname(name), "labels.tsv")
-        )  # next to it, as paths are seen from there
-        return f"{said}; a table with labels is what sed -E '{edit}' {messages.shell_word(name)} > {table} writes"
-    return f"{said}; a list has one path a line, and a table with labels begins with a header row such as path,label"
+        )  # in the same folder, which its paths are relative to
+        return f"{line}; to make a table with labels: sed -E '{edit}' {messages.shell_word(name)} > {table}"
+    return f"{line}; a list has one path per line, and a table with labels starts with a header row such as path,label"
 
 
 def _about_missing(path: str, folder: str) -> str:
     seen = "the current folder" if folder == "." else f"{folder}/, where the list is"
-    return f"; paths are as seen from {seen}, and {messages.excerpt(path)} is not there"
+    return f"; paths are relative to {seen}, and {messages.excerpt(path)} is not there"
 
 
 def _exists(folder: str, path: str) -> bool:
     try:
         return bool(path) and os.path.lexists(os.path.join(folder, path))
-    except ValueError:  # a name that no file system has
+    except ValueError:  # a name that no file system accepts
         return False
 
 
 def kind_of(beginning: bytes) -> str | None:
-    """Name the kind of file that begins like this, if it is no text: "a JPEG image"."""
+    """Return the kind of a file that is not text, by its first bytes, such as "a JPEG image"; otherwise None."""
     return next((kind for mark, kind in _KINDS if beginning.startswith(mark)), None)
 
 
@@ -236,7 +236,7 @@ def kind_of(beginning: bytes) -> str | None:
 
 
 def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:
-    """Decode lines, without their ends; CR alone ends a line, too."""
+    """Decode lines and remove their ends; CR alone also ends a line."""
     coming = iter(lines)
     first = next(coming, b"")
     kind = kind_of(first)
@@ -247,7 +247,9 @@ def _texts(lines: Iterable[bytes], name: str) -> Iterator[str]:
     pieces = chain([first], coming)
     for text in _wide_lines(pieces, name, str(encoding)) if wide else _narrow_lines(pieces):
         if "\0" in text:
-            raise FormatError(f"{name}: not text: it holds a NUL byte (UTF-16 without its mark?); save it as UTF-8")
+            raise FormatError(
+                f"{name}: not text: it contains a NUL byte (UTF-16 without a byte order mark?); save it as UTF-8"
+            )
         yield text
 
 
@@ -271,7 +273,7 @@ def _wide_lines(pieces: Iterable[bytes], name: str, encoding: str) -> Iterator[s
             yield from (line.removeprefix("\ufeff") for line in whole)
         rest += decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise FormatError(f"{name}: not the {encoding[:6].upper()} that it begins as, or cut short") from error
+        raise FormatError(f"{name}: starts as {encoding[:6].upper()} but is not, or is truncated") from error
     yield from _LINE_END.split(rest.removeprefix("\ufeff"))
 
 
@@ -288,7 +290,7 @@ def _decoded_start(line: bytes) -> str:
 def _delimiter(
     first: tuple[int, str], rest: Iterator[tuple[int, str]], aliases: Aliases
 ) -> tuple[str, Iterator[tuple[int, str]]]:
-    """Find out what separates the fields, and give the lines from the header row on."""
+    """Return the separator of the fields, and the lines from the header row on."""
     announced = _SEPARATOR.fullmatch(first[1].strip())
     if announced is not None:
         return announced[1], rest
@@ -322,7 +324,7 @@ def _unquoted(field: str) -> str:
     return quoted[1].replace('""', '"') if quoted else field
 
 
-#: A row: the number of its line, its fields, and these as they are written.
+#: A row: its line number, its fields, and its fields as written in the file.
 _Row = tuple[int, list[str], list[str]]
 
 
@@ -341,7 +343,7 @@ def _tabbed(lines: Iterable[tuple[int, str]], backslashes: "_Backslashes") -> It
         fields = []
         for field in written:
             quoted = tsv.QUOTED.fullmatch(field)
-            backslashes.foreign |= quoted is not None  # ours has no quoted fields
+            backslashes.foreign |= quoted is not None  # cnnkit writes no quoted fields
             fields.append(quoted[1].replace('""', '"') if quoted else backslashes.field(field))
         yield number, fields, written
 
@@ -356,15 +358,15 @@ def _separated(lines: Iterable[tuple[int, str]], name: str, delimiter: str) -> I
             begun = begun or number
             yield text + "\n"
 
-    spaced = f"{delimiter} " in first[1]  # then rows have it, too, and it belongs to no field
+    spaced = f"{delimiter} " in first[1]  # then spaces after separators are not part of the fields
     try:
         for fields in csv.reader(fed(), delimiter=delimiter, strict=True, skipinitialspace=spaced):
             if fields:
                 yield begun, fields, fields
             begun = 0
     except csv.Error as error:
-        reason = "a quote that nothing closes" if "end of data" in str(error) or "limit" in str(error) else str(error)
-        raise FormatError(f"{name}:{begun}: {reason}; expected fields as CSV quotes them") from error
+        reason = "an unclosed quote" if "end of data" in str(error) or "limit" in str(error) else str(error)
+        raise FormatError(f"{name}:{begun}: {reason}; expected fields quoted as in CSV") from error
 
 
 # ---------------------------------------------------------------- fields to rows
@@ -390,13 +392,13 @@ def _by_header(
         proposed = (r"\t" if delimiter == "\t" else delimiter).join(_proposed(header))
         raise FormatError(
             f'{name}: no header row: the first line is "{messages.excerpt(delimiter.join(written))}"; '
-            f"name the columns above it, as sed -i '1i {proposed}' {messages.shell_word(name)} does"
+            f"add one: sed -i '1i {proposed}' {messages.shell_word(name)}"
         )
     columns = _named(header, name, required, aliases)
     if check is not None:
         check([column for column in columns if column])
     counts = Counter(columns)
-    columns = [column if counts[column] == 1 else "" for column in columns]  # which of two is meant, nothing says
+    columns = [column if counts[column] == 1 else "" for column in columns]  # ignore ambiguous columns
     path = columns.index("path") if "path" in columns else None
     first, unclosed = True, 0
     for number, fields, raw in rows:
@@ -410,11 +412,9 @@ def _by_header(
             shown = messages.excerpt(delimiter.join(raw))
             reason = ""
             if first and len(fields) == len(columns) + 1:
-                reason = "; if R wrote it, leave the names of rows out (row.names = FALSE)"
+                reason = "; if R wrote it, omit the row names (row.names = FALSE)"
             elif unclosed:
-                reason = (
-                    f"; line {unclosed} has a quote that it does not close: between tabs, a line end is written \\n"
-                )
+                reason = f"; line {unclosed} has an unclosed quote; in TSV, a line end in a field is written \\n"
             raise FormatError(
                 f'{name}:{number}: {len(fields)} fields, but the header row has {len(columns)}; the line is "{shown}"{reason}'
             )
@@ -429,7 +429,7 @@ def _by_header(
 
 
 def _proposed(row: Sequence[str]) -> list[str]:
-    """Name the columns of a table whose first row is this one."""
+    """Guess column names for a table without a header row, from its first row."""
     names = [f"column{number}" for number in range(1, len(row) + 1)]
     path = next(place for place, field in enumerate(row) if _FILE_NAME.search(field))
     names[path] = "path"
@@ -438,14 +438,14 @@ def _proposed(row: Sequence[str]) -> list[str]:
         if row[place].lower() in _SPLITS and "split" not in names:
             names[place] = "split"
     left = [place for place in others if names[place] != "split"]
-    words = [place for place in left if not _NUMERIC.fullmatch(row[place])]  # a number may count the rows
+    words = [place for place in left if not _NUMERIC.fullmatch(row[place])]  # a number may be a row number
     for place in (words or left)[:1]:
         names[place] = "label"
     return names
 
 
 def _named(header: Sequence[str], name: str, required: Sequence[str], aliases: Aliases) -> list[str]:
-    """Give the header row with our names for its columns."""
+    """Return the header row with other programs' column names replaced by ours."""
     columns = list(header)
     for column, others in aliases.items():
         there = _position(header, column, others, name=name)
@@ -458,7 +458,7 @@ def _named(header: Sequence[str], name: str, required: Sequence[str], aliases: A
         (column for place, column in enumerate(columns) if column in aliases and column in columns[:place]), None
     )
     if doubled is not None:
-        raise FormatError(f"{name}: the header row names {doubled} twice")
+        raise FormatError(f"{name}: the header row has {doubled} twice")
     missing = [column for column in required if column not in columns]
     if missing:
         found = messages.excerpt(", ".join(header[:8]))
@@ -468,23 +468,23 @@ def _named(header: Sequence[str], name: str, required: Sequence[str], aliases: A
 
 
 def _about_header(header: Sequence[str], missing: Sequence[str], aliases: Aliases) -> str:
-    """Say what to do about a header row without a column that must be there."""
+    """Return a remedy for a header row that lacks a required column, or nothing."""
     first = header[0] if header else ""
     if first.startswith("#"):
-        return "; there are no comments in a table: remove the lines that begin with #"
+        return "; tables have no comments: remove the lines that start with #"
     words = [_unquoted(word) for word in first.split()]
     if len(header) == 1 and any(_position(words, column, aliases[column]) is not None for column in missing):
-        return "; its columns seem to be separated by blanks: save it with tabs or commas between them"
+        return "; its columns seem to be separated by spaces: save it with tabs or commas"
     if missing == ["path"] and len(header) > 1:
-        return "; if one of them names the image files, call it path"
+        return "; if one of them has the image files, rename it to path"
     return ""
 
 
 def _position(header: Sequence[str], column: str, others: Sequence[str], *, name: str = "") -> int | None:
-    """Find a column by its name, in any case of letters, or by what else it is called.
+    """Return the position of a column, by its name or other names, regardless of case; None if it is missing.
 
     Raises:
-        FormatError: Several columns may be meant, and the table's `name` is given.
+        FormatError: Several columns match, and the table's `name` is given.
     """
     if column in header:
         return header.index(column)
@@ -493,7 +493,7 @@ def _position(header: Sequence[str], column: str, others: Sequence[str], *, name
         found = [place for place, field in enumerate(small) if field in names]
         if len(found) > 1 and name:
             meant = " or ".join(header[place] for place in found)
-            raise FormatError(f"{name}: is {meant} the column {column}? Call the right one {column}")
+            raise FormatError(f"{name}: is {meant} the column {column}? Rename the right one to {column}")
         if found:
             return found[0]
     return None
@@ -520,7 +520,7 @@ def _json_rows(
         except json.JSONDecodeError as error:
             raise FormatError(f"{where}: {_about_json(error, text, name)}") from error
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{where}: no JSON object; expected one a line (JSON Lines)") from error
+            raise FormatError(f"{where}: not a JSON object; expected one per line (JSON Lines)") from error
         if not isinstance(row, dict):
             raise FormatError(f"{where}: expected an object with {' and '.join(required)}")
         keys = tuple(row)
@@ -546,16 +546,16 @@ def _json_rows(
 
 
 def _about_json(error: json.JSONDecodeError, text: str, name: str) -> str:
-    """Say why a line is no JSON object."""
+    """Explain why a line is not a JSON object."""
     if error.msg == "Extra data":
-        return f'"{messages.excerpt(text[error.pos :], 20)}" behind the object; expected one a line (JSON Lines)'
+        return f'"{messages.excerpt(text[error.pos :], 20)}" after the object; expected one per line (JSON Lines)'
     if text.strip() == "{" or text.rstrip().endswith((",", ": {", ": [")):
-        return f"an object of several lines; expected one a line (JSON Lines), as jq -c . {name} prints it"
-    return "no JSON object; expected one a line (JSON Lines)"
+        return f"an object over several lines; convert it to one object per line (JSON Lines): jq -c . {name}"
+    return "not a JSON object; expected one per line (JSON Lines)"
 
 
 def _word(value: Any, where: str, *, needed: bool) -> str:  # noqa: ANN401 - any JSON value
-    """Give a JSON value as a table has it."""
+    """Return a JSON value as a field of a table."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -564,7 +564,9 @@ def _word(value: Any, where: str, *, needed: bool) -> str:  # noqa: ANN401 - any
         if "\0" in value or any(
             "\ud800" <= letter <= "\udfff" and not "\udc80" <= letter <= "\udcff" for letter in value
         ):
-            raise FormatError(f'{where} "{messages.excerpt(value)}" holds what no text and no file name can')
+            raise FormatError(
+                f'{where} "{messages.excerpt(value)}" contains characters that cannot be in a text or a file name'
+            )
         return value
     if isinstance(value, list | dict):
         if needed:
@@ -577,29 +579,29 @@ def _word(value: Any, where: str, *, needed: bool) -> str:  # noqa: ANN401 - any
 
 
 class _Backslashes:
-    r"""What a backslash means in a table, and in a path.
+    r"""Decide what a backslash means in a table and in a path.
 
-    Our own TSV writes a backslash as `\\`, a tab as `\t`, a line end as `\n` or `\r`. A field with any other backslash shows that
-    another program wrote the table, and all of its backslashes are what they are. In `train\new\1.jpg` alone both is possible: the
-    file system decides, and where it has neither, lines that end as on Windows; else the field is taken for ours.
+    cnnkit's TSV has `\\` for a backslash, `\t` for a tab, `\n` or `\r` for a line end. A field with any other backslash shows that
+    another program wrote the table, whose backslashes are literal. `train\new\1.jpg` is ambiguous: it is read as whichever file exists;
+    if neither does, as a Windows path if the lines end with CR LF, and otherwise as cnnkit's TSV.
 
-    A path of another program with backslashes that names no file was written on Windows, and is read with slashes.
+    A path of another program with backslashes that does not exist is a Windows path, and is read with slashes.
     """
 
     def __init__(self, name: str, folder: str) -> None:
         self._name, self._folder = name, folder
-        self._told = False
+        self._notified = False
         self.foreign = False
-        self._leaning = False  # to Windows, where nothing else decides
+        self._leaning = False  # towards Windows paths, if nothing else decides
 
     def watching(self, lines: Iterable[bytes]) -> Iterator[bytes]:
-        """Pass lines on, and note whether they end as Windows ends them."""
+        """Yield lines unchanged, and note whether they end with CR LF."""
         for line in lines:
             self._leaning |= line.endswith(b"\r\n")
             yield line
 
     def look_ahead(self, lines: Iterable[bytes]) -> None:
-        """Look for what our own TSV does not have."""
+        """Detect fields that cnnkit's TSV cannot have."""
         fields = (
             field
             for line in lines
@@ -609,17 +611,17 @@ class _Backslashes:
         self.foreign = not all(_ESCAPED.fullmatch(field) for field in fields)
 
     def field(self, written: str) -> str:
-        """Read a field between tabs that is not quoted."""
+        """Read an unquoted field between tabs."""
         if not self.foreign:
             self.foreign = not _ESCAPED.fullmatch(written)
         return written if self.foreign else tsv.unescape(written)
 
     def path(self, read: str, *, written: str, sure: bool = False) -> str:
-        """Give the path that is meant by a field.
+        """Return the path that a field means.
 
         Args:
-            read: What the field is.
-            written: What stands in the table.
+            read: The field after escapes are resolved.
+            written: The field as written in the table.
             sure: Another program wrote the table.
         """
         if "\\" not in written or _exists(self._folder, read):
@@ -627,26 +629,26 @@ class _Backslashes:
         meant = written.replace("\\\\", "\\").replace("\\", "/").strip('"')
         if not (sure or self.foreign):
             escaped = any(letter in read for letter in "\t\n\r")
-            could_be = escaped or read == written  # else all are doubled, as ours are
+            could_be = escaped or read == written  # otherwise all are doubled, as cnnkit writes them
             if not (could_be and (_exists(self._folder, meant) or (self._leaning and escaped))):
                 if escaped:
-                    self._tell(
-                        "%s: %s is read with tabs or line ends in it; if Windows wrote it, write %s", written, meant
+                    self._notify(
+                        "%s: %s is read with tabs or line ends; if it is a Windows path, write %s", written, meant
                     )
                 return read
-        self._tell("%s: paths with backslashes, as Windows writes them: %s is read as %s", written, meant)
+        self._notify("%s: Windows paths: %s is read as %s", written, meant)
         return meant
 
     def without_blanks(self, read: str) -> str:
-        """Leave blanks around a path out, where only the path without them names a file."""
+        """Remove spaces around a path, if only the path without them exists."""
         stripped = read.strip()
         if _exists(self._folder, read) or not _exists(self._folder, stripped):
             return read
-        self._tell('%s: blanks around paths are left out, as in "%s"%.0s', read, stripped)
+        self._notify('%s: spaces around paths are ignored, as in "%s"%.0s', read, stripped)
         return stripped
 
-    def _tell(self, message: str, written: str, meant: str) -> None:
-        """Log a notice about the first of such paths."""
-        if not self._told:
-            self._told = True
+    def _notify(self, message: str, written: str, meant: str) -> None:
+        """Log a notice about the first such path."""
+        if not self._notified:
+            self._notified = True
             log.info(message, self._name, messages.excerpt(written), messages.excerpt(meant))

@@ -1,4 +1,4 @@
-"""The model file `.pt`: {"header": ..., "state": state_dict, "history": [...]}; and plain state_dicts. Read with weights_only, always."""
+"""The model file `.pt`: {"header": ..., "state": state_dict, "history": [...]}; and plain state_dicts. Always read with weights_only."""
 
 import errno
 import importlib.util
@@ -23,24 +23,24 @@ from cnnkit.formats.header import LONGEST, ArtefactKind, Header
 
 State = dict[str, Tensor]
 
-# The bit of a zip archive by which torch takes a record for a folder, and leaves its tensor empty.
+# The bit in a zip archive that makes torch treat a record as a folder, and leave its tensor empty.
 _FOLDER = 0x10
 
-# Integers that stand for fractions, by a scale that is elsewhere.
+# Integers that represent fractions, with a scale stored elsewhere.
 _QUANTISED = (torch.qint8, torch.quint8, torch.qint32)
 
-# A tensor of at most so many bytes may repeat what the file holds once.
+# A tensor of up to this many bytes may repeat values that the file contains once.
 _SMALL = 1 << 20
-# Layers share weights, so that all tensors together may have so many times what the file holds.
+# Layers share weights, so that all tensors together may be this many times larger than the file.
 _SHARED = 16
 
-# How torch says that it could read a pickle, and met what it will not call.
+# torch's error for a pickle that it could read, but that would call something not allowed.
 _REFUSED = re.compile(r"\bGLOBAL\b|Unsupported class|Trying to (call|instantiate)")
 
 
 @dataclass(frozen=True, slots=True)
 class TorchModel:
-    """A self-contained model: the weights of backbone and head, and how the training went, one mapping an epoch."""
+    """A self-contained model: the weights of backbone and head, and the training history, one mapping per epoch."""
 
     header: Header
     state: State
@@ -55,21 +55,21 @@ def save(path: str | Path, model: TorchModel) -> None:
 
 
 def load(path: str | Path) -> TorchModel:
-    """Read a model, onto the CPU.
+    """Read a model onto the CPU.
 
     Raises:
-        FormatError: It is not a model made by cnnkit, or broken.
+        FormatError: It was not made by cnnkit, or is broken.
         OSError: It cannot be read.
     """
     content = read(path)
     if not isinstance(content, Mapping) or "header" not in content:
         raise FormatError(
-            f"{path}: no cnnkit header in it; a bare state_dict goes to --weights, a model comes from cnn-train-head"
+            f"{path}: no cnnkit header in it; pass a bare state_dict with --weights, or make a model with cnn-train-head"
         )
     header = Header.from_record(content["header"], name=str(path), kind=ArtefactKind.MODEL)
     state = content.get("state")
     if not _has_names(state):
-        raise FormatError(f"{path}: a model without its weights; make it again with cnn-train-head")
+        raise FormatError(f"{path}: a model without weights; make it again with cnn-train-head")
     _check_tensors(state, path)
     return TorchModel(header, dict(state), _history(content.get("history"), path))
 
@@ -82,7 +82,7 @@ def _history(raw: object, path: str | Path) -> list[dict[str, float | None]]:
         for row in rows
     ):
         raise FormatError(
-            f"{path}: its history is not a number for each name and epoch; make it again with cnn-train-head"
+            f"{path}: its history is not a list of numbers by name for each epoch; make it again with cnn-train-head"
         )
     return [dict(row) for row in rows]
 
@@ -96,10 +96,10 @@ def _has_names(state: object) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def _check_tensors(state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Demand dense, finite numbers, and no more of them than the file holds.
+    """Check that tensors are dense and finite, and not larger than the file.
 
     Raises:
-        FormatError: The first tensor that is something else.
+        FormatError: A tensor is not; the message names the first.
     """
     size = max(Path(path).stat().st_size, _SMALL)
     total = 0
@@ -137,10 +137,10 @@ def _unusable(tensor: Tensor) -> str | None:
 
 
 def load_state(path: str | Path) -> State:
-    """Read a plain state_dict: bare, below `state_dict` or `model` as training scripts save it, or with DataParallel's `module.`.
+    """Read a plain state_dict: bare, under `state_dict` or `model` as training scripts save it, or with DataParallel's `module.`.
 
     Raises:
-        FormatError: It holds no tensors by name.
+        FormatError: It has no tensors by name.
     """
     content = read(path)
     for key in ("state_dict", "model", "state"):
@@ -154,15 +154,15 @@ def load_state(path: str | Path) -> State:
 
 
 def count_values(state: Mapping[str, Tensor]) -> int:
-    """Count the numbers that tensors hold, one that several of them share once for each."""
+    """Count the numbers in all tensors; shared numbers count for each tensor."""
     return sum(tensor.numel() for tensor in state.values())
 
 
 def keep_state(state: Mapping[str, Tensor]) -> str:
-    """Put a state_dict into the cache under its hash.
+    """Store a state_dict in the cache under its hash.
 
     Returns:
-        The hash of the file's bytes, by which `cache.find_weights` finds it.
+        The hash of the file's bytes, for `cache.find_weights`.
     """
     content = serialised(_plain(state))
     digest = sha256(content).hexdigest()
@@ -171,7 +171,7 @@ def keep_state(state: Mapping[str, Tensor]) -> str:
 
 
 def keep_state_file(path: Path) -> str:
-    """Copy a state_dict file into the cache under the hash of its bytes, and return that."""
+    """Copy a state_dict file into the cache under the hash of its bytes, and return the hash."""
     content = path.read_bytes()
     digest = sha256(content).hexdigest()
     _keep(digest, content)
@@ -186,24 +186,24 @@ def _keep(digest: str, content: bytes) -> None:
 
 
 def _plain(state: Mapping[str, Tensor]) -> State:
-    """Contiguous copies on the CPU, so that neither views nor devices show in the bytes."""
+    """Return contiguous copies on the CPU, so that neither views nor devices affect the bytes."""
     return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in state.items()}
 
 
 def serialised(content: Any) -> bytes:  # noqa: ANN401 - whatever torch saves
-    """Give the bytes that torch saves, the same for the same content."""
-    buffer = io.BytesIO()  # a named file would put its name into the archive
+    """Return what torch.save writes; the same content gives the same bytes."""
+    buffer = io.BytesIO()  # torch.save would write a file's name into the archive
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def _check_sums(path: str | Path) -> None:
-    """Demand that every record of an archive has the checksum that it had when it was written: torch does not look.
+    """Verify the checksum of every record in an archive, which torch does not do.
 
-    Files from before torch 1.6 are no archives and have no checksums.
+    Files of torch before 1.6 are not archives and have no checksums.
 
     Raises:
-        FormatError: A record is damaged, or compressed, so that its size says nothing about the memory that it takes.
+        FormatError: A record is damaged, or compressed: then the file's size does not limit its memory.
     """
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":
@@ -213,29 +213,29 @@ def _check_sums(path: str | Path) -> None:
             records = archive.infolist()
             program = _program(records)
             if program is not None:
-                raise FormatError(f"{path}: {program}, which is not read; save the network's state_dict()")
+                raise FormatError(f"{path}: {program}, which is not supported; save the network's state_dict()")
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-                raise FormatError(f"{path}: a compressed archive, which torch does not write; is it a file of torch's?")
+                raise FormatError(
+                    f"{path}: a compressed archive, which torch does not write; was it saved with torch.save?"
+                )
             if len({record.filename for record in records}) < len(records):
-                raise FormatError(f"{path}: damaged: two records have one name; copy or make it again")
+                raise FormatError(f"{path}: damaged: two records have the same name; copy the file or make it again")
             folders = [record.filename for record in records if record.is_dir() or record.external_attr & _FOLDER]
             damaged = folders[0] if folders else archive.testzip()
     except FormatError:
         raise
-    except Exception as error:  # bytes that somebody else wrote: zipfile raises whatever it stumbles over
-        if (
-            isinstance(error, OSError) and error.errno != errno.EINVAL
-        ):  # that is a place before the beginning of the file
+    except Exception as error:  # untrusted bytes: zipfile raises errors of any type
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: an offset before the start of the file
             raise
-        raise FormatError(f"{path}: not a file that torch can read, or cut short") from error
+        raise FormatError(f"{path}: not a file that torch can read, or truncated") from error
     if damaged is not None:
         raise FormatError(
-            f"{path}: damaged: {damaged.partition('/')[2] or damaged} is not what was written; copy or make it again"
+            f"{path}: damaged: {damaged.partition('/')[2] or damaged} has a wrong checksum; copy the file or make it again"
         )
 
 
 def _program(records: Sequence[zipfile.ZipInfo]) -> str | None:
-    """Say what else torch keeps in such archives; None for what `torch.save` writes."""
+    """Return the kind of an archive that `torch.save` did not write, otherwise None."""
     places = {record.filename.partition("/")[2] for record in records}
     if any(place.startswith("code/") for place in places):
         return "a TorchScript program"
@@ -243,10 +243,10 @@ def _program(records: Sequence[zipfile.ZipInfo]) -> str | None:
 
 
 def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
-    """Read tensors and plain values, onto the CPU.
+    """Read tensors and plain values onto the CPU.
 
     Raises:
-        FormatError: The file is broken, or holds more than that.
+        FormatError: The file is broken, or contains other objects.
     """
     files.check_regular(path)
     _check_sums(path)
@@ -254,16 +254,16 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # bytes that somebody else wrote: torch raises whatever it stumbles over
+    except Exception as error:  # untrusted bytes: torch raises errors of any type
         if isinstance(error, pickle.UnpicklingError) and _REFUSED.search(str(error)):
             raise FormatError(
-                f"{path}: holds more than tensors and plain values, which is not loaded: it could run any code; save a state_dict()"
+                f"{path}: not loaded: it has more than tensors and plain values, which could run any code; save a state_dict()"
             ) from error
         raise FormatError(f"{path}: {_unreadable(Path(path))}") from error
 
 
 def _unreadable(path: Path) -> str:
-    """Say why torch did not read a file: it knows safetensors by the name, and needs a package for them."""
+    """Explain why torch could not read a file: it recognises safetensors by name, and needs a package for them."""
     named = path.suffix == ".safetensors"
     with path.open("rb") as file:
         head = file.read(9)
@@ -271,20 +271,20 @@ def _unreadable(path: Path) -> str:
         is_safetensors = head[8:] == b"{" and 1 < length <= LONGEST and (named or length < size)
         damage = _damage(head[8:] + file.read(length - 1), length, size) if is_safetensors else None
     if named and not is_safetensors:
-        return "not a safetensors file, or damaged; copy or make it again"
+        return "not a safetensors file, or damaged; copy the file or make it again"
     if damage is not None:
-        return f"a damaged safetensors file ({damage}); copy or make it again"
+        return f"a damaged safetensors file ({damage}); copy the file or make it again"
     if is_safetensors and not named:
-        return "safetensors under another name; rename it to end in .safetensors"
+        return "a safetensors file under another name; rename it to end in .safetensors"
     if is_safetensors and importlib.util.find_spec("safetensors") is None:
-        return "reading safetensors needs their package: pip install safetensors"
-    return "a damaged safetensors file" if named else "not a file that torch can read, or cut short"
+        return "safetensors files need a package: pip install safetensors"
+    return "a damaged safetensors file" if named else "not a file that torch can read, or truncated"
 
 
 def _damage(header: bytes, length: int, size: int) -> str | None:
-    """Say what is wrong with a safetensors file: its header, JSON behind a count of 8 bytes, tells where the last tensor ends."""
+    """Return what is wrong with a safetensors file, or None: its header, JSON after a length of 8 bytes, has the offsets of tensors."""
     if 8 + length > size:
-        return f"cut short, at {size:,} bytes"
+        return f"truncated at {size:,} bytes"
     try:
         ends = [tensor["data_offsets"][1] for key, tensor in json.loads(header).items() if key != "__metadata__"]
         if not all(type(end) is int and 0 <= end < 2**63 for end in ends):

@@ -1,8 +1,8 @@
-"""Tab-separated text that survives every file name and stays friendly to `cut` and `awk`.
+"""Tab-separated text that can hold any file name and works with `cut` and `awk`.
 
 Tab, newline, carriage return and backslash inside a field are written as `\\t`, `\\n`, `\\r` and `\\\\` (linear TSV); nothing is quoted.
-A field that stands in quotes from end to end is written as `\\"..."`, so that nobody takes the quotes for those of CSV.
-Names that are not UTF-8 pass through unharmed (surrogateescape).
+A field that starts and ends with quotes is written as `\\"..."`, so that the quotes are not taken for those of CSV.
+Names that are not UTF-8 are preserved (surrogateescape).
 """
 
 import re
@@ -18,24 +18,24 @@ from cnnkit.formats import atomic
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _NEEDS_ESCAPE = re.compile(r"[\\\t\n\r]")
 _ESCAPED = re.compile(r"\\([\\tnr])")
-#: A field that CSV would take for a quoted one.
+#: A field that is quoted in CSV.
 QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 _PLAIN = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r"}
 
 
 def escape(field: str) -> str:
-    """Make a field safe to stand between tabs."""
+    """Escape a field so that it can be written between tabs."""
     escaped = _NEEDS_ESCAPE.sub(lambda match: _ESCAPES[match[0]], field)
     return "\\" + escaped if escaped[:1] == '"' and QUOTED.fullmatch(escaped) else escaped
 
 
 def unescape(field: str) -> str:
-    """Undo `escape`; a backslash before any other letter is left alone."""
+    """Undo `escape`; a backslash before any other character is kept."""
     return _ESCAPED.sub(lambda match: _PLAIN[match[1]], field.removeprefix("\\") if field[:2] == '\\"' else field)
 
 
 def render(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> bytes:
-    """Write a header row and rows; None is an empty field."""
+    """Return a header row and rows as TSV; None is an empty field."""
     return _line(columns) + b"".join(_line(["" if field is None else escape(field) for field in row]) for row in rows)
 
 
@@ -50,14 +50,14 @@ def save(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str |
 
 
 class Writer:
-    """Write a table row by row, for more rows than memory holds; whoever asks for it sees to it that nobody reads a part."""
+    """Write a table row by row, if it does not fit into memory; the file is incomplete until it is closed."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self._file = path.open("wb")
         self._file.write(_line(columns))
 
     def __enter__(self) -> Self:
-        """Begin; the header row is written."""
+        """Return the writer; the header row is already written."""
         return self
 
     def __exit__(
@@ -67,12 +67,12 @@ class Writer:
         self._file.close()
 
     def write(self, row: Sequence[str | None]) -> None:
-        """Add a row; None is an empty field."""
+        """Append a row; None is an empty field."""
         self._file.write(_line(["" if field is None else escape(field) for field in row]))
 
 
 def load(path: str | Path, *, required: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Read the rows of a file as they are asked for, as `parse` does.
+    """Yield the rows of a file, as `parse` does.
 
     Raises:
         FormatError: As `parse`.
@@ -83,18 +83,18 @@ def load(path: str | Path, *, required: Sequence[str]) -> Iterator[dict[str, str
 
 
 def parse(lines: Iterable[bytes], *, name: str, required: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Read rows by the names of their header row, as they are asked for.
+    """Yield rows as mappings from column names to fields.
 
     Args:
         lines: Lines with or without their newline; Windows line ends are accepted.
         name: The file, for messages.
-        required: Columns that must be there.
+        required: Columns that must exist.
 
     Yields:
-        One mapping a row, empty lines left out.
+        One mapping per row; empty lines are ignored.
 
     Raises:
-        FormatError: No header row, a required column missing or one there twice, or a row with another number of fields.
+        FormatError: There is no header row, a required column is missing, a column is duplicate, or a row has another number of fields.
     """
     columns: list[str] | None = None
     for number, line in enumerate(lines, start=1):
@@ -106,7 +106,7 @@ def parse(lines: Iterable[bytes], *, name: str, required: Sequence[str]) -> Iter
             columns = fields
             doubled = next((column for place, column in enumerate(columns) if column in columns[:place]), None)
             if doubled is not None:
-                raise FormatError(f"{name}: the header row names {doubled} twice")
+                raise FormatError(f"{name}: the header row has {doubled} twice")
             missing = [column for column in required if column not in columns]
             if missing:
                 raise FormatError(f"{name}: the header row lacks {', '.join(missing)}; found {', '.join(columns[:8])}")

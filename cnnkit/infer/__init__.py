@@ -1,1 +1,1 @@
-"""Whole runs of a trained network over images."""
+"""Feature extraction and prediction: complete runs of networks over images."""

@@ -1,4 +1,4 @@
-"""Models that vote on the same images: loaded, their classes in one order, each image decoded once, their probabilities combined."""
+"""Ensembles: several models with the same classes; each image is decoded once, and the probabilities are combined."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -25,26 +25,26 @@ from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
 
-#: What --size says where every image is shown as it is.
+#: The value of --size that keeps each image's own size.
 NATIVE = "native"
 
-#: Of N images: what each class gets (N, classes), and the classes from the best to the last (N, classes).
+#: For N images: the score of each class (N, classes), and the classes ranked from best to worst (N, classes).
 Ballot = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def class_order(
     classes: Sequence[str], reference: Sequence[str], *, name: str, reference_name: str
 ) -> NDArray[np.int64] | None:
-    """Find where a model has the classes of another one: `probabilities[:, order(...)]` has them in the other's order.
+    """Return the indices of a model's classes in the order of a reference model: `probabilities[:, class_order(...)]`.
 
     Args:
-        classes: Of the model.
-        reference: Of the other one.
+        classes: Classes of the model.
+        reference: Classes of the reference model.
         name: The model's file, for messages.
-        reference_name: The other's file.
+        reference_name: The reference model's file.
 
     Returns:
-        (classes,) indices, or None where there is nothing to change.
+        (classes,) indices, or None if the order is the same.
 
     Raises:
         CnnkitError: The two do not have the same classes.
@@ -61,23 +61,23 @@ def class_order(
         ]
         raise CnnkitError(f"{reference_name} and {name} cannot vote, their classes differ: {', '.join(sides)}")
     if not len(classes) == len(set(classes)) == len(reference):
-        raise CnnkitError(f"{reference_name} and {name} cannot vote, they name a class twice and in another order")
+        raise CnnkitError(f"{reference_name} and {name} cannot vote, a class name occurs twice and their orders differ")
     places = {label: place for place, label in enumerate(classes)}
     return np.array([places[label] for label in reference], dtype=np.int64)
 
 
 def count_votes(probabilities: Sequence[NDArray[np.floating]], vote: Vote) -> Ballot:
-    """Come to one prediction an image.
+    """Combine several predictions of each image into one.
 
-    soft: a class gets the mean of its probabilities. hard: a class gets the share of the predictions whose first choice it is; among
-    equals the mean of the probabilities decides, and after that the order of the classes. A single prediction's soft vote is itself.
+    soft: the score of a class is the mean of its probabilities. hard: the score is the share of predictions with this class first; ties are
+    broken by the mean of the probabilities, then by the order of the classes. The soft vote of a single prediction is that prediction.
 
     Args:
         probabilities: (N, classes) of each model and view, classes in the same order.
-        vote: How.
+        vote: soft or hard.
 
     Returns:
-        What each class gets, from 0 to 1; NaN in the whole row where one prediction is not a number. And the ranking.
+        The scores, from 0 to 1, with NaN in the whole row if any prediction of the image is not finite; and the ranking.
     """
     stacked = np.stack(probabilities).astype(np.float64)  # (models, N, classes)
     mean = stacked.mean(axis=0)
@@ -86,7 +86,7 @@ def count_votes(probabilities: Sequence[NDArray[np.floating]], vote: Vote) -> Ba
     else:
         choices = stacked.argmax(axis=2)  # (models, N)
         got = (choices[:, :, None] == np.arange(stacked.shape[2])).mean(axis=0)
-    # By what a class gets, then by the mean; the first of equals stays first
+    # By score, then by the mean; the sort is stable
     ranking = np.lexsort((-mean, -got), axis=1)
     got = np.where(np.isfinite(mean).all(axis=1, keepdims=True), got, np.nan)
     return got.astype(np.float32), ranking
@@ -97,8 +97,8 @@ class Ensemble:
 
     Attributes:
         models: One or more.
-        classes: In the order of the first one's.
-        native: Every image is shown at its own size.
+        classes: In the order of the first model.
+        native: Whether each image keeps its own size.
     """
 
     def __init__(
@@ -114,33 +114,32 @@ class Ensemble:
 
         Args:
             models: One `.onnx` or more.
-            spec: Of those that carry no Header. Where all carry one, its size says what they are shown: `448`, `320x480` or
-                `native`.
-            logits: Of a single one: predictions have these as well.
-            device: Where they run.
-            precision: What a GPU multiplies in.
+            spec: For those without a Header. If all have one, only its size is used: `448`, `320x480` or `native`.
+            logits: Add the logits to the predictions; for a single network.
+            device: The value of `--device`.
+            precision: Precision of multiplications on a GPU.
 
         Raises:
-            UsageError: The spec contradicts the networks or lacks something.
+            UsageError: The spec contradicts the networks or is incomplete.
             CnnkitError: The classes differ.
-            FormatError: A file is no classifier.
+            FormatError: A file is not a classifier.
         """
         self.models: list[OnnxClassifier] = []
         for path in models:
-            # The first network says where it runs; a CPU is logged once
+            # If the first network runs on the CPU, so do the others, without logging it again
             known = bool(self.models) and self.models[0].network.session.device.kind == "cpu"
             self.models.append(_load(path, spec, device="cpu" if known else device, precision=precision))
         first, self.native = self.models[0], False
         if all(model.header for model in self.models):
-            told = given(replace(spec, size=None))
-            if told:
+            unused = given(replace(spec, size=None))
+            if unused:
                 raise UsageError(
-                    f"{first.name} carries its own preprocessing and classes; {told[0]} is for networks that cnnkit did not make"
+                    f"{first.name} has a cnnkit header with preprocessing and classes; {unused[0]} is for networks without one"
                 )
             if spec.size is not None:
-                self._show(spec.size)
+                self._resize(spec.size)
         if logits and not first.gives_logits:
-            raise UsageError(f"{first.name} gives probabilities and no logits; drop --logits")
+            raise UsageError(f"{first.name} has probabilities and no logits; drop --logits")
         self.classes, self._logits = first.classes, logits
         self._orders = [
             class_order(model.classes, first.classes, name=model.name, reference_name=first.name)
@@ -152,8 +151,8 @@ class Ensemble:
         """The kind of device that the networks run on."""
         return self.models[0].network.session.device.kind
 
-    def _show(self, size: str) -> None:
-        """Show the networks images of another size than their own."""
+    def _resize(self, size: str) -> None:
+        """Change the size of the images that the networks get."""
         self.native = size == NATIVE
         before = [model.preprocess for model in self.models]
         for place, model in enumerate(self.models):
@@ -162,7 +161,7 @@ class Ensemble:
             if model.preprocess is None or not self.native:
                 self.models[place] = model.resized(size)
         if self.native or [model.preprocess for model in self.models] != before:
-            log.info("shown otherwise than it was trained on, a network has other probabilities")
+            log.info("images have another size than in training, which changes the probabilities")
 
     def run(
         self,
@@ -173,17 +172,17 @@ class Ensemble:
         views: Views | None,
         progress: Progress,
     ) -> Results:
-        """Send images through all networks, each file decoded once.
+        """Pass images through all networks; each file is decoded once.
 
-        Args, Yields as `runner.run`, with `native` as `runner.run_native_size`; the outputs are those of `predict`.
+        Args, Yields as `runner.run`, or as `runner.run_native_size` with `native`; the outputs are those of `predict`.
         """
         ways = list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
 
         def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
             if self.native:
                 return self.predict([*batches] * len(self.models))
-            shown = dict(zip(ways, batches, strict=True))
-            return self.predict([shown[model.preprocess] for model in self.models if model.preprocess is not None])
+            prepared = dict(zip(ways, batches, strict=True))
+            return self.predict([prepared[model.preprocess] for model in self.models if model.preprocess is not None])
 
         if self.native:
             return runner.run_native_size(
@@ -209,13 +208,13 @@ class Ensemble:
         )
 
     def predict(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """Give the probabilities of each model, (N, classes), followed by the logits where they are asked for.
+        """Return the probabilities of each model, (N, classes), followed by the logits if requested.
 
         Args:
-            inputs: Of each model.
+            inputs: One batch per model.
 
         Raises:
-            BadImageError: With `native`, a network does not take images of that size.
+            BadImageError: With `native`, a network does not accept images of that size.
         """
         outputs = [
             (model.on_any if self.native else model)(values, logits=self._logits)
@@ -232,7 +231,7 @@ def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precisio
     name = str(path)
     if name.endswith((".pt", ".pth")):
         word, made = (messages.shell_word(each) for each in (name, f"{Path(name).stem}.onnx"))
-        raise UsageError(f"{name}: prediction takes ONNX; make it with cnn-export {word} -o {made}")
+        raise UsageError(f"{name}: prediction needs an ONNX file; run cnn-export {word} -o {made}")
     model = onnx_model.load(path)
     network = OnnxNetwork(
         name, Session(model.content, device=device, name=name, needs=model.needs, precision=precision)

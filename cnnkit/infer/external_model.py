@@ -1,4 +1,4 @@
-"""Networks that cnnkit did not make: what the file does not say is given as options, the rest is read from the graph."""
+"""Networks without a cnnkit header: preprocessing and classes come from options, the meaning of the outputs from the graph."""
 
 import logging
 import re
@@ -23,12 +23,12 @@ from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
 
-#: Operators that leave values what they are, and those that do so nearly.
+#: Operators that do not change values, and those that hardly do.
 _SAME = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout"})
 _PASSING = _SAME | {"Transpose", "Clip", "QuantizeLinear", "DequantizeLinear"}
 _SOFTMAX = frozenset({"Softmax", "QLinearSoftmax"})
 _SIGMOID = frozenset({"Sigmoid", "HardSigmoid", "QLinearSigmoid"})
-#: What comes out of these is no probability, whatever its values are.
+#: Outputs of these operators are not probabilities, whatever their values.
 _NO_PROBABILITY = frozenset(
     {
         *("LogSoftmax", "Gemm", "MatMul", "Conv", "Add", "Sub", "Sum", "BatchNormalization", "Relu", "LeakyRelu"),
@@ -45,45 +45,45 @@ _NO_PROBABILITY = frozenset(
         *("GlobalAveragePool", "AveragePool", "ReduceMean", "QLinearGlobalAveragePool", "QLinearAveragePool"),
     }
 )
-#: What makes something else of probabilities together with a constant, as percentages.
+#: Operators that turn probabilities and a constant into something else, such as percentages.
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Neg"})
-#: How far a row of probabilities may be from 1 in sum: what float16 loses over many classes.
+#: How far the sum of probabilities may be from 1, because of float16 rounding over many classes.
 _SUM_TOLERANCE = 1e-3
 
-_ROUNDED_TOLERANCE = 0.05  # of a softmax in float16, or of quantised weights
+_ROUNDED_TOLERANCE = 0.05  # for a softmax in float16, or with quantised weights
 
-#: What the names of outputs tell, the better first; an output that none of them fits stands before the last two.
+#: Patterns in names of outputs, most likely first; an output that matches none ranks between the two lists.
 _NAMES = (r"logit", r"prob|softmax|sigmoid|score|predict|class")
 _OTHER_NAMES = (r"embed|feat|hidden|pool|latent|represent|penult|token", r"aux")
 
-#: How many images the outputs are tried with.
+#: Number of images in the trial run.
 _TRIED = 4
 
 
 class Meaning(Enum):
-    """What the numbers of an output are."""
+    """Meaning of an output's numbers."""
 
     LOGITS = auto()
-    PROBABILITIES = auto()  # of which one class is right: they sum to 1
-    INDEPENDENT = auto()  # a probability for each class by itself, as sigmoids give them
+    PROBABILITIES = auto()  # of exclusive classes: they sum to 1
+    INDEPENDENT = auto()  # an independent probability of each class, from sigmoids
 
 
 def from_spec(network: OnnxNetwork, spec: ModelSpec, graph: GraphProto) -> OnnxClassifier:
-    """Take a network for what the command line says it is, and for what it shows itself.
+    """Make a classifier of a network without a Header, from the command line and a trial run.
 
     Args:
-        network: Anything that takes one image array; the order of its channels is set.
-        spec: The rest.
-        graph: The network's own.
+        network: Takes one array of images; the order of its channels is set here.
+        spec: Preprocessing, classes and output.
+        graph: The network's graph.
 
     Raises:
-        UsageError: Something is missing from the spec, or contradicts the network.
-        FormatError: The network takes no images, does not run, or has no output for the classes.
+        UsageError: The spec is incomplete, or contradicts the network.
+        FormatError: The network does not take images, does not run, or has no output with one number per class.
     """
     if network.channels is None:
         shown = ", ".join("any" if size is None else str(size) for size in network.shape)
         raise FormatError(
-            f"{network.name}: its input {excerpt(network.input)} has the shape ({shown}), expected images with three channels or one: "
+            f"{network.name}: its input {excerpt(network.input)} has the shape ({shown}), expected images with three channels or one, "
             "(batch, 3, height, width) or (batch, height, width, 3)"
         )
     network.order = _order(network, spec)
@@ -103,29 +103,28 @@ def _order(network: OnnxNetwork, spec: ModelSpec) -> ChannelOrder:
 
 
 def _preprocess(network: OnnxNetwork, spec: ModelSpec) -> Preprocess:
-    """Put together how images are prepared."""
+    """Make the preprocessing from the options."""
     takes_bytes = network.dtype is np.uint8
     needed = ["--size", "--labels"] if takes_bytes else ["--size", "--mean", "--std", "--labels"]
     missing = [option for option in needed if option not in given(spec)]
     if missing:
         raise UsageError(
-            f"{network.name} carries no cnnkit header, which would say how pictures are prepared and what the classes are; "
-            f"say also {', '.join(missing)}"
+            f"{network.name} has no cnnkit header with preprocessing and classes; give also {', '.join(missing)}"
         )
     if takes_bytes and (spec.mean or spec.std or spec.range):
-        raise UsageError(f"{network.name} takes bytes and normalises them itself; drop --mean and --std, and --range")
+        raise UsageError(f"{network.name} takes uint8 and normalises it itself; drop --mean, --std and --range")
     if not (spec.size or "").isdecimal() or not int(spec.size or 0):
         raise UsageError(
-            f'{network.name} carries no cnnkit header; --size is the side of its input then, a number of pixels, not "{spec.size}"'
+            f'{network.name} has no cnnkit header; --size must be the side of its input in pixels, not "{spec.size}"'
         )
     size = int(spec.size or 0)
     if any(side not in (None, size) for side in network.sides):
-        raise UsageError(f"{network.name} takes {' x '.join(map(str, network.sides))} pixels, --size says {size}")
+        raise UsageError(f"{network.name} takes {' x '.join(map(str, network.sides))} pixels; --size is {size}")
     mean = parse_channels(spec.mean, option="--mean") or (0.0, 0.0, 0.0)
     std = parse_channels(spec.std, option="--std") or (1.0, 1.0, 1.0)
     if network.channels == 1 and len(set(mean)) + len(set(std)) > 2:
-        raise UsageError(f"{network.name} takes one channel; give one number each for --mean and --std")
-    if network.order is ChannelOrder.BGR:  # here and where the margin is painted, red comes first
+        raise UsageError(f"{network.name} takes one channel; give --mean and --std one number each")
+    if network.order is ChannelOrder.BGR:  # Preprocess has red first
         mean, std = mean[::-1], std[::-1]
     red, green, blue = (value / spec.white for value in mean)
     plain = Preprocess(
@@ -139,14 +138,14 @@ def _preprocess(network: OnnxNetwork, spec: ModelSpec) -> Preprocess:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """An output, and what it gave for `_TRIED` images; None where that is no array."""
+    """An output and its values for `_TRIED` images; None if these are not an array."""
 
     name: str
     values: NDArray[Any] | None
 
     @property
     def width(self) -> int | None:
-        """How many numbers each image gets; None where they are no floating-point numbers, or not by image."""
+        """Numbers per image; None if they are not floating-point, or there is not one row per image."""
         values = self.values
         if values is None or values.dtype.kind != "f" or values.ndim < 2 or len(values) != _TRIED:
             return None
@@ -154,7 +153,7 @@ class _Tried:
 
     def __str__(self) -> str:
         if self.values is None:
-            return f"{excerpt(self.name)} (no array)"
+            return f"{excerpt(self.name)} (not an array)"
         by_image = self.values.ndim > 0 and len(self.values) == _TRIED
         shape = self.values.shape[1:] if by_image else self.values.shape
         numbers = f"shape {shape}".replace(",)", ")") if shape else "one number"
@@ -162,7 +161,7 @@ class _Tried:
 
 
 def _tried(network: OnnxNetwork, preprocess: Preprocess, graph: GraphProto) -> list[_Tried]:
-    """Run a network once, on four images from black to strong noise, and give what all of its outputs give."""
+    """Run a network once, on four images from black to strong noise, and return all of its outputs."""
     size = preprocess.size
     strength = np.linspace(0, 1, _TRIED).reshape(_TRIED, 1, 1, 1)
     noise = np.random.default_rng(0).uniform(0, 256, (_TRIED, size, size, 3)) * strength
@@ -176,11 +175,11 @@ def _tried(network: OnnxNetwork, preprocess: Preprocess, graph: GraphProto) -> l
 
 
 def _chosen(tried: Iterable[_Tried], graph: GraphProto, spec: ModelSpec, *, classes: int, name: str) -> OutputNames:
-    """Choose the output that has a number for each class, and the one that it is the softmax or the sigmoid of.
+    """Choose the output with one number per class, and the output of logits that it is the softmax or the sigmoid of.
 
     Raises:
-        UsageError: `--output` names none.
-        FormatError: None has as many numbers.
+        UsageError: `--output` is not an output.
+        FormatError: No output has one number per class.
     """
     known = {each.name: each for each in tried}
     if spec.output is not None and spec.output not in known:
@@ -191,13 +190,13 @@ def _chosen(tried: Iterable[_Tried], graph: GraphProto, spec: ModelSpec, *, clas
     wanted = [output for output in fitting if spec.output in (None, output)]
     if not wanted:
         raise FormatError(_none_fits(known, made_by, spec, classes=classes, name=name))
-    chosen = min(wanted, key=lambda output: _rank(output, made_by))  # of equals, the first
+    chosen = min(wanted, key=lambda output: _rank(output, made_by))  # the first of equal rank
     pairs = {output: _logits_of(output, fitting, made_by) for output in fitting}
     probabilities = next((output for output, logits in pairs.items() if logits == chosen), chosen)
     logits = pairs[probabilities]
     if spec.output is None and len(fitting) > len({probabilities, logits} - {None}):
         log.warning(
-            "%s has the outputs %s with %d numbers an image: taking %s; --output NAME takes another",
+            "%s has the outputs %s with %d numbers per image: using %s; choose another with --output NAME",
             name,
             " and ".join(map(excerpt, fitting)),
             classes,
@@ -206,7 +205,7 @@ def _chosen(tried: Iterable[_Tried], graph: GraphProto, spec: ModelSpec, *, clas
     meaning = _meaning(known[probabilities], made_by, name=name)
     if meaning is Meaning.INDEPENDENT and known[probabilities].width != 1:
         log.warning(
-            "%s gives a probability for each class by itself (%s is not a softmax): those of an image do not sum to 1",
+            "%s gives independent probabilities (%s is not a softmax): those of an image do not sum to 1",
             name,
             excerpt(probabilities),
         )
@@ -216,21 +215,21 @@ def _chosen(tried: Iterable[_Tried], graph: GraphProto, spec: ModelSpec, *, clas
 def _none_fits(
     known: Mapping[str, _Tried], made_by: Mapping[str, NodeProto], spec: ModelSpec, *, classes: int, name: str
 ) -> str:
-    asked = [known[spec.output]] if spec.output is not None else list(known.values())
-    numbers = [each for each in asked if _operator(each.name, made_by) in ("ArgMax", "TopK")]
+    candidates = [known[spec.output]] if spec.output is not None else list(known.values())
+    numbers = [each for each in candidates if _operator(each.name, made_by) in ("ArgMax", "TopK")]
     remedy = (
-        f"; {excerpt(numbers[0].name)} names the best class alone, export the network without its {_operator(numbers[0].name, made_by)}"
+        f"; {excerpt(numbers[0].name)} is only the best class, export the network without its {_operator(numbers[0].name, made_by)}"
         if numbers
         else ""
     )
     return (
-        f"{name} gives {' and '.join(map(str, asked))} for one image, but {spec.labels} has {classes} classes: "
-        f"an output of {classes} floating-point numbers an image is needed{remedy}"
+        f"{name} gives {' and '.join(map(str, candidates))} for one image, but {spec.labels} has {classes} classes: "
+        f"one output must have {classes} floating-point numbers per image{remedy}"
     )
 
 
 def _rank(output: str, made_by: Mapping[str, NodeProto]) -> int:
-    """Say how likely an output has a number for each class, by its name and by what it comes from; the lower, the likelier."""
+    """Rank an output by its name and operator; the lower, the more likely it is that of the classes."""
     name = output.lower()
     for place, pattern in reversed(list(enumerate(_OTHER_NAMES))):
         if re.search(pattern, name):
@@ -242,10 +241,10 @@ def _rank(output: str, made_by: Mapping[str, NodeProto]) -> int:
 
 
 def _meaning(output: _Tried, made_by: Mapping[str, NodeProto], *, name: str) -> Meaning:
-    """Tell what an output's numbers are: by the operator that they come from, and by their values where that does not tell.
+    """Find the meaning of an output by its operator or, if that is not conclusive, by its values.
 
     Raises:
-        FormatError: They are logarithms of sigmoids, a softmax over something else than the classes, or a multiple of probabilities.
+        FormatError: The values are logarithms of sigmoids, a softmax over another axis than the classes, or a multiple of probabilities.
     """
     operator = _operator(output.name, made_by)
     assert output.values is not None
@@ -263,14 +262,14 @@ def _meaning(output: _Tried, made_by: Mapping[str, NodeProto], *, name: str) -> 
             raise FormatError(
                 f"{name}: {excerpt(output.name)} has the logarithms of sigmoids; export the network without them"
             )
-        return Meaning.LOGITS  # of a softmax: its softmax is what the logarithm was taken of
+        return Meaning.LOGITS  # the softmax of a log-softmax is the original softmax
     inside = bool((rows >= 0).all() and (rows <= 1 + _SUM_TOLERANCE).all())
     if inside and rows.shape[1] > 1 and np.allclose(rows.sum(axis=1), 1, atol=_SUM_TOLERANCE):
         return Meaning.PROBABILITIES
     if _changes_probabilities(output.name, made_by):
         if not inside:
             raise FormatError(
-                f"{name}: {excerpt(output.name)} is made of probabilities by {operator}, and is neither these nor logits; "
+                f"{name}: {excerpt(output.name)} is computed from probabilities by {operator}, and is neither these nor logits; "
                 f"export the network without its {operator}"
             )
         return Meaning.INDEPENDENT
@@ -278,22 +277,22 @@ def _meaning(output: _Tried, made_by: Mapping[str, NodeProto], *, name: str) -> 
 
 
 def _check_sums(rows: NDArray[np.float64], what: str) -> None:
-    """Demand that a softmax is one over the classes: of another axis the sums for an image are not 1, however it is shown.
+    """Check that a softmax is over the classes: over another axis, the numbers of an image do not sum to 1.
 
     Raises:
-        FormatError: It is not.
+        FormatError: It is over another axis.
     """
     sums = rows.sum(axis=1)
-    wrong = sums[np.abs(sums - 1) > _ROUNDED_TOLERANCE]  # NaN is another fault, which every image shows
+    wrong = sums[np.abs(sums - 1) > _ROUNDED_TOLERANCE]  # NaN is another error, reported for each image
     if wrong.size:
         raise FormatError(
-            f"{what} is a softmax over something else than the classes: the numbers of an image sum to {wrong[0]:.3g}; "
+            f"{what} is a softmax over another axis than the classes: the numbers of an image sum to {wrong[0]:.3g}; "
             "export the network with a softmax over its classes, or without one"
         )
 
 
 def _changes_probabilities(output: str, made_by: Mapping[str, NodeProto]) -> bool:
-    """Tell whether an output is arithmetic with probabilities and constants alone."""
+    """Return whether an output is arithmetic with only probabilities and constants."""
     node = _maker(output, made_by)
     if node is None or node.op_type not in _ARITHMETIC:
         return False
@@ -315,7 +314,7 @@ def _operator(output: str, made_by: Mapping[str, NodeProto]) -> str:
 
 
 def _logits_of(output: str, outputs: Iterable[str], made_by: Mapping[str, NodeProto]) -> str | None:
-    """Name the output that another one is the softmax or the sigmoid of."""
+    """Return the output that another one is the softmax or the sigmoid of."""
     node = _maker(output, made_by)
     if node is None or node.op_type not in (*_SOFTMAX, *_SIGMOID):
         return None

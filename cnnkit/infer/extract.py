@@ -1,4 +1,4 @@
-"""Run a convolutional backbone once over images and keep its features; an interrupted run is resumed."""
+"""Run a convolutional backbone once over images and save the features; an interrupted run can be resumed."""
 
 import contextlib
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class ExtractSummary:
-    """What an extraction came to; `per_second` counts the images of this run, decoding included."""
+    """Summary of an extraction; `per_second` is the rate of this run, in rows, decoding included."""
 
     features: str
     rows: int
@@ -47,7 +47,7 @@ class ExtractSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Backbone:
-    """A backbone, ready: from images to features, with its Header and where it runs."""
+    """A loaded backbone: the function from images to features, its Header and its device."""
 
     network: runner.NetworkFunction
     header: Header
@@ -56,7 +56,7 @@ class _Backbone:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How images are prepared for it."""
+        """Its preprocessing."""
         assert self.header.preprocess is not None
         return self.header.preprocess
 
@@ -74,16 +74,16 @@ def extract(
     Args:
         images: Their labels, splits and groups go into the `.tsv`.
         output: The `.npy`.
-        config: How. With views, an image has a row for each of them, one after the other; the `.tsv` numbers them in `view`.
-        spec: Which backbone.
+        config: Settings. With views, an image has one row per view, consecutively, numbered in the column `view` of the `.tsv`.
+        spec: The backbone.
         callbacks: `skip` for every image that cannot be used, `progress` after every batch.
 
     Raises:
-        CnnkitError: No image could be used, or the backbone cannot be had.
+        CnnkitError: No image could be used, or the backbone is not available.
     """
     config, callbacks = (config or ExtractConfig()).checked(), callbacks or Callbacks()
     output = Path(output)
-    features.check_neighbours(output)  # the name is wrong before anything is computed
+    features.check_neighbours(output)  # before anything is computed
     atomic.check_folder(output)
     views = _views(config)
     callbacks.phase("loading the backbone")
@@ -108,7 +108,9 @@ def extract(
 
     callbacks.phase("extracting")
     with _log_kept_rows(writer, batch), writer, _one_thread_each(views, config.engine):
-        left, passed, begun = _remaining(images, done, output, preprocess=backbone.preprocess, views=views, skip=count)
+        left, passed, views_done = _remaining(
+            images, done, output, preprocess=backbone.preprocess, views=views, skip=count
+        )
         results = runner.run(
             left,
             [backbone.preprocess],
@@ -116,32 +118,89 @@ def extract(
             batch=batch,
             jobs=config.jobs,
             views=views,
-            begun=begun,
+            views_done=views_done,
             in_flight=backbone.in_flight,
             progress=lambda here, total: callbacks.progress(passed + here, None if total is None else passed + total),
         )
         for image, (values, *_) in runner.usable(results, count):
             rows = rows_of(image, output.parent, views)
-            writer.write(values, rows[-len(values) :])  # of the first image, `begun` views are there already
+            writer.write(values, rows[-len(values) :])  # the first image already has `views_done` views
             labels.add(image.label)
         if not writer.count:
-            raise CnnkitError("no picture could be used; nothing written")
+            raise CnnkitError("no image could be used; nothing written")
         _log_lost_classes(images, labels)
     return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
 
 
+class Extractor:
+    """A backbone, loaded once, that returns the features of images instead of writing them.
+
+    Attributes:
+        header: Describes the features, as the `.json` next to a `.npy` does.
+    """
+
+    def __init__(self, config: ExtractConfig | None = None, *, spec: BackboneSpec) -> None:
+        """Load a backbone.
+
+        Args:
+            config: Its dtype, engine, device, precision, batch and jobs; views need files.
+            spec: Which backbone.
+
+        Raises:
+            UsageError: There is no such backbone, or `config` has views.
+            CnnkitError: The backbone cannot be had.
+        """
+        self._config = (config or ExtractConfig()).checked()
+        if self._config.views is not None:
+            raise UsageError("augmented views are extracted to files; use cnn-extract --views")
+        self._backbone = _open_backbone(spec, self._config)
+        self.header = _header(self._backbone, self._config, None)
+
+    def extract(self, images: Sequence[ImageFile], *, callbacks: Callbacks | None = None) -> features.Features:
+        """Compute the features of images, the same numbers that `extract` writes.
+
+        Args:
+            images: Their labels, splits and groups become those of the rows.
+            callbacks: `skip` for every image that cannot be used, `progress` after every batch.
+
+        Returns:
+            The features in memory; paths of rows open from the current folder.
+
+        Raises:
+            CnnkitError: No image could be used.
+        """
+        config, backbone, callbacks = self._config, self._backbone, callbacks or Callbacks()
+        results = runner.run(
+            images,
+            [backbone.preprocess],
+            backbone.network,
+            batch=_batch_size(config.batch_on(backbone.device), images, None),
+            jobs=config.jobs,
+            in_flight=backbone.in_flight,
+            progress=callbacks.progress,
+        )
+        values, rows = [], []
+        for image, (row_values, *_) in runner.usable(results, callbacks.skip):
+            values.append(row_values.astype(config.dtype.value))
+            rows.append(ManifestRow(image.path, image.label, image.split, image.group))
+        if not rows:
+            raise CnnkitError("no image could be used")
+        classes = tuple(sorted({row.label for row in rows if row.label is not None})) or None
+        return features.Features(np.concatenate(values), rows, self.header.but(classes=classes))
+
+
 def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, spec: BackboneSpec) -> Rates:
-    """Measure decoding alone, the backbone alone, and both together; nothing is written.
+    """Measure the speed of decoding, of the backbone, and of both together; nothing is written.
 
     Args:
-        images: As many as there is time for.
-        config: Its engine, device, batch and jobs.
-        spec: Which backbone.
+        images: The images to measure with.
+        config: Only engine, device, precision, batch and jobs are used.
+        spec: The backbone.
     """
     config = (config or ExtractConfig()).checked()
     backbone = _open_backbone(spec, config)
     batch = max(1, min(config.batch_on(backbone.device), len(images)))
-    log.info("measuring with %d pictures", len(images))
+    log.info("measuring with %d images", len(images))
     return runner.measure(
         images,
         [backbone.preprocess],
@@ -154,31 +213,31 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
 
 
 def _views(config: ExtractConfig) -> ExtractViews | None:
-    """Give the views that an extraction has; None where there is the plain one alone.
+    """Return the views of each image; None if there is only the unchanged one.
 
     Raises:
         UsageError: The augmentation changes nothing.
-        NotationError: A word of it means nothing.
+        NotationError: It has an unknown word.
     """
     if config.views is None or config.augment is None:
         return None
     augmentation = augment_notation.parse_required(config.augment)
-    from cnnkit.infer import torch_views  # here, since an extraction without views imports no torch
+    from cnnkit.infer import torch_views  # an extraction without views imports no torch
 
     return ExtractViews(augmentation, config.views, config.seed, torch_views.TorchCopies())
 
 
 def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
     if config.engine is Engine.TORCH:
-        from cnnkit.engine import torch_backbone  # here, since ONNX Runtime needs no torch
+        from cnnkit.engine import torch_backbone  # ONNX Runtime needs no torch
 
         network, header, chosen = torch_backbone.load(spec, device=config.device, precision=config.precision)
         return _Backbone(_finite(network, config.precision), header, chosen.partition(":")[0])
-    devices.existing(config.device)  # before a backbone is exported, which takes its time
+    devices.existing(config.device)  # before a backbone is exported, which takes long
     model = onnx_backbone.get(spec)
     assert model.header is not None
     session = Session(
-        model.content, device=config.device, name="the base", precision=config.precision, needs=model.needs
+        model.content, device=config.device, name="the backbone", precision=config.precision, needs=model.needs
     )
 
     def run(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
@@ -193,21 +252,21 @@ def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
 
 
 def _finite(network: runner.NetworkFunction, precision: Precision) -> runner.NetworkFunction:
-    """Refuse features that float16 could not hold: what is beyond 65,504 anywhere in the network becomes infinite."""
+    """Refuse features with infinite values: float16 overflows above 65,504 anywhere in the network."""
     if precision is not Precision.FLOAT16:
         return network
 
     def checked(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
         outputs = network(batches)
         if not all(np.isfinite(output).all() for output in outputs):
-            raise CnnkitError("the base has values that float16 cannot hold; use --precision tf32")
+            raise CnnkitError("the backbone has values too large for float16; use --precision tf32")
         return outputs
 
     return checked
 
 
 def _row_shape(backbone: _Backbone) -> tuple[int, ...]:
-    """Find the shape of one image's features."""
+    """Return the shape of one image's features."""
     size = backbone.preprocess.size
     return backbone.network([np.zeros((1, size, size, 3), dtype=np.uint8)])[0].shape[1:]
 
@@ -225,7 +284,7 @@ def _header(backbone: _Backbone, config: ExtractConfig, views: ExtractViews | No
 
 
 def _batch_size(batch: int, images: Iterable[ImageFile], views: ExtractViews | None) -> int:
-    """Make a batch no larger than what there is: a few images need not fill up a large one."""
+    """Limit the batch size to the number of rows, since batches are padded."""
     if not isinstance(images, Sized):
         return batch
     return max(1, min(batch, len(images) * (1 if views is None else 1 + views.copies)))
@@ -254,7 +313,7 @@ def _summary_if_complete(
     skip: Skip,
     started: float,
 ) -> ExtractSummary | None:
-    """Sum up an earlier run that came to its end with these very images; None if there was none."""
+    """Return the summary of an earlier run with the same images if it is complete, otherwise None."""
     bad = _bad_images_if_complete(writer, images, preprocess=backbone.preprocess, views=views)
     if bad is None:
         return None
@@ -272,7 +331,7 @@ def _log_kept_rows(writer: features.FeatureWriter, batch: int) -> Generator[None
     except BaseException as error:
         kept = writer.count - writer.count % batch
         if kept and not isinstance(error, CnnkitError):
-            log.info("%d rows are kept in %s.part; --resume goes on after them", kept, writer.path)
+            log.info("%d rows are kept in %s.part; continue with --resume", kept, writer.path)
         raise
 
 
@@ -286,22 +345,22 @@ def _summary(
 
 
 def _log_lost_classes(images: Iterable[ImageFile], kept: Collection[str | None]) -> None:
-    """Name the classes of which no image could be used: nothing else would show that they are missing."""
+    """Warn of classes without a usable image, which the output does not show."""
     if isinstance(images, Sequence):
         for label in sorted({image.label for image in images if image.label is not None} - set(kept)):
-            log.warning("class %s is lost: none of its images can be used", label)
+            log.warning("class %s is missing: none of its images can be used", label)
 
 
 def _log_plain_splits(images: Sequence[ImageFile]) -> None:
-    """Say which splits are not augmented, since that was not asked for."""
+    """Log the splits that are not augmented."""
     splits = [split for split in map(split_names.held_out_split, images) if split is not None]
     if splits:
         names = " and ".join(sorted(set(splits)))
-        log.info("%d pictures of %s stay plain: augmented, they would measure something else", len(splits), names)
+        log.info("%d images of %s are not augmented; only training images are", len(splits), names)
 
 
 def _one_thread_each(views: ExtractViews | None, engine: Engine) -> AbstractContextManager[None]:
-    """Let each of the threads that make views compute by itself, unless torch computes the features as well."""
+    """Restrict torch to one core per thread that makes views, unless torch also computes the features."""
     if views is None or engine is Engine.TORCH:
         return contextlib.nullcontext()
     return views.make_copies.single_threaded()
@@ -310,10 +369,10 @@ def _one_thread_each(views: ExtractViews | None, engine: Engine) -> AbstractCont
 def _bad_images_if_complete(
     writer: features.FeatureWriter, images: Sequence[ImageFile], *, preprocess: Preprocess, views: ExtractViews | None
 ) -> list[tuple[str, str]] | None:
-    """Find out whether an earlier run was through with these very images.
+    """Check whether an earlier run with the same images is complete.
 
     Returns:
-        The images that it had to leave out, with their reasons; None if there is something to do.
+        The images that it skipped, with the reasons; None if it is not complete.
     """
     listed = writer.finished() or []
     at = 0
@@ -330,7 +389,7 @@ def _bad_images_if_complete(
 
 
 def _load_error(image: ImageFile, preprocess: Preprocess) -> str | None:
-    """Say why an image cannot be used, if it cannot."""
+    """Return why an image cannot be used; None if it can."""
     try:
         preprocessing.load(image.path, preprocess)
     except BadImageError as error:
@@ -347,13 +406,13 @@ def _remaining(
     views: ExtractViews | None,
     skip: Skip,
 ) -> tuple[Iterable[ImageFile], int, int]:
-    """Find where an interrupted run stopped, naming again the images that it had skipped.
+    """Find where an interrupted run stopped, and report again the images that it skipped.
 
     Returns:
-        The images that are left, how many were passed, and how many views of the first that is left are done.
+        The remaining images, the number of images before them, and the number of views of the first remaining one that are done.
 
     Raises:
-        UsageError: The images are not those that the run began with.
+        UsageError: The images differ from those of the interrupted run.
     """
     if not done:
         return images, 0, 0
@@ -374,17 +433,17 @@ def _remaining(
             break
     else:
         raise _other_images(output, done[at], None)
-    log.info("going on after %d rows", len(done))
-    begun = len(here) % len(rows)  # the last batch may have ended in the middle of an image
-    if begun and _load_error(image, preprocess) is not None:
+    log.info("resuming after %d rows", len(done))
+    views_done = len(here) % len(rows)  # the last batch may have ended in the middle of an image
+    if views_done and _load_error(image, preprocess) is not None:
         raise _other_images(output, done[-1], None)
-    if begun:
+    if views_done:
         passed, coming = passed - 1, chain([image], coming)
-    return images[passed:] if isinstance(images, Sequence) else coming, passed, begun
+    return images[passed:] if isinstance(images, Sequence) else coming, passed, views_done
 
 
 def _other_images(output: Path, expected: ManifestRow, found: ManifestRow | None) -> UsageError:
-    now = "nothing" if found is None else found.path if found.path != expected.path else "another label, part or group"
+    now = "nothing" if found is None else found.path if found.path != expected.path else "another label, split or group"
     return UsageError(
-        f"{output}: this run began with other pictures: {expected.path} came next then, now it is {now}; begin anew without --resume"
+        f"{output}: the interrupted run had other images: expected {expected.path} next, found {now}; start over without --resume"
     )

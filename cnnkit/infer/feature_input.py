@@ -1,4 +1,4 @@
-"""Features in place of images: which rows of which `.npy`, by what names, and whether a head was trained on such."""
+"""Prediction from features: which rows of a `.npy`, their names, and a check that the head was trained on such features."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from cnnkit.formats.header import Header, difference
 
 log = logging.getLogger("cnnkit")
 
-_MOST_SHOWN = 40  # letters of a value in a message: a hash need not be read to its end
+_MOST_SHOWN = 40  # characters of a value in a message: hashes are long
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,30 +33,30 @@ class FeatureRows:
 
 
 def are_feature_files(sources: Sequence[str] | None) -> bool:
-    """Tell whether the words on the command line name features.
+    """Return whether the sources are files of features.
 
     Raises:
-        UsageError: Some do, and others do not.
+        UsageError: Some are, and others are not.
     """
     named = [source for source in sources or [] if source.lower().endswith(".npy")]
     if named and len(named) < len(sources or []):
         other = next(source for source in sources or [] if source not in named)
-        raise UsageError(f"{named[0]} holds features, {other} does not; predict them one after the other")
+        raise UsageError(f"{named[0]} holds features, {other} does not; predict them in separate runs")
     return bool(named)
 
 
 def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRows]:
-    """Open features; their values are mapped, not read.
+    """Open files of features; the values are memory-mapped, not read.
 
-    The `.tsv` next to a `.npy` names its rows, as paths from the current folder; without it row i of x.npy is called `x.npy:i`,
-    counted from 0 as numpy does. Augmented views are left out: what is asked about is the image itself.
+    The `.tsv` next to a `.npy` names its rows, as paths from the current folder; without it, row i of x.npy is named `x.npy:i`,
+    counted from 0. Augmented views are left out: predictions are of the images themselves.
 
     Args:
         sources: `.npy` files.
-        split: Only the rows of this split.
+        split: Use only the rows of this split.
 
     Raises:
-        FormatError: What stands next to a `.npy` is broken, or of another length.
+        FormatError: A file next to a `.npy` is broken, or has another length.
         UsageError: `split` without a `.tsv`.
         CnnkitError: There is no such split.
         OSError: A file cannot be read.
@@ -66,11 +66,11 @@ def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRow
 
 def _one(path: Path, split: str | None) -> FeatureRows:
     values = features.load_values(path)
-    described, listed = features.beside(path, ".json"), features.beside(path, ".tsv")
+    described, listed = features.sibling(path, ".json"), features.sibling(path, ".tsv")
     header = features.load_header(path) if described.exists() else None
     if not listed.exists():
         if split is not None:
-            raise UsageError(f"{path} has no {listed.name} beside it, which would say what --split {split} is")
+            raise UsageError(f"{path} has no {listed.name} next to it, which --split {split} needs")
         return FeatureRows(
             str(path), values, list(range(len(values))), [f"{path}:{row}" for row in range(len(values))], header
         )
@@ -90,10 +90,10 @@ def _one(path: Path, split: str | None) -> FeatureRows:
 
 
 def check(found: FeatureRows, head: OnnxClassifier) -> None:
-    """Demand that features are what a head was trained on.
+    """Check that features are like those that a head was trained on.
 
     Raises:
-        FormatError: They come from another backbone, layer, pooling, weights or preprocessing, or have another shape; both are named.
+        FormatError: Backbone, layer, pooling, weights, preprocessing or shape differ; the message has both values.
     """
     shape = head.network.shape[1:]
     given = found.values.shape[1:]
@@ -102,9 +102,9 @@ def check(found: FeatureRows, head: OnnxClassifier) -> None:
         raise FormatError(f"{found.name} has rows of {' x '.join(map(str, given))}, {head.name} takes {sizes}")
     if found.header is None:
         log.warning(
-            "%s has no %s beside it: nothing shows that these are the features that %s was trained on",
+            "%s has no %s next to it: cannot check that %s was trained on such features",
             found.name,
-            features.beside(Path(found.name), ".json").name,
+            features.sibling(Path(found.name), ".json").name,
             head.name,
         )
         return
@@ -112,10 +112,10 @@ def check(found: FeatureRows, head: OnnxClassifier) -> None:
     differs = difference(found.header, head.header)
     if differs:
         field, *values = differs
-        what = {"name": "base", "weights_sha256": "weights"}.get(field, field)
+        what = {"name": "backbone", "weights_sha256": "weights"}.get(field, field)
         one, other = (str(value)[:_MOST_SHOWN] for value in values)
         raise FormatError(
-            f"{found.name} was made with {what} {one}, {head.name} was trained with {other}; run cnn-extract as for the head"
+            f"{found.name} was made with {what} {one}, {head.name} was trained with {other}; run cnn-extract with the settings of the head"
         )
 
 

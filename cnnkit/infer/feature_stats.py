@@ -1,6 +1,6 @@
-"""Statistics of the columns of features: what a backbone's channels tell, and which of them tell nothing, or nothing of their own.
+"""Statistics of the columns of features, including dead (constant) and duplicate columns.
 
-The rows are gone through once, a block of them at a time: memory depends on the number of columns alone.
+The rows are read once, in blocks: memory depends only on the number of columns.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ from cnnkit.formats import features
 
 log = logging.getLogger("cnnkit")
 
-#: Of a block of rows, in values: 8 MB in float64.
+#: Values in a block of rows: 8 MB in float64.
 BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnStats:
-    """One column of (N, D), or one channel of (N, C, H, W) over all images and places.
+    """One column of (N, D), or one channel of (N, C, H, W) over all images and positions.
 
-    `variance` divides by the number of values; `zeros` is the share of exact zeros; a column is `dead` where all values are the same.
-    `duplicate_of` is the first column that holds the very same values; dead columns have none. Where a value is not finite, all but
-    `zeros` are unknown.
+    `variance` divides by the number of values; `zeros` is the share of exact zeros; a column is `dead` if all its values are equal.
+    `duplicate_of` is the first column with exactly the same values, None for dead columns. If a value is not finite, the other
+    statistics except `zeros` are None.
     """
 
     column: int
@@ -42,22 +42,22 @@ class ColumnStats:
 
 
 def column_stats(path: str | Path, *, block: int = BLOCK) -> list[ColumnStats]:
-    """Go through features, or any `.npy` of that shape, and say what came out.
+    """Compute the statistics of features, or of any `.npy` of such a shape.
 
     Args:
         path: The `.npy`.
-        block: How many values are read at once.
+        block: Number of values to read at once.
 
     Returns:
-        One record a column, in their order.
+        One record per column, in their order.
 
     Raises:
-        FormatError: It is no array of features.
+        FormatError: It is not an array of features.
         CnnkitError: It has no rows.
     """
     values = features.load_values(path)
     if not values.size:
-        raise CnnkitError(f"{path}: no values in it, its shape is {values.shape}; run cnn-extract again")
+        raise CnnkitError(f"{path}: empty, its shape is {values.shape}; run cnn-extract again")
     sums = _Sums(values.shape[1])
     for part in _blocks(values, block):
         sums.add(part)
@@ -67,7 +67,7 @@ def column_stats(path: str | Path, *, block: int = BLOCK) -> list[ColumnStats]:
 
 
 def _blocks(values: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
-    """Give (D, n) blocks, or (C, n * H * W): the values of a column side by side."""
+    """Yield blocks (D, n), or (C, n * H * W), with the values of a column in one row."""
     rows = max(1, size // int(np.prod(values.shape[1:])))
     for start in range(0, len(values), rows):
         block = np.moveaxis(np.asarray(values[start : start + rows]), 1, 0)
@@ -75,7 +75,7 @@ def _blocks(values: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
 
 
 class _Sums:
-    """What is known of every column after some blocks."""
+    """Running statistics of all columns."""
 
     def __init__(self, columns: int) -> None:
         self.count = 0
@@ -86,15 +86,15 @@ class _Sums:
         self.digests = [hashlib.sha256() for _ in range(columns)]
 
     def add(self, block: NDArray[Any]) -> None:
-        """Take up a block, (columns, n).
+        """Add a block, (columns, n).
 
         Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
         """
-        exact = np.ascontiguousarray(block, dtype=np.float64) + 0.0  # the sum makes -0 to 0, which is the same value
+        exact = np.ascontiguousarray(block, dtype=np.float64) + 0.0  # + 0.0 turns -0 into 0, for the digests
         for digest, column in zip(self.digests, exact, strict=True):
             digest.update(column)
         added = exact.shape[1]
-        with np.errstate(invalid="ignore"):  # what is not finite is left out by `columns`
+        with np.errstate(invalid="ignore"):  # `columns` drops values that are not finite
             mean = exact.mean(1)
             apart = mean - self.mean
             self.squares += np.square(exact - mean[:, None]).sum(1)
@@ -106,10 +106,10 @@ class _Sums:
         self.zeros += (exact == 0).sum(1)
 
     def columns(self) -> list[ColumnStats]:
-        """Sum up."""
-        known = np.isfinite(self.minimum) & np.isfinite(self.maximum)  # NaN goes through both
+        """Return the statistics of all columns."""
+        known = np.isfinite(self.minimum) & np.isfinite(self.maximum)  # NaN propagates through both
         dead = known & (self.minimum == self.maximum)
-        mean = np.where(dead, self.minimum, self.mean)  # exactly, where the sums are rounded
+        mean = np.where(dead, self.minimum, self.mean)  # exact, unlike the rounded sums
         variance = np.where(dead, 0.0, self.squares / self.count)
         first: dict[bytes, int] = {}
         found = []
@@ -131,12 +131,12 @@ class _Sums:
 
 
 def _log_summary(found: list[ColumnStats], *, rows: int) -> None:
-    """Say in a line what the records come to."""
+    """Log a summary in one line, and a warning of values that are not finite."""
     unknown = [column.column for column in found if column.mean is None]
     if unknown:
         log.warning(
-            "%s a value that is no number, the first is %d; extract again, in float32",
-            "1 column holds" if len(unknown) == 1 else f"{len(unknown):,} columns hold",
+            "%s values that are not finite, the first is column %d; extract again, in float32",
+            "1 column has" if len(unknown) == 1 else f"{len(unknown):,} columns have",
             unknown[0],
         )
     means = np.array([column.mean for column in found if column.mean is not None])

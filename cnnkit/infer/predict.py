@@ -1,4 +1,4 @@
-"""From images, or their features, to class probabilities. No torch."""
+"""Prediction of class probabilities for images or features. Imports no torch."""
 
 import contextlib
 import logging
@@ -25,28 +25,28 @@ from cnnkit.infer.views import CopyMaker, check_test_views, parse_test_views, si
 
 log = logging.getLogger("cnnkit")
 
-#: So many images are asked about, those that the predictions are least sure of: there networks differ most.
+#: Number of images to predict again, those with the least confident predictions: there networks differ most.
 _PROVENANCE_IMAGES = 8
 
-#: A probability of another device, or of float16, may differ by so much; those of another network, another temperature or a vote do not
-#: all stay below.
+#: The largest difference of a probability due to another device or to float16; another network, temperature or vote differs by more on at
+#: least one of the images.
 _PROVENANCE_TOLERANCE = 0.02
 
-_NO_NUMBER = "the network's answer is not a number"
+_NOT_FINITE = "the network's output is not finite"
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionWithLogit(Prediction):
-    """A prediction with what the class had before the softmax."""
+    """A prediction with the logit of its class."""
 
     logit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ImageOutput:
-    """What became of one image; `probabilities` is None where it could not be used.
+    """Prediction of one image; `probabilities` is None if the image could not be used.
 
-    `probabilities` (classes,) holds what each class gets, `ranking` (classes,) the classes from the best on, `logits` (classes,).
+    `probabilities` (classes,) are the scores of the classes, `ranking` (classes,) the classes from best to worst, `logits` (classes,).
     """
 
     path: str
@@ -56,7 +56,7 @@ class ImageOutput:
 
 
 class Predictor:
-    """Networks that predict together, from one view of each image or from several."""
+    """One or several networks that predict the classes of images, from one or several views of each."""
 
     def __init__(
         self,
@@ -69,15 +69,15 @@ class Predictor:
         """Load networks.
 
         Args:
-            models: One `.onnx` or more; their classes are matched by name and have the order of the first one's.
-            config: How several networks, or several views of each image, become one prediction; how many of them go in at once.
-            spec: Of the networks that carry no Header; and at what size those are shown images that take any.
-            make_copies: From `torch_views`, where `config.needs_torch_views`.
+            models: One `.onnx` or more; their classes are matched by name, in the order of the first model.
+            config: Vote, views, batch, device.
+            spec: For networks without a Header; and the image size for networks with a dynamic size.
+            make_copies: From `torch_views`, needed if `config.needs_torch_views`.
 
         Raises:
             UsageError: Options contradict each other or the networks.
             CnnkitError: The networks' classes differ.
-            FormatError: A file is no classifier.
+            FormatError: A file is not a classifier.
         """
         config = (config or PredictConfig()).checked(models=len(models))
         views = parse_test_views(
@@ -98,15 +98,20 @@ class Predictor:
                 check_test_views(views, model.preprocess, name=model.name, native=self._ensemble.native)
 
     @property
+    def device(self) -> str:
+        """The kind of device that the networks run on: cpu or cuda."""
+        return self._ensemble.device
+
+    @property
     def takes_features(self) -> bool:
-        """Whether one of the networks is a head, which sees no images."""
+        """Whether one of the networks is a head, which takes features instead of images."""
         return any(model.preprocess is None for model in self._ensemble.models)
 
     def images(self, images: Iterable[ImageFile], *, callbacks: Callbacks | None = None) -> Iterator[ImageOutput]:
-        """Predict images, in their order, as batches are done.
+        """Predict images, in their order, batch by batch.
 
         Args:
-            images: Looked at as far as one batch before this returns, then read as predictions are asked for.
+            images: The first batch is read before this returns, the others as predictions are consumed.
             callbacks: `skip` for every image that cannot be used, `progress` after every batch.
 
         Raises:
@@ -115,7 +120,7 @@ class Predictor:
         for model in self._ensemble.models:
             if model.preprocess is None:
                 raise UsageError(
-                    f"{model.name} is a head and takes features, not pictures; give it a .npy from cnn-extract, "
+                    f"{model.name} is a head and takes features, not images; give it a .npy from cnn-extract, "
                     "or export the whole network without --head-only"
                 )
         callbacks = callbacks or Callbacks()
@@ -149,21 +154,19 @@ class Predictor:
 
         Args:
             found: From `feature_input.find`.
-            callbacks: `skip` for every row whose prediction is not a number, `progress` after every batch.
+            callbacks: `skip` for every row whose prediction is not finite, `progress` after every batch.
 
         Raises:
             UsageError: A model takes images.
-            FormatError: The features are not what a model was trained on.
+            FormatError: The features are not like those that a model was trained on.
         """
         if self._views is not None:
-            raise UsageError(
-                f"{found[0].name} holds features, of which there are no other views; drop --tta or --crops"
-            )
+            raise UsageError(f"{found[0].name} holds features, which have no other views; drop --tta or --crops")
         for model in self._ensemble.models:
             if model.preprocess is not None:
                 raise UsageError(
-                    f"{found[0].name} holds features, and {model.name} takes pictures; give it those, "
-                    "or a head from cnn-export --head-only"
+                    f"{found[0].name} holds features, and {model.name} takes images; give it images, "
+                    "or use a head from cnn-export --head-only"
                 )
             for rows in found:
                 feature_input.check(rows, model)
@@ -187,14 +190,14 @@ class Predictor:
                 callbacks.progress(done, total)
 
     def _voted(self, arrays: Sequence[NDArray[np.float32]], views: int) -> list[NDArray[Any]]:
-        """Come to one prediction an image.
+        """Combine the predictions of models and views into one per image.
 
         Args:
-            arrays: As `Ensemble.predict` gives them; the rows of one image's views stand one behind the other.
-            views: How many each has.
+            arrays: From `Ensemble.predict`; the views of an image are consecutive rows.
+            views: Number of views per image.
 
         Returns:
-            What each class gets and the ranking, (N, classes) both, and the logits where they are wanted.
+            Scores and ranking, (N, classes) both, and the logits if requested.
         """
         models = len(self._ensemble.models)
         ballots = [array[view::views] for array in arrays[:models] for view in range(views)]
@@ -202,7 +205,7 @@ class Predictor:
 
 
 def _even(batch: int, total: int | None) -> int:
-    """Choose the batch that all get, at most `batch`: 33 images go as 17 and 16, not as 32 and 1 with 31 empty places."""
+    """Choose an equal batch size of at most `batch`: 33 images become batches of 17 and 16 instead of 32 and 1, which is padded."""
     if not total:
         return batch
     return -(-total // -(-total // batch))
@@ -210,7 +213,7 @@ def _even(batch: int, total: int | None) -> int:
 
 def _image_output(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> ImageOutput:
     if not np.isfinite(values[0]).all():
-        skip(path, _NO_NUMBER)
+        skip(path, _NOT_FINITE)
         return ImageOutput(path)
     return ImageOutput(path, *values)
 
@@ -218,20 +221,26 @@ def _image_output(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> Imag
 def rows(
     outputs: Iterable[ImageOutput], classes: Sequence[str], *, top: int = 1, min_probability: float = 0.0
 ) -> Iterator[Prediction]:
-    """Write outputs as predictions, the best `top` classes of each image; images that were skipped have none.
+    """Convert outputs to predictions, the best `top` classes of each image; skipped images have none.
 
     Args:
         outputs: From a Predictor.
         classes: Its classes.
-        top: How many; all where there are fewer.
-        min_probability: A row below it keeps its probability, and has `?` for its label.
+        top: Number of classes per image; all if there are fewer.
+        min_probability: Labels with a lower probability are replaced by `?`.
 
     Yields:
-        Rows of rank 1 to `top`; with a logit where outputs carry them.
+        Rows of rank 1 to `top`; with a logit if the outputs have logits.
+
+    Raises:
+        CnnkitError: There are images, and none could be used.
     """
-    for output in outputs:
-        if output.probabilities is None or output.ranking is None:
-            continue
+    for output in _demanding_one(outputs):
+        yield from _rows_of(output, classes, top=top, min_probability=min_probability)
+
+
+def _rows_of(output: ImageOutput, classes: Sequence[str], *, top: int, min_probability: float) -> Iterator[Prediction]:
+    if output.probabilities is not None and output.ranking is not None:
         for rank, place in enumerate(output.ranking[:top], start=1):
             probability = _number(output.probabilities[place])
             label = classes[place] if probability >= min_probability else WITHHELD
@@ -244,53 +253,64 @@ def rows(
 def labels(
     predictions: Iterable[ImageOutput], classes: Sequence[str], *, min_probability: float = 0.0
 ) -> Iterator[str]:
-    """Write one line for every image: its label, `?` below `min_probability`, nothing for one that was skipped.
+    """Yield one line per image: its label, `?` below `min_probability`, an empty line if it was skipped.
 
     So line n always belongs to the n-th image.
+
+    Raises:
+        CnnkitError: There are images, and none could be used.
     """
-    for prediction in predictions:
-        best = next(rows([prediction], classes, min_probability=min_probability), None)
+    for prediction in _demanding_one(predictions):
+        best = next(_rows_of(prediction, classes, top=1, min_probability=min_probability), None)
         yield "" if best is None else tsv.escape(best.label)
 
 
+def _demanding_one(outputs: Iterable[ImageOutput]) -> Iterator[ImageOutput]:
+    """Give outputs as they come, and refuse in the end that all were skipped."""
+    total, used = 0, False
+    for output in outputs:
+        total, used = total + 1, used or output.probabilities is not None
+        yield output
+    if total and not used:
+        raise CnnkitError("no image could be used; nothing is predicted")
+
+
 def _number(value: np.float32) -> float:
-    """Give the shortest decimal number that means this float32: 0.9871, not 0.9871000051498413."""
+    """Convert to the shortest decimal number that rounds to this float32: 0.9871, not 0.9871000051498413."""
     return float(str(value))
 
 
 def check_provenance(model: Path, predictions: MatchedPredictions, *, name: str) -> None:
-    """Demand that a network gives the probabilities that stand in a file.
+    """Check that a file of predictions was made by a network, by predicting some of its images again.
 
-    A head alone takes features, which the predictions do not name: that it is not checked is said, as where no image is there any more.
+    If the network is a head, or the images are not there any more, this cannot be checked, which is logged.
 
     Args:
         model: The `.onnx`.
         predictions: With the probability of every class, in the network's order.
-        name: Where they come from, for messages.
+        name: The file of predictions, for messages.
 
     Raises:
-        CnnkitError: It gives others.
+        CnnkitError: The network gives other probabilities.
     """
     predictor = Predictor([model], PredictConfig(device="cpu"))
     least = np.argsort(predictions.confidence, kind="stable")[:_PROVENANCE_IMAGES].tolist()
     if predictor.takes_features:
-        log.info("%s takes features: not checked that %s is what it predicts", model, name)
+        log.info("%s takes features: cannot check that it predicted %s", model, name)
         return
-    asked = [ImageFile(predictions.paths[row]) for row in least]
-    seen = 0
-    for row, prediction in zip(least, predictor.images(asked, callbacks=Callbacks(skip=ignore_skip)), strict=True):
+    images = [ImageFile(predictions.paths[row]) for row in least]
+    compared = 0
+    for row, prediction in zip(least, predictor.images(images, callbacks=Callbacks(skip=ignore_skip)), strict=True):
         if prediction.probabilities is None:
             continue
-        seen += 1
-        said, known = prediction.probabilities, predictions.probabilities[row]
-        worst = int(np.abs(said - known).argmax())
-        if abs(said[worst] - known[worst]) > _PROVENANCE_TOLERANCE:
+        compared += 1
+        found, known = prediction.probabilities, predictions.probabilities[row]
+        worst = int(np.abs(found - known).argmax())
+        if abs(found[worst] - known[worst]) > _PROVENANCE_TOLERANCE:
             raise CnnkitError(
-                f"{name} is not what {model} predicts: {predictions.paths[row]} has {predictions.classes[worst]} "
-                f"{known[worst]:.4g} there, and the network says {said[worst]:.4g}; "
-                f"predict with cnn-predict -m {model}, without --tta and its like"
+                f"{name} was not predicted by {model}: {predictions.paths[row]} has {predictions.classes[worst]} "
+                f"{known[worst]:.4g} in the file, {found[worst]:.4g} from the network; "
+                f"predict again with cnn-predict -m {model}, without --tta and --crops"
             )
-    if not seen:
-        log.warning(
-            "%s: its pictures cannot be read from here, so it is not checked that %s predicts that", name, model
-        )
+    if not compared:
+        log.warning("%s: its images cannot be read from here, so cannot check that %s predicted them", name, model)

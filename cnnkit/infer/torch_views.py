@@ -1,4 +1,4 @@
-"""Augmented copies of an image that numpy cannot make: the part of views.py that imports torch."""
+"""Augmented copies of an image that need torch: a separate module, so that views.py does not import it."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ from cnnkit.engine.resample import Augmenter
 
 
 class TorchCopies:
-    """A CopyMaker."""
+    """A CopyMaker that uses torch."""
 
     def __call__(
         self,
@@ -24,11 +24,11 @@ class TorchCopies:
         *,
         seed: int,
     ) -> NDArray[np.uint8]:
-        """Make copies of a prepared image by their numbers, (K, height, width, 3)."""
+        """Make copies of a prepared image, (K, height, width, 3); `copies` has their numbers."""
         augmenter = Augmenter(augmentation, seed=seed)
         squares = torch.from_numpy(np.array(square)).expand(len(copies), *square.shape)  # (K, height, width, 3)
         return augmenter(squares, [fingerprint] * len(copies), copies).numpy()
 
     def single_threaded(self) -> AbstractContextManager[None]:
-        """Let each of the threads that make copies compute by itself."""
+        """Restrict torch to one core per thread that makes copies."""
         return torch_device.threads(1)

@@ -1,6 +1,6 @@
-"""Several views of each image: augmented copies for feature extraction, and test-time augmentation for prediction. No torch.
+"""Several views of each image: augmented copies for feature extraction, and test-time augmentation for prediction. Imports no torch.
 
-Copies that numpy cannot make come from a CopyMaker, which the caller brings along: `torch_views`.
+Copies that numpy cannot make come from a CopyMaker that the caller passes: `torch_views`.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ from cnnkit.formats.manifest import ManifestRow
 
 log = logging.getLogger("cnnkit")
 
-#: How many views an image has where they are drawn, the plain one among them.
+#: Default number of drawn views per image, including the unchanged one.
 DEFAULT_VIEWS = 8
 
 
 class CopyMaker(Protocol):
-    """Makes augmented copies where numpy does not suffice."""
+    """Makes augmented copies that numpy cannot make."""
 
     def __call__(
         self,
@@ -43,17 +43,17 @@ class CopyMaker(Protocol):
         *,
         seed: int,
     ) -> Sequence[NDArray[np.uint8]] | NDArray[np.uint8]:
-        """Make copies of a prepared image, (height, width, 3) each, by their numbers, one at least."""
+        """Make copies of a prepared image, (height, width, 3) each; `copies` has their numbers, at least one."""
 
     def single_threaded(self) -> AbstractContextManager[None]:
-        """Let each of the threads that make copies compute by itself."""
+        """Restrict computations to one core per thread that makes copies."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractViews:
-    """Augmented copies of the prepared squares, 1 to `copies`, after the plain one, which is 0.
+    """The unchanged view, number 0, and augmented copies 1 to `copies`.
 
-    What measures (val, test) has the plain view alone. The copies are those that training with the same augmentation and seed makes of
+    Images of val and test have only the unchanged view. The copies are those that training with the same augmentation and seed makes of
     the same image.
     """
 
@@ -63,16 +63,16 @@ class ExtractViews:
     make_copies: CopyMaker
 
     def of(self, image: ImageFile) -> range:
-        """Count the views of an image."""
+        """Return the numbers of an image's views."""
         return range(1 if split_names.held_out_split(image) else self.copies + 1)
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of an image, (size, size, 3) each.
 
         Args:
-            image: Which one.
-            original: The same, decoded.
-            preprocess: How it is prepared before it is augmented.
+            image: The image.
+            original: The same image, decoded.
+            preprocess: Preprocessing before augmentation.
         """
         _, *copies = self.of(image)
         square = preprocessing.prepare(original.image, preprocess)
@@ -81,19 +81,19 @@ class ExtractViews:
         return [square, *self.make_copies(square, self.augmentation, original.fingerprint, copies, seed=self.seed)]
 
     def described(self) -> dict[str, Any]:
-        """Say for a Header how the views were made."""
+        """Describe the views for a Header."""
         return {"augment": str(self.augmentation), "views": self.copies, "augment_seed": self.seed}
 
 
 def rows_of(image: ImageFile, folder: Path, views: ExtractViews | None) -> list[ManifestRow]:
-    """Give an image's rows in features that lie in a folder: one, or one for each of its views."""
+    """Return an image's rows in the `.tsv` of features in a folder: one, or one per view."""
     row = ManifestRow(manifest.seen_from(folder, image.path), image.label, image.split, image.group)
     return [row] if views is None else [replace(row, view=view) for view in views.of(image)]
 
 
 @dataclass(frozen=True, slots=True)
 class FlipViews:
-    """The image and all its mirrorings that an augmentation can come to: two or four in all."""
+    """The image and all mirror images that an augmentation allows: two or four views."""
 
     augmentation: Augmentation
 
@@ -106,7 +106,7 @@ class FlipViews:
 
     @property
     def copies(self) -> int:
-        """Count them, the image itself left out."""
+        """The number of views without the image itself."""
         return len(self._draws)
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
@@ -117,9 +117,9 @@ class FlipViews:
 
 @dataclass(frozen=True, slots=True)
 class AugmentViews:
-    """The image and augmented copies of it, numbered from 1, as cnn-augment draws them: by seed, content of the file and number.
+    """The image and augmented copies, numbered from 1, drawn as in cnn-augment: from seed, content of the file and number.
 
-    Without `make_copies` the augmentation has flips and crops alone, which numpy makes.
+    Without `make_copies`, the augmentation may only have flips and crops, which numpy makes.
     """
 
     augmentation: Augmentation
@@ -142,13 +142,13 @@ class AugmentViews:
 
 @dataclass(frozen=True, slots=True)
 class CropViews:
-    """The centre of the resized image, which is the plain view, and its corners; with `mirrored` also those of its mirroring."""
+    """The centre crop of the resized image, which is the unchanged view, and its corners; with `mirrored`, their mirror images, too."""
 
     mirrored: bool
 
     @property
     def copies(self) -> int:
-        """Count them, the centre left out."""
+        """The number of views without the centre."""
         return 9 if self.mirrored else 4
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
@@ -167,41 +167,41 @@ def parse_test_views(
     seed: int = 0,
     make_copies: CopyMaker | None = None,
 ) -> TestViews | None:
-    """Find out which views are asked for.
+    """Make the views for the options of test-time augmentation.
 
     Args:
-        notation: An augmentation. Where it has flips alone its views are listed, otherwise drawn.
-        views: How many are drawn, the plain one among them; by default DEFAULT_VIEWS.
-        crops: Five or ten crops in place of an augmentation.
-        seed: Of what is drawn.
-        make_copies: Where the augmentation has more than flips and crops.
+        notation: An augmentation. If it has only flips, all combinations are used; otherwise views are drawn.
+        views: Number of drawn views, including the unchanged one; by default DEFAULT_VIEWS.
+        crops: Five or ten crops instead of an augmentation.
+        seed: Seed of drawn views.
+        make_copies: Needed if the augmentation has more than flips and crops.
 
     Returns:
-        None where there is the plain view alone.
+        None if there is only the unchanged view.
 
     Raises:
-        UsageError: The words do not go together, or the augmentation changes nothing.
-        NotationError: A word means nothing.
+        UsageError: Options contradict each other, or the augmentation changes nothing.
+        NotationError: The augmentation has an unknown word.
     """
     if notation is not None and crops is not None:
-        raise UsageError("--tta draws views and --crops lists them; give one of the two")
+        raise UsageError("--tta and --crops both define the views; give one of the two")
     if notation is None:
         if views is not None:
-            raise UsageError(f'--views {views} says how many views --tta draws; add it, as in --tta "crop 0.9, hflip"')
+            raise UsageError(f'--views {views} needs --tta, as in --tta "crop 0.9, hflip"')
         if seed:
-            raise UsageError(f'--seed {seed} says which views --tta draws; add it, as in --tta "crop 0.9, hflip"')
+            raise UsageError(f'--seed {seed} needs --tta, as in --tta "crop 0.9, hflip"')
         return None if crops is None else CropViews(mirrored=crops is Crops.TEN)
     augmentation = augment_notation.parse_required(notation, option="--tta")
     if augmentation.needs_no_resampling and augmentation.crop == 1:
         flipped = FlipViews(augmentation)
         if views is not None:
             raise UsageError(
-                f'--tta "{notation}" has {1 + flipped.copies} views and draws none; '
-                "drop --views, or add a word that draws, such as crop 0.9"
+                f'--tta "{notation}" always has {1 + flipped.copies} views; '
+                "drop --views, or add a random transform such as crop 0.9"
             )
         if seed:
             raise UsageError(
-                f'--tta "{notation}" draws nothing; drop --seed, or add a word that draws, such as crop 0.9'
+                f'--tta "{notation}" is not random; drop --seed, or add a random transform such as crop 0.9'
             )
         return flipped
     if augmentation.needs_no_resampling:
@@ -212,36 +212,36 @@ def parse_test_views(
 
 
 def check_test_views(views: TestViews, preprocess: Preprocess, *, name: str, native: bool) -> None:
-    """Demand that a model's images have such views; say so where crops are all the same.
+    """Check that a model's preprocessing allows crops; log a notice if all crops are the same.
 
     Args:
-        views: Which ones.
-        preprocess: Of the model.
+        views: The views.
+        preprocess: The model's preprocessing.
         name: The model's file, for messages.
-        native: It is shown images at their own sizes.
+        native: Whether images keep their own sizes.
 
     Raises:
-        UsageError: Crops are asked for, and the model sees whole images.
+        UsageError: The views are crops, and the model takes whole images.
     """
     if not isinstance(views, CropViews):
         return
     if native:
-        raise UsageError('--crops cuts corners off, and --size native leaves pictures whole; try --tta "crop 0.9"')
+        raise UsageError('--crops does not work with --size native, which keeps images whole; try --tta "crop 0.9"')
     if preprocess.fit is not Fit.CROP:
         raise UsageError(
-            f"{name} sees whole pictures (fit {preprocess.fit}), and --crops cuts corners off what a model of fit crop sees; "
+            f"{name} takes whole images (fit {preprocess.fit}), and --crops needs a model with fit crop; "
             'try --tta "crop 0.9"'
         )
     if preprocess.resize == preprocess.size:
         log.info(
-            "%s resizes to the %d pixels of its crop: the crops of a square picture are all the same",
+            "%s resizes to the %d pixels of its crop, so all crops of a square image are the same",
             name,
             preprocess.size,
         )
 
 
 def single_threaded(views: TestViews | None) -> AbstractContextManager[None]:
-    """Let each of the threads that make views compute by itself, where they are made by more than numpy."""
+    """Restrict torch to one core per thread that makes views, if they are made with torch."""
     if not isinstance(views, AugmentViews) or views.make_copies is None:
         return contextlib.nullcontext()
     return views.make_copies.single_threaded()

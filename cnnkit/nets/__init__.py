@@ -1,1 +1,1 @@
-"""From a notation to a network: grammar, arithmetic, modules and named backbones."""
+"""Networks: layer notation, dimensions, torch modules, backbones and ONNX graphs."""

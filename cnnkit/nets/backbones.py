@@ -1,6 +1,6 @@
-"""Convolutional backbones: out of a network by name, a notation or a trained model, with their weights, cut at a layer.
+"""Convolutional backbones with their weights, cut at a layer: of a network by name, a notation or a trained model.
 
-A backbone takes normalised images (N, 3, H, W) and gives what one of its layers outputs: a map (N, C, h, w) or a vector (N, D).
+A backbone takes normalised images (N, 3, H, W) and returns the output of one of its layers: a map (N, C, h, w) or a vector (N, D).
 """
 
 import functools
@@ -23,7 +23,7 @@ log = logging.getLogger("cnnkit")
 #: The name of a backbone that is given by notation.
 BY_NOTATION = "layers"
 
-# What torch.fx calls tensors that it met while it made a graph: maxvit computes its position biases there.
+# How torch.fx names tensors that are computed while it traces a network, such as maxvit's position biases.
 _CONSTANT = "_tensor_constant"
 
 
@@ -34,19 +34,19 @@ def pretrained(
 
     Args:
         name: A network's name.
-        weights: "default" for the library's own (the one thing that touches the network), "none" for seeded random values,
-            or a file with a state_dict; a published one under its published name brings its own preprocessing.
+        weights: "default" for the library's own (the only choice that may download anything), "none" for seeded random values,
+            or a file with a state_dict; a published file under its published name sets the preprocessing that belongs to it.
         layer: Where to cut: a module's name or, for the VGGs, Keras' name of a layer. By default the last layer
             with spatial extent.
-        pool: What is done to the map afterwards; only recorded here.
-        seed: For random values.
+        pool: Pooling of the map; only recorded here.
+        seed: Seed of the random values.
 
     Returns:
-        The backbone in eval mode, (N, 3, H, W) -> map or vector; its record; and how images are prepared for it.
+        The backbone in eval mode, (N, 3, H, W) -> map or vector; its record; and its preprocessing.
 
     Raises:
-        UsageError: No such network or layer.
-        CnnkitError: The weights cannot be had, or do not fit.
+        UsageError: There is no such network or layer.
+        CnnkitError: The weights are not available, or do not fit.
     """
     name = catalogue.canonical(name)
     module, preprocess = catalogue.network_for(name, weights, seed=seed)
@@ -66,13 +66,13 @@ def pretrained(
 
 
 def untrained(name: str, *, size: int, pool: Pool = Pool.AVG, seed: int = 0) -> tuple[nn.Module, Backbone]:
-    """Build a backbone to be trained from its seeded random values: all of the network before its pooling and classifier.
+    """Build a backbone for training from scratch: the network without its pooling and classifier, with seeded random weights.
 
     Args:
         name: A network's name.
-        size: Side of the images, in pixels, to which a network is made that takes one size alone.
-        pool: What is done to the map afterwards; only recorded here.
-        seed: For the values.
+        size: Side of the images, in pixels; only used by networks that take a single size.
+        pool: Pooling of the map; only recorded here.
+        seed: Seed of the weights.
 
     Raises:
         UsageError: There is no such network.
@@ -80,7 +80,7 @@ def untrained(name: str, *, size: int, pool: Pool = Pool.AVG, seed: int = 0) -> 
     name = catalogue.canonical(name)
     module, preprocess = catalogue.seeded(seed, functools.partial(catalogue.network, name, size=size))
     module.eval()
-    # At the network's own size: of small images nothing spatial is left long before the last layer
+    # At the network's own size: small images shrink to one pixel long before the last layer
     own = size if name.startswith("vit_") else preprocess.size
     layer = subgraph.find_layer(name, module, None, size=own)
     return subgraph.cut(module, layer), Backbone(name=name, layer=layer, pool=pool)
@@ -99,15 +99,15 @@ def by_notation(
 ) -> tuple[nn.Module, Backbone, Preprocess]:
     """Build a backbone from the layer notation, with seeded random weights or those of a file.
 
-    Args and Returns as `pretrained`; `size` is the side of the images, in pixels, to which they are squashed, and of a grey one
-    the backbone takes (N, 1, H, W).
+    Args and Returns as `pretrained`; images are squashed to squares of `size` pixels, and with `grey` the backbone takes
+    (N, 1, H, W).
     """
     if weights == "default":
-        log.info("random weights, by seed %d", seed)
+        log.info("random weights, seed %d", seed)
         weights = "none"
     layers = notation.parse(text)
     if not layers:
-        raise UsageError("--layers is empty; a base needs one layer at least")
+        raise UsageError("--layers is empty; a backbone needs at least one layer")
     preprocess = Preprocess(
         fit=Fit.SQUASH, resize=size, size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), grey=grey
     )
@@ -131,12 +131,12 @@ def by_notation(
 def from_model(
     model: torch_model.TorchModel, *, name: str, layer: str | None = None, pool: Pool | None = None
 ) -> tuple[nn.Module, Backbone, Preprocess]:
-    """Take the backbone out of a trained model, with the weights that it has there.
+    """Return the backbone of a trained model, with its weights.
 
     Args:
         model: A model file's content.
         name: The file, for messages.
-        layer: Cut earlier than the model does.
+        layer: An earlier layer to cut at; by default the model's own.
         pool: As `pretrained`; by default the model's own.
 
     Returns:
@@ -144,21 +144,21 @@ def from_model(
     """
     header = model.header
     if header.backbone is None or header.preprocess is None:
-        raise FormatError(f"{name}: its header names no base")
+        raise FormatError(f"{name}: its header has no backbone")
     state = {key.removeprefix("base."): tensor for key, tensor in model.state.items() if key.startswith("base.")}
     backbone = replace(header.backbone, pool=pool or header.backbone.pool, layer=layer or header.backbone.layer)
     if layer is not None and header.backbone.notation is None:
         size = header.preprocess.size
         whole = _whole(header.backbone, size=size)
         backbone = replace(backbone, layer=subgraph.find_layer(header.backbone.name, whole, layer, size=size))
-    # A record that anybody can have written asks for no more memory than the weights beside it have
+    # The header may be forged: bound its network by the weights in the same file
     most = torch_model.count_values(state) + build.SPARE_PARAMS
     try:
         extractor = skeleton(backbone, size=header.preprocess.size, grey=header.preprocess.grey, most=most).eval()
     except UsageError as error:
         if layer is not None:
             raise
-        raise FormatError(f"{name}: its header and its weights do not fit ({error})") from error
+        raise FormatError(f"{name}: its header and its weights do not fit together ({error})") from error
     load_into(extractor, state, source=name)
     digest = backbone.weights_sha256
     if digest is None or cache.find_weights(digest) is None:  # a head on these features needs the weights again
@@ -167,16 +167,16 @@ def from_model(
 
 
 def skeleton(backbone: Backbone, *, size: int, grey: bool = False, most: int = build.MOST_PARAMS) -> nn.Module:
-    """Build the backbone that a record describes, with values that do not matter: its weights come from a file.
+    """Build the backbone that a record describes, with arbitrary values, for weights from a file.
 
     Args:
         backbone: From a Header.
-        size: The side of its images, in pixels.
+        size: Side of its images, in pixels.
         grey: Whether it takes one channel in place of three.
-        most: How many parameters it may have, where it is one by notation.
+        most: The most parameters allowed, for a backbone by notation.
 
     Raises:
-        UsageError: A network by name is to take one channel.
+        UsageError: `grey` with a network by name.
     """
     if backbone.notation is not None:
         channels = 1 if grey else 3
@@ -187,7 +187,7 @@ def skeleton(backbone: Backbone, *, size: int, grey: bool = False, most: int = b
         )
         return chain.upto(backbone.layer)
     if grey:
-        raise UsageError(f"{backbone.name} takes pictures in colour; a grey channel alone goes with a base by notation")
+        raise UsageError(f"{backbone.name} takes colour images; use a backbone by notation (--layers) for grey ones")
     return subgraph.cut(_whole(backbone, size=size), backbone.layer)
 
 
@@ -196,8 +196,8 @@ def restore(backbone: Backbone, weights: Path, *, size: int, grey: bool = False)
 
     Args:
         backbone: From a Header.
-        weights: A state_dict that has them.
-        size: The side of its images, in pixels.
+        weights: A file with a state_dict that contains them.
+        size: Side of its images, in pixels.
         grey: As `skeleton`.
 
     Raises:
@@ -214,7 +214,7 @@ def restore(backbone: Backbone, weights: Path, *, size: int, grey: bool = False)
 
 
 def _whole(backbone: Backbone, *, size: int) -> nn.Module:
-    """Build the network that a backbone was cut from, in eval mode, with values that do not matter."""
+    """Build the network that a backbone was cut from, in eval mode, with arbitrary values."""
     name = catalogue.canonical(backbone.name)
     return catalogue.seeded(0, functools.partial(catalogue.network, name, size=size))[0].eval()
 
@@ -224,17 +224,17 @@ def _loaded(
 ) -> nn.Module:
     load_into(backbone, state, source=source)
     if any(key.startswith(_CONSTANT) for key in backbone.state_dict()):
-        return subgraph.cut(module, layer)  # anew: what was computed from the weights while the graph was made
+        return subgraph.cut(module, layer)  # traced again: the graph has constants computed from the weights
     return backbone
 
 
 def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Load what a backbone needs from a state_dict that may hold more, such as the original classifier.
+    """Load a backbone's weights from a state_dict that may hold more, such as the original classifier.
 
-    All of its names may have a prefix that those who trained it gave them: Lightning's `model.`, a wrapper's `backbone.`.
+    Its keys may share a prefix, such as Lightning's `model.` or a wrapper's `backbone.`.
 
     Raises:
-        FormatError: A tensor is missing or has another shape; the message names the first one. Or the network is in it twice.
+        FormatError: A tensor is missing or has another shape, and the message names the first one; or the network is in it twice.
     """
     wanted = {key: tensor for key, tensor in backbone.state_dict().items() if not key.startswith(_CONSTANT)}
     state = _without_prefix(state, wanted, source=source)
@@ -243,29 +243,29 @@ def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) 
             if key.endswith("num_batches_tracked"):  # files from before torch 0.4.1 lack it
                 continue
             raise FormatError(
-                f"{source}: no {key} in it (it has {', '.join(list(state)[:3])}, ...); are these another network's weights?"
+                f"{source}: has no {key} (it has {', '.join(list(state)[:3])}, ...); are these another network's weights?"
             )
         if state[key].shape != tensor.shape:
             raise FormatError(
-                f"{source}: {key} has shape {tuple(state[key].shape)}, the network wants {tuple(tensor.shape)}"
+                f"{source}: {key} has shape {tuple(state[key].shape)}, the network needs {tuple(tensor.shape)}"
             )
         if tensor.is_floating_point() != state[key].is_floating_point():
             raise FormatError(
                 f"{source}: {key} is {str(state[key].dtype).removeprefix('torch.')}, "
-                f"the network wants {str(tensor.dtype).removeprefix('torch.')}; save a float state_dict"
+                f"the network needs {str(tensor.dtype).removeprefix('torch.')}; save a float state_dict"
             )
     backbone.load_state_dict({key: state.get(key, tensor) for key, tensor in backbone.state_dict().items()})
 
 
-# Names that wrappers put between others: DataParallel and torch.compile.
+# Parts of names that wrappers insert: DataParallel and torch.compile.
 _WRAPPERS = frozenset({"module", "_orig_mod"})
 
 
 def _without_prefix(state: Mapping[str, Tensor], wanted: Collection[str], *, source: str) -> Mapping[str, Tensor]:
-    """Give a state_dict the names that a network wants, if all of those stand in it below one prefix.
+    """Rename the entries of a state_dict to a network's names, if it has all of those below one prefix.
 
     Raises:
-        FormatError: They do below several.
+        FormatError: It has them below several prefixes.
     """
     needed = [key for key in wanted if not key.endswith("num_batches_tracked")]
     if not needed or all(key in state for key in needed):
@@ -278,7 +278,7 @@ def _without_prefix(state: Mapping[str, Tensor], wanted: Collection[str], *, sou
             return named
         if len(fitting) > 1:
             raise FormatError(
-                f"{source}: the network is in it {len(fitting)} times, below {' and '.join(fitting)}; save the state_dict of one"
+                f"{source}: has the network {len(fitting)} times, below {' and '.join(fitting)}; save the state_dict of one"
             )
         if fitting:
             return {key.removeprefix(fitting[0]): tensor for key, tensor in named.items() if key.startswith(fitting[0])}

@@ -1,4 +1,4 @@
-"""From the layer notation to a torch network, whose modules carry the names that cnn-dims prints."""
+"""Build a torch network from the layer notation; its modules have the names that cnn-dims prints."""
 
 from collections.abc import Sequence
 
@@ -31,19 +31,19 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 class GlobalPool(nn.Module):
-    """The mean or the maximum of every channel, (N, C, H, W) -> (N, C)."""
+    """Mean or maximum of every channel, (N, C, H, W) -> (N, C)."""
 
     def __init__(self, *, largest: bool) -> None:
         super().__init__()
         self.largest = largest
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Reduce the two spatial axes."""
+        """Reduce height and width."""
         return maps.amax((2, 3)) if self.largest else maps.mean((2, 3))
 
 
 class SamePad(nn.Module):
-    """Pad so that a window of stride S gives ceil(H / S) outputs; what is odd goes below and to the right, as in Keras."""
+    """Pad so that windows of stride S give ceil(H / S) outputs; an odd pixel goes below and to the right, as in Keras."""
 
     def __init__(self, layer: Layer, *, value: float = 0.0) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ class SamePad(nn.Module):
         self.value = value
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Pad (N, C, H, W) along both sides."""
+        """Pad height and width of (N, C, H, W)."""
         down, across = self.windows
         return nn.functional.pad(maps, (*across.pads(maps.shape[-1]), *down.pads(maps.shape[-2])), value=self.value)
 
 
 class SameAvgPool(nn.Module):
-    """The mean of what each window sees of the image; padding does not count, as in Keras."""
+    """Average pooling with padding `same`; padding does not count in the mean, as in Keras."""
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
@@ -65,20 +65,20 @@ class SameAvgPool(nn.Module):
         self.pool = nn.AvgPool2d(layer.kernel, layer.stride)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Divide the sum of every window by its share inside the image."""
+        """Divide the average of every window, padded with zeros, by the share of the window inside the map."""
         inside = self.pool(self.pad(torch.ones_like(maps[:1, :1])))
         return self.pool(self.pad(maps)) / inside  # type: ignore[no-any-return] # modules return Any
 
 
 class Network(nn.Sequential):
-    """A chain of layers by notation; `ends` says which module a layer's name stands for, its activation included."""
+    """A chain of layers built from the notation; `ends` maps a layer's name to its last module, its activation if it has one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ends: dict[str, int] = {}
 
     def upto(self, layer: str) -> "Network":
-        """Give the part of the chain that ends with a layer, sharing its modules.
+        """Return the part of the chain that ends with a layer; it shares the modules.
 
         Raises:
             UsageError: There is no such layer.
@@ -96,7 +96,7 @@ class Network(nn.Sequential):
 #: The most parameters of a network by notation: 8 GB of float32.
 MOST_PARAMS = 2**31
 
-#: How many more parameters than a file has weights may be built before it is found that they do not fit.
+#: Parameters that a network may have beyond the weights of its file, when it is built to load them.
 SPARE_PARAMS = 2**20
 
 
@@ -113,12 +113,12 @@ def build(
     Args:
         layers: From `notation.parse`.
         channels: Channels of the input, or its length where it is a vector.
-        height: Of the input, pixels; None for a vector.
-        width: Of the input, pixels; None for a vector.
-        most: How many parameters it may have; no memory is asked for before that is known.
+        height: Height of the input, in pixels; None for a vector.
+        width: Width of the input, in pixels; None for a vector.
+        most: The most parameters allowed; checked before memory is allocated.
 
     Returns:
-        A chain that takes (N, channels, height, width) or (N, channels). Its weights are torch's own random values:
+        A chain that takes (N, channels, height, width) or (N, channels). Its weights are torch's default random values:
         call `initialise`.
 
     Raises:
@@ -129,11 +129,9 @@ def build(
     for row in dims.measure_from(given, layers):
         params += row.params
         if params > most:
-            raise UsageError(f"{row.layer} brings the network to {params:,} parameters, more than {most:,}")
+            raise UsageError(f"with {row.layer} the network has {params:,} parameters, more than {most:,}")
     network = Network()
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # torch draws weights as it makes layers, from the generator that is everybody's
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw weights from the global generator
         for layer, taken, _ in dims.walk(layers, given):
             modules = _modules(layer, channels=taken.channels, spatial=taken.size is not None)
             if layer.activation is not None:
@@ -151,7 +149,7 @@ def _activation(activation: Activation) -> nn.Module:
 
 
 def _modules(layer: Layer, *, channels: int, spatial: bool) -> list[tuple[str, nn.Module]]:
-    """Give the modules of one layer with what is added to its name: the one with the weights adds nothing."""
+    """Return the modules of one layer, each with the suffix of its name; the one with the weights has none."""
     match layer.kind:
         case LayerKind.conv:
             pad, padding = _padding(layer)
@@ -190,7 +188,7 @@ def _modules(layer: Layer, *, channels: int, spatial: bool) -> list[tuple[str, n
 
 
 def _padding(layer: Layer, *, value: float = 0.0) -> tuple[list[tuple[str, nn.Module]], tuple[int, int]]:
-    """Give the padding that torch's own layers can do, or else a module before them."""
+    """Return a padding module, where torch's layer cannot pad so itself, and the padding for torch's layer."""
     if layer.padding is Padding.valid:
         return [], (0, 0)
     if layer.padding is not Padding.same:
@@ -202,7 +200,7 @@ def _padding(layer: Layer, *, value: float = 0.0) -> tuple[list[tuple[str, nn.Mo
 
 
 def initialise(module: nn.Module, initializer: Initializer, *, generator: torch.Generator) -> None:
-    """Set the weights of every convolution and dense layer, in place, from one generator."""
+    """Initialise the weights of every convolution and dense layer, in place, from one generator."""
     for layer in module.modules():
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             continue

@@ -1,4 +1,4 @@
-"""The networks that torchvision and timm have: their names, what they are made of, and the weights published for them."""
+"""The networks of torchvision and timm: their names, modules, published weights and preprocessing."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ log = logging.getLogger("cnnkit")
 #: The textbook's names (Keras) for networks that torchvision lacks.
 KERAS_NETWORKS = {"mobilenet": "timm:mobilenetv1_100", "xception": "timm:legacy_xception"}
 
-# Ported from TensorFlow: their published weights expect inputs that these two networks shift themselves.
+# Ported from TensorFlow: their published weights expect another input range, to which these two networks convert their input.
 _SHIFTING: dict[str, dict[str, Any]] = {
     "inception_v3": {"transform_input": True},
     "googlenet": {"transform_input": True},
@@ -36,10 +36,10 @@ _AUXILIARY: dict[str, dict[str, Any]] = {
 
 
 def canonical(name: str) -> str:
-    """Find the name that torchvision or timm has for a network; Keras' spelling is understood.
+    """Return the name of a network in torchvision or timm, from that name or Keras' spelling.
 
     Raises:
-        UsageError: There is no such network; the nearest ones are named.
+        UsageError: There is no such network; the message proposes similar ones.
     """
     if name.startswith("timm:"):
         return name
@@ -50,10 +50,14 @@ def canonical(name: str) -> str:
     if lowered in KERAS_NETWORKS:
         return KERAS_NETWORKS[lowered]
     alike = [other for other in known if other.replace("_", "") == lowered.replace("_", "")]
-    if len(alike) == 1:  # MobileNetV2, InceptionV3, EfficientNetB0; regnetx16gf could be two
+    if len(alike) == 1:  # MobileNetV2, InceptionV3, EfficientNetB0; regnetx16gf is ambiguous
         return alike[0]
     near = alike or messages.similar(lowered, [*known, *KERAS_NETWORKS])
-    proposal = f"did you mean {' or '.join(near)}?" if near else "torchvision's classification networks, or timm:NAME"
+    proposal = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else "give one of torchvision's classification networks, or timm:NAME"
+    )
     raise UsageError(f'no network is called "{name}"; {proposal}')
 
 
@@ -61,38 +65,38 @@ def network(name: str, *, size: int | None = None) -> tuple[nn.Module, Preproces
     """Build a whole network with random weights.
 
     Args:
-        name: As `canonical` gives it. Random values come from torch's global generator: see `seeded`.
-        size: The side of its images in pixels, for the networks that are made for one size alone.
+        name: From `canonical`. Random values come from torch's global generator: see `seeded`.
+        size: Side of its images in pixels, for networks that take a single size.
 
     Returns:
-        The network with its 1,000 ImageNet classes, and how images are prepared for its first published weights.
+        The network with its 1,000 ImageNet classes, and the preprocessing of its first published weights.
     """
     if name.startswith("timm:"):
         return _timm_network(name)
     preprocess = _torchvision_preprocess(_published(name, "none"))
     settings = {**_SHIFTING.get(name, {}), **_AUXILIARY.get(name, {})}
-    if name.startswith("vit_"):  # its embedding of positions has the image's size
+    if name.startswith("vit_"):  # its position embedding depends on the image's size
         settings["image_size"] = size or preprocess.size
     return torchvision.models.get_model(name, weights=None, **settings), preprocess
 
 
 def seeded(seed: int, make: Callable[[], tuple[nn.Module, Preprocess]]) -> tuple[nn.Module, Preprocess]:
-    """Call a maker of networks with torch's global generator seeded, and put the generator back afterwards."""
+    """Call a function that makes a network with torch's global generator seeded, and restore the generator afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
 
 
 def network_for(name: str, weights: str | Path, *, seed: int) -> tuple[nn.Module, Preprocess]:
-    """Build the network that weights belong to, in eval mode, with seeded random values in their place.
+    """Build the network for given weights, in eval mode; it still has seeded random values.
 
     Args:
-        name: As `canonical` gives it.
-        weights: "default", "none" or a file, whose name may be that of published ones.
-        seed: For the values.
+        name: From `canonical`.
+        weights: "default", "none" or a file, whose name may be that of published weights.
+        seed: Seed of the values.
 
     Returns:
-        The network, and how images are prepared for those weights.
+        The network, and the preprocessing of those weights.
     """
     published = published_preprocess(name, weights)
     size = published.size if published else None
@@ -101,22 +105,22 @@ def network_for(name: str, weights: str | Path, *, seed: int) -> tuple[nn.Module
 
 
 def for_dims(name: str) -> tuple[nn.Module, Preprocess]:
-    """Build a network for its table alone: without weights or, where its maker allows that, even room for them."""
+    """Build a network to be measured: on torch's meta device, where weights take no memory, if its constructor allows it."""
     name = canonical(name)
     try:
         with torch.device("meta"):
             return network(name)
-    except NotImplementedError:  # some compute their widths with tensors
+    except NotImplementedError:  # some constructors compute widths with tensors
         return seeded(0, functools.partial(network, name))
 
 
 def published_preprocess(name: str, weights: str | Path) -> Preprocess | None:
-    """Say how images are prepared for weights of torchvision's: "default", or a file under a published name; None for timm."""
+    """Return the preprocessing of torchvision's weights: "default", or a file under a published name; None for timm."""
     return None if name.startswith("timm:") else _torchvision_preprocess(_published(name, weights))
 
 
 def preprocess_of(name: str) -> Preprocess:
-    """Say how images are prepared for a network's first published weights.
+    """Return the preprocessing of a network's first published weights.
 
     Raises:
         UsageError: There is no such network.
@@ -126,7 +130,7 @@ def preprocess_of(name: str) -> Preprocess:
 
 
 def _published(name: str, weights: str | Path) -> Any:  # noqa: ANN401 - torchvision ships no types
-    """Find which of a network's published weights are meant: the default ones, those in a file of their name, or else the first."""
+    """Select among a network's published weights: the default ones, those whose file has this name, or else the first."""
     entries = torchvision.models.get_model_weights(name)
     if weights == "default":
         return entries.DEFAULT
@@ -149,7 +153,7 @@ def _torchvision_preprocess(weights: Any) -> Preprocess:  # noqa: ANN401 - torch
 
 
 def class_names(count: int) -> tuple[str, ...]:
-    """Name the classes of a published network: ImageNet's where it has 1,000, else their numbers. A name that two have gets its number."""
+    """Name the classes of a published network: ImageNet's if there are 1,000, else numbers. A duplicate name gets its number."""
     if count != 1000:
         return tuple(map(str, range(count)))
     names: list[str] = torchvision.models.get_model_weights("resnet50").DEFAULT.meta["categories"]
@@ -157,13 +161,13 @@ def class_names(count: int) -> tuple[str, ...]:
 
 
 def default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
-    """Get the library's own weights: from torch's cache, else over the network, unless that is forbidden.
+    """Load the library's own weights from torch's cache, or download them, unless `CNNKIT_OFFLINE` is set.
 
     Returns:
-        The state_dict, and the hash under which `cache.find_weights` finds its file.
+        The state_dict, and the hash with which `cache.find_weights` finds its file.
 
     Raises:
-        CnnkitError: The network is forbidden, or does not give them.
+        CnnkitError: `CNNKIT_OFFLINE` forbids the download, or it failed.
     """
     offline = os.environ.get("CNNKIT_OFFLINE", "") not in ("", "0")
     if name.startswith("timm:"):
@@ -191,7 +195,7 @@ def _downloading(what: str) -> Generator[None]:
     log.info("downloading %s", what)
     try:
         yield
-    except (OSError, RuntimeError) as error:  # no way there, or not what was expected; urllib's errors are OSErrors
+    except (OSError, RuntimeError) as error:  # no connection, or wrong content; urllib's errors are OSErrors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CnnkitError(f"downloading {what} failed ({reason}); give a file with --weights") from error
 
@@ -204,7 +208,7 @@ def _timm_network(name: str) -> tuple[nn.Module, Preprocess]:
         raise CnnkitError(f"{name} needs timm: pip install 'cnnkit[timm]'") from error
     try:
         module = timm.create_model(name.removeprefix("timm:"), pretrained=False)
-    except RuntimeError as error:  # timm's way to say that it does not know the name
+    except RuntimeError as error:  # how timm reports an unknown name
         bare = name.removeprefix("timm:")
         near = messages.nearest(bare, timm.list_models()) or "timm.list_models() lists them"
         raise UsageError(f'timm has no network "{bare}"; {near}') from error

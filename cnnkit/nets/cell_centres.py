@@ -1,8 +1,8 @@
-"""Where the cells of a map stand in the image: the centre of each one's receptive field, followed from operation to operation.
+"""Positions of a map's cells in the image: the centre of each cell's receptive field, followed from operation to operation.
 
-Places are those of the network's input, in pixels; 0 is the middle of the first pixel. With padding (k - 1) / 2 a strided convolution
-keeps its first cell at 0, so that cell i of ResNet's last map stands at 32 i; pools of even size move it, and those of VGG's last
-map stand at 32 i + 15.5, as if they tiled the image.
+Positions are in pixels of the network's input; 0 is the middle of the first pixel. With padding (k - 1) / 2 a strided convolution
+keeps its first cell at 0, so that cell i of ResNet's last map is at 32 i; pools of even size shift it, so that cell i of VGG's last
+map is at 32 i + 15.5, as if the cells tiled the image.
 
 Source: Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019, equations 3, 4.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Along:
-    """The centres along one side of a map: cell i stands at `first + step * i`."""
+    """Centres along one side of a map: cell i is at `first + step * i`."""
 
     first: float = 0.0
     step: float = 1.0
@@ -22,24 +22,24 @@ class Along:
         """Follow a convolution or a pool.
 
         Args:
-            span: From how many neighbouring cells a window picks its inputs, dilation included.
-            stride: From one window to the next.
-            before: Cells that padding adds before the first.
+            span: Neighbouring cells that a window extends over, dilation included.
+            stride: Cells from one window to the next.
+            before: Cells of padding before the first one.
         """
         return Along(self.first + ((span - 1) / 2 - before) * self.step, self.step * stride)
 
     def transposed(self, span: int, *, stride: int = 1, before: int = 0) -> "Along":
-        """Follow a transposed convolution, which takes `before` cells away."""
+        """Follow a transposed convolution, which removes `before` cells at the start."""
         return Along(self.first + (before - (span - 1) / 2) / stride * self.step, self.step / stride)
 
     def resampled(self, count: int, made: int, *, align_corners: bool = False, align_starts: bool = False) -> "Along":
-        """Follow what makes `made` cells of `count`: interpolation, or a pool of adaptive size.
+        """Follow interpolation or adaptive pooling from `count` to `made` cells.
 
         Args:
             count: Cells before.
             made: Cells after.
-            align_corners: The first and the last cell keep their places.
-            align_starts: The first cell keeps its place, and each other one stands at its number's share of the length.
+            align_corners: The first and the last cell keep their positions.
+            align_starts: The first cell keeps its position, and cell i is at i / made of the length.
         """
         if align_starts:
             return Along(self.first, self.step * count / made)
@@ -48,24 +48,24 @@ class Along:
         return Along(self.first + (count / made - 1) / 2 * self.step, self.step * count / made)
 
     def sliced(self, start: int, step: int = 1) -> "Along":
-        """Follow a choice of every `step`th cell from `start` on; padding is a start below 0."""
+        """Follow a slice of every `step`th cell from `start` on; padding is a start below 0."""
         return Along(self.first + start * self.step, self.step * step)
 
 
 def middle(sides: Sequence[Along]) -> Along:
-    """Put together what meets: where branches differ, half-way between the outermost."""
+    """Combine branches: where they differ, take the middle between the outermost."""
     firsts, steps = [side.first for side in sides], [side.step for side in sides]
     return Along((min(firsts) + max(firsts)) / 2, (min(steps) + max(steps)) / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class TracedMap:
-    """What is known of a tensor that descends from the image.
+    """Centres of the cells of a tensor that depends on the image.
 
     Attributes:
-        rows: The centres along its height.
-        columns: The centres along its width.
-        axes: Those of height and width, counted from the end: (-2, -1), and (-3, -2) where channels stand last.
+        rows: Centres along its height.
+        columns: Centres along its width.
+        axes: Axes of height and width, counted from the end: (-2, -1), or (-3, -2) with channels last.
     """
 
     rows: Along = Along()
@@ -73,7 +73,7 @@ class TracedMap:
     axes: tuple[int, int] = (-2, -1)
 
     def size(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Read height and width off a shape; empty where it has no such axes."""
+        """Return height and width of a shape; empty if it lacks these axes."""
         return tuple(shape[axis] for axis in self.axes) if len(shape) >= -min(self.axes) else ()
 
     def permuted(self, order: Sequence[int]) -> "TracedMap":
@@ -83,7 +83,7 @@ class TracedMap:
 
 
 def merged(inputs: Sequence[tuple[Sequence[int], TracedMap]], made: Sequence[int]) -> TracedMap | None:
-    """Follow an operation that works place by place, from inputs of these shapes to one; maps of another size have no say."""
+    """Follow an elementwise operation from inputs of these shapes to an output; inputs of another size are ignored."""
     alike = [found for shape, found in inputs if found.size(shape) and found.size(shape) == found.size(made)]
     alike = [found for found in alike if found.axes == alike[0].axes]
     if not alike:
@@ -93,7 +93,7 @@ def merged(inputs: Sequence[tuple[Sequence[int], TracedMap]], made: Sequence[int
 
 @dataclass(frozen=True, slots=True)
 class CellCentres:
-    """The centres of a map's cells, in pixels of the network's input of `size` (height, width)."""
+    """Centres of a map's cells, in pixels of the network's input of `size` (height, width)."""
 
     rows: Along
     columns: Along
@@ -101,5 +101,5 @@ class CellCentres:
 
 
 def tiled(shape: tuple[int, int]) -> CellCentres:
-    """Give the centres of cells that tile the image, for a map of (h, w): what holds where nothing else is known."""
+    """Return the centres of cells that tile the image, for a map of (h, w); for maps whose centres are unknown."""
     return CellCentres(Along(), Along(), shape)

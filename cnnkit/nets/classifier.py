@@ -1,4 +1,4 @@
-"""The one network that every tool trains and exports: normalise -> backbone -> pool -> head."""
+"""The network that all commands train and export: normalise -> backbone -> pool -> head."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from cnnkit.nets.notation import Activation, Layer, LayerKind
 
 
 class InputNormalization(nn.Module):
-    """From images as files have them, uint8 (N, H, W, 3), to what a backbone takes, float (N, 3, H, W), or grey (N, 1, H, W)."""
+    """Normalise images: uint8 (N, H, W, 3) -> float (N, 3, H, W), or grey (N, 1, H, W)."""
 
     scale: Tensor
     shift: Tensor
@@ -26,7 +26,7 @@ class InputNormalization(nn.Module):
         # (x / 255 - mean) / std as one multiplication and one addition. Not in the state: the Header holds them.
         scale, shift = (1.0 / (255.0 * std)).reshape(3, 1, 1), (-mean / std).reshape(3, 1, 1)
         self.grey = preprocess.grey
-        if self.grey:  # the sum of the three, each by its share
+        if self.grey:  # weighted sum of the three channels
             shares = torch.tensor(LUMA).reshape(3, 1, 1)
             scale, shift = shares * scale, (shares * shift).sum(0, keepdim=True)
         self.register_buffer("scale", scale, persistent=False)
@@ -39,14 +39,14 @@ class InputNormalization(nn.Module):
 
 
 class Pooling(nn.Module):
-    """What becomes of the backbone's map: (N, C, H, W) -> (N, C), (N, C*H*W) or itself. Vectors pass."""
+    """Pool the backbone's map: (N, C, H, W) -> (N, C), (N, C*H*W) or unchanged. Vectors pass unchanged."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__()
         self.pool = pool
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Reduce a map; a vector is left alone."""
+        """Pool a map; return a vector unchanged."""
         if maps.ndim != 4 or self.pool is Pool.NONE:
             return maps
         if self.pool is Pool.FLATTEN:
@@ -69,7 +69,7 @@ class Extractor(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A whole network: `forward` gives logits (N, classes), or (N, 1) where a single sigmoid decides between two classes."""
+    """A whole network: `forward` returns logits (N, classes), or (N, 1) where a single sigmoid decides between two classes."""
 
     def __init__(self, backbone: nn.Module, head: build.Network, *, preprocess: Preprocess, pool: Pool) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Classifier(nn.Module):
         self.head = head
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees of uint8 images (N, H, W, 3)."""
+        """Compute the input of the head for uint8 images (N, H, W, 3)."""
         return self.pool(self.base(self.normalise(images)))  # type: ignore[no-any-return] # modules return Any
 
     def forward(self, images: Tensor) -> Tensor:
@@ -89,21 +89,21 @@ class Classifier(nn.Module):
 
 
 def class_logits(logits: Tensor) -> Tensor:
-    """One logit a class, so that a softmax gives probabilities: a single sigmoid's z stands for two classes with 0 and z."""
+    """Return one logit per class, so that a softmax gives probabilities: the logit z of a single sigmoid becomes 0 and z."""
     return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits  # (N, 1) -> (N, 2)
 
 
 def head_layers(text: str) -> tuple[Layer, ...]:
-    """Read a whole head's notation, without the softmax or sigmoid at its end: networks give logits.
+    """Parse a whole head's notation, without the softmax or sigmoid at its end: networks return logits.
 
-    The last layer's activation is what a softmax over `class_logits` applies, and what the loss has built in.
+    That activation is part of the loss, and applied by a softmax over `class_logits`.
 
     Raises:
         UsageError: There is no layer, or the notation is wrong.
     """
     layers = notation.parse(text)
     if not layers:
-        raise UsageError("the head has no layers; its last one is dense, with a unit for every class")
+        raise UsageError("the head has no layers; it needs at least a dense layer with a unit for every class")
     last = layers[-1]
     if last.kind is LayerKind.activation and last.activation in (Activation.softmax, Activation.sigmoid):
         return layers[:-1]
@@ -116,12 +116,12 @@ def build_head(text: str, shape: tuple[int, ...], *, most: int = build.MOST_PARA
     """Build a head for features of a shape.
 
     Args:
-        text: The whole head, the last dense layer included.
-        shape: Of one image's features: (D,) or (C, H, W).
-        most: How many parameters it may have.
+        text: Notation of the whole head, the last dense layer included.
+        shape: Shape of one image's features: (D,) or (C, H, W).
+        most: The most parameters allowed.
 
     Raises:
-        UsageError: A layer does not fit what comes in.
+        UsageError: A layer does not fit its input.
     """
     channels, height, width = (*shape, None, None)[:3] if len(shape) == 1 else shape
     assert channels is not None
@@ -129,14 +129,14 @@ def build_head(text: str, shape: tuple[int, ...], *, most: int = build.MOST_PARA
 
 
 def feature_shape(extractor: nn.Module, preprocess: Preprocess) -> tuple[int, ...]:
-    """Find the shape of one image's features by looking at an empty image."""
+    """Find the shape of one image's features by passing a black image through the extractor."""
     size = preprocess.size
     with torch.no_grad():
         return tuple(extractor(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1:])
 
 
 def _check_outputs(header: Header, head: build.Network, *, name: str) -> None:
-    """Demand an output for each class, or the single one that decides between two.
+    """Check that there is an output for each class, or a single one for two.
 
     Raises:
         FormatError: There are more or fewer.
@@ -154,30 +154,29 @@ def from_header(header: Header, state: Mapping[str, Tensor], *, name: str) -> Cl
     """Build the network that a model file describes, with its weights, in eval mode.
 
     Args:
-        header: Of the file; it names backbone, layer, pool, preprocessing and head.
+        header: The file's, with backbone, layer, pool, preprocessing and head.
         state: Its state_dict.
         name: The file, for messages.
 
     Raises:
-        FormatError: The Header lacks something, or the weights do not fit what it describes.
+        FormatError: The Header is incomplete, or the weights do not fit it.
     """
     if header.backbone is None or header.preprocess is None or header.head is None:
-        raise FormatError(f"{name}: its header lacks backbone, preprocess or head")
+        raise FormatError(f"{name}: its header has no backbone, no preprocess or no head")
     preprocess, pool = header.preprocess, header.backbone.pool
-    most = (
-        torch_model.count_values(state) + build.SPARE_PARAMS
-    )  # what is described takes no more memory than the weights beside it
+    # The header may be forged: bound its network by the weights in the same file
+    most = torch_model.count_values(state) + build.SPARE_PARAMS
     try:
         backbone = backbones.skeleton(header.backbone, size=preprocess.size, grey=preprocess.grey, most=most).eval()
         extractor = Extractor(backbone, preprocess=preprocess, pool=pool).eval()
         head = build_head(header.head, feature_shape(extractor, preprocess), most=most)
     except UsageError as error:
-        raise FormatError(f"{name}: its header and its weights do not fit ({error})") from error
+        raise FormatError(f"{name}: its header and its weights do not fit together ({error})") from error
     classifier = Classifier(backbone, head, preprocess=preprocess, pool=pool)
     for key, tensor in classifier.state_dict().items():
         if key in state and tensor.is_floating_point() != state[key].is_floating_point():
             raise FormatError(
-                f"{name}: {key} is {str(state[key].dtype).removeprefix('torch.')}, not a float; make it again"
+                f"{name}: {key} is {str(state[key].dtype).removeprefix('torch.')}, not a float; train the model again"
             )
     try:
         classifier.load_state_dict(dict(state))

@@ -1,6 +1,6 @@
-"""Finer maps with the same weights: the last stride before a layer is taken out, and what follows is dilated in its place.
+"""Finer maps with the same weights: the last stride before a layer is removed, and the layers after it are dilated instead.
 
-At every r-th row and column the finer map is the old one, r being the stride that was taken out.
+Every r-th row and column of the finer map equals the old map, where r is the stride that was removed.
 
 Source: Holschneider, Kronland-Martinet, Morlet, Tchamitchian, "A real-time algorithm for signal analysis with the help of the wavelet
 transform", 1989 (the algorithme à trous); Yu, Koltun, Funkhouser, "Dilated Residual Networks", CVPR 2017.
@@ -20,7 +20,7 @@ from cnnkit.nets.classifier import Pooling
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
 _STRIDING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
-#: What does the same to every place, or takes all places together.
+#: Modules that treat every position alike, or all positions together.
 _INDIFFERENT_MODULES = (
     *(getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"),
     *(nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.Linear),
@@ -61,28 +61,28 @@ _INDIFFERENT_FUNCTIONS = frozenset(
 
 
 def remove_last_stride(network: LayerGraph, layer: GraphLayer) -> tuple[LayerGraph, GraphLayer]:
-    """Take the last stride before a layer out.
+    """Remove the last stride before a layer.
 
     Args:
         network: Any network whose strides are those of convolutions and poolings.
-        layer: Of it.
+        layer: A layer of the network.
 
     Returns:
         A network that shares the weights, and the layer in it, with r times the rows and columns.
 
     Raises:
-        UsageError: There is no stride to take out, something after it cannot be dilated, or the head takes maps of one size alone.
+        UsageError: There is no stride to remove, a layer after it cannot be dilated, or the head takes maps of a single size.
     """
     graph = network.module.graph
     scales = _scales(network.module)
     factors = {node: _stride(network.module, node) for node in graph.nodes}
-    # Those parallel to it as well, such as a shortcut's: what they give meets what the layer gives
+    # Strides parallel to it as well, such as a shortcut's, whose output is added to the layer's
     last = [node for node in graph.nodes if factors[node] > 1 and scales[node] == scales[layer.node]]
     factor = {factors[node] for node in last}
     before = {layer.node, *_reached([layer.node], lambda node: node.all_input_nodes)}
     if len(factor) != 1 or before.isdisjoint(last):
         raise UsageError(
-            f"{network.name} has no stride of a convolution or pooling before {layer.name} that could be taken out"
+            f"{network.name} has no stride of a convolution or pooling before {layer.name} that could be removed"
         )
     (stride,) = factor
     changed = fx.GraphModule(network.module, graph)
@@ -97,25 +97,25 @@ def remove_last_stride(network: LayerGraph, layer: GraphLayer) -> tuple[LayerGra
         above, _, name = path.rpartition(".")
         setattr(changed.get_submodule(above), name, module)
     try:
-        made = network.but(changed)
+        made = network.with_graph(changed)
     except RuntimeError as error:
         raise UsageError(
-            f"--fine: what follows in {network.name} takes maps of one size alone, and a finer one is larger "
-            f"({str(error).splitlines()[0]}); it needs a head behind global pooling, as --pool avg and --pool max have it"
+            f"--fine makes the maps of {network.name} larger, but its later layers take a single size "
+            f"({str(error).splitlines()[0]}); it needs global pooling before the head, as with --pool avg or --pool max"
         ) from error
     position = list(graph.nodes).index(layer.node)
     return made, made.layer(list(changed.graph.nodes)[position])
 
 
 class UnstridedConv(nn.Module):
-    """A convolution or pooling without its stride, (N, C, H, W) -> (N, C', stride*n, stride*m) where it gave (n, m)."""
+    """A convolution or pooling without its stride, (N, C, H, W) -> (N, C', stride*n, stride*m), where (n, m) was its output size."""
 
     def __init__(self, module: nn.Module, stride: int) -> None:
         super().__init__()
         self.module, self.stride = module, stride
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Compute what lies between the old outputs as well; what is missing at the lower and right edge is padded."""
+        """Compute the positions between the old outputs, too; the lower and right edges are padded as needed."""
         module = self.module
         (above, left), (kernel_y, kernel_x), (dilation_y, dilation_x) = (
             _pair(getattr(module, name, 1)) for name in ("padding", "kernel_size", "dilation")
@@ -131,13 +131,13 @@ class UnstridedConv(nn.Module):
             pooled = functional.max_pool2d(padded, module.kernel_size, 1, 0, module.dilation)
         else:
             pooled = self._averaged(maps, columns, rows)
-        # A window that lies after the map altogether, of a kernel smaller than its stride say, repeats the last one that does not
+        # A window entirely beyond the map (possible with a kernel smaller than its stride) repeats the last window that is not
         down = torch.arange(pooled.shape[-2], device=maps.device).clamp(max=maps.shape[-2] + above - 1)
         across = torch.arange(pooled.shape[-1], device=maps.device).clamp(max=maps.shape[-1] + left - 1)
         return pooled[:, :, down[:, None], across]
 
     def _averaged(self, maps: Tensor, columns: tuple[int, int], rows: tuple[int, int]) -> Tensor:
-        """Average what each window has of the map, and of torch's own padding where the module counts that."""
+        """Average the part of each window inside the map, or also inside torch's own padding if the module counts it."""
         module = self.module
         assert isinstance(module, nn.AvgPool2d)
         (above, left), size = _pair(module.padding), _pair(module.kernel_size)
@@ -152,28 +152,28 @@ class UnstridedConv(nn.Module):
 
 
 class _DilatedPad(nn.Module):
-    """The padding of `build.SamePad` on a map that became finer."""
+    """The padding of `build.SamePad` on a finer map."""
 
     def __init__(self, pad: build.SamePad, factor: int) -> None:
         super().__init__()
         self.pad, self.factor = pad, factor
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Pad as many old pixels as before."""
+        """Pad by the same number of old pixels as before."""
         (down, across), factor = self.pad.windows, self.factor
         pads = (*across.pads(maps.shape[-1] // factor), *down.pads(maps.shape[-2] // factor))
         return functional.pad(maps, [factor * pad for pad in pads], value=self.pad.value)
 
 
 class _DilatedPool(nn.Module):
-    """A maximum over places that are further apart, with more padding than torch's own pooling would take."""
+    """Dilated max pooling, with more padding than torch's own pooling allows."""
 
     def __init__(self, pool: nn.MaxPool2d, factor: int) -> None:
         super().__init__()
         self.pool, self.factor = pool, factor
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Pad as many old pixels as before, and pool."""
+        """Pad by the same number of old pixels as before, and pool."""
         pool, factor = self.pool, self.factor
         (above, left), (down, across) = _pair(pool.padding), _pair(pool.dilation)
         pads = [factor * pad for pad in (left, left, above, above)]
@@ -183,22 +183,22 @@ class _DilatedPool(nn.Module):
 
 
 def _padding(size: int, kernel: int, padding: int, dilation: int, stride: int, *, ceil: bool) -> tuple[int, int]:
-    """Compute the padding before and behind with which windows at every place are `stride` times as many as there were."""
+    """Compute the padding before and after for which stride 1 gives `stride` times as many windows as before."""
     span = dilation * (kernel - 1) + 1
     spare = size + 2 * padding - span
     count = (-(-spare // stride) if ceil else spare // stride) + 1
-    if ceil and (count - 1) * stride >= size + padding:  # torch drops a window that would begin after the map
+    if ceil and (count - 1) * stride >= size + padding:  # torch drops a window that would start beyond the map
         count -= 1
     return padding, stride * count + span - 1 - size - padding
 
 
-def _pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 - torch types what it gives for any number of axes
-    """Give a number for the height and one for the width."""
+def _pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 - torch's attributes are typed for any number of axes
+    """Return the values for height and width."""
     return (int(value[0]), int(value[1])) if isinstance(value, tuple) else (int(value), int(value))
 
 
 def _stride(module: fx.GraphModule, node: fx.Node) -> int:
-    """Give the stride of a node, 1 where it has none, or one that differs along the two sides."""
+    """Return the stride of a node; 1 if it has none, or one that differs between height and width."""
     if node.op != "call_module":
         return 1
     layer = module.get_submodule(str(node.target))
@@ -209,7 +209,7 @@ def _stride(module: fx.GraphModule, node: fx.Node) -> int:
 
 
 def _scales(module: fx.GraphModule) -> dict[fx.Node, int]:
-    """Give for every node how many pixels of the image lie between two of its places, as far as modules tell."""
+    """Map every node to the product of the strides before it, the largest one where branches meet."""
     scales: dict[fx.Node, int] = {}
     for node in module.graph.nodes:
         scales[node] = max((scales[given] for given in node.all_input_nodes), default=1) * _stride(module, node)
@@ -217,7 +217,7 @@ def _scales(module: fx.GraphModule) -> dict[fx.Node, int]:
 
 
 def _reached(nodes: list[fx.Node], step: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
-    """Find what can be come to from some nodes, by one step at least."""
+    """Return the nodes reachable from some nodes by one or more steps."""
     found, waiting = set[fx.Node](), list(nodes)
     while waiting:
         for node in step(waiting.pop()):
@@ -228,10 +228,10 @@ def _reached(nodes: list[fx.Node], step: Callable[[fx.Node], Iterable[fx.Node]])
 
 
 def _dilated(network: LayerGraph, node: fx.Node, factor: int) -> nn.Module | None:
-    """Give what takes the place of a module on a finer map; None where the same one does.
+    """Return the replacement of a module for a finer map; None if the module itself works there.
 
     Raises:
-        UsageError: Nothing could.
+        UsageError: The module cannot be dilated.
     """
     shape = network.shapes.get(node)
     if shape is None or len(shape) != 3 or node.op == "output":
@@ -274,4 +274,4 @@ def _dilated_convolution(module: nn.Conv2d, factor: int) -> nn.Conv2d:
 
 
 def _undilatable(network: LayerGraph, node: fx.Node, what: str) -> UsageError:
-    return UsageError(f"{network.name}: {what} at {node.meta['path']} cannot be dilated, so --fine does not go with it")
+    return UsageError(f"{network.name}: {what} at {node.meta['path']} cannot be dilated; drop --fine")

@@ -11,7 +11,7 @@ from cnnkit.nets.notation import Layer, LayerKind, Padding
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A kernel along one side; `padding` is Keras' `same` or `valid`, a number for both ends, or (before, behind)."""
+    """A kernel along one side; `padding` is Keras' `same` or `valid`, a number for both ends, or (before, after)."""
 
     kernel: int
     stride: int = 1
@@ -20,21 +20,22 @@ class Window:
 
     @property
     def span(self) -> int:
-        """From how many neighbouring pixels the dilated kernel picks its inputs."""
+        """How many neighbouring pixels the dilated kernel extends over."""
         return self.dilation * (self.kernel - 1) + 1
 
     def count(self, size: int) -> int:
-        """Compute how many windows fit: the size of the output.
+        """Compute the number of windows, which is the size of the output.
 
         Source: ceil(size / stride) for `same`, ceil((size - span + 1) / stride) for `valid` (Keras);
             floor((size + 2 * padding - span) / stride) + 1 for a number (torch.nn.Conv2d).
         """
         if self.padding is Padding.same:
-            return (size + self.stride - 1) // self.stride  # of no negative number: ONNX rounds those the other way
+            # Not -(-size // stride): ONNX rounds negative numbers differently
+            return (size + self.stride - 1) // self.stride
         return (size + sum(self.pads(size)) - self.span) // self.stride + 1
 
     def pads(self, size: int) -> tuple[int, int]:
-        """Compute the pixels to add before and behind; of an odd number, the one more goes behind, as in Keras."""
+        """Compute the pixels of padding before and after; of an odd number, the extra pixel goes after, as in Keras."""
         if self.padding is Padding.valid:
             return 0, 0
         if self.padding is Padding.same:
@@ -43,11 +44,11 @@ class Window:
         return self.padding if isinstance(self.padding, tuple) else (self.padding, self.padding)
 
     def unread(self, size: int, count: int | None = None) -> int:
-        """Count the pixels at the end that only the first window that does not fit would have read.
+        """Count the pixels at the end that no window reads, since the window that would read them does not fit.
 
         Args:
             size: Pixels along this side.
-            count: How many windows there are, should somebody else have rounded up or down.
+            count: The number of windows, where it is known already; libraries round differently.
         """
         before, _ = self.pads(size)
         windows = self.count(size) if count is None else count
@@ -57,23 +58,23 @@ class Window:
 
 
 Windows = tuple[Window, Window]  # along height and width
-Sides = tuple[int, int] | None  # (height, width), None where that is unknown or means nothing
+Sides = tuple[int, int] | None  # (height, width), None where unknown or undefined
 
 
 def windows(layer: Layer) -> Windows:
-    """Give a layer's windows."""
+    """Return a layer's windows along height and width."""
     sides = zip(layer.kernel, layer.stride, layer.dilation, strict=True)
     height, width = (Window(kernel, stride, layer.padding, dilation) for kernel, stride, dilation in sides)
     return height, width
 
 
 def whole_map(size: tuple[int, int]) -> Windows:
-    """Give the windows that take in all of a map at once, as global pooling does."""
+    """Return windows that cover a whole map, as in global pooling."""
     return Window(size[0], size[0]), Window(size[1], size[1])
 
 
 def receptive_field(field: Sides, step: Sides, windows: Windows) -> tuple[Sides, Sides]:
-    """Compute receptive field and stride after windows, from those before them.
+    """Compute receptive field and stride of an operation's output from those of its input.
 
     Source: Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019, equations 1, 2.
     """
@@ -87,26 +88,26 @@ def receptive_field(field: Sides, step: Sides, windows: Windows) -> tuple[Sides,
 
 
 def bounded(field: Sides, image: Sides) -> Sides:
-    """Bound a receptive field by the image: what it takes in beyond is padding."""
+    """Limit a receptive field to the image; beyond it is padding."""
     if field is None or image is None:
         return field
     return min(field[0], image[0]), min(field[1], image[1])
 
 
 def unread(windows: Windows, size: tuple[int, int], made: tuple[int, int]) -> int:
-    """Count the pixels of a map that no window reads because the next one does not fit.
+    """Count the pixels of a map that no window reads because the next window does not fit.
 
     Args:
         windows: Along height and width.
-        size: Of the map.
-        made: How many windows there are along each side.
+        size: Height and width of the map.
+        made: Number of windows along each side.
     """
     (height, width), (down, across) = size, windows
     return height * width - (height - down.unread(height, made[0])) * (width - across.unread(width, made[1]))
 
 
 class Dtype(StrEnum):
-    """The types that activations are kept in."""
+    """Data types of activations."""
 
     float64 = "float64"
     float32 = "float32"
@@ -117,17 +118,17 @@ class Dtype(StrEnum):
 
     @property
     def bytes(self) -> int:
-        """Bytes for one value."""
+        """Bytes of one value."""
         return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}[self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DimsRow:
-    """One layer, measured.
+    """Measures of one layer.
 
     `height` and `width` are None where the output is a vector of `channels` values. `receptive_field` and `stride` are a
-    number where both sides agree, else "HxW"; None where there is no image to look at, or only one output to step from. `image`
-    is the size of the image, written in the same way. No receptive field is larger: what it takes in beyond is padding.
+    number where both sides agree, else "HxW"; None where they are undefined (no image, or a single output, which has no stride) or
+    unknown. `image` is the size of the image, written in the same way; a receptive field is at most that size.
     """
 
     layer: str
@@ -151,10 +152,10 @@ class DimsRow:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """What stands between two layers: a map or a vector of values, and how it looks at the image.
+    """The output of a layer: a map or a vector, with its receptive field and stride.
 
     `size` is (height, width), None for a vector. `field` and `step` are receptive field and stride along (height, width), `image` is
-    the size of the image, which bounds the field.
+    the size of the image, which limits the field.
     """
 
     size: Sides
@@ -164,7 +165,7 @@ class Volume:
     image: Sides = None
 
     def through(self, windows: Windows) -> tuple[Sides, Sides]:
-        """Compute receptive field and stride after windows; what a field takes in beyond the image is padding."""
+        """Compute receptive field and stride after an operation with these windows."""
         field, step = receptive_field(self.field, self.step, windows)
         return bounded(field, self.image), step
 
@@ -185,11 +186,11 @@ def measure(
         height: Rows of the first layer's input; None, as `width`, where that input is a vector.
         width: Columns of it.
         channels: Channels of it, or the vector's length.
-        batch: Images at once.
-        bytes_per_value: Bytes for one value of a layer's output.
+        batch: Images per batch.
+        bytes_per_value: Bytes of one value of a layer's output.
 
     Returns:
-        One row a layer.
+        One row for each layer.
 
     Raises:
         UsageError: A layer does not fit its input; the message names the layer and both numbers.
@@ -199,12 +200,12 @@ def measure(
 
 
 def measure_from(given: Volume, layers: Sequence[Layer], *, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
-    """Measure a chain that comes after something; `bytes_per_value` is for one value of all images at once."""
+    """Measure a chain with a given input; `bytes_per_value` is for one value in all images of the batch."""
     return tuple(_row(*step, bytes_per_value) for step in walk(layers, given))
 
 
 def total(rows: Sequence[DimsRow]) -> DimsRow:
-    """Sum up a chain: its last output, and the sums of what can be summed."""
+    """Return the row of totals: the last output, and the sums of params, macs, activation_bytes and dropped."""
     return replace(
         rows[-1],
         layer="total",
@@ -217,7 +218,7 @@ def total(rows: Sequence[DimsRow]) -> DimsRow:
 
 
 def start(*, height: int | None, width: int | None, channels: int) -> Volume:
-    """Say what a chain starts from: an image, or a vector where there is neither height nor width.
+    """Return the input of a chain: an image, or a vector where height and width are None.
 
     Raises:
         UsageError: A side or the number of channels is zero or less.
@@ -231,13 +232,13 @@ def start(*, height: int | None, width: int | None, channels: int) -> Volume:
 
 
 def after(row: DimsRow) -> Volume:
-    """Say what a layer gives to the one after it."""
+    """Return the input of the layer after this one."""
     size = None if row.height is None or row.width is None else (row.height, row.width)
     return Volume(size, row.channels, _sides(row.receptive_field), _sides(row.stride), _sides(row.image))
 
 
 def walk(layers: Sequence[Layer], given: Volume) -> Iterator[tuple[Layer, Volume, Volume]]:
-    """Go along a chain, yielding each layer with what comes in and what goes out."""
+    """Yield each layer of a chain with its input and its output."""
     for layer in layers:
         made = _made(layer, given)
         yield layer, given, made
@@ -245,7 +246,7 @@ def walk(layers: Sequence[Layer], given: Volume) -> Iterator[tuple[Layer, Volume
 
 
 def shown(sides: Sides) -> int | str | None:
-    """Give one number where both sides agree, else "HxW"."""
+    """Return one number where both sides agree, else "HxW"."""
     if sides is None:
         return None
     height, width = sides
@@ -279,7 +280,7 @@ def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> Dim
 
 
 def _made(layer: Layer, given: Volume) -> Volume:
-    """Compute what a layer makes of what it is given."""
+    """Compute the output of a layer."""
     match layer.kind:
         case LayerKind.conv | LayerKind.pool | LayerKind.avgpool:
             return _slid(layer, given)
@@ -296,7 +297,9 @@ def _made(layer: Layer, given: Volume) -> Volume:
         case LayerKind.dense:
             if given.size:
                 shape = "x".join(str(side) for side in (*given.size, given.channels))
-                raise UsageError(f"{_named(layer)} wants a vector, its input is {shape}; put flatten or gap before it")
+                raise UsageError(
+                    f"{_named(layer)} needs a vector, but its input is {shape}; put flatten or gap before it"
+                )
             return Volume(None, layer.filters or 0, given.field, None, given.image)
         case LayerKind.flatten | LayerKind.bn | LayerKind.dropout | LayerKind.activation:
             return given
@@ -308,7 +311,7 @@ def _slid(layer: Layer, given: Volume) -> Volume:
     if layer.kind is LayerKind.conv:
         for what, count in (("input channels", given.channels), ("filters", layer.filters or 0)):
             if count % layer.groups:
-                raise UsageError(f"{_named(layer)}: {layer.groups} groups do not divide {count} {what}")
+                raise UsageError(f"{_named(layer)}: {count} {what} are not divisible by {layer.groups} groups")
     down, across = windows(layer)
     _check(layer, "height", size[0], down)
     _check(layer, "width", size[1], across)
@@ -318,31 +321,31 @@ def _slid(layer: Layer, given: Volume) -> Volume:
 
 
 def _check(layer: Layer, side: str, size: int, window: Window) -> None:
-    """Refuse a window that never fits, and a pool that may see nothing but padding."""
+    """Refuse a window larger than its input, and a pooling window that may cover only padding."""
     if not isinstance(window.padding, int):
         pixels, padded = size, ""
     else:
         pixels, padded = (
             size + 2 * window.padding,
-            f" with padding {window.padding}, in all {size + 2 * window.padding}",
+            f" with padding {window.padding} ({size + 2 * window.padding} in all)",
         )
         if layer.kind is not LayerKind.conv and window.padding > window.kernel // 2:
             most = window.kernel // 2
             raise UsageError(
-                f"{_named(layer)}: padding {window.padding} is over half of window {window.kernel}; give {most} or less"
+                f"{_named(layer)}: padding {window.padding} is more than half the window {window.kernel}; give {most} or less"
             )
     if window.padding is not Padding.same and window.span > pixels:
         kernel = f"kernel {window.kernel}"
         kernel += f" with dilation {window.dilation} spans {window.span} and" if window.dilation > 1 else ""
         raise UsageError(
-            f"{_named(layer)}: {kernel} is larger than its input's {side} {size}{padded}; pad, or shrink less before"
+            f"{_named(layer)}: {kernel} is larger than its input's {side} {size}{padded}; pad it, or shrink less before it"
         )
 
 
 def _map(layer: Layer, given: Volume) -> tuple[int, int]:
-    """Demand height and width."""
+    """Return height and width of the input; a vector is an error."""
     if given.size is None:
-        raise UsageError(f"{_named(layer)} wants height and width, its input is a vector of {given.channels}")
+        raise UsageError(f"{_named(layer)} needs height and width, but its input is a vector of {given.channels}")
     return given.size
 
 
@@ -365,7 +368,7 @@ def _params(layer: Layer, given: Volume) -> int:
 
 
 def _macs(layer: Layer, given: Volume, made: Volume) -> int:
-    """Count one multiply-accumulate for every weight, wherever it is applied."""
+    """Count one multiply-accumulate for each application of each weight."""
     weights = _params(replace(layer, bias=False), given)
     match layer.kind:
         case LayerKind.conv:

@@ -1,6 +1,6 @@
-"""Tables of dimensions: read from a pipe, continued with more layers, printed as records, and explained by their formulas.
+"""Tables of dimensions: read from a pipe, extended by more layers, printed as records, and explained by their formulas.
 
-Every explanation reads `name = expression = value`; the expression is arithmetic that a pocket calculator, or Python, agrees with.
+Every explanation reads `name = expression = value`; the expression is plain arithmetic, which Python evaluates to the value.
 """
 
 import json
@@ -19,16 +19,16 @@ from cnnkit.option_fields import option
 
 
 def explain(given: Volume, layers: Sequence[Layer], *, batch: int = 1, bytes_per_value: int = 4) -> Iterator[str]:
-    """Write out how every number of a chain's table comes about.
+    """Write out the formula of every number in a chain's table.
 
     Args:
-        given: What the chain starts from: `dims.start` or `dims.after`.
+        given: The chain's input, from `dims.start` or `dims.after`.
         layers: The chain.
-        batch: Images at once.
+        batch: Images per batch.
         bytes_per_value: Bytes for one value of a layer's output.
 
     Yields:
-        For each layer a line that names it and its input, and one indented line for each number.
+        For each layer, a line with its name and its input, then one indented line for each number.
 
     Raises:
         UsageError: A layer does not fit its input.
@@ -53,7 +53,7 @@ _Line = tuple[str, str, int | str | None]
 
 
 def _lines(layer: Layer, before: Volume, row: DimsRow, batch: int, bytes_per_value: int) -> Iterator[_Line]:
-    """Give name, expression and value of every number of a row, in the table's order."""
+    """Yield name, expression and value of every number of a row, in the table's order."""
     if before.size and row.height and row.width:
         for name, size, window, value in zip(
             ("height", "width"), before.size, windows(layer), (row.height, row.width), strict=True
@@ -83,7 +83,7 @@ def _product(factors: Sequence[int], sign: str = "*") -> str:
 
 
 def _side(layer: Layer, size: int, window: Window) -> str:
-    """Write how one side of the output follows from the same side of the input."""
+    """Return the formula of one side of the output."""
     if layer.kind is LayerKind.pad:
         return f"{size} + 2*{layer.padding}"
     if layer.kind not in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool):
@@ -123,7 +123,7 @@ def _macs_formula(layer: Layer, before: Volume, row: DimsRow) -> str:
 
 
 def _receptive_field_formula(layer: Layer, before: Volume, row: DimsRow) -> Iterator[_Line]:
-    """Write field + (span - 1) * stride along each side, at most the image; what pools globally or flattens looks at the whole map."""
+    """Yield field + (span - 1) * stride along each side, at most the image; global pooling and flatten span the whole map."""
     if before.size is None or before.field is None or before.step is None:
         yield "receptive_field", "", row.receptive_field
         return
@@ -139,7 +139,7 @@ def _receptive_field_formula(layer: Layer, before: Volume, row: DimsRow) -> Iter
 
 
 def _stride_formula(layer: Layer, before: Volume, row: DimsRow) -> Iterator[_Line]:
-    """Write stride so far times the layer's own; a vector has none."""
+    """Yield the stride before the layer times the layer's own; a vector has none."""
     if before.step is None or row.stride is None:
         return
     slides = layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool)
@@ -148,7 +148,7 @@ def _stride_formula(layer: Layer, before: Volume, row: DimsRow) -> Iterator[_Lin
 
 
 def _both(name: str, sides: Sequence[str], value: int | str | None) -> Iterator[_Line]:
-    """Give one line where both sides come to the same number, else one a side."""
+    """Yield one line where both sides have the same value, else one for each side."""
     if isinstance(value, int):
         yield name, sides[0], value
         return
@@ -164,11 +164,11 @@ COLUMNS = (*_NEEDED, "image")
 def records(
     rows: Iterable[DimsRow], *, keras: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, int | str | None]]:
-    """Give rows for people and for TSV: their shape in one column, "64x64x32" or "10".
+    """Yield records for TSV and for tables on a terminal, with the shape in one column: "64x64x32" or "10".
 
     Args:
-        rows: What was measured.
-        keras: Keras' names for some layers, which get a column of their own.
+        rows: The rows.
+        keras: Keras' names of layers, for a column `keras`.
     """
     for row in rows:
         record: dict[str, int | str | None] = {column: getattr(row, column, None) for column in COLUMNS}
@@ -181,26 +181,26 @@ def read(lines: Iterable[bytes], *, name: str) -> tuple[DimsRow, ...]:
 
     Args:
         lines: The table.
-        name: Where it comes from, for messages.
+        name: Its source, for messages.
 
     Returns:
         Its layers, without the row of totals.
 
     Raises:
-        UsageError: It is empty.
-        FormatError: It is no such table, or has no layers.
+        UsageError: The table is empty.
+        FormatError: It is not a table of cnn-dims, or has no layers.
     """
     text = [line for line in lines if line.strip()]
-    remedy = "give --input H,W,C, or pipe in what cnn-dims prints"
+    remedy = "give --input H,W,C, or pipe in the output of cnn-dims"
     if not text:
         raise UsageError(f"{name} is empty; {remedy}")
     try:
         records = _from_json(text) if text[0].lstrip().startswith(b"{") else _from_tsv(text, name=name)
         rows = tuple(_row(record) for record in records if record["kind"] != "total")
     except (ValueError, KeyError, TypeError, FormatError) as error:
-        raise FormatError(f"{name}: no table of cnn-dims; {remedy}") from error
+        raise FormatError(f"{name}: not a table of cnn-dims; {remedy}") from error
     if not rows:
-        raise FormatError(f"{name}: a table without layers; {remedy}")
+        raise FormatError(f"{name}: the table has no layers; {remedy}")
     return rows
 
 
@@ -209,7 +209,7 @@ def _from_json(lines: Sequence[bytes]) -> list[Mapping[str, Any]]:
 
 
 def _from_tsv(lines: Sequence[bytes], *, name: str) -> list[Mapping[str, Any]]:
-    """Read TSV, where empty means None and the shape is one column."""
+    """Read TSV, where an empty cell means None and the shape is one column."""
     records: list[Mapping[str, Any]] = []
     for cells in tsv.parse(lines, name=name, required=_NEEDED):
         record: dict[str, Any] = {column: cell or None for column, cell in cells.items()}
@@ -220,12 +220,11 @@ def _from_tsv(lines: Sequence[bytes], *, name: str) -> list[Mapping[str, Any]]:
 
 
 def _row(record: Mapping[str, Any]) -> DimsRow:
-    """Build a row, every number a number again."""
+    """Build a row from a record, converting its numbers."""
     names = [field.name for field in fields(DimsRow)]
     values: dict[str, Any] = {
-        name: _number(
-            record.get("image") if name == "image" else record[name]
-        )  # tables of older versions have no image
+        # Tables of older versions have no column image
+        name: _number(record.get("image") if name == "image" else record[name])
         for name in names
         if name not in ("layer", "kind")
     }
@@ -233,7 +232,7 @@ def _row(record: Mapping[str, Any]) -> DimsRow:
 
 
 def _number(value: int | str | None) -> int | str | None:
-    """Read a number; of two, as in "3x5", make sure that they are two."""
+    """Read a number, or two such as "3x5"; raise ValueError for anything else."""
     if value is None or isinstance(value, int):
         return value
     sides = [int(side) for side in value.split("x")]
@@ -242,48 +241,54 @@ def _number(value: int | str | None) -> int | str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DimsConfig:
-    """What is worked out: one layer by its flags, several by notation, or a network that is named; and what it may cost."""
+    """Options of cnn-dims: layers by flags or notation, their input, and the bounds that `--max-params` and `--max-macs` set."""
 
-    input: str | None = option(None, "Size of the input; a single number for a vector.", metavar="H,W,C")
-    layers: str | None = option(None, "Layers by notation, or @FILE with them.", metavar="NOTATION")
-    filters: int | None = option(None, "A convolution with so many filters.", metavar="N", minimum=1)
-    pool: str | None = option(None, "Max pooling with windows K or HxW.", metavar="K")
-    avgpool: str | None = option(None, "Average pooling, likewise.", metavar="K")
-    dense: int | None = option(None, "A dense layer with so many units.", metavar="N", minimum=1)
-    kernel: str | None = option(None, "Kernel of the convolution, K or HxW.", "--kernel", "--k", metavar="K")
-    stride: str | None = option(None, "S or HxW. [default: 1; for pools, the window]", "--stride", "--s", metavar="S")
-    pad: str | None = option(None, "N pixels on each side. [default: valid]", metavar="same|valid|N")
-    dilation: str | None = option(None, "Dilation of the convolution, D or HxW. [default: 1]", metavar="D")
-    groups: int | None = option(None, "Groups of channels. [default: 1]", metavar="N", minimum=1)
-    no_bias: bool = option(False, "Without biases.")
-    batch: int | None = option(None, "Pictures at once, for activation_bytes. [default: 1]", metavar="N", minimum=1)
-    dtype: Dtype | None = option(None, "Type of activations, for activation_bytes. [default: float32]")
-    max_params: int | None = option(
-        None, "Exit 4 if there are more parameters.", metavar="N", minimum=0, after=("as_json",)
+    input: str | None = option(None, "Size of the input; one number for a vector.", metavar="H,W,C")
+    layers: str | None = option(None, "Layers in the layer notation, or @FILE to read them from.", metavar="NOTATION")
+    filters: int | None = option(None, "Convolution with N filters.", metavar="N", minimum=1)
+    pool: str | None = option(None, "Max pooling; window size K or HxW.", metavar="K")
+    avgpool: str | None = option(None, "Average pooling; window size K or HxW.", metavar="K")
+    dense: int | None = option(None, "Dense layer with N units.", metavar="N", minimum=1)
+    kernel: str | None = option(None, "Kernel size of the convolution, K or HxW.", "--kernel", "--k", metavar="K")
+    stride: str | None = option(
+        None, "Stride, S or HxW. [default: 1; for pooling, the window size]", "--stride", "--s", metavar="S"
     )
-    max_macs: int | None = option(None, "Exit 4 if there are more MACs.", metavar="N", minimum=0, after=("max_params",))
+    pad: str | None = option(
+        None, "Padding as in Keras, or N pixels on each side. [default: valid]", metavar="same|valid|N"
+    )
+    dilation: str | None = option(None, "Dilation of the convolution, D or HxW. [default: 1]", metavar="D")
+    groups: int | None = option(None, "Channel groups of the convolution. [default: 1]", metavar="N", minimum=1)
+    no_bias: bool = option(False, "Leave out the biases.")
+    batch: int | None = option(None, "Images per batch, for activation_bytes. [default: 1]", metavar="N", minimum=1)
+    dtype: Dtype | None = option(None, "Data type of activations, for activation_bytes. [default: float32]")
+    max_params: int | None = option(
+        None, "Exit with status 4 if there are more than N parameters.", metavar="N", minimum=0, after=("as_json",)
+    )
+    max_macs: int | None = option(
+        None, "Exit with status 4 if there are more than N MACs.", metavar="N", minimum=0, after=("max_params",)
+    )
 
     def size(self) -> tuple[int, ...] | None:
-        """Read the size of the input.
+        """Return the size of the input.
 
         Raises:
-            UsageError: It is none.
+            UsageError: `--input` is not a size.
         """
         return size(self.input) if self.input else None
 
     @property
     def bytes_per_value(self) -> int | None:
-        """Bytes of one value of all images at once; None where neither batch nor type is given."""
+        """Bytes of one value in all images of the batch; None where neither batch nor data type is given."""
         return (self.batch or 1) * (self.dtype or Dtype.float32).bytes if self.batch or self.dtype else None
 
     def notation(self) -> str | None:
-        """Put the flags of one layer into the notation, so that there is one grammar and one arithmetic.
+        """Translate the flags of one layer into the notation, so that there is one grammar and one arithmetic.
 
         Returns:
             The layers; None where none are given.
 
         Raises:
-            UsageError: Flags of several layers, or flags that lack one.
+            UsageError: There are flags of several layers, or options without a layer.
         """
         makers = {"conv": self.filters, "pool": self.pool, "avgpool": self.avgpool, "dense": self.dense}
         flags = {
@@ -295,36 +300,34 @@ class DimsConfig:
             "nobias": "" if self.no_bias else None,
         }
         made = {kind: number for kind, number in makers.items() if number is not None}
-        said = {letter: value for letter, value in flags.items() if value is not None}
+        options = {letter: value for letter, value in flags.items() if value is not None}
         if len(made) + (self.layers is not None) > 1:
-            raise UsageError("one layer at a time; for more give --layers, or a pipe of cnn-dims")
+            raise UsageError("give one layer; for several use --layers, or a pipe of cnn-dims")
         if not made:
-            if said:
-                raise UsageError(
-                    "the flags of a layer are given without one; add --filters, --pool, --avgpool or --dense"
-                )
+            if options:
+                raise UsageError("options of a layer without a layer; add --filters, --pool, --avgpool or --dense")
             return self.layers
         sides = {"--k": self.kernel, "--s": self.stride, "--dilation": self.dilation}
         for flag, side in {**sides, "--pool": self.pool, "--avgpool": self.avgpool}.items():
             if side is not None and not re.fullmatch("[0-9]{1,9}(x[0-9]{1,9})?", side):
-                raise UsageError(f'{flag} "{side}" is no size; give one number, or HxW as in 3x5')
+                raise UsageError(f'{flag} "{side}" is not a size; give one number, or HxW as in 3x5')
         ((kind, number),) = made.items()
-        if kind == "conv" and "k" not in said:
-            raise UsageError(f"--filters {number} wants the size of a kernel; give --k")
+        if kind == "conv" and "k" not in options:
+            raise UsageError(f"--filters {number} needs a kernel size; give --k")
         if self.pad is not None and not re.fullmatch("same|valid|[0-9]+", self.pad):
             raise UsageError(f'--pad is same, valid or a number of pixels, not "{self.pad}"')
-        words = [str(value) if value in ("same", "valid") else f"{letter}{value}" for letter, value in said.items()]
+        words = [str(value) if value in ("same", "valid") else f"{letter}{value}" for letter, value in options.items()]
         return " ".join([kind, str(number), *words])
 
     def gates(self, total: DimsRow) -> dict[str, tuple[int, int]]:
-        """Give what is bounded: value and bound, by name."""
+        """Return value and bound of each measure that has a bound, by name."""
         bounds = {"params": (total.params, self.max_params), "macs": (total.macs, self.max_macs)}
         return {name: (value, bound) for name, (value, bound) in bounds.items() if bound is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DimsStage:
-    """Layers, what they start from, and the rows of the stages before; bytes are for one value of all images at once."""
+    """Layers, their input, and the rows of the stages before; bytes are for one value in all images of the batch."""
 
     layers: tuple[Layer, ...]
     start: Volume
@@ -332,16 +335,16 @@ class DimsStage:
     bytes_per_value: int
 
     def rows(self) -> tuple[DimsRow, ...]:
-        """Measure the layers, and give their rows after those of the stages before."""
+        """Measure the layers, and return their rows after those of the stages before."""
         return (*self.before, *dims.measure_from(self.start, self.layers, bytes_per_value=self.bytes_per_value))
 
     def formulas(self, *, batch: int = 1) -> Iterator[str]:
-        """Write out the arithmetic of this stage's own layers, for so many images at once."""
+        """Write out the formulas of this stage's own layers, for batches of `batch` images."""
         return explain(self.start, self.layers, batch=batch, bytes_per_value=self.bytes_per_value // batch)
 
 
 def first(text: str, size: tuple[int, ...], *, bytes_per_value: int) -> DimsStage:
-    """Put layers after an input of a given size, (height, width, channels) or (units,).
+    """Start with layers on an input of a given size, (height, width, channels) or (units,).
 
     Raises:
         UsageError: The notation or the size is wrong.
@@ -352,20 +355,20 @@ def first(text: str, size: tuple[int, ...], *, bytes_per_value: int) -> DimsStag
 
 
 def later(text: str, lines: Iterable[bytes], *, name: str, bytes_per_value: int | None = None) -> DimsStage:
-    """Put layers after the last of a table.
+    """Append layers to a table.
 
     Args:
-        text: The layers, by notation.
-        lines: The table that a stage before printed.
-        name: Where that comes from, for messages.
-        bytes_per_value: Holds for the whole table; what the table was made for unless given.
+        text: The layers, in the notation.
+        lines: The table, as an earlier stage printed it.
+        name: Its source, for messages.
+        bytes_per_value: For the whole table; by default the value that it was made with.
 
     Raises:
-        UsageError: The notation is wrong, or there is no table.
-        FormatError: It is no table of cnn-dims.
+        UsageError: The notation is wrong, or the table is empty.
+        FormatError: It is not a table of cnn-dims.
     """
     rows = read(lines, name=name)
-    # A module that runs twice has twice as many bytes, one that holds others none.
+    # A module that runs twice has twice the bytes, one that contains others has none.
     made_for = min((row.activation_bytes // prod(row.shape) for row in rows if row.activation_bytes), default=4)
     scale = bytes_per_value or made_for
     before = tuple(replace(row, activation_bytes=row.activation_bytes * scale // made_for) for row in rows)
@@ -373,19 +376,19 @@ def later(text: str, lines: Iterable[bytes], *, name: str, bytes_per_value: int 
 
 
 def size(text: str) -> tuple[int, ...]:
-    """Read `128,128,3`, or as the table has it `128x128x3`, and `1280` for a vector.
+    """Read a size: `128,128,3` (or `128x128x3`, as in the table), or `1280` for a vector.
 
     Raises:
         UsageError: It is neither.
     """
     words = re.split("[,x]", text)
     if len(words) not in (1, 3) or not all(re.fullmatch(r" *[0-9]{1,9} *", word) for word in words):
-        raise UsageError(f'--input "{text}" is no size; give H,W,C as in 128,128,3, or one number for a vector')
+        raise UsageError(f'--input "{text}" is not a size; give H,W,C as in 128,128,3, or one number for a vector')
     return tuple(int(word) for word in words)
 
 
 def _layers(text: str, before: Iterable[DimsRow]) -> tuple[Layer, ...]:
     layers = notation.parse(text, taken={row.layer for row in before})
     if not layers:
-        raise UsageError("no layer is given; --layers is empty")
+        raise UsageError("--layers is empty; give at least one layer")
     return layers

@@ -1,6 +1,6 @@
-"""Freezing: which layers of a backbone are trained, and the backbone in two where training begins, so that the rest can run once.
+"""Freezing: which layers of a backbone are trained, and the split of the backbone there, so that the frozen part runs only once.
 
-A layer here is a module that has parameters of its own, batch norm included, as Keras counts layers with weights; layers stand
+A layer here is a module that has parameters of its own, batch norm included, as Keras counts layers with weights; layers are
 in the order in which they run for the first time.
 """
 
@@ -26,12 +26,12 @@ _NORMS = (
 
 
 class PartlyFrozen(nn.Module):
-    """A part of a backbone in which what is frozen stays in eval mode, whatever mode the part is put into."""
+    """A part of a backbone whose frozen modules stay in eval mode when the part is put into training mode."""
 
     def __init__(self, part: nn.Module, *, frozen: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.part = part
-        #: Names, since several GPUs have batch norms put in the place of others.
+        #: Names, not modules: with several GPUs, batch norms are replaced by synchronised ones.
         self.frozen = tuple(name for name, module in part.named_modules() if module in set(frozen))
 
     def forward(self, given: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class PartlyFrozen(nn.Module):
         return self.part(given)  # type: ignore[no-any-return] # modules return Any
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training, or back, all but what is frozen: its statistics must not move, nor its dropout drop."""
+        """Set the mode, except of frozen modules: their statistics must not change, and their dropout must not drop."""
         super().train(mode)
         for name in self.frozen:
             self.part.get_submodule(name).eval()
@@ -48,13 +48,14 @@ class PartlyFrozen(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DividedBackbone:
-    """A backbone in two, of which `upper(lower(x))` is what the backbone gives; both share its modules and parameters.
+    """A backbone in two parts: `upper(lower(x))` equals the backbone's output; both share its modules and parameters.
 
     Attributes:
-        lower: (N, 3, H, W) -> the tensor at the boundary; frozen. The identity where nothing below is frozen.
-        upper: The tensor at the boundary -> what the backbone gives; trained, frozen layers at its start aside. The identity where
+        lower: (N, 3, H, W) -> the tensor at the boundary; frozen. The identity if there is nothing to freeze below.
+        upper: The tensor at the boundary -> the backbone's output; trained, except for frozen layers at its start. The identity if
             nothing is trained.
-        boundary: By which name `subgraph.cut`, or `upto` of a network by notation, gives `lower`; None where that is the identity.
+        boundary: The layer name with which `subgraph.cut`, or `upto` of a network by notation, returns `lower`; None where that is
+            the identity.
         trained: The layers that are trained, as `find` gives them.
     """
 
@@ -66,9 +67,9 @@ class DividedBackbone:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A module that runs, or one of whose own parameters is fetched: its place in the graph or chain, its name, and those parameters.
+    """A module that runs, or a parameter that is read: its place in the graph or chain, the module's name, and its own parameters.
 
-    Of a module that runs, `module` is itself; the modules inside of it follow it.
+    `module` is None where only a parameter is read. The modules inside a module follow it.
     """
 
     place: int
@@ -78,7 +79,7 @@ class _Step:
 
 
 def _steps(backbone: nn.Module, *, training: bool = False) -> Iterator[_Step]:
-    """List what runs, in order."""
+    """Yield what runs, in order."""
     if isinstance(backbone, Network):
         for place, (name, module) in enumerate(backbone.named_children()):
             yield from _inside(place, name, module)
@@ -93,14 +94,14 @@ def _steps(backbone: nn.Module, *, training: bool = False) -> Iterator[_Step]:
 
 
 def _inside(place: int, name: str, module: nn.Module) -> Iterator[_Step]:
-    """List a module and those inside of it: torchvision's graphs run a convolution with its batch norm as one."""
+    """Yield a module and those inside it: torchvision's graphs run a convolution with its batch norm as one."""
     for inner, part in module.named_modules(prefix=name):
         own = tuple(f"{inner}.{parameter}" for parameter, _ in part.named_parameters(recurse=False))
         yield _Step(place, inner, own, part)
 
 
 def _graph(backbone: nn.Module, *, training: bool) -> fx.Graph:
-    assert isinstance(backbone, DualGraphModule), "a base is cut from a network, or a chain by notation"
+    assert isinstance(backbone, DualGraphModule), "a backbone is cut from a network, or a chain by notation"
     graph: fx.Graph = backbone.train_graph if training else backbone.eval_graph
     return graph
 
@@ -109,39 +110,39 @@ def layers(backbone: nn.Module) -> tuple[str, ...]:
     """List the layers of a backbone in the order in which they run.
 
     Args:
-        backbone: From `subgraph.cut`, or by notation.
+        backbone: From `subgraph.cut`, or built from a notation.
     """
     return tuple(dict.fromkeys(step.name for step in _steps(backbone) if step.parameters))
 
 
 def find(backbone: nn.Module, unfreeze: str, *, network: str) -> tuple[str, ...]:
-    """Find the layers that are trained: from one on, the last so many, all or none.
+    """Find the layers that are trained: from a layer on, the last N, all or none.
 
     Args:
         backbone: As `layers`.
-        unfreeze: A module's name, where training begins ("features.14", "layer4"; "conv3" in a notation), or Keras' name of a
-            layer or block of a VGG ("block5_conv1", "block5"); how many layers, counted from the last; "all" or "none".
+        unfreeze: The module where training begins ("features.14", "layer4"; "conv3" in a notation), or Keras' name of a layer or
+            block of a VGG ("block5_conv1", "block5"); a number of layers, counted from the last; "all" or "none".
         network: The backbone's name, for Keras' names and for messages.
 
     Returns:
         Their names in the order in which they run: the last ones of `layers`.
 
     Raises:
-        UsageError: There is no such module, there are not so many layers, or none from that module on.
+        UsageError: There is no such module, there are fewer layers, or no layer with weights from that module on.
     """
     known = layers(backbone)
     if unfreeze == Unfreeze.NONE:
         return ()
     if not known:
         raise UsageError(
-            f"--unfreeze {unfreeze}: all layers of {network} that have weights are in its head, which --unfreeze none trains"
+            f"--unfreeze {unfreeze}: the backbone has no layers with weights; --unfreeze none trains the head alone"
         )
     if unfreeze == Unfreeze.ALL:
         return known
     if unfreeze.isdecimal():
         if int(unfreeze) > len(known):
             raise UsageError(
-                f"--unfreeze {unfreeze}: the base of {network} has {len(known)} layers with weights; give fewer, or all"
+                f"--unfreeze {unfreeze}: the backbone of {network} has {len(known)} layers with weights; give fewer, or all"
             )
         return known[len(known) - int(unfreeze) :]
     steps = list(_steps(backbone))
@@ -149,12 +150,14 @@ def find(backbone: nn.Module, unfreeze: str, *, network: str) -> tuple[str, ...]
     before = {step.name for step in steps[:start]}
     found = tuple(layer for layer in known if layer not in before)
     if not found:
-        raise UsageError(f"--unfreeze {unfreeze}: the base has no weights from there on; none trains the head alone")
+        raise UsageError(
+            f"--unfreeze {unfreeze}: the backbone has no weights from there on; --unfreeze none trains the head alone"
+        )
     return found
 
 
 def _start(backbone: nn.Module, steps: Sequence[_Step], name: str, network: str) -> int:
-    """Find the step with which a module begins."""
+    """Find the first step of a module."""
     ends = backbone.ends if isinstance(backbone, Network) else {}
     if name in ends:
         before = max((end for end in ends.values() if end < ends[name]), default=-1)
@@ -163,7 +166,7 @@ def _start(backbone: nn.Module, steps: Sequence[_Step], name: str, network: str)
     meant = next((place for place, known in enumerate(keras) if known == name or known.startswith(f"{name}_")), None)
     if meant == 0:
         return 0
-    if meant is not None:  # Keras' layer begins after the one before it, and ends with the module that has its name
+    if meant is not None:  # Keras' layer begins after the previous one, and ends with the module of its name
         previous = list(keras.values())[meant - 1]
         return next((index + 1 for index, step in enumerate(steps) if step.name == previous), len(steps))
     for index, step in enumerate(steps):
@@ -172,7 +175,7 @@ def _start(backbone: nn.Module, steps: Sequence[_Step], name: str, network: str)
     blocks = dict.fromkeys(known.split("_")[0] for known in keras)
     names = [*Unfreeze, *ends, *keras, *blocks, *(known for known, _ in backbone.named_modules() if known)]
     proposal = messages.nearest(name, names) or f"its layers are {_listed(layers(backbone))}"
-    raise UsageError(f"--unfreeze {name}: the base of {network} has no layer of this name; {proposal}")
+    raise UsageError(f"--unfreeze {name}: the backbone of {network} has no layer of this name; {proposal}")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -182,7 +185,7 @@ def _listed(names: Sequence[str]) -> str:
 def divide(backbone: nn.Module, trained: Sequence[str]) -> DividedBackbone:
     """Split a backbone where training begins, and mark which of its parameters are trained.
 
-    The boundary is the last place before the first trained layer at which one tensor alone is on its way, so that no residual
+    The boundary is the last place before the first trained layer at which only one tensor is passed on, so that no residual
     block is cut through. Layers between the boundary and the first trained one are frozen parts of `upper`.
 
     Args:
@@ -190,10 +193,10 @@ def divide(backbone: nn.Module, trained: Sequence[str]) -> DividedBackbone:
         trained: From `find`.
 
     Returns:
-        Both parts, in eval mode. Train `upper` and not `backbone`, whose own `train()` knows nothing of what is frozen.
+        Both parts, in eval mode. Train `upper`, not `backbone`, whose own `train()` ignores what is frozen.
     """
     known, trained = layers(backbone), tuple(trained)
-    assert trained == known[len(known) - len(trained) :], "what is trained goes from some layer to the end"
+    assert trained == known[len(known) - len(trained) :], "the trained layers are the last ones"
     steps = list(_steps(backbone))
     chosen = {parameter for step in steps if step.name in trained for parameter in step.parameters}
     for name, parameter in backbone.named_parameters():
@@ -216,7 +219,7 @@ def divide(backbone: nn.Module, trained: Sequence[str]) -> DividedBackbone:
 
 
 def _frozen(steps: Sequence[_Step], trained: Sequence[str], among: Set[nn.Module]) -> list[nn.Module]:
-    """List the modules that run before the first trained layer and hold none."""
+    """List the modules that run before the first trained layer and contain no trained one."""
     layers_trained = {step.module for step in steps if step.parameters and step.name in trained}
     first = next(index for index, step in enumerate(steps) if step.parameters and step.name in trained)
     return [
@@ -227,7 +230,7 @@ def _frozen(steps: Sequence[_Step], trained: Sequence[str], among: Set[nn.Module
 
 
 def _first(backbone: nn.Module, trained: Sequence[str], *, training: bool = False) -> int:
-    """Find the place at which the first trained layer runs."""
+    """Find the place of the first trained layer."""
     return min(step.place for step in _steps(backbone, training=training) if step.parameters and step.name in trained)
 
 
@@ -266,18 +269,18 @@ def _split_graph(backbone: nn.Module, trained: Sequence[str]) -> tuple[nn.Module
 
 
 def depth_groups(backbone: nn.Module, trained: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Group the parameters that are trained by depth, so that lower layers can learn at lower rates.
+    """Group the trained parameters by depth, so that lower layers can have lower learning rates.
 
-    A group is a block, the prefix of the module's name through its first number ("features.17", "conv3"), or through the second where
-    the first one counts stages ("layer4.1", "features.5.3", "block4.block4-0"); a normalisation that would be a block of its own
-    belongs to the one before it.
+    A group is a block, the module's name up to its first number ("features.17", "conv3"), or up to its second where the first one
+    counts stages ("layer4.1", "features.5.3", "block4.block4-0"); a normalisation that would be a block of its own belongs to
+    the block before it.
 
     Args:
         backbone: As `layers`.
         trained: From `find`.
 
     Returns:
-        Names of parameters of `backbone`: first those of the last block, which stands directly below the head.
+        Names of parameters of `backbone`, those of the last block first, which is next to the head.
     """
     groups: dict[str, list[str]] = {}
     norms_only: dict[str, bool] = {}

@@ -1,4 +1,4 @@
-"""The centres of the cells of a map in an ONNX graph, followed from its input with the onnx package alone."""
+"""Centres of the cells of a map in an ONNX graph, computed from its input on with the onnx package alone."""
 
 import contextlib
 import math
@@ -15,9 +15,9 @@ from cnnkit.nets.cell_centres import Along, CellCentres, TracedMap, merged
 from cnnkit.nets.dims import Window
 from cnnkit.nets.notation import Padding
 
-#: Initialisers of more values than this are weights: their shapes alone take part.
+#: Initialisers of more values than this are weights, of which only the shapes are used.
 _MOST_CONSTANTS = 64
-#: What sizes and paddings are computed with; nothing that could make much of little.
+#: Operators that compute sizes and paddings; none whose output can be much larger than its inputs.
 _ARITHMETIC = frozenset(
     {
         *("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Neg", "Floor", "Ceil", "Cast", "Identity", "Constant"),
@@ -26,13 +26,13 @@ _ARITHMETIC = frozenset(
 )
 _CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool")
-_PYTORCH = b"pytorch_half_pixel"  # takes the first pixel where it makes one
-#: Where an interpolation reads; `tf_crop_and_resize` reads where an input says.
+_PYTORCH = b"pytorch_half_pixel"  # an output of one pixel is the first pixel
+#: How an interpolation maps coordinates; without `tf_crop_and_resize`, whose region is an input.
 _COORDINATES = (
     *(b"half_pixel", b"half_pixel_symmetric", b"tf_half_pixel_for_nn", _PYTORCH),
     *(b"asymmetric", b"align_corners"),
 )
-#: What follows these has lost height and width, or keeps one value for all places.
+#: Operators whose output has no height and width, or one value for all positions.
 _ENDS = (
     *("Shape", "Size", "Flatten", "Gemm"),
     *("GlobalAveragePool", "GlobalMaxPool", "QLinearGlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceSum"),
@@ -40,7 +40,7 @@ _ENDS = (
 
 
 def centres_of(model: ModelProto, value: str, *, size: tuple[int, int]) -> CellCentres | None:
-    """Find where the cells of a map stand.
+    """Find the centres of the cells of a map.
 
     Args:
         model: A network whose first input is (N, H, W, 3), or (N, C, H, W).
@@ -48,7 +48,7 @@ def centres_of(model: ModelProto, value: str, *, size: tuple[int, int]) -> CellC
         size: Height and width of the images.
 
     Returns:
-        None where the graph does not tell: it has operations that move cells, and that are not known here.
+        The centres; None if the graph moves cells with operators that are not supported here.
     """
     graph, constants = _lean(model.graph)
     stored = {tensor.name for tensor in model.graph.initializer}
@@ -74,7 +74,7 @@ def centres_of(model: ModelProto, value: str, *, size: tuple[int, int]) -> CellC
 
 
 def _lean(whole: GraphProto) -> tuple[GraphProto, dict[str, NDArray[Any]]]:
-    """Copy a graph without its weights, whose shapes stay as inputs; and give the values of its constants."""
+    """Return a copy of a graph with its weights replaced by inputs of their shapes, and the values of its constants."""
     graph, constants = GraphProto(), dict[str, NDArray[Any]]()
     graph.name = whole.name
     graph.node.extend(whole.node)
@@ -93,9 +93,9 @@ def _lean(whole: GraphProto) -> tuple[GraphProto, dict[str, NDArray[Any]]]:
 
 
 def _folded(graph: GraphProto, model: ModelProto, constants: dict[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
-    """Compute what a graph computes from shapes alone, such as the padding of `same`; gives the shapes of all values.
+    """Evaluate what a graph computes from shapes alone, such as the padding of `same`, and return the shapes of all values.
 
-    What is behind a computed padding has a shape only once that is known: so the two take turns, as long as anything takes what was found.
+    The shapes after a computed padding depend on its value, so evaluation and shape inference alternate until nothing new is found.
     """
     while True:
         shapes, found = _shapes(graph, model), dict[str, NDArray[Any]]()
@@ -103,8 +103,8 @@ def _folded(graph: GraphProto, model: ModelProto, constants: dict[str, NDArray[A
             if len(node.output) != 1 or node.output[0] in constants:
                 continue
             if node.op_type == "Shape" and node.input[0] in shapes:
-                said = {each.name: get_attribute_value(each) for each in node.attribute}
-                sides = shapes[node.input[0]][said.get("start", 0) : said.get("end")]
+                attrs = {each.name: get_attribute_value(each) for each in node.attribute}
+                sides = shapes[node.input[0]][attrs.get("start", 0) : attrs.get("end")]
                 found[node.output[0]] = constants[node.output[0]] = np.array(sides, dtype=np.int64)
             elif node.op_type in _ARITHMETIC and all(name in constants for name in node.input if name):
                 value = _computed(node, {name: constants[name] for name in node.input if name})
@@ -120,23 +120,21 @@ def _folded(graph: GraphProto, model: ModelProto, constants: dict[str, NDArray[A
 
 
 def _computed(node: NodeProto, given: dict[str, NDArray[Any]]) -> NDArray[Any] | None:
-    from onnx.reference import (
-        ReferenceEvaluator,
-    )  # here, since all of its operators take a moment that most graphs need not wait
+    from onnx.reference import ReferenceEvaluator  # here, since the import is slow and most graphs do not need it
 
-    with contextlib.suppress(Exception):  # whatever an operator of the reference raises: the value stays unknown
+    with contextlib.suppress(Exception):  # an operator of the reference may raise anything: the value stays unknown
         (value,) = ReferenceEvaluator(node).run(None, given)
         return np.asarray(value)
     return None
 
 
 def _shapes(graph: GraphProto, model: ModelProto) -> dict[str, tuple[int, ...]]:
-    """Infer the shapes of values under the file's own opset; those that stay unknown are left out."""
+    """Infer the shapes of values with the file's own opset; unknown ones are left out."""
     lean = ModelProto(ir_version=model.ir_version, graph=graph, opset_import=model.opset_import)
     lean.functions.extend(model.functions)
     try:
         inferred = infer_shapes(lean, data_prop=True).graph
-    except Exception:  # onnx's own, of many types: what is unknown is handled
+    except Exception:  # onnx raises many types; unknown shapes are handled by the caller
         inferred = graph
     found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
@@ -153,46 +151,47 @@ def _followed(
     shapes: Mapping[str, tuple[int, ...]],
     constants: Mapping[str, NDArray[Any]],
 ) -> TracedMap | None:
-    before, said = traced[inputs[0]], {each.name: get_attribute_value(each) for each in node.attribute}
+    before, attrs = traced[inputs[0]], {each.name: get_attribute_value(each) for each in node.attribute}
     given, made = shapes.get(inputs[0]), shapes.get(node.output[0])
     match node.op_type:
         case kind if kind in (*_CONVOLUTIONS, *_POOLS, "ConvTranspose"):
-            return _windowed(node, before, said, given, made, shapes)
+            return _windowed(node, before, attrs, given, made, shapes)
         case "Transpose":
-            return before.permuted([int(axis) for axis in said.get("perm", ())] or [3, 2, 1, 0])
+            return before.permuted([int(axis) for axis in attrs.get("perm", ())] or [3, 2, 1, 0])
         case "Pad":
-            pads = said.get("pads") or _values(constants, node.input[1:2])
+            pads = attrs.get("pads") or _values(constants, node.input[1:2])
             axes = _values(constants, node.input[3:4])
             return None if pads is None or given is None else _padded(before, pads, axes, len(given))
         case "Slice":
-            return _sliced(node, before, said, given, constants)
+            return _sliced(node, before, attrs, given, constants)
         case "Reshape" | "Squeeze" | "Unsqueeze":
             return before if _keeps_places(before, given, made) else None
         case "MatMul" if before.axes == (-2, -1) or node.input[1] in traced:
-            return None  # columns are summed; with channels last it works place by place
+            return None  # sums over columns; with channels last it works at each position
         case "Resize" | "Upsample" | "DepthToSpace" | "SpaceToDepth":
-            return None if given is None or made is None else _resized(node, before, said, given, made)
+            return None if given is None or made is None else _resized(node, before, attrs, given, made)
     if made is None or any(name not in shapes for name in inputs):
-        return before  # of an operation that is not known here: most work place by place
+        return before  # an unknown operator: most are elementwise
     return merged([(shapes[name], traced[name]) for name in inputs], made)
 
 
 def _keeps_places(before: TracedMap, given: tuple[int, ...] | None, made: tuple[int, ...] | None) -> bool:
-    """Tell whether a map of another shape has the same cells: what comes from its height on is as it was, as in a channel shuffle."""
+    """Check whether a reshaped map has the same cells: the sides from its height on are unchanged, as in a channel shuffle."""
     first = min(before.axes)
     return given is not None and made is not None and len(made) >= -first and made[first:] == given[first:]
 
 
 def _resized(
-    node: NodeProto, before: TracedMap, said: Mapping[str, Any], given: tuple[int, ...], made: tuple[int, ...]
+    node: NodeProto, before: TracedMap, attrs: Mapping[str, Any], given: tuple[int, ...], made: tuple[int, ...]
 ) -> TracedMap | None:
-    # Before opset 11 there was one way: Upsample, and Resize with no input but the scales
+    # Before opset 11 there was one mode: Upsample, and Resize with the scales as its only other input
     usual = b"asymmetric" if node.op_type == "Upsample" or len(node.input) == 2 else b"half_pixel"
-    mode = said.get("coordinate_transformation_mode", usual)
+    mode = attrs.get("coordinate_transformation_mode", usual)
     if mode not in _COORDINATES:
         return None
     corners = mode == b"align_corners"
-    starts = mode == b"asymmetric" and said.get("mode", b"nearest") != b"nearest"  # the nearest ones tile all the same
+    # Nearest neighbours tile in any case
+    starts = mode == b"asymmetric" and attrs.get("mode", b"nearest") != b"nearest"
     sides = zip((before.rows, before.columns), before.size(given), before.size(made), strict=True)
     rows, columns = (
         side.resampled(count, many, align_corners=corners, align_starts=starts or (many == 1 and mode == _PYTORCH))
@@ -204,17 +203,17 @@ def _resized(
 def _windowed(
     node: NodeProto,
     before: TracedMap,
-    said: Mapping[str, Any],
+    attrs: Mapping[str, Any],
     given: tuple[int, ...] | None,
     made: tuple[int, ...] | None,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> TracedMap | None:
     weight = node.input[{"QLinearConv": 3}.get(node.op_type, 1)] if len(node.input) > 1 else ""
-    kernel = said.get("kernel_shape") or shapes.get(weight, ())[2:]
+    kernel = attrs.get("kernel_shape") or shapes.get(weight, ())[2:]
     if len(kernel) != 2:
         return None
-    strides, dilations = said.get("strides") or (1, 1), said.get("dilations") or (1, 1)
-    pads, automatic = said.get("pads") or (0, 0, 0, 0), said.get("auto_pad", b"NOTSET")
+    strides, dilations = attrs.get("strides") or (1, 1), attrs.get("dilations") or (1, 1)
+    pads, automatic = attrs.get("pads") or (0, 0, 0, 0), attrs.get("auto_pad", b"NOTSET")
     sides = []
     for number, side in enumerate((before.rows, before.columns)):
         window = Window(kernel[number], strides[number], Padding.same, dilations[number])
@@ -235,7 +234,7 @@ def _windowed(
 
 
 def _values(constants: Mapping[str, NDArray[Any]], names: Sequence[str]) -> list[int] | None:
-    """Give the numbers of the one input that is named, if there is one and it is known."""
+    """Return the values of the first of these inputs; None if there is none or its values are unknown."""
     found = constants.get(names[0]) if names else None
     return None if found is None else [int(value) for value in found.ravel()]
 
@@ -252,14 +251,14 @@ def _padded(before: TracedMap, pads: Sequence[Any], axes: Sequence[Any] | None, 
 def _sliced(
     node: NodeProto,
     before: TracedMap,
-    said: Mapping[str, Any],
+    attrs: Mapping[str, Any],
     given: tuple[int, ...] | None,
     constants: Mapping[str, NDArray[Any]],
 ) -> TracedMap | None:
-    starts = said.get("starts") or _values(constants, node.input[1:2])
+    starts = attrs.get("starts") or _values(constants, node.input[1:2])
     if given is None or starts is None:
         return None
-    axes = said.get("axes") or _values(constants, node.input[3:4]) or range(len(starts))
+    axes = attrs.get("axes") or _values(constants, node.input[3:4]) or range(len(starts))
     steps = _values(constants, node.input[4:5]) or [1] * len(starts)
     sides: dict[int, Along] = dict(zip(before.axes, (before.rows, before.columns), strict=True))
     for axis, start, step in zip(axes, starts, steps, strict=True):

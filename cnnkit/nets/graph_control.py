@@ -1,6 +1,6 @@
-"""The way along the nodes of an ONNX graph in the order in which they run, with the branches and loops that they hold.
+"""Walk along the nodes of an ONNX graph in the order in which they run, through branches and loops.
 
-What a node costs is known to who derives from `Walk`; here it is counted as often as the node runs.
+Subclasses of `Walk` measure single nodes; `Walk` counts a node's costs as often as it runs.
 """
 
 from abc import ABC, abstractmethod
@@ -16,43 +16,42 @@ from cnnkit.nets.graph_shapes import Shapes
 from cnnkit.nets.graph_standard import Standard, standard
 from cnnkit.nets.receptive_field import ReceptiveField, Shape
 
-_MOST_STEPS = 20_000  # nodes that run in loops, each as often as it runs
-_MOST_ALIKE = 32  # runs of a loop that are followed one by one although they cost the same
+_MOST_STEPS = 20_000  # nodes run in loops, counting every run
+_MOST_ALIKE = 32  # runs of a loop that are followed one by one even if they cost the same
 
 _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 
 
 class Walk(ABC):
-    """One pass along a graph, and what is known of the values so far."""
+    """One pass along a graph, with all that is known of the values so far."""
 
     def __init__(self, path: str, shapes: Shapes) -> None:
         self._path = path
         self._shapes = shapes
-        self._looks: dict[str, ReceptiveField] = {}
-        self._stored: dict[
-            str, frozenset[str]
-        ] = {}  # which weights a value is made of, for values that no image reaches
+        self._fields: dict[str, ReceptiveField] = {}
+        # The weights that a value is made of, for values that do not depend on the image
+        self._stored: dict[str, frozenset[str]] = {}
         self._constants: dict[str, Constant] = {}
         self._scales: set[str] = set()
         self._blocked: set[str] = set()
         self._rows: dict[int, DimsRow] = {}
         self._bodies: dict[int, Standard] = {}
-        self._looping = 0  # how many loops the node that runs is in
+        self._looping = 0  # the number of loops around the current node
         self._steps = 0
 
     @abstractmethod
     def _step(self, node: NodeProto) -> None:
-        """Measure one node that holds no other graph."""
+        """Measure one node without branches or loops."""
 
     def walk(self, graph: Standard) -> None:
-        """Go along nodes, which stand in the order in which they run."""
+        """Walk along nodes, which are in the order in which they run."""
         self._constants.update(graph.constants)
         self._scales |= graph.scales
         self._blocked |= graph.blocked
         self._shapes.add(graph.constants)
         self._stored.update({name: frozenset({name}) for name in graph.constants})
         if not graph.nodes:
-            self._count_step()  # else a loop around nothing would go round for ever
+            self._count_step()  # so that an empty loop ends
         for node in graph.nodes:
             self._count_step()
             with well_written(node, self._path):
@@ -65,11 +64,11 @@ class Walk(ABC):
         self._steps += self._looping
         if self._steps > _MOST_STEPS:
             raise FormatError(
-                f"{self._path}: more than {_MOST_STEPS} nodes run in its loops; its multiply-accumulates are not counted"
+                f"{self._path}: its loops run more than {_MOST_STEPS} nodes; its multiply-accumulates are not counted"
             )
 
     def _control(self, node: NodeProto) -> None:
-        """Run what a branch or a loop holds."""
+        """Walk along the branches or the body of a node."""
         match node.op_type:
             case "If":
                 self._branch(node)
@@ -86,23 +85,23 @@ class Walk(ABC):
         return self._bodies[id(graph)]
 
     def _same(self, name: str, other: str) -> None:
-        """Let a value be another one, as a body's inputs are what its node is given."""
-        self._shapes.same(name, other)
-        self._looks.pop(name, None)
+        """Set all that is known of a value to that of another one, as for the input of a body and of its node."""
+        self._shapes.copy(name, other)
+        self._fields.pop(name, None)
         self._stored.pop(name, None)
-        if other in self._looks:
-            self._looks[name] = self._looks[other]
+        if other in self._fields:
+            self._fields[name] = self._fields[other]
         if other in self._stored:
             self._stored[name] = self._stored[other]
 
     def _start(self, name: str, other: str) -> None:
-        """Let what a loop carries on start as another value; what it starts from is no weight."""
+        """Set the start of a value that a loop carries on; it does not count as a weight."""
         self._same(name, other)
         self._stored.pop(name, None)
-        self._looks.setdefault(name, ReceptiveField())
+        self._fields.setdefault(name, ReceptiveField())
 
     def _branch(self, node: NodeProto) -> None:
-        """Run the branch that the condition takes; where that is not known, both, which must cost the same."""
+        """Walk along the branch that runs; if that is unknown, along both, which must cost the same."""
         bodies = {name: value for name, value in attributes(node).items() if name in ("then_branch", "else_branch")}
         condition = self._shapes.values.get(node.input[0])
         if condition is not None:
@@ -124,17 +123,17 @@ class Walk(ABC):
                 )
         if costs[0] != costs[1]:
             raise FormatError(
-                f"{self._path}: which branch of {called(node)} runs is not in the file, and they differ in their "
-                "multiply-accumulates; no total can be given"
+                f"{self._path}: the branches of {called(node)} differ in their multiply-accumulates, and the file does not "
+                "determine which one runs"
             )
         for place, (outer, inner) in enumerate(zip(node.output, bodies["then_branch"].output, strict=True)):
             self._same(outer, inner.name)
-            self._looks.setdefault(outer, ReceptiveField())
+            self._fields.setdefault(outer, ReceptiveField())
             if shapes[0][place] != shapes[1][place]:
                 self._shapes.forget(outer)
 
     def _loop(self, node: NodeProto) -> None:
-        """Run the body of a loop as often as the file says."""
+        """Walk along the body of a loop as often as the file says that it runs."""
         body = attributes(node)["body"]
         trips, condition = (self._shapes.values.get(name) if name else None for name in (*node.input[:2], "")[:2])
         most = int(trips) if trips is not None else None
@@ -152,8 +151,8 @@ class Walk(ABC):
         self._looping += 1
         while most is None or done < most:
             before, rows = self._state(names), dict(self._rows)
-            self._shapes.know(counter, done)
-            self._shapes.know(going, True)
+            self._shapes.set_number(counter, done)
+            self._shapes.set_number(going, True)
             self.walk(graph)
             done += 1
             ends = self._shapes.values.get(goes_on)
@@ -161,7 +160,7 @@ class Walk(ABC):
             if not known:
                 if self._total() != counted:
                     raise FormatError(
-                        f"{self._path}: how often {called(node)} runs is not in the file; its multiply-accumulates "
+                        f"{self._path}: the file does not determine how often {called(node)} runs; its multiply-accumulates "
                         "cannot be counted"
                     )
                 break
@@ -172,29 +171,29 @@ class Walk(ABC):
             alike = passed_on and None not in before and before == self._state(names) and not _reads(body, counter)
             if most is not None and alike and most - done > _MOST_ALIKE:
                 self._repeat(rows, most - done)
-                self._looks.update(dict.fromkeys(names, ReceptiveField()))
+                self._fields.update(dict.fromkeys(names, ReceptiveField()))
                 done = most
         self._looping -= 1
         for outer, inner in zip(node.output, (*names, *outputs[len(names) :]), strict=True):
             self._same(outer, inner)
-            self._looks.setdefault(outer, ReceptiveField())
+            self._fields.setdefault(outer, ReceptiveField())
             changes = inner in carried and self._shapes.get(inner) != self._shapes.get(carried[inner])
             if not known and changes:
                 self._shapes.forget(outer)
-        for outer in node.output[len(names) :]:  # of every run one
+        for outer in node.output[len(names) :]:  # one for each run
             shape = self._shapes.get(outer)
-            self._looks[outer] = ReceptiveField()
+            self._fields[outer] = ReceptiveField()
             if shape is None or not known:
                 self._shapes.forget(outer)
             else:
-                self._shapes.tell(outer, (done, *shape))
+                self._shapes.set_shape(outer, (done, *shape))
 
     def _state(self, names: Sequence[str]) -> list[Shape | None]:
-        """Give the shapes of what a loop carries on; None where values are known too, which may change the next run."""
+        """Return the shapes of what a loop carries on; None where values are known, too, since they may change the next run."""
         return [None if name in self._shapes.values else self._shapes.get(name) for name in names]
 
     def _repeat(self, before: Mapping[int, DimsRow], times: int) -> None:
-        """Let what was measured since `before` happen again so often, with the same costs."""
+        """Add the costs measured since `before` again, `times` times."""
         for key, row in self._rows.items():
             old = before.get(key)
             if row is not old:
@@ -209,7 +208,7 @@ class Walk(ABC):
                 )
 
     def _passes_condition(self, body: GraphProto) -> bool:
-        """Tell whether a loop's body gives back the condition that it is given."""
+        """Check whether a loop's body returns its condition unchanged."""
         made = {output: node for node in body.node for output in node.output}
         name = body.output[0].name
         while name in made and made[name].op_type == "Identity":
@@ -220,12 +219,12 @@ class Walk(ABC):
         return sum(row.macs for row in self._rows.values())
 
     def _scan(self, node: NodeProto) -> None:
-        """Run the body of a scan once for each slice of its inputs."""
-        said = attributes(node)
-        body, slices = said["body"], said["num_scan_inputs"]
+        """Walk along the body of a scan once for each slice of its inputs."""
+        attrs = attributes(node)
+        body, slices = attrs["body"], attrs["num_scan_inputs"]
         inputs, names = list(node.input), [value.name for value in body.input]
         states = len(inputs) - slices
-        axes = list(said.get("scan_input_axes", [0] * slices))
+        axes = list(attrs.get("scan_input_axes", [0] * slices))
         length = 0
         for inner, outer in zip(names[:states], inputs[:states], strict=True):
             self._start(inner, outer)
@@ -233,7 +232,7 @@ class Walk(ABC):
             shape = self._shapes[outer]
             length = shape[axis]
             self._same(inner, outer)
-            self._shapes.tell(inner, (*shape[: axis % len(shape)], *shape[axis % len(shape) + 1 :]))
+            self._shapes.set_shape(inner, (*shape[: axis % len(shape)], *shape[axis % len(shape) + 1 :]))
         graph, outputs = self._body(body), [value.name for value in body.output]
         self._looping += 1
         for _ in range(length):
@@ -243,28 +242,29 @@ class Walk(ABC):
         self._looping -= 1
         for outer, inner in zip(node.output, outputs, strict=True):
             self._same(outer, inner)
-            self._looks[outer] = ReceptiveField()
+            self._fields[outer] = ReceptiveField()
         for outer in node.output[states:]:
             shape = self._shapes[outer]
             axis = (
                 0
-                if "scan_output_axes" not in said
-                else said["scan_output_axes"][list(node.output[states:]).index(outer)]
+                if "scan_output_axes" not in attrs
+                else attrs["scan_output_axes"][list(node.output[states:]).index(outer)]
             )
             axis %= len(shape) + 1
-            self._shapes.tell(outer, (*shape[:axis], length, *shape[axis:]))
+            self._shapes.set_shape(outer, (*shape[:axis], length, *shape[axis:]))
 
     def _once(self, node: NodeProto, body: GraphProto) -> None:
-        """Run a body whose runs cannot be counted; it may multiply nothing."""
+        """Walk along a body whose number of runs is unknown; it must not multiply."""
         counted = self._total()
         self.walk(self._body(body))
         if self._total() != counted:
             raise FormatError(
-                f"{self._path}: how often {called(node)} runs is not in the file; its multiply-accumulates cannot be counted"
+                f"{self._path}: the file does not determine how often {called(node)} runs; its multiply-accumulates "
+                "cannot be counted"
             )
-        self._looks.update(dict.fromkeys(node.output, ReceptiveField()))
+        self._fields.update(dict.fromkeys(node.output, ReceptiveField()))
 
 
 def _reads(body: GraphProto, name: str) -> bool:
-    """Tell whether the nodes of a body read a value."""
+    """Check whether a node of a body reads a value."""
     return any(name in names_read(node) for node in body.node)

@@ -1,16 +1,17 @@
-"""The dimensions of an ONNX network, read off its graph with the onnx package.
+"""The dimensions of an ONNX network, computed from its graph with the onnx package.
 
-What is counted, and how receptive fields go through branches, is as in `module_dims`. Quantised networks and those that ONNX Runtime
-optimised are measured as the float networks that they stand for: `graph_standard` gives their operators, `graph_shapes` the shapes.
+The rules of counting, and of receptive fields where branches meet, are those of `module_dims`. Networks that are quantised, or optimised
+by ONNX Runtime, are measured as the float networks that they were made from: `graph_standard` translates the operators, `graph_shapes`
+finds the shapes.
 
 Parameters are the stored values that layers multiply or add, biases included: those of a quantised layer are its weights and biases, not
-its scales and zero points. Running statistics are none, as in torch; where an exporter folded a batch normalisation into a convolution,
-the convolution's bias is what is left of it. A weight that several layers share counts once. torch's exporter and ONNX Runtime also
-store vectors once that are equal, such as the zeros and ones of untrained networks: a vector of one repeated value counts in each
+its scales and zero points. Running statistics are not parameters, as in torch; of a batch normalisation that an exporter folded into a
+convolution, only the convolution's bias remains. A weight that several layers share counts once. torch's exporter and ONNX Runtime also
+store equal vectors only once, such as the zeros and ones of untrained networks, so a vector of one repeated value counts in each
 layer. Constants before the first layer with weights normalise the image and are not parameters.
 
-A layer is named by the module that its weights come from, where the file still has the name, else by its node. Branches count where it is
-known which one runs, or where both cost the same; loops as often as they run.
+A layer is named after the module of its weights, if the file still has that name, else after its node. Branches are counted if it is
+known which one runs, or if both cost the same; loops as often as they run.
 """
 
 import math
@@ -31,8 +32,8 @@ from cnnkit.nets.graph_standard import standard
 from cnnkit.nets.notation import LayerKind, Padding
 from cnnkit.nets.receptive_field import ReceptiveField, Shape, follow
 
-_MOST_MACS = 20_000_000_000  # of a network that is run to see whether it runs: about a second
-# The inputs of an operator that are weights of a layer, wherever in the network it stands.
+_MOST_MACS = 20_000_000_000  # of a network that is run to check that it runs: about a second
+# The inputs of an operator that are weights of a layer, anywhere in the network.
 _WEIGHTS: dict[str, tuple[int, ...]] = {
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
@@ -52,16 +53,16 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
     "MultiHeadAttention": (3,),
     "Gather": (0,),
 }
-# What adds or multiplies a learned tensor is a layer only after the first one of the above: before it, it normalises the image.
+# An operator that adds or multiplies a learned tensor is a layer only after the first of the above; before, it normalises the image.
 _COMBINING = frozenset({"Add", "Sub", "Mul", "Div", "Sum", "Concat", "Where"})
-# These move values or rename them, or give their shape; a Reshape is a layer where it flattens a map.
+# Operators that move or rename values, or return their shape; a Reshape is a layer if it flattens a map.
 _PLUMBING = frozenset(
     {
         *("Cast", "CastLike", "Identity", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Gather", "Split", "Expand"),
         *("Reshape", "Shape", "Size", "QuantizeLinear", "DequantizeLinear"),
     }
 )
-# Of a stored tensor these make one that holds the same weights; their other inputs are no weights.
+# Operators whose result holds the same weights as the stored tensor that is their first input; other inputs are not weights.
 _REARRANGING = frozenset(
     {
         *("Cast", "CastLike", "Identity", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Gather", "Split", "Expand"),
@@ -75,7 +76,7 @@ _NO_WEIGHTS = frozenset(
         *("GreaterOrEqual", "And", "Or", "Not", "Xor", "ArgMax", "ArgMin", "EyeLike", "OneHot"),
     }
 )
-# What changes every value by itself, or only along the channels: a result sees what its inputs see.
+# Elementwise operators, and those that work only along the channels: the receptive field does not change.
 _POINTWISE = frozenset(
     {
         *("Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitShift"),
@@ -94,7 +95,7 @@ _REDUCING = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "R
 _NORMALIZING = ("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization")
 _ALONG_AN_AXIS = ("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "LpNormalization")
 _NAMES_OF_WEIGHTS = ("weight", "bias", "gamma", "beta", "scale", "shift", "offset")
-# Operators of ONNX Runtime that neither multiply matrices nor hold weights. Its other ones have to be known to be counted.
+# Operators of ONNX Runtime that neither multiply matrices nor hold weights. Others have to be translated to be counted.
 _HARMLESS_OF_MICROSOFT = frozenset(
     {
         *("CropAndResize", "ExpandDims", "GatherND", "GridSample", "IsAllFinite", "MultiHeadAttention", "Pad", "Range"),
@@ -134,25 +135,26 @@ def measure_graph(
     """Measure every layer of an ONNX network.
 
     Args:
-        path: A file `.onnx`.
-        size: Height, width and channels of the images, for what the file leaves open.
-        bytes_per_value: Bytes for one value of all images at once.
-        check: Let ONNX Runtime load the network, and run it once where that takes about a second, and refuse what it refuses.
+        path: A `.onnx` file.
+        size: Height, width and channels of the images, for sides that the file leaves open.
+        bytes_per_value: Bytes of one value in all images of the batch.
+        check: Check that ONNX Runtime loads the network and, if that takes about a second at most, runs it.
 
     Returns:
         One row for every node that computes on the image, in the order of the graph.
 
     Raises:
-        FormatError: The file is not an ONNX network, keeps weights in other files, or holds what cannot be measured.
+        FormatError: The file is not an ONNX network, keeps weights in other files, has operators that cannot be measured, or
+            fails the check.
         UsageError: The network takes images of another size.
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     model = inlined(onnx_model.parse(onnx_model.load(path).content, name=path), name=path)
     inputs, image = _fixed_inputs(model.graph, path, size)
     shapes = Shapes(model, inputs)
-    rows = _Measurement(path, shapes, image, bytes_per_value, asked=size is not None).rows(model.graph)
+    rows = _Measurement(path, shapes, image, bytes_per_value, given_size=size is not None).rows(model.graph)
     if not rows:
-        raise FormatError(f"{path}: computes nothing on its images")
+        raise FormatError(f"{path}: no node of the network depends on its images")
     if check:
         refusal = shapes.refusal(run=sum(row.macs for row in rows) * image.images <= _MOST_MACS)
         if refusal is not None:
@@ -173,27 +175,27 @@ class _Image:
 def _fixed_inputs(
     graph: GraphProto, path: str, size: Sequence[int] | None
 ) -> tuple[dict[str, tuple[int, Shape]], _Image]:
-    """Fill in what the inputs leave open; find the one that takes the images, the first of four sides."""
+    """Fill in open sides of the inputs, and find the input of the images, which is the first one with four sides."""
     stored = {tensor.name for tensor in graph.initializer}
     values = [value for value in graph.input if value.name not in stored]
     if not values:
-        raise FormatError(f"{path}: has no input; a network for images has one of 4 dimensions")
+        raise FormatError(f"{path}: has no input; a network for images has an input of 4 dimensions")
     value = next((value for value in values if len(value.type.tensor_type.shape.dim) == 4), values[0])
     sides = value.type.tensor_type.shape.dim
     if len(sides) != 4:
         raise FormatError(f"{path}: its input has {len(sides)} dimensions; a network for images has 4")
     if size and len(size) != 3:
-        raise UsageError(f"{path}: takes images, --input says {size[0]}; give H,W,C")
+        raise UsageError(f"{path}: takes images, but --input is {size[0]}; give H,W,C")
     last = sides[3].dim_value in (1, 3) and sides[1].dim_value not in (1, 3)
     places = (1, 2, 3) if last else (2, 3, 1)
     made = [max(side.dim_value, 0) for side in sides]
     for name, place, wanted in zip(("height", "width", "channels"), places, size or (0, 0, 0), strict=True):
         if made[place] and wanted and made[place] != wanted:
-            raise UsageError(f"{path}: {name} is {made[place]}, --input says {wanted}; drop --input")
+            raise UsageError(f"{path}: {name} is {made[place]}, but --input has {wanted}; drop --input")
         made[place] = made[place] or wanted
     made[0] = made[0] or 1
     if not all(made):
-        raise FormatError(f"{path}: leaves the size of its images open; give --input H,W,C")
+        raise FormatError(f"{path}: the size of its images is open; give --input H,W,C")
     called = {side.dim_param: filled for side, filled in zip(sides, made, strict=True) if side.dim_param}
     inputs = {value.name: (value.type.tensor_type.elem_type, tuple(made))}
     for other in values:
@@ -206,35 +208,33 @@ def _fixed_inputs(
 
 
 def _other_input(kind: Any, called: Mapping[str, int], name: str, path: str) -> Shape:  # noqa: ANN401 - a class inside onnx's TypeProto
-    """Fix the shape of an input beside the images; its first side may be the number of images."""
+    """Return the shape of an input other than the images; its first side may be the number of images."""
     sides = []
     for place, side in enumerate(kind.shape.dim):
         length = side.dim_value or called.get(side.dim_param) or (1 if place == 0 else 0)
         if length < 1:
-            raise FormatError(
-                f"{path}: its input {name} leaves its size open, and only that of the images can be given"
-            )
+            raise FormatError(f"{path}: the size of its input {name} is open, and only that of the images can be given")
         sides.append(length)
     if not kind.HasField("shape"):
-        raise FormatError(f"{path}: its input {name} leaves its size open, and only that of the images can be given")
+        raise FormatError(f"{path}: the size of its input {name} is open, and only that of the images can be given")
     return tuple(sides)
 
 
 class _Measurement(Walk):
     """One pass along a graph."""
 
-    def __init__(self, path: str, shapes: Shapes, image: _Image, bytes_per_value: int, *, asked: bool) -> None:
+    def __init__(self, path: str, shapes: Shapes, image: _Image, bytes_per_value: int, *, given_size: bool) -> None:
         super().__init__(path, shapes)
         self._image = image
         self._bytes = bytes_per_value
-        self._remedy = "; give another --input" if asked else ""
+        self._remedy = "; give another --input" if given_size else ""
         self._counted: set[str] = set()
 
     def rows(self, graph: GraphProto) -> tuple[DimsRow, ...]:
         """Measure a whole graph."""
         stored = {tensor.name for tensor in graph.initializer}
-        self._looks = {value.name: ReceptiveField() for value in graph.input if value.name not in stored}
-        self._looks[self._image.name] = ReceptiveField((1, 1), (1, 1), last=self._image.last)
+        self._fields = {value.name: ReceptiveField() for value in graph.input if value.name not in stored}
+        self._fields[self._image.name] = ReceptiveField((1, 1), (1, 1), last=self._image.last)
         self.walk(standard(graph, opset=self._shapes.opset, name=self._path))
         return tuple(self._rows.values())
 
@@ -245,7 +245,7 @@ class _Measurement(Walk):
             self._unpad(node)
         graph_macs.check(node, self._shapes.get, self._of(node))
         self._shapes.infer(node)
-        inputs = [name for name in node.input if name in self._looks]
+        inputs = [name for name in node.input if name in self._fields]
         if not inputs or node.op_type in ("Shape", "Size"):
             self._store(node)
             if not graph_macs.multiplies(node):
@@ -254,21 +254,21 @@ class _Measurement(Walk):
         given = self._shapes.get((inputs or list(node.input))[0])
         if made is None or given is None:
             if self._shapes.is_no_tensor(node.output[0]) or self._shapes.is_no_tensor(node.input[0]):
-                self._looks.update(dict.fromkeys(filter(None, node.output), ReceptiveField()))
+                self._fields.update(dict.fromkeys(filter(None, node.output), ReceptiveField()))
                 return
             reason = f" ({self._shapes.reason})" if self._shapes.reason else ""
-            raise FormatError(f"{self._path}: the shape after {called(node)} cannot be told{reason}{self._remedy}")
+            raise FormatError(f"{self._path}: the output shape of {called(node)} is unknown{reason}{self._remedy}")
         windows, found = None, ReceptiveField()
         if inputs:
             windows = self._windows(node, inputs[0], given)
-            found = self._look(node, inputs, made, windows)
-            self._looks.update(dict.fromkeys(filter(None, node.output), found))
+            found = self._field(node, inputs, made, windows)
+            self._fields.update(dict.fromkeys(filter(None, node.output), found))
         self._add_row(node, given, made, found, windows)
 
     def _add_row(
         self, node: NodeProto, given: Shape, made: Shape, found: ReceptiveField, windows: Windows | None
     ) -> None:
-        """Write down a layer; one that runs again adds its costs."""
+        """Add the row of a layer; if it runs again, add its costs to its row."""
         params = 0 if id(node) in self._rows else self._params(node)
         macs = graph_macs.count(node, self._shapes.get, self._of(node)) // self._image.images
         flattens = node.op_type == "Reshape" and len(given) == 4 and len(made) == 2
@@ -276,7 +276,7 @@ class _Measurement(Walk):
             return
         height, width, channels = found.output(made)
         slides = windows and len(given) == len(made) == 4 and node.op_type in _SLIDING
-        size = ReceptiveField(last=self._looks[node.input[0]].last).size(given) if slides else (0, 0)
+        size = ReceptiveField(last=self._fields[node.input[0]].last).size(given) if slides else (0, 0)
         row = DimsRow(
             layer=name_of(node, sorted(self._roots(node))),
             kind=self._kind(node),
@@ -303,11 +303,11 @@ class _Measurement(Walk):
         self._rows[id(node)] = row
 
     def _of(self, node: NodeProto) -> str:
-        """Name a node and what can be done, for errors about its shapes."""
+        """Return the error message for a node's shapes: its name, `%s` for the reason, and the remedy."""
         return f"{self._path}: {called(node)} %s{self._remedy}"
 
     def _check_known(self, node: NodeProto) -> None:
-        """Refuse an operator of which it is not known what it multiplies."""
+        """Refuse an operator whose multiplications are unknown."""
         if node.domain in STANDARD:
             known = defs.has(node.op_type) and node.op_type not in _UNCOUNTED
         elif node.domain == MICROSOFT:
@@ -317,14 +317,14 @@ class _Measurement(Walk):
         if not known:
             operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             raise FormatError(
-                f"{self._path}: what the operator {operator} multiplies is not known, so that no total can be given; "
+                f"{self._path}: the multiply-accumulates of the operator {operator} are unknown; "
                 "export the network in standard operators"
             )
 
     # Weights
 
     def _unpad(self, node: NodeProto) -> None:
-        """Take the padding off what a convolution on blocked channels takes in."""
+        """Remove the padding from the weights' input channels in a convolution on blocked channels."""
         name = node.input[1]
         given = self._shapes.get(node.input[0])
         if name in self._blocked and given is not None:
@@ -334,7 +334,7 @@ class _Measurement(Walk):
             self._shapes.add({name: self._constants[name]})
 
     def _store(self, node: NodeProto) -> None:
-        """Find out which weights a value is made of that no image reaches."""
+        """Record the weights that the output of a node is made of, if it does not depend on the image."""
         if any(name in self._scales for name in node.input):
             self._scales.update(node.output)
             return
@@ -349,7 +349,7 @@ class _Measurement(Walk):
         self._stored.update(dict.fromkeys(filter(None, node.output), made))
 
     def _roots(self, node: NodeProto) -> frozenset[str]:
-        """Find the weights of a layer."""
+        """Return the stored tensors that are weights of a layer."""
         places = _WEIGHTS.get(node.op_type)
         if places is None and node.op_type not in _COMBINING:
             return frozenset()
@@ -357,7 +357,7 @@ class _Measurement(Walk):
             list(node.input) if places is None else [node.input[place] for place in places if place < len(node.input)]
         )
         found = frozenset().union(
-            *(self._stored.get(name, frozenset()) for name in names if name and name not in self._looks)
+            *(self._stored.get(name, frozenset()) for name in names if name and name not in self._fields)
         )
         found = frozenset(name for name in found if self._may_be_weight(name))
         if places is None or node.op_type == "Gather":
@@ -370,20 +370,20 @@ class _Measurement(Walk):
         return self._constants[name].element not in (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 
     def _is_learned(self, node: NodeProto, name: str) -> bool:
-        """Tell a tensor that a layer adds or multiplies from a number, a mask and the normalisation of the image."""
+        """Check whether a tensor is learned, rather than a number, a mask or the normalisation of the image."""
         constant = self._constants[name]
         if math.prod(constant.dims) == 1 or not self._counted:
             return False
         return node.op_type != "Add" or not constant.is_mask
 
     def _is_identity(self, node: NodeProto) -> bool:
-        """Recognise the constants that exporters give a normalisation without weights: of one value each, and not named like weights."""
+        """Check for the constants of a normalisation without weights: exporters store one repeated value, not named like weights."""
         roots = [name for place in node.input[1:3] for name in self._stored.get(place, ())]
         named = any(name.removesuffix("_quantized").lower().endswith(_NAMES_OF_WEIGHTS) for name in roots)
         return not named and all(self._constants[name].uniform is not None for name in roots)
 
     def _params(self, node: NodeProto) -> int:
-        """Count the weights of a layer that no layer before it has counted."""
+        """Count the weights of a layer that no earlier layer has counted."""
         roots = sorted(self._roots(node))
         matrices = [
             name
@@ -402,28 +402,28 @@ class _Measurement(Walk):
             return sum(self._constants[name].learned for name in own)
         return sum(math.prod(self._constants[name].dims) for name in own)
 
-    # What a value looks at
+    # Receptive fields
 
-    def _look(self, node: NodeProto, inputs: Sequence[str], made: Shape, windows: Windows | None) -> ReceptiveField:
-        """Find out how the result of a node looks at the image."""
-        shaped = [(shape, self._looks[name]) for name in inputs if (shape := self._shapes.get(name)) is not None]
+    def _field(self, node: NodeProto, inputs: Sequence[str], made: Shape, windows: Windows | None) -> ReceptiveField:
+        """Return the receptive field of the result of a node."""
+        shaped = [(shape, self._fields[name]) for name in inputs if (shape := self._shapes.get(name)) is not None]
         order = tuple(attributes(node).get("perm", ())) if node.op_type == "Transpose" else ()
         if windows:
             return follow(shaped[:1], made, windows=windows)
-        if self._sees_everything(node, inputs[0]):
+        if self._depends_on_whole_map(node, inputs[0]):
             return follow(shaped, made, everything=True)
         dense = (
             node.op_type == "MatMul"
             and len(self._shapes.get(node.input[1]) or ()) == 2
-            and node.input[1] not in self._looks
+            and node.input[1] not in self._fields
         )
         if node.op_type not in _POINTWISE and node.op_type not in _ALONG_AN_AXIS and not dense:
-            return ReceptiveField(last=self._looks[inputs[0]].last)
+            return ReceptiveField(last=self._fields[inputs[0]].last)
         return follow(shaped, made, order=order)
 
-    def _sees_everything(self, node: NodeProto, name: str) -> bool:
-        """Tell whether every value of the result follows from all of a map."""
-        given, look = self._shapes.get(name), self._looks[name]
+    def _depends_on_whole_map(self, node: NodeProto, name: str) -> bool:
+        """Check whether every value of the result depends on the whole map."""
+        given, field = self._shapes.get(name), self._fields[name]
         if given is None or len(given) != 4:
             return False
         if node.op_type in _NORMALIZING:
@@ -438,64 +438,64 @@ class _Measurement(Walk):
             self._shapes.opset < 13 and node.op_type in _ALONG_AN_AXIS[:3]
         )
         axes = set(range(axis, 4)) if until_end else {axis}
-        return bool(axes & ({1, 2} if look.last else {2, 3}))
+        return bool(axes & ({1, 2} if field.last else {2, 3}))
 
     def _windows(self, node: NodeProto, name: str, given: Shape) -> Windows | None:
-        """Read the windows that a node slides over a map."""
-        look = self._looks[name]
+        """Return the windows that a node slides over a map."""
+        field = self._fields[name]
         if len(given) != 4 or name != node.input[0]:
             return None
-        said = attributes(node)
+        attrs = attributes(node)
         if node.op_type in _GLOBAL:
             return whole_map((given[2], given[3]))
         if node.op_type in _REDUCING:
-            return whole_map(look.size(given)) if self._reduces_map(node, look) else None
+            return whole_map(field.size(given)) if self._reduces_map(node, field) else None
         if node.op_type == "Pad":
-            return (Window(1), Window(1)) if said.get("mode", b"constant") in (b"constant", b"edge") else None
+            return (Window(1), Window(1)) if attrs.get("mode", b"constant") in (b"constant", b"edge") else None
         if node.op_type == "ConvTranspose":
             return self._transposed(node)
         if node.op_type not in _SLIDING:
             return None
-        kernel = self._shapes[node.input[1]][2:] if node.op_type == "Conv" else said["kernel_shape"]
-        strides, dilations = said.get("strides", (1, 1)), said.get("dilations", (1, 1))
+        kernel = self._shapes[node.input[1]][2:] if node.op_type == "Conv" else attrs["kernel_shape"]
+        strides, dilations = attrs.get("strides", (1, 1)), attrs.get("dilations", (1, 1))
         pads: list[Padding | tuple[int, int]] = [Padding.same, Padding.same]
-        if not said.get("auto_pad", b"NOTSET").startswith(b"SAME"):
-            top, left, bottom, right = said.get("pads", (0, 0, 0, 0))
+        if not attrs.get("auto_pad", b"NOTSET").startswith(b"SAME"):
+            top, left, bottom, right = attrs.get("pads", (0, 0, 0, 0))
             pads = [(top, bottom), (left, right)]
         down, across = (Window(*sides) for sides in zip(kernel, strides, pads, dilations, strict=True))
         return down, across
 
-    def _reduces_map(self, node: NodeProto, look: ReceptiveField) -> bool:
-        """Tell whether a node takes the mean, or the like, of every map."""
-        said = attributes(node)
-        axes: Sequence[int] | None = said.get("axes")
+    def _reduces_map(self, node: NodeProto, field: ReceptiveField) -> bool:
+        """Check whether a node reduces height and width, by the mean for example."""
+        attrs = attributes(node)
+        axes: Sequence[int] | None = attrs.get("axes")
         if axes is None and len(node.input) > 1 and node.input[1]:
             values = self._shapes.values.get(node.input[1])
             axes = None if values is None else values.tolist()
-        return axes is None or ({1, 2} if look.last else {2, 3}) <= {axis % 4 for axis in axes}
+        return axes is None or ({1, 2} if field.last else {2, 3}) <= {axis % 4 for axis in axes}
 
     def _transposed(self, node: NodeProto) -> Windows | None:
-        """Read a transposed convolution without strides, which is a convolution."""
-        said = attributes(node)
-        if set(said.get("strides", (1, 1))) != {1} or any(said.get("output_padding", ())):
+        """Return the windows of a transposed convolution with stride 1, which is a convolution."""
+        attrs = attributes(node)
+        if set(attrs.get("strides", (1, 1))) != {1} or any(attrs.get("output_padding", ())):
             return None
-        kernel, dilations = self._shapes[node.input[1]][2:], said.get("dilations", (1, 1))
+        kernel, dilations = self._shapes[node.input[1]][2:], attrs.get("dilations", (1, 1))
         down, across = (Window(side, dilation=dilation) for side, dilation in zip(kernel, dilations, strict=True))
         return down, across
 
     def _kind(self, node: NodeProto) -> str:
-        """Name what a node does: in the notation's words where it has one, else by its operator."""
+        """Return the kind of a node: the notation's word if there is one, else its operator."""
         if node.op_type == "MatMul" or (node.op_type == "Einsum" and len(self._roots(node)) == 1):
             return LayerKind.dense if len(self._shapes[node.input[1]]) == 2 else "matmul"
         return _KINDS.get(node.op_type, node.op_type.lower())
 
 
 def name_of(node: NodeProto, weights: Sequence[str] = ()) -> str:
-    """Name a node as `--layer` takes it: by its weights, without what our own exports put before the names of a backbone.
+    """Name a node as `--layer` does: after its weights, without the prefixes of cnnkit's own exports.
 
     Args:
         node: The node.
-        weights: The stored tensors that it works with, should they have passed other nodes on their way.
+        weights: The stored tensors that reach it through other nodes.
     """
     names = [name.removesuffix("_quantized") for name in (*node.input, *weights)]
     found = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]

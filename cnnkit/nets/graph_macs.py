@@ -1,6 +1,6 @@
-"""The multiply-accumulates of an operator of an ONNX graph, as torch's FlopCounterMode counts them: half of its operations.
+"""Multiply-accumulates of an ONNX operator, counted as by torch's FlopCounterMode: half of its operations.
 
-Only products of matrices and convolutions count, no matter which operator holds them.
+Only matrix products and convolutions count, whichever operator contains them.
 """
 
 import math
@@ -24,39 +24,39 @@ _CHECKED = ("Conv", "DeformConv", "ConvTranspose", "Gemm", "MatMul", "RNN", "GRU
 
 
 def multiplies(node: NodeProto) -> bool:
-    """Tell whether an operator has multiply-accumulates."""
+    """Check whether an operator has multiply-accumulates."""
     return node.op_type in _MULTIPLYING
 
 
 def check(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: str) -> None:
-    """Compare what an operator takes with what it is given.
+    """Check that the input of an operator has the size that its weights need.
 
     Args:
-        node: In standard operators.
-        shape_of: Gives the shape of a value, None where it is not known.
-        sentence: For errors; `%s` in it stands for what is wrong.
+        node: A standard operator.
+        shape_of: Returns the shape of a value, None if it is unknown.
+        sentence: Error message, with `%s` for the reason.
 
     Raises:
-        FormatError: The shapes do not fit each other.
+        FormatError: The shapes do not fit together.
     """
     sides = [shape_of(name) for name in node.input[:2]]
     if node.op_type not in _CHECKED or len(sides) < 2 or not all(sides):
         return
     given, weights = (side or () for side in sides)
-    said = attributes(node)
+    attrs = attributes(node)
     match node.op_type:
         case "Conv" | "DeformConv":  # (F, C / groups, kh, kw)
-            has, takes = given[1], weights[1] * said.get("group", 1)
+            has, takes = given[1], weights[1] * attrs.get("group", 1)
         case "ConvTranspose":  # (C, F / groups, kh, kw)
             has, takes = given[1], weights[0]
         case "Gemm":
-            has, takes = given[0 if said.get("transA") else 1], weights[1 if said.get("transB") else 0]
+            has, takes = given[0 if attrs.get("transA") else 1], weights[1 if attrs.get("transB") else 0]
         case "MatMul":
             has, takes = given[-1], weights[-2] if len(weights) > 1 else weights[0]
         case _:
             has, takes = given[2], weights[2]
     if has != takes:
-        raise FormatError(sentence % f"takes {takes} values and is given {has}")
+        raise FormatError(sentence % f"takes {takes} values, but its input has {has}")
 
 
 def count(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: str) -> int:
@@ -66,20 +66,20 @@ def count(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: st
     shapes = [shape_of(name) if name else () for name in node.input]
     made = shape_of(node.output[0])
     if made is None or any(shape is None for shape in shapes):
-        raise FormatError(sentence % "has inputs whose shape cannot be told, nor its multiply-accumulates")
+        raise FormatError(sentence % "has inputs of unknown shape, so its multiply-accumulates cannot be counted")
     given = [shape for shape in shapes if shape is not None]
-    said = attributes(node)
+    attrs = attributes(node)
     match node.op_type:
         case "Conv" | "DeformConv":
             return math.prod(made) * math.prod(given[1][1:])
         case "ConvTranspose":
             return math.prod(given[0]) * math.prod(given[1][1:])
         case "Gemm":
-            return math.prod(made) * given[0][0 if said.get("transA") else 1]
+            return math.prod(made) * given[0][0 if attrs.get("transA") else 1]
         case "MatMul":
             return math.prod(made) * given[0][-1]
         case "Einsum":
-            return _einsum(said["equation"].decode(), given, sentence)
+            return _einsum(attrs["equation"].decode(), given, sentence)
         case "RNN" | "GRU" | "LSTM":
             return given[0][0] * given[0][1] * (math.prod(given[1]) + math.prod(given[2]))
         case _:
@@ -87,9 +87,11 @@ def count(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: st
 
 
 def _attention(node: NodeProto, given: Sequence[Shape], made: Shape, sentence: str) -> int:
-    """Count queries by keys, and weights by values, of all heads."""
+    """Count the products of queries and keys, and of attention weights and values, in all heads."""
     if len(given) < 3 or not given[1] or len(given[0]) not in (3, 4):
-        raise FormatError(sentence % "packs its queries, keys and values; its multiply-accumulates cannot be counted")
+        raise FormatError(
+            sentence % "has queries, keys and values in one tensor, so its multiply-accumulates cannot be counted"
+        )
     length = given[1][-2]
     past = 4 if node.op_type == "Attention" else 6
     if len(given) > past and given[past]:
@@ -98,14 +100,14 @@ def _attention(node: NodeProto, given: Sequence[Shape], made: Shape, sentence: s
 
 
 def _einsum(equation: str, given: Sequence[Shape], sentence: str) -> int:
-    """Count the products of an Einsum that takes its operands from left to right, as torch does."""
+    """Count the products of an Einsum, contracted from left to right, as in torch."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     sides: dict[str, int] = {}
     terms: list[set[str]] = []
     unnamed: set[str] = set()
     written = left.split(",")
     if len(written) != len(given):
-        raise FormatError(sentence % f"has {len(given)} operands, its equation {equation} {len(written)}")
+        raise FormatError(sentence % f"has {len(given)} operands, but its equation {equation} has {len(written)}")
     for term, shape in zip(written, given, strict=True):
         before, dots, after = term.partition("...")
         rest = len(shape) - len(before) - len(after)
@@ -113,7 +115,7 @@ def _einsum(equation: str, given: Sequence[Shape], sentence: str) -> int:
         letters = [*before, *dotted, *after]
         if len(letters) != len(shape):
             raise FormatError(
-                sentence % f"has an operand of {len(shape)} dimensions, its equation {equation} another one"
+                sentence % f"has an operand of {len(shape)} dimensions, but not in its equation {equation}"
             )
         unnamed.update(dotted)
         for letter, side in zip(letters, shape, strict=True):

@@ -1,4 +1,4 @@
-"""Nodes, stored tensors and functions of ONNX graphs, as they stand in a file."""
+"""Nodes, stored tensors and functions of ONNX graphs."""
 
 import contextlib
 import heapq
@@ -20,29 +20,29 @@ BLOCKED = "com.microsoft.nchwc"
 STANDARD = ("", "ai.onnx")
 
 MOST_VALUES = 64  # of a tensor that may be a shape, the axes of a mean, or a count
-_MOST_NODES = 200_000  # in a graph whose functions are written out
-_MASKING = -100.0  # what masks add to a score
+_MOST_NODES = 200_000  # in a graph with its functions inlined
+_MASKING = -100.0  # the value that masks add to a score
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A tensor that is stored: its sides, its type, and the tensor for who needs its values."""
+    """A stored tensor: its sides, its type, and the tensor itself if its values are needed."""
 
     dims: tuple[int, ...]
     element: int
     tensor: TensorProto | None = None
-    node: bool = False  # written as a node, not as an initialiser
+    node: bool = False  # stored in a node, not as an initialiser
 
     @property
     def values(self) -> NDArray[Any] | None:
-        """Its values, where they are few."""
+        """Its values, if they are few."""
         if self.tensor is None or math.prod(self.dims) > MOST_VALUES:
             return None
         return array(self.tensor)
 
     @property
     def uniform(self) -> float | None:
-        """The value that it holds everywhere; None where it holds several, or what is no number."""
+        """The value of all its elements; None if they differ or are not numbers."""
         values = None if self.tensor is None else array(self.tensor)
         if values is None or values.dtype.kind not in "fiu" or not values.size:
             return None
@@ -50,17 +50,17 @@ class Constant:
 
     @property
     def is_repeated_value(self) -> bool:
-        """Whether it is a vector of several values that are all the same, as the biases of untrained layers are."""
+        """Whether it is a vector that repeats one value, such as the biases of an untrained layer."""
         length = math.prod(self.dims)
         return length > 1 and length == max(self.dims) and self.uniform is not None
 
     @property
     def is_mask(self) -> bool:
-        """Whether adding it only rules out places, as the masks of windowed attention do: all zeros and large negative values."""
+        """Whether it only masks positions when added, as in windowed attention: zeros and large negative values."""
         values = None if self.tensor is None else array(self.tensor)
         if values is None or not values.size:
             return False
-        if values.dtype.kind in "iu":  # quantised: two values as far apart as the type has them
+        if values.dtype.kind in "iu":  # quantised: two values, far apart
             low, high = int(values.min()), int(values.max())
             return high - low >= -_MASKING and bool(((values == low) | (values == high)).all())
         if values.dtype.kind != "f":
@@ -71,8 +71,8 @@ class Constant:
     def learned(self) -> int:
         """How many of its values were learned.
 
-        Windowed attention adds what it learned for every distance between two places of a window; exporters write it out for all pairs
-        of places, (..., heads, places, places).
+        Windowed attention learns a bias for every offset between two positions of a window; exporters store it for all pairs of
+        positions, (..., heads, positions, positions).
         """
         count = math.prod(self.dims)
         places = self.dims[-1] if len(self.dims) >= 3 and self.dims[-2] == self.dims[-1] else 0
@@ -91,7 +91,7 @@ class Constant:
 
 
 def array(tensor: TensorProto) -> NDArray[Any] | None:
-    """Read a tensor; None where its content does not fit its sides."""
+    """Read a tensor; None if its content does not fit its sides."""
     try:
         return numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError):
@@ -99,12 +99,12 @@ def array(tensor: TensorProto) -> NDArray[Any] | None:
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
-    """Read what a node is set to."""
+    """Return the attributes of a node."""
     return {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def graphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Give the bodies that a node holds, of loops and branches."""
+    """Yield the bodies of a node: branches, or the body of a loop."""
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             yield attribute.g
@@ -113,10 +113,10 @@ def graphs(node: NodeProto) -> Iterator[GraphProto]:
 
 @contextlib.contextmanager
 def well_written(node: NodeProto | None, name: str) -> Generator[None]:
-    """Turn what goes wrong with inputs and attributes that are not there, or of another type, into a sentence.
+    """Convert exceptions from missing or wrong inputs and attributes of a node to a FormatError.
 
     Raises:
-        FormatError: Something of the kind went wrong.
+        FormatError: There was such an exception.
     """
     try:
         yield
@@ -131,7 +131,7 @@ def called(node: NodeProto) -> str:
 
 
 def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
-    """Sort nodes so that each comes after those whose values it reads; some converters do not. Nodes of a circle are left out."""
+    """Sort nodes so that each comes after those whose values it reads; some converters do not. Cycles are left out."""
     makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
     waits = [{makers[name] for name in names_read(node) if name in makers} for node in nodes]
     if all(max(needed, default=-1) < place for place, needed in enumerate(waits)):
@@ -153,7 +153,7 @@ def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
 
 
 def names_read(node: NodeProto) -> Iterator[str]:
-    """Give the names that a node reads, those that its bodies take from around them included."""
+    """Yield the names that a node reads, including those that its bodies read from the graph around them."""
     yield from filter(None, node.input)
     for graph in graphs(node):
         for inner in graph.node:
@@ -162,12 +162,12 @@ def names_read(node: NodeProto) -> Iterator[str]:
 
 
 def stored(tensor: TensorProto) -> Constant:
-    """Take up an initialiser."""
+    """Return an initialiser as a constant."""
     return Constant(tuple(tensor.dims), tensor.data_type, tensor)
 
 
 def constant_of(node: NodeProto) -> Constant | None:
-    """Read a node that only gives a value; None for one of strings."""
+    """Return the value of a Constant node; None for strings."""
     for name, value in attributes(node).items():
         if name == "value" and isinstance(value, TensorProto):
             return Constant(tuple(value.dims), value.data_type, value, node=True)
@@ -181,24 +181,24 @@ def constant_of(node: NodeProto) -> Constant | None:
 
 
 def inlined(model: ModelProto, *, name: str) -> ModelProto:
-    """Write out the functions that a model defines itself.
+    """Inline the functions that a model defines.
 
     Raises:
-        FormatError: They call themselves, would make the graph too large, or cannot be written out.
+        FormatError: A function calls itself, the graph would become too large, or onnx cannot inline them.
     """
     if not model.functions:
         return model
     functions = {(function.domain, function.name): function for function in model.functions}
     sizes: dict[tuple[str, str], int] = {}
-    written_out = sum(_size(node, functions, sizes, (), name) for node in model.graph.node)
-    if written_out > _MOST_NODES:
+    nodes = sum(_size(node, functions, sizes, (), name) for node in model.graph.node)
+    if nodes > _MOST_NODES:
         raise FormatError(
-            f"{name}: its functions written out are {written_out} nodes; at most {_MOST_NODES} are measured"
+            f"{name}: with its functions inlined it has {nodes} nodes; at most {_MOST_NODES} are measured"
         )
     try:
         return inliner.inline_local_functions(model)
-    except Exception as error:  # onnx raises what its C++ part does
-        raise FormatError(f"{name}: its functions cannot be written out: {onnx_errors.reason(error)}") from error
+    except Exception as error:  # onnx's C++ code raises exceptions of many types
+        raise FormatError(f"{name}: its functions cannot be inlined: {onnx_errors.reason(error)}") from error
 
 
 def _size(
@@ -208,7 +208,7 @@ def _size(
     calling: tuple[tuple[str, str], ...],
     name: str,
 ) -> int:
-    """Count the nodes that a node becomes, without writing them out."""
+    """Count the nodes of a node with its functions inlined, without inlining them."""
     count = 1 + sum(_size(inner, functions, sizes, calling, name) for graph in graphs(node) for inner in graph.node)
     key = (node.domain, node.op_type)
     if key not in functions:

@@ -1,7 +1,7 @@
-"""What ONNX Runtime makes of an ONNX graph, in a process of its own: whether it takes it, and the shapes of its values.
+"""Load and run an ONNX graph with ONNX Runtime, in a separate process: whether it runs, and the shapes of its values.
 
-What a graph makes of memory and time is bounded, and one on which ONNX Runtime crashes ends that process alone, which runs `main`: it
-reads a graph from one pipe, and writes shapes as JSON into another. Large weights are not passed on, but zeros of their shapes.
+Memory and time of the process are limited, and a crash of ONNX Runtime ends only that process. It runs `main`, which reads a graph
+from standard input and writes shapes as JSON to standard output. Large weights are replaced by zeros of their shapes.
 """
 
 import json
@@ -27,14 +27,14 @@ _MOST_SECONDS = 60
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _RESULT = "shape of value "
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from cnnkit.nets.graph_run import main; main(run={run})"
-_RUN = "ONNX Runtime's run of the network"
-_LIMIT = "the most that it is given"
+_RUN = "running the network with ONNX Runtime"
+_LIMIT = "which is the limit"
 
 
 class RunError(Exception):
-    """Why a graph did not run.
+    """A graph did not run.
 
-    `refused`: because ONNX Runtime takes no such graph; not for want of time, of memory, or of what this version of it lacks.
+    `refused`: the graph is invalid for ONNX Runtime; false where time, memory or an operator of this version is lacking.
     """
 
     def __init__(self, text: str, *, refused: bool = False) -> None:
@@ -45,18 +45,18 @@ class RunError(Exception):
 def shapes_by_running(
     model: ModelProto, names: Sequence[str], inputs: Mapping[str, tuple[int, Shape]], *, run: bool = True
 ) -> dict[str, Shape]:
-    """Run a graph on zeros, and give the shapes of its values; nothing else of them is kept.
+    """Run a graph on zeros, and return the shapes of its values.
 
     Args:
-        model: It is read only.
-        names: The values.
+        model: The graph; it is not changed.
+        names: Names of the values.
         inputs: Element type and shape of every input.
-        run: Without it, the graph is only loaded, and no shape is found.
+        run: Whether to run the graph; otherwise it is only loaded, and the result is empty.
 
     Raises:
         RunError: It does not load or run, or takes too much memory or time.
     """
-    # -P, and cnnkit's own folder last: Python would look for modules in the current folder first, which may hold an onnx.py
+    # -P, and cnnkit's own folder last: else Python would import from the current folder first, which may contain an onnx.py
     command = [sys.executable, "-P", "-c", _PROGRAM.format(run=run), str(Path(__file__).parents[2])]
     environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
     try:
@@ -71,20 +71,20 @@ def shapes_by_running(
     except subprocess.TimeoutExpired as error:
         raise RunError(f"{_RUN} takes more than {_MOST_SECONDS} seconds, {_LIMIT}") from error
     try:
-        answer: dict[str, Any] = json.loads(done.stdout)
+        result: dict[str, Any] = json.loads(done.stdout)
     except ValueError as error:
         if done.returncode == -getattr(signal, "SIGKILL", 9):
             raise RunError(
-                f"{_RUN} was ended by the system, as where memory is full; it may take {_gigabytes()}"
+                f"{_RUN} was killed by the system, probably for lack of memory; it may take up to {_gigabytes()}"
             ) from error
         raise RunError("ONNX Runtime crashes on it", refused=done.returncode < 0) from error
-    if "error" in answer:
-        raise RunError(answer["error"], refused=answer["refused"])
-    return dict(zip(names, map(tuple, answer["shapes"]), strict=True)) if run else {}
+    if "error" in result:
+        raise RunError(result["error"], refused=result["refused"])
+    return dict(zip(names, map(tuple, result["shapes"]), strict=True)) if run else {}
 
 
 def _light(model: ModelProto, names: Sequence[str], inputs: Mapping[str, tuple[int, Shape]]) -> ModelProto:
-    """Copy a model without its large weights, which become inputs, and with shapes as its only outputs where some are asked for."""
+    """Copy a model with its large weights replaced by inputs and, if there are names, only their shapes as outputs."""
     made = ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
     graph, given = made.graph, model.graph
     graph.name = given.name
@@ -98,7 +98,7 @@ def _light(model: ModelProto, names: Sequence[str], inputs: Mapping[str, tuple[i
     graph.initializer.extend(tensor for tensor in given.initializer if tensor.name not in large)
     fixed = large | dict(inputs)
     declared = {value.name: value for value in given.input}
-    for name in declared | large:  # in files of old, weights are inputs, too
+    for name in declared | large:  # in old files, weights are inputs, too
         graph.input.append(make_tensor_value_info(name, *fixed[name]) if name in fixed else declared[name])
     if not names:
         graph.output.extend(given.output)
@@ -115,24 +115,27 @@ def _gigabytes() -> str:
 
 
 def main(*, run: bool) -> None:
-    """Load, and run, what the first pipe brings."""
+    """Load a graph from standard input, run it, and write the shapes of its values to standard output."""
     model = ModelProto.FromString(sys.stdin.buffer.read())
-    answer: dict[str, object]
+    result: dict[str, object]
     try:
-        answer = {"shapes": _run(model, run=run)}
+        result = {"shapes": _run(model, run=run)}
     except Exception as error:  # onnxruntime's exceptions share no base class
         if isinstance(error, MemoryError) or "bfc_arena" in str(error) or "bad_alloc" in str(error):
-            answer = {"error": f"{_RUN} takes more than {_gigabytes()} of memory, {_LIMIT}", "refused": False}
+            result = {"error": f"{_RUN} takes more than {_gigabytes()} of memory, {_LIMIT}", "refused": False}
         else:
             refusal = onnx_errors.read(error, model.graph.node)
             node = "" if refusal.lacking or refusal.named else f"{_first_refused(model)}: "
-            answer = {"error": f"ONNX Runtime cannot run it: {node}{refusal.text}", "refused": not refusal.lacking}
+            result = {
+                "error": f"ONNX Runtime cannot run it: {node}{refusal.text}",
+                "refused": not refusal.lacking,
+            }
     with os.fdopen(1, "wb", closefd=False) as pipe:
-        pipe.write(json.dumps(answer).encode())
+        pipe.write(json.dumps(result).encode())
 
 
 def _first_refused(model: ModelProto) -> str:
-    """Find the node for which a graph does not load, where the error does not name it: the last of the shortest graph that does not."""
+    """Find the node at which loading fails, if the error does not name it: the last node of the shortest graph that fails."""
     nodes = in_order(model.graph.node)
     loads, fails = 0, len(nodes)
     while fails - loads > 1:

@@ -1,7 +1,7 @@
-"""The shape of every value of an ONNX graph, found node by node as the nodes are reached.
+"""The shape of every value of an ONNX graph, inferred node by node.
 
-onnx infers the result of each node under the graph's own opset, from shapes and, where a graph works out its own shapes, from their values.
-ONNX Runtime runs the graph once for what onnx cannot say: on an image of zeros, with shapes as the only outputs, so that nothing is kept.
+onnx infers the output of each node with the graph's own opset, from shapes and, where a graph computes shapes itself, from values. Shapes
+that onnx cannot infer are found by running the graph once with ONNX Runtime, on an image of zeros, with shapes as the only outputs.
 """
 
 import math
@@ -28,7 +28,7 @@ from cnnkit.nets.graph_run import RunError, shapes_by_running
 Shape = tuple[int, ...]
 
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING)
-# What gives values of the shape of its first input. onnx knows some of these from some opset on; older graphs hold them too.
+# Operators whose output has the shape of their first input. onnx has some only since a later opset; older graphs contain them, too.
 _SAME_SHAPE = frozenset(
     {
         *(
@@ -52,28 +52,28 @@ _SEQUENCES = frozenset(
         *("Optional", "OptionalGetElement", "Loop", "If", "Scan"),
     }
 )
-# What these give, and whether that suits what comes after them, depends on values.
+# The shape of their output, and whether later operators accept it, depends on values.
 _BY_VALUE = _OF_UNKNOWN_LENGTH | _SEQUENCES | {"NonMaxSuppression"}
 
 
 class Shapes:
-    """What is known of the values so far: their types, shapes, and the few values that shapes are made of."""
+    """Types and shapes of the values so far, and the few values from which shapes are computed."""
 
     def __init__(self, model: ModelProto, inputs: Mapping[str, tuple[int, Shape]]) -> None:
-        """Start from what the network is given.
+        """Start with the inputs of a network.
 
         Args:
-            model: For ONNX Runtime, without functions of its own.
-            inputs: Element type and shape by name.
+            model: The network, with its functions inlined.
+            inputs: Element type and shape of each input, by name.
         """
         self.values: dict[str, NDArray[Any]] = {}
-        self.reason = ""  # why the last shape that is missing is
+        self.reason = ""  # why the last missing shape is unknown
         self._types = {name: make_tensor_type_proto(_kind(element), shape) for name, (element, shape) in inputs.items()}
         self._opsets = {"" if entry.domain in STANDARD else entry.domain: entry.version for entry in model.opset_import}
         self._model = model
         self._inputs = dict(inputs)
         self._run: dict[str, Shape] | None = None
-        self._failure = ""  # why a run gave no shapes
+        self._failure = ""  # why running the graph failed
 
     @property
     def opset(self) -> int:
@@ -81,27 +81,27 @@ class Shapes:
         return int(self._opsets.get("", 1))
 
     def __getitem__(self, name: str) -> Shape:
-        """Give the shape of a value."""
+        """Return the shape of a value; raise KeyError if it is unknown."""
         shape = self.get(name)
         if shape is None:
             raise KeyError(name)
         return shape
 
     def get(self, name: str) -> Shape | None:
-        """Give the shape of a value, None where it is not known."""
+        """Return the shape of a value, None if it is unknown."""
         kind = self._types.get(name)
         return None if kind is None else _shape(kind)
 
     def add(self, constants: Mapping[str, Constant]) -> None:
-        """Take up what is stored."""
+        """Add stored tensors."""
         for name, constant in constants.items():
             self._types[name] = make_tensor_type_proto(_kind(constant.element), constant.dims)
             values = constant.values
             if values is not None:
                 self.values[name] = values
 
-    def same(self, name: str, other: str) -> None:
-        """Let a value be another one, as a body's inputs are what its node is given."""
+    def copy(self, name: str, other: str) -> None:
+        """Set all that is known of a value to that of another one, as for the input of a body and of its node."""
         self._types.pop(name, None)
         self.values.pop(name, None)
         if other in self._types:
@@ -109,25 +109,25 @@ class Shapes:
         if other in self.values:
             self.values[name] = self.values[other]
 
-    def tell(self, name: str, shape: Shape, element: int = TensorProto.FLOAT) -> None:
-        """Take up the shape of a value that was found elsewhere."""
+    def set_shape(self, name: str, shape: Shape, element: int = TensorProto.FLOAT) -> None:
+        """Set the shape of a value."""
         self._types[name] = make_tensor_type_proto(_kind(element), shape)
         self.values.pop(name, None)
 
-    def know(self, name: str, value: int | bool) -> None:
-        """Take up a single number."""
+    def set_number(self, name: str, value: int | bool) -> None:
+        """Set a value that is a single number."""
         self.values[name] = np.asarray(value)
         self._types[name] = make_tensor_type_proto(
             TensorProto.BOOL if isinstance(value, bool) else TensorProto.INT64, ()
         )
 
     def forget(self, name: str) -> None:
-        """Give up what is known of a value."""
+        """Delete all that is known of a value."""
         self._types.pop(name, None)
         self.values.pop(name, None)
 
     def infer(self, node: NodeProto) -> None:
-        """Find type and shape of what a node gives, and its values where they are few and known."""
+        """Infer type and shape of a node's outputs, and their values if they are few and known."""
         outputs = [name for name in node.output if name]
         for name in outputs:
             self._types.pop(name, None)
@@ -144,7 +144,7 @@ class Shapes:
                 self._fall_back(name, node)
 
     def _inferred(self, node: NodeProto) -> dict[str, TypeProto]:
-        """Ask onnx; what is not known is left out."""
+        """Infer the types of a node's outputs with onnx; unknown ones are left out."""
         known = {name: self._types[name] for name in node.input if name in self._types}
         if node.op_type in _OF_FLOATS:  # the biases of quantised layers are integers
             known = {name: self._as_floats(kind) for name, kind in known.items()}
@@ -158,7 +158,7 @@ class Shapes:
             like_first = self._like_first(node)
             if like_first or not defs.has(node.op_type):
                 return like_first
-            schema = defs.get_schema(node.op_type)  # exporters do write operators of later opsets
+            schema = defs.get_schema(node.op_type)  # some exporters write operators of later opsets
             opset = schema.since_version
         node, known = _with_all_inputs(node, schema, known)
         data = {
@@ -175,7 +175,7 @@ class Shapes:
                 opset_imports=[make_opsetid("", opset)],
                 ir_version=max(self._model.ir_version, 4),
             )
-        except Exception as error:  # onnx raises what its C++ part does
+        except Exception as error:  # onnx's C++ code raises exceptions of many types
             self.reason = onnx_errors.reason(error)
             return {}
 
@@ -184,7 +184,7 @@ class Shapes:
         return kind if shape is None else make_tensor_type_proto(TensorProto.FLOAT, shape)
 
     def _like_first(self, node: NodeProto) -> dict[str, TypeProto]:
-        """Give the shape of its input to an operator that keeps it, in opsets that lack the operator."""
+        """Return the type of the first input for an operator that keeps its shape, in opsets that lack the operator."""
         if node.op_type not in _SAME_SHAPE or node.domain not in (*STANDARD, MICROSOFT):
             return {}
         if node.op_type == "MultiHeadAttention":
@@ -196,7 +196,7 @@ class Shapes:
         return {node.output[0]: self._types[node.input[0]]}
 
     def is_no_tensor(self, name: str) -> bool:
-        """Tell whether a value is a sequence, a map or the like, which have no shape."""
+        """Check whether a value has no shape, such as a sequence or a map."""
         kind = self._types.get(name)
         return kind is not None and kind.WhichOneof("value") not in (None, "tensor_type")
 
@@ -204,13 +204,13 @@ class Shapes:
         shape = self.get(node.input[0])
         if shape is None:
             return
-        said = {attribute.name: attribute.i for attribute in node.attribute}
-        part = shape[said.get("start", 0) : said.get("end", len(shape))]
+        attrs = {attribute.name: attribute.i for attribute in node.attribute}
+        part = shape[attrs.get("start", 0) : attrs.get("end", len(shape))]
         self.values[node.output[0]] = np.asarray(part, np.int64)
         self._types[node.output[0]] = make_tensor_type_proto(TensorProto.INT64, (len(part),))
 
     def _evaluate(self, node: NodeProto) -> None:
-        """Work out the few values of a node whose inputs are all known."""
+        """Compute the few values of a node whose inputs are all known."""
         shapes = [self.get(name) for name in node.output if name]
         small = all(shape is not None and math.prod(shape) <= MOST_VALUES for shape in shapes)
         if node.domain not in STANDARD or not (small or node.op_type in _OF_UNKNOWN_LENGTH):
@@ -225,7 +225,7 @@ class Shapes:
         model = make_model(graph, opset_imports=[make_opsetid("", self.opset)])
         try:
             results = ReferenceEvaluator(model).run(None, {name: self.values[name] for name in names})
-        except Exception:  # onnx raises anything for what it does not implement; then the values stay unknown
+        except Exception:  # onnx may raise anything for what it does not implement; the values stay unknown
             return
         for name, result in zip((name for name in node.output if name), results, strict=True):
             if isinstance(result, np.ndarray | np.generic):
@@ -258,14 +258,14 @@ class Shapes:
             return {}
 
     def refusal(self, *, run: bool) -> str | None:
-        """Say why ONNX Runtime takes no such graph; None where it does, or where that cannot be told.
+        """Return why ONNX Runtime refuses the graph; None if it accepts it, or if that is unknown.
 
         Args:
-            run: Whether the graph is run, too, on an image of zeros; else it is only loaded.
+            run: Whether to run the graph, on an image of zeros; otherwise it is only loaded.
         """
         if self._run or any(node.domain == BLOCKED for node in self._model.graph.node):
-            return None  # blocks are as large as the processor has it that wrote them: another one refuses sound graphs
-        by_value = any(node.op_type in _BY_VALUE for node in self._model.graph.node)  # which may not take zeros
+            return None  # the block size depends on the processor that wrote the file: another one refuses valid graphs
+        by_value = any(node.op_type in _BY_VALUE for node in self._model.graph.node)  # may fail on zeros
         try:
             shapes_by_running(self._model, (), self._inputs, run=run and not by_value)
         except RunError as error:
@@ -274,7 +274,7 @@ class Shapes:
 
 
 def _kind(element: int) -> int:
-    """Take integers of few bits and floats of any size for floats: quantised networks are measured as what they stand for."""
+    """Return FLOAT for small integers and all floats: quantised networks are measured as the float networks they were made from."""
     return element if element in _INTEGERS else TensorProto.FLOAT
 
 
@@ -288,7 +288,7 @@ def _schema(operator: str, opset: int) -> defs.OpSchema | None:
 def _with_all_inputs(
     node: NodeProto, schema: defs.OpSchema, known: dict[str, TypeProto]
 ) -> tuple[NodeProto, dict[str, TypeProto]]:
-    """Give an empty tensor for an input that is left out although its opset demands one, as exporters do for Resize."""
+    """Fill in an empty tensor for a missing input that the opset requires; exporters omit one of Resize."""
     demanded = [
         place
         for place, (name, formal) in enumerate(zip(node.input, schema.inputs, strict=False))

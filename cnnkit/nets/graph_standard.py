@@ -1,7 +1,7 @@
-"""ONNX graphs in standard operators: what quantisation and ONNX Runtime's optimiser wrote is replaced by operators of the same shapes.
+"""Translate ONNX graphs to standard operators: those of quantisation and of ONNX Runtime's optimiser are replaced.
 
-Only sizes matter here, so that a quantised convolution, one with its activation fused in and one on blocked channels all become `Conv`, and
-nothing else has to know them. Values keep their names, and nodes theirs. What has no counterpart stays as it is.
+Only shapes and costs matter here: a quantised convolution, one with a fused activation and one on blocked channels all become `Conv`, so
+that no other module needs to know them. Values and nodes keep their names. An operator without a counterpart is kept.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,8 +32,8 @@ _NHWC = "com.ms.internal.nhwc"
 class Standard:
     """A graph in standard operators, or the body of a loop or branch.
 
-    `scales` are values that only turn integers into floats. `blocked` are the weights of convolutions on blocked channels, where the
-    file pads what each filter takes in.
+    `scales` are values that only convert integers to floats. `blocked` are weights of convolutions on blocked channels, whose input
+    channels the file pads.
     """
 
     nodes: list[NodeProto]
@@ -43,16 +43,16 @@ class Standard:
 
 
 def standard(graph: GraphProto, *, opset: int, name: str, around: Mapping[str, Constant] | None = None) -> Standard:
-    """Replace what is not standard, and find what is stored.
+    """Replace operators that are not standard, and collect the stored tensors.
 
     Args:
-        graph: It is read only.
-        opset: The version of the standard operators that it is written in.
+        graph: The graph; it is not changed.
+        opset: Version of the standard operators.
         name: The file, for messages.
-        around: What is stored in the graph that this one is a body of.
+        around: Stored tensors of the graph around this one, if this one is a body.
 
     Raises:
-        FormatError: A node is not written as its operator demands.
+        FormatError: A node lacks inputs or attributes of its operator.
     """
     made = Standard([], dict(around or {}))
     made.constants.update({tensor.name: stored(tensor) for tensor in graph.initializer})
@@ -68,20 +68,20 @@ def standard(graph: GraphProto, *, opset: int, name: str, around: Mapping[str, C
 
 
 def _take_up(node: NodeProto, made: Standard, channels: dict[str, int], opset: int) -> None:
-    """Take up one node: as a constant, or as the nodes that stand for it."""
+    """Add one node: as a constant, or as the standard nodes that replace it."""
     if node.op_type == "Constant" and node.domain in STANDARD and node.output:
         constant = constant_of(node)
         if constant is not None:
             made.constants[node.output[0]] = constant
             return
     if node.op_type == "Identity" and node.domain in STANDARD and node.input[0] in made.constants:
-        # torch's exporter stores equal weights once, and gives the others by nodes like this
+        # torch's exporter stores equal weights once, and refers to them by such nodes
         made.constants[node.output[0]] = made.constants[node.input[0]]
         return
     made.nodes += _replaced(node, made, channels, opset)
 
 
-# The standard operator for another one, and which of its inputs that takes. Scales and zero points are left out.
+# The standard operator for another one, and which inputs to keep. Scales and zero points are left out.
 _COUNTERPARTS: dict[str, tuple[str, tuple[int, ...]]] = {
     "FusedConv": ("Conv", (0, 1, 2)),
     "NhwcFusedConv": ("Conv", (0, 1, 2)),
@@ -125,11 +125,8 @@ _COUNTERPARTS: dict[str, tuple[str, tuple[int, ...]]] = {
     "QuantizeLinear": ("Identity", (0,)),
     "DequantizeLinear": ("Identity", (0,)),
 }
-_OF_MICROSOFT_ONLY = (
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "Gelu",
-)  # standard operators of these names are something else
+# The standard operators of these names differ
+_OF_MICROSOFT_ONLY = ("QuantizeLinear", "DequantizeLinear", "Gelu")
 _KEPT = (
     "kernel_shape",
     "strides",
@@ -141,12 +138,12 @@ _KEPT = (
     "output_padding",
     "output_shape",
 )
-_NORM = "_bn_nchwc"  # how ONNX Runtime names a batch normalisation that it turned into a convolution of one factor a channel
+_NORM = "_bn_nchwc"  # ONNX Runtime's suffix for a batch normalisation converted to a depthwise 1x1 convolution
 _LAST_TO_FIRST, _FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
 def _replaced(node: NodeProto, made: Standard, channels: dict[str, int], opset: int) -> Iterable[NodeProto]:
-    """Give the nodes that stand for a node."""
+    """Return the standard nodes that replace a node."""
     if node.domain == BLOCKED:
         return _unblocked(node, made, channels)
     if node.domain in STANDARD and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -174,11 +171,11 @@ def _made(
     node: NodeProto,
     inputs: Iterable[str],
     outputs: Iterable[str] | None = None,
-    **said: Any,  # noqa: ANN401 - what an attribute holds
+    **attrs: Any,  # noqa: ANN401 - values of attributes
 ) -> NodeProto:
-    """Make a standard node in the place of another one."""
+    """Make a standard node that replaces another one."""
     outputs = list(node.output if outputs is None else outputs)
-    return make_node(op, list(inputs), outputs, name=node.name, **said)
+    return make_node(op, list(inputs), outputs, name=node.name, **attrs)
 
 
 def _kept(node: NodeProto) -> dict[str, Any]:
@@ -186,20 +183,20 @@ def _kept(node: NodeProto) -> dict[str, Any]:
 
 
 def _counterpart(node: NodeProto, made: Standard) -> Iterable[NodeProto]:
-    """Make the standard operator for a quantised or fused one; what is added to its result becomes a node of its own."""
+    """Make the standard operator for a quantised or fused one; a fused addition becomes a node of its own."""
     op, places = _COUNTERPARTS[node.op_type]
     inputs = [node.input[place] if place < len(node.input) else "" for place in places]
-    said = attributes(node)
+    attrs = attributes(node)
     after: list[NodeProto] = []
     if op == "MatMul":
         inputs, bias = inputs[:2], inputs[2:]
         if node.op_type == "MatMulNBits":
             packed = made.constants.get(inputs[1])
             made.constants[inputs[1]] = Constant(
-                (said["K"], said["N"]), packed.element if packed else TensorProto.UINT8
+                (attrs["K"], attrs["N"]), packed.element if packed else TensorProto.UINT8
             )
         result = f"{node.output[0]} before its bias" if any(bias) else node.output[0]
-        main = _product(node, inputs, result, said)
+        main = _product(node, inputs, result, attrs)
         after = [_made("Add", node, [result, *bias])] if any(bias) else []
         return [main, *after]
     if op in ("Add", "Sum", "Where", "Mul") and not all(inputs):
@@ -208,9 +205,9 @@ def _counterpart(node: NodeProto, made: Standard) -> Iterable[NodeProto]:
     outputs = node.output if op == "LSTM" else node.output[:1]
     kept = _kept(node)
     if op == "Gemm":
-        kept = {name: said[name] for name in ("transA", "transB") if name in said}
+        kept = {name: attrs[name] for name in ("transA", "transB") if name in attrs}
     if op == "LSTM":
-        kept = {name: said[name] for name in ("hidden_size", "direction") if name in said}
+        kept = {name: attrs[name] for name in ("hidden_size", "direction") if name in attrs}
         for place in (
             1,
             2,
@@ -220,17 +217,17 @@ def _counterpart(node: NodeProto, made: Standard) -> Iterable[NodeProto]:
                 made.constants[inputs[place]] = Constant(
                     (stored.dims[0], stored.dims[2], stored.dims[1]), stored.element
                 )
-    if op == "Softmax" and "axis" in said:
-        kept = {"axis": said["axis"]}
+    if op == "Softmax" and "axis" in attrs:
+        kept = {"axis": attrs["axis"]}
     if op == "Conv" and node.op_type == "FusedConv" and len(node.input) > 3 and node.input[3]:
         result = f"{node.output[0]} before its sum"
         return [_made(op, node, inputs, [result], **kept), _made("Add", node, [result, node.input[3]])]
     main = _made(op, node, inputs, outputs, **kept)
     weights = made.constants.get(inputs[1]) if op == "Conv" else None
-    kernel = tuple(said.get("kernel_shape", ()))
+    kernel = tuple(attrs.get("kernel_shape", ()))
     if weights and kernel and weights.dims[2:] != kernel and weights.dims[1:-1] == kernel:  # (M, kH, kW, C / group)
         made.constants[inputs[1]] = Constant((weights.dims[0], weights.dims[-1], *kernel), weights.element)
-    if node.domain == _NHWC or node.op_type.startswith("Nhwc") or said.get("channels_last"):
+    if node.domain == _NHWC or node.op_type.startswith("Nhwc") or attrs.get("channels_last"):
         nodes = _with_channels_last(node, [main])
         if node.op_type == "NhwcFusedConv" and len(node.input) > 3 and node.input[3]:
             result = f"{node.output[0]} before its sum"
@@ -240,9 +237,9 @@ def _counterpart(node: NodeProto, made: Standard) -> Iterable[NodeProto]:
     return [main]
 
 
-def _product(node: NodeProto, inputs: Sequence[str], result: str, said: Mapping[str, Any]) -> NodeProto:
-    """Make a product of matrices; a transposed one is written as the sum that it is."""
-    turned = {name: bool(said.get(name)) for name in ("transA", "transB", "transBatchA", "transBatchB")}
+def _product(node: NodeProto, inputs: Sequence[str], result: str, attrs: Mapping[str, Any]) -> NodeProto:
+    """Make a matrix product; with transposed operands, as an Einsum."""
+    turned = {name: bool(attrs.get(name)) for name in ("transA", "transB", "transBatchA", "transBatchB")}
     if not any(turned.values()):
         return _made("MatMul", node, inputs, [result])
     left = {(False, False): "...mk", (True, False): "...km", (False, True): "m...k", (True, True): "k...m"}
@@ -254,7 +251,7 @@ def _product(node: NodeProto, inputs: Sequence[str], result: str, said: Mapping[
 
 
 def _with_channels_last(node: NodeProto, nodes: Sequence[NodeProto]) -> list[NodeProto]:
-    """Put an operator whose channels stand last between two that move them."""
+    """Put an operator with channels last between two transpositions."""
     (main,) = nodes
     first, last = f"{main.output[0]} from", f"{main.output[0]} to"
     given = [first, *main.input[1:]]
@@ -271,9 +268,9 @@ def _with_channels_last(node: NodeProto, nodes: Sequence[NodeProto]) -> list[Nod
 
 
 def _mean(node: NodeProto, opset: int) -> Iterable[NodeProto]:
-    """QLinearReduceMean, whose axes are an attribute, an input of ReduceMean from opset 18 on."""
-    said = attributes(node)
-    axes, keep = list(said.get("axes", ())), said.get("keepdims", 1)
+    """Replace QLinearReduceMean; its axes are an attribute, but an input of ReduceMean from opset 18 on."""
+    attrs = attributes(node)
+    axes, keep = list(attrs.get("axes", ())), attrs.get("keepdims", 1)
     if opset < 18 or not axes:
         kept = {"axes": axes} if axes else {}
         return [_made("ReduceMean", node, node.input[:1], keepdims=keep, **kept)]
@@ -285,12 +282,12 @@ def _mean(node: NodeProto, opset: int) -> Iterable[NodeProto]:
 
 
 def _concatenated(node: NodeProto, _opset: int) -> Iterable[NodeProto]:
-    """QLinearConcat: scale and zero point of the result, then three inputs for each."""
+    """Replace QLinearConcat; its inputs are scale and zero point of the result, then three for each part."""
     return [_made("Concat", node, node.input[2::3], axis=attributes(node).get("axis", 1))]
 
 
 def _skip_normalized(node: NodeProto, _opset: int) -> Iterable[NodeProto]:
-    """SkipLayerNormalization, and the one without a mean: a sum, then the normalisation."""
+    """Replace SkipLayerNormalization, or SkipSimplifiedLayerNormalization, by a sum and a normalisation."""
     simplified = node.op_type == "SkipSimplifiedLayerNormalization"
     bias = 3 if simplified else 4
     summed = node.output[3] if len(node.output) > 3 and node.output[3] else f"{node.output[0]} before it is normalised"
@@ -302,15 +299,15 @@ def _skip_normalized(node: NodeProto, _opset: int) -> Iterable[NodeProto]:
 
 
 def _attention(node: NodeProto, opset: int) -> Iterable[NodeProto]:
-    """Attention and QAttention that project their input themselves: a product with the weights, then the heads."""
-    said = attributes(node)
+    """Replace Attention or QAttention, which project their input, by a product with the weights and the heads."""
+    attrs = attributes(node)
     past = node.input[8:9] if node.op_type == "QAttention" else node.input[4:5]
-    if any(past) or said.get("do_rotary"):
+    if any(past) or attrs.get("do_rotary"):
         return [node]
     value = node.output[0]
     projected, biased = f"{value} projected", f"{value} projected with bias"
     names = [f"{value} {name}" for name in ("query", "key", "value")]
-    sizes = list(said.get("qkv_hidden_sizes", ()))
+    sizes = list(attrs.get("qkv_hidden_sizes", ()))
     split: dict[str, Any] = {"split": sizes} if sizes and opset < 13 else {}
     if sizes and opset >= 13:
         return [node]
@@ -337,9 +334,9 @@ _SPECIAL: dict[str, Callable[[NodeProto, int], Iterable[NodeProto]]] = {
 
 
 def _channels_before_reordering(nodes: Sequence[NodeProto], constants: Mapping[str, Constant]) -> dict[str, int]:
-    """Find how many channels blocked values really have, as far back as a ReorderOutput says it.
+    """Find the numbers of channels of blocked values without padding, going back from each ReorderOutput.
 
-    ONNX Runtime pads the channels of blocked values; what gives them back to other operators says how many they are.
+    ONNX Runtime pads the channels of blocked values; ReorderOutput, which converts them back, has the true number.
     """
     known: dict[str, int] = {}
     for node in reversed(nodes):
@@ -356,22 +353,22 @@ def _channels_before_reordering(nodes: Sequence[NodeProto], constants: Mapping[s
 
 
 def _depthwise(node: NodeProto, constants: Mapping[str, Constant]) -> bool:
-    """Tell whether every channel of a blocked convolution has filters of its own."""
+    """Check whether a blocked convolution is depthwise."""
     weights = constants[node.input[1]]
     return weights.dims[1] == 1 and attributes(node).get("group", 1) == weights.dims[0]
 
 
 def _unblocked(node: NodeProto, made: Standard, channels: dict[str, int]) -> Iterable[NodeProto]:
-    """Replace an operator on blocked channels by the one that it was made from; its weights lose their padding."""
-    said, kept = attributes(node), _kept(node)
+    """Replace an operator on blocked channels by the standard one, without the padding of its weights."""
+    attrs, kept = attributes(node), _kept(node)
     match node.op_type:
-        case "ReorderInput" | "ReorderOutput" if said.get("channels_last"):
+        case "ReorderInput" | "ReorderOutput" if attrs.get("channels_last"):
             order = _LAST_TO_FIRST if node.op_type == "ReorderInput" else _FIRST_TO_LAST
             return [_made("Transpose", node, node.input, perm=order)]
         case "ReorderInput" | "ReorderOutput":
             return [_made("Identity", node, node.input)]
         case "Upsample":
-            scales = numpy_helper.from_array(np.asarray(said["scales"], np.float32))
+            scales = numpy_helper.from_array(np.asarray(attrs["scales"], np.float32))
             name = f"{node.output[0]} scales"
             made.constants[name] = stored(scales)
             return [make_node("Constant", [], [name], value=scales), _made("Resize", node, [node.input[0], "", name])]
@@ -409,7 +406,7 @@ def _unblocked_convolution(
 
 
 def _padding(weights: Constant) -> int:
-    """Count the filters of zeros that end the last block; blocks are of 4, 8 or 16 by the processor, filters their last side."""
+    """Count the filters of zeros at the end of the last block; blocks have 4, 8 or 16 filters, depending on the processor."""
     values = array(weights.tensor) if weights.tensor is not None else None
     if values is None or not values.size:
         return 0

@@ -1,4 +1,4 @@
-"""A whole network as one graph, from images to logits, whose layers can be looked at by name."""
+"""A whole network as one graph, from images to logits, with access to its layers by name."""
 
 import re
 from collections.abc import Mapping, Sequence, Set
@@ -19,9 +19,9 @@ from cnnkit.nets.cell_centres import CellCentres, TracedMap
 from cnnkit.nets.classifier import Classifier, InputNormalization
 from cnnkit.nets.module_centres import CentreTracer
 
-# What comes after the last map of a network by name. A head by notation is called "head" as well, and may have maps.
+# First parts of names after the last map of a network by name. A head by notation is also called "head", and may have maps.
 _AFTER = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool", "head", "heads"})
-#: Functions that change every value by itself: what a layer outputs includes them.
+#: Elementwise functions, which belong to the layer before them.
 _ELEMENTWISE = frozenset(
     {
         *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus"),
@@ -36,12 +36,12 @@ _ELEMENTWISE_MODULES = (
 
 @dataclass(frozen=True, slots=True)
 class GraphLayer:
-    """A place in a network that can be looked at.
+    """A layer of a network, as a node of its graph.
 
     Attributes:
-        name: As the user calls it.
-        node: Of the graph.
-        shape: Of one image's output: (C, h, w), or (D,) and whatever else comes.
+        name: Its name for the user.
+        node: The node that returns its output.
+        shape: Shape of its output for one image: (C, h, w), (D,) or another one.
     """
 
     name: str
@@ -50,7 +50,7 @@ class GraphLayer:
 
     @property
     def is_spatial(self) -> bool:
-        """Whether it returns a map."""
+        """Whether its output is a map."""
         return len(self.shape) == 3
 
 
@@ -58,13 +58,13 @@ class LayerGraph:
     """A network in eval mode, as one graph.
 
     Attributes:
-        name: For messages.
-        preprocess: How images are prepared for it.
+        name: Its name, for messages.
+        preprocess: Its preprocessing.
         normalise: uint8 or float (N, H, W, 3), 0 to 255 -> (N, C, H, W).
-        module: What that gives -> logits (N, classes), or (N, 1) of a single sigmoid.
-        aliases: Other names of layers, such as Keras', with the paths that they mean.
-        shapes: Of what every node outputs for one image: (C, h, w), also of networks that keep channels last, or (D,).
-        centres: Where the cells of maps stand in what `normalise` is given, for the nodes of which that is known.
+        module: Output of `normalise` -> logits (N, classes), or (N, 1) of a single sigmoid.
+        aliases: Other names of layers, such as Keras', with their paths.
+        shapes: Shape of every node's output for one image: (C, h, w), also in networks that keep channels last, or (D,).
+        centres: Centres of the cells of maps in the input of `normalise`, for the nodes where they are known.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class LayerGraph:
         aliases: Mapping[str, str],
         after: Set[str] = _AFTER,
     ) -> None:
-        """Measure a network by sending an empty image through it.
+        """Measure a network by passing a black image through it.
 
         Args:
-            module: Its nodes' `meta` is that of `subgraph.cut`.
+            module: A graph whose nodes have the `meta` of `subgraph.cut`.
             preprocess: As the attribute.
             name: As the attribute.
             aliases: As the attribute.
-            after: How the paths begin of what comes after the last map.
+            after: First parts of the paths after the last map.
         """
         self.module, self.preprocess, self.name, self.aliases = _unfolded(module), preprocess, name, aliases
         self.normalise = InputNormalization(preprocess)
@@ -92,8 +92,8 @@ class LayerGraph:
         self.centres: dict[fx.Node, CellCentres] = {}
         self._measure(preprocess.height, preprocess.width)
 
-    def but(self, module: fx.GraphModule) -> "LayerGraph":
-        """Put another graph with the same names in the place of this one's."""
+    def with_graph(self, module: fx.GraphModule) -> "LayerGraph":
+        """Return the network with another graph that has the same names."""
         return LayerGraph(module, preprocess=self.preprocess, name=self.name, aliases=self.aliases, after=self._after)
 
     def to(self, device: torch.device) -> "LayerGraph":
@@ -103,17 +103,17 @@ class LayerGraph:
         return self
 
     def resize(self, preprocess: Preprocess) -> None:
-        """Let images be prepared in another way, of another size.
+        """Use another preprocessing, of another image size.
 
         Raises:
-            UsageError: The network does not take that size.
+            UsageError: The network does not take images of that size.
         """
         try:
             self._measure(preprocess.height, preprocess.width)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(
-                f"{self.name} takes no pictures of {preprocess.height}x{preprocess.width} "
-                f"({str(error).splitlines()[0]}); a head behind global pooling takes those of any size that the layers take"
+                f"{self.name} does not take images of {preprocess.height}x{preprocess.width} pixels "
+                f"({str(error).splitlines()[0]}); a network needs global pooling before its head to take images of any size"
             ) from error
         self.preprocess = preprocess
 
@@ -136,21 +136,20 @@ class LayerGraph:
             node: CellCentres(found.rows, found.columns, (height, width)) for node, found in measuring.traced.items()
         }
 
-    # ---------------------------------------------------------------- which layers
+    # ---------------------------------------------------------------- layers
 
     def layer(self, node: fx.Node) -> GraphLayer:
-        """Name a node as the user would."""
+        """Return the layer of a node, with its name for the user."""
         path, name = node.meta["path"], node.meta["layer"]
         known = {meant: alias for alias, meant in self.aliases.items()}
         return GraphLayer(known.get(path, known.get(name, name)), node, self.shapes[node])
 
     def layers(self) -> list[GraphLayer]:
-        """List the layers that have maps, in order: the largest modules, activations included, dropout left out."""
+        """List the layers that output maps, in order: the largest modules, with their activations, without dropout."""
         names = {node.meta["layer"] for node in self.shapes}
         nodes = list(self.shapes)
-        first = next(
-            index for index, node in enumerate(nodes) if node.op == "call_module"
-        )  # some scale their input anew
+        # Skip nodes before the first module: some networks rescale their input
+        first = next(index for index, node in enumerate(nodes) if node.op == "call_module")
         outer = {
             node: shape
             for node, shape in list(self.shapes.items())[first:]
@@ -166,10 +165,10 @@ class LayerGraph:
         return found
 
     def find(self, wanted: str) -> GraphLayer:
-        """Find the layer that a name, or a number counted from 0 or from the end, means.
+        """Find a layer by its name, or by its number, counted from 0 or (negative) from the end.
 
         Raises:
-            UsageError: There is none; the nearest ones are proposed.
+            UsageError: There is no such layer; the message proposes similar names.
         """
         if re.fullmatch("-?[0-9]{1,9}", wanted):
             layers = self.layers()
@@ -194,18 +193,18 @@ class LayerGraph:
         """Find the last layer with spatial extent before the classifier.
 
         Raises:
-            UsageError: There is none, or what follows it has given the image's grid up for tokens.
+            UsageError: There is none, or later layers turn the map into tokens.
         """
         last, body = self.last_map(), self._body()
         if any(len(self.shapes[node]) == 2 for node in body[body.index(last.node) + 1 :]):
             raise UsageError(
-                f"{self.name} turns its map into tokens after {last.name}, which have no places in the image; "
-                f"--layer {last.name} looks at the last layer that has some"
+                f"{self.name} turns its map into tokens after {last.name}, and tokens have no position in the image; "
+                f"give --layer {last.name} for the last layer with a map"
             )
         return last
 
     def last_map(self) -> GraphLayer:
-        """Find the last layer with spatial extent before the classifier, whatever follows it.
+        """Find the last layer with spatial extent before the classifier, even if tokens follow it.
 
         Raises:
             UsageError: There is none.
@@ -213,7 +212,7 @@ class LayerGraph:
         maps = [node for node in self._body() if len(self.shapes[node]) == 3 and not self._repeats(node)]
         wide = [node for node in maps if min(self.shapes[node][1:]) > 1]
         if not wide:
-            raise UsageError(f"{self.name} has no layer with height and width; there is nothing to lay over a picture")
+            raise UsageError(f"{self.name} has no layer whose output has height and width, so it has no maps")
         return self.layer(wide[-1])
 
     def _body(self) -> list[fx.Node]:
@@ -224,7 +223,7 @@ class LayerGraph:
         return node.op == "call_module" and isinstance(self.module.get_submodule(str(node.target)), kinds)
 
     def _repeats(self, node: fx.Node) -> bool:
-        """Tell whether a node gives again what comes in: dropout in eval mode, a border of padding, other strides in memory."""
+        """Check whether a node returns its input's values: dropout in eval mode, padding, a permutation of axes."""
         repeating = (nn.Dropout, nn.Dropout2d, build.SamePad, nn.ZeroPad2d, torchvision.ops.Permute)
         return self._is(node, *repeating) or getattr(node.target, "__name__", "") in ("dropout", "permute")
 
@@ -235,9 +234,9 @@ class LayerGraph:
         return name in _ELEMENTWISE
 
     def before_activation(self, layer: GraphLayer) -> list[fx.Node]:
-        """Give what a layer's activation function is applied to: one node, its own where it has no such function.
+        """Return the input of a layer's activation function, as one node; the layer's own node if it has no such function.
 
-        Of a layer that puts several outputs together along the channels, a node for each.
+        For a layer that concatenates several outputs along the channels, return a node for each.
         """
         node = layer.node
         parts = node.args[0] if node.args else None
@@ -258,14 +257,14 @@ class LayerGraph:
     def _is_norm(self, node: fx.Node) -> bool:
         return self._is(node, nn.modules.batchnorm._BatchNorm) or getattr(node.target, "__name__", "") == "batch_norm"
 
-    # ---------------------------------------------------------------- in two
+    # ---------------------------------------------------------------- parts of the network
 
     def upto(self, nodes: Sequence[fx.Node], *, keep: bool = False) -> fx.GraphModule:
-        """Give the part of the network that some nodes need; it returns a tuple, each as the node has it.
+        """Return the part of the network up to some nodes; it returns a tuple of their outputs, with the nodes' own shapes.
 
         Args:
-            nodes: Of the graph.
-            keep: Copy each output at once, since activations that work in place change it afterwards.
+            nodes: Nodes of the graph.
+            keep: Copy each output at once, since in-place activations change it afterwards.
         """
         every = list(self.module.graph.nodes)
         graph = fx.Graph(tracer_cls=self.module.graph._tracer_cls)
@@ -279,10 +278,11 @@ class LayerGraph:
         return fx.GraphModule(self.module, graph, "Upto")
 
     def divide(self, node: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
-        """Cut the network in two after a node, wherever that is.
+        """Cut the network in two after any node.
 
         Returns:
-            From images to a tuple: the node's output, and whatever else the rest needs; and from those, one by one, to logits.
+            Images -> a tuple of the node's output and all other tensors that the second part needs; these, as separate
+            arguments -> logits.
         """
         nodes = list(self.module.graph.nodes)
         place = nodes.index(node) + 1
@@ -296,16 +296,16 @@ class LayerGraph:
         constants = [each for each in nodes[:place] if each.op == "get_attr" and later & set(each.users)]
         for each in [*constants, *nodes[place:]]:
             copies[each] = graph.node_copy(each, copies.__getitem__)
-        return front, fx.GraphModule(self.module, graph, "Behind")
+        return front, fx.GraphModule(self.module, graph, "After")
 
 
 def as_maps(node: fx.Node, output: Tensor) -> Tensor:
-    """Turn what a node outputs into (N, C, h, w), should its network keep channels last; everything else stays."""
+    """Permute a node's output to (N, C, h, w) if its network keeps channels last; return anything else unchanged."""
     return output.permute(0, 3, 1, 2) if output.ndim == 4 and node.meta.get("channels_last") else output
 
 
 def _unfolded(module: fx.GraphModule) -> fx.GraphModule:
-    """Give every module its own node inside of the blocks that torchvision's graphs keep whole, convolution with norm and activation."""
+    """Expand the blocks that torchvision's graphs run as one node (convolution, norm, activation) into a node for each module."""
     folded = [
         node
         for node in module.graph.nodes
@@ -330,7 +330,7 @@ def _unfolded(module: fx.GraphModule) -> fx.GraphModule:
 
 
 class _Measuring(fx.Interpreter):
-    """Runs a graph, and notes the shapes of tensors, and where the cells of maps stand."""
+    """Run a graph, and record the shapes of outputs and the centres of maps' cells."""
 
     def __init__(self, module: fx.GraphModule, tracer: CentreTracer) -> None:
         super().__init__(module)
@@ -351,18 +351,18 @@ class _Measuring(fx.Interpreter):
         return output
 
 
-# ---------------------------------------------------------------- where they come from
+# ---------------------------------------------------------------- graphs of models and of networks by name
 
 
 def of_classifier(network: Classifier, *, name: str) -> LayerGraph:
-    """Make one graph of a trained model's network; it shares the modules.
+    """Return a trained model's network as one graph, which shares its modules.
 
     Args:
-        network: Its backbone's layers keep their names; those of its head are called head.NAME.
+        network: The network; its backbone's layers keep their names, those of its head are called head.NAME.
         name: The file, for messages.
     """
     graph = fx.Graph()
-    given = graph.placeholder("pictures")
+    given = graph.placeholder("images")
     aliases: dict[str, str] = {}
     if isinstance(network.base, fx.GraphModule):
         inner = getattr(network.base, "eval_graph", network.base.graph)
@@ -386,7 +386,7 @@ def of_classifier(network: Classifier, *, name: str) -> LayerGraph:
 def _chained(
     graph: fx.Graph, chain: nn.Module, given: fx.Node, *, below: str, prefix: str, aliases: dict[str, str]
 ) -> fx.Node:
-    """Append the modules of a network by notation. A layer's name means the last of its modules, its activation."""
+    """Append the modules of a network by notation. A layer's name stands for its last module, its activation if it has one."""
     assert isinstance(chain, build.Network)
     children = list(chain.named_children())
     aliases.update({f"{prefix}{layer}": f"{prefix}{children[end][0]}" for layer, end in chain.ends.items()})
@@ -397,7 +397,7 @@ def _chained(
 
 
 def of_model(model: torch_model.TorchModel, *, name: str) -> tuple[LayerGraph, tuple[str, ...]]:
-    """Take the network of a trained model.
+    """Return the network of a trained model as a graph.
 
     Args:
         model: A model file's content.
@@ -407,26 +407,26 @@ def of_model(model: torch_model.TorchModel, *, name: str) -> tuple[LayerGraph, t
         Its network, and its classes.
 
     Raises:
-        FormatError: Weights and Header do not fit.
+        FormatError: Weights and Header do not fit together.
     """
     network = classifier.from_header(model.header, model.state, name=name)
     return of_classifier(network, name=name), tuple(model.header.classes or ())
 
 
 def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tuple[LayerGraph, tuple[str, ...]]:
-    """Take a whole network of torchvision's or timm's, with its classifier of ImageNet's 1,000 classes.
+    """Return a whole network of torchvision or timm as a graph, with its classifier of ImageNet's 1,000 classes.
 
     Args:
-        name: As `catalogue.canonical` takes it.
-        weights: As `backbones.pretrained`.
-        seed: For random values.
+        name: As for `catalogue.canonical`.
+        weights: As for `backbones.pretrained`.
+        seed: Seed of random values.
 
     Returns:
         The network, and its classes.
 
     Raises:
         UsageError: There is no such network.
-        CnnkitError: The weights cannot be had, or do not fit.
+        CnnkitError: The weights are not available, or do not fit.
     """
     name = catalogue.canonical(name)
     module, preprocess = catalogue.network_for(name, weights, seed=seed)

@@ -1,4 +1,4 @@
-"""The centres of the cells of every map in a network of torch, found while it runs once."""
+"""Centres of the cells of every map in a torch network, found by running it once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,10 +24,10 @@ _RESAMPLED = (
 
 
 class CentreTracer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's class is untyped
-    """Looks at every operation that reaches torch, and keeps where the cells of its result stand.
+    """Intercept every torch operation, and record the centres of its result's cells.
 
     Attributes:
-        known: Of each tensor that lives.
+        known: Centres of each tensor, as long as it exists.
     """
 
     def __init__(self) -> None:
@@ -49,14 +49,14 @@ class CentreTracer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch'
         return made
 
     def regain(self, inputs: Sequence[Tensor], output: Tensor, *, channels_last: bool) -> None:
-        """Find the centres of a map that was cut into tokens on the way and put together again.
+        """Find the centres of a map that was cut into tokens and reassembled.
 
-        They are its inputs', where it has their size, or else those of the last map of that size.
+        They are those of its inputs if the sizes agree, or else those of the last map of its size.
 
         Args:
-            inputs: What a node of a network was given.
-            output: What it made of that.
-            channels_last: Whether that is (N, h, w, C).
+            inputs: Inputs of a node of a network.
+            output: Output of the node.
+            channels_last: Whether the output is (N, h, w, C).
         """
         if output in self.known or output.ndim != 4:
             return
@@ -121,7 +121,7 @@ def _windowed(
 
 
 def _padded(before: TracedMap, pads: Sequence[int]) -> TracedMap:
-    """Follow padding, which torch gives from the last axis to the first, two numbers each."""
+    """Follow padding; torch lists it from the last axis to the first, two numbers each."""
     starts = [pads[2 * (-axis - 1)] if len(pads) > 2 * (-axis - 1) else 0 for axis in before.axes]
     return TracedMap(before.rows.sliced(-starts[0]), before.columns.sliced(-starts[1]), before.axes)
 
@@ -139,7 +139,7 @@ def _sliced(
 
 
 def tensors_in(values: object) -> Iterator[Tensor]:
-    """Find the tensors in arguments or results, lists within them included."""
+    """Yield the tensors in arguments or results, also inside lists and tuples."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, list | tuple):

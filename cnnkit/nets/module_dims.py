@@ -1,9 +1,9 @@
-"""The dimensions of any torch network, measured by running it once, best on torch's meta device, where nothing is computed.
+"""The dimensions of any torch network, measured by running it once, preferably on torch's meta device, where nothing is computed.
 
-Shapes come from the modules as they run, everything else from the operations that reach torch, whichever module or
-function called them: so attention and squeeze-and-excitation are counted, a weight used twice is counted once, and one that
-the pass does not use (Inception's auxiliary head) is not counted. Where branches meet, the largest receptive field and
-stride hold; where a map is cut into tokens, both are unknown from there on.
+Shapes are recorded from modules as they run, everything else from torch's operations, whichever module or function calls
+them: so attention and squeeze-and-excitation are counted, a weight used twice is counted once, and a weight that the pass
+does not use (Inception's auxiliary head) is not counted. Where branches meet, the largest receptive field and stride hold;
+where a map is cut into tokens, both are unknown from there on.
 """
 
 import contextlib
@@ -34,17 +34,17 @@ aten = torch.ops.aten
 
 
 def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
-    """Measure a network by its name, or a trained model.
+    """Measure a network by name, or a trained model.
 
     Args:
-        name: A name that `catalogue` knows, or a file `.pt`.
-        size: Height, width and channels of the images; what the network was made for unless given.
-        bytes_per_value: Bytes for one value of all images at once.
+        name: A name from `catalogue`, or a `.pt` file.
+        size: Height, width and channels of the images; by default those that the network was made for.
+        bytes_per_value: Bytes of one value in all images of the batch.
 
     Raises:
-        UsageError: There is no such network, or images of that size are not for it.
+        UsageError: There is no such network, or it does not take images of that size.
         FormatError: The file is not a model made by cnnkit.
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     if name.endswith(".pt"):
         model = torch_model.load(name)
@@ -55,22 +55,22 @@ def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_v
     height, width, channels = size if size and len(size) == 3 else (preprocess.size, preprocess.size, 3)
     if size and (len(size) != 3 or channels != 3):
         given = "x".join(map(str, size))
-        raise UsageError(f"{name} takes pictures with 3 channels, HxWx3; --input says {given}")
+        raise UsageError(f"{name} takes images with 3 channels, HxWx3, but --input is {given}")
     if name.endswith(".pt"):
         example = torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta")
     else:
         example = torch.empty(1, 3, height, width, device="meta")
     try:
         rows = measure_module(module.to("meta"), example, bytes_per_value=bytes_per_value)
-    except (RuntimeError, AssertionError) as error:  # what torch and torchvision raise where a map shrinks away
+    except (RuntimeError, AssertionError) as error:  # torch and torchvision raise these if a map shrinks to nothing
         reason = str(error).splitlines()[0]
         raise UsageError(f"{name} does not take {height}x{width} pixels ({reason}); give another --input") from error
-    # A trained model's backbone has the names that --layer takes, as before it was trained
+    # Name the layers of a trained model's backbone as --layer does
     return tuple(replace(row, layer=row.layer.removeprefix("base.")) for row in rows)
 
 
 def keras_names(name: str) -> dict[str, str]:
-    """Give the names that Keras has for the layers of a VGG, by the modules whose output they mean."""
+    """Map the modules of a VGG to Keras' names of the layers with the same output; empty for other networks."""
     if name.endswith(".pt"):
         return {}
     return {module: keras for keras, module in subgraph.keras_names(catalogue.canonical(name)).items()}
@@ -80,27 +80,27 @@ def measure_module(module: nn.Module, example: Tensor, *, bytes_per_value: int =
     """Measure every layer of a network.
 
     Args:
-        module: Any network; it runs once, in evaluation mode and without gradients, and is left as it was.
+        module: Any network; it runs once, in evaluation mode and without gradients, and its state is restored.
         example: One input, shape (1, C, H, W), or (1, H, W, C) in uint8, on the device of the network.
-        bytes_per_value: Bytes for one value of all images at once.
+        bytes_per_value: Bytes of one value in all images of the batch.
 
     Returns:
-        One row for each module that ran and has none inside that ran, and one for each other that has weights or
-        multiplies by itself, in the order in which they ended and by the names of `module.named_modules()`. A module that
-        ran several times has one row: the sums over its runs, the shape of the last.
+        One row for each module that ran and contains no module that ran, and for each other one that has weights or
+        multiplications of its own. Rows are in the order in which modules ended, named as in `module.named_modules()`. A
+        module that ran several times has one row: the sums over its runs, the shape of the last.
     """
     with _watching(module, example) as watch:
         module(example)
     unused = [(name, value.numel()) for name, value in module.named_parameters() if id(value) in watch.unused]
     if unused:
         count = sum(values for _, values in unused)
-        log.info("%d parameters take no part in the pass and are not counted: %s and on", count, unused[0][0])
+        log.info("%d parameters are not used in inference and not counted (%s, ...)", count, unused[0][0])
     return tuple(_rows(module, watch, bytes_per_value))
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What one module did in the pass."""
+class _Record:
+    """Measures of one module in the pass."""
 
     shape: tuple[int | None, int | None, int] = (None, None, 0)
     values: int = 0
@@ -112,17 +112,17 @@ class _Seen:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's class is untyped
-    """Look at every operation: what it costs, for which module it works, and how its result looks at the image."""
+    """Intercept every operation: its cost, the module that it runs for, and the receptive field of its result."""
 
     def __init__(self, module: nn.Module, example: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch's class is untyped
-        self.seen: defaultdict[nn.Module, _Seen] = defaultdict(_Seen)
+        self.records: defaultdict[nn.Module, _Record] = defaultdict(_Record)
         self.ended: dict[nn.Module, None] = {}  # a set that keeps order
         self.running: list[nn.Module] = [module]
         self.unused = {id(value) for value in module.parameters()}
-        self.looks: Any = WeakIdKeyDictionary()
+        self.fields: Any = WeakIdKeyDictionary()
         start = ReceptiveField((1, 1), (1, 1), last=example.dtype is torch.uint8)
-        self.looks[example] = start
+        self.fields[example] = start
         self.image = start.size(tuple(example.shape))
 
     def __torch_dispatch__(
@@ -131,30 +131,31 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
         kwargs = kwargs or {}
         made = function(*args, **kwargs)
         operation = function.overloadpacket
-        seen = self.seen[self.running[-1]]
+        record = self.records[self.running[-1]]
         inputs, outputs = list(tensors_in(args)), list(tensors_in(made))
         for tensor in inputs:
             if id(tensor) in self.unused:
                 self.unused.remove(id(tensor))
-                seen.params += tensor.numel()
+                record.params += tensor.numel()
         if operation in flop_registry:
-            seen.macs += flop_registry[operation](*args, **kwargs, out_val=made) // 2  # an addition and a product each
-        looking = [(tensor, self.looks[tensor]) for tensor in inputs if tensor in self.looks]
-        if looking and outputs:
+            # Each multiply-accumulate is two operations
+            record.macs += flop_registry[operation](*args, **kwargs, out_val=made) // 2
+        traced = [(tensor, self.fields[tensor]) for tensor in inputs if tensor in self.fields]
+        if traced and outputs:
             windows = _windows(operation, args, outputs[0])
             if windows and outputs[0].ndim == 4:
                 (height, width), (rows, columns) = args[0].shape[2:], outputs[0].shape[2:]
-                seen.dropped += unread(windows, (height, width), (rows, columns))
+                record.dropped += unread(windows, (height, width), (rows, columns))
             order = _order(operation, args)
-            shapes = [(tuple(tensor.shape), sight) for tensor, sight in looking]
-            everything = _sees_everything(operation, args, shapes[0][1])
+            shapes = [(tuple(tensor.shape), field) for tensor, field in traced]
+            everything = _depends_on_whole_map(operation, args, shapes[0][1])
             if windows or everything or torch.Tag.pointwise in function.tags or operation in _PASSING:
                 for output in outputs:
-                    sights = shapes[:1] if windows else shapes
+                    used = shapes[:1] if windows else shapes
                     made_shape = tuple(output.shape)
-                    self.looks[output] = follow(sights, made_shape, windows=windows, order=order, everything=everything)
-            else:  # attention, a map rolled or flipped: who sees what is not known from here on
-                self.looks.update(dict.fromkeys(outputs, ReceptiveField(last=shapes[0][1].last)))
+                    self.fields[output] = follow(used, made_shape, windows=windows, order=order, everything=everything)
+            else:  # attention, a map rolled or flipped: receptive fields are unknown from here on
+                self.fields.update(dict.fromkeys(outputs, ReceptiveField(last=shapes[0][1].last)))
         return made
 
     def begin(self, module: nn.Module, _inputs: object) -> None:
@@ -165,26 +166,26 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
         self.ended.pop(module, None)
         self.ended[module] = None
         for result in tensors_in(output):
-            seen = self.seen[module]
-            found = self._look_of(module, inputs, result)
-            seen.values += result.numel()
-            seen.shape = found.output(tuple(result.shape))
-            seen.field, seen.step = found.field, found.step
-            break  # of several results the first is the map; attention returns its weights after it
+            record = self.records[module]
+            found = self._field_of(module, inputs, result)
+            record.values += result.numel()
+            record.shape = found.output(tuple(result.shape))
+            record.field, record.step = found.field, found.step
+            break  # the first result is the map; attention returns its weights second
 
-    def _look_of(self, module: nn.Module, inputs: object, result: Tensor) -> ReceptiveField:
-        """Find out how a module's result looks; layers on maps with channels last go through shapes that hide it."""
-        found: ReceptiveField = self.looks.get(result, ReceptiveField())
-        before = next((self.looks[tensor] for tensor in tensors_in(inputs) if tensor in self.looks), None)
+    def _field_of(self, module: nn.Module, inputs: object, result: Tensor) -> ReceptiveField:
+        """Return the receptive field of a module's result; layers on maps with channels last reshape, which loses it."""
+        found: ReceptiveField = self.fields.get(result, ReceptiveField())
+        before = next((self.fields[tensor] for tensor in tensors_in(inputs) if tensor in self.fields), None)
         if before and before.last and result.ndim == 4 and found.field is None:
             found = before if isinstance(module, nn.Linear) else ReceptiveField(last=True)
-            self.looks[result] = found
+            self.fields[result] = found
         return found
 
 
 @contextlib.contextmanager
 def _watching(module: nn.Module, example: Tensor) -> Generator[_Watch]:
-    """Run a network under watch; modes, hooks and switches are as before afterwards."""
+    """Intercept the operations of a network; modes, hooks and settings are restored afterwards."""
     watch = _Watch(module, example)
     modes = {part: part.training for part in module.modules()}
     fast_attention = torch.backends.mha.get_fastpath_enabled()
@@ -193,7 +194,7 @@ def _watching(module: nn.Module, example: Tensor) -> Generator[_Watch]:
         for part in module.modules():
             hooks += [part.register_forward_pre_hook(watch.begin), part.register_forward_hook(watch.end)]
         module.eval()
-        torch.backends.mha.set_fastpath_enabled(False)  # one fused operation, in which nothing can be told apart
+        torch.backends.mha.set_fastpath_enabled(False)  # a single fused operation, whose parts cannot be measured
         with torch.no_grad(), watch:
             yield watch
     finally:
@@ -204,7 +205,7 @@ def _watching(module: nn.Module, example: Tensor) -> Generator[_Watch]:
             part.training = training
 
 
-# What changes every value by itself, moves whole maps, or mixes only their channels, beside what torch itself marks as pointwise.
+# Operations, besides those that torch marks as pointwise, that are elementwise, move whole maps, or mix only their channels.
 _PASSING = frozenset(
     {
         *(aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.permute, aten.transpose, aten.t),
@@ -223,8 +224,8 @@ _PASSING = frozenset(
 )
 
 
-def _sees_everything(operation: object, args: Sequence[Any], look: ReceptiveField) -> bool:
-    """Tell whether every value of a result follows from all of a map: one normalised by its own statistics, or along its sides."""
+def _depends_on_whole_map(operation: object, args: Sequence[Any], field: ReceptiveField) -> bool:
+    """Check whether every value of a result depends on the whole map: normalised by its own statistics, or along height or width."""
     given = args[0]
     if not isinstance(given, Tensor) or given.ndim != 4:
         return False
@@ -238,11 +239,11 @@ def _sees_everything(operation: object, args: Sequence[Any], look: ReceptiveFiel
         axes = {args[1] % 4}
     else:
         return False
-    return bool(axes & ({1, 2} if look.last else {2, 3}))
+    return bool(axes & ({1, 2} if field.last else {2, 3}))
 
 
 def _order(operation: object, args: Sequence[Any]) -> Sequence[int]:
-    """Read how an operation reorders the sides of a tensor; empty where it does not."""
+    """Return the permutation of axes of an operation; empty if there is none."""
     if operation is aten.permute:
         return [axis % args[0].ndim for axis in args[1]]
     if operation is aten.transpose:
@@ -254,20 +255,20 @@ def _order(operation: object, args: Sequence[Any]) -> Sequence[int]:
 
 
 def _windows(operation: object, args: Sequence[Any], output: Tensor) -> Windows | None:
-    """Read the windows of an operation that slides one over a map; a mean over a whole map is one window."""
+    """Return the windows of an operation that slides one over a map; a mean over a whole map is one window."""
     given = args[0]
     if not isinstance(given, Tensor) or given.ndim != 4:
         return None
     size, pads, dilation = list(given.shape[2:]), [0], [1]
     if operation is aten.convolution:
         kernel, stride, pads, dilation = list(args[1].shape[2:]), args[3], args[4], args[5]
-        if args[6]:  # transposed: without strides it is a convolution with other padding
+        if args[6]:  # transposed: with stride 1 it is a convolution with other padding
             if {*stride, *(extra + 1 for extra in args[7])} != {1}:
                 return None
             spans = zip(kernel, pads, dilation, strict=True)
             pads = [(side - 1) * apart - both for side, both, apart in spans]
     elif operation in (aten.max_pool2d_with_indices, aten.avg_pool2d):
-        kernel = args[1]  # trailing arguments that have their defaults are left out
+        kernel = args[1]  # trailing arguments with default values are omitted
         stride = args[2] if len(args) > 2 else kernel
         pads = args[3] if len(args) > 3 else pads
         dilation = args[4] if operation is aten.max_pool2d_with_indices and len(args) > 4 else dilation
@@ -287,38 +288,38 @@ def _windows(operation: object, args: Sequence[Any], output: Tensor) -> Windows 
 
 
 def _axes(axes: Sequence[int] | None) -> list[int]:
-    """Give the axes of four over which a map is reduced; none stands for all."""
+    """Return the axes, out of four, over which a map is reduced; None stands for all."""
     return sorted(axis % 4 for axis in axes or range(4))
 
 
 def _two(values: Sequence[int]) -> tuple[int, int]:
-    """Give (height, width); torch lets one number stand for both."""
+    """Return (height, width); torch allows one number for both."""
     return values[0], values[-1]
 
 
 def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int) -> Iterator[DimsRow]:
-    """Write down what was seen."""
+    """Yield the rows of the modules that ran."""
     names = {part: name for name, part in module.named_modules()}
     inside = {names[part].rpartition(".")[0] for part in watch.ended if names[part]}
     around = inside | {parent for name in inside for parent in _parents(name)}
     for part in watch.ended:
-        seen, name = watch.seen[part], names[part]
+        record, name = watch.records[part], names[part]
         contains = name in around
-        if contains and not (seen.params or seen.macs):
+        if contains and not (record.params or record.macs):
             continue
-        height, width, channels = seen.shape
+        height, width, channels = record.shape
         yield DimsRow(
             layer=name or type(part).__name__,
             kind=_kind(part),
             height=height,
             width=width,
             channels=channels,
-            params=seen.params,
-            macs=seen.macs,
-            receptive_field=shown(bounded(seen.field, watch.image)),
-            stride=shown(seen.step),
-            activation_bytes=0 if contains else seen.values * bytes_per_value,  # its last part's output is its own
-            dropped=seen.dropped,
+            params=record.params,
+            macs=record.macs,
+            receptive_field=shown(bounded(record.field, watch.image)),
+            stride=shown(record.step),
+            activation_bytes=0 if contains else record.values * bytes_per_value,  # its output is that of its last part
+            dropped=record.dropped,
             image=shown(watch.image),
         )
 
@@ -344,7 +345,7 @@ _KINDS: tuple[tuple[type[nn.Module], LayerKind], ...] = (
 
 
 def _kind(module: nn.Module) -> str:
-    """Name what a module does: in the notation's words where it has one, else by its class."""
+    """Return the kind of a module: the notation's word if there is one, else its class."""
     if isinstance(module, build.GlobalPool):
         return LayerKind.gmp if module.largest else LayerKind.gap
     if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):

@@ -3,16 +3,16 @@
     conv 32 k3 s2 same relu, pool 2, 3 * (conv 64 k3 same bn relu), gap, dense 256 relu, dropout 0.5, dense 10 softmax
 
 A text is a list of layers, separated by commas or new lines; `#` begins a comment; `3 * ( ... )` repeats; `@file` reads
-a file. A layer is a word, its number, its options in any order, and after them `bn` and activations, in the order they
-act:
+a file. A layer is a word, its number, its options in any order, then `bn` and activations in the order in which they
+are applied:
 
     conv N kK|kHxW [sS|sHxW] [same|valid|pP] [dD|dHxW] [gG] [nobias]
-    pool K|HxW [sS|sHxW] [same|valid|pP]       the largest of each window; `avgpool` takes the mean
+    pool K|HxW [sS|sHxW] [same|valid|pP]       max pooling; `avgpool` is average pooling
     dense N [nobias]     gap     gmp     pad P     flatten     bn     dropout P     relu, tanh, softmax, ...
 
-Strides are 1 for conv and the window's size for pools, padding is `valid`, as Keras has them. An activation after a
-layer belongs to that layer, as Keras' `activation=` does; `bn` after a layer is a layer of its own, and an activation
-after it is its.
+The default stride is 1 for conv and the window's size for pools, the default padding is `valid`, as in Keras. An
+activation after a layer belongs to that layer, like Keras' `activation=`; `bn` after a layer is a layer of its own, to
+which an activation after it belongs.
 """
 
 import re
@@ -29,7 +29,7 @@ DEEPEST = 20
 
 
 class LayerKind(StrEnum):
-    """What a layer does."""
+    """Kind of a layer."""
 
     conv = "conv"
     pool = "pool"
@@ -45,14 +45,14 @@ class LayerKind(StrEnum):
 
 
 class Padding(StrEnum):
-    """How a window treats the border, as Keras names it; the third way is a number of pixels."""
+    """Padding by Keras' names; a layer's padding may also be a number of pixels."""
 
     same = "same"
     valid = "valid"
 
 
 class Activation(StrEnum):
-    """The activations, by the names that torch.nn.functional gives them."""
+    """Activations, by their names in torch.nn.functional."""
 
     relu = "relu"
     relu6 = "relu6"
@@ -77,7 +77,7 @@ class Layer:
     """One layer, with every default filled in; pairs are (height, width).
 
     `filters` are a convolution's output channels or a dense layer's units; `padding` of a `pad` layer is its pixels on
-    each side; `rate` is the share that a dropout layer drops; `text` is how the layer was written.
+    each side; `rate` is the share that a dropout layer drops; `text` is the layer as it was written.
     """
 
     kind: LayerKind
@@ -95,17 +95,17 @@ class Layer:
 
 
 def parse(text: str, *, taken: Collection[str] = ()) -> tuple[Layer, ...]:
-    """Read the notation.
+    """Parse the notation.
 
-    Layers are named by kind and number, `conv1`, `bn1`, `conv2`: the names that cnn-dims prints, that the built
-    network's modules carry and that `--layer` takes. Activations that stand alone are named by their word, `relu1`.
+    Layers are named by kind and number, `conv1`, `bn1`, `conv2`: the names that cnn-dims prints, that the modules of
+    the network have, and that `--layer` takes. Activations that are layers of their own are named by their word, `relu1`.
 
     Args:
         text: The layers, or `@` and the name of a file that holds them. Empty text is a network without layers.
-        taken: Names of layers that stand before these; their numbering goes on.
+        taken: Names of the layers before these, which are numbered on from there.
 
     Raises:
-        NotationError: A word is unknown, missing, out of range or a duplicate. Layers are counted as they are written.
+        NotationError: A word is unknown, missing, out of range or a duplicate. Messages count layers as written.
     """
     return notation_text.read(
         text, lambda bare: tuple(_named(_items(_Tokens(bare)), taken)), holds="layers, one a line"
@@ -113,7 +113,7 @@ def parse(text: str, *, taken: Collection[str] = ()) -> tuple[Layer, ...]:
 
 
 def _named(layers: list[Layer], taken: Collection[str]) -> Iterator[Layer]:
-    """Give every layer its name, unique among themselves and those taken."""
+    """Name every layer, uniquely among these layers and the names taken."""
     counts: Counter[str] = Counter()
     for layer in layers:
         word = layer.text if layer.kind is LayerKind.activation else layer.kind.value
@@ -125,7 +125,7 @@ def _named(layers: list[Layer], taken: Collection[str]) -> Iterator[Layer]:
 
 
 class _Tokens:
-    """The text as a row of items and of the signs between them, with a count of the items read."""
+    """The text as a list of items and of the signs between them, with a count of the items read."""
 
     def __init__(self, text: str) -> None:
         parts = re.split(r"([,()])", notation_text.bare(text))
@@ -133,16 +133,16 @@ class _Tokens:
         self.items = 0
 
     def take(self) -> str | None:
-        """Give the next item or sign, None after the last."""
+        """Return the next item or sign, None after the last."""
         return self._left.pop() if self._left else None
 
     def error(self, message: str) -> NotationError:
-        """Say which layer a flaw is in, counted as written."""
+        """Return an error that names the layer by its number, counted as written."""
         return NotationError(f"layer {max(self.items, 1)}: {message}")
 
 
 def _items(tokens: _Tokens, *, depth: int = 0) -> list[Layer]:
-    """Read items up to the end, or to the closing bracket of a repetition, and write the repetitions out."""
+    """Read items up to the end, or to the closing bracket of a repetition, and expand repetitions."""
     layers: list[Layer] = []
     separated = True
     while (token := tokens.take()) is not None:
@@ -160,7 +160,7 @@ def _items(tokens: _Tokens, *, depth: int = 0) -> list[Layer]:
         separated = False
         layers += _repetition(token, tokens, depth) if "*" in token else _item(token, tokens)
         if len(layers) > MOST_LAYERS:
-            raise tokens.error(f"{len(layers)} layers with repetitions written out; {MOST_LAYERS} are the most")
+            raise tokens.error(f"{len(layers)} layers with repetitions expanded; at most {MOST_LAYERS} are allowed")
     if depth:
         raise tokens.error('"(" without ")"')
     return layers
@@ -170,18 +170,18 @@ def _repetition(token: str, tokens: _Tokens, depth: int) -> list[Layer]:
     """Read `3 * ( ... )`, of which `token` is the part before the bracket."""
     count = re.fullmatch(r"([0-9]{1,9})\s*\*", token)
     if not count or tokens.take() != "(":
-        raise tokens.error(f'"{token}" repeats nothing; write "3 * ( ... )"')
+        raise tokens.error(f'"{token}" is not a repetition; write "3 * ( ... )"')
     if depth == DEEPEST:
-        raise tokens.error(f"more than {DEEPEST} brackets one inside the other")
+        raise tokens.error(f"brackets nested more than {DEEPEST} deep")
     body = _items(tokens, depth=depth + 1)
     times = int(count[1])
     if not 0 < times * max(len(body), 1) <= MOST_LAYERS:
-        raise tokens.error(f"{times} times {len(body)} layers; a repetition gives 1 to {MOST_LAYERS}")
+        raise tokens.error(f"{times} times {len(body)} layers; a repetition has 1 to {MOST_LAYERS} layers")
     return body * times
 
 
 class _Flaw(Exception):
-    """What is wrong with an item, before it is said which item it is."""
+    """An error in an item, before the item's number is added."""
 
 
 def _item(token: str, tokens: _Tokens) -> list[Layer]:
@@ -193,7 +193,7 @@ def _item(token: str, tokens: _Tokens) -> list[Layer]:
             alone = Layer(kind=LayerKind.activation, name="", text=first, activation=Activation(first))
             return _followed(alone, words)
         if first not in _EXAMPLES:
-            raise _Flaw(f'"{first}" is no layer{_proposal(first, (*_EXAMPLES, *Activation))}')
+            raise _Flaw(f'"{first}" is not a layer{_proposal(first, (*_EXAMPLES, *Activation))}')
         own = [word for word in words if not _follows(word)]
         return _followed(_primitive(LayerKind(first), own), [word for word in words if _follows(word)])
     except _Flaw as flaw:
@@ -201,21 +201,21 @@ def _item(token: str, tokens: _Tokens) -> list[Layer]:
 
 
 def _follows(word: str) -> bool:
-    """Tell whether a word acts on a layer's output, rather than being one of its options."""
+    """Check whether a word is applied to a layer's output, rather than being one of its options."""
     return word == LayerKind.bn or word in Activation.__members__
 
 
 def _followed(layer: Layer, words: list[str]) -> list[Layer]:
-    """Put after a layer the `bn` and activations that its item names."""
+    """Append to a layer the `bn` and activations of its item."""
     layers = [layer]
     for word in words:
         last = layers[-1]
         if not _follows(word):
-            raise _Flaw(f'"{word}" does not belong to {layer.text}; an activation that stands alone takes nothing')
+            raise _Flaw(f'"{word}" does not belong to {layer.text}; an activation takes no options')
         if word == LayerKind.bn:
             layers.append(Layer(kind=LayerKind.bn, name="", text=word))
         elif last.activation:
-            raise _Flaw(f'"{word}" behind "{last.activation}": a layer has one activation; put a comma between them')
+            raise _Flaw(f'"{word}" after "{last.activation}": a layer has one activation; put a comma between them')
         else:
             layers[-1] = replace(last, text=f"{last.text} {word}", activation=Activation(word))
     return layers
@@ -248,28 +248,28 @@ def _primitive(kind: LayerKind, words: list[str]) -> Layer:
     options = list(words)
     if " " in example:
         if not options or not re.match(r"[\d.]", options[0]):
-            raise _Flaw(f'"{layer.text}" lacks its number; write "{example}"')
+            raise _Flaw(f'"{layer.text}" needs a number; write "{example}"')
         layer = _numbered(layer, options.pop(0))
-    said: set[str] = set()
+    seen: set[str] = set()
     for word in options:
         field, layer = _option(layer, word)
-        if field in said:
-            raise _Flaw(f'"{word}": the {field} is said twice')
-        said.add(field)
-    if kind is LayerKind.conv and "kernel" not in said:
+        if field in seen:
+            raise _Flaw(f'"{word}": the {field} is given twice')
+        seen.add(field)
+    if kind is LayerKind.conv and "kernel" not in seen:
         raise _Flaw(f'"{layer.text}" has no kernel size; write "conv {layer.filters} k3"')
     return layer
 
 
 def _numbered(layer: Layer, word: str) -> Layer:
-    """Put the number after a layer's word where it belongs."""
+    """Set the field that the number after a layer's word stands for."""
     match layer.kind:
         case LayerKind.pool | LayerKind.avgpool:
             window = _pair(word, word)
             return replace(layer, kernel=window, stride=window)
         case LayerKind.dropout:
             if not re.fullmatch(r"[0-9]*\.?[0-9]*", word) or word == "." or float(word) >= 1:
-                raise _Flaw(f'"{layer.text}": {word} is no share; give a number from 0 up to, not including, 1')
+                raise _Flaw(f'"{layer.text}": {word} is not a share; give a number of at least 0 and less than 1')
             return replace(layer, rate=float(word))
         case LayerKind.pad:
             return replace(layer, padding=_count(word, word, least=0))
@@ -278,7 +278,7 @@ def _numbered(layer: Layer, word: str) -> Layer:
 
 
 def _option(layer: Layer, word: str) -> tuple[str, Layer]:
-    """Read one option; gives the name of what it says and the layer that has it."""
+    """Read one option; return the name of what it sets, and the layer with it set."""
     allowed = _OPTIONS.get(layer.kind, ())
     letter, digits = word[0], word[1:]
     key = letter if digits[:1].isdigit() else word
@@ -311,13 +311,13 @@ def _pair(word: str, digits: str) -> tuple[int, int]:
 
 
 def _count(word: str, digits: str, *, least: int = 1) -> int:
-    """Read a whole number; nine digits are more than any layer has."""
+    """Read a whole number of at most nine digits."""
     if not re.fullmatch(r"[0-9]{1,9}", digits) or int(digits) < least:
         raise _Flaw(f'"{word}": give a whole number, {least} or more')
     return int(digits)
 
 
-# What other libraries call our words; for proposals only.
+# Names in other libraries, for proposals in error messages only.
 _FOREIGN = {
     **dict.fromkeys(("conv2d", "convolution"), "conv"),
     **dict.fromkeys(("maxpool", "maxpool2d", "max_pool", "maxpooling2d"), "pool"),
@@ -332,5 +332,5 @@ _FOREIGN = {
 
 
 def _proposal(word: str, known: Collection[str]) -> str:
-    """Propose the known word nearest to an unknown one, or nothing."""
+    """Return a proposal of the known word most similar to an unknown one, or an empty string."""
     return messages.proposal(word, known, foreign=_FOREIGN)

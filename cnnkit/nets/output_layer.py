@@ -1,4 +1,4 @@
-"""The last layer of a network, which follows from the classes and the loss. No torch."""
+"""The last layer of a network, determined by the classes and the loss. No torch."""
 
 import logging
 
@@ -14,25 +14,25 @@ def whole_head(head: str, *, loss: Loss, classes: int, spatial: bool) -> str:
     """Add the last dense layer to a head's notation, and `flatten` where a map would reach a dense layer.
 
     Args:
-        head: Without its last layer.
-        loss: A sigmoid has one unit, a softmax one for every class.
-        classes: How many.
-        spatial: What comes in are maps.
+        head: Notation of the head, without its last layer.
+        loss: Binary: a sigmoid with one unit; categorical: a softmax with one unit for each class.
+        classes: Number of classes.
+        spatial: Whether the head's input is a map.
     """
     return _joined(notation.parse(", ".join(part for part in (head, _last(loss, classes)) if part)), spatial=spatial)
 
 
 def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -> tuple[str, str]:
-    """Divide a whole network's notation into backbone and head; its last layer is added unless it stands there.
+    """Divide a whole network's notation into backbone and head; its last layer is added if it is missing.
 
-    The backbone ends with the last layer that gives a map, so that cnn-cam finds maps there and cnn-extract features. A network
-    without any such layer has its first one for a backbone.
+    The backbone ends with the last layer that outputs a map, so that cnn-cam finds maps there and cnn-extract features. If there
+    is no such layer, the backbone is the first layer.
 
     Args:
-        layers: For images of (channels, size, size).
-        loss: See `whole_head`.
-        classes: How many.
-        size: Pixels.
+        layers: Notation of the network, for images of (channels, size, size).
+        loss: As `whole_head`.
+        classes: Number of classes.
+        size: Side of the images, in pixels.
         channels: 3, or 1 for grey.
 
     Returns:
@@ -43,19 +43,19 @@ def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -
     """
     parsed = notation.parse(layers)
     if not parsed:
-        raise UsageError("--layers is empty; a network needs a layer at least")
+        raise UsageError("--layers is empty; a network needs at least one layer")
     last, wanted = parsed[-1], notation.parse(_last(loss, classes))[-1]
     same = (last.kind, last.filters, last.bias) == (wanted.kind, wanted.filters, wanted.bias)
     if same and last.activation in (wanted.activation, None):  # None: logits, as torch's networks end
         parsed = parsed[:-1]
     elif last.activation in (Activation.softmax, Activation.sigmoid):
         raise UsageError(
-            f'the last layer is "{last.text}"; {classes} classes and --loss {loss} need "{wanted.text}": leave it out, it is added'
+            f'the last layer is "{last.text}"; {classes} classes and --loss {loss} need "{wanted.text}"; leave it out, it is added'
         )
     elif last.kind is LayerKind.dense and last.activation is None:
-        log.warning('"%s" is followed by "%s", which the classes need', last.text, wanted.text)
+        log.warning('"%s" is not an output layer for %d classes; added "%s"', last.text, classes, wanted.text)
     if not parsed:
-        raise UsageError(f'"{last.text}" alone does not take pictures; write "flatten" before it')
+        raise UsageError(f'"{last.text}" alone does not take images; write "flatten" before it')
     outputs = [made for _, _, made in dims.walk(parsed, dims.start(height=size, width=size, channels=channels))]
     spatial = [index for index, made in enumerate(outputs) if made.size is not None]
     end = (spatial[-1] if spatial else 0) + 1

@@ -1,7 +1,7 @@
-"""Receptive field and stride through any graph: what a tensor sees of the image, operation by operation.
+"""Receptive field and stride of every tensor in a graph, followed from operation to operation.
 
 Where branches meet, the largest receptive field and stride hold; where a map is cut into tokens, both are unknown from there
-on. Shapes are those of the network: (N, C, H, W), or (N, H, W, C) where channels stand last.
+on. Shapes are those of the network: (N, C, H, W), or (N, H, W, C) with channels last.
 """
 
 import math
@@ -15,19 +15,19 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class ReceptiveField:
-    """How a tensor looks at the image; `field` and `step` as in `dims.Volume`, `last` where its channels stand last."""
+    """Receptive field and stride of a tensor; `field` and `step` as in `dims.Volume`, `last` for channels last."""
 
     field: Sides = None
     step: Sides = None
     last: bool = False
 
     def size(self, shape: Shape) -> tuple[int, int]:
-        """Read (height, width) off the shape of a map."""
+        """Return (height, width) of a map of this shape."""
         height, width = shape[1:3] if self.last else shape[-2:]
         return height, width
 
     def output(self, shape: Shape) -> tuple[int | None, int | None, int]:
-        """Read (height, width, channels) of one image; tokens have a length in place of height, a vector neither."""
+        """Return (height, width, channels) for one image; tokens have (length, None, channels), a vector (None, None, units)."""
         sides = [*shape[1:]] or [1]
         if len(shape) == 4 and not self.last:
             sides = [*sides[1:], sides[0]]
@@ -44,14 +44,14 @@ def follow(
     order: Sequence[int] = (),
     everything: bool = False,
 ) -> ReceptiveField:
-    """Find out how the result of an operation looks at the image.
+    """Compute receptive field and stride of the result of an operation.
 
     Args:
-        inputs: Shape and look of every input that descends from the image; at least one.
+        inputs: Shape and receptive field of every input that depends on the image; at least one.
         made: The shape of the result.
-        windows: What the operation slides over its input, should it do so.
-        order: How the operation reorders the sides of its input, should it do so.
-        everything: Every value of the result follows from all of the map, as where a map is normalised by its own mean.
+        windows: The windows that the operation slides over its input, if any.
+        order: The permutation of the input's axes, if any.
+        everything: Every value of the result depends on the whole map, as where a map is normalised by its own mean.
     """
     shape, found = max(inputs, key=lambda pair: math.prod(pair[0]))
     if windows:
@@ -64,8 +64,8 @@ def follow(
         return ReceptiveField(found.field, found.step, last=tuple(order) == (0, 2, 3, 1))
     if order and tuple(order)[-2:] != (len(shape) - 2, len(shape) - 1):
         return ReceptiveField()
-    # A map of one value that scales another one has been pooled: its step is no step of the result
-    stepping = [other.step for other_shape, other in inputs if not _spreads(other_shape, other, shape, found)]
+    # A smaller map that is broadcast over another one, as in squeeze-and-excitation, does not set the stride of the result
+    stepping = [other.step for other_shape, other in inputs if not _is_broadcast(other_shape, other, shape, found)]
     merged = ReceptiveField(_largest([other.field for _, other in inputs]), _largest(stepping), found.last)
     if len(shape) == len(made) == 2:
         return merged
@@ -77,13 +77,13 @@ def follow(
     return merged if found.size(shape) == merged.size(made) else ReceptiveField(last=found.last)
 
 
-def _spreads(shape: Shape, look: ReceptiveField, largest: Shape, of_largest: ReceptiveField) -> bool:
-    """Tell whether a map is smaller than the one that it meets, so that its values are spread over it."""
-    return len(shape) == len(largest) == 4 and look.size(shape) != of_largest.size(largest)
+def _is_broadcast(shape: Shape, own: ReceptiveField, largest: Shape, of_largest: ReceptiveField) -> bool:
+    """Check whether a map has another size than the largest one, so that it is broadcast over it."""
+    return len(shape) == len(largest) == 4 and own.size(shape) != of_largest.size(largest)
 
 
 def _largest(sides: Sequence[Sides]) -> Sides:
-    """Take the largest of each side; unknown where one is unknown."""
+    """Return the maximum along each side; None if one of them is unknown."""
     known = [side for side in sides if side is not None]
     if len(known) < len(sides):
         return None

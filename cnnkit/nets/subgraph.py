@@ -1,4 +1,4 @@
-"""Cutting a network at a layer: which layers there are, by whose names, and the part up to one of them."""
+"""Cut a network at a layer: names of its layers, and the part of it up to one of them."""
 
 import contextlib
 import copy
@@ -18,21 +18,21 @@ from cnnkit import messages
 from cnnkit.errors import UsageError
 from cnnkit.nets import build
 
-# The first words of what comes after the backbone: pooling and classifier.
+# First parts of names after the backbone: pooling and classifier.
 _AFTER = ("classifier", "head", "heads", "fc", "last_linear", "avgpool", "global_pool")
 
 
 def cut(module: nn.Module, layer: str) -> nn.Module:
-    """Give the part of a network up to a layer, with the modules that it uses and no others, under their old names.
+    """Return the part of a network up to a layer, with only the modules that it uses, under their old names.
 
     Args:
         module: A whole network, in eval mode. Its modules are shared, not copied.
         layer: From `find_layer`.
 
     Returns:
-        (N, 3, H, W) -> what the layer outputs, with separate graphs for training and for evaluation. Maps are (N, C, h, w), also
-        those of the networks that keep channels last inside. A node's `meta` has as "path" its own place among the modules, as
-        "layer" the name by which this function cuts after it, and as "channels_last" whether its output is turned around then.
+        (N, 3, H, W) -> the layer's output, with separate graphs for training and for evaluation. Maps are (N, C, h, w), also
+        those of networks that keep channels last inside. A node's `meta` has "path", its own place among the modules; "layer", the
+        name with which this function cuts after it; and "channels_last", whether this function permutes its output then.
     """
     part = create_feature_extractor(module, {layer: "cut"}, **_tracing(module))
     for training, graph in ((True, part.train_graph), (False, part.eval_graph)):
@@ -54,14 +54,14 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
 
 
 def cut_points(graph: fx.Graph, before: int) -> dict[str, fx.Node]:
-    """Find the places at which one tensor alone is on its way, parameters aside: a network can be cut in two there.
+    """Find the places at which a network can be cut in two, since only one tensor is passed on there, parameters aside.
 
     Args:
-        graph: One of a network's that `cut` gave.
-        before: How many of its nodes are looked at.
+        graph: One of the graphs of a network from `cut`.
+        before: How many of its nodes to search.
 
     Returns:
-        The nodes that return that tensor, in order, by the name that `cut` takes for them.
+        The nodes that return that tensor, in order, by the name with which `cut` cuts there.
     """
     nodes = list(graph.nodes)
     places = {node: index for index, node in enumerate(nodes)}
@@ -76,7 +76,7 @@ def cut_points(graph: fx.Graph, before: int) -> dict[str, fx.Node]:
 
 
 def _is_several(node: fx.Node) -> bool:
-    """Tell whether a node returns a tuple, out of which others take one thing."""
+    """Check whether a node returns a tuple, from which other nodes take items."""
     return any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
 
 
@@ -84,8 +84,8 @@ def extract(end: fx.Node, *, after: bool) -> fx.Graph:
     """Copy the part of a graph that ends with a node, or the part after it.
 
     Args:
-        end: One of those that `cut_points` finds. What it outputs goes from one part into the other as `cut` gives it, (N, C, h, w).
-        after: The part after the node.
+        end: From `cut_points`. Its output is passed from one part to the other in the form that `cut` returns, (N, C, h, w).
+        after: Return the part after the node.
     """
     nodes = list(end.graph.nodes)
     place = nodes.index(end) + 1
@@ -107,16 +107,16 @@ def extract(end: fx.Node, *, after: bool) -> fx.Graph:
 
 
 def _layer_names(module: nn.Module, *, training: bool) -> dict[str, tuple[str, str]]:
-    """Name what every node of a network's graph outputs: by its own path, and by the largest module that it is the end of.
+    """Name the output of every node of a network's graph: by its own path, and by the largest module that ends with it.
 
-    torchvision's feature extractors keep the nodes, whose own names are the same each time, and not where they come from.
+    torchvision's feature extractors keep the names of nodes, which are the same in every trace, but not their modules.
     """
     classes = [each for _, each in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(each, nn.Module)]
     settings = dict(_tracing(module)["tracer_kwargs"])
-    settings["leaf_modules"] = [*settings["leaf_modules"], *classes]  # as torchvision adds them
+    settings["leaf_modules"] = [*settings["leaf_modules"], *classes]  # as torchvision does
     tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), **settings)
     with mode(module, training=training):
-        tracer.trace(copy.copy(module))  # constants that are met on the way are written into what is traced
+        tracer.trace(copy.copy(module))  # tracing stores constants in the traced module
     paths = {node.name: path for node, path in tracer.node_to_qualname.items()}
     modules, last = dict(module.named_modules()), _last_inside(list(paths.values()))
     return {name: (path, _outermost(modules, last, path)) for name, path in paths.items()}
@@ -124,7 +124,7 @@ def _layer_names(module: nn.Module, *, training: bool) -> dict[str, tuple[str, s
 
 @contextlib.contextmanager
 def mode(module: nn.Module, *, training: bool) -> Generator[None]:
-    """Put a network into a mode for a while; afterwards each of its modules is in its own again, whatever happens."""
+    """Set the mode of a network temporarily; afterwards each module is back in its own mode, also after an exception."""
     modes = [(each, each.training) for each in module.modules()]
     try:
         module.train(training)
@@ -135,7 +135,7 @@ def mode(module: nn.Module, *, training: bool) -> Generator[None]:
 
 
 def _has_channels_last(module: nn.Module, layer: str) -> bool:
-    """Tell whether a layer outputs (N, h, w, C): Swin transformers do, between the patches and the pooling."""
+    """Check whether a layer outputs (N, h, w, C), as Swin transformers do between the patches and the pooling."""
     if isinstance(module, SwinTransformer):
         return layer.split(".")[0] in ("features", "norm") and not layer.startswith("features.0.0")
     after = ("patch_embed", "head", "global_pool", "fc")
@@ -143,17 +143,17 @@ def _has_channels_last(module: nn.Module, layer: str) -> bool:
 
 
 def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) -> str:
-    """Find the node of a network's graph that a layer's name means.
+    """Find the node of a network's graph for a layer's name.
 
     Args:
         name: The network's name.
         module: The whole network, in eval mode.
-        layer: A module's name, a node of the graph, or Keras' name of a VGG's layer. Without one, the last layer with spatial
-            extent before the classifier; for a transformer, whose tokens have none, what its classifier reads.
+        layer: A module's name, a node of the graph, or Keras' name of a VGG's layer. By default the last layer with spatial
+            extent before the classifier; for a transformer, whose tokens have none, the input of the classifier.
         size: Side of the images, in pixels.
 
     Raises:
-        UsageError: There is none of that name; the nearest ones are proposed.
+        UsageError: There is no such layer; the message proposes similar names.
     """
     nodes = get_graph_node_names(module, **_tracing(module))[1][1:]  # the first one is the input
     if layer is None:
@@ -167,15 +167,15 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
 
 
 def output_layer(module: nn.Module) -> str:
-    """Name the node that a whole network ends with, for `cut`."""
+    """Return the name of a whole network's last node, for `cut`."""
     nodes: list[str] = get_graph_node_names(module, **_tracing(module))[1]
     return nodes[-1]
 
 
 def keras_names(name: str) -> dict[str, str]:
-    """Give Keras' names of a VGG's layers with the modules whose output they mean; nothing for other networks.
+    """Map Keras' names of a VGG's layers to the modules with the same output; empty for other networks.
 
-    A convolution of Keras includes its activation, so `block1_conv1` is the module of the ReLU after the convolution.
+    Keras' convolutions include their activation, so `block1_conv1` is the ReLU module after the convolution.
     """
     if not name.startswith("vgg"):
         return {}
@@ -193,8 +193,8 @@ def keras_names(name: str) -> dict[str, str]:
 
 
 def _tracing(module: nn.Module) -> dict[str, Any]:
-    """Say which modules and functions of a network must stay whole when its graph is made."""
-    leaves: list[type[nn.Module]] = [build.SamePad]  # its padding depends on the size of what comes in
+    """Return the settings for tracing a network: modules and functions that must not be traced into."""
+    leaves: list[type[nn.Module]] = [build.SamePad]  # its padding depends on the size of its input
     functions: list[Callable[..., Any]] = []
     if type(module).__module__.startswith("timm."):
         from timm.layers import get_notrace_functions, get_notrace_modules
@@ -214,13 +214,13 @@ def _last_spatial(module: nn.Module, nodes: list[str], size: int) -> str:
     shapes = [(node, tuple(seen[node].shape)) for node in body if isinstance(seen[node], Tensor)]
     spatial = [index for index, (_, shape) in enumerate(shapes) if len(shape) == 4 and min(shape[2:]) > 1]
     last = max(spatial, default=-1)
-    if any(len(shape) == 3 for _, shape in shapes[last + 1 :]):  # tokens: the image's grid was given up on the way
+    if any(len(shape) == 3 for _, shape in shapes[last + 1 :]):  # tokens: the image's grid is gone
         last = max(index for index, (_, shape) in enumerate(shapes) if len(shape) == 2)
     return _outermost(dict(module.named_modules()), _last_inside(body), shapes[last][0])
 
 
 def _last_inside(nodes: list[str]) -> dict[str, str]:
-    """Give the last node inside of every module, nodes being in the order in which they run."""
+    """Map every module to the last node inside it; nodes are in the order in which they run."""
     return {
         ".".join(parts[:length]): node
         for node in nodes
@@ -230,7 +230,7 @@ def _last_inside(nodes: list[str]) -> dict[str, str]:
 
 
 def _outermost(modules: Mapping[str, nn.Module], last: Mapping[str, str], node: str) -> str:
-    """Name a node by the largest module that it is the end of, plain containers aside: features.18, not features.18.2."""
+    """Name a node by the largest module that ends with it, plain containers aside: features.18, not features.18.2."""
     parts = node.split(".")
     for length in range(1, len(parts)):
         prefix = ".".join(parts[:length])

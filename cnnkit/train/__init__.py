@@ -1,1 +1,1 @@
-"""Training: networks from scratch, fine-tuning, heads on features."""
+"""Training: networks from scratch, fine-tuning, and heads on extracted features."""

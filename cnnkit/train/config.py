@@ -1,6 +1,6 @@
-"""What a training is told: configuration dataclasses whose fields are the options. They validate themselves, without torch or numpy.
+"""Configuration of a training: dataclasses whose fields are the options. They validate themselves, without torch or numpy.
 
-What a function of this package takes is what `checked()` gives: contradictions refused, defaults and notations spelled out.
+The functions of this package take what `checked()` returns: contradictions rejected, defaults and notations written out.
 """
 
 import dataclasses
@@ -39,16 +39,16 @@ from cnnkit.option_fields import (
 
 log = logging.getLogger("cnnkit")
 
-# How a terminal's help groups the options; the others stand above.
-FREEZING, LEARNING = "What is trained", "Learning"
+# Titles of the option groups in the help; ungrouped options are listed above them.
+FREEZING, LEARNING = "Layers to train", "Training"
 
-#: The textbook's learning rate for a backbone that is trained already: larger steps would forget what it knows.
+#: The textbook's learning rate for a pretrained backbone: larger steps would destroy its features.
 FINETUNE_LR = 1e-5
 
-#: Keras' default for AdamW: without it AdamW would be Adam.
+#: Keras' default for AdamW; with 0, AdamW would be Adam.
 WEIGHT_DECAY = 4e-3
 
-#: What every Header has recorded from the start; other settings are recorded where they are given, so that files stay as they were.
+#: Settings that every Header records; others are recorded only where they are not the default, so that existing files stay valid.
 _RECORDED = {
     "image": (
         "loss", "optimizer", "lr", "momentum", "schedule", "warmup", "epochs", "batch", "l1", "l2", "smoothing", "class_weights",
@@ -63,9 +63,9 @@ _RECORDED = {
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Accuracies are shares, the training measures are means over the epoch's batches as they were trained.
+    """The measures of one epoch. Accuracies are shares; training measures are means over the epoch's batches at the time of their steps.
 
-    `lr` is the learning rate of its last step; where lower layers have lower rates, the head's.
+    `lr` is the learning rate of the last step: the head's, where lower layers have lower rates.
     """
 
     epoch: int
@@ -77,44 +77,57 @@ class Epoch:
     seconds: float
 
 
+_SMOOTHING = "Label smoothing: share of the target that is spread over all classes."
+
 #: Seconds between two checkpoints of a training.
 CHECKPOINT_EVERY = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig(RemembersGiven):
-    """What all trainings have: loss, optimizer, learning rate and what goes with them."""
+    """Settings of every training: loss, optimizer, learning rate and so on."""
 
     loss: Loss | None = option(
-        Loss.CATEGORICAL, "Softmax over classes, or one sigmoid for two.", after=("head", "mixup"), group=LEARNING
+        Loss.CATEGORICAL,
+        "Loss: softmax over the classes, or one sigmoid for two classes.",
+        after=("head", "mixup"),
+        group=LEARNING,
     )
-    optimizer: Optimizer = option(Optimizer.ADAM, "How weights follow gradients.", group=LEARNING)
+    optimizer: Optimizer = option(Optimizer.ADAM, "Optimizer.", group=LEARNING)
     lr: float | None = option(None, "Learning rate. [default: 0.001; 0.01 for sgd]", minimum=0.0, group=LEARNING)
-    momentum: float | None = option(None, "For sgd and rmsprop. [default: 0]", minimum=0.0, maximum=1.0, group=LEARNING)
+    momentum: float | None = option(
+        None, "Momentum, for sgd and rmsprop. [default: 0]", minimum=0.0, maximum=1.0, group=LEARNING
+    )
     weight_decay: float | None = option(
         None, "Decoupled weight decay, for adamw. [default: 0.004]", minimum=0.0, group=LEARNING
     )
-    schedule: Schedule = option(Schedule.CONSTANT, "How the learning rate goes on.", group=LEARNING)
-    epochs: int = option(30, "The most epochs.", minimum=1, group=LEARNING)
+    schedule: Schedule = option(Schedule.CONSTANT, "Learning-rate schedule.", group=LEARNING)
+    epochs: int = option(30, "Maximum number of epochs.", minimum=1, group=LEARNING)
     batch: int = batch_option()
-    l1: float = option(0.0, "Penalty on the sum of |w|; with --l2 the elastic net.", minimum=0.0, group=LEARNING)
-    l2: float = option(0.0, "Penalty on the sum of w squared.", minimum=0.0, group=LEARNING)
-    smoothing: float = option(0.0, "Label smoothing.", minimum=0.0, maximum=0.99, group=LEARNING)
-    class_weights: ClassWeights = option(ClassWeights.NONE, "What a picture of each class counts for.", group=LEARNING)
+    l1: float = option(
+        0.0, "Factor of the L1 penalty, sum of |w|; with --l2: elastic net.", minimum=0.0, group=LEARNING
+    )
+    l2: float = option(0.0, "Factor of the L2 penalty, sum of w squared.", minimum=0.0, group=LEARNING)
+    smoothing: float = option(0.0, _SMOOTHING, minimum=0.0, maximum=0.99, group=LEARNING)
+    class_weights: ClassWeights = option(
+        ClassWeights.NONE, "Class weights in the loss; balanced: inverse to the class frequencies.", group=LEARNING
+    )
     ema: float | None = option(
         None,
-        "Validate and keep the weights' moving average: 0.999.",
+        "Validate and keep an exponential moving average of the weights, with this decay, such as 0.999.",
         minimum=0.0,
         maximum=1.0,
         metavar="DECAY",
         group=LEARNING,
     )
-    clip: float | None = option(None, "The gradients' largest norm.", minimum=0.0, group=LEARNING)
-    patience: int | None = option(None, "Stop after this many epochs without a better one.", minimum=1, group=LEARNING)
-    monitor: Monitor = option(Monitor.VAL_LOSS, "The validation measure that chooses the best epoch.", group=LEARNING)
+    clip: float | None = option(None, "Clip the norm of the gradients to this value.", minimum=0.0, group=LEARNING)
+    patience: int | None = option(
+        None, "Stop after this many epochs without an improvement.", minimum=1, group=LEARNING
+    )
+    monitor: Monitor = option(Monitor.VAL_LOSS, "Validation measure that selects the best epoch.", group=LEARNING)
     deterministic: bool = option(
         False,
-        "On a GPU, take algorithms that give the same bytes for the same seed, which are slower; others do not. A CPU gives them anyway.",
+        "On a GPU, use slower algorithms that give the same bytes for the same seed. On a CPU results are always reproducible.",
         after=("monitor", "amp", "compile"),
     )
     seed: int = seed_option(after=("device", "jobs"))
@@ -124,54 +137,50 @@ class TrainConfig(RemembersGiven):
     _recorded: ClassVar[tuple[str, ...]] = _RECORDED["image"]
 
     def _check_optimizer(self) -> None:
-        """Refuse what the optimizer does not take, and what would stop it.
+        """Reject options that the optimizer does not take, and values that would stop it.
 
         Raises:
-            UsageError: One option does not go with another.
+            UsageError: Two options contradict each other.
         """
         if self.momentum is not None and not self.optimizer.takes_momentum:
             raise UsageError(f"--momentum goes with sgd and rmsprop; {self.optimizer} has its own")
         if self.weight_decay is not None and not self.optimizer.takes_weight_decay:
-            raise UsageError(
-                f"--weight-decay goes with adamw; {self.optimizer} has none, --l2 is a penalty for every optimizer"
-            )
+            raise UsageError(f"--weight-decay goes with adamw; with {self.optimizer}, use the penalty --l2")
         if self.momentum == 1:
-            raise UsageError("--momentum 1 adds up every gradient for ever; give a share below 1, such as 0.9")
+            raise UsageError("--momentum 1 never forgets a gradient; give a value below 1, such as 0.9")
         if self.ema == 1:
             raise UsageError(
-                "--ema 1 would keep the weights from before the training; give a share below 1, such as 0.999"
+                "--ema 1 would keep the weights from before the training; give a value below 1, such as 0.999"
             )
         if self.clip == 0:
-            raise UsageError("--clip 0 would leave nothing of any gradient; give the largest norm that they may have")
+            raise UsageError("--clip 0 would set all gradients to zero; give their maximum norm, such as 1")
 
     def _check_without_val(self) -> None:
-        """Refuse what only a validation set gives a meaning to.
+        """Reject options that need a validation set.
 
         Raises:
-            UsageError: One option does not go with another.
+            UsageError: One of them is given.
         """
         if self.patience is not None:
-            raise UsageError(
-                f"--patience waits for a better epoch by --val; give {self._val_options}, or fewer --epochs"
-            )
+            raise UsageError(f"--patience needs a validation set; give {self._val_options}, or fewer --epochs")
         if self.schedule is Schedule.PLATEAU:
             raise UsageError(
-                f"--schedule plateau watches the loss on --val; give {self._val_options}, or another schedule"
+                f"--schedule plateau needs a validation set; give {self._val_options}, or another schedule"
             )
         if self.monitor is not TrainConfig().monitor:
-            raise UsageError(f"--monitor {self.monitor} chooses an epoch by --val; give {self._val_options}")
+            raise UsageError(f"--monitor {self.monitor} needs a validation set; give {self._val_options}")
 
     @property
     def rate(self) -> float:
-        """The learning rate; the optimizer's own by default."""
+        """The learning rate; by default the optimizer's."""
         return self.optimizer.learning_rate if self.lr is None else self.lr
 
     def described(self) -> dict[str, Any]:
-        """Give what a Header records."""
+        """Return what a Header records."""
         record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del record["on_command_line"]
         if record["weight_decay"] == WEIGHT_DECAY:
-            record["weight_decay"] = None  # the same training as where none is given
+            record["weight_decay"] = None  # the same training as without the option
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         names = [*self._recorded, *(name for name in record if name not in self._recorded)]
         return {
@@ -182,29 +191,29 @@ class TrainConfig(RemembersGiven):
 
 
 def check_loss(loss: Loss | None, *, classes: int) -> None:
-    """Refuse a loss that is made for another number of classes.
+    """Reject the binary loss unless there are two classes.
 
     Raises:
-        UsageError: There are more than two.
+        UsageError: There are not two classes.
     """
     if loss is Loss.BINARY and classes != 2:
-        raise UsageError(f"--loss binary decides between two classes, here are {classes}; use categorical")
+        raise UsageError(f"--loss binary is for two classes, there are {classes}; use --loss categorical")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTrainConfig(TrainConfig):
-    """What trainings on images have besides; `epochs` and `warmup` in epochs, the rest as the options say."""
+    """Additional settings of trainings on images; `epochs` and `warmup` are in epochs, units of the others are in the option help."""
 
     augment: str | None = option(
         None,
-        'Change every picture anew in every epoch: "rotate 20, zoom 0.2, hflip"; or @FILE.',
+        'Augment the training images, differently in each epoch: "rotate 20, zoom 0.2, hflip"; or @FILE.',
         metavar="NOTATION",
         after=("init", "freeze_bn"),
         group=LEARNING,
     )
     warmup: float = option(
         0.0,
-        "Let the learning rate rise from nothing first.",
+        "Linear warm-up of the learning rate, in epochs.",
         minimum=0.0,
         metavar="EPOCHS",
         after=("schedule",),
@@ -212,7 +221,7 @@ class ImageTrainConfig(TrainConfig):
     )
     mixup: float = option(
         0.0,
-        "Blend pairs of pictures, by shares from Beta(ALPHA, ALPHA).",
+        "Blend pairs of images (mixup), with shares from Beta(ALPHA, ALPHA).",
         minimum=0.0,
         metavar="ALPHA",
         after=("class_weights",),
@@ -220,26 +229,26 @@ class ImageTrainConfig(TrainConfig):
     )
     amp: Amp = option(
         Amp.AUTO,
-        "Numbers to compute in; auto: bf16 where the hardware has it. A GPU validates in them as well, a CPU in float32.",
+        "Mixed precision; auto: bf16 where the hardware supports it. Validation uses it on a GPU, and float32 on a CPU.",
         after=("monitor",),
     )
-    compile: bool = option(False, "Run the network through torch.compile.", after=("amp",))
+    compile: bool = option(False, "Compile the network with torch.compile.", after=("amp",))
 
     def checked(self, *, classes: int, has_val: bool) -> Self:
-        """Refuse what contradicts itself or would be ignored, and spell out the notation and the learning rate.
+        """Reject options that contradict each other or would be ignored, and write out the notation and the learning rate.
 
         Args:
-            classes: How many there are.
-            has_val: There are images for validation.
+            classes: Number of classes.
+            has_val: There are validation images.
 
         Raises:
-            UsageError: One option does not go with another, or an augmentation changes nothing.
+            UsageError: Two options contradict each other, or an augmentation changes nothing.
             NotationError: The augmentation is wrong.
         """
         check_loss(self.loss, classes=classes)
         self._check_optimizer()
         if self.warmup > self.epochs:
-            raise UsageError(f"--warmup {self.warmup:g} is longer than the whole training, --epochs {self.epochs}")
+            raise UsageError(f"--warmup {self.warmup:g} is longer than the training, --epochs {self.epochs}")
         if not has_val:
             self._check_without_val()
         notated = None if self.augment is None else str(augment_notation.parse_required(self.augment))
@@ -248,68 +257,81 @@ class ImageTrainConfig(TrainConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig(ImageTrainConfig):
-    """The same for a network that is trained already: smaller steps, and the loss that its last layer is made for."""
+    """The same for a pretrained network: smaller steps, and the loss that its last layer is made for."""
 
     lr: float | None = option(
-        None, "Learning rate. [default: 0.00001; head alone: 0.001, 0.01 for sgd]", minimum=0.0, group=LEARNING
+        None, "Learning rate. [default: 0.00001; head only: 0.001, 0.01 for sgd]", minimum=0.0, group=LEARNING
     )
     loss: Loss | None = option(
         None,
-        "For a fresh head. [default: categorical, or what the model is made for]",
+        "Loss for a new head. [default: categorical; with a model: the model's]",
         after=("mixup",),
         group=LEARNING,
     )
 
     def checked_for(self, freeze: "FreezeConfig", *, classes: int, has_val: bool) -> Self:
-        """As `checked`, with the learning rate that is usual for the layers that are trained."""
+        """Return what `checked` does, with the usual learning rate for the layers that are trained."""
         lr = FINETUNE_LR if self.lr is None and freeze.unfreeze != Unfreeze.NONE else self.lr
         return dataclasses.replace(self, lr=lr).checked(classes=classes, has_val=has_val)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig(TrainConfig):
-    """What the training of a head has besides. `head` lacks its last dense layer; that one follows from the classes and the loss."""
+    """Additional settings for training a head. `head` lacks the final dense layer, which follows from the classes and the loss."""
 
     head: str = option(
         "",
-        "Layers before the last dense one, which is added; or @FILE. [default: none]",
+        "Layers before the final dense layer, which is added; or @FILE. [default: none]",
         metavar="NOTATION",
         after=("hold_out",),
     )
     solver: Solver = option(
-        Solver.GRADIENT, "lbfgs: logistic regression, no learning rate to tune.", after=("loss",), group=LEARNING
+        Solver.GRADIENT,
+        "Solver. lbfgs: logistic regression, without a learning rate to tune.",
+        after=("loss",),
+        group=LEARNING,
     )
-    epochs: int = option(50, "The most epochs.", minimum=1, group=LEARNING)
+    epochs: int = option(50, "Maximum number of epochs.", minimum=1, group=LEARNING)
     l2: float = option(
         0.0,
-        "Penalty on the sum of w squared. lbfgs chooses it on the validation rows unless said.",
+        "Factor of the L2 penalty, sum of w squared; if not given, lbfgs selects it on the validation set.",
         minimum=0.0,
         group=LEARNING,
     )
-    smoothing: float = option(0.0, "Label smoothing.", minimum=0.0, maximum=0.99, after=("monitor",), group=LEARNING)
-    init: Initializer = option(Initializer.GLOROT, "How weights start.", after=("l2",), group=LEARNING)
+    smoothing: float = option(0.0, _SMOOTHING, minimum=0.0, maximum=0.99, after=("monitor",), group=LEARNING)
+    init: Initializer = option(Initializer.GLOROT, "Weight initialization.", after=("l2",), group=LEARNING)
     standardize: bool = option(
-        False, "Mean 0 and deviation 1 for every feature.", after=("class_weights",), group=LEARNING
+        False,
+        "Scale each feature to mean 0 and standard deviation 1.",
+        after=("class_weights",),
+        group=LEARNING,
     )
     pca: int | None = option(
-        None, "Keep N principal components.", minimum=1, metavar="N", after=("standardize",), group=LEARNING
+        None,
+        "Keep N principal components of the features.",
+        minimum=1,
+        metavar="N",
+        after=("standardize",),
+        group=LEARNING,
     )
-    whiten: bool = option(False, "Deviation 1 for every principal component.", after=("pca",), group=LEARNING)
+    whiten: bool = option(
+        False, "Scale each principal component to standard deviation 1.", after=("pca",), group=LEARNING
+    )
 
     _val_options: ClassVar[str] = "--val or --hold-out"
     _recorded: ClassVar[tuple[str, ...]] = _RECORDED["head"]
 
     def checked(self, *, has_val: bool) -> Self:
-        """Demand settings that fit together, and spell out the head's notation.
+        """Reject settings that contradict each other, and write out the head's notation.
 
         Args:
             has_val: There is a validation set.
 
         Raises:
             NotationError: The notation is wrong.
-            UsageError: One of them would be ignored.
+            UsageError: A setting would be ignored.
         """
-        config = dataclasses.replace(self, head=_spelled_out(self.head))
+        config = dataclasses.replace(self, head=_written_out(self.head))
         if self.solver is Solver.LBFGS:
             config._check_lbfgs()
         config._check_optimizer()
@@ -325,19 +347,19 @@ class HeadConfig(TrainConfig):
         return config
 
     def _check_lbfgs(self) -> None:
-        """Refuse what a solver without epochs of batches would ignore."""
+        """Reject settings that a solver without epochs and batches would ignore."""
         if self.head:
             raise UsageError(
-                f'--solver lbfgs trains one dense layer; drop --head "{self.head}", or use --solver gradient'
+                f'--solver lbfgs trains a single dense layer; drop --head "{self.head}", or use --solver gradient'
             )
         if self.l1:
-            raise UsageError("--solver lbfgs has no --l1, whose corners stop it; use --solver gradient")
+            raise UsageError("--solver lbfgs cannot minimise an --l1 penalty; use --l2, or --solver gradient")
         ignored = {each.name for each in options(type(self))} - {*LBFGS_SETTINGS, "l2"}
         for word in given(self, names=ignored):
-            raise UsageError(f"--solver lbfgs has no epochs of batches; drop {word}, or use --solver gradient")
+            raise UsageError(f"--solver lbfgs has no epochs or batches; drop {word}, or use --solver gradient")
 
 
-#: The settings of a head's training that mean something without epochs of batches; l2 besides, which may be chosen.
+#: The settings that apply without epochs and batches, apart from l2, which may be selected.
 LBFGS_SETTINGS = (
     "loss",
     "solver",
@@ -352,103 +374,103 @@ LBFGS_SETTINGS = (
 )
 
 
-def _spelled_out(text: str) -> str:
-    """Write a notation without `@file`: the model's Header shall not depend on files that stay behind.
+def _written_out(text: str) -> str:
+    """Return a notation without `@file`: the model's Header must not depend on other files.
 
     Raises:
         NotationError: The notation is wrong.
-        UsageError: It ends as a whole head does.
+        UsageError: It includes the final softmax layer.
     """
     layers = notation.parse(text)
     if layers and layers[-1].activation is Activation.softmax:
-        raise UsageError(
-            f'--head ends in "{layers[-1].text}"; leave that layer out: the last one, with its softmax, is added'
-        )
+        raise UsageError(f'--head ends in "{layers[-1].text}"; leave that layer out: the final softmax layer is added')
     return ", ".join(layer.text for layer in layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezeConfig:
-    """Which layers are trained, how fast, and what is done about the frozen ones.
+    """Which layers are trained, at which rates, and what happens to the frozen part.
 
-    `unfreeze` is a layer's name, a number of layers, all or none; `layer_decay` the factor of the learning rate from one block to the
-    next below; `warmup_head` epochs of the head alone before; `views` how many augmented versions of the frozen part's features are kept,
-    0 for none: then it runs in every epoch. `freeze_bn` keeps the statistics of all the backbone's batch norms as they are, those of the
-    trained layers too; their factors and offsets are trained.
+    `unfreeze` is a layer's name, a number of layers, all or none. `layer_decay` is the factor of the learning rate from a block to the
+    one below it. `warmup_head` is the number of epochs that train only the head, before the others. `views` is the number of augmented
+    versions of the frozen part's features that are cached; with 0 the frozen part runs in every epoch. `freeze_bn` freezes the
+    statistics of all batch norms of the backbone, in trained layers too; their weights and biases are trained.
     """
 
     unfreeze: str = option(
         Unfreeze.NONE.value,
-        "Train from this layer on (features.14, block5; cnn-dims lists them), the last N layers, all, or the head alone.",
+        "Layers to train: from NAME on (features.14, block5; cnn-dims lists them), the last N, all, or none (the head only).",
         metavar="NAME|N|all|none",
         after=("hold_out",),
         group=FREEZING,
     )
     warmup_head: int = option(
         0,
-        "Train the head alone first, so many epochs more, at its usual rate. A fresh head needs it before a base.",
+        "First train only the head, for this many additional epochs. Required with a new head and --unfreeze.",
         minimum=0,
         metavar="EPOCHS",
         group=FREEZING,
     )
     layer_decay: float | None = option(
         None,
-        "Each block learns at this share of the rate of the one above it.",
+        "Learning rate of each block, as a share of the rate of the next block towards the head.",
         minimum=0.0,
         maximum=1.0,
         group=FREEZING,
     )
     views: int | None = option(
         None,
-        "Augmented versions of the frozen part's answers to keep; 0 runs it anew in every epoch. "
-        "[default: 0 with --augment, else 1, the plain one]",
+        "Run the frozen part once on K augmented versions of each image and cache its features; 0: run it in each epoch. "
+        "[default: 0 with --augment or --mixup, else 1, not augmented]",
         minimum=0,
         metavar="K",
         group=FREEZING,
     )
     freeze_bn: bool = option(
         True,
-        "What the trained layers' batch norm statistics do: stay as they are, or follow the batches.",
+        "Batch norm statistics of the trained layers: frozen, or updated from the batches.",
         "--freeze-bn/--train-bn",
         group=FREEZING,
     )
 
     def checked(self) -> Self:
-        """Call no layer at all by its name, and refuse a share of the learning rate where it means nothing.
+        """Write 0 layers as none, and reject options that need trained backbone layers where there are none.
 
         Raises:
-            UsageError: One option does not go with another.
+            UsageError: Two options contradict each other.
         """
         if re.fullmatch(r"[-+]?\d*\.?\d+", self.unfreeze) and not self.unfreeze.isdecimal():
             raise UsageError(
-                f"--unfreeze {self.unfreeze}: give how many of the last layers are trained, 0 or more, a layer's name, all or none"
+                f"--unfreeze {self.unfreeze}: give a layer's name, the number of last layers to train (0 or more), all or none"
             )
         unfreeze = Unfreeze.NONE.value if self.unfreeze.isdecimal() and not int(self.unfreeze) else self.unfreeze
         if self.layer_decay is not None and unfreeze == Unfreeze.NONE:
-            raise UsageError("--layer-decay slows the base's layers down, of which --unfreeze none trains none")
+            raise UsageError(
+                "--layer-decay needs trained backbone layers, and --unfreeze is none; give --unfreeze NAME"
+            )
         if not self.freeze_bn and unfreeze == Unfreeze.NONE:
-            raise UsageError("--train-bn is about the base's layers, of which --unfreeze none trains none")
+            raise UsageError("--train-bn needs trained backbone layers, and --unfreeze is none; give --unfreeze NAME")
         if self.layer_decay == 0:
-            raise UsageError("--layer-decay 0 would leave the base as it is; --unfreeze none does so faster")
+            raise UsageError("--layer-decay 0 would not train the backbone; use --unfreeze none, which is faster")
         return dataclasses.replace(self, unfreeze=unfreeze)
 
     def with_views(self, train: ImageTrainConfig) -> Self:
-        """Settle how many versions are kept: without augmentation there is one, with it the default is a new one in every epoch.
+        """Resolve the default of `views`: 1 without augmentation, 0 (a new version in each epoch) with it.
 
         Raises:
-            UsageError: There is nothing of which so many versions could be kept.
+            UsageError: There are no such versions to cache.
         """
         if self.views is None:
             return dataclasses.replace(self, views=0 if train.augment or train.mixup else 1)
         if self.views and train.mixup:
             raise UsageError(
-                "--mixup blends pictures anew in every epoch, and --views keeps answers to them; give --views 0"
+                "--mixup blends other images in each epoch, so features cannot be cached by --views; give --views 0"
             )
         if self.views > 1 and not train.augment:
-            raise UsageError(f"--views {self.views} keeps augmented versions; give --augment, or --views 1")
+            raise UsageError(f"--views {self.views} caches augmented versions; give --augment, or --views 1")
         if self.views > train.epochs:
             log.info(
-                "--views %d: in %d epochs a picture is seen in no more than %d of them",
+                "--views %d: %d epochs use at most %d versions of each image",
                 self.views,
                 train.epochs,
                 train.epochs,
@@ -456,35 +478,35 @@ class FreezeConfig:
         return self
 
     def described(self) -> dict[str, Any]:
-        """Give what a Header records."""
+        """Return what a Header records."""
         names = ("unfreeze", "layer_decay", "warmup_head", "views", "freeze_bn")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig(DeviceConfig):
-    """Where and how a training runs, none of which changes what comes of it."""
+    """Where and how a training runs; no field changes its result."""
 
     cache: str = option(
         "4G",
-        "Memory for decoded pictures, 500M or 4G; more than that are read in every epoch.",
+        "Memory for decoded images, such as 500M or 4G; sets that do not fit are read again in each epoch.",
         metavar="SIZE",
     )
-    resume: bool = option(False, "Go on from the last finished epoch of an interrupted training.")
+    resume: bool = option(False, "Resume an interrupted training after its last finished epoch.")
     checkpoint_every: float = option(
         CHECKPOINT_EVERY,
-        "Write what --resume needs after an epoch if so long ago it was written last; an interruption writes it, too, for a large network "
-        "as it was a few seconds before.",
+        "Minimum time between checkpoints for --resume, in seconds. An interruption also writes one; that of a large network may be "
+        "a few seconds old.",
         minimum=0.0,
         metavar="SECONDS",
         after=("resume",),
     )
 
     def checked(self) -> Self:
-        """Refuse a size or a device that is none.
+        """Reject an invalid size or device.
 
         Raises:
-            UsageError: It is none.
+            UsageError: One is invalid.
         """
         parse_size(self.cache)
         devices.parse(self.device)
@@ -492,15 +514,15 @@ class RunConfig(DeviceConfig):
 
 
 _MOST_DIGITS = 18
-# A suffix alone and one with iB count by 1024, one with B by 1000
+# A letter alone or with iB is a power of 1024, with B of 1000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(?:([KMGT])(iB|B)?)?", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(size: str) -> int:
-    """Read a size in bytes as coreutils do: 500M and 500MiB by 1024, 500MB by 1000, 0.
+    """Parse a size in bytes as coreutils do: 500M and 500MiB by 1024, 500MB by 1000, 0.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not a size.
     """
     found = _SIZE.fullmatch(size.strip())
     if found is None or len(found[1]) > _MOST_DIGITS:
@@ -510,35 +532,35 @@ def parse_size(size: str) -> int:
 
 
 def model_path(output: str | Path | None) -> Path:
-    """Refuse a name that no model can have, before anything is computed.
+    """Check the name of the model to be written, before anything is computed.
 
     Raises:
         UsageError: None is given, it does not end in `.pt`, or its history would replace a table of something else.
-        CnnkitError: There is no such folder.
+        CnnkitError: The folder does not exist.
     """
     if output is None:
-        raise UsageError("say where the model goes with -o FILE.pt")
+        raise UsageError("no output file; give the model's name with -o FILE.pt")
     output = Path(output)
     if output.suffix != ".pt":
-        raise UsageError(f"{output}: a model is written to a .pt file")
+        raise UsageError(f"{output}: the model's name must end in .pt")
     atomic.check_folder(output)
     history.HistoryWriter(output.with_suffix(".csv"))  # refuses to replace a table of something else
     return output
 
 
 def check_weights(weights: Path | None, *, features: str | Path) -> None:
-    """Refuse a file of weights that is not there.
+    """Check that the file with the weights exists.
 
     Raises:
-        CnnkitError: It does not exist.
+        CnnkitError: It does not.
     """
     if weights is not None and not weights.exists():
-        raise CnnkitError(f"{weights}: no such file; --weights takes the state_dict of the base that made {features}")
+        raise CnnkitError(
+            f"{weights}: no such file; --weights takes the state_dict of the backbone that made {features}"
+        )
 
 
 def warn_without_val(*, has_val: bool) -> None:
-    """Say it where no images validate."""
+    """Warn if there is no validation set."""
     if not has_val:
-        log.warning(
-            "nothing validates: the last epoch is kept, and nothing says how good it is; name pictures with --val"
-        )
+        log.warning("no validation set: keeping the last epoch; use --val to keep the best one")

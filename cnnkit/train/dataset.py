@@ -1,4 +1,4 @@
-"""Training and validation images, in memory or read ahead, and the batches that they are cut into."""
+"""Training and validation images, in memory or read ahead, and their batches."""
 
 import dataclasses
 import hashlib
@@ -27,39 +27,39 @@ log = logging.getLogger("cnnkit")
 
 _PURPOSES = ("training", "validation")
 
-# A GPU gives up to this share of its free memory to images; the network needs the rest.
+# Images take at most this share of a GPU's free memory; the network needs the rest.
 _SHARE_OF_GPU = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class MixupPairs:
-    """With which `partners` the rows of a batch are blended, (n,), and which `share` each keeps of itself."""
+    """The `partners` that the rows of a batch are blended with, (n,), and the `share` that each row keeps of itself."""
 
     partners: Tensor
     share: float
 
 
 class Examples(Protocol):
-    """Rows with targets, whose inputs are had by batches."""
+    """Rows with targets, whose inputs are read in batches."""
 
     targets: Tensor  # (N,), on the CPU
 
     def inputs(
         self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
-        """Give the inputs of batches of rows, on the device.
+        """Yield the inputs of batches of rows, on the device.
 
         Args:
-            batches: Numbers of rows.
-            epoch: Which copies of the images; None for the plain ones.
-            pairs: For every batch what its images are blended with.
+            batches: The row numbers of each batch.
+            epoch: Selects the augmented copies of the images; None for the images themselves.
+            pairs: What the images of each batch are blended with.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PixelStatistics:
-    """Of all pixels, per RGB channel, values from 0 to 1; of grey images three times that of the brightness."""
+    """Statistics of all pixels, per RGB channel, with values from 0 to 1; for grey images, three times that of the brightness."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -82,18 +82,18 @@ class ImageSet:
         jobs: int | None = None,
         callbacks: Callbacks,
     ) -> None:
-        """Look at every image once.
+        """Read every image once.
 
         Args:
-            images: All with labels out of `classes`.
-            classes: Their number in this order is the target.
-            prepare: How they become squares.
-            device: Where the inputs shall be.
-            budget: Bytes of memory that decoded images may take; more than that are read again in every epoch.
-            augmenter: Makes the copies.
-            measured: Their pixels' statistics are wanted.
+            images: The images; their labels are in `classes`.
+            classes: A class's index is the target.
+            prepare: How images are made square.
+            device: Where the inputs are needed.
+            budget: Bytes of memory for decoded images; if they do not fit, they are read again in every epoch.
+            augmenter: Makes the augmented copies.
+            measured: Measure the pixel statistics.
             jobs: Threads that decode.
-            callbacks: Hear of every image, and of those that cannot be used.
+            callbacks: Progress, and skipped images.
         """
         self._prepare, self._device, self._jobs = prepare, device, jobs
         self.augmenter = augmenter
@@ -122,7 +122,7 @@ class ImageSet:
 
     @property
     def nbytes(self) -> int:
-        """The memory that decoded images take."""
+        """The size of the decoded images in memory, in bytes."""
         return 0 if self._pixels is None else self._pixels.nbytes
 
     def _load(self, path: str) -> tuple[NDArray[np.uint8], str]:
@@ -137,26 +137,26 @@ class ImageSet:
     def inputs(
         self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
-        """Give uint8 (n, size, size, 3) for every batch; see `Examples`."""
+        """Yield uint8 (n, size, size, 3) for every batch; see `Examples`."""
         if pairs is None:
-            yield from self._shown(batches, epoch)
+            yield from self._copies(batches, epoch)
             return
         needed = [
             torch.unique(torch.cat([rows, pair.partners]), return_inverse=True)
             for rows, pair in zip(batches, pairs, strict=True)
         ]
-        shown = self._shown([rows for rows, _ in needed], epoch)
-        for here, (_, places), pair in zip(shown, needed, pairs, strict=True):
+        copies = self._copies([rows for rows, _ in needed], epoch)
+        for here, (_, places), pair in zip(copies, needed, pairs, strict=True):
             ours, theirs = torch_device.upload(places, here.device).chunk(2)
             yield _blended(here[ours], here[theirs], pair.share)
 
-    def _shown(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
-        """Give the images of each batch, as they are or as this epoch's copies."""
+    def _copies(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
+        """Yield the images of each batch, or their augmented copies of this epoch."""
         for rows, pixels in zip(batches, self._batches(batches), strict=True):
-            here = pixels.to(self._device, non_blocking=True)  # pinned, if there is a GPU: it copies in its turn
+            here = pixels.to(self._device, non_blocking=True)  # pinned, if there is a GPU: it copies asynchronously
             if self.augmenter is not None and epoch is not None:
-                shown = [self.fingerprints[row] for row in rows.tolist()]
-                here = self.augmenter(here, shown, [epoch] * len(shown))
+                fingerprints = [self.fingerprints[row] for row in rows.tolist()]
+                here = self.augmenter(here, fingerprints, [epoch] * len(fingerprints))
             yield here
 
     def _batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -175,18 +175,18 @@ class ImageSet:
             for place in range(len(rows)):
                 image, pixels = next(coming)
                 if isinstance(pixels, BadImageError):
-                    raise CnnkitError(f"{image.path}: could be read before, and now {pixels}")
-                squares.numpy()[place] = pixels  # torch would warn of arrays that are read-only
+                    raise CnnkitError(f"{image.path}: was readable in an earlier epoch, but now: {pixels}")
+                squares.numpy()[place] = pixels  # torch would warn of read-only arrays
             yield squares.pin_memory() if self._device.type == "cuda" else squares
 
 
 def _blended(ours: Tensor, theirs: Tensor, share: float) -> Tensor:
-    """Blend images, uint8 (n, H, W, 3) all."""
+    """Blend images, all uint8 (n, H, W, 3)."""
     return (share * ours.float() + (1 - share) * theirs.float()).round().to(torch.uint8)
 
 
 class _Moments:
-    """How often every value was seen, per channel: sums that are exact, in whatever order."""
+    """Counts of every pixel value, per channel: exact sums, independent of the order."""
 
     def __init__(self, *, grey: bool) -> None:
         # Brightness is a sum of thousandths
@@ -210,7 +210,7 @@ class _Moments:
 
 
 def on_device(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
-    """Bring the numbers of all batches' rows to a device at once: one by one, each would make a GPU and its host wait for each other."""
+    """Copy the row numbers of all batches to a device at once: copied one by one, each would synchronise the GPU with the host."""
     if device.type == "cpu" or not batches:
         return batches
     return torch.split(torch.cat(list(batches)).to(device), [len(rows) for rows in batches])
@@ -219,13 +219,13 @@ def on_device(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tenso
 def shuffled_batches(count: int, *, batch: int, generator: torch.Generator, processes: int = 1) -> list[Tensor]:
     """Cut rows into batches in a random order.
 
-    A last batch with fewer than two rows for every process joins the one before it: batch norm cannot train on one row.
+    A last batch with fewer than two rows per process is merged with the one before it: batch norm cannot train on one row.
 
     Args:
-        count: Of rows.
-        batch: Rows at once, over all processes.
+        count: Number of rows.
+        batch: Rows in a batch, over all processes.
         generator: Draws the order.
-        processes: That share every batch.
+        processes: Number of processes that share every batch.
     """
     order = torch.randperm(count, generator=generator)
     starts = list(range(0, count, batch))
@@ -236,7 +236,7 @@ def shuffled_batches(count: int, *, batch: int, generator: torch.Generator, proc
 
 
 def ordered_batches(count: int, *, batch: int, world: World) -> list[Tensor]:
-    """Cut this process's share of rows into batches as they stand; no batch where it has no row."""
+    """Cut this process's share of rows into batches, in order; return no batch if it has no row."""
     rows = world.share(torch.arange(count))
     return list(torch.split(rows, batch)) if len(rows) else []
 
@@ -251,9 +251,9 @@ def load_train_val(
     measured: bool = False,
     callbacks: Callbacks,
 ) -> tuple[ImageSet, ImageSet | None]:
-    """Look at every image, and keep what fits into memory, those for training first.
+    """Read every image, and keep the sets that fit into memory, the training set first.
 
-    Where that is wanted, the pixels of those for training are `measured`.
+    With `measured`, the pixel statistics of the training set are measured.
 
     Raises:
         CnnkitError: No image of a class could be used.
@@ -276,7 +276,11 @@ def load_train_val(
             callbacks=dataclasses.replace(callbacks, progress=progress),
         )
         if made.images and not made.nbytes:
-            log.info("--cache does not hold the pictures for %s: they are read in every epoch", _PURPOSES[number])
+            log.info(
+                "the %s images do not fit into --cache %s: they are read again in every epoch",
+                _PURPOSES[number],
+                run.cache,
+            )
         budget -= made.nbytes
         _refuse_emptied(images_of_split, made)
         sets.append(made)
@@ -284,14 +288,14 @@ def load_train_val(
 
 
 def _refuse_emptied(images: Sequence[ImageFile], loaded: ImageSet) -> None:
-    """Demand that of every class that had images one could be used."""
+    """Check that at least one image of every class could be used."""
     left = {image.label for image in loaded.images}
     if emptied := sorted({image.label or "" for image in images} - left):
-        raise CnnkitError(f"no picture of the class {emptied[0]} could be used")
+        raise CnnkitError(f"all images of the class {emptied[0]} were skipped; a class needs at least one usable image")
 
 
 def content_hash(train: ImageSet, val: ImageSet | None) -> str:
-    """Name the images of a training by their content and classes: another place is the same training, another order is not."""
+    """Hash the images of a training by content and class: independent of their paths, dependent on their order."""
     digest = hashlib.sha256()
     for each in (train, val):
         for fingerprint, target in zip(each.fingerprints, each.targets.tolist(), strict=True) if each else ():

@@ -1,4 +1,4 @@
-"""Several processes, one training: started by torchrun, each one takes its share of every batch."""
+"""Training in several processes, started by torchrun: each one takes its share of every batch."""
 
 import contextlib
 import gc
@@ -16,55 +16,55 @@ from torch import distributed as dist
 
 from cnnkit.callbacks import SILENT, Callbacks
 from cnnkit.engine import device_errors, torch_device
-from cnnkit.engine.device import Device
+from cnnkit.engine.device import WAITS_FOR_WORK, Device
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import atomic
 from cnnkit.nets import subgraph
 
 log = logging.getLogger("cnnkit")
 
-# A rank may have a large set of images to decode before the others meet it again.
+# How long processes wait for each other: one of them may have a large set of images to decode.
 _PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The processes that train together, and which one of them this is."""
+    """The processes that train together, and the rank of this one."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def writes(self) -> bool:
-        """Tell whether this process writes files and reports."""
+        """Whether this process writes files and reports progress."""
         return self.rank == 0
 
     def claimed(self, output: Path) -> AbstractContextManager[None]:
-        """Keep the files of a training for it alone, in the process that writes them; as `atomic.claimed`."""
+        """Lock the output files of a training, in the process that writes them; see `atomic.claimed`."""
         return atomic.claimed(output) if self.writes else contextlib.nullcontext()
 
     def callbacks(self, callbacks: Callbacks) -> Callbacks:
-        """Give this process's callbacks: the first process reports for all, the others do the same work in silence."""
+        """Return the callbacks of this process: the first process reports, the others are silent."""
         return callbacks if self.writes else SILENT
 
     def share(self, rows: Tensor) -> Tensor:
-        """Give this process's part of what all of them go through together: every size-th row."""
+        """Return this process's share of the rows: every size-th one."""
         return rows[self.rank :: self.size]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up what every process has; the same tensor where there is only one."""
+        """Sum a tensor over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def align(self, module: nn.Module) -> None:
-        """Give every process the first one's weights and statistics of batch norm: what is validated is what is written."""
+        """Copy weights and batch norm statistics from the first process to all, so that what is validated is what is written."""
         if self.size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
 
     def agree(self, value: bool) -> bool:
-        """Give the first process's value for all of them."""
+        """Return the first process's value, in all processes."""
         if self.size == 1:
             return value
         values = [value]
@@ -72,10 +72,10 @@ class World:
         return values[0]
 
     def check_batch_norm(self, module: nn.Module, device: torch.device) -> None:
-        """Refuse to train batch norm in several processes on CPUs: statistics of the whole batch are shared between GPUs alone.
+        """Refuse to train batch norm in several processes on CPUs: only GPUs can share the statistics of the whole batch.
 
         Raises:
-            UsageError: A batch norm of the module follows the batches in training.
+            UsageError: A batch norm of the module uses batch statistics in training.
         """
         if self.size == 1 or device.type == "cuda":
             return
@@ -85,12 +85,12 @@ class World:
             )
         if follows:
             raise UsageError(
-                f"batch norm does not train in {self.size} processes on CPUs, whose batches it would not share; "
+                f"batch norm cannot share its statistics between {self.size} processes on CPUs; "
                 "start one process, or one for each GPU, or leave bn out"
             )
 
     def shared(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Let a module's gradients be the mean over all processes, and batch norm's statistics those of the whole batch."""
+        """Wrap a module so that gradients are averaged over all processes, and batch norm uses the whole batch's statistics."""
         if self.size == 1:
             return module
         if device.type == "cuda":
@@ -103,16 +103,16 @@ ALONE = World()
 
 @contextlib.contextmanager
 def joined(device: Device) -> Generator[tuple[World, torch.device]]:
-    """Find the others that torchrun started, and a device for this process; without torchrun there is only this one.
+    """Join the processes that torchrun started, and choose a device for this one; without torchrun it is the only one.
 
     Args:
-        device: What was asked for; on GPUs every process of a machine takes the one of its number.
+        device: The device given; on GPUs, each process of a machine takes the GPU with its local rank.
 
     Yields:
-        The world, and where to work.
+        The world, and the device.
 
     Raises:
-        UsageError: A single GPU was asked for by several processes.
+        UsageError: A single GPU is given for several processes.
         DeviceError: The device's memory is full, or the device fails.
     """
     with _world(device) as (world, chosen):
@@ -138,22 +138,22 @@ def _world(device: Device) -> Generator[tuple[World, torch.device]]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     on_gpus = chosen.type == "cuda"
-    # Said at once, no process guesses its GPU from its rank, and a broken link fails here
+    # With device_id, no process guesses its GPU from its rank, and a broken connection fails here
     dist.init_process_group("nccl" if on_gpus else "gloo", timeout=_PATIENCE, device_id=chosen if on_gpus else None)
-    log.info("%d processes train together, by %s", size, dist.get_backend())
+    log.info("training in %d processes, communicating by %s", size, dist.get_backend())
     try:
         yield World(rank, size), chosen
     finally:
-        gc.collect()  # what is shared holds on to the group, whose threads must end before the interpreter does
+        gc.collect()  # DDP modules hold references to the group, whose threads must end before the interpreter does
         dist.destroy_process_group()
 
 
 def _number(variable: str, default: int | None) -> int:
-    """Read what torchrun says of a process; batch systems have variables of the same names, and not all of them."""
+    """Read a variable that torchrun sets; batch systems set some, but not all, variables of the same names."""
     text = os.environ.get(variable) or default
     if text is None or not str(text).isdecimal():
         raise UsageError(
-            f'{variable} is "{os.environ.get(variable, "")}" beside WORLD_SIZE {os.environ["WORLD_SIZE"]}: '
+            f'{variable} is "{os.environ.get(variable, "")}" with WORLD_SIZE {os.environ["WORLD_SIZE"]}; '
             "start several processes with torchrun, or unset WORLD_SIZE"
         )
     return int(text)
@@ -162,10 +162,14 @@ def _number(variable: str, default: int | None) -> int:
 def _choose(device: Device, local: int, processes: int) -> torch.device:
     count = torch_device.gpu_count()
     if device.kind == "cpu" or (device.kind == "auto" and count < processes):
-        log.info("running on the CPU")
+        log.info("running on the CPU", extra=WAITS_FOR_WORK)
         return torch.device("cpu")
     if device.index:
-        raise UsageError(f"--device {device}: under torchrun every process takes the GPU of its number; say cuda")
+        raise UsageError(
+            f"--device {device}: under torchrun each process takes the GPU of its rank; give --device cuda"
+        )
     if count < processes:
-        raise UsageError(f"torchrun started {processes} processes here, torch sees {count} GPUs; start one for each")
+        raise UsageError(
+            f"torchrun started {processes} processes here, but torch sees {count} GPUs; start one process per GPU"
+        )
     return torch.device("cuda", local)

@@ -1,4 +1,4 @@
-"""Whether the features that a training is given belong together: one backbone, one preprocessing, one list of classes. No torch."""
+"""Load training and validation features, and check that they have the same backbone, preprocessing and classes. No torch."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class FeatureSets:
-    """Features that belong together, with what they are called, their files, and the split that was held out of one file."""
+    """Matching training and validation features, with their names for messages, their files, and the split that is held out."""
 
     train: Features
     train_name: str
@@ -36,23 +36,22 @@ class FeatureSets:
 
 
 def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, loss: Loss | None) -> FeatureSets:
-    """Read features for training and validation, and demand that they belong together.
+    """Read features for training and validation, and check that they match.
 
     Args:
-        train: Features (`.npy`) for training. Of rows that stand in splits, those of train, and validation is those of val.
-        val: Features that choose the best epoch, or the strength of the penalty. Nothing else is ever looked at to choose.
-        hold_out: In place of `val` the split of `train` that chooses; it is not trained on.
-        loss: For two classes or for any number.
+        train: Features (`.npy`). If its rows have splits, those of train are the training set, and those of val the validation set.
+        val: Features of the validation set, which selects the best epoch or the strength of the penalty. Nothing else selects.
+        hold_out: In place of `val`, the split of `train` that is the validation set.
+        loss: For two classes, or for any number.
 
     Raises:
         FormatError: The two come from different backbones.
-        CnnkitError: A row has no label, there is a single class, no such split, a class in validation alone, or an image is listed
-            with two labels. Or the rows stand in
-            several splits, and none of them is train.
-        UsageError: Both ways to choose are given, or the loss is for another number of classes.
+        CnnkitError: A row has no label, there is only one class, the split does not exist, a class is in the validation set only, an
+            image is listed with two labels, or the rows are in several splits and none of them is train.
+        UsageError: Both `val` and `hold_out` are given, or the loss is for another number of classes.
     """
     if val is not None and hold_out is not None:
-        raise UsageError("--val and --hold-out both say what validates; give one of them")
+        raise UsageError("--val and --hold-out both name a validation set; give one of them")
     forms: defaultdict[str, set[str]] = defaultdict(set)
     train_set, name = _loaded(train, forms), str(train)
     val_set, val_name = (None, None) if val is None else (_loaded(val, forms), str(val))
@@ -73,13 +72,13 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
         name, val_name = f"{train} without {hold_out}", f"{train}, {hold_out}"
     classes = classes_of(train_set, name=name)
     if len(classes) < 2:
-        raise CnnkitError(f"{name}: only one class, {classes[0]}; there is nothing to learn")
+        raise CnnkitError(f"{name}: only one class, {classes[0]}; training needs at least two")
     check_loss(loss, classes=len(classes))
     for each, file in ((train_set, train), (val_set, val or train)):
         if each is not None:
             _check_listed_once(each, file)
     if val_set is None:
-        log.warning("no --val: the last epoch is kept, and nothing says how good it is")
+        log.warning("no validation set: keeping the last epoch; use --val or --hold-out to keep the best one")
     else:
         check(train_set, val_set, train=name, val=val_name or "")
         warn_of_overlap(train_set, val_set, train=train, val=val or train)
@@ -87,35 +86,37 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
     return FeatureSets(train_set, name, str(train), val_set, val_name, val_path, classes, hold_out)
 
 
-# How the fields of a Header are called by people and by options.
-_CALLED = {"name": "backbone", "weights_sha256": "weights", "fit": "--fit", "resize": "--resize", "size": "--size"}
+# Names of the Header's fields for messages.
+_FIELD_NAMES = {"name": "backbone", "weights_sha256": "weights", "fit": "--fit", "resize": "--resize", "size": "--size"}
 
 
 def check(train_set: Features, val_set: Features, *, train: str, val: str) -> None:
-    """Refuse features that do not belong together.
+    """Check that training and validation features match.
 
     Args:
-        train_set: For training.
-        val_set: To choose by.
-        train: The file of the first, for messages.
-        val: The file of the second.
+        train_set: The training set.
+        val_set: The validation set.
+        train: The file of the training set, for messages.
+        val: The file of the validation set.
 
     Raises:
-        FormatError: They come from different backbones or are prepared differently; both sides are named. Or what is to choose by is
-            augmented.
-        CnnkitError: A row has no label, or a class is in validation alone.
+        FormatError: They come from different backbones or are prepared differently (the message names both), or the validation set
+            has augmented views.
+        CnnkitError: A row has no label, or a class is in the validation set only.
     """
     if any(row.view for row in val_set.rows):
-        raise FormatError(f"{val} holds augmented views, which measure something else; extract it without --views")
+        raise FormatError(f"{val} has augmented views, which cannot validate; extract it without --views")
     for part in ("backbone", "preprocess"):
         one, other = getattr(train_set.header, part), getattr(val_set.header, part)
         if (one is None) is not (other is None):
             lacking, having = (train, val) if one is None else (val, train)
-            raise FormatError(f"{lacking} does not say its {part}, {having} does; extract both with the same options")
+            raise FormatError(
+                f"{lacking} does not record its {part}, but {having} does; extract both with the same options"
+            )
     if differs := difference(train_set.header, val_set.header):
         field, ours, theirs = differs
         raise FormatError(
-            f"{train} has {_CALLED.get(field, field)} {_short(ours)}, {val} has {_short(theirs)}; "
+            f"{train} has {_FIELD_NAMES.get(field, field)} {_short(ours)}, {val} has {_short(theirs)}; "
             "extract both with the same options"
         )
     train_val.check_classes(
@@ -123,13 +124,14 @@ def check(train_set: Features, val_set: Features, *, train: str, val: str) -> No
     )
     if train_set.values.shape[1:] != val_set.values.shape[1:]:
         raise FormatError(
-            f"{train} has rows of shape {train_set.values.shape[1:]}, {val} of {val_set.values.shape[1:]}; extract both again"
+            f"{train} has rows of shape {train_set.values.shape[1:]}, {val} of {val_set.values.shape[1:]}; "
+            "extract both with the same options"
         )
 
 
 def _short(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."  # a hash is known by its first digits
+    return text if len(text) <= 40 else f"{text[:12]}..."  # the first digits identify a hash
 
 
 def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
@@ -142,21 +144,21 @@ def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
     if missing is not None:
         raise CnnkitError(f"{name}: {missing} has no label; extract from class folders or a manifest with labels")
     if not found.rows:
-        raise CnnkitError(f"{name}: no rows in it; run cnn-extract again")
+        raise CnnkitError(f"{name}: has no rows; run cnn-extract again")
     return train_val.in_order(row.label for row in found.rows if row.label is not None)
 
 
 def has_own_val(path: str | Path) -> bool:
-    """Say whether features are of splits for training and for validation, without reading their values."""
+    """Check whether features have rows of the splits train and val, without reading their values."""
     listed = Path(path).with_suffix(".tsv")
     if Path(path).suffix != ".npy" or not listed.is_file():
-        return False  # which is an error, but of those who read it
+        return False  # an error, which reading the features reports
     named = {train_val.split_named(row.split or "") for row in manifest.load(listed)}
     return {train_val.TRAIN, train_val.VAL} <= named
 
 
 def _loaded(path: str | Path, forms: dict[str, set[str]]) -> Features:
-    """Read features, their labels in the one form that `class_names` gives them, and note how they are written."""
+    """Read features with normalised labels, and add the forms in which labels are written to `forms`."""
     found = features.load(path)
     for row in found.rows:
         if row.label is not None:
@@ -166,32 +168,33 @@ def _loaded(path: str | Path, forms: dict[str, set[str]]) -> Features:
 
 
 def _lacks(found: Features, split: str) -> bool:
-    """Say whether rows stand in several splits, but none in this one: those of one split alone were extracted on purpose."""
+    """Check whether rows are in several splits, but not in this one; rows of a single split were extracted on purpose."""
     named = {row.split for row in found.rows}
     return len(named) > 1 and split not in {train_val.split_named(name or "") for name in named}
 
 
 def _by_split(found: Features, *, name: str) -> tuple[Features, Features | None]:
-    """Divide features that stand in splits as images are: train, and val where there is one; all where none is called train."""
+    """Divide features into the splits train and, if it exists, val; return all rows and None if there is no split train."""
     splits = [train_val.split_named(row.split or "") for row in found.rows]
     if train_val.TRAIN not in splits:
         return found, None
     for line in split_names.about_synonyms(name, (row.split or "" for row in found.rows)):
         log.info("%s", line)
-    unused = Counter(row.split or "no part" for row, split in zip(found.rows, splits, strict=True) if split is None)
+    unused = Counter(row.split or "no split" for row, split in zip(found.rows, splits, strict=True) if split is None)
     if unused:
-        log.info("%s: not looked at: %s", name, ", ".join(f"{count:,} of {split}" for split, count in unused.items()))
+        counts = ", ".join(f"{count:,} of {split}" for split, count in unused.items())
+        log.info("%s: rows not used: %s", name, counts)
     train, val = (
         [place for place, split in enumerate(splits) if split == each] for each in (train_val.TRAIN, train_val.VAL)
     )
-    val = [place for place in val if not found.rows[place].view]  # views measure something else
+    val = [place for place in val if not found.rows[place].view]  # augmented views would distort the validation
     return found if len(train) == len(splits) else _some(found, train), _some(found, val) if val else None
 
 
 def split_off(found: Features, split: str, *, name: str) -> tuple[Features, Features]:
-    """Divide features into those of all other splits, for training, and those of one split, for validation.
+    """Divide features into the training set (all other splits) and the validation set (one split).
 
-    Augmented views of what is held out belong to neither: they measure something else, and must not be trained on.
+    Augmented views of held-out images are in neither: they would distort the validation, and must not be trained on.
 
     Raises:
         CnnkitError: As `train_val.hold_out_roles`.
@@ -209,14 +212,14 @@ def _some(found: Features, indices: list[int]) -> Features:
 
 
 def warn_of_overlap(train_set: Features, val_set: Features, *, train: str | Path, val: str | Path) -> None:
-    """Warn where validation images were trained on in some form, wherever the two files lie."""
+    """Warn if validation images are also in the training set, wherever the two files are."""
     train_val.warn_of_overlap(train_val.find_overlap(_images(train_set, train), _images(val_set, val)))
 
 
 def _check_listed_once(found: Features, name: str | Path) -> None:
-    """Refuse an image of two classes, as for images; its augmented views have the label of the image itself."""
+    """Reject an image that is listed with two classes; its augmented views have the label of the image itself."""
     plain = [image for image, row in zip(_images(found, name), found.rows, strict=True) if not row.view]
-    train_val.check_listed_once(plain, name=str(features.beside(Path(name), ".tsv")))
+    train_val.check_listed_once(plain, name=str(features.sibling(Path(name), ".tsv")))
 
 
 def _images(found: Features, name: str | Path) -> list[ImageFile]:
@@ -227,5 +230,5 @@ def _images(found: Features, name: str | Path) -> list[ImageFile]:
 
 
 def paths(found: Features, name: str | Path) -> list[str]:
-    """Give the path of every row's image, as it opens from the current folder."""
+    """Return the path of every row's image, relative to the current folder."""
     return [os.path.join(os.path.dirname(name), row.path) for row in found.rows]

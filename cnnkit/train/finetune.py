@@ -1,4 +1,4 @@
-"""Train the top of a pretrained backbone further, together with its head."""
+"""Fine-tuning: train a head together with the top layers of its pretrained backbone."""
 
 import dataclasses
 import functools
@@ -29,16 +29,16 @@ log = logging.getLogger("cnnkit")
 
 
 class TrainablePart(nn.Module):
-    """What is trained: from the boundary, where the frozen part ends, to logits."""
+    """The trained part of a network, from the boundary where the frozen part ends to logits."""
 
     def __init__(self, upper: nn.Module, whole: Classifier, *, from_images: bool, freeze_bn: bool) -> None:
-        """Put it together.
+        """Join the parts.
 
         Args:
             upper: The trained part of the backbone.
-            whole: Whose normalisation, pooling and head it shares.
-            from_images: Nothing is frozen.
-            freeze_bn: The statistics of the backbone's batch norms stay as they are.
+            whole: The network; normalisation, pooling and head are shared with it.
+            from_images: Nothing is frozen: the input is images.
+            freeze_bn: Freeze the statistics of the backbone's batch norms.
         """
         super().__init__()
         self.normalise = whole.normalise if from_images else nn.Identity()
@@ -48,7 +48,7 @@ class TrainablePart(nn.Module):
         self.freeze_bn = freeze_bn
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training, or back, all but statistics that are to stay still."""
+        """Switch between training and eval mode, except for batch norms with frozen statistics."""
         super().train(mode)
         if self.freeze_bn:
             for module in self.upper.modules():
@@ -57,7 +57,7 @@ class TrainablePart(nn.Module):
         return self
 
     def forward(self, given: Tensor) -> Tensor:
-        """From the boundary's tensor, or uint8 images (N, H, W, 3), to logits (N, classes) or (N, 1)."""
+        """Compute logits (N, classes) or (N, 1) from the boundary's tensor, or from uint8 images (N, H, W, 3)."""
         return self.head(self.pool(self.upper(self.normalise(given))))  # type: ignore[no-any-return] # modules return Any
 
 
@@ -71,19 +71,19 @@ def finetune(
     run: RunConfig,
     callbacks: Callbacks,
 ) -> TrainResult:
-    """Train, and write the model to FILE.pt and its history to FILE.csv. All settings are checked.
+    """Train, and write the model to FILE.pt and its history to FILE.csv.
 
     Args:
         data: Images for training and validation.
-        output: The `.pt`.
-        init: What the training starts from.
+        output: The `.pt` file.
+        init: What the training starts from; checked, as all settings.
         freeze: Which layers are trained.
-        train: How; the loss follows from the model's last layer, for a fresh head from this.
-        run: Where.
-        callbacks: Progress, skipped images, and every epoch as it is done.
+        train: How they are trained; the loss follows from the model's final layer, and only for a new head from this.
+        run: Where to train.
+        callbacks: Progress, skipped images, and every finished epoch.
 
     Raises:
-        UsageError: The model's last layer is made for another loss, or a fresh head would wreck what the backbone knows.
+        UsageError: The model's final layer is made for another loss, or an untrained head would spoil the backbone.
         CnnkitError: As `Trainer.run`; or the model has other classes.
     """
     warn_without_val(has_val=bool(data.val))
@@ -92,15 +92,15 @@ def finetune(
         distributed.joined(devices.parse(run.device)) as (world, device),
         world.claimed(output),
     ):
-        loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
+        loop.choose_precision(train.amp, device)  # reports an unsupported one before images are read
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
         context.callbacks.phase("loading the model")
         start = pretrained.load(init, data.classes, seed=train.seed)
-        train = dataclasses.replace(train, loss=start.loss(asked=train.loss))
+        train = dataclasses.replace(train, loss=start.loss(given=train.loss))
         if start.fresh and freeze.unfreeze != Unfreeze.NONE and not freeze.warmup_head:
             raise UsageError(
-                f"{start.source} has no trained head yet: the gradients of a random one would wreck what the base knows. "
-                "Train the head first with --warmup-head 5, or alone with --unfreeze none"
+                f"the head of {start.source} is untrained, and its gradients would spoil the pretrained backbone; "
+                "train the head first with --warmup-head 5, or only the head with --unfreeze none"
             )
         whole, backbone = start.whole, start.whole.base
         trained = freezing.find(backbone, freeze.unfreeze, network=start.backbone.name)
@@ -108,7 +108,8 @@ def finetune(
         divided = freezing.divide(backbone, trained)
         if divided.boundary is None and freeze.views and train.augment:
             raise UsageError(
-                f"--views {freeze.views} keeps what the frozen part answers, and --unfreeze {freeze.unfreeze} leaves none frozen"
+                f"--views {freeze.views} caches features of the frozen part, but --unfreeze {freeze.unfreeze} freezes nothing; "
+                "drop --views"
             )
         if trained:
             from_images = divided.boundary is None
@@ -130,7 +131,7 @@ def finetune(
             cache=parse_size(run.cache),
             precision=loop.choose_precision(train.amp, device),
         )
-        _tell(start, trained)
+        _log_trained(start, trained)
         examples = frozen_part.examples(views=freeze.views or 0, mixing=bool(train.mixup))
         task = Task(
             module,
@@ -158,7 +159,7 @@ def _header(
     rows: int,
     moved: bool,
 ) -> Header:
-    """Record what is trained and how; a backbone that has `moved` is found by no hash any more."""
+    """Record what is trained and how; a backbone that has `moved` no longer has the hash of its weights."""
     return Header(
         kind=ArtefactKind.MODEL,
         classes=classes,
@@ -178,7 +179,7 @@ def _header(
 
 
 def _groups(whole: Classifier, trained: Sequence[str], decay: float | None) -> list[dict[str, Any]]:
-    """Group what is trained by its learning rate: the head first, then the backbone's blocks downwards, each slower than the one above."""
+    """Group the trained parameters by learning rate: the head, then the backbone's blocks downwards, each slower than the one above."""
     parameters = dict(whole.base.named_parameters())
     blocks = freezing.depth_groups(whole.base, trained)
     groups: list[dict[str, Any]] = [{"params": list(whole.head.parameters()), "lr": 1.0}]
@@ -189,13 +190,13 @@ def _groups(whole: Classifier, trained: Sequence[str], decay: float | None) -> l
     )
 
 
-def _tell(start: PretrainedModel, trained: Sequence[str]) -> None:
+def _log_trained(start: PretrainedModel, trained: Sequence[str]) -> None:
     layers = freezing.layers(start.whole.base)
     chosen = sum(each.numel() for each in start.whole.parameters() if each.requires_grad)
     everything = sum(each.numel() for each in start.whole.parameters())
     log.info(
         "training the head%s: %s of %s parameters",
-        f" and {len(trained)} of the base's {len(layers)} layers, from {trained[0]} on" if trained else " alone",
+        f" and {len(trained)} of {len(layers)} backbone layers, from {trained[0]} on" if trained else " only",
         f"{chosen:,}",
         f"{everything:,}",
     )

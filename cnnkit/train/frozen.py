@@ -1,4 +1,4 @@
-"""The frozen part of a network, which gives the same for the same image: run once, its features can be kept."""
+"""The frozen part of a network: its features of an image never change, so they can be computed once and cached."""
 
 import dataclasses
 import functools
@@ -34,15 +34,15 @@ log = logging.getLogger("cnnkit")
 
 
 class CachedFeatures:
-    """The features that a frozen part gave: one or more views of every row, of which an epoch sees one."""
+    """Cached features of a frozen part: one or more views of every row, of which an epoch uses one."""
 
     def __init__(self, views: Sequence[Tensor], targets: Tensor, *, device: torch.device) -> None:
         """Keep features.
 
         Args:
-            views: One tensor (N, ...) each, in memory or mapped from disk; without an epoch, the first one counts.
+            views: One tensor (N, ...) per view, in memory or mapped from disk; without an epoch, the first one is used.
             targets: (N,).
-            device: Where the inputs shall be.
+            device: Where the inputs are needed.
         """
         self.targets = targets
         self._views, self._device = views, device
@@ -50,11 +50,11 @@ class CachedFeatures:
     def inputs(
         self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
-        """Give the outputs, views in turn; see `Examples`."""
-        assert pairs is None, "what is kept are answers to whole pictures"
+        """Yield the features, views in turn; see `Examples`."""
+        assert pairs is None, "cached features are of whole images"
         first = self._views[0]
         for rows in batches:
-            # Neighbours see different views in an epoch, and every row sees all of them in turn
+            # In an epoch, neighbouring rows use different views; every row uses all of them in turn
             turns = (rows + epoch) % len(self._views) if epoch is not None else torch.zeros_like(rows)
             output = torch.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
             for number, view in enumerate(self._views):
@@ -64,7 +64,7 @@ class CachedFeatures:
 
 
 class LazyExamples:
-    """Examples that are made when they are first asked for: a training that turns out to be complete needs none."""
+    """Examples that are made when first used: a training that turns out to be complete needs none."""
 
     def __init__(self, targets: Tensor, make: Callable[[], Examples]) -> None:
         self.targets = targets
@@ -72,18 +72,18 @@ class LazyExamples:
 
     @functools.cached_property
     def made(self) -> Examples:
-        """Make them, once."""
+        """The examples, made once."""
         return self._make()
 
     def inputs(
         self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
-        """Give what they give; see `Examples`."""
+        """Yield their inputs; see `Examples`."""
         return self.made.inputs(batches, epoch, pairs)
 
 
 class FrozenForward:
-    """Images after the frozen part, which runs in every epoch."""
+    """Images that pass through the frozen part in every epoch."""
 
     def __init__(self, images: Examples, frozen: Callable[[Tensor], Tensor]) -> None:
         self.targets = images.targets
@@ -92,7 +92,7 @@ class FrozenForward:
     def inputs(
         self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
     ) -> Iterator[Tensor]:
-        """Give the frozen part's outputs; see `Examples`."""
+        """Yield the frozen part's outputs; see `Examples`."""
         for images in self._images.inputs(batches, epoch, pairs):
             yield self._frozen(images)
 
@@ -106,19 +106,19 @@ _BATCH = 32
 def frozen_network(
     spec: BackboneSpec, module: nn.Module, *, device: torch.device, precision: Precision | None = None
 ) -> FrozenNetwork:
-    """Get the frozen part as a function: on a processor by ONNX Runtime, several times as fast there as torch.
+    """Return the frozen part as a function; on a CPU it runs in ONNX Runtime, several times as fast there as torch.
 
     Args:
         spec: The same network for ONNX Runtime, exported once and compared with torch.
-        module: The frozen part in torch, in eval mode: for GPUs, and for what ONNX cannot express.
+        module: The frozen part in torch, in eval mode: for GPUs, and for networks that ONNX cannot express.
         device: Where it runs.
-        precision: What is trained in; what a GPU computes the frozen part in as well.
+        precision: The precision of the training; on a GPU, the frozen part uses it too.
     """
     if device.type == "cpu":
         try:
             model = onnx_backbone.get(spec)
         except CnnkitError as error:
-            log.info("the frozen part runs in torch: %s", error)
+            log.info("running the frozen part in torch, not in ONNX Runtime: %s", error)
         else:
             session = Session(model.content, device="cpu", name="the frozen part")
             return lambda images: torch.from_numpy(session.run({"images": images.numpy()}, ["features"])[0])
@@ -145,12 +145,12 @@ def compute_features(
     """Run the frozen part over every image, once for each copy.
 
     Args:
-        examples: N images, or the outputs of another part for them.
+        examples: N images, or their outputs from another part.
         frozen: The frozen part.
-        copies: Which augmented copies; None for the plain images.
-        budget: Bytes of memory that the outputs may take; more than that go to a file without a name in `folder`, which is gone
-            with the process.
-        folder: On the disk that has room for them.
+        copies: Which augmented copies; None for the images themselves.
+        budget: Bytes of memory for the outputs; if they do not fit, they go to an unnamed file in `folder` that vanishes with the
+            process.
+        folder: A folder on a disk with enough space for them.
         progress: Called after every batch.
 
     Returns:
@@ -172,7 +172,7 @@ def compute_features(
 
 
 def seconds_per_epoch(images: Examples, frozen: FrozenNetwork) -> float:
-    """Estimate how long an epoch's outputs take, augmentation included: from one batch, after another one to warm up with."""
+    """Estimate the time for an epoch's outputs, with augmentation, in seconds: from one batch, after another one as a warm-up."""
     rows = torch.arange(min(len(images.targets), _BATCH))
     for _ in range(2):
         started = time.perf_counter()
@@ -187,17 +187,18 @@ def _allocate(shape: tuple[int, ...], *, budget: int, folder: Path) -> NDArray[n
     if size <= budget:
         return np.empty(shape, dtype=np.float32)
     log.info(
-        "what the frozen part answers takes %.1f GiB, more than --cache; it is kept on disk meanwhile", size / 2**30
+        "the frozen part's features take %.1f GiB, more than --cache; keeping them on disk during the training",
+        size / 2**30,
     )
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            if hasattr(os, "posix_fallocate"):  # or a disk that is full would be noticed in the middle, by a crash
+            if hasattr(os, "posix_fallocate"):  # without it, a full disk would crash the training later
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
     except OSError as error:
         raise CnnkitError(
-            f"{folder}: {(error.strerror or str(error)).lower()}; the frozen part's answers take {size / 2**30:.1f} GiB there: "
-            "make room, give more --cache, or --views 0 to keep none"
+            f"{folder}: {(error.strerror or str(error)).lower()}; the frozen part's features need {size / 2**30:.1f} GiB there: "
+            "free some space, give a larger --cache, or --views 0 to cache none"
         ) from error
 
 
@@ -222,14 +223,14 @@ class FrozenPart:
 
     @functools.cached_property
     def _lower(self) -> FrozenNetwork:
-        """From images to the boundary; to what the head sees where nothing of the backbone is trained."""
+        """Compute the boundary's tensor from images; the head's input where no backbone layer is trained."""
         if self.divided.trained:
             return self._network(self.divided.lower, layer=self.divided.boundary or "", pool=Pool.NONE)
         return self._backbone
 
     @functools.cached_property
     def _backbone(self) -> FrozenNetwork:
-        """From images to what the head sees."""
+        """Compute the head's input from images."""
         whole = self.pretrained.whole
         return self._network(whole.base, layer=self.pretrained.backbone.layer, pool=whole.pool.pool)
 
@@ -240,15 +241,15 @@ class FrozenPart:
         )
 
     def _upper(self, outputs: Tensor) -> Tensor:
-        """From the boundary to what the head sees, before any of it is trained."""
+        """Compute the head's input from the boundary's tensor, before the upper part is trained."""
         with torch.no_grad():
             return self.pretrained.whole.pool(self.divided.upper.eval()(outputs))  # type: ignore[no-any-return] # modules return Any
 
     def examples(self, *, views: int, mixing: bool) -> tuple[Examples, Examples | None]:
-        """Give what the trained part sees: images where nothing is frozen, else the frozen part's outputs, kept if so wished.
+        """Return the trained part's input: images where nothing is frozen, else the frozen part's outputs, cached or not.
 
         Args:
-            views: How many versions of the outputs are kept; 0 for none.
+            views: How many versions of the outputs are cached; 0 for none.
             mixing: Images are blended before they pass through the network.
         """
         if self.divided.boundary is None:
@@ -256,46 +257,50 @@ class FrozenPart:
         changing = self.train.augmenter is not None or mixing
         if views:
             copies = [None] if self.train.augmenter is None else list(range(1, views + 1))
-            self._steps.append(lambda: self._lower)  # which may have to be exported, and says so
-            self._steps.append(lambda: self._tell_of_pass(copies))
-            train: Examples = self._later(self.train, copies)
+            self._steps.append(lambda: self._lower)  # may be exported now, which is logged
+            self._steps.append(lambda: self._log_pass(copies))
+            train: Examples = self._lazy(self.train, copies)
         else:
-            self._steps.append(lambda: self._tell_of_epochs(changing=changing, mixing=mixing))
+            self._steps.append(lambda: self._log_epochs(changing=changing, mixing=mixing))
             train = self._forward_each_time(self.train)
         if self.val is None:
             return train, None
         # Validation images never change: one pass is enough
-        return train, self._later(self.val, [None]) if views or changing else self._forward_each_time(self.val)
+        return train, self._lazy(self.val, [None]) if views or changing else self._forward_each_time(self.val)
 
     def ready(self) -> None:
-        """Run what is run once, and say what is not."""
+        """Run what is run once, and log what is run in every epoch."""
         for step in self._steps:
             step()
 
-    def _later(self, examples: ImageSet, copies: Sequence[int | None]) -> LazyExamples:
-        later = LazyExamples(examples.targets, lambda: self._kept(examples, self._lower, copies=copies))
-        self._steps.append(lambda: later.made)
-        return later
+    def _lazy(self, examples: ImageSet, copies: Sequence[int | None]) -> LazyExamples:
+        lazy = LazyExamples(examples.targets, lambda: self._cached(examples, self._lower, copies=copies))
+        self._steps.append(lambda: lazy.made)
+        return lazy
 
     def _forward_each_time(self, examples: ImageSet) -> FrozenForward:
-        return FrozenForward(examples, lambda images: self._lower(images))  # looked up late: it may have to be exported
+        return FrozenForward(examples, lambda images: self._lower(images))  # looked up late: it may need an export
 
-    def _tell_of_epochs(self, *, changing: bool, mixing: bool) -> None:
-        instead = "--views K runs it on K versions of every picture, once" if changing else "--views 1 runs it once"
+    def _log_epochs(self, *, changing: bool, mixing: bool) -> None:
+        instead = (
+            "--views K would run it only once, on K versions of each image"
+            if changing
+            else "--views 1 would run it only once"
+        )
         log.info(
-            "the frozen part runs in every epoch, which takes %.1f s of it%s",
+            "the frozen part runs in every epoch and takes %.1f s of each%s",
             seconds_per_epoch(self.train, self._lower),
             "" if mixing else f"; {instead}",
         )
 
-    def _tell_of_pass(self, copies: Sequence[int | None]) -> None:
+    def _log_pass(self, copies: Sequence[int | None]) -> None:
         log.info(
-            "running the frozen part once over %d pictures%s",
+            "running the frozen part once over %d images%s",
             len(self.train.targets) + (len(self.val.targets) if self.val else 0),
-            f", {len(copies)} times over those for training" if len(copies) > 1 else "",
+            f", training images in {len(copies)} versions" if len(copies) > 1 else "",
         )
 
-    def _kept(self, examples: Examples, network: FrozenNetwork, *, copies: Sequence[int | None]) -> CachedFeatures:
+    def _cached(self, examples: Examples, network: FrozenNetwork, *, copies: Sequence[int | None]) -> CachedFeatures:
         self.context.callbacks.phase("running the frozen part")
         views = compute_features(
             examples,
@@ -306,11 +311,11 @@ class FrozenPart:
             progress=self.context.callbacks.progress,
         )
         taken = sum(view.nbytes for view in views)
-        self.budget -= taken if taken <= self.budget else 0  # more than that is on disk
+        self.budget -= taken if taken <= self.budget else 0  # else they are on disk
         return CachedFeatures(views, examples.targets, device=self.context.device)
 
-    def _seen_by_head(self, task: Task) -> tuple[Examples, Examples | None]:
-        """Give what the whole backbone outputs for the plain images, from what is kept of them if that is so."""
+    def _head_inputs(self, task: Task) -> tuple[Examples, Examples | None]:
+        """Compute the whole backbone's outputs for the images without augmentation, from cached features if there are any."""
         train, val = task.train, task.val
         network: FrozenNetwork = self._upper
         if self.train.augmenter is not None or not isinstance(train, LazyExamples):
@@ -318,14 +323,14 @@ class FrozenPart:
             network = (
                 self._backbone if self.divided.boundary is None else lambda images: self._upper(self._lower(images))
             )
-            self._tell_of_pass([None])
-        features = self._kept(train, network, copies=[None])
-        return features, None if val is None else self._kept(val, network, copies=[None])
+            self._log_pass([None])
+        features = self._cached(train, network, copies=[None])
+        return features, None if val is None else self._cached(val, network, copies=[None])
 
     def warm_up(self, task: Task, config: ImageTrainConfig, epochs: int, write: Report) -> Sequence[Epoch]:
-        """Train the head alone, on what the whole backbone outputs for the plain images, at the optimizer's own learning rate."""
-        log.info("training the head alone first: %d of %d epochs", epochs, epochs + config.epochs)
-        train, val = self._seen_by_head(task)
+        """Train only the head, on the backbone's outputs for images without augmentation, at the optimizer's default learning rate."""
+        log.info("training only the head first: %d of %d epochs", epochs, epochs + config.epochs)
+        train, val = self._head_inputs(task)
         self.context.callbacks.phase("training the head")
         head = dataclasses.replace(
             task, module=self.pretrained.whole.head, train=train, val=val, groups=None, begins_trained=False

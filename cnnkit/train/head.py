@@ -1,4 +1,4 @@
-"""Train a head on features from disk, and put it on the backbone that made them."""
+"""Train a head on extracted features, and join it to the backbone that made them."""
 
 import copy
 import dataclasses
@@ -33,14 +33,14 @@ from cnnkit.train.optim import Criterion, ModelEma, predicted_classes
 
 log = logging.getLogger("cnnkit")
 
-#: The strengths tried, from strong to weak, each starting from the solution before.
+#: Penalty strengths to try, from strong to weak, each starting from the previous solution.
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
-#: After this many strengths in a row without a lower validation loss, weaker ones are not tried: they cost the most.
+#: Stop after this many strengths in a row without a lower validation loss: weaker penalties take the most time.
 STRENGTHS_PATIENCE = 3
 
 
 def solve_logistic(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: float, criterion: Criterion) -> None:
-    """Minimise mean cross-entropy + l2 * sum w**2 in place, from where the layer stands.
+    """Minimise mean cross-entropy + l2 * sum w**2 in place, starting from the layer's weights.
 
     With l2 = 1 / (2 * C * N) this is scikit-learn's `LogisticRegression(C=C)`.
 
@@ -48,10 +48,10 @@ def solve_logistic(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: f
         layer: (D,) -> (classes,).
         features: (N, D).
         targets: (N,).
-        l2: Strength of the penalty on weights, biases left alone.
-        criterion: For class weights and smoothing; its own penalties do not count.
+        l2: Strength of the penalty on weights, without biases.
+        criterion: For class weights and smoothing; its penalties are ignored.
     """
-    # In float64: the last steps change the loss by less than float32 can tell, and probabilities by more than 1e-3
+    # In float64: the last steps change the loss by less than float32 resolves, and probabilities by more than 1e-3
     exact, rows = copy.deepcopy(layer).double(), features.double()
     if criterion.class_weights is not None:
         criterion = dataclasses.replace(criterion, class_weights=criterion.class_weights.double())
@@ -83,10 +83,10 @@ def regularization_path(
     strengths: tuple[float, ...],
     criterion: Criterion,
 ) -> Iterator[tuple[float, Epoch]]:
-    """Solve for one strength after another, and report each as if it were an epoch.
+    """Solve for one strength after another, and report each as an epoch.
 
     Yields:
-        The strength, and its measures; `lr` is 0, there is none.
+        The strength, and its measures; `lr` is 0.
     """
     plain = Criterion(criterion.loss)
     losses: list[float] = []
@@ -111,7 +111,7 @@ class Rows:
 
 
 def load_rows(found: Features, classes: tuple[str, ...], device: torch.device, *, name: str) -> Rows:
-    """Bring features to the device, with the numbers of their classes.
+    """Copy features to the device, with the indices of their classes.
 
     Raises:
         CnnkitError: A value is not finite.
@@ -121,13 +121,13 @@ def load_rows(found: Features, classes: tuple[str, ...], device: torch.device, *
     if not bool(values.isfinite().all()):
         row = int((~values.flatten(1).isfinite().all(1)).nonzero()[0, 0])
         raise CnnkitError(
-            f"{name}: row {row} ({found.rows[row].path}) holds values that are no numbers; extract it again, in float32"
+            f"{name}: row {row} ({found.rows[row].path}) has values that are not finite; extract it again, in float32"
         )
     return Rows(values, torch.tensor([numbers[row.label or ""] for row in found.rows], device=device))
 
 
 class HeadFit:
-    """One training of one head on rows in memory, by either solver."""
+    """The training of one head on rows in memory, by either solver."""
 
     def __init__(self, config: HeadConfig, train: Rows, val: Rows | None, *, classes: int) -> None:
         self.config = config
@@ -144,7 +144,7 @@ class HeadFit:
         device = self.train.values.device
         self.head = classifier.build_head(self.text, tuple(self.train.values.shape[1:]))
         self.generator = torch.Generator().manual_seed(config.seed)
-        # The solution of a convex problem does not depend on the start; zeros are near the strongest penalty's
+        # A convex problem has the same solution from any start; zeros are near that of the strongest penalty
         start = Initializer.ZEROS if config.solver is Solver.LBFGS else config.init
         build.initialise(self.head, start, generator=self.generator)
         self.head.to(device)
@@ -169,10 +169,10 @@ class HeadFit:
         return STRENGTHS
 
     def run(self) -> Iterator[Epoch]:
-        """Train, yielding every epoch as it is done."""
+        """Train, yielding every finished epoch."""
         values = self.train.values
         rows = self.config.batch if self.config.solver is Solver.GRADIENT else len(values)
-        # Dropout draws from torch's global generator, which is lent to us and given back.
+        # Dropout draws from torch's global generator, whose state is restored afterwards.
         generators = torch.random.fork_rng(devices=[values.device] if values.is_cuda else [])
         with torch_device.threads(torch_device.threads_for(self.head, values[:rows])), generators:
             torch.manual_seed(self.config.seed)
@@ -223,7 +223,7 @@ class HeadFit:
             yield epoch
 
     def predicted(self) -> Tensor:
-        """Give the classes that the best epoch predicts for the validation rows, (N,)."""
+        """Return the classes that the best epoch predicts for the validation rows, (N,)."""
         assert self.val is not None
         self.head.load_state_dict(self.best.state)
         self.head.eval()
@@ -232,7 +232,7 @@ class HeadFit:
             return torch.cat([predicted_classes(self.head(inputs)) for inputs, _ in batches])
 
     def finished(self) -> tuple[build.Network, str]:
-        """Give the best epoch's head, preparation folded in, with its notation."""
+        """Return the best epoch's head, with the preparation folded in, and its notation."""
         self.head.load_state_dict(self.best.state)
         self.head.eval().cpu()
         if self.prepared is None:
@@ -242,10 +242,10 @@ class HeadFit:
 
 @dataclass(frozen=True, slots=True)
 class HeadResult:
-    """What a training came to, compared with what can be had without one.
+    """The result of a training, with two baselines.
 
-    `majority` is the validation accuracy of always giving the training rows' most frequent class, `nearest_centroid` that of
-    giving the class whose mean training row is nearest.
+    `majority` is the validation accuracy of always predicting the most frequent class of the training set, `nearest_centroid` that
+    of predicting the class whose mean training row is nearest.
     """
 
     model: str
@@ -275,14 +275,14 @@ def train_head(
     Args:
         data: Features for training and, if there are any, for validation.
         output: The model (`.pt`); its history is written next to it (`.csv`).
-        train: How; checked.
-        weights: The backbone's state_dict; by default it is found by its hash where cnn-extract or torch keep it.
-        device: For the training.
+        train: How it is trained; checked.
+        weights: The backbone's state_dict; by default it is found by its hash in the caches of cnn-extract and torch.
+        device: Where to train.
         callbacks: Progress, by epochs.
 
     Raises:
-        FormatError: The features do not name their backbone, or are not of the shape that it gives.
-        CnnkitError: The backbone's weights are not to be found, or the loss was not finite.
+        FormatError: The features do not name their backbone, or their shape differs from its output.
+        CnnkitError: The backbone's weights were not found, or the loss was not finite.
     """
     callbacks = callbacks or Callbacks()
     classes = data.classes
@@ -294,7 +294,7 @@ def train_head(
         val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
         trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
         with history.HistoryWriter(output.with_suffix(".csv")) as written:
-            callbacks.progress(0, trained.expected)  # the first may take long, as with lbfgs
+            callbacks.progress(0, trained.expected)  # the first epoch may take long, as with lbfgs
             for epoch in trained.run():
                 written.write(epoch)
                 callbacks.progress(epoch.epoch, trained.expected)
@@ -318,7 +318,7 @@ def train_head(
         )
         state = {f"base.{name}": tensor for name, tensor in backbone.state_dict().items()}
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-        torch_model.save(output, TorchModel(header, state, [_timeless(epoch) for epoch in trained.epochs]))
+        torch_model.save(output, TorchModel(header, state, [_without_seconds(epoch) for epoch in trained.epochs]))
     best = trained.best.epoch
     assert best is not None
     return HeadResult(
@@ -337,10 +337,10 @@ def train_head(
 
 
 def _backbone(header: Header, weights: Path | None, *, name: str) -> nn.Module:
-    """Build the backbone that made the features, with the very weights it had."""
+    """Build the backbone that made the features, with the same weights."""
     backbone, preprocess = header.backbone, header.preprocess
     if backbone is None or preprocess is None or backbone.weights_sha256 is None:
-        raise FormatError(f"{name}: its header names no base, or no weights; run cnn-extract again")
+        raise FormatError(f"{name}: its header lacks the backbone or its weights; run cnn-extract again")
     if weights is not None and weights.suffix == ".pt":
         model = torch_model.load(weights)
         found_extractor, found_backbone, _ = backbones.from_model(model, name=str(weights), layer=backbone.layer)
@@ -348,29 +348,32 @@ def _backbone(header: Header, weights: Path | None, *, name: str) -> nn.Module:
             found_backbone.weights_sha256,
             torch_model.keep_state(found_extractor.state_dict()),
         ):
-            raise CnnkitError(f"{weights} holds another base than the one that made {name}; give that one")
+            raise CnnkitError(
+                f"{weights} has a different backbone than {name}; give the model that the features were made with"
+            )
         return found_extractor
     if weights is not None:
         found = cache.sha256(weights)
         if found != backbone.weights_sha256:
             raise CnnkitError(
-                f"{weights} has sha256 {found[:12]}..., {name} was made with {backbone.weights_sha256[:12]}...; give that file"
+                f"{weights} has sha256 {found[:12]}..., but {name} was made with {backbone.weights_sha256[:12]}...; "
+                "give that file"
             )
         return backbones.restore(backbone, weights, size=preprocess.size, grey=preprocess.grey)
     kept = cache.find_weights(backbone.weights_sha256)
     if kept is None:
         raise CnnkitError(
-            f"the weights of {backbone.name} that made {name} (sha256 {backbone.weights_sha256[:12]}...) are in no cache; "
+            f"the weights of {backbone.name} that made {name} (sha256 {backbone.weights_sha256[:12]}...) are not in the cache; "
             "give them with --weights FILE"
         )
     return backbones.restore(backbone, kept, size=preprocess.size, grey=preprocess.grey)
 
 
 def _check_shape(found: Features, backbone: nn.Module, *, name: str) -> None:
-    """Demand features of the shape that their backbone gives: no network could be put together of a head on others.
+    """Check that features have the shape of their backbone's output, so that it can be joined to a head trained on them.
 
     Raises:
-        FormatError: They have another; or the backbone does not take images of the size that the header names.
+        FormatError: They have another shape, or the backbone does not take images of the size that the header names.
     """
     header = found.header
     assert header.backbone is not None
@@ -380,50 +383,50 @@ def _check_shape(found: Features, backbone: nn.Module, *, name: str) -> None:
         expected = classifier.feature_shape(extractor, header.preprocess)
     except RuntimeError as error:
         raise FormatError(
-            f"{name}: the base that its header names does not take pictures of {header.preprocess.size} pixels; "
+            f"{name}: the backbone in its header does not take images of {header.preprocess.size} pixels; "
             "run cnn-extract again"
         ) from error
     given = found.values.shape[1:]
     if given != expected:
         raise FormatError(
-            f"{name}: rows of {' x '.join(map(str, given))} values, but {header.backbone.name}, which its header names, "
-            f"gives {' x '.join(map(str, expected))}; run cnn-extract again"
+            f"{name}: rows of {' x '.join(map(str, given))} values, but the backbone in its header, {header.backbone.name}, "
+            f"outputs {' x '.join(map(str, expected))}; run cnn-extract again"
         )
 
 
 def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[float, float]:
-    """Compare the head with what can be had without one, and warn where it has learned nothing.
+    """Compare the head with two baselines, and warn if it is no better than chance.
 
     Returns:
         The validation accuracy of the majority class, and of the nearest centroid.
     """
     targets = train.targets
     most = int(torch.bincount(targets, minlength=classes).argmax())
-    seen, asked = train.values.flatten(1), val.values.flatten(1)
-    centroids = torch.stack([seen[targets == number].mean(0) for number in range(classes)])  # (classes, D)
-    nearest = torch.cdist(asked, centroids).argmin(1)
+    rows = train.values.flatten(1)
+    centroids = torch.stack([rows[targets == number].mean(0) for number in range(classes)])  # (classes, D)
+    nearest = torch.cdist(val.values.flatten(1), centroids).argmin(1)
     share = float((nearest == val.targets).double().mean())
-    enough = _beyond_luck(val.targets, val.targets, classes)  # of so few rows, all may be right by luck
-    if enough and not _beyond_luck(trained.predicted(), val.targets, classes):
-        if _beyond_luck(nearest, val.targets, classes):
+    enough = _above_chance(val.targets, val.targets, classes)  # else even perfect predictions might be chance
+    if enough and not _above_chance(trained.predicted(), val.targets, classes):
+        if _above_chance(nearest, val.targets, classes):
             log.warning(
-                "the head has learnt nothing that helps on the validation rows, where the nearest centroid is right for %.3f "
-                "of them: give more --epochs, another --lr, or --standardize",
+                "on the validation set, the head is no better than chance, but the nearest centroid has accuracy %.3f: "
+                "give more --epochs, another --lr, or --standardize",
                 share,
             )
         else:
             log.warning(
-                "on the validation rows the head is no better than luck: the features carry no signal. "
-                "Is the preprocessing the one that the base was trained with, and are these its weights?"
+                "on the validation set, the head is no better than chance: the features carry no signal; "
+                "check the preprocessing and the weights of the backbone"
             )
     return float((val.targets == most).double().mean()), share
 
 
-def _beyond_luck(predicted: Tensor, targets: Tensor, classes: int) -> bool:
-    """Tell whether predictions depend on the classes.
+def _above_chance(predicted: Tensor, targets: Tensor, classes: int) -> bool:
+    """Check whether predictions depend on the classes.
 
-    Predictions that do not depend on the features have, of each class, the recall that is their share of it: in the mean 1 / classes,
-    however often each class is among them, where all classes occur. Two standard errors more are within luck.
+    If predictions do not depend on the features, the expected recall of a class is its share among the predictions: 1 / classes in
+    the mean, whatever these shares are, if all classes occur. Up to two standard errors more count as chance.
     """
     counts = torch.bincount(targets, minlength=classes).double()
     occurs = counts > 0
@@ -434,8 +437,8 @@ def _beyond_luck(predicted: Tensor, targets: Tensor, classes: int) -> bool:
     return float(recalls.mean()) > float(shares.mean()) + max(2 * error, math.ulp(1.0))
 
 
-def _timeless(epoch: Epoch) -> dict[str, float | None]:
-    """An epoch without its duration: the same training gives the same bytes."""
+def _without_seconds(epoch: Epoch) -> dict[str, float | None]:
+    """Return an epoch without its duration, so that the same training gives the same bytes."""
     return {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"}
 
 

@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps from batches to changed weights, validation after each, the best epoch kept."""
+"""The training loop: epochs of steps that update the weights, validation after each epoch, and the best epoch kept."""
 
 import contextlib
 import functools
@@ -22,19 +22,19 @@ from cnnkit.train.optim import Criterion, ModelEma, Targets, correct, target_sha
 
 log = logging.getLogger("cnnkit")
 
-#: Inputs (N, ...) and what they are.
+#: Inputs (N, ...) and their targets.
 TrainBatch = tuple[Tensor, Targets]
-#: The factor of the learning rate, by the epoch's number, the step in it (from 0) and the epochs before.
+#: The factor of the learning rate, from the epoch's number, the step in it (from 0) and the epochs before.
 Rate = Callable[[int, int, Sequence[Epoch]], float]
 
-# How many cores a step uses, before the first one is looked at.
+# The number of cores for a step, until it is measured.
 _UNKNOWN = 0
 
-# A GPU works ahead of us; asking for a loss makes it wait. So many steps are asked about at once.
+# A GPU runs asynchronously, and reading a loss waits for it; the losses of this many steps are read at once.
 _LOSSES_AT_ONCE = 20
 
 
-# How torch's batch norm says that it has no variance to divide by.
+# Part of the error of torch's batch norm when there is no variance to divide by.
 _ONE_VALUE = "more than 1 value per channel"
 
 #: Inputs (N, ...) and targets (N,).
@@ -43,23 +43,23 @@ Plain = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What autocast computes in; float32 where there is nothing to cast.
+    """The type that autocast computes in; None for float32.
 
-    On a GPU what is not trained, the frozen part and validation, computes in the same; on a processor in float32, as the exported network.
+    The frozen part and the validation use it on a GPU; on a CPU they use float32, as the exported network does.
     """
 
     device: torch.device
     dtype: torch.dtype | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Let convolutions and dense layers compute in the shorter numbers."""
+        """Compute convolutions and dense layers in the shorter type."""
         if self.dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
     @contextlib.contextmanager
     def untrained(self) -> Iterator[None]:
-        """Let what is not trained compute in the shorter numbers, on a GPU; else strictly in float32, without TF32."""
+        """For parts that are not trained: compute in the shorter type on a GPU, else strictly in float32, without TF32."""
         if self.dtype is not None and self.device.type == "cuda":
             with self.autocast():
                 yield
@@ -68,15 +68,15 @@ class Precision:
                 yield
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Make the scaler that keeps float16's gradients from becoming zero; in other numbers it does nothing."""
+        """Make the scaler that keeps float16's gradients from becoming zero; with other types it does nothing."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
 
 def choose_precision(amp: Amp, device: torch.device) -> Precision:
-    """Take what was asked for; `auto` takes bf16 wherever the hardware computes in it, else float16 on a GPU and float32 on a processor.
+    """Resolve `--amp`; `auto` is bf16 if the hardware computes in it, else float16 on a GPU and float32 on a CPU.
 
     Raises:
-        UsageError: float16 on a processor, which has no use for it.
+        UsageError: float16 on a CPU, where it is not faster.
     """
     match amp:
         case Amp.OFF:
@@ -85,7 +85,7 @@ def choose_precision(amp: Amp, device: torch.device) -> Precision:
             return Precision(device, torch.bfloat16)
         case Amp.FP16:
             if device.type != "cuda":
-                raise UsageError("--amp fp16 is for GPUs; a processor computes in bf16 or not shorter at all")
+                raise UsageError("--amp fp16 needs a GPU; on a CPU use --amp bf16 or off")
             return Precision(device, torch.float16)
         case Amp.AUTO if device.type == "cuda":
             return Precision(device, torch.bfloat16 if _gpu_has_bf16(device) else torch.float16)
@@ -94,25 +94,25 @@ def choose_precision(amp: Amp, device: torch.device) -> Precision:
 
 
 def _gpu_has_bf16(device: torch.device) -> bool:
-    """Tell whether a GPU, which need not be the first one, has tensor cores for bf16."""
+    """Check whether a GPU, not necessarily the first one, has tensor cores for bf16."""
     if torch.version.hip is not None:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cuda.get_device_capability(device) >= (8, 0))
 
 
 def _processor_has_bf16() -> bool:
-    """Tell whether the processor multiplies in bf16: emulated it would be slower than float32."""
+    """Check whether the CPU multiplies in bf16; emulation would be slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # no public names yet
 
 
 class DivergedError(CnnkitError):
-    """The loss is not finite, and would not become finite again; `done` are good epochs of a warm-up before."""
+    """The loss or the output is not finite and cannot recover; `done` are the finished epochs of a warm-up before."""
 
     done: Sequence[Epoch] = ()
 
 
 class TrainStep:
-    """Takes the steps of a training, and holds what they need from one to the next."""
+    """One optimization step, with the state that is kept between steps."""
 
     def __init__(
         self,
@@ -133,10 +133,10 @@ class TrainStep:
             module: Inputs -> logits; trained in place.
             criterion: Loss and penalties.
             optimizer: Over the module's parameters.
-            rate: Changes the learning rates; by default they stay as they are.
+            rate: Factor of the learning rates; by default they are constant.
             precision: Of the forward pass; by default float32.
-            clip: The gradients' largest norm, over all of them together.
-            ema: Is updated after every step, and takes the module's place in validation.
+            clip: Maximum norm of all gradients together.
+            ema: Updated after every step, and used in place of the module for validation.
             world: The processes that train together.
             compiled: Run the module through torch.compile.
         """
@@ -153,26 +153,26 @@ class TrainStep:
         self._compiled = compiled
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._cores: int | None = _UNKNOWN
-        #: Into how many pieces a batch is cut to fit into the GPU's memory.
+        #: How many pieces a batch is divided into, to fit into the GPU's memory.
         self.pieces = 1
 
     @functools.cached_property
     def _forward(self) -> Callable[[Tensor], Tensor]:
-        """Made for the first step: what comes before, the warm-up of a head, say, has the module for itself."""
+        """The module, shared between processes and compiled at the first step, so that a warm-up before can still use it alone."""
         forward = self.world.shared(self.module, self._device)
         return torch.compile(forward) if self._compiled else forward
 
     @property
     def lr(self) -> float:
-        """The learning rate of the first group of parameters, at the moment."""
+        """The current learning rate of the first group of parameters."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Let the module have the averaged weights for a while, if there are any."""
+        """Use the averaged weights in the module within the context, if there are any."""
         return self._ema.in_place() if self._ema else contextlib.nullcontext()
 
     def set_rate(self, number: int, index: int, before: Sequence[Epoch]) -> None:
-        """Give every group of parameters its learning rate in one step of an epoch; see `Rate`."""
+        """Set the learning rate of every group of parameters for one step of an epoch; see `Rate`."""
         if self._rate is None:
             return
         factor = self._rate(number, index, before)
@@ -180,36 +180,36 @@ class TrainStep:
             group["lr"] = rate * factor
 
     def __call__(self, inputs: Tensor, targets: Targets) -> Tensor:
-        """Change the weights once.
+        """Update the weights once.
 
-        A batch that does not fit into memory goes in pieces, whose gradients add up to its own. Batch norm alone sees the difference:
+        A batch that does not fit into memory is divided into pieces whose gradients are accumulated. Only batch norm is affected:
         its statistics are those of each piece.
 
         Returns:
-            The batch's loss times its rows, correct predictions and rows, (3,), float64; of this process alone.
+            The batch's loss times its rows, correct predictions and rows, (3,), float64; of this process only.
 
         Raises:
-            CnnkitError: The memory does not hold a single image, or batch norm gets no more than one.
+            CnnkitError: A single image does not fit into memory, or batch norm gets only one.
         """
         with torch_device.threads(self._threads_for(inputs)):
             while True:
                 try:
                     measures = self._gradients(inputs, targets)
                     break
-                except Exception as error:  # of several kinds, if memory is full
+                except Exception as error:  # full memory raises several types
                     if not device_errors.is_out_of_memory(error):
-                        if (explained := _explained(error)) is None:
+                        if (explained := _explain(error)) is None:
                             raise
                         raise explained from error
                     if self.pieces >= len(inputs) or self.world.size > 1:
                         raise MemoryFullError(
-                            f"the memory of {self._device} does not hold a batch of {len(inputs)}; give a smaller --batch or --size"
+                            f"a batch of {len(inputs)} does not fit into the memory of {self._device}; give a smaller --batch or --size"
                         ) from error
                 # After the except clause: the error's traceback would keep the tensors of the attempt
                 torch_device.release_memory()
                 self.pieces = min(2 * self.pieces, len(inputs))
                 log.warning(
-                    "the memory does not hold a batch of %d: it goes in %d parts from now on, gradients added up",
+                    "a batch of %d does not fit into memory: dividing batches into %d pieces, with accumulated gradients",
                     len(inputs),
                     self.pieces,
                 )
@@ -221,7 +221,7 @@ class TrainStep:
             try:
                 self._cores = torch_device.threads_for(self.module, inputs)
             except Exception as error:
-                if not device_errors.is_out_of_memory(error):  # which the step itself says better
+                if not device_errors.is_out_of_memory(error):  # which the step itself reports
                     raise
                 self._cores = None
         return self._cores
@@ -229,7 +229,7 @@ class TrainStep:
     def _gradients(self, inputs: Tensor, targets: Targets) -> Tensor:
         pieces = min(self.pieces, len(inputs))  # the last batch may be a small one
         shares = target_shares(targets)
-        # Numbers are filled in on the device: a tensor that is made here and copied there would make both wait for each other
+        # Filled in on the device: copying a tensor from the host would synchronise both
         count = torch.full((), float(len(inputs)), device=inputs.device)
         weights = [self.criterion.weight(each) for each, _ in shares]
         *wholes, rows = self.world.sum(torch.stack([*weights, count])).unbind()
@@ -241,11 +241,11 @@ class TrainStep:
                 logits = self._forward(piece)
             logits = logits.float()
             loss = torch.zeros((), device=inputs.device)
-            for (_, share), wanted, whole in zip(shares, targets_of_piece, wholes, strict=True):
-                loss = loss + share * self.criterion.total(logits, wanted) / whole
-                measures[1] += share * correct(logits.detach(), wanted)
+            for (_, share), expected, whole in zip(shares, targets_of_piece, wholes, strict=True):
+                loss = loss + share * self.criterion.total(logits, expected) / whole
+                measures[1] += share * correct(logits.detach(), expected)
             measures[0] += (loss * rows).detach()
-            # Between processes gradients are averaged: their sum is wanted
+            # DDP averages gradients over processes; their sum is needed
             total = loss * self.world.size + (self.criterion.penalty(self.module) if number == pieces else 0.0)
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call] # torch ships it untyped
         measures[2].fill_(len(inputs))
@@ -263,17 +263,17 @@ class TrainStep:
             self._ema.update()
 
 
-def _explained(error: Exception) -> CnnkitError | None:
-    """Say what the user can do about an error of torch's; None where that is not known."""
+def _explain(error: Exception) -> CnnkitError | None:
+    """Return an error with a remedy for an error of torch's; None if there is no known remedy."""
     if _ONE_VALUE in str(error):
-        return CnnkitError("batch norm cannot train on a single picture at a time; give a larger --batch")
+        return CnnkitError("batch norm cannot train on a single image at a time; give a larger --batch")
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return CnnkitError(f"--compile: {str(error).splitlines()[0]}; train without it")
+        return CnnkitError(f"--compile: {str(error).splitlines()[0]}; train without --compile")
     return None
 
 
 class _TrainMeasures:
-    """Loss and accuracy over the batches of one epoch, as they were trained."""
+    """Loss and accuracy over the batches of one epoch, at the time of their steps."""
 
     def __init__(self, step: TrainStep, number: int) -> None:
         self._step, self._number = step, number
@@ -282,10 +282,10 @@ class _TrainMeasures:
         self._steps = 0
 
     def add(self, measures: Tensor) -> None:
-        """Take in what a step gave.
+        """Add the measures of a step.
 
         Raises:
-            DivergedError: The loss is not finite any more, in whichever process.
+            DivergedError: The loss is not finite, in any process.
         """
         self._steps += 1
         self._sums = self._sums + measures
@@ -299,12 +299,12 @@ class _TrainMeasures:
         for index, (value, (_, rate)) in enumerate(zip(values, losses, strict=True), start=self._steps - len(losses)):
             if not math.isfinite(value):
                 raise DivergedError(
-                    f"the loss is {value} in epoch {self._number}, step {index + 1}, at a learning rate of {rate:g}; "
+                    f"the loss became {value} in epoch {self._number}, step {index + 1}, at a learning rate of {rate:g}; "
                     "give a smaller --lr"
                 )
 
     def means(self) -> tuple[float, float]:
-        """Give the mean loss and the accuracy, over all processes.
+        """Return the mean loss and the accuracy, over all processes.
 
         Raises:
             DivergedError: As `add`.
@@ -324,13 +324,13 @@ class BestEpoch:
         self.state: dict[str, Tensor] = {}
 
     def offer(self, epoch: Epoch, module: nn.Module) -> None:
-        """Keep an epoch if it is the best so far; of equal accuracies the one with the lower loss, of equal ones the first."""
+        """Keep an epoch if it is the best so far; of equal accuracies that with the lower loss, of equal losses the first."""
         if self.better(epoch):
             self.epoch = epoch
             self.state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
     def better(self, epoch: Epoch) -> bool:
-        """Tell whether an epoch is the best so far."""
+        """Check whether an epoch is the best so far."""
         if self.epoch is None or epoch.val_loss is None:
             return True
         return history.rank(epoch, self.monitor) > history.rank(self.epoch, self.monitor)
@@ -347,20 +347,20 @@ def fit(
     before: Sequence[Epoch] = (),
     begun: int = 0,
 ) -> Iterator[Epoch]:
-    """Train, and report after every epoch.
+    """Train, and yield every epoch.
 
     Args:
         step: Takes the steps; its module is trained in place, and left in eval mode after every epoch.
-        train: Gives the batches of an epoch by its number, in a new order every time.
-        validate: Gives the validation batches; nothing else chooses the best epoch.
-        best: Is offered every epoch.
-        epochs: The most.
-        patience: Stop after this many epochs without a better one.
-        before: Epochs that an interrupted run has done; `step` and `best` are where it left them.
-        begun: The last epoch of those that something else took before, and that patience does not count.
+        train: Returns the batches of an epoch by its number, in a new order every time.
+        validate: Returns the validation batches; nothing else selects the best epoch.
+        best: Gets every epoch.
+        epochs: Maximum number of epochs.
+        patience: Stop after this many epochs without an improvement.
+        before: Finished epochs of an interrupted run; `step` and `best` have its state.
+        begun: The last epoch of an earlier phase, such as a warm-up, which patience ignores.
 
     Yields:
-        One record an epoch.
+        One record per epoch.
 
     Raises:
         DivergedError: The loss is not finite; `best` still holds the best epoch before.
@@ -372,7 +372,7 @@ def fit(
             and best.epoch is not None
             and done[-1].epoch - max(best.epoch.epoch, begun) >= patience
         ):
-            log.info("no better epoch since %d; stopped", best.epoch.epoch)
+            log.info("no improvement since epoch %d: stopping (--patience %d)", best.epoch.epoch, patience)
             return
         started = time.perf_counter()
         number = len(done) + 1
@@ -392,7 +392,7 @@ def fit(
             )
             if not (_is_finite(module) if val_loss is None else math.isfinite(val_loss)):
                 raise DivergedError(
-                    f"the network answers with no numbers any more after the last step of epoch {number}, "
+                    f"the network's outputs became NaN or infinite in the last step of epoch {number}, "
                     f"at a learning rate of {step.lr:g}; give a smaller --lr"
                 )
             seconds = round(time.perf_counter() - started, 3)
@@ -414,9 +414,9 @@ def evaluate(
     world: World = ALONE,
     precision: Precision | None = None,
 ) -> tuple[float, float]:
-    """Give mean loss and accuracy of a module in eval mode; penalties, smoothing and class weights do not count.
+    """Compute mean loss and accuracy of a module in eval mode, without penalties, smoothing and class weights.
 
-    In float32, as the exported network computes; on a GPU in what is trained in. A process may have no batch at all.
+    On a CPU in float32, as the exported network; on a GPU in the precision of the training. A process may have no batch.
     """
     plain = Criterion(criterion.loss)
     device = next(module.parameters()).device
@@ -433,13 +433,13 @@ def evaluate(
 
 
 def shuffled(inputs: Tensor, targets: Tensor, *, batch: int, generator: torch.Generator) -> Iterator[Plain]:
-    """Go over rows once, in a new order; see `dataset.shuffled_batches`."""
+    """Yield all rows once, in batches in a new order; see `dataset.shuffled_batches`."""
     chosen = dataset.shuffled_batches(len(inputs), batch=batch, generator=generator)
     for here in dataset.on_device(chosen, inputs.device):
         yield inputs[here], targets[here]
 
 
 def in_order(inputs: Tensor, targets: Tensor, *, batch: int = 4096) -> Iterator[Plain]:
-    """Go over rows as they stand."""
+    """Yield all rows once, in batches in the given order."""
     for start in range(0, len(inputs), batch):
         yield inputs[start : start + batch], targets[start : start + batch]

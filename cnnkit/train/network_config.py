@@ -1,4 +1,4 @@
-"""The network that a training starts from: configuration dataclasses whose fields are the options, as those of `config`."""
+"""Configuration of the network that a training starts from: dataclasses whose fields are the options, as in `config`."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,53 +11,55 @@ from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets import notation, output_layer
 from cnnkit.option_fields import option
 
-# How a terminal's help groups the options.
+# Title of the option group in the help.
 NETWORK = "Network"
 
-#: Keras' side in the textbook's chapter, in pixels.
+#: Default input size in pixels, that of the textbook's chapter.
 SIZE = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkConfig:
-    """The network to be trained: `layers`, the whole of it by notation, or `arch`, a network's name, with a `head` of its own.
+    """The network to be trained: `layers`, the notation of all its layers, or `arch`, a network's name, with a new `head`.
 
-    Once checked, `layers` is the backbone and `head` the whole head with its last layer.
+    Once checked, `layers` is the backbone and `head` the whole head with its final layer.
     """
 
     layers: str | None = option(
-        None, "The network, or @FILE; cnn-dims measures what is written here.", metavar="NOTATION", group=NETWORK
+        None, "All layers of the network, or @FILE; cnn-dims shows their sizes.", metavar="NOTATION", group=NETWORK
     )
     arch: str | None = option(
-        None, "A torchvision network, or timm:NAME, with random weights.", metavar="NAME", group=NETWORK
+        None, "Network from torchvision, or timm:NAME, with random weights.", metavar="NAME", group=NETWORK
     )
     head: str = option(
         "",
-        "With --arch: layers between its average pool and the last dense one.",
+        "With --arch: layers between its average pool and the final dense layer. [default: none]",
         metavar="NOTATION",
         group=NETWORK,
     )
     size: int | None = option(
-        None, "Side of the input in pixels. [default: 150; --arch: the network's own]", minimum=1, group=NETWORK
+        None, "Input side in pixels. [default: 150; with --arch: the network's]", minimum=1, group=NETWORK
     )
-    fit: Fit | None = option(None, "How a picture becomes a square. [default: squash; --arch: crop]", group=NETWORK)
-    grey: bool = option(False, "One channel, brightness, computed inside the network.", group=NETWORK)
+    fit: Fit | None = option(None, "How an image is made square. [default: squash; with --arch: crop]", group=NETWORK)
+    grey: bool = option(False, "Convert images to grey (one channel), inside the network.", group=NETWORK)
     normalize: Normalize = option(
-        Normalize.STANDARD, "What is done to values from 0 to 1; the last three are measured.", group=NETWORK
+        Normalize.STANDARD,
+        "Normalization of pixel values from 0 to 1; the last three use statistics of the training set.",
+        group=NETWORK,
     )
     init: Initializer | None = option(
-        None, "How weights start. [default: glorot; --arch: the network's own]", group=NETWORK
+        None, "Weight initialization. [default: glorot; with --arch: the network's]", group=NETWORK
     )
 
     def checked(self, loss: Loss | None, *, classes: int) -> Self:
-        """Refuse what contradicts itself, and divide the notation into backbone and head.
+        """Reject options that contradict each other, and divide the notation into backbone and head.
 
         Args:
-            loss: The last layer is made for it.
-            classes: How many there are.
+            loss: Determines the final layer.
+            classes: Number of classes.
 
         Raises:
-            UsageError: One option does not go with another, or the layers do not fit.
+            UsageError: Two options contradict each other, or the layers do not fit.
             NotationError: A notation is wrong.
         """
         loss = loss or Loss.CATEGORICAL
@@ -66,18 +68,18 @@ class NetworkConfig:
         measured = self.normalize in (Normalize.CENTER, Normalize.STANDARD)
         if self.fit is Fit.PAD and measured:
             raise UsageError(
-                f"--fit pad fills with the mean colour, which --normalize {self.normalize} measures only afterwards; "
+                f"--fit pad fills with the mean colour, which is not yet known with --normalize {self.normalize}; "
                 "use --normalize imagenet, scale or maxabs"
             )
         if self.arch is not None:
             if self.grey:
                 raise UsageError(
-                    "--grey goes with --layers: a network by name takes three channels, and grey pictures as well"
+                    "--grey goes with --layers; drop it: an --arch network takes three channels, also of grey images"
                 )
             head = output_layer.whole_head(self.head, loss=loss, classes=classes, spatial=False)
             return dataclasses.replace(self, head=head)
         if self.head:
-            raise UsageError("--head goes with --arch; --layers holds the whole network")
+            raise UsageError("--head goes with --arch; with --layers, append the head's layers there")
         layers = ", ".join(layer.text for layer in notation.parse(self.layers or ""))
         backbone, head = output_layer.divide(
             layers, loss=loss, classes=classes, size=self.size or SIZE, channels=1 if self.grey else 3
@@ -87,45 +89,45 @@ class NetworkConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitFrom:
-    """Where a fine-tuning starts: a `model` file, or a `backbone` by name with its `weights` and a fresh `head`."""
+    """What fine-tuning starts from: a `model` file, or a `backbone` by name with its `weights` and a new `head`."""
 
     model: Path | None = None
     backbone: str | None = option(
-        None, "In place of a model: a pretrained network with a fresh head.", metavar="NAME", group=NETWORK
+        None, "Pretrained network to start from, with a new head, in place of a model.", metavar="NAME", group=NETWORK
     )
     weights: str = option(
         "default",
-        "With --backbone: a state_dict; the library's own; or none.",
+        "With --backbone: a state_dict, the library's weights, or none (random).",
         metavar="FILE|default|none",
         group=NETWORK,
     )
     head: str = option(
         "",
-        "With --backbone: layers before the last dense one. [default: none]",
+        "With --backbone: layers before the final dense layer. [default: none]",
         metavar="NOTATION",
         group=NETWORK,
     )
     size: int | None = option(
-        None, "With --backbone: side of the input in pixels. [default: its own]", minimum=1, group=NETWORK
+        None, "With --backbone: input side in pixels. [default: the network's]", minimum=1, group=NETWORK
     )
-    fit: Fit | None = option(None, "With --backbone: how a picture becomes a square. [default: crop]", group=NETWORK)
+    fit: Fit | None = option(None, "With --backbone: how an image is made square. [default: crop]", group=NETWORK)
     init: Initializer | None = option(
-        None, "With --backbone: how the head's weights start. [default: glorot]", group=NETWORK
+        None, "With --backbone: initialization of the head's weights. [default: glorot]", group=NETWORK
     )
 
     def checked(self, loss: Loss | None, *, classes: int) -> Self:
-        """Refuse options that a model file would ignore, and add the last layer to a fresh head.
+        """Reject options that a model file would ignore, and add the final layer to a new head.
 
         Args:
-            loss: Of a fresh head; None for the usual one.
-            classes: How many there are.
+            loss: Of a new head; None for categorical.
+            classes: Number of classes.
 
         Raises:
-            UsageError: One option does not go with another.
-            CnnkitError: There is no such file.
+            UsageError: Two options contradict each other.
+            CnnkitError: A file does not exist.
         """
         if (self.model is None) == (self.backbone is None):
-            raise UsageError("give either a model, such as head.pt, or --backbone NAME for a fresh head")
+            raise UsageError("give either a model, such as head.pt, or --backbone NAME for a new head")
         if self.model is not None:
             for name in ("head", "size", "fit", "init", "weights"):
                 if getattr(self, name) != getattr(InitFrom(), name):
@@ -133,7 +135,7 @@ class InitFrom:
                     raise UsageError(f"{self.model} has its own {own}; --{name} goes with --backbone")
             if not self.model.exists():
                 raise CnnkitError(
-                    f"{self.model}: no such model; cnn-train-head and cnn-train make one, and --backbone NAME starts without"
+                    f"{self.model}: no such file; cnn-train-head and cnn-train write models, --backbone NAME starts without one"
                 )
             return self
         check_backbone_weights(self.weights)
@@ -142,10 +144,12 @@ class InitFrom:
 
 
 def refuse_overwriting(output: Path, init: InitFrom) -> None:
-    """Refuse to write over the model that the training starts from.
+    """Reject an output file that is the model that the training starts from.
 
     Raises:
         UsageError: They are the same file.
     """
     if init.model is not None and output.exists() and output.samefile(init.model):
-        raise UsageError(f"{output} is what the training starts from, and --resume would need it; give another -o")
+        raise UsageError(
+            f"{output} is the model that the training starts from, and --resume would need it; give another -o"
+        )

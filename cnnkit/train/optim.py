@@ -25,7 +25,7 @@ _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-#: Those that torch has fused kernels for on GPUs; they also heed a scaler without asking the GPU first.
+#: Optimizers with fused kernels on GPUs, which also apply a scaler without synchronising.
 _FUSED = (Optimizer.SGD, Optimizer.ADAM, Optimizer.ADAMW)
 
 
@@ -34,7 +34,7 @@ def _parameters(groups: Iterable[nn.Parameter | dict[str, Any]]) -> list[nn.Para
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take up what a checkpoint kept of an optimizer, which may have run on another kind of device."""
+    """Restore an optimizer from a checkpoint, which may be from another type of device."""
     groups = [
         {**kept, "fused": own["fused"]} if "fused" in own else kept
         for kept, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
@@ -48,8 +48,8 @@ def optimizer(
     """Make an optimizer; defaults are torch's, except for the learning rate and AdamW's weight decay, which are Keras'.
 
     Args:
-        config: Which, and its settings.
-        parameters: To be trained; or groups of them, as torch takes them, whose `lr` are factors of the learning rate.
+        config: Name and settings of the optimizer.
+        parameters: The parameters, or groups of them as torch takes them, whose `lr` are factors of the learning rate.
     """
     extra: dict[str, Any] = {}
     if config.momentum is not None:
@@ -58,12 +58,12 @@ def optimizer(
         extra["weight_decay"] = WEIGHT_DECAY if config.weight_decay is None else config.weight_decay
     groups = [{**group, "lr": config.rate * group["lr"]} if isinstance(group, dict) else group for group in parameters]
     if config.optimizer in _FUSED and all(each.is_cuda for each in _parameters(groups)):
-        extra["fused"] = True  # one kernel a step in place of dozens; on a processor it would round otherwise than ever
+        extra["fused"] = True  # one kernel per step instead of dozens; not on a CPU, where it would change the rounding
     return _OPTIMIZERS[config.optimizer](groups, lr=config.rate, **extra)
 
 
 def balanced_weights(targets: Tensor, classes: int) -> Tensor:
-    """Weigh every class inversely to its number: n / (classes * count), as scikit-learn's `balanced`; (classes,)."""
+    """Compute class weights as scikit-learn's `balanced`: n / (classes * count); (classes,)."""
     counts = torch.bincount(targets, minlength=classes).clamp(min=1)
     return len(targets) / (classes * counts.to(torch.float32))
 
@@ -73,7 +73,7 @@ class Criterion:
     """A loss over logits, and penalties on weights.
 
     `l1` and `l2` are Keras' regularisers: l1 * sum |w| + l2 * sum w**2 over the weights of dense and convolutional layers,
-    biases left alone; both together are the elastic net.
+    without biases; both together are the elastic net.
     """
 
     loss: Loss = Loss.CATEGORICAL
@@ -83,30 +83,32 @@ class Criterion:
     l2: float = 0.0
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Give the mean loss of a batch, logits (N, classes) or (N, 1), targets (N,), without penalties.
+        """Compute the mean loss of a batch, logits (N, classes) or (N, 1), targets (N,), without penalties.
 
-        The mean weighs every image by its class' weight, as torch's cross-entropy does.
+        The mean is weighted by the class weights, as in torch's cross-entropy.
         """
         return self.total(logits, targets) / self.weight(targets)
 
     def total(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Give the sum of the losses, each times its class' weight."""
+        """Compute the sum of the losses, each times the weight of its class."""
         if self.loss is Loss.BINARY:
-            wanted = targets.to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
+            smoothed = targets.to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
             weight = None if self.class_weights is None else self.class_weights[targets]
-            return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], wanted, weight=weight, reduction="sum")
+            return nn.functional.binary_cross_entropy_with_logits(
+                logits[:, 0], smoothed, weight=weight, reduction="sum"
+            )
         return nn.functional.cross_entropy(
             logits, targets, weight=self.class_weights, label_smoothing=self.smoothing, reduction="sum"
         )
 
     def weight(self, targets: Tensor) -> Tensor:
-        """Give what the sum is divided by to become the mean: the sum of the images' weights, a scalar."""
+        """Compute the sum of the images' class weights, by which `total` is divided for the mean; a scalar."""
         if self.class_weights is None:
             return torch.full((), float(len(targets)), device=targets.device)
         return self.class_weights[targets].sum()
 
     def penalty(self, module: nn.Module) -> Tensor | float:
-        """Give what the weights themselves cost."""
+        """Compute the L1 and L2 penalties."""
         total: Tensor | float = 0.0
         if not self.l1 and not self.l2:
             return total
@@ -117,7 +119,7 @@ class Criterion:
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """Give the class of every row, (N,); a single logit stands for the second class where it is above zero."""
+    """Return the predicted class of every row, (N,); a single logit above zero means the second class."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
@@ -128,7 +130,7 @@ def correct(logits: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class MixupTargets:
-    """The targets of a batch whose images are each `share` of one class and the rest of another; (N,) both.
+    """The targets of a batch of blended images: `share` of `targets` and the rest of `partners`; both (N,).
 
     Source: Zhang et al. 2018, mixup.
     """
@@ -142,28 +144,28 @@ Targets = Tensor | MixupTargets
 
 
 def target_shares(targets: Targets) -> list[tuple[Tensor, float]]:
-    """Give the classes that a batch's rows belong to, each with its share."""
+    """Return the targets of a batch's rows, one tensor per class of a blend, each with its share."""
     if isinstance(targets, MixupTargets):
         return [(targets.targets, targets.share), (targets.partners, 1 - targets.share)]
     return [(targets, 1.0)]
 
 
-#: Keras' example for ReduceLROnPlateau, and by how much a loss has to be lower there.
+#: Keras' example for ReduceLROnPlateau, and its minimum improvement of the loss.
 PLATEAU_FACTOR, PLATEAU_PATIENCE, PLATEAU_DELTA = 0.2, 5, 1e-4
 
 
 def lr_factor(
     schedule: Schedule, *, step: int, steps: int, epochs: int, warmup: float = 0.0, before: Sequence[Epoch] = ()
 ) -> float:
-    """Give what the learning rate is multiplied by in one step.
+    """Compute the factor of the learning rate in one step.
 
     Args:
-        schedule: Which.
-        step: Counted from 0 over the whole training.
-        steps: In an epoch.
-        epochs: In the whole training.
-        warmup: Epochs in which the rate grows linearly up to `--lr`; the schedule has the rest.
-        before: The epochs that are done, for the plateau.
+        schedule: The schedule.
+        step: The step, from 0, over the whole training.
+        steps: Steps in an epoch.
+        epochs: Epochs in the whole training.
+        warmup: Epochs in which the rate grows linearly up to `--lr`; the schedule applies to the rest.
+        before: The finished epochs, for the plateau.
 
     Source: Goyal et al. 2017 (warm-up); Loshchilov and Hutter 2017, SGDR, eq. 5 (cosine); He et al. 2016 (steps).
     """
@@ -183,7 +185,7 @@ def lr_factor(
 
 
 def _plateaus(epochs: Sequence[Epoch]) -> int:
-    """Count how often the validation loss had not been lower for some epochs."""
+    """Count how often the validation loss did not improve for PLATEAU_PATIENCE epochs."""
     count, lowest, waited = 0, math.inf, 0
     for epoch in epochs:
         loss = math.inf if epoch.val_loss is None else epoch.val_loss
@@ -194,10 +196,10 @@ def _plateaus(epochs: Sequence[Epoch]) -> int:
 
 
 class ModelEma:
-    """average = decay * average + (1 - decay) * weights, after every step; integers are taken as they are.
+    """Exponential moving average: average = decay * average + (1 - decay) * weights, after every step; integers are copied.
 
-    The decay grows from 0.1 up to what was asked for, min(decay, (1 + n) / (10 + n)) in step n: else the random weights of the
-    start would count for a thousand steps.
+    In step n the decay is min(decay, (1 + n) / (10 + n)), which starts at about 0.1: else the random initial weights would
+    contribute for a thousand steps.
 
     Source: TensorFlow's ExponentialMovingAverage with `num_updates`.
     """
@@ -208,13 +210,13 @@ class ModelEma:
         self.restart()
 
     def restart(self) -> None:
-        """Begin with the weights of the moment."""
+        """Start over with the current weights."""
         self._restart_with(self.module.state_dict(), steps=0)
 
     def _restart_with(self, values: Mapping[str, Tensor], *, steps: int) -> None:
         self._average = AveragedModel(self.module, multi_avg_fn=self._take_in, use_buffers=True)
         self._average.module.load_state_dict(values)
-        # torch copies the weights at the first update of a new average; this one has a value already
+        # torch would copy the weights at the first update of a new average; this one already has values
         self._average.n_averaged.fill_(steps + 1)
         self.steps = steps
 
@@ -234,13 +236,13 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the weights of the moment in."""
+        """Add the current weights."""
         self.steps += 1
         self._average.update_parameters(self.module)
 
     @contextlib.contextmanager
     def in_place(self) -> Generator[None]:
-        """Let the module have the averages for a while, and its own weights again afterwards."""
+        """Use the averages in the module within the context, and restore its own weights afterwards."""
         own = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
         self.module.load_state_dict(self.values)
         try:
@@ -249,9 +251,9 @@ class ModelEma:
             self.module.load_state_dict(own)
 
     def state(self) -> dict[str, object]:
-        """Give what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {"steps": self.steps, "values": self.values}
 
     def restore(self, steps: int, values: Mapping[str, Tensor]) -> None:
-        """Take up what a checkpoint kept."""
+        """Restore the state from a checkpoint."""
         self._restart_with(values, steps=steps)

@@ -1,4 +1,4 @@
-"""Standardising, PCA and whitening: fitted on training rows, then folded into the head as a linear layer."""
+"""Standardization, PCA and whitening: fitted on the training set, then folded into the head as a linear layer."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from cnnkit.errors import UsageError
 from cnnkit.nets import build, classifier
 
-#: Deviations below this share of the values themselves count as none. The head that the map is folded into computes in float32,
-#: whose rounding would be blown up with them: at this share to some 1e-3 of a deviation.
+#: Standard deviations below this share of the values count as zero. The head that the map is folded into computes in float32, and
+#: scaling would amplify its rounding errors: at this share to about 1e-3 of a standard deviation.
 RESOLUTION = 1e-4
 
 
@@ -39,16 +39,16 @@ def fit(
 
     Args:
         features: (N, D).
-        standardize: Mean 0 and deviation 1 for every column; a column that does not change, but for rounding, becomes 0.
-        pca: Keep this many principal components, after standardising.
-        whiten: Give every component deviation 1; without `pca` all components are kept. Those without variance, but for
-            rounding, are left out.
+        standardize: Scale every column to mean 0 and standard deviation 1; a column that is constant, up to rounding, becomes 0.
+        pca: Keep this many principal components, after standardization.
+        whiten: Scale every component to standard deviation 1; without `pca` all components are kept, except those without
+            variance, up to rounding.
 
     Returns:
-        The map, or None where nothing is asked for.
+        The map, or None if nothing is to be done.
 
     Raises:
-        UsageError: Features with spatial extent, or more components than rows and columns allow.
+        UsageError: The features have spatial dimensions, or fewer components than `pca`.
     """
     if not standardize and pca is None and not whiten:
         return None
@@ -67,13 +67,13 @@ def fit(
         most = min(len(rows) - 1, rows.shape[1])
         if pca is not None and pca > most:
             raise UsageError(
-                f"--pca {pca}: {len(rows)} rows of {rows.shape[1]} features have {most} components at most"
+                f"--pca {pca}: {len(rows)} rows of {rows.shape[1]} features have at most {most} components"
             )
         fitted = PCA(pca or most, svd_solver="full").fit(rows)
         components = torch.from_numpy(fitted.components_)  # (M, D)
         if whiten:
             deviation = torch.from_numpy(fitted.explained_variance_).sqrt()
-            size = float(np.sqrt((rows**2).sum(1).mean()))  # of a row, which the deviations must not drown in
+            size = float(np.sqrt((rows**2).sum(1).mean()))  # norm of a row, which limits the resolution of deviations
             real = deviation > RESOLUTION * size
             components = components[real] / deviation[real][:, None]
         matrix, shift = components @ matrix, components @ (shift - torch.from_numpy(fitted.mean_))
@@ -81,23 +81,23 @@ def fit(
 
 
 def applied(preparation: Preparation | None, features: Tensor) -> Tensor:
-    """Map float32 rows by way of float64, (N, D) -> (N, M); without a map they stay as they are."""
+    """Map float32 rows, computing in float64, (N, D) -> (N, M); without a map they are returned unchanged."""
     if preparation is None:
         return features
     return preparation.to(features.device)(features.double()).float()
 
 
 def fold(preparation: Preparation, head: build.Network, text: str) -> tuple[build.Network, str]:
-    """Give the head that does to features what `head` does to prepared ones.
+    """Fold the preparation into a head that was trained on prepared features.
 
     Args:
-        preparation: What the rows went through before the head saw them.
+        preparation: The map that the head's training rows went through.
         head: Trained on prepared rows; (M,) -> logits.
         text: Its whole notation.
 
     Returns:
-        A head for (D,), with its notation: the first dense layer takes the map up; where something else comes first, the map
-        becomes a dense layer before it.
+        A head for (D,), with its notation: the map becomes part of the first dense layer, or, if the first layer is of another
+        kind, a dense layer before it.
     """
     width = preparation.matrix.shape[1]
     matrix, shift = preparation.matrix.double(), preparation.shift.double()

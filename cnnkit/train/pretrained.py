@@ -1,4 +1,4 @@
-"""The network that a fine-tuning starts from: a trained model, or a pretrained network with a fresh head."""
+"""The network that fine-tuning starts from: a trained model, or a pretrained network with a new head."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from cnnkit.train.network_config import InitFrom
 
 @dataclass(frozen=True, slots=True)
 class PretrainedModel:
-    """A network to start from: where it comes from, and the `spec` by which ONNX Runtime runs its backbone."""
+    """A network to start from, with its origin, and the `spec` of its backbone for ONNX Runtime."""
 
     whole: Classifier
     backbone: Backbone
@@ -32,19 +32,19 @@ class PretrainedModel:
     spec: BackboneSpec
 
     def part(self, *, layer: str, pool: Pool) -> BackboneSpec:
-        """Give the spec of the backbone, cut at a layer."""
+        """Return the spec of the backbone up to a layer."""
         return dataclasses.replace(self.spec, layer=layer, pool=pool)
 
-    def loss(self, *, asked: Loss | None) -> Loss:
-        """Find the loss that the last layer is made for.
+    def loss(self, *, given: Loss | None) -> Loss:
+        """Return the loss that the final layer is made for.
 
         Raises:
-            UsageError: Another one is asked for.
+            UsageError: Another one is given.
         """
         last = notation.parse(self.head)[-1]
         loss = Loss.BINARY if last.activation is notation.Activation.sigmoid else Loss.CATEGORICAL
-        if asked not in (None, loss):
-            raise UsageError(f'{self.source} ends in "{last.text}", which is trained with --loss {loss}')
+        if given not in (None, loss):
+            raise UsageError(f'{self.source} ends in "{last.text}", which needs --loss {loss}; drop --loss {given}')
         return loss
 
 
@@ -52,13 +52,13 @@ def load(init: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedMode
     """Build the network.
 
     Args:
-        init: Where it comes from.
-        classes: Of the images.
-        seed: For what is random.
+        init: Its origin.
+        classes: The classes of the images.
+        seed: For random weights.
 
     Raises:
-        CnnkitError: A model knows other classes, or the weights cannot be had.
-        UsageError: There is no such network, or a head does not fit.
+        CnnkitError: A model has other classes, or the weights are not available.
+        UsageError: The network does not exist, or a head does not fit.
     """
     return _from_model(init.model, classes) if init.model else _from_backbone(init, seed=seed)
 
@@ -68,8 +68,8 @@ def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
     header = model.header
     if tuple(map(class_names.normal, header.classes or ())) != tuple(classes):
         raise CnnkitError(
-            f"{path} knows {', '.join(header.classes or ())}; the pictures are of {', '.join(classes)}. "
-            "Train a head for these with cnn-train-head, or start from --backbone"
+            f"{path} has the classes {', '.join(header.classes or ())}, but the images have {', '.join(classes)}; "
+            "train a head for these with cnn-train-head, or start from --backbone"
         )
     whole = classifier.from_header(header, model.state, name=str(path))
     assert header.backbone is not None

@@ -1,4 +1,4 @@
-"""Which training a checkpoint belongs to, and what goes wrong while it resumes: the file is named where it is to blame, not the GPU."""
+"""Fingerprint of a training, so that --resume refuses another training's checkpoint; and errors that name an unusable checkpoint."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from cnnkit.engine import device_errors
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats.header import Header
 
-# What the parts of a Header are called on the command line.
+# Names of the Header's fields in fingerprints, which checkpoints store.
 _OPTIONS = {
     "the preprocess's size": "--size",
     "the preprocess's fit": "--fit",
@@ -25,14 +25,17 @@ _OPTIONS = {
     "--pictures": "the pictures",
 }
 
-# Longer values are not compared by eye.
+# How messages name fields whose stored name is an older word.
+_IN_MESSAGES = {"the pictures": "the images"}
+
+# Longer values are left out of messages.
 _SHOWN = 80
 
 
 def fingerprint(header: Header, schedule: Schedule) -> dict[str, str]:
-    """Name everything that a training's outcome depends on, as its Header tells it, all but the versions that compute it.
+    """Return everything in a Header that a training's result depends on, except the versions of the libraries.
 
-    An earlier end of the same training may have another number of epochs, unless its schedule looks ahead.
+    The number of epochs is included only if the schedule depends on it: else a training can be resumed with more epochs.
     """
     record = json.loads(header.to_json())
     training = record.pop("training")
@@ -53,33 +56,34 @@ def fingerprint(header: Header, schedule: Schedule) -> dict[str, str]:
 
 
 def check_same_run(checkpoint: Path, kept: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Demand that a checkpoint is of the training that is asked for.
+    """Check that a checkpoint belongs to this training.
 
     Args:
         checkpoint: The file, for messages.
         kept: Its fingerprint.
-        now: That of this run.
+        now: The fingerprint of this run.
 
     Raises:
-        UsageError: It is of another one; the message names the first difference and both values.
+        UsageError: It belongs to another one; the message names the first difference and both values.
     """
-    # What was given on the command line comes first; the rest may follow from it
+    # Options come first; other differences may follow from them
     for name in sorted({**now, **kept}, key=lambda name: not name.startswith("--")):
         if now.get(name) != kept.get(name):
             values = f"{kept.get(name, 'none')}, now {now.get(name, 'none')}"
+            shown = _IN_MESSAGES.get(name, name) + (f": {values}" if len(values) <= _SHOWN else "")
             raise UsageError(
-                f"{checkpoint} is of a training with another value of {name}{f': {values}' if len(values) <= _SHOWN else ''}; "
-                "go on with the same, or begin anew without --resume"
+                f"{checkpoint} is of a training with another value of {shown}; "
+                "give the same value, or start over without --resume"
             )
 
 
 @contextlib.contextmanager
-def taking_up(path: Path) -> Generator[None]:
-    """Turn whatever goes wrong while a checkpoint's content is used into an error that names the file: anybody can have written it.
+def restoring(path: Path) -> Generator[None]:
+    """Turn errors while a checkpoint is restored into an error that names the file, which may have any content.
 
     Raises:
         FormatError: Something is missing, or of another type or shape.
-        RuntimeError: The device is full or broken, as it was raised; the checkpoint may be as good as any.
+        RuntimeError: The device is full or broken: raised unchanged, as the checkpoint may be intact.
     """
     try:
         yield
@@ -89,12 +93,12 @@ def taking_up(path: Path) -> Generator[None]:
         reason = str(error).strip().splitlines()
         shown = reason[-1].strip()[:100] if reason else type(error).__name__
         raise FormatError(
-            f"{path}: not what a training leaves ({shown}); remove it, or begin anew without --resume"
+            f"{path}: not a usable checkpoint ({shown}); remove it, or start over without --resume"
         ) from error
 
 
-def copied(content: Any) -> Any:  # noqa: ANN401 - whatever a checkpoint holds
-    """Copy tensors to the CPU, wherever they are in a checkpoint: what is trained on changes them."""
+def copied(content: Any) -> Any:  # noqa: ANN401 - any content of a checkpoint
+    """Copy a checkpoint's content, its tensors to the CPU, because training on changes them in place."""
     match content:
         case Tensor():
             return content.detach().to("cpu", copy=True)

@@ -1,4 +1,4 @@
-"""Train a network from random weights, on images."""
+"""Train a network on images, from random weights."""
 
 import contextlib
 import io
@@ -34,15 +34,15 @@ def train_from_scratch(
     run: RunConfig,
     callbacks: Callbacks,
 ) -> TrainResult:
-    """Train, and write the model to FILE.pt and its history to FILE.csv. All settings are checked.
+    """Train, and write the model to FILE.pt and its history to FILE.csv.
 
     Args:
         data: Images for training and validation.
-        output: The `.pt`.
-        network: Which network.
-        train: How.
-        run: Where.
-        callbacks: Progress, skipped images, and every epoch as it is done.
+        output: The `.pt` file.
+        network: The network; checked, as all settings.
+        train: How it is trained.
+        run: Where it is trained.
+        callbacks: Progress, skipped images, and every finished epoch.
 
     Raises:
         UsageError: The network does not take images of this size, or does not train on these devices.
@@ -54,7 +54,7 @@ def train_from_scratch(
         distributed.joined(devices.parse(run.device)) as (world, device),
         world.claimed(output),
     ):
-        loop.choose_precision(train.amp, device)  # what cannot be had is reported before images are read
+        loop.choose_precision(train.amp, device)  # reports an unsupported one before images are read
         prepare = _prepare(network)
         backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
         world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)
@@ -86,7 +86,7 @@ def train_from_scratch(
 
 
 def _prepare(network: NetworkConfig) -> Preprocess:
-    """Say how images become squares; mean and deviation follow once they are measured."""
+    """Return how images are made square; mean and deviation are added when they are measured."""
     if network.arch is None:
         size = network.size or SIZE
         plain = Preprocess(fit=network.fit or Fit.SQUASH, resize=size, size=size, grey=network.grey)
@@ -98,7 +98,7 @@ def _prepare(network: NetworkConfig) -> Preprocess:
 
 
 def _normalized(prepare: Preprocess, normalize: Normalize, measured: PixelStatistics) -> Preprocess:
-    """Put the measured mean and deviation in; a channel that never changes is left as it is, as scikit-learn leaves it."""
+    """Add the measured mean and deviation; a constant channel is not scaled, as in scikit-learn."""
     nothing, whole = (0.0,) * 3, (1.0,) * 3
     mean, std = {
         Normalize.CENTER: (measured.mean, whole),
@@ -127,14 +127,14 @@ def _network(network: NetworkConfig, preprocess: Preprocess, *, seed: int) -> tu
         build.initialise(module, network.init or Initializer.GLOROT, generator=generator)
     extractor = classifier.Extractor(module.eval(), preprocess=preprocess, pool=backbone.pool)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints the line of its own making that failed
+        with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints the generated line that failed
             shape = classifier.feature_shape(extractor, preprocess)
-    except (RuntimeError, AssertionError, ValueError) as error:  # whatever a network's layers raise
+    except (RuntimeError, AssertionError, ValueError) as error:  # what a network's layers may raise
         if device_errors.is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"{network.arch} does not take pictures of {preprocess.size} pixels ({reason}); say --size"
+            f"{network.arch} does not take images of {preprocess.size} pixels ({reason}); give another --size"
         ) from error
     head = classifier.build_head(network.head, shape)
     build.initialise(head, network.init or Initializer.GLOROT, generator=generator)

@@ -1,4 +1,4 @@
-"""One training from examples and a configuration to a model on disk, with its history, and a checkpoint until it ends."""
+"""Run a training, from examples and a configuration to a model on disk, with its history, and a checkpoint until it ends."""
 
 import contextlib
 import dataclasses
@@ -33,10 +33,10 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a training came to; the measures are those of its best epoch, which the model holds.
+    """The result of a training; the measures are those of its best epoch, whose weights the model has.
 
-    `majority` is the validation accuracy of always predicting the most frequent class; `seconds` are those of everything, the
-    reading of images and the frozen part included.
+    `majority` is the validation accuracy of always predicting the most frequent class; `seconds` is the total time, including reading
+    images and running the frozen part.
     """
 
     model: str
@@ -63,12 +63,12 @@ def _nothing(_write: Report) -> Sequence[Epoch]:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is trained on what.
+    """What is trained, and on which examples.
 
     `module` is trained; `whole` is written and shares its weights; `groups` are its parameters as torch's optimizers take groups, with
-    factors of the learning rate; `begin` changes the weights before they are trained, and gives the epochs that it took. What
-    `begins_trained` is measured before the first epoch, so that no worse one passes for progress. `ready` prepares the examples, and is
-    not called where nothing is left to do.
+    factors of the learning rate; `begin` changes the weights before the training, and returns its epochs. If `begins_trained`, the
+    network is validated before the first epoch, so that a worse result is reported. `ready` prepares the examples; it is not called if
+    the training is complete.
     """
 
     module: nn.Module
@@ -85,7 +85,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """Where a training runs, where it writes, and whom it tells; made before the images are read, it knows how long all takes."""
+    """Where a training runs, writes and reports; made before the images are read, so that `started` is the start of everything."""
 
     output: Path
     device: torch.device
@@ -96,20 +96,20 @@ class RunContext:
     started: float = field(default_factory=time.perf_counter)
 
 
-# What random numbers are for: each purpose has its own, and so has each epoch, so that nothing needs to be carried on.
+# Random numbers are seeded by purpose and epoch, so that no generator state needs to be stored.
 _ORDER, _DROPOUT, _MIXUP = range(3)
 
 
 class Batches:
-    """The batches of a training, of which every process gets its share."""
+    """The batches of a training; every process gets its share of each."""
 
     def __init__(self, task: Task, config: ImageTrainConfig, context: RunContext) -> None:
         self._task, self._config, self._context = task, config, context
-        #: In an epoch.
+        #: Number of batches in an epoch.
         self.count = len(self._rows(1))
         self._targets = [
             None if each is None else each.targets.to(context.device) for each in (task.train, task.val)
-        ]  # once: they are small, and a copy in every step would make a GPU wait
+        ]  # copied once: they are small, and a copy in every step would make a GPU wait
 
     def _seed(self, epoch: int, purpose: int, rank: int = 0) -> int:
         words = np.random.SeedSequence([self._config.seed, epoch, purpose, rank]).generate_state(2)
@@ -124,11 +124,11 @@ class Batches:
         )
 
     def train(self, number: int, *, last: int) -> Iterator[TrainBatch]:
-        """Give an epoch's batches, and torch's global generator the epoch's own seed, for dropout.
+        """Yield an epoch's batches, and seed torch's global generator for the epoch's dropout.
 
         Args:
-            number: Of the epoch, from 1.
-            last: The number of the last one, for progress.
+            number: The epoch, from 1.
+            last: The last epoch, for progress.
         """
         torch.manual_seed(self._seed(number, _DROPOUT, self._context.world.rank))
         train, context = self._task.train, self._context
@@ -150,7 +150,7 @@ class Batches:
             context.callbacks.progress(shown, last * len(train.targets))
 
     def _pairs(self, number: int, batches: Sequence[Tensor]) -> list[MixupPairs] | None:
-        """Pair every image with its counterpart from the other end of the whole batch, whichever process has that."""
+        """Pair every image with that at the mirrored position of the whole batch, also across processes."""
         if not self._config.mixup:
             return None
         random = np.random.default_rng(self._seed(number, _MIXUP))
@@ -159,10 +159,10 @@ class Batches:
         return [MixupPairs(share(rows.flip(0)), kept) for rows, kept in zip(batches, shares, strict=True)]
 
     def validation(self, *, pieces: int) -> Iterator[Plain]:
-        """Give the images that validate, as they stand.
+        """Yield the validation images, in order.
 
         Args:
-            pieces: Into how many pieces a batch had to be cut: what did not fit into memory at once does not now.
+            pieces: How many pieces a training batch had to be divided into, to fit into memory; validation batches are too.
         """
         val, known = self._task.val, self._targets[1]
         assert val is not None
@@ -177,26 +177,27 @@ class Batches:
 
 @dataclass(frozen=True, slots=True)
 class StartMeasures:
-    """How good a network is that has been trained before, on the validation set."""
+    """Validation measures of a pretrained network before the training."""
 
     val_loss: float
     val_accuracy: float
 
 
-#: What a checkpoint holds is copied after each epoch if that takes less seconds, else once in so many times as long.
+#: A checkpoint's content is copied after each epoch if that takes less than _QUICK seconds, else only after _COPYING_SHARE times the
+#: time that the last copy took.
 _QUICK, _COPYING_SHARE = 0.1, 20
 
 
 class Trainer:
-    """One training and what it holds from epoch to epoch."""
+    """One training, with its state between epochs."""
 
     def __init__(self, task: Task, config: ImageTrainConfig, context: RunContext) -> None:
         """Prepare.
 
         Args:
             task: What is trained.
-            config: How.
-            context: Where.
+            config: How it is trained.
+            context: Where it is trained.
         """
         self.task, self.config, self.context = task, config, context
         self.header = task.header.but(training={**task.header.training, "pictures": task.identity})
@@ -204,19 +205,22 @@ class Trainer:
         self.checkpoint = checkpoint.path_for(context.output)
         #: Epochs that `task.begin` took.
         self.earlier = 0
-        #: Epochs of another training after this one, which progress counts with.
+        #: Epochs of another training after this one, for progress.
         self.following = 0
         self.start: StartMeasures | None = None
-        #: There is a checkpoint of this training, and of no other.
+        #: The checkpoint file is of this training.
         self.resumable = False
-        # What a checkpoint would hold that is not written yet, and when the last one was.
+        # The content of a checkpoint that is not yet written, and when the last one was written.
         self._pending: dict[str, Any] | None = None
         self._kept_at: float | None = None
-        # When the last one was held ready, and how long that took.
+        # When content was last copied, and how long that took.
         self._copied_at, self._copying = 0.0, 0.0
         module = task.module.to(context.device).to(memory_format=torch.channels_last)
         if min(config.batch, len(task.train.targets)) < context.world.size:
-            raise UsageError(f"--batch {config.batch} leaves some of {context.world.size} processes without a picture")
+            raise UsageError(
+                f"--batch {config.batch} leaves some of {context.world.size} processes without an image; "
+                "give a larger --batch, or start fewer processes"
+            )
         classes = len(task.header.classes or ())
         weights = None
         if config.class_weights is ClassWeights.BALANCED:
@@ -227,7 +231,7 @@ class Trainer:
         assert config.loss is not None
         precision = loop.choose_precision(config.amp, context.device)
         if precision.dtype is not None:
-            log.info("computing in %s", str(precision.dtype).removeprefix("torch."))
+            log.info("training in mixed precision, %s", str(precision.dtype).removeprefix("torch."))
         self.step = TrainStep(
             module,
             Criterion(config.loss, config.smoothing, weights, config.l1, config.l2),
@@ -251,12 +255,12 @@ class Trainer:
         """Train to the end, and write the model with the best epoch's weights.
 
         Returns:
-            The same in every process; files come from the first one alone.
+            The same in every process; only the first one writes files.
 
         Raises:
-            DivergedError: The loss is not finite any more; the best epoch before is written all the same.
-            CnnkitError: The memory does not hold a single image.
-            UsageError: `resume`, and the checkpoint is of another training.
+            DivergedError: The loss is not finite; the best epoch before is written anyway.
+            CnnkitError: A single image does not fit into memory.
+            UsageError: With `resume`, the checkpoint is of another training.
             OSError: The disk is full; the last checkpoint stays.
         """
         context = self.context
@@ -265,7 +269,7 @@ class Trainer:
             return self.result(complete)
         kept = self.resumed() if context.resume else None
         done = kept or []
-        with self._pointing_at_the_checkpoint():
+        with self._keeping_the_checkpoint():
             try:
                 with _history(context, done) as write, self.prepared():
                     self.task.ready()
@@ -276,24 +280,23 @@ class Trainer:
                         done.append(epoch)
                         write(epoch)
                         self.keep(done)
-                        self._tell(epoch, of=self.last, left=self.last - epoch.epoch)
+                        self._report(epoch, of=self.last, left=self.last - epoch.epoch)
             except DivergedError as error:
                 best = self.best.epoch
                 if best is None:
-                    raise DivergedError(f"{error}. Nothing is written") from error
+                    raise DivergedError(f"{error}; no model was written") from error
                 self.finish(done or error.done, ended=str(error))
-                raise DivergedError(f"{error}. {context.output} holds epoch {best.epoch}, the best before") from error
+                raise DivergedError(f"{error}; {context.output} has the best epoch before, {best.epoch}") from error
             context.callbacks.phase("writing the model")
             self.finish(done)
-        self.judge()
+        self.warn_without_improvement()
         return self.result(done)
 
     def warm_up(self, write: Report, *, following: int) -> list[Epoch]:
         """Train a part of a network before the training itself, and leave it with the best epoch's weights.
 
-        The history is written, by `write`, and no checkpoint: an interrupted warm-up starts over.
-
-        Every process does the same on all rows. As many epochs are `following`.
+        `write` writes the history. There is no checkpoint: an interrupted warm-up starts over. Every process does the same work on
+        all rows. `following` is the number of epochs after the warm-up.
         """
         self.following = following
         epochs: list[Epoch] = []
@@ -302,7 +305,7 @@ class Trainer:
                 for epoch in self.epochs([]):
                     epochs.append(epoch)
                     write(epoch)
-                    self._tell(epoch, of=self.last + following, left=None)
+                    self._report(epoch, of=self.last + following, left=None)
         except DivergedError as error:
             error.done = epochs
             raise
@@ -312,29 +315,29 @@ class Trainer:
         return epochs
 
     @contextlib.contextmanager
-    def _pointing_at_the_checkpoint(self) -> Iterator[None]:
-        """Whatever ends a training before its time, keep what is done, and say what can be resumed."""
+    def _keeping_the_checkpoint(self) -> Iterator[None]:
+        """If anything ends the training early, write a checkpoint of the finished epochs, and log how to resume."""
         try:
             yield
         except BaseException:
             self._keep_pending()
             if self.resumable and self.checkpoint.exists():
-                log.warning("%s holds what is done; run again with --resume to go on", self.checkpoint)
+                log.warning("%s has the finished epochs; run again with --resume to continue", self.checkpoint)
             raise
 
-    def _tell(self, epoch: Epoch, *, of: int, left: int | None) -> None:
-        """Log and report an epoch; `left` are those that are yet to come and take as long, where that can be told."""
-        _say(epoch, of=of, left=left, rows=len(self.task.train.targets))
+    def _report(self, epoch: Epoch, *, of: int, left: int | None) -> None:
+        """Log and report an epoch; `left` is the number of remaining epochs, for the remaining time; None if that is unknown."""
+        _log_epoch(epoch, of=of, left=left, rows=len(self.task.train.targets))
         self.context.callbacks.report(epoch)
 
     @property
     def last(self) -> int:
-        """The number of the last epoch, should nothing stop the training before."""
+        """The number of the last epoch, if the training is not stopped early."""
         return self.earlier + self.config.epochs
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        """Borrow torch's global generator, from which dropout draws, and let torch choose its algorithms."""
+        """Restore torch's global generator, from which dropout draws, afterwards, and set which algorithms torch uses."""
         device = self.context.device
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -343,7 +346,7 @@ class Trainer:
             yield
 
     def epochs(self, done: Sequence[Epoch]) -> Iterator[Epoch]:
-        """Train on after the epochs that are done."""
+        """Train, after the epochs that are done."""
         return fit(
             self.step,
             train=lambda number: self.batches.train(number, last=self.last + self.following),
@@ -362,14 +365,15 @@ class Trainer:
         """Start over.
 
         Args:
-            write: Called with the epochs that `task.begin` takes, as they are done.
+            write: Called with every finished epoch of `task.begin`.
 
         Returns:
-            The epochs that `task.begin` took.
+            The epochs of `task.begin`.
         """
         if self.context.world.writes and self.checkpoint.exists():
             log.warning(
-                "%s of an unfinished training will be replaced; --resume would have gone on from it", self.checkpoint
+                "%s of an unfinished training will be replaced; to continue that training, use --resume",
+                self.checkpoint,
             )
         if self.task.begins_trained and self.task.val is not None:
             module = self.step.module.eval()
@@ -383,7 +387,7 @@ class Trainer:
                     precision=self.step.precision,
                 )
             )
-            log.info("start: val %.4f, %.4f", self.start.val_loss, self.start.val_accuracy)
+            log.info("before training: val loss %.4f, accuracy %.4f", self.start.val_loss, self.start.val_accuracy)
         try:
             done = list(self.task.begin(write))
         except DivergedError as error:
@@ -393,7 +397,7 @@ class Trainer:
         return done
 
     def _begin_after(self, done: Sequence[Epoch]) -> None:
-        """Go on from what `task.begin` left: the weights of the best of its epochs."""
+        """Continue from the result of `task.begin`: the weights of its best epoch."""
         self.earlier = len(done)
         self.context.world.align(self.step.module)
         for epoch in done:
@@ -402,13 +406,13 @@ class Trainer:
             self.ema.restart()
 
     def completed(self) -> list[Epoch] | None:
-        """Find out whether the model that this training would come to stands there already.
+        """Check whether the output file already has the result of this training.
 
         Returns:
-            Its epochs, whose seconds are not known any more; None where no training of these commands came to its end.
+            Its epochs, without their seconds; None if the file is not the model of a finished training.
 
         Raises:
-            UsageError: A finished model of another training stands there.
+            UsageError: The file is the finished model of another training.
         """
         output = self.context.output
         if not self.context.world.agree(output.exists() and not self.checkpoint.exists()):
@@ -421,11 +425,11 @@ class Trainer:
                 output, *(resuming.fingerprint(header, self.config.schedule) for header in (model.header, self.header))
             )
             raise UsageError(
-                f"{output} is complete with --epochs {model.header.training.get('epochs')}, and what it would go on from is gone; "
-                "begin anew without --resume, or give another -o"
+                f"{output} is complete with --epochs {model.header.training.get('epochs')}, and its checkpoint is removed; "
+                "start over without --resume, or give another -o"
             )
         rows: list[dict[str, Any]] = model.history
-        with resuming.taking_up(output):
+        with resuming.restoring(output):
             epochs = [Epoch(**row, seconds=0.0) for row in rows]
         for epoch in epochs:
             if self.best.better(epoch):
@@ -433,20 +437,20 @@ class Trainer:
         return epochs
 
     def resumed(self) -> list[Epoch] | None:
-        """Put everything where the last finished epoch left it.
+        """Restore the state after the last finished epoch.
 
         Returns:
-            The epochs that are done; None where there is no checkpoint.
+            The finished epochs; None if there is no checkpoint.
         """
         if not self.context.world.agree(self.checkpoint.exists()):
-            log.info("nothing to resume yet, no %s: beginning with the first epoch", self.checkpoint)
+            log.info("no checkpoint %s to resume: starting with epoch 1", self.checkpoint)
             return None
         kept = checkpoint.load(self.checkpoint)
-        with resuming.taking_up(self.checkpoint):
+        with resuming.restoring(self.checkpoint):
             resuming.check_same_run(
                 self.checkpoint, kept["mark"], resuming.fingerprint(self.header, self.config.schedule)
             )
-            self.step.module.load_state_dict(kept["best"]["state"])  # which fits, then, when training ends
+            self.step.module.load_state_dict(kept["best"]["state"])  # reports a misfit now, not when training ends
             self.step.module.load_state_dict(kept["module"])
             optim.restore(self.step.optimizer, kept["optimizer"])
             if kept["scaler"]:  # empty where another device needed none
@@ -460,14 +464,14 @@ class Trainer:
             done = [Epoch(**epoch) for epoch in kept["epochs"]]
             last = done[-1].epoch
         self.resumable = True
-        log.info("going on after epoch %d", last)
+        log.info("resuming after epoch %d", last)
         return done
 
     def keep(self, done: Sequence[Epoch]) -> None:
-        """Write the checkpoint, or hold it ready where the last one is young.
+        """Write the checkpoint, or copy its content if the last one is recent.
 
-        The first and the last epoch's are always written, those between every so many seconds, and what is held ready when something ends
-        the training. A large network is copied for that less often than after each epoch, where epochs are short.
+        A checkpoint is written after the first and the last epoch, at least `checkpoint_every` seconds apart between them, and from the
+        copy when something ends the training. A large network is copied less often than after each epoch, if epochs are short.
         """
         if not self.context.world.writes:
             return
@@ -481,13 +485,13 @@ class Trainer:
             self._copying = self._copied_at - now
 
     def _keep_pending(self) -> None:
-        """Write the checkpoint that is held ready, if there is one; what ended the training is what is reported."""
+        """Write the checkpoint from the copy, if there is one; an error here must not hide what ended the training."""
         if self._pending is not None:
             try:
                 self._write_checkpoint(self._pending)
             except (OSError, CnnkitError) as error:
                 reason = getattr(error, "strerror", None) or error
-                log.warning("%s: the last epochs could not be kept: %s", self.checkpoint, reason)
+                log.warning("%s: could not write the checkpoint of the last epochs: %s", self.checkpoint, reason)
 
     def _write_checkpoint(self, content: dict[str, Any]) -> None:
         checkpoint.save(self.checkpoint, content)
@@ -514,7 +518,7 @@ class Trainer:
 
         Args:
             done: All epochs.
-            ended: What the training ended with before its time; the Header tells.
+            ended: The error that ended the training early, for the Header.
         """
         self.step.module.load_state_dict(self.best.state)
         if not self.context.world.writes:
@@ -527,23 +531,23 @@ class Trainer:
         self._pending = None
         self.checkpoint.unlink(missing_ok=True)
 
-    def judge(self) -> None:
-        """Say it where training has led to nothing better than what was there before."""
+    def warn_without_improvement(self) -> None:
+        """Warn if no epoch is better than the network before the training."""
         best, start = self.best.epoch, self.start
         assert best is not None
         if start is not None and history.rank(start, self.config.monitor) >= history.rank(best, self.config.monitor):
             log.warning(
-                "no epoch was better than the start (val %.4f, %.4f): %s is no improvement; "
-                "a smaller --lr or other layers may make one",
+                "no epoch was better than before training (val loss %.4f, accuracy %.4f): %s is no improvement; "
+                "try a smaller --lr or other layers",
                 start.val_loss,
                 start.val_accuracy,
                 self.context.output,
             )
         elif best.epoch <= self.earlier:
-            log.warning("no epoch after the warm-up was better than epoch %d: the base is as it was", best.epoch)
+            log.warning("no epoch after the warm-up was better than epoch %d: the backbone is unchanged", best.epoch)
 
     def result(self, done: Sequence[Epoch]) -> TrainResult:
-        """Sum up."""
+        """Return the result."""
         best, train, val = self.best.epoch, self.task.train, self.task.val
         assert best is not None
         most = int(torch.bincount(train.targets).argmax())
@@ -564,7 +568,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def _history(context: RunContext, done: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
-    """Give a function that adds a row to the history; only the first process writes."""
+    """Yield a function that adds a row to the history; only the first process writes."""
     if not context.world.writes:
         yield lambda _epoch: None
         return
@@ -574,11 +578,11 @@ def _history(context: RunContext, done: Sequence[Epoch]) -> Iterator[Callable[[E
         yield rows.write
 
 
-def _say(epoch: Epoch, *, of: int, left: int | None, rows: int) -> None:
-    """Log an epoch; `left` are those that are yet to come and take as long, where that can be told."""
-    validation = "" if epoch.val_loss is None else f"; val {epoch.val_loss:.4f}, {epoch.val_accuracy:.4f}"
+def _log_epoch(epoch: Epoch, *, of: int, left: int | None, rows: int) -> None:
+    """Log an epoch; `left` is the number of remaining epochs, for the remaining time; None if that is unknown."""
+    validation = "" if epoch.val_loss is None else f"; val loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.4f}"
     log.info(
-        "epoch %d/%d: loss %.4f, accuracy %.4f%s; rate %.3g; %.0f/s%s",
+        "epoch %d/%d: loss %.4f, accuracy %.4f%s; lr %.3g; %.0f images/s%s",
         epoch.epoch,
         of,
         epoch.train_loss,

@@ -1,10 +1,10 @@
-# A dense network against a convnet, on handwritten digits that do not all stand in the middle: the convnet must win.
+# A dense network compared with a convnet, on handwritten digits that are not centred; fails unless the convnet is better.
 #
 #     make -f examples/digits/dense-or-convnet.mk             with the cnn-* commands on the PATH
 #
-# Where every digit is centred, a dense network does as well: pixel by pixel, a 3 looks like every other 3. Moved by two
-# pixels it has to be learnt anew by a dense network, and is the same pattern to a convolution. Copies of one digit stay in
-# one part: cnn-augment gives them a group, cnn-split keeps groups together.
+# On centred digits a dense network is as good: one 3 has almost the same pixels as another. A digit that is shifted by two
+# pixels is a new pattern to a dense network, but the same one to a convolution. Copies of a digit stay in one split:
+# cnn-augment gives them a group, and cnn-split keeps groups together.
 
 OUT ?= digits-compared
 SEEDS ?= 0 1 2
@@ -21,7 +21,7 @@ TRAIN = $(BIN)cnn-train $(OUT)/split.tsv -o $@ --grey --size 16 --epochs $(EPOCH
 .SECONDARY:
 .PHONY: compare
 
-# Each seed's convnet has to be more accurate on the test part than its dense network: by half a picture of 1,000 at least.
+# For each seed, the convnet must be more accurate on the test set than the dense network, by at least 0.0005.
 compare: $(SEEDS:%=$(OUT)/dense-%.json) $(SEEDS:%=$(OUT)/convnet-%.tsv)
 	for seed in $(SEEDS); do \
 	    dense=$$(sed 's/.*"accuracy": \([0-9.]*\),.*/\1/' $(OUT)/dense-$$seed.json); \

@@ -1,4 +1,4 @@
-"""Write the 1,797 handwritten digits that scikit-learn carries as PNG files, one folder a class.
+"""Write the 1,797 handwritten digits that come with scikit-learn as PNG files, one folder per class.
 
     python write_digits.py digits/   ->   digits/0/0000.png  digits/1/0001.png  ...
 

@@ -1,8 +1,8 @@
-"""Print one row a rung out of the files that the Makefile made: RUNG-SEED.csv, by training, and RUNG-SEED.json, by cnn-eval.
+"""Print one row per rung (way to train) from the Makefile's files: RUNG-SEED.csv by training, RUNG-SEED.json by cnn-eval.
 
-val_accuracy     of the epoch that was kept, the mean over the seeds
-test_accuracy    the mean over the seeds, then each seed's own
-low high         the 95 % interval of the seed in the middle: what another draw of as many test images could have given
+val_accuracy     of the best epoch, the mean over the seeds
+test_accuracy    the mean over the seeds; column `each` has one value per seed
+low high         the 95 % interval of the seed with the median accuracy, for other test sets of the same size
 
     python ladder.py FOLDER RUNG...
 """
@@ -22,7 +22,7 @@ print("rung", "book", "seeds", "val_accuracy", "test_accuracy", "low", "high", "
 for rung in rungs:
     found = sorted(path for path in Path(folder).glob(f"{rung}-*.json") if re.fullmatch(rf"{rung}-\d+", path.stem))
     if not found:
-        sys.exit(f"{folder}: no {rung}-SEED.json in it; make {rung} first")
+        sys.exit(f"{folder}: no file {rung}-SEED.json; make {rung} first")
     tests = sorted((json.loads(path.read_text()) for path in found), key=lambda record: record["accuracy"])
     best = []
     for path in found:

@@ -1,4 +1,4 @@
-"""What is measured of one file, against numpy and what Pillow was told to write."""
+"""Inspection of one file, against numpy and the settings that Pillow wrote it with."""
 
 import io
 import struct
@@ -19,8 +19,8 @@ def draw(seed, *, size=(40, 32)):
 
 
 @pytest.mark.parametrize("quality", [8, 20, 35, 50, 75, 78, 90, 95, 99])
-def test_the_quality_of_a_jpeg_is_what_it_was_written_with(tmp_path, quality):
-    """Over the whole range, in colour and in grey."""
+def test_jpeg_quality_is_the_one_it_was_written_with(tmp_path, quality):
+    """From 1 to 100, in colour and in grey."""
     for name, image in (("colour", draw(0)), ("grey", draw(0).convert("L"))):
         image.save(tmp_path / f"{name}.jpg", quality=quality)
         assert inspect(str(tmp_path / f"{name}.jpg")).quality == quality
@@ -33,8 +33,8 @@ def test_other_formats_have_no_quality(tmp_path):
     assert (seen.quality, seen.format, seen.mode) == (None, "PNG", "RGB")
 
 
-def test_sizes_and_colours_are_of_the_image_as_it_is_seen(tmp_path):
-    """EXIF turns it first; the mean colour is numpy's, the border's that of each edge."""
+def test_sizes_and_colours_are_of_the_upright_image(tmp_path):
+    """After the EXIF rotation; mean and border colours equal those of numpy."""
     exif = Image.Exif()
     exif[274] = 6  # lies on its left side
     image = draw(1, size=(96, 64))
@@ -49,7 +49,7 @@ def test_sizes_and_colours_are_of_the_image_as_it_is_seen(tmp_path):
 
 
 def test_the_camera_and_its_clock(tmp_path):
-    """Make and model, and when; the clock has no time zone."""
+    """Make and model, and the time without time zone."""
     exif = Image.Exif()
     exif[271], exif[272], exif[306] = "Nikon", "D5 \0", "2016:11:22 10:00:30"
     draw(0).save(tmp_path / "x.jpg", exif=exif)
@@ -61,8 +61,8 @@ def test_the_camera_and_its_clock(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["0000:00:00 00:00:00", "yesterday", ""])
-def test_a_clock_that_was_never_set_says_nothing(tmp_path, text):
-    """Cameras write zeros; the rest of the block counts."""
+def test_unset_clock_is_none(tmp_path, text):
+    """Cameras write zeros; the other fields are read."""
     exif = Image.Exif()
     exif[271], exif[306] = "Nikon", text
     draw(0).save(tmp_path / "x.jpg", exif=exif)
@@ -83,17 +83,17 @@ MAKE = struct.pack("<HHI4s", 271, 2, 4, b"Abc\0")
     ("block", "error"),
     [
         (b"not a TIFF header at all", "no TIFF header"),
-        (b"II*\0\xff\xff\0\0", "a directory lies behind the end"),
+        (b"II*\0\xff\xff\0\0", "a directory is beyond the end"),
         (directory(MAKE, count=9), "a directory is cut short"),
-        (directory(struct.pack("<HHII", 271, 2, 100, 5000)), "the value of tag 271 lies behind the end"),
-        (directory(struct.pack("<HHII", 0x8769, 4, 1, 9999)), "a directory lies behind the end"),
+        (directory(struct.pack("<HHII", 271, 2, 100, 5000)), "the value of tag 271 is beyond the end"),
+        (directory(struct.pack("<HHII", 0x8769, 4, 1, 9999)), "a directory is beyond the end"),
         (directory(struct.pack("<HHII", 0x8769, 4, 1, 8)), "a directory leads back to itself"),
         (directory(MAKE), None),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*(EXIF|Tag data)")  # Pillow's own words on such blocks
-def test_a_broken_exif_block_is_told_and_nothing_else_suffers(tmp_path, block, error):
-    """Its bytes lead nowhere; the image beside it is whole. Of one that is whole nothing is told."""
+def test_broken_exif_block_is_reported(tmp_path, block, error):
+    """With its error; the image itself is intact. An intact block has no error."""
     plain = io.BytesIO()
     draw(0).save(plain, format="JPEG")
     block = b"Exif\0\0" + block
@@ -104,12 +104,12 @@ def test_a_broken_exif_block_is_told_and_nothing_else_suffers(tmp_path, block, e
     assert (seen.width, seen.height) == (40, 32)
 
 
-def test_what_is_no_image_says_in_which_way(tmp_path):
-    """Missing, empty, something else, or cut short; under another format's name it is an image all the same."""
+def test_unusable_files_have_a_kind(tmp_path):
+    """Missing, empty, another kind of file, or truncated; an image with the extension of another format is usable."""
     draw(0).save(tmp_path / "whole.png")
     whole = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "text.png").write_bytes(b"no picture")
+    (tmp_path / "text.png").write_bytes(b"no image")
     (tmp_path / "cut.png").write_bytes(whole[:-500])
     (tmp_path / "named.gif").write_bytes(whole)
     found = {}
@@ -123,17 +123,17 @@ def test_what_is_no_image_says_in_which_way(tmp_path):
         "text.png": FindingKind.BROKEN,
         "cut.png": FindingKind.BROKEN,
     }
-    assert inspect(str(tmp_path / "named.gif")).misnamed == "a PNG file that is named .gif"
+    assert inspect(str(tmp_path / "named.gif")).misnamed == "a PNG file with the extension .gif"
     assert inspect(str(tmp_path / "whole.png")).misnamed is None
 
 
-def test_what_is_no_image_is_not_read_to_its_end(tmp_path):
-    """However large: its memory would be that of all threads together."""
+def test_other_files_are_not_read_to_their_end(tmp_path):
+    """However large they are, to save memory."""
     with (tmp_path / "a.jpg").open("wb") as file:
         file.truncate(300 << 20)
     tracemalloc.start()
     try:
-        with pytest.raises(Unusable, match="no picture") as caught:
+        with pytest.raises(Unusable, match="not an image") as caught:
             inspect(str(tmp_path / "a.jpg"))
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:

@@ -1,4 +1,4 @@
-"""Neighbours in feature space, against the plain definition."""
+"""Neighbours in feature space, against the definition."""
 
 import numpy as np
 import pytest
@@ -35,8 +35,8 @@ def images(folder, names):
     return [ImageFile(str(folder / name)) for name in names]
 
 
-def test_pairs_are_those_of_the_plain_definition(write, tmp_path, monkeypatch):
-    """All pairs by their cosine, whatever the blocks in which they are compared."""
+def test_pairs_equal_those_of_the_definition(write, tmp_path, monkeypatch):
+    """All pairs by cosine, for any block size."""
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(6, 12))
     values = (np.repeat(centres, 5, axis=0) + 0.15 * generator.normal(size=(30, 12))).astype(np.float32)
@@ -53,8 +53,8 @@ def test_pairs_are_those_of_the_plain_definition(write, tmp_path, monkeypatch):
         assert all(cosine == pytest.approx(cosines[i, j], abs=1e-6) for i, j, cosine in found)
 
 
-def test_rows_are_found_by_their_image(write, tmp_path):
-    """Whatever their order; those of other images, augmented views and rows of zeros or NaN are passed over."""
+def test_rows_are_matched_with_images(write, tmp_path):
+    """In any order; other images, augmented views, and rows of zeros or NaN are ignored."""
     values = np.eye(6, dtype=np.float32)
     values[5] = np.nan
     values[4] = 0
@@ -64,10 +64,10 @@ def test_rows_are_found_by_their_image(write, tmp_path):
     np.testing.assert_array_equal(seen.values, values[[2, 0]])
 
 
-def test_features_that_do_not_fit_are_refused(write, tmp_path):
-    """Of other images, or maps."""
+def test_rejects_maps_and_features_of_other_images(write, tmp_path):
+    """The message says what to run."""
     path = write(np.eye(2, dtype=np.float32), ["a.png", "b.png"])
-    with pytest.raises(CnnkitError, match="none of the pictures; run cnn-extract"):
+    with pytest.raises(CnnkitError, match="features of none of the images; run cnn-extract"):
         neighbours.load(path, images(tmp_path, ["c.png"]))
     path = write(np.zeros((1, 2, 3, 3), dtype=np.float32), ["a.png"])
     with pytest.raises(FormatError, match="--pool avg"):

@@ -1,4 +1,4 @@
-"""Leak probes: against scikit-learn, on sets that leak by design, and on many that do not."""
+"""Leak probes against scikit-learn, on sets with known leaks, and on many without."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def labels_of(*counts):
     return [f"class{number}" for number, count in enumerate(counts) for _ in range(count)]
 
 
-def test_the_accuracy_is_scikit_learns():
+def test_accuracy_equals_that_of_scikit_learn():
     """A tree in a stratified cross-validation, balanced over the classes."""
     generator = np.random.default_rng(0)
     labels = labels_of(60, 30, 20)
@@ -31,11 +31,11 @@ def test_the_accuracy_is_scikit_learns():
     predicted = cross_val_predict(tree, ranks.astype(np.float32), labels, cv=folds)
     assert found.accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert found.chance == pytest.approx(1 / 3)
-    assert (found.target, found.probe, found.pictures) == ("class", "size", 110)
+    assert (found.target, found.probe, found.images) == ("class", "size", 110)
 
 
-def test_the_interval_worked_by_hand():
-    """Every class is recognised half the time: Agresti and Coull's estimates are 1/2, the variance of the mean 1/4 (1/44 + 1/84) / 4."""
+def test_interval_worked_example():
+    """The recall of each class is 1/2: Agresti and Coull's estimates are 1/2, the variance of the mean 1/4 (1/44 + 1/84) / 4."""
     labels = labels_of(40, 80)
     values = np.concatenate([np.tile([0.0, 1.0], 20), np.tile([0.0, 1.0], 40)])[:, None]
     (found,) = probes.probe("class", labels, {"coin": values})
@@ -44,8 +44,8 @@ def test_the_interval_worked_by_hand():
     assert (found.accuracy_low + found.accuracy_high) / 2 == pytest.approx(found.accuracy)
 
 
-def test_what_betrays_the_class_is_found():
-    """A number, one of several numbers, what only some images have; and what no straight line divides."""
+def test_finds_properties_that_predict_the_class():
+    """A number, one of several numbers, a value that only some images have, and values that no line separates."""
     generator = np.random.default_rng(1)
     labels = labels_of(50, 50)
     second = np.repeat([0.0, 1.0], 50)
@@ -68,7 +68,7 @@ def test_what_betrays_the_class_is_found():
 
 
 class Halves:
-    """In the trees' place, for tests of what is built on them: half the classes lie above the median. Sixty times as fast."""
+    """Replaces the trees in tests of the statistics: predicts by the median. Sixty times as fast."""
 
     def __init__(self, numbers, *, seed):
         self.numbers = numbers
@@ -78,8 +78,8 @@ class Halves:
         return np.array([(above[self.numbers == number] == number % 2).mean() for number in (0, 1)])
 
 
-def test_a_set_without_leaks_has_a_significant_probe_as_often_as_promised(monkeypatch):
-    """In 1,000 sets: among three probes, together, and each p-value by itself at every level; a rate of twice that would be seen."""
+def test_false_alarm_rate_is_at_most_5_percent(monkeypatch):
+    """In 1,000 sets of three probes, for the family and for each p-value at every level; twice the rate would fail."""
     monkeypatch.setattr(probes, "_Trees", Halves)
     monkeypatch.setattr(probes, "WELL_ABOVE", -1.0)  # whatever is significant is a finding then
     sets, values, fired = 1000, [], 0
@@ -96,8 +96,8 @@ def test_a_set_without_leaks_has_a_significant_probe_as_often_as_promised(monkey
 
 
 @pytest.mark.slow
-def test_trees_on_clean_sets_do_not_fire_more_often_than_promised():
-    """The real ones, on numbers, words and what is not known for all, in classes of unlike size."""
+def test_false_alarm_rate_of_real_trees():
+    """On numbers, words and partly unknown values, in classes of different sizes."""
     fired = 0
     for seed in range(SEEDS):
         generator = np.random.default_rng(seed)
@@ -111,7 +111,7 @@ def test_trees_on_clean_sets_do_not_fire_more_often_than_promised():
 
 
 def test_many_probes_can_still_be_significant(monkeypatch):
-    """With twenty of them Holm's first step is 1/400, which 299 shufflings could not reach."""
+    """With twenty probes Holm's first step is 1/400, which needs more than 299 shufflings."""
     generator = np.random.default_rng(0)
     monkeypatch.setattr(probes, "_Trees", Halves)
     columns = {str(number): generator.normal(size=(40, 1)) for number in range(19)}
@@ -121,8 +121,8 @@ def test_many_probes_can_still_be_significant(monkeypatch):
     assert found[0].p_value == pytest.approx(1 / 401)
 
 
-def test_significant_alone_is_no_finding():
-    """A tenth of the way from chance to certainty is demanded, too: of many images 55 % instead of 50 are certain, but little."""
+def test_significant_probes_near_chance_are_not_leaks():
+    """With many images 55 % instead of 50 % is significant, but less than a tenth of the way to certainty."""
     generator = np.random.default_rng(0)
     labels = labels_of(1000, 1000)
     values = (generator.random(2000) < np.repeat([0.46, 0.54], 1000)).astype(float)[:, None]
@@ -140,27 +140,27 @@ def test_significant_alone_is_no_finding():
         ([0.02, 0.02, 0.02], [False, False, False]),
     ],
 )
-def test_several_probes_share_the_rate(values, expected):
-    """Holm's steps, worked by hand."""
+def test_holm_correction_worked_example(values, expected):
+    """Holm's steps."""
     made = [Probe("class", str(value), 100, 0.9, 0.8, 0.95, 0.5, value, leaks=False) for value in values]
     assert [each.leaks for each in probes.judged(made)] == expected
 
 
-def test_what_cannot_be_probed_is_left_out():
-    """Classes of fewer images than folds, and what is the same for all; with one class left there is nothing to tell."""
+def test_small_classes_and_constant_properties_are_left_out():
+    """Classes with fewer images than folds, and constant properties; a single remaining class is not probed."""
     labels = labels_of(12, 12, 4)
     columns = {"width": np.arange(28.0)[:, None], "same": np.ones((28, 2)), "unknown": np.full((28, 1), np.nan)}
     (found,) = probes.probe("class", labels, columns)
-    assert (found.probe, found.pictures, found.chance) == ("width", 24, 0.5)
+    assert (found.probe, found.images, found.chance) == ("width", 24, 0.5)
     assert probes.probe("class", labels_of(12, 4), {"width": np.arange(16.0)[:, None]}) == []
     assert probes.probe("class", [], {}) == []
 
 
-def test_the_same_seed_gives_the_same():
-    """And of many images a share of every class is looked at."""
+def test_same_seed_gives_same_probes():
+    """Of many images, a share of every class is sampled."""
     labels = labels_of(3000, 1000)
     values = np.random.default_rng(0).normal(size=(4000, 1))
     first, again, other = (probes.probe("class", labels, {"width": values}, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
-    assert first[0].pictures == 2000
+    assert first[0].images == 2000

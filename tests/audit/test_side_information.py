@@ -1,4 +1,4 @@
-"""Columns beside the images: where they come from, and how they become numbers, against scikit-learn's scaler and encoder."""
+"""Columns of side information: their sources, and their encoding against the scaler and encoder of scikit-learn."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from cnnkit.formats import tsv
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Two images, 40 x 30 and 20 x 50, the second on its side by its EXIF; and a list of them in another folder."""
+    """Two images, 40 x 30 and 20 x 50, the second rotated by EXIF; and a manifest of them in another folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p").mkdir()
     (tmp_path / "lists").mkdir()
@@ -29,14 +29,14 @@ def here(tmp_path, monkeypatch):
 
 
 def test_measures_of_the_images(here):
-    """Sides as they are shown, whatever way they lie; the size of the file; a view has those of its image."""
+    """Upright sides, and the file size; a view has those of its image."""
     found = Columns(("width", "height", "aspect", "bytes"), None).of(["p/a.jpg", "p/b.jpg", "p/a.jpg"])
     sizes = [os.path.getsize(f"p/{name}.jpg") for name in "aba"]
     assert found == [[40, 20, 40], [30, 50, 30], [40 / 30, 20 / 50, 40 / 30], sizes]
 
 
 def test_columns_of_a_manifest(here):
-    """Rows are found by the files they lead to; the manifest's own column of a name comes before the measure."""
+    """Rows are found by real path; a column of the manifest has precedence over a measure of that name."""
     (here / "linked").symlink_to("p")
     found = Columns(("camera", "boat", "width", "height"), "lists/m.tsv").of(["linked/a.jpg", "p/b.jpg"])
     assert found == [["", "Nikon"], ["1", "2"], ["3", "700"], [30, 50]]
@@ -47,36 +47,34 @@ def test_columns_of_a_manifest(here):
     [
         ("wdth", None, r"--with wdth: no such column; there are width, height, aspect, bytes; columns of a manifest come with --c"),
         ("boot", "lists/m.tsv", r"--with boot: no such column; there are width, height, aspect, bytes, boat, camera, width$"),
-        ("label", "lists/m.tsv", r"--with label: that is what is to be learnt"),
-        ("width,", None, r'--with "width,": give names with commas between'),
-        ("boat,boat", "lists/m.tsv", "a name stands twice"),
+        ("label", "lists/m.tsv", r"--with label: the label is the target"),
+        ("width,", None, r'--with "width,": give names separated by commas'),
+        ("boat,boat", "lists/m.tsv", "a name is repeated"),
         ("aspect,bytes", "lists/m.tsv", r"--columns lists/m\.tsv: --with aspect,bytes names none of its columns; drop --columns$"),
     ],
 )  # fmt: skip
-def test_words_that_mean_nothing_are_usage_errors(here, names, manifest, message):
-    """With what there is."""
+def test_rejects_unknown_columns(here, names, manifest, message):
+    """The message lists the known columns."""
     with pytest.raises(UsageError, match=message):
         Columns(parse_names(names), manifest)
 
 
-def test_images_that_are_not_there_are_named(here):
-    """In the manifest, on the disk, or as images."""
-    (here / "p" / "text.jpg").write_text("no picture")
+def test_missing_images_are_named(here):
+    """Missing in the manifest, on the disk, or not an image."""
+    (here / "p" / "text.jpg").write_text("no image")
     (here / "p" / "c.jpg").write_bytes((here / "p" / "a.jpg").read_bytes())
-    with pytest.raises(
-        CnnkitError, match=r"^p/c\.jpg is not in lists/m\.tsv; --columns takes a manifest that lists every"
-    ):
+    with pytest.raises(CnnkitError, match=r"^p/c\.jpg is not in lists/m\.tsv; --columns needs a manifest of all"):
         Columns(("boat",), "lists/m.tsv").of(["p/a.jpg", "p/c.jpg"])
-    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: .*; --with width, bytes looks at the pictures$"):
+    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: .*; --with width, bytes reads the images$"):
         Columns(("width", "bytes"), None).of(["p/gone.jpg"])
-    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: No such file or directory; --with bytes looks"):
+    with pytest.raises(CnnkitError, match=r"^p/gone\.jpg: No such file or directory; --with bytes reads"):
         Columns(("bytes",), None).of(["p/gone.jpg"])
-    with pytest.raises(CnnkitError, match=r"^p/text\.jpg: .*; --with aspect looks"):
+    with pytest.raises(CnnkitError, match=r"^p/text\.jpg: .*; --with aspect reads"):
         Columns(("aspect",), None).of(["p/text.jpg"])
 
 
-def test_numbers_are_standardised_as_scikit_learn_does():
-    """By mean and deviation of the training rows, integers, decimals and powers of ten alike."""
+def test_numbers_are_standardised_as_in_scikit_learn():
+    """By mean and standard deviation of the training rows; integers, decimals and exponents."""
     train, other = ["3", "4.5", "-1e1", " 7"], ["100", "3"]
     scaler = StandardScaler().fit([[float(each)] for each in train])
     encoding = Encoding.fit("x", train, other)
@@ -86,8 +84,8 @@ def test_numbers_are_standardised_as_scikit_learn_does():
 
 
 @pytest.mark.parametrize("train", [["b", "a", "b", ""], ["1", "nan", "2", "2"], ["1", "2", "2", "3"]])
-def test_words_are_one_hot_as_scikit_learn_has_them(train):
-    """Also where a single value, of either split, is no number; what training did not have is all zeros."""
+def test_words_are_one_hot_as_in_scikit_learn(train):
+    """Also if a single value, in either set, is not a number; a word that was not in training is all zeros."""
     other = ["b", "never seen", train[0]]
     encoder = OneHotEncoder(sparse_output=False, handle_unknown="ignore").fit([[each] for each in train])
     encoding = Encoding.fit("x", train, other)
@@ -96,20 +94,20 @@ def test_words_are_one_hot_as_scikit_learn_has_them(train):
 
 
 @pytest.mark.parametrize(("train", "other"), [([7.0, 7.0], [7.0, 9.0]), (["a", "a"], ["a", "b"]), (["5"], ["6"])])
-def test_a_column_that_is_constant_in_training_tells_nothing(train, other, caplog):
-    """Zeros on both sides, and a warning."""
+def test_constant_column_is_zeros_with_a_warning(train, other, caplog):
+    """In both sets."""
     with caplog.at_level(logging.WARNING):
         encoding = Encoding.fit("boat", train, other)
-    assert caplog.messages == ["--with boat: the same for all pictures to learn from; it tells nothing"]
+    assert caplog.messages == ["--with boat: the same for all training images; it has no effect"]
     assert not encoding(train).any()
     assert not encoding(other).any()
 
 
-def test_names_are_no_categories():
-    """A hundred words are, one more are not."""
+def test_rejects_columns_with_too_many_words():
+    """A hundred are allowed, one more is not."""
     words = [f"w{number:03d}" for number in range(101)]
     assert Encoding.fit("x", words[1:], [])(words).shape == (101, 100)
     with pytest.raises(
-        UsageError, match=r"^--with x: 101 different values, such as w000; a column of words has 100 at most$"
+        UsageError, match=r"^--with x: 101 different values, such as w000; a categorical column has at most 100$"
     ):
         Encoding.fit("x", words, [])

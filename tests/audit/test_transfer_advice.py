@@ -1,4 +1,4 @@
-"""Advice on transfer learning: the four cases, by the number of images and by which layer of a backbone serves them best."""
+"""Transfer advice: the four cases, by the number of images and the best layer of a backbone."""
 
 import shlex
 
@@ -20,7 +20,7 @@ from cnnkit.nets import catalogue
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Two backbones of known nature: one whose every layer tells colours apart, and one whose last stage gives nothing but zeros."""
+    """Two backbones: in one every layer distinguishes colours, in the other the last stage is zero."""
     folder = tmp_path_factory.mktemp("weights")
     module, _ = catalogue.seeded(0, lambda: catalogue.network("squeezenet1_1"))
     state = module.state_dict()
@@ -45,10 +45,10 @@ def ask(folder, weights, *, val=(), backbone="squeezenet1_1", **options):
     return transfer_advice.advise(data, sources=named, config=config, callbacks=SILENT)
 
 
-def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):
-    """Few images: a new head. What was measured is in the record, the last layer first."""
+def test_similar_if_the_last_layer_is_best(photos_folder, weights):
+    """Few images: a new head. The record has the accuracies, the last layer first."""
     found = ask(photos_folder, weights / "seeing.pth")
-    assert (found.pictures, found.classes, found.per_class, found.looked_at) == (24, 3, 7, 24)
+    assert (found.images, found.classes, found.per_class, found.sampled) == (24, 3, 7, 24)
     assert next(iter(found.accuracy)) == "features.12"
     assert min(found.accuracy.values()) > 0.8
     assert found.gain <= 2 * found.gain_error
@@ -58,8 +58,8 @@ def test_a_last_layer_that_serves_makes_the_set_similar(photos_folder, weights):
     )
 
 
-def test_an_earlier_layer_that_serves_better_makes_it_different(photos_folder, weights):
-    """Its name is in the command, and cnn-extract takes it."""
+def test_different_if_an_earlier_layer_is_better(photos_folder, weights):
+    """The command has its name, and cnn-extract accepts it."""
     found = ask(photos_folder, weights / "blind.pth")
     last, *earlier = found.accuracy
     assert (found.similarity, found.case) == ("different", "small and different")
@@ -74,8 +74,8 @@ def test_an_earlier_layer_that_serves_better_makes_it_different(photos_folder, w
     assert head == ["cnn-train-head", "train.npy", "--val", "val.npy", "-o", "model.pt"]
 
 
-def test_features_for_validation_are_those_of_its_split(photos_folder, weights, images):
-    """Of a folder with splits cnn-extract would take all, and their names for classes."""
+def test_command_extracts_features_of_the_validation_split(photos_folder, weights, images):
+    """Without --split, cnn-extract would take all splits of a folder."""
     plain = images("plain", red=8, blue=8, green=8)
     _, checking, _ = ask(plain, weights / "blind.pth", val=[str(photos_folder)]).command.split(" && ")
     assert checking.endswith(f"{photos_folder} --split val -o val.npy")
@@ -84,8 +84,8 @@ def test_features_for_validation_are_those_of_its_split(photos_folder, weights, 
 
 
 @pytest.mark.parametrize("name", ["seeing", "blind"])
-def test_a_set_without_splits_is_split_first(photos_folder, weights, name):
-    """Or nothing would choose the best epoch."""
+def test_command_splits_a_set_without_splits(photos_folder, weights, name):
+    """The best epoch is selected on the validation set."""
     folder = photos_folder / "train"
     split, *others = (shlex.split(step) for step in ask(folder, weights / f"{name}.pth").command.split(" && "))
     assert split == ["cnn-split", str(folder), "--ratio", "70,15,15", "--manifest", "split.tsv"]
@@ -100,8 +100,8 @@ def test_a_set_without_splits_is_split_first(photos_folder, weights, name):
         ("blind", "large and different", "cnn-train --arch squeezenet1_1 {}"),
     ],
 )
-def test_many_images_are_another_case(photos_folder, weights, monkeypatch, name, case, command):
-    """The textbook's limit lies between its 2,000 cats and dogs and CIFAR-10's 50,000."""
+def test_large_sets_are_other_cases(photos_folder, weights, monkeypatch, name, case, command):
+    """The limit is between 2,000 cats and dogs and the 50,000 images of CIFAR-10."""
     assert 2_000 < train_val.LARGE < 50_000
     monkeypatch.setattr(train_val, "LARGE", 24)
     found = ask(photos_folder / "train", weights / f"{name}.pth", val=[str(photos_folder / "val")])
@@ -111,8 +111,8 @@ def test_many_images_are_another_case(photos_folder, weights, monkeypatch, name,
     assert found.command == command.format(chosen + sources)
 
 
-def test_the_layers_are_those_that_cnn_extract_cuts(photos_folder, weights):
-    """By the same names, with the same features, all out of one pass."""
+def test_layers_equal_those_of_cnn_extract(photos_folder, weights):
+    """With the same names and features, in one pass."""
     request = BackboneSpec(backbone="squeezenet1_1", weights=str(weights / "seeing.pth"), pool=Pool.AVG)
     extractor, header = torch_backbone.build_extractor(request)
     watched = MultiLayerExtractor(extractor, size=header.preprocess.size)
@@ -126,27 +126,27 @@ def test_the_layers_are_those_that_cnn_extract_cuts(photos_folder, weights):
             torch.testing.assert_close(features, cut(images))
 
 
-def test_what_cannot_be_measured_is_refused(photos_folder, weights, images):
-    """Random weights, weights that are out of reach, and too few images to say anything."""
-    with pytest.raises(UsageError, match="random layers say nothing"):
+def test_rejects_random_weights_and_small_classes(photos_folder, weights, images):
+    """Also weights that cannot be loaded."""
+    with pytest.raises(UsageError, match="random weights cannot measure similarity"):
         ask(photos_folder, "none")
     with pytest.raises(CnnkitError, match="CNNKIT_OFFLINE"):
         ask(photos_folder, "default")
-    with pytest.raises(UsageError, match=r"--backbone net\.pt: cnn-advise measures with a pretrained network by name"):
+    with pytest.raises(UsageError, match=r"--backbone net\.pt: cnn-advise needs the name of a pretrained network"):
         ask(photos_folder, "default", backbone="net.pt")
     broken = images("broken", red=8, blue=5)
-    (broken / "blue" / "00.png").write_bytes(b"no picture")
-    with pytest.raises(CnnkitError, match="4 pictures of the class blue; 5 of each"):
+    (broken / "blue" / "00.png").write_bytes(b"no image")
+    with pytest.raises(CnnkitError, match="class blue has 4 usable images; cnn-advise needs at least 5 of each"):
         ask(broken, weights / "seeing.pth")
     few = images("few", red=8, blue=4)
-    with pytest.raises(CnnkitError, match="4 pictures of the class blue; 5 of each"):
+    with pytest.raises(CnnkitError, match="class blue has 4 usable images; cnn-advise needs at least 5 of each"):
         ask(few, weights / "seeing.pth")
 
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_cats_and_dogs_are_similar_to_what_the_backbone_knows(photos):
-    """MobileNetV2's last layer tells them apart best, with 97 % of 300 photographs."""
+def test_cats_and_dogs_are_similar_to_imagenet(photos):
+    """The last layer of MobileNetV2 is best, with an accuracy of 97 % on 300 photographs."""
     found = ask(photos / "dogs-vs-cats", photos / "weights" / "mobilenet_v2.pth", backbone="mobilenet_v2")
-    assert (found.pictures, found.looked_at, found.case) == (4000, 300, "small and similar")
+    assert (found.images, found.sampled, found.case) == (4000, 300, "small and similar")
     assert next(iter(found.accuracy.values())) > 0.94

@@ -1,4 +1,4 @@
-"""What the tests of commands share: artefacts that are made once by real commands, and copied where a test changes them."""
+"""Fixtures of the tests of commands: artefacts made once by real commands, and copied by tests that change them."""
 
 import csv
 import sys
@@ -13,7 +13,7 @@ TINTS = {"red": (150, 0, 0), "blue": (0, 0, 150), "green": (0, 150, 0)}
 
 
 def write_images(folder, classes):
-    """Write small PNG images that tell their class by its colour: `{"red": 6, "blue": 6}` gives red/00.png and so on."""
+    """Write small PNG images, coloured by class: `{"red": 6, "blue": 6}` makes red/00.png and so on."""
     generator = np.random.default_rng(0)
     gradient = np.linspace(0, 90, 40)[None, :, None].repeat(32, axis=0)
     for label, count in classes.items():
@@ -25,10 +25,10 @@ def write_images(folder, classes):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Make artefacts by commands, for fixtures that many tests share; gives the folder that they lie in.
+    """Run commands to make artefacts for fixtures that many tests share; return their folder.
 
     `made(("cnn-extract", "photos", "-o", "x.npy"), photos={"train": {"red": 6}})` works in a new folder with images in
-    photos/train/red; with `folder=` it works in that one.
+    photos/train/red; with `folder=`, in that folder.
     """
 
     def make(*lines, folder=None, photos=None):
@@ -38,7 +38,7 @@ def made(tmp_path_factory):
         for name, *words in lines:
             (entry,) = entry_points(group="console_scripts", name=name)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sys, "warnoptions", ["error"])  # so that the command leaves pytest's filters in force
+                patch.setattr(sys, "warnoptions", ["error"])  # keeps pytest's warning filters during the command
                 patch.chdir(folder)
                 with pytest.raises(SystemExit) as stop:
                     entry.load()([str(word) for word in words])
@@ -50,7 +50,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def history():
-    """Read the rows of a training's history: `history("model.csv")`."""
+    """Return a function that reads the rows of a history: `history("model.csv")`."""
 
     def read(path):
         with Path(path).open() as file:

@@ -1,4 +1,4 @@
-"""cnn-advise as it is run: images in, one record out that ends in a command, and every mistake one line."""
+"""cnn-advise on the command line: from images to one record that ends in a command, and errors."""
 
 import json
 import shlex
@@ -11,8 +11,8 @@ from cnnkit.nets import catalogue
 
 
 @pytest.mark.slow
-def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, images):
-    """The record names the case and the command; that command, word by word, trains a model. Nothing is written before."""
+def test_advised_command_can_be_run(run, tmp_path, monkeypatch, images):
+    """The record has the case and a command, which trains a model; cnn-advise itself writes nothing."""
     images("some photos/train", red=6, blue=6)
     images("some photos/val", red=3, blue=3)
     monkeypatch.chdir(tmp_path)
@@ -23,9 +23,9 @@ def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, images):
     outcome = run("cnn-advise", *words)
     (row,) = outcome.rows
     assert list(row) == [
-        "pictures", "classes", "per_class", "size", "looked_at", "accuracy", "gain", "gain_error", "similarity", "case", "command",
+        "images", "classes", "per_class", "size", "sampled", "accuracy", "gain", "gain_error", "similarity", "case", "command",
     ]  # fmt: skip
-    assert (row["pictures"], row["case"]) == ("12", "small and similar")
+    assert (row["images"], row["case"]) == ("12", "small and similar")
     found = json.loads(run("cnn-advise", *words, "--json").out)
     assert row["accuracy"] == ",".join(f"{layer}={value:.6g}" for layer, value in found["accuracy"].items())
     assert sorted(tmp_path.iterdir()) == before
@@ -36,15 +36,15 @@ def test_what_is_advised_can_be_run(run, tmp_path, monkeypatch, images):
 
 
 def test_every_mistake_is_one_line(run, tmp_path, monkeypatch, images):
-    """Before any network is built."""
+    """Errors are reported before any network is built."""
     images("some photos/train", red=2, blue=2)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.pth").touch()
     for wrong, status, message in (
         ([], 1, "CNNKIT_OFFLINE forbids downloading weights for mobilenet_v2"),
         (["--backbone", "squeezenet1_2", "--weights", "base.pth"], 2, "did you mean"),
-        (["--backbone", "net.pt"], 2, "--backbone net.pt: cnn-advise measures with a pretrained network by name"),
-        (["--weights", "none"], 2, "random layers say nothing about what a set is similar to"),
+        (["--backbone", "net.pt"], 2, "--backbone net.pt: cnn-advise needs the name of a pretrained network"),
+        (["--weights", "none"], 2, "random weights cannot measure similarity"),
     ):
         outcome = run("cnn-advise", "some photos", *wrong, "--device", "cpu", status=status)
         (line,) = [line for line in outcome.err.splitlines() if not line.endswith("running on the CPU")]

@@ -1,4 +1,4 @@
-"""cnn-augment as it is used: exactly so many copies of each image, the same bytes every time, and what it refuses."""
+"""The command cnn-augment: number of copies, reproducibility, and errors."""
 
 import filecmp
 import json
@@ -21,6 +21,7 @@ from cnnkit.engine import augment_files
 from cnnkit.engine.resample import augment
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import manifest, tsv
+from cnnkit.messages import count_images
 
 WORDS = ("--augment", "rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, noise 0.02, fill reflect")
 
@@ -42,24 +43,24 @@ def pixels(path):
     return torch.from_numpy(np.array(decode.load(path)))
 
 
-# ---------------------------------------------------------------- what is written
+# ---------------------------------------------------------------- copies
 
 
-def test_a_full_disk_is_named_and_left_as_it_was(shell, here):
-    """A limit on the size of files is met as a full disk is: within a write, which has no name."""
+def test_full_disk_changes_nothing(shell, here):
+    """Simulated by a limit on the size of files, which also fails within a write, without a file name."""
     line = f"ulimit -f 8; cnn-augment photos -o more --copies 1 --size 128 --augment '{WORDS[1]}'"
     outcome = shell(line, cwd=here, status=1)
     assert outcome.err == "cnn-augment: more: File too large\n"
     assert os.listdir() == ["photos"]
 
 
-def test_so_many_of_each_in_class_folders(run, here, contents):
-    """Class folders are kept, subfolders too; each image has exactly n copies, named by it; the summary says so."""
+def test_copies_of_each_image_in_class_folders(run, here, contents):
+    """Class folders and subfolders are kept; each image has exactly N copies, named after it; the summary has the numbers."""
     Path("photos/red/deep").mkdir()
     shutil.copy("photos/red/00.png", "photos/red/deep/00.png")
     outcome = run("cnn-augment", "photos", "-o", "more/of it", "--copies", "3", *WORDS)
     (summary,) = outcome.rows
-    assert (summary["folder"], summary["pictures"], summary["copies"], summary["skipped"]) == (
+    assert (summary["folder"], summary["images"], summary["copies"], summary["skipped"]) == (
         "more/of it",
         "7",
         "21",
@@ -69,12 +70,12 @@ def test_so_many_of_each_in_class_folders(run, here, contents):
     expected = [f"{name}~{number:02d}.png" for name in originals for number in (1, 2, 3)]
     assert sorted(contents("more/of it")) == sorted([*expected, "augment.tsv"])
     assert [row["path"] for row in rows("more/of it")] == expected
-    # One image under two names has the same copies
+    # The same image under two names has the same copies
     assert filecmp.cmp("more/of it/red/00~02.png", "more/of it/red/deep/00~02.png", shallow=False)
 
 
-def test_the_manifest_tells_what_made_each_copy(run, here):
-    """From a row's numbers and its source the copy can be made again, to the bit; every command reads it as a manifest."""
+def test_manifest_reproduces_each_copy(run, here):
+    """A copy can be made again, bit-identical, from the source and parameters in its row; every command reads the manifest."""
     run("cnn-augment", "photos", "-o", "more", "--copies", "2", *WORDS)
     found = rows("more")
     assert list(found[0]) == [
@@ -97,7 +98,7 @@ def test_the_manifest_tells_what_made_each_copy(run, here):
     listed = source.find(["more/augment.tsv"])
     assert [image.label for image in listed] == ["blue"] * 6 + ["red"] * 6
     assert listed[0].group == listed[1].group != listed[2].group
-    # Copies of one image stay in one split, and so do those of a group: a patient's, say
+    # Copies of one image stay in one split, and so do those of a group, such as a patient
     lines = ["path\tlabel\tgroup", *(f"photos/red/{n:02d}.png\tred\t{group}" for n, group in enumerate("aab"))]
     Path("grouped.tsv").write_text("\n".join(lines) + "\n")
     run("cnn-augment", "grouped.tsv", "-o", "grouped", "--copies", "2", *WORDS)
@@ -109,8 +110,8 @@ def test_the_manifest_tells_what_made_each_copy(run, here):
     assert [len(each) for each in splits.values()] == [1] * 6
 
 
-def test_jobs_names_and_neighbours_change_no_byte(run, here, monkeypatch, contents):
-    """One thread or four, some of the images or all, other names, another working folder: the same copies; another seed: others."""
+def test_copies_do_not_depend_on_jobs_names_and_other_images(run, here, monkeypatch, contents):
+    """Nor on the current folder; another seed gives other copies."""
     run("cnn-augment", "photos", "-o", "one", *WORDS, "--jobs", "1")
     run("cnn-augment", "photos", "-o", "four", *WORDS, "--jobs", "4")
     assert contents("one") == contents("four")
@@ -127,8 +128,8 @@ def test_jobs_names_and_neighbours_change_no_byte(run, here, monkeypatch, conten
     assert not set(contents("seed").values()) & set(contents("one").values())
 
 
-def test_the_originals_with_keep(run, here, contents):
-    """With --keep they come first, byte for byte under their own names; with --size they are squares as well, with the number 0."""
+def test_keep_includes_the_originals(run, here, contents):
+    """They come first, byte-identical under their own names; with --size they are squares too, with the number 0."""
     run("cnn-augment", "photos", "-o", "more", "--copies", "1", "--keep", *WORDS)
     assert tuple(rows("more")[0][name] for name in ("path", "copy", "rotate")) == ("blue/00.png", "0", "0.0")
     assert filecmp.cmp("more/blue/00.png", "photos/blue/00.png", shallow=False)
@@ -139,8 +140,8 @@ def test_the_originals_with_keep(run, here, contents):
         assert first.size == second.size == (16, 16)
 
 
-def test_formats_and_names_of_all_kinds(run, here):
-    """A format stays, JPEG at its best; what cannot be written so becomes PNG; a.jpg, a.png and a.gif of one folder stay apart."""
+def test_formats_and_names_of_copies(run, here):
+    """Formats are kept, with high JPEG quality; other formats become PNG; copies of a.jpg, a.png and a.gif do not collide."""
     folder = Path("odd/red")
     folder.mkdir(parents=True)
     with Image.open("photos/red/00.png") as image:
@@ -151,7 +152,9 @@ def test_formats_and_names_of_all_kinds(run, here):
     run("cnn-augment", "odd", "-o", "more", "--copies", "1", "--augment", "hflip")
     expected = ["a.gif~01.png", "a~01.jpg", "a~01.png", "b~01.BMP", "b~01.tif", "b~01.webp", "c.pgm~01.png", "c~01.ppm"]
     assert sorted(os.listdir("more/red")) == [*expected, "really a png.jpg~01.png"]
-    run("cnn-augment", "odd", "-o", "same", "--copies", "1", "--augment", "brightness 0.0005")  # rounded, it is nothing
+    run(
+        "cnn-augment", "odd", "-o", "same", "--copies", "1", "--augment", "brightness 0.0005"
+    )  # rounded, it changes nothing
     for copy, original in (
         ("b~01.BMP", "b.BMP"),
         ("b~01.tif", "b.tif"),
@@ -165,8 +168,8 @@ def test_formats_and_names_of_all_kinds(run, here):
             assert decode.misnamed(path, image.format) is None
 
 
-def test_grey_images_and_profiles_stay_what_they_are(run, here):
-    """Grey comes out grey, with noise without colours; a colour profile goes with the copy where it means its colours."""
+def test_grey_images_and_colour_profiles_are_kept(run, here):
+    """Grey images stay grey, also with noise; a colour profile is kept if it fits the copy's colour space."""
     folder = Path("odd")
     folder.mkdir()
     profiles = {space: bytes(16) + space.encode() + bytes(120) for space in ("RGB ", "GRAY", "CMYK")}
@@ -191,26 +194,26 @@ def test_grey_images_and_profiles_stay_what_they_are(run, here):
     assert filecmp.cmp("odd/b.jpg", "more/b.jpg", shallow=False)
 
 
-def test_numbers_grow_with_the_copies(run, here):
-    """As many digits as the last copy needs, two at least."""
+def test_copy_numbers_have_equal_length(run, here):
+    """The number of digits of the last copy, at least two."""
     run("cnn-augment", "photos/red/00.png", "-o", "more", "--copies", "100", "--augment", "hflip")
     names = sorted(os.listdir("more"))
     assert (names[0], names[99], len(names)) == ("00~001.png", "00~100.png", 101)
 
 
-def test_a_list_keeps_its_folders(run, here, contents):
-    """Images without labels from standard input lie below the folders they were named with, so that no two meet."""
+def test_copies_of_a_list_keep_its_folders(run, here, contents):
+    """Images without labels from standard input keep the folders of their paths, so that no two collide."""
     names = "photos/red/00.png\nphotos/blue/00.png\n"
     run("cnn-augment", "-", "-o", "more", "--copies", "1", *WORDS, stdin=names)
     assert sorted(contents("more")) == ["augment.tsv", "photos/blue/00~01.png", "photos/red/00~01.png"]
     assert rows("more")[0]["label"] == ""
 
 
-# ---------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------- parameters and contact sheet
 
 
-def test_draws_without_writing(run, here):
-    """`-o - --json` prints what would be made, as the manifest has it, and writes nothing; without torch."""
+def test_prints_parameters_without_writing(run, here):
+    """`-o - --json` prints the rows of the manifest and writes nothing; torch is not imported."""
     before = sorted(os.listdir())
     outcome = run("cnn-augment", "photos", "-o", "-", "--json", "--copies", "2", *WORDS)
     records = [json.loads(line) for line in outcome.out.splitlines()]
@@ -229,25 +232,25 @@ def test_draws_without_writing(run, here):
     assert done.stderr == "False\n"
 
 
-def test_a_contact_sheet(run, here):
-    """One row an image, the original first, then its copies as they are written; alone, or beside the copies."""
+def test_contact_sheet(run, here):
+    """One row per image, the original first, then its copies as written; with -o and without."""
     run("cnn-augment", "photos", "--sheet", "look.png", "--copies", "2", *WORDS)
     assert sorted(os.listdir()) == ["look.png", "photos"]
     run("cnn-augment", "photos", "-o", "more", "--sheet", "again.png", "--copies", "2", *WORDS)
     assert Path("look.png").read_bytes() == Path("again.png").read_bytes()
     sheet = pixels("look.png")
     side, gap = image_grid.SIDE, image_grid.GAP
-    row = 3  # behind three blue ones
+    row = 3  # after three blue ones
     for column, path in enumerate(("photos/red/00.png", "more/red/00~01.png", "more/red/00~02.png")):
         left = gap + column * (side + gap) + (2 * gap if column else 0)
         top = gap + row * (side + gap)
         tile = sheet[top : top + side, left : left + side]
-        assert torch.equal(tile[48:80, 44:84], pixels(path))  # 40 x 32, in the middle of its place
+        assert torch.equal(tile[48:80, 44:84], pixels(path))  # 40 x 32, in the middle of its cell
     assert (sheet[0] == 255).all()
 
 
-def test_the_sheet_has_rows_of_every_class():
-    """As many of each as of the others, from its first image to its last; the others fill up where a class is small."""
+def test_sheet_has_rows_of_every_class():
+    """The same number of each, from its first image to its last; other classes fill the rows of a small one."""
 
     def chosen(**classes):
         listed = [ImageFile(f"{label}{n}", label) for label, count in classes.items() for n in range(count)]
@@ -267,11 +270,11 @@ def test_the_sheet_has_rows_of_every_class():
     assert (many[0], many[-1]) == ("class000", "class390")
 
 
-def test_a_long_list_is_shown_evenly(run, here, images):
-    """Of many images a dozen are shown, and it is said; of a list on standard input the first, and none is lost for the work."""
+def test_sheet_of_many_images(run, here, images):
+    """Twelve images are shown, with a notice; of a list on standard input the first ones, and all are augmented."""
     images("many", red=20, blue=20)
     outcome = run("cnn-augment", "many", "--sheet", "look.png", "--copies", "30", "--augment", "hflip")
-    assert "look.png shows 12 of 40 pictures" in outcome.err
+    assert "look.png shows 12 of 40 images" in outcome.err
     assert "look.png shows 9 of 30 copies of each" in outcome.err
     assert max(pixels("look.png").shape) < 2000
     names = "\n".join(sorted(str(path) for path in Path("many").rglob("*.png")))
@@ -281,12 +284,12 @@ def test_a_long_list_is_shown_evenly(run, here, images):
     assert len(outcome.rows) == 40
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 
 @pytest.fixture
 def split(here):
-    """A manifest of the images: of each class one in train, val and test."""
+    """A manifest with one image of each class in train, val and test."""
     lines = ["path\tlabel\tsplit"]
     lines += [
         f"photos/{label}/0{index}.png\t{label}\t{split}"
@@ -298,8 +301,8 @@ def split(here):
 
 
 @pytest.mark.parametrize("way", [[], ["--split", "test"]])
-def test_splits_that_measure_are_refused(run, split, way):
-    """One line that names the image, its split and the remedy; nothing is written; --force insists, --split train is the way."""
+def test_rejects_images_of_val_and_test(run, split, way):
+    """One line with the image, its split and the remedy; nothing is written; --force and --split train work."""
     outcome = run("cnn-augment", "split.tsv", "-o", "more", *way, *WORDS, status=2)
     name = "test" if way else "val"
     assert f"belongs to {name}" in outcome.err
@@ -310,14 +313,14 @@ def test_splits_that_measure_are_refused(run, split, way):
     assert not Path("more").exists()
     assert not Path("look.png").exists()
     insisted = run("cnn-augment", "split.tsv", "-o", "more", "--sheet", "look.png", "--force", *way, *WORDS)
-    told = "2 pictures of test are" if way else "4 pictures of test, val are"
+    told = f"{count_images(2)} of test" if way else f"{count_images(4)} of test, val"
     assert insisted.err.count(f"{told} augmented because of --force") == 1
     run("cnn-augment", "split.tsv", "-o", "train", "--split", "train", *WORDS)
     assert {row["split"] for row in rows("train")} == {"train"}
 
 
-def test_splits_are_seen_in_lists_and_folders_too(run, split, monkeypatch):
-    """In a manifest on standard input, where nothing is left of what was begun; and in folders of splits, taken for classes."""
+def test_rejects_images_of_test_in_lists_and_folders(run, split, monkeypatch):
+    """In a manifest on standard input, after which nothing remains; and in folders of splits that are read as classes."""
     text = Path("split.tsv").read_text()
     outcome = run("cnn-augment", "-", "-o", "more", *WORDS, stdin=text, status=2)
     assert "belongs to val" in outcome.err
@@ -326,7 +329,7 @@ def test_splits_are_seen_in_lists_and_folders_too(run, split, monkeypatch):
     assert "belongs to test" in run("cnn-augment", "parts", "-o", "more", *WORDS, status=2).err
     run("cnn-augment", "parts", "--split", "train", "-o", "more", "--copies", "1", *WORDS)
     assert sorted(os.listdir("more")) == ["augment.tsv", "blue", "red"]
-    # A split is one by its folder's name as well, from wherever it is seen; a class that is called like one is, if a split is given
+    # Folder names count from any current folder; a class named like a split is not a split, if a split is given
     assert "belongs to val" in run("cnn-augment", "parts/val", "-o", "x", *WORDS, status=2).err
     shutil.copytree("parts/val/red", "flat/Validation")
     assert "belongs to Validation" in run("cnn-augment", "flat/Validation", "-o", "x", *WORDS, status=2).err
@@ -337,28 +340,28 @@ def test_splits_are_seen_in_lists_and_folders_too(run, split, monkeypatch):
     assert split_names.held_out_split(ImageFile("/home/dev/photos/cat/1.jpg", "cat")) is None
 
 
-def test_a_folder_that_holds_something(run, here, contents):
-    """It needs --force; an earlier run's copies are then replaced, everything else stays and is never written over."""
+def test_folder_that_is_not_empty_needs_force(run, here, contents):
+    """An earlier run's copies are then replaced; all other files stay and are never overwritten."""
     run("cnn-augment", "photos", "-o", "more", "--keep", *WORDS)
     assert "not empty" in run("cnn-augment", "photos", "-o", "more", *WORDS, status=1).err
     Path("more/red/mine.txt").write_text("mine")
     shutil.copy("photos/red/00.png", "more/red/00 of mine.png")
     shutil.rmtree("photos/blue")
     run("cnn-augment", "photos", "-o", "more", "--copies", "1", "--force", *WORDS)
-    kept = ["blue/00.png", "blue/01.png", "blue/02.png"]  # originals that lie nowhere else
+    kept = ["blue/00.png", "blue/01.png", "blue/02.png"]  # originals without another copy
     copies = [f"red/0{number}~01.png" for number in range(3)]
     assert sorted(contents("more")) == ["augment.tsv", *kept, "red/00 of mine.png", *copies, "red/mine.txt"]
     Path("other/red").mkdir(parents=True)
     shutil.copy("photos/red/00.png", "other/red/00~01.png")
     before = contents("other")
-    assert "is in the way" in run("cnn-augment", "photos", "-o", "other", "--force", *WORDS, status=1).err
+    assert "already exists" in run("cnn-augment", "photos", "-o", "other", "--force", *WORDS, status=1).err
     assert contents("other") == before
-    assert "holds the pictures" in run("cnn-augment", "photos", "-o", "photos", "--force", *WORDS, status=1).err
+    assert "contains the images" in run("cnn-augment", "photos", "-o", "photos", "--force", *WORDS, status=1).err
 
 
 @pytest.mark.parametrize("stop", [1, 2, 4, 5])
-def test_nothing_is_lost_while_copies_are_replaced(run, here, monkeypatch, stop, contents):
-    """Stopped at any move, each earlier copy is there, old or new; the next run goes on, without --force, as if undisturbed."""
+def test_interrupted_replacement_is_resumed(run, here, monkeypatch, stop, contents):
+    """Stopped at any move, each copy exists, old or new; the next run resumes without --force, with the same result."""
     shutil.rmtree("photos/blue")
     run("cnn-augment", "photos", "-o", "more", "--copies", "2", "--keep", "--augment", "hflip, rotate 9")
     Path("photos/red/02.png").unlink()
@@ -376,42 +379,42 @@ def test_nothing_is_lost_while_copies_are_replaced(run, here, monkeypatch, stop,
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", stopping)
         outcome = run("cnn-augment", "photos", "-o", "more", "--force", *new, status=1)
-    assert "run the command again to go on" in outcome.err
+    assert "run the command again to resume" in outcome.err
     left = contents("more")
     gone = {"red/02~01.png", "red/02~02.png", "red/00~02.png", "red/01~02.png"} if stop == 5 else set()
     for path in before.keys() - gone:
         assert left[path] in (before[path], clean.get(path))
     run("cnn-augment", "photos", "-o", "more", *new)
-    kept = {"red/02.png": before["red/02.png"]}  # its original is gone
+    kept = {"red/02.png": before["red/02.png"]}  # its original is missing
     assert contents("more") == clean | kept
 
 
-def test_a_place_that_cannot_be_taken_is_seen_before_anything_goes(run, here, contents):
-    """A file where a class must go, a listed copy that is a folder, a link out of the folder: one line, and every file as it was."""
+def test_rejects_occupied_places_before_any_change(run, here, contents):
+    """A file in place of a class, a listed copy that is a folder, a link out of the folder: one line, and no file changes."""
     run("cnn-augment", "photos", "-o", "more", "--copies", "1", *WORDS)
     again = ("cnn-augment", "photos", "-o", "more", "--copies", "1", "--force", *WORDS)
     listed = Path("more/augment.tsv").read_text()
     with Path("more/augment.tsv").open("a") as file:
         file.write("\t".join(["red", "red", "", "", "../photos/red/02.png", "1", *["0"] * 9]) + "\n")
     before = contents("more")
-    assert "lists red, which is no file" in run(*again, status=1).err
+    assert "lists red, which is not a file" in run(*again, status=1).err
     assert contents("more") == before
     Path("more/augment.tsv").write_text(listed)
     shutil.move("more/red", "elsewhere")
     Path("more/red").write_text("mine")
     before = contents("more")
-    assert "more/red is in the way of a folder" in run(*again, status=1).err
+    assert "more/red exists and is not a folder" in run(*again, status=1).err
     assert contents("more") == before
     Path("more/red").unlink()
     Path("more/red").symlink_to(here / "elsewhere")
     before = contents("elsewhere")
     assert "link that leads out of more" in run(*again, status=1).err
-    run("cnn-augment", "photos/blue", "-o", "more", "--force", *WORDS)  # its rows name files behind the link
+    run("cnn-augment", "photos/blue", "-o", "more", "--force", *WORDS)  # its rows list files in the linked folder
     assert contents("elsewhere") == before
 
 
-def test_an_edited_manifest_removes_nothing_outside(run, here, contents):
-    """Paths that lead out of the folder are none of ours, whoever wrote them into augment.tsv."""
+def test_edited_manifest_removes_nothing_outside(run, here, contents):
+    """Paths in augment.tsv that lead out of the folder are ignored."""
     run("cnn-augment", "photos", "-o", "more", "--copies", "1", *WORDS)
     with Path("more/augment.tsv").open("a") as file:
         for path in ("../photos/red/00.png", str(here / "photos/red/01.png")):
@@ -421,9 +424,9 @@ def test_an_edited_manifest_removes_nothing_outside(run, here, contents):
 
 
 def test_broken_images_are_skipped(run, here):
-    """Named, with the reason in the file of errors and status 3; without any good one nothing is written."""
+    """With the reason in the file of --errors and exit status 3; without any good image nothing is written."""
     Path("photos/red/00.png").write_bytes(Path("photos/red/00.png").read_bytes()[:200])
-    Path("photos/red/note.jpg").write_text("no picture")
+    Path("photos/red/note.jpg").write_text("not an image")
     outcome = run("cnn-augment", "photos", "-o", "more", "--errors", "bad.tsv", *WORDS, "--sheet", "look.png", status=3)
     assert [line.split("\t")[0] for line in Path("bad.tsv").read_text().splitlines()[1:]] == [
         "photos/red/00.png",
@@ -433,13 +436,13 @@ def test_broken_images_are_skipped(run, here):
     assert len(rows("more")) == 25
     for way in (["-o", "none"], ["-o", "-"], ["--sheet", "none.png"]):
         outcome = run("cnn-augment", "photos/red/note.jpg", *way, *WORDS, status=1)
-        assert "no picture could be used" in outcome.err
+        assert "could be used" in outcome.err
     assert not Path("none").exists()
     assert not Path("none.png").exists()
 
 
-def test_images_too_large_to_change_are_skipped_and_the_advice_helps(run, here, monkeypatch):
-    """One of 169 megapixels took 5.8 GB."""
+def test_skips_images_too_large_to_augment_with_a_remedy(run, here, monkeypatch):
+    """An image of 169 megapixels took 5.8 GB."""
     monkeypatch.setattr(augment_files, "_MOST_PIXELS", 10_000)
     Image.new("RGB", (200, 60)).save("photos/red/large.png")
     words = ("cnn-augment", "photos", "-o", "more", "--copies", "1", "--augment", "rotate 20")
@@ -452,8 +455,8 @@ def test_images_too_large_to_change_are_skipped_and_the_advice_helps(run, here, 
     assert list(Path("more/red").glob("large*"))
 
 
-def test_two_that_would_have_one_name(run, here):
-    """Both are named, and nothing is written, or all of it printed."""
+def test_rejects_two_copies_with_one_path(run, here):
+    """The message has both images; nothing is written, or with -o - all of it printed."""
     Path("list.tsv").write_text("path\tlabel\nphotos/red/00.png\twarm\nwarm/photos/red/00.png\twarm\n")
     shutil.copytree("photos", "warm/photos")
     outcome = run("cnn-augment", "list.tsv", "-o", "more", *WORDS, status=1)
@@ -463,8 +466,8 @@ def test_two_that_would_have_one_name(run, here):
     assert "would both become warm/photos/red/00~01.png" in outcome.err
 
 
-def test_names_as_long_as_the_disk_takes(run, here):
-    """A copy's name that would be too long is cut, and told apart by a hash; the same names are the same every time."""
+def test_long_names_are_shortened(run, here):
+    """A name that is too long is truncated and distinguished by a hash; the names are reproducible."""
     Path("long").mkdir()
     names = ["n" * 251 + ".png", "n" * 250 + "m.png", "ü" * 125 + "x.png"]
     for name in names:
@@ -485,23 +488,23 @@ def test_names_as_long_as_the_disk_takes(run, here):
         (["--augment", "hflip"], "-o DIR"),
         (
             ["-o", "more", "--augment", "hflop"],
-            'augmentation word 1: "hflop" is no augmentation; did you mean "hflip"?',
+            'augmentation word 1: "hflop" is not an augmentation; did you mean "hflip"?',
         ),
         (["-o", "more", "--augment", ""], '--augment "" changes nothing'),
         (["-o", "more", "--augment", "hflip", "--fit", "pad"], "--size"),
         (["-o", "more", "--augment", "hflip", "--sheet", "look.jpg"], ".png"),
     ],
 )
-def test_words_that_do_not_fit(run, here, words, message):
-    """Status 2, one line, nothing written."""
+def test_rejects_wrong_usage(run, here, words, message):
+    """Exit status 2, one line, nothing written."""
     outcome = run("cnn-augment", "photos", *words, status=2)
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
     assert os.listdir() == ["photos"]
 
 
-def test_devices_and_pipes_are_no_images(run, here):
-    """What has no end is named and passed over, not read; a sheet is not begun where the copies cannot go."""
+def test_devices_and_pipes_are_skipped(run, here):
+    """Without reading them; no sheet is drawn if the copies cannot be written."""
     os.mkfifo("pipe.png")
     Path("endless.png").symlink_to("/dev/zero")
     names = "endless.png\npipe.png\nphotos/red/00.png\n"
@@ -514,8 +517,8 @@ def test_devices_and_pipes_are_no_images(run, here):
         assert not Path("look.png").exists()
 
 
-def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, images, contents):
-    """While it runs no other one writes there; stopped with Ctrl-C it leaves nothing; killed, the next run begins anew."""
+def test_killed_run_leaves_no_incomplete_copies(run, commands, wait_for, here, images, contents):
+    """During a run no other run can write there; Ctrl-C leaves nothing; after a kill the next run starts over."""
     images("many", size=(100, 100), red=60)
     name = commands / "cnn-augment"
     for number, left in ((signal.SIGINT, False), (signal.SIGKILL, True)):
@@ -526,10 +529,10 @@ def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, images, cont
             outcome = run("cnn-augment", "photos", "-o", "more", "--force", *WORDS, status=1)
             assert "another run is writing into it" in outcome.err
             process.send_signal(number)
-            process.communicate()  # until nobody holds the other end any more
+            process.communicate()  # until the other end is closed
         assert Path("more").exists() is left
     assert not Path("more/augment.tsv").exists()
-    with pytest.raises(CnnkitError, match="more: no images in it"):
+    with pytest.raises(CnnkitError, match="more: no images found"):
         source.find(["more"])
     run("cnn-augment", "many", "-o", "more", "--copies", "1", "--augment", "hflip")
     assert len(contents("more")) == 61
@@ -538,7 +541,7 @@ def test_a_killed_run_leaves_no_half(run, commands, wait_for, here, images, cont
 @pytest.mark.slow
 @pytest.mark.photos
 def test_real_photographs(run, here, photos):
-    """JPEGs of many sizes: every copy is what its row's numbers make of its source, but for what JPEG loses."""
+    """JPEGs of many sizes: every copy agrees with its source and parameters, up to JPEG compression."""
     folder = here / "real" / "daisy"
     folder.mkdir(parents=True)
     for path in sorted((photos / "flowers" / "daisy").iterdir())[:4]:

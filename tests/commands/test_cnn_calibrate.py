@@ -23,7 +23,7 @@ CLASSES = {"dense 3": ("blue", "green", "red"), "dense 1": ("blue", "red")}
 
 @functools.cache
 def content(head="dense 3", kind="whole"):
-    """Export a small network with random weights: whole, in float16, for normalised images, or the head alone."""
+    """Export a small network with random weights: whole, in float16, for normalised images, or only the head."""
     extractor, backbone, _ = backbones.by_notation("conv 6 k3 relu", size=PREPROCESS.size, seed=0)
     made = classifier.build_head(head, (6,))
     build.initialise(made, build.Initializer.HE, generator=torch.Generator().manual_seed(0))
@@ -43,19 +43,19 @@ def content(head="dense 3", kind="whole"):
 
 
 def predict(run, model, source="photos", *words):
-    """Give the rows of predictions of all classes, with all digits."""
+    """Return the rows of predictions of all classes, with all digits."""
     lines = run("cnn-predict", "-m", model, source, "--top", 3, "--logits", "--json", "--device", "cpu", *words).out
     return [json.loads(line) for line in lines.splitlines()]
 
 
 def by_image(rows, field, classes):
-    """Give (N, C), images in the order of their paths."""
+    """Return (N, C), images in the order of their paths."""
     found = {(row["path"], row["label"]): row[field] for row in rows}
     return np.array([[found[path, label] for label in classes] for path in sorted({path for path, _ in found})])
 
 
 def save_truth(rows, classes, path="truth.tsv"):
-    """Write a truth that the predictions meet in seven of ten: of the rest it is the class of the second rank."""
+    """Write labels that agree with seven of ten predictions; the others are the class of rank 2."""
     lines = ["path\tlabel\tsplit"]
     ranked = {(row["path"], row["rank"]): row["label"] for row in rows}
     for index, image in enumerate(sorted({image for image, _ in ranked})):
@@ -65,7 +65,7 @@ def save_truth(rows, classes, path="truth.tsv"):
 
 @pytest.fixture
 def made(tmp_path, monkeypatch, images, run):
-    """Be in a folder with photos/, net.onnx, its predictions val.tsv and truth.tsv. Returns what makes it from another network."""
+    """A working folder with photos/, net.onnx, val.tsv and truth.tsv; returns a function that makes it from another network."""
     monkeypatch.chdir(tmp_path)
     images(red=10, blue=10, green=10)
 
@@ -91,8 +91,8 @@ def calibrate(run, *words, **options):
 @pytest.mark.parametrize(
     ("head", "kind"), [("dense 3", "whole"), ("dense 3", "half"), ("dense 3", "float"), ("dense 1", "whole")]
 )
-def test_the_new_network_divides_its_logits(run, made, tmp_path, head, kind):
-    """Its probabilities are softmax(logits / T) of the old one's; accuracy stays, and cnn-eval finds what was promised."""
+def test_calibrated_network_divides_its_logits(run, made, tmp_path, head, kind):
+    """Its probabilities are softmax(logits / T); accuracy does not change, and cnn-eval finds the reported measures."""
     before = made(head, kind)
     found = calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
     heat = onnx_model.load("new.onnx").header.temperature
@@ -111,8 +111,8 @@ def test_the_new_network_divides_its_logits(run, made, tmp_path, head, kind):
     assert float(found["log_loss"]["after"]) < float(found["log_loss"]["before"])
 
 
-def test_a_head_alone_is_calibrated_too(run, made, tmp_path):
-    """What takes features in place of images has logits like any other."""
+def test_head_without_backbone_is_calibrated(run, made, tmp_path):
+    """A network whose input is features."""
     values = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     (tmp_path / "head.onnx").write_bytes(content(kind="head"))
     header = onnx_model.load("head.onnx").header.but(kind=ArtefactKind.FEATURES, classes=None)
@@ -125,8 +125,8 @@ def test_a_head_alone_is_calibrated_too(run, made, tmp_path):
     assert np.allclose(after, by_image(before, "logit", CLASSES["dense 3"]) / heat, atol=1e-5)
 
 
-def test_the_same_gives_the_same_bytes(run, made, tmp_path):
-    """Nothing but the temperature is new in the Header; the old file stays as it was, unless it is written over."""
+def test_same_input_gives_same_bytes(run, made, tmp_path):
+    """Only the temperature is new in the header; the old file is unchanged unless it is the output."""
     made()
     for name in ("one.onnx", "two.onnx"):
         calibrate(run, "-m", "net.onnx", "-o", name)
@@ -139,26 +139,26 @@ def test_the_same_gives_the_same_bytes(run, made, tmp_path):
     onnx.checker.check_model((tmp_path / "net.onnx").read_bytes(), full_check=True)
 
 
-def test_to_calibrate_twice_multiplies(run, made, tmp_path):
-    """What is calibrated already gets 1 on its own predictions; those of the old network are not its own, and are refused."""
+def test_second_temperature_multiplies(run, made, tmp_path):
+    """A calibrated network gets 1 on its predictions; predictions of the old network are refused."""
     made()
     heat = float(calibrate(run, "-m", "net.onnx", "-o", "new.onnx")["temperature"]["after"])
     outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "again.onnx", status=1)
-    assert "val.tsv is not what new.onnx predicts: photos/" in outcome.err
+    assert "val.tsv was not predicted by new.onnx: photos/" in outcome.err
     assert not (tmp_path / "again.onnx").exists()
     (tmp_path / "val.tsv").write_text(run("cnn-predict", "-m", "new.onnx", "photos", "--top", 3).out)
     outcome = run("cnn-calibrate", "val.tsv", *TRUTH, "-m", "new.onnx", "-o", "same.onnx")
     assert float(outcome.rows[0]["after"]) == pytest.approx(1, abs=1e-4)
-    assert "the probabilities were as they should be" in outcome.err
+    assert "the probabilities were calibrated" in outcome.err
     assert onnx_model.load("same.onnx").header.temperature == pytest.approx(heat, rel=1e-4)
-    assert f"for new.onnx has {heat:.3f}" in outcome.err
+    assert f"as new.onnx already has {heat:.3f}" in outcome.err
     flipped = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--tta", "crop 0.5").out
     outcome = run("cnn-calibrate", *TRUTH, "-m", "net.onnx", "-o", "again.onnx", stdin=flipped, status=1)
-    assert "standard input is not what net.onnx predicts" in outcome.err
+    assert "standard input was not predicted by net.onnx" in outcome.err
 
 
-def test_of_two_classes_the_first_rank_is_enough(run, made):
-    """One row an image has the temperature of both; and the three ways in give the same."""
+def test_first_rank_is_enough_for_two_classes(run, made):
+    """The same temperature as with all rows, from a file, `-` and a pipe."""
     made("dense 1")
     both = run("cnn-calibrate", "val.tsv", *TRUTH).out
     text = run("cnn-predict", "-m", "net.onnx", "photos", "--device", "cpu").out
@@ -168,7 +168,7 @@ def test_of_two_classes_the_first_rank_is_enough(run, made):
 
 
 def test_rows_as_json_carry_all_digits(run, made):
-    """One object a row: measure, before, after."""
+    """One object per row: measure, before, after."""
     made()
     found = [json.loads(line) for line in run("cnn-calibrate", "val.tsv", *TRUTH, "--json").out.splitlines()]
     assert [row["measure"] for row in found] == ["temperature", "n", "accuracy", "log_loss", "ece"]
@@ -185,8 +185,8 @@ def test_before_and_after_are_drawn(run, made, tmp_path):
         assert image.width > image.height
 
 
-def test_a_network_may_know_classes_that_no_image_shows(run, made, tmp_path):
-    """The validation set has two of three classes: nobody needs to list the third."""
+def test_network_may_have_classes_without_images(run, made, tmp_path):
+    """The validation set has two of three classes."""
     rows = made()
     labels = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
     chosen = [path for path, label in sorted(labels.items()) if label != "green"]
@@ -198,8 +198,8 @@ def test_a_network_may_know_classes_that_no_image_shows(run, made, tmp_path):
     assert calibrate(run) == calibrate(run, "-m", "net.onnx", "-o", "new.onnx")
 
 
-def test_what_cannot_be_calibrated_is_refused(run, made, tmp_path):
-    """A class without probability, withheld predictions, all predictions right, classes of another network: one line, and no file."""
+def test_rejects_predictions_that_cannot_be_calibrated(run, made, tmp_path):
+    """A class without probabilities, withheld predictions, only correct ones, other classes: one line, and no file."""
     rows = made()
     wrong = ("-m", "net.onnx", "-o", "new.onnx")
 
@@ -214,36 +214,39 @@ def test_what_cannot_be_calibrated_is_refused(run, made, tmp_path):
         line for line in text.splitlines() if not line.startswith(("photos/red/05.png\t2", "photos/red/05.png\t3"))
     )
     assert refused(short, *wrong) == (
-        "cnn-calibrate: a temperature needs the probability of every class: 1 of 30 pictures lack a probability for some of the 3 "
-        "classes; cnn-predict --top all prints them"
+        "cnn-calibrate: a temperature needs the probability of every class: 1 of 30 images lack a probability for some of the 3 "
+        "classes; predict with --top all"
+    )
+    header, *lines = (line.split("\t") for line in text.splitlines())
+    more = [[*fields[:3], str(min(1.0, float(fields[3]) + 0.3))] for fields in lines]
+    assert "a temperature calibrates a softmax, but the probabilities of 30 of 30 images do not sum to 1" in refused(
+        "\n".join("\t".join(fields) for fields in (header, *more))
     )
     withheld = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--min-probability", 0.999).out
-    assert "answers were withheld; predict without --min-probability" in refused(withheld, *wrong)
-    assert 'is predicted as "zebra", but there are only blue, green, red' in refused(
+    assert "predictions were withheld; predict without --min-probability" in refused(withheld, *wrong)
+    assert 'is predicted as "zebra", but the classes are only blue, green, red' in refused(
         text.replace("\tgreen\t", "\tzebra\t"), *wrong
     )
     known = (tmp_path / "truth.tsv").read_text()
     (tmp_path / "truth.tsv").write_text(known.replace("\tblue\t", "\tbleu\t", 1))
-    assert 'no picture has a probability for "bleu": is that a class of the network?' in refused(text)
-    assert '"bleu" is a label in truth.tsv (val), but not among the classes blue, green, red' in refused(text, *wrong)
+    assert 'no image has a probability for "bleu": is it a class of the network?' in refused(text)
+    assert 'truth.tsv (val): the label "bleu" is not one of the classes blue, green, red' in refused(text, *wrong)
     labels = {row["path"]: row["label"] for row in rows if row["rank"] == 1}
     (tmp_path / "truth.tsv").write_text(
         "path\tlabel\tsplit\n" + "".join(f"{path}\t{label}\tval\n" for path, label in labels.items())
     )
-    assert "every answer is right (30 pictures), so no temperature is the best" in refused(text, *wrong)
+    assert "all 30 predictions are correct, so no temperature is optimal" in refused(text, *wrong)
 
 
 def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
-    """Probabilities of 0 or 1 tell no logit; more than one in a hundred of them are worth a word."""
+    """Probabilities of 0 or 1 have no logit; a warning from 1 % of the images."""
     monkeypatch.chdir(tmp_path)
     lines = [f"cat/{index}.jpg\t{'dog' if index % 7 == 0 else 'cat'}\t0.{6 + index % 4}" for index in range(200)]
     for count, warned in ((2, False), (3, True)):
         text = "path\tlabel\tprobability\n" + "\n".join(lines) + "\n"
         text += "".join(f"dog/{index}.jpg\tdog\t1\n" for index in range(count))
         outcome = run("cnn-calibrate", stdin=text)
-        assert (
-            f"{count} of {200 + count} pictures have a probability that was rounded to 0 or 1" in outcome.err
-        ) is warned
+        assert (f"{count} of {200 + count} images have a probability rounded to 0 or 1" in outcome.err) is warned
 
 
 @pytest.mark.parametrize(
@@ -251,17 +254,17 @@ def test_logits_lost_to_rounding_are_counted(run, tmp_path, monkeypatch):
     [
         (
             ["-m", "net.onnx"],
-            "-m alone: the network that predicted, and where it goes with the temperature; add -o CALIBRATED.onnx",
+            "-m without -o: -m is the network to calibrate, -o the one to write; add -o CALIBRATED.onnx",
         ),
         (["-o", "new.onnx"], "add -m MODEL.onnx"),
-        (["-m", "net.pt", "-o", "new.onnx"], "make one with cnn-export net.pt -o net.onnx"),
+        (["-m", "net.pt", "-o", "new.onnx"], "run cnn-export net.pt -o net.onnx"),
         (["-m", "net.onnx", "-o", "new.pt"], "new.pt: a network is written to a .onnx file"),
-        (["--reliability", "r.bmp"], "use one of .png, .svg, .pdf"),
-        (["--split", "val"], "give one with --truth"),
+        (["--reliability", "r.bmp"], "a name that ends in .png, .svg or .pdf"),
+        (["--split", "val"], "pass one with --truth"),
         (["--truth", "-"], "cannot both come from standard input"),
     ],
 )
-def test_words_that_do_not_fit_are_usage_errors(run, tmp_path, monkeypatch, words, message):
+def test_rejects_contradictory_options(run, tmp_path, monkeypatch, words, message):
     """Exit 2, one line, before anything is read."""
     monkeypatch.chdir(tmp_path)
     outcome = run("cnn-calibrate", *words, stdin="", status=2)

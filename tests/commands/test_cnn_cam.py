@@ -1,4 +1,4 @@
-"""cnn-cam as it is used: one overlay an image, records, sheets; with torch and without; and what it refuses."""
+"""cnn-cam: overlays, records and sheets, with torch and without; error messages."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def write_model(
     weights=None,
     **changes,
 ):
-    """Write a model whose two channels respond to red and to blue alone, and whose head reads one for each class."""
+    """Write a model with two channels, red and blue, and a head that uses one for each class."""
     extractor, backbone, preprocess = backbones.by_notation(layers, size=16, seed=0, pool=pool)
     preprocess = replace(preprocess, **changes)
     shape = classifiers.feature_shape(
@@ -109,11 +109,11 @@ def pixels(path):
         return np.asarray(image.convert("RGB"), dtype=np.int64)
 
 
-# ---------------------------------------------------------------- what is written
+# ---------------------------------------------------------------- output files
 
 
 def test_one_overlay_per_image(run, here):
-    """Named after it, its class folder kept, of its size and format; a record each, whose peak and box lie on what is coloured."""
+    """With its name, class folder, size and format; peak and box of the record lie on the coloured rectangle."""
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--box", "0.5", *CPU)
     assert list(outcome.rows[0]) == FIELDS
     expected = {
@@ -130,7 +130,7 @@ def test_one_overlay_per_image(run, here):
         with Image.open(overlay) as drawn, Image.open(row["path"]) as original:
             assert (drawn.size, drawn.format) == (original.size, kind)
             cell = (original.width / 16, original.height / 16)
-        # The network squashes to 16 by 16: a cell is so many pixels, and a box ends within one
+        # The network squashes images to 16 x 16: the size of a cell in pixels, within which a box may end
         assert np.abs(np.array(boxes(row)) - region).max() <= max(cell)
         x, y = json.loads(row["peak"])
         assert region[0] <= x < region[2]
@@ -142,8 +142,8 @@ def test_one_overlay_per_image(run, here):
     assert outcome.err.splitlines() == ["cnn-cam: maps of conv1, 16x16"]
 
 
-def test_names_as_long_as_the_disk_takes(run, here):
-    """Overlays and arrays of such an image have names that fit, cut and told apart by a hash; so have two that begin alike."""
+def test_names_of_maximum_length_are_shortened(run, here):
+    """Names of overlays and arrays are shortened and made unique by a hash, also for two with the same beginning."""
     names = ["n" * 251 + ".png", "n" * 250 + "m.png"]
     Path("long").mkdir()
     for name in names:
@@ -154,8 +154,8 @@ def test_names_as_long_as_the_disk_takes(run, here):
     assert all(os.path.exists(f"{row['overlay']}{ending}") for row in outcome.rows for ending in ("", ".pixels.npy"))
 
 
-def test_values_are_worked_by_hand(run, here):
-    """One dense layer behind the mean of 16 by 16 places: Grad-CAM is the channel times the weight, divided by 256."""
+def test_maximum_of_a_map_worked_example(run, here):
+    """One dense layer after the mean of 16 x 16 pixels: Grad-CAM is the channel times the weight, divided by 256."""
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", "--raw", *CPU)
     found, spread = np.load("maps/3.png.map.npy"), np.load("maps/3.png.pixels.npy")
     assert (found.dtype, found.shape, spread.dtype, spread.shape) == (np.float32, (16, 16), np.float32, (56, 40))
@@ -170,8 +170,8 @@ def test_values_are_worked_by_hand(run, here):
 
 @pytest.mark.parametrize("kind", ["pt", "onnx"])
 @pytest.mark.parametrize("size", [16, 32])
-def test_a_cell_is_drawn_where_it_looks(run, here, exported, kind, size):
-    """Cells of a stride of 4 stand at 0, 4, 8 and 12 of 16 pixels, where no padding is needed, and do not tile the image.
+def test_cell_is_drawn_at_its_receptive_field(run, here, exported, kind, size):
+    """Cells of a stride of 4 are at 0, 4, 8 and 12 of 16 pixels without padding, and do not tile the image.
 
     The square lies about pixel 4, which is 16 to 20 of the image's 64: the peak is at 18, and the map halves half a step from there.
     """
@@ -197,17 +197,17 @@ def test_a_cell_is_drawn_where_it_looks(run, here, exported, kind, size):
 
 
 def test_where_centres_are_unknown_cells_tile_the_image(run, here, exported, monkeypatch):
-    """A notice says so: the second of four cells of an exported network then lies at 24 of 64 pixels, not at 18."""
+    """With a notice: the second of four cells of an exported network is at 24 of 64 pixels, not at 18."""
     monkeypatch.setattr(graph_centres, "centres_of", lambda *_, **__: None)
     write_image("square.png", size=(64, 64), red=(12, 12, 24, 24), blue=None)
     outcome = run("cnn-cam", "-m", exported / "strided.onnx", "square.png", "--class", "red", *CPU)
     assert json.loads(outcome.rows[0]["peak"]) == [24, 24]
-    assert "they are drawn as if they tiled it" in outcome.err
+    assert "the cells of maps are drawn as equal tiles" in outcome.err
 
 
 @pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])
-def test_the_map_lies_over_what_the_network_saw(run, here, fit):
-    """Outside of the crop the overlay is the image, and the array zero; of a padded one the region is where it is."""
+def test_map_covers_the_input_of_the_network(run, here, fit):
+    """Outside of the crop the overlay equals the image and the array is zero; also for a padded image."""
     write_model("other.pt", fit=fit, resize=16 if fit is Fit.PAD else 20)
     outcome = run(
         "cnn-cam", "-m", "other.pt", "photos/red/2.gif", "-o", "maps", "--raw", "--box", "0.5", "--alpha", "0.9", *CPU
@@ -227,8 +227,8 @@ def test_the_map_lies_over_what_the_network_saw(run, here, fit):
     assert np.abs(np.array(boxes(row)) - expected).max() <= cell + 1
 
 
-def test_colours_are_those_that_are_asked_for(run, here):
-    """With alpha 1 a pixel has the colour of its share of the largest value; with 0 the overlay is the image."""
+def test_alpha_and_colormap_options(run, here):
+    """With --alpha 1 a pixel has the colour of its share of the largest value; with 0 the overlay equals the image."""
     for colormap in ("inferno", "jet"):
         words = ("--alpha", "1", "--colormap", colormap, "--raw", "--force")
         run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", *words, *CPU)
@@ -239,11 +239,11 @@ def test_colours_are_those_that_are_asked_for(run, here):
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "plain", "--alpha", "0", *CPU)
     np.testing.assert_array_equal(pixels("plain/3.png"), pixels("photos/red/3.png"))
     refused = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--colormap", "infero", *CPU, status=2)
-    assert refused.err == 'cnn-cam: no colour map is called "infero"; did you mean inferno or inferno_r?\n'
+    assert refused.err == 'cnn-cam: --colormap: no colour map "infero"; did you mean inferno or inferno_r?\n'
 
 
-def test_a_frame_is_drawn_where_the_record_says(run, here):
-    """White between two black lines, on the box of the record and nowhere else."""
+def test_box_is_drawn_as_recorded(run, here):
+    """White between two black lines, only on the box of the record."""
     words = ("--alpha", "0", "--box", "0.5")
     (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", *words, *CPU).rows
     left, top, right, bottom = boxes(row)
@@ -254,8 +254,8 @@ def test_a_frame_is_drawn_where_the_record_says(run, here):
     assert (pixels("maps/3.png")[top + 1, left + 1 : right - 1] == 255).all()
 
 
-def test_a_sheet_shows_all(run, here):
-    """Input and overlay side by side for every image and class, without any overlay being written."""
+def test_sheet_shows_all_images_and_classes(run, here):
+    """Image and overlay side by side, without writing overlays."""
     run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "sheet.png", "--class", "all", *CPU)
     with Image.open("sheet.png") as drawn:
         assert drawn.width > 3 * 160
@@ -264,10 +264,10 @@ def test_a_sheet_shows_all(run, here):
     assert {RED, BLUE, GREY, (255, 255, 255)} <= colours
     assert sorted(path.name for path in here.iterdir()) == ["model.pt", "photos", "sheet.png"]
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "sheet.jpg", *CPU, status=2)
-    assert "--sheet sheet.jpg: it is written as PNG" in refused.err
+    assert "--sheet sheet.jpg: the image is written as PNG" in refused.err
 
 
-def test_three_ways_in_are_one(run, here):
+def test_file_pipe_and_stdin_give_the_same_output(run, here):
     """A folder, a manifest and a list on standard input give the same records and the same overlays."""
     listed = sorted(str(path) for path in Path("photos").rglob("*.*"))
     lines = ["path\tlabel", *(f"{path}\t{path.split('/')[1]}" for path in listed)]
@@ -285,11 +285,11 @@ def test_three_ways_in_are_one(run, here):
     assert one == two
 
 
-# ---------------------------------------------------------------- whose map
+# ---------------------------------------------------------------- classes
 
 
 def test_classes_by_name_label_or_all(run, here):
-    """`probability` is that of the class whose map it is, whatever the network names; each class's overlay tells it."""
+    """`probability` is that of the class of the map, whatever is predicted; overlays have the class in their names."""
     write_image("photos/red/both.png", blue=(40, 4, 60, 24))
     both = run(
         "cnn-cam", "-m", "model.pt", "photos/red/both.png", "-o", "maps", "--class", "all", "--box", "0.5", *CPU
@@ -310,8 +310,8 @@ def test_classes_by_name_label_or_all(run, here):
     assert ("red", "blue") in [(row["class"], row["label"]) for row in true]
 
 
-def test_mistakes_go_to_heat_maps_in_one_pipe(run, here):
-    """What cnn-eval --worst lists: `--class true` is column `truth`, not the wrong prediction in `label`; in a pipe and as a file."""
+def test_output_of_cnn_eval_worst_is_explained(run, here):
+    """`--class true` is the column `truth`, not the wrong prediction in `label`; in a pipe and from a file."""
     lines = ["path\trank\tlabel\tprobability"]
     lines += [f"{path}\t1\tblue\t0.9" for path in ("photos/blue/1.png", "photos/red/2.gif", "photos/red/3.png")]
     worst = run("cnn-eval", "-", "--worst", "5", stdin="\n".join(lines) + "\n").out
@@ -326,8 +326,8 @@ def test_mistakes_go_to_heat_maps_in_one_pipe(run, here):
     assert piped.out == named.out
 
 
-def test_of_a_plain_list_the_folder_is_the_class(run, here):
-    """As cnn-eval takes it; one in a folder that is no class has its other maps, and no map where none but that was asked for."""
+def test_true_class_of_a_plain_list_is_the_folder(run, here):
+    """As in cnn-eval; an image in a folder that is not a class gets only its other maps, if any."""
     shutil.copy("photos/red/3.png", "loose.png")
     listed = "photos/red/3.png\nloose.png\nphotos/blue/deep/1.jpg\n"
     both = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", "--class", "blue", *CPU, stdin=listed)
@@ -335,16 +335,16 @@ def test_of_a_plain_list_the_folder_is_the_class(run, here):
         ("photos/red/3.png", "red"), ("photos/red/3.png", "blue"), ("loose.png", "blue"), ("photos/blue/deep/1.jpg", "blue"),
     ]  # fmt: skip
     assert (
-        "no map of --class true for 2 pictures without a label that the model knows; the first: loose.png: it has no label"
+        "no map of --class true for 2 images: their labels are missing or not classes of the model; the first is loose.png: no label"
         in both.err
     )
     alone = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", *CPU, stdin=listed, status=3)
     assert [(row["path"], row["class"]) for row in alone.rows] == [("photos/red/3.png", "red")]
-    assert "loose.png: it has no label, and --class true asks for that one's map" in alone.err
+    assert "loose.png: no label, which --class true needs" in alone.err
 
 
-def test_a_sheet_names_the_true_class(run, here):
-    """A mistake has a line more than what is right, in red; images of no class have neither."""
+def test_sheet_names_the_true_class(run, here):
+    """A wrong prediction has one more line, in red; images of unknown class have neither."""
     heights = {}
     for name in ("photos/red/3.png", "photos/blue/3.png", "none/3.png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -361,8 +361,8 @@ def test_a_sheet_names_the_true_class(run, here):
     assert not (right - [0xA0, 0x20, 0x20] == 0).all(2).any()
 
 
-def test_classes_that_no_file_could_be_called(run, here):
-    """Spaces and slashes give way in the names of overlays; two classes that would then be one are told apart by their numbers."""
+def test_class_names_are_made_valid_file_names(run, here):
+    """Spaces and slashes are replaced; classes that are then equal get numbers."""
     write_model("named.pt", classes=("a b", "a/b"))
     rows = run("cnn-cam", "-m", "named.pt", "photos/red/3.png", "-o", "maps", "--class", "all", "--raw", *CPU).rows
     assert [row["overlay"] for row in rows] == ["maps/3~a_b-0.png", "maps/3~a_b-1.png"]
@@ -376,21 +376,42 @@ def test_classes_that_no_file_could_be_called(run, here):
     assert [row["path"] for row in outcome.rows] == ["photos/red/2.gif"]
 
 
-def test_a_class_that_is_not_there(run, here):
-    """A name that the model does not know is refused with the nearest; an image without a label is skipped where that is asked for."""
+def test_rejects_unknown_class(run, here):
+    """The message proposes the nearest name; with --class true an image without a label is skipped."""
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--class", "read", *CPU, status=2)
-    assert refused.err.endswith('--class "read": the model knows no such class; did you mean red?\n')
+    assert refused.err.endswith('--class "read": not a class of the model; did you mean red?\n')
     write_image("photos/green/1.png")
     write_image("photos/0.png")
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "--class", "true", *CPU, status=3)
     assert len(outcome.rows) == 4
-    said = "it has no label, and --class true asks for that one's map; give class folders or a manifest; skipped"
+    said = "no label, which --class true needs; give class folders or a manifest; skipped"
     assert f"photos/0.png: {said}" in outcome.err
-    assert "photos/green/1.png: its label green is no class of the model" in outcome.err
+    assert "photos/green/1.png: its label green is not a class of the model" in outcome.err
 
 
-def test_contrast_is_what_speaks_against_a_class(run, here):
-    """With a head that counts blue against red, the contrast of red is where blue is."""
+def test_class_named_like_a_word_of_the_option(run, here):
+    """The word keeps its meaning, with a notice; with the prefix `name:` it is the class."""
+    write_model("words.pt", classes=("all", "top"))
+    words = ("cnn-cam", "-m", "words.pt", "photos/red/3.png", *CPU)
+    (plain,) = run(*words).rows
+    outcome = run(*words, "--class", "top")
+    assert outcome.rows == [plain]
+    assert (
+        'cnn-cam: --class top is the predicted class, not the class named "top"; for that give --class name:top'
+        in outcome.err.splitlines()
+    )
+    for name in ("all", "top"):
+        named = run(*words, "--class", f"name:{name}")
+        assert [row["class"] for row in named.rows] == [name]
+        assert "not the class" not in named.err
+    assert "not the class" not in run(*words).err
+    assert [row["class"] for row in run(*words, "--class", "name:top", "--class", "all").rows] == ["top", "all"]
+    assert 'the class named "all"' in run(*words, "--class", "all").err
+    assert "not a class of the model" in run(*words, "--class", "name:tip", status=2).err
+
+
+def test_contrast_maps_the_evidence_against_a_class(run, here):
+    """With a negative weight of blue for red, the contrast of red is at blue."""
     write_model("against.pt", weights=torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
     write_image("both.png")
     for words, region in (((), (8, 24)), (("--contrast",), (40, 48))):
@@ -399,12 +420,12 @@ def test_contrast_is_what_speaks_against_a_class(run, here):
         assert region[0] - 4 <= left < right <= region[1] + 4
     for method in [method for method, computation in METHODS.items() if not computation.uses_gradients]:
         refused = run("cnn-cam", "-m", "against.pt", "both.png", "--contrast", "--method", method, *CPU, status=2)
-        assert f"--method {method} has no negative part" in refused.err
+        assert f"--contrast needs gradients, and {method} uses none" in refused.err
 
 
 @pytest.mark.parametrize("method", CamMethod)
-def test_every_method_finds_what_is_red(run, here, method):
-    """By its name; the hottest place lies on the red rectangle."""
+def test_every_method_finds_the_red_rectangle(run, here, method):
+    """The peak is on the red rectangle."""
     (row,) = run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "--method", method, *CPU).rows
     x, y = json.loads(row["peak"])
     assert 20 <= x < 30
@@ -412,14 +433,14 @@ def test_every_method_finds_what_is_red(run, here, method):
 
 
 def test_help_describes_every_method(run, here):
-    """Each value of `--method` has a line of its own."""
-    listed = run("cnn-cam", "--help").out.partition("The values of --method\n")[2]
+    """Each value of `--method` has a line."""
+    listed = run("cnn-cam", "--help").out.partition("Values of --method:\n")[2]
     assert [line.split()[0] for line in listed.splitlines()] == [str(method) for method in METHODS]
     assert [line.split(maxsplit=1)[1] for line in listed.splitlines()] == [each.help for each in METHODS.values()]
 
 
-def test_a_map_of_zeros_is_reported(run, here):
-    """Nothing speaks for the class: the overlay is the plain image, without a box or a peak, and stderr says so. No NaN anywhere."""
+def test_map_of_zeros_is_reported(run, here):
+    """Without evidence for the class the overlay equals the image, without box, peak and NaN; a notice says so."""
     write_image("photos/plain.png", red=None, blue=None)
     words = ("-o", "maps", "--class", "red", "--box", "0.5", "--raw", "--faithful")
     write_model("none.pt", weights=torch.zeros(2, 2))
@@ -428,7 +449,7 @@ def test_a_map_of_zeros_is_reported(run, here):
     assert (row["box"], row["peak"], float(row["maximum"])) == ("", "", 0)
     np.testing.assert_array_equal(pixels("maps/plain.png"), pixels("photos/plain.png"))
     assert not np.load("maps/plain.png.pixels.npy").any()
-    said = "1 of 1 maps are zero everywhere, and drawn as the plain picture; the first: that of red in photos/plain.png"
+    said = "1 of 1 maps are zero everywhere, so nothing is drawn on the image; the first is that of red in photos/plain.png"
     assert said in outcome.err
     assert (row["deletion"], row["insertion"]) == ("", "")
     assert "mean of" not in outcome.err
@@ -436,7 +457,7 @@ def test_a_map_of_zeros_is_reported(run, here):
 
 
 def test_a_single_sigmoid(run, here):
-    """z speaks for the second class: where its weight is negative, red is what speaks for the first."""
+    """z is the score of the second class: with a negative weight, red is evidence for the first."""
     write_model("binary.pt", head="dense 1 sigmoid", weights=torch.tensor([[-1.0, 1.0]]))
     write_image("both.png")
     rows = run("cnn-cam", "-m", "binary.pt", "both.png", "--class", "all", "--box", "0.5", *CPU).rows
@@ -445,20 +466,20 @@ def test_a_single_sigmoid(run, here):
     assert boxes(rows[1])[0] >= 36
 
 
-def test_an_output_that_is_nan_is_skipped(run, here, monkeypatch):
-    """A network whose probabilities are NaN draws nothing, and each image is named."""
+def test_image_with_nan_output_is_skipped(run, here, monkeypatch):
+    """Each image is named; it is an error if all are skipped."""
     monkeypatch.setattr(cam, "class_logits", lambda logits: torch.full((len(logits), 2), torch.nan))
-    outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=3)
-    assert outcome.out.splitlines() == ["\t".join(FIELDS)]
-    assert outcome.err.count("the network's answer is not a number; skipped") == 4
+    outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
+    assert outcome.out == ""
+    assert outcome.err.count("the network's output is not finite; skipped") == 4
     assert not Path("maps").exists()
 
 
-# ---------------------------------------------------------------- where, and how fine
+# ---------------------------------------------------------------- layers and sizes
 
 
 def test_layers_by_name_and_number(run, here):
-    """The last layer with spatial extent unless said, which stderr names; one without is refused, one that is not there proposed."""
+    """By default the last spatial layer, named on stderr; a layer without height and width is refused, similar names are proposed."""
     head, weights = "dense 3 relu, dense 2 softmax", torch.eye(3)[:, :2]
     write_model("deep.pt", layers="conv 2 k1 relu, pool 2, dropout 0.5", head=head, weights=weights)
     for words, name in (
@@ -470,7 +491,7 @@ def test_layers_by_name_and_number(run, here):
         outcome = run("cnn-cam", "-m", "deep.pt", "photos/red/3.png", *words, *CPU)
         assert outcome.err.splitlines()[0] == f"cnn-cam: maps of {name}"
     refused = run("cnn-cam", "-m", "deep.pt", "photos", "--layer", "head.dense1", *CPU, status=2)
-    assert "head.dense1 of deep.pt answers with 3, which has no height and width" in refused.err
+    assert "head.dense1 of deep.pt has output 3, without height and width" in refused.err
     refused = run("cnn-cam", "-m", "deep.pt", "photos", "--layer", "conv2", *CPU, status=2)
     assert 'deep.pt has no layer "conv2"; did you mean conv1' in refused.err
     refused = run("cnn-cam", "-m", "deep.pt", "photos", "--layer", "7", *CPU, status=2)
@@ -478,7 +499,7 @@ def test_layers_by_name_and_number(run, here):
 
 
 def test_fine_maps_have_twice_the_rows(run, here):
-    """At every second place they are the coarse map, but for the mean that the gradient is divided by."""
+    """Every second value equals the coarse map, up to the number of pixels that divides the gradient."""
     write_model("strided.pt", layers="conv 2 k1 relu, pool 2")
     for folder, words in (("coarse", ()), ("fine", ("--fine",))):
         run("cnn-cam", "-m", "strided.pt", "photos/red/3.png", "-o", folder, "--raw", *words, *CPU)
@@ -488,24 +509,24 @@ def test_fine_maps_have_twice_the_rows(run, here):
     np.testing.assert_allclose(4 * fine[::2, ::2], coarse, rtol=1e-4, atol=1e-7)
 
 
-def test_larger_and_rectangular_images(run, here):
-    """--size shows the network more, also a rectangle; a head that takes one size alone says so."""
+def test_size_option(run, here):
+    """Larger and rectangular inputs; an error for a head of fixed size."""
     run("cnn-cam", "-m", "model.pt", "photos/red/3.png", "-o", "maps", "--raw", "--size", "28x20", *CPU)
     assert np.load("maps/3.png.map.npy").shape == (28, 20)
     write_model("flat.pt", layers="conv 2 k1 relu, pool 16", pool=Pool.FLATTEN, weights=torch.eye(2))
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "conv1", "--size", "64", *CPU, status=2)
-    assert "flat.pt takes no pictures of 64x64" in refused.err
+    assert "flat.pt does not take images of 64x64" in refused.err
     refused = run("cnn-cam", "-m", "flat.pt", "photos", "--layer", "pool1", "--fine", *CPU, status=2)
-    assert "--fine: what follows in flat.pt takes maps of one size alone" in refused.err
+    assert "--fine makes the maps of flat.pt larger, but its later layers take a single size" in refused.err
     refused = run("cnn-cam", "-m", "model.pt", "photos", "--size", "0", *CPU, status=2)
-    assert '--size "0" is no size' in refused.err
+    assert '--size "0" is not a size' in refused.err
 
 
 # ---------------------------------------------------------------- without torch
 
 
 def test_an_exported_network_gives_the_same_maps(run, here):
-    """CAM is Zhou's sum to 1e-4, Grad-CAM and HiResCAM equal torch's; contrast, classes and overlays as well."""
+    """CAM equals Zhou's sum to 1e-4, Grad-CAM and HiResCAM those of torch; also contrast, classes and overlays."""
     run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
     for method in [method for method, computation in METHODS.items() if computation.has_closed_form]:
         for extra in ((), ("--contrast",)):
@@ -526,7 +547,7 @@ def test_an_exported_network_gives_the_same_maps(run, here):
 
 
 def test_an_exported_network_needs_no_torch(here, exported):
-    """Neither for maps nor for measuring how faithful they are."""
+    """Neither for maps nor for their faithfulness."""
     program = (
         "import sys\n"
         "from cnnkit_tools.cnn_cam import main\n"
@@ -539,29 +560,27 @@ def test_an_exported_network_needs_no_torch(here, exported):
     assert done.stdout.splitlines()[-1] in ("None False", "0 False"), done.stderr
 
 
-def test_what_an_exported_network_cannot_do(run, here):
-    """It says why, and that the .pt can."""
+def test_rejects_options_that_an_exported_network_lacks(run, here):
+    """The message has the reason, and the remedy."""
     run("cnn-export", "model.pt", "-o", "bare.onnx", *CPU)
     refused = run("cnn-cam", "-m", "bare.onnx", "photos", *CPU, status=2)
-    assert "bare.onnx gives no class activation maps; export it again with cnn-export --cam" in refused.err
+    assert "bare.onnx outputs no class activation maps; export it again with cnn-export --cam" in refused.err
     write_model("deep.pt", head="dense 3 relu, dense 2 softmax", weights=torch.eye(3)[:, :2])
     run("cnn-export", "deep.pt", "-o", "deep.onnx", *CPU)
     refused = run("cnn-cam", "-m", "deep.onnx", "photos", *CPU, status=2)
-    assert (
-        "its head (dense 3 relu, dense 2 softmax) is not one dense layer behind global average pooling" in refused.err
-    )
+    assert "its head (dense 3 relu, dense 2 softmax) is not one dense layer after global average pooling" in refused.err
     assert "give the .pt it was made from" in refused.err
     run("cnn-export", "model.pt", "-o", "model.onnx", "--cam", *CPU)
     for words, said in (
         *(
-            (("--method", method), f"--method {method} needs more than an exported network gives; give the .pt")
+            (("--method", method), f"--method {method} does not work for an exported network; give the .pt")
             for method, computation in METHODS.items()
             if not computation.has_closed_form
         ),
-        (("--layer", "conv1"), "model.onnx is exported and fixed; --layer goes with a .pt"),
-        (("--fine",), "model.onnx is exported and fixed; --fine goes with a .pt"),
-        (("--size", "32"), "model.onnx takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size"),
-        (("--size", "16x20"), "model.onnx takes 16 x 16 pixels alone"),
+        (("--layer", "conv1"), "model.onnx: --layer does not work for an exported network; give the .pt"),
+        (("--fine",), "model.onnx: --fine does not work for an exported network; give the .pt"),
+        (("--size", "32"), "model.onnx takes only 16 x 16 pixels; export it again with cnn-export --dynamic-size"),
+        (("--size", "16x20"), "model.onnx takes only 16 x 16 pixels"),
     ):
         assert said in run("cnn-cam", "-m", "model.onnx", "photos", *words, *CPU, status=2).err
 
@@ -571,7 +590,7 @@ def test_what_an_exported_network_cannot_do(run, here):
 
 @pytest.fixture
 def large(here, exported):
-    """Noise of 200 by 150 pixels with a red square of 12 in it, and model.onnx, which takes any size."""
+    """Noise of 200 x 150 pixels with a red square of 12, and model.onnx for any size."""
     noise = np.random.default_rng(0).integers(90, 166, (150, 200, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     image.paste(RED, (161, 97, 173, 109))
@@ -582,8 +601,8 @@ def large(here, exported):
 
 
 @pytest.mark.parametrize("size", ["150x200", "75x100", "160"])
-def test_a_small_thing_in_a_large_image(run, large, size):
-    """The peak of the map of its class lies on it, with the .pt and with the exported network that takes any size, whose maps are equal."""
+def test_small_object_in_a_large_image(run, large, size):
+    """The peak is on it, with the .pt and with the exported network, whose maps are equal."""
     words = ("--class", "red", "--method", "gradcam", "--raw", "--size", size, "large.png")
     found = []
     for model in ("any.pt", "any.onnx"):
@@ -592,15 +611,15 @@ def test_a_small_thing_in_a_large_image(run, large, size):
         x, y = json.loads(row["peak"])
         assert 161 <= x < 173
         assert 97 <= y < 109
-        assert "shown otherwise than it was trained on" in outcome.err
+        assert "with --size, --fit or --fine, probabilities differ" in outcome.err
         found.append(np.load(f"{model[4:]}/large.png.map.npy"))
     height, width = preprocessing.sides(size)
     assert found[0].shape == found[1].shape == (height, width)
     np.testing.assert_allclose(found[1], found[0], atol=1e-4 * found[0].max())
 
 
-def test_how_an_image_comes_to_an_exported_network(run, here, exported):
-    """--fit is as with a .pt, also where the size is fixed; what is too small is refused."""
+def test_fit_option_of_an_exported_network(run, here, exported):
+    """As with a .pt, also for a fixed size; too small images are refused."""
     shutil.copy(exported / "model.onnx", here)
     for words in (("--fit", "pad"), ("--fit", "squash", "--size", "16")):
         ours, theirs = (
@@ -614,11 +633,11 @@ def test_how_an_image_comes_to_an_exported_network(run, here, exported):
     assert "--size 3x20: 20 x 3 pixels are too small for wide.onnx" in refused.err
 
 
-# ---------------------------------------------------------------- how far to believe them
+# ---------------------------------------------------------------- faithfulness
 
 
 def test_faithful_maps_score_better_than_their_opposites(run, here):
-    """Hiding what is red first lets red fall at once; hiding what is not, late: two fields a record, and the means at the end."""
+    """Hiding red pixels first lowers the probability of red early; two fields per record, and a notice with the means."""
     write_image("photos/red/3.png", blue=None, size=(32, 32), red=(4, 4, 14, 14))
     write_model("sharp.pt", weights=torch.tensor([[0.0, 30.0], [30.0, 0.0]]))
     outcome = run("cnn-cam", "-m", "sharp.pt", "photos", "--class", "true", "--faithful", *CPU)
@@ -633,37 +652,37 @@ def test_faithful_maps_score_better_than_their_opposites(run, here):
 # ---------------------------------------------------------------- folders
 
 
-def test_a_folder_that_is_in_use(run, here):
-    """One that is not empty needs --force, which replaces; the one that images come from is refused with it, too."""
+def test_folder_that_is_not_empty_needs_force(run, here):
+    """--force replaces files; the folder of the images is refused even with it."""
     run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU)
     refused = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
-    assert refused.err.endswith("maps is not empty; choose another folder, or write into it with --force\n")
+    assert refused.err.endswith("maps is not empty; choose another folder, or add --force\n")
     run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", "--alpha", "0", "--force", *CPU)
     np.testing.assert_array_equal(pixels("maps/red/3.png"), pixels("photos/red/3.png"))
     before = Path("photos/red/3.png").read_bytes()
     for folder, stdin in (("photos", None), ("photos/red", None), (".", "photos/red/3.png\n")):
         words = ["-"] if stdin else ["photos"]
         refused = run("cnn-cam", "-m", "model.pt", *words, "-o", folder, "--force", *CPU, stdin=stdin, status=1)
-        assert "holds the pictures that are to be looked into" in refused.err
+        assert "contains the images that are to be explained" in refused.err
     assert Path("photos/red/3.png").read_bytes() == before
 
 
-def test_two_images_of_one_name(run, here):
-    """Of several sources each image has a place of its own; two names of one place are refused."""
+def test_rejects_two_images_of_one_name(run, here):
+    """Images of several sources have different overlays; two paths of one overlay are refused."""
     write_image("others/red/3.png")
     rows = run("cnn-cam", "-m", "model.pt", "photos/red", "others/red", "-o", "maps", *CPU).rows
     assert len({row["overlay"] for row in rows}) == len(rows) == len(list(Path("maps").rglob("*.*"))) == 3
     same = ["photos/red/3.png", "./photos/red/3.png"]
     refused = run("cnn-cam", "-m", "model.pt", *same, "-o", "twice", *CPU, status=1)
-    assert "would both become 3.png; name one of them otherwise" in refused.err
+    assert "would both be written to 3.png; rename one of them" in refused.err
     assert not Path("twice").exists()
     outcome = run("cnn-cam", "-m", "model.pt", "-", "-o", "twice", *CPU, stdin="\n".join(same) + "\n", status=3)
     assert len(outcome.rows) == 1
-    assert "would both become photos/red/3.png; name one of them otherwise" in outcome.err
+    assert "would both be written to photos/red/3.png; rename one of them" in outcome.err
 
 
 def test_memory_does_not_grow_with_the_images(here, monkeypatch):
-    """However many hundreds come, what the network saw of a few batches is alive at once, and few images; a sheet keeps thumbnails."""
+    """Only a few batches and images are in memory at once; a sheet keeps thumbnails."""
     listed = source.find(["photos/red/3.png"])
     opened = cam_run.open_model("model.pt", CamOptions(), InputOptions(), device="cpu", batch=8)
     alive, most = weakref.WeakSet(), []
@@ -699,24 +718,24 @@ def test_memory_does_not_grow_with_the_images(here, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--raw",), "--raw writes arrays beside the overlays; say where with -o DIR"),
-        (("--raw", "--sheet", "s.png"), "--raw writes arrays beside the overlays; say where with -o DIR"),
-        (("--force",), "--force lets overlays replace files in their folder; say which with -o DIR"),
-        (("--force", "--sheet", "s.png"), "--force lets overlays replace files in their folder; say which with -o DIR"),
-        (("--alpha", "0.3"), "--alpha colours overlays; say where they go with -o DIR or --sheet FILE.png"),
-        (("--alpha", "0.5"), "--alpha colours overlays; say where they go with -o DIR or --sheet FILE.png"),
-        (("--colormap", "jet"), "--colormap colours overlays; say where they go with -o DIR or --sheet FILE.png"),
+        (("--raw",), "--raw writes arrays next to the overlays; give their folder with -o DIR"),
+        (("--raw", "--sheet", "s.png"), "--raw writes arrays next to the overlays; give their folder with -o DIR"),
+        (("--force",), "--force replaces overlays in their folder; give it with -o DIR"),
+        (("--force", "--sheet", "s.png"), "--force replaces overlays in their folder; give it with -o DIR"),
+        (("--alpha", "0.3"), "--alpha sets how overlays are drawn; draw them with -o DIR or --sheet FILE.png"),
+        (("--alpha", "0.5"), "--alpha sets how overlays are drawn; draw them with -o DIR or --sheet FILE.png"),
+        (("--colormap", "jet"), "--colormap sets how overlays are drawn; draw them with -o DIR or --sheet FILE.png"),
     ],
 )  # fmt: skip
-def test_what_is_ignored_where_nothing_is_drawn_is_refused(run, here, words, line):
-    """Without a folder and a sheet; arrays and what replaces files need the folder."""
+def test_rejects_drawing_options_without_output(run, here, words, line):
+    """Colours need a folder or a sheet; --raw and --force need the folder."""
     outcome = run("cnn-cam", "-m", "model.pt", "photos", *words, *CPU, status=2)
     assert (outcome.out, outcome.err) == ("", f"cnn-cam: {line}\n")
     assert not Path("s.png").exists()
 
 
-def test_a_sheet_has_the_colours_that_are_asked_for(run, here):
-    """--alpha and --colormap are of the overlays on it, too."""
+def test_sheet_has_alpha_and_colormap(run, here):
+    """The overlays of a sheet follow --alpha and --colormap."""
     contents = set()
     for words in ((), ("--alpha", "0.3"), ("--colormap", "jet")):
         run("cnn-cam", "-m", "model.pt", "photos", "--sheet", "s.png", *words, *CPU)
@@ -729,8 +748,8 @@ def test_a_sheet_has_the_colours_that_are_asked_for(run, here):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_maps_of_images_and_of_the_same_turned_around_lie_about_the_middle(run, photos, tmp_path, monkeypatch):
-    """The mean centroid over 20 photographs and the same 20 turned by 180 degrees is the middle; tiles lay .03 and .05 beyond."""
+def test_maps_of_rotated_images_are_centred(run, photos, tmp_path, monkeypatch):
+    """The mean centroid over 20 photographs and their rotations by 180 degrees is the centre; with tiles it was off by .03 and .05."""
     monkeypatch.chdir(tmp_path)
     chosen = [path for folder in sorted((photos / "flowers").iterdir()) for path in sorted(folder.iterdir())[:4]]
     for number, path in enumerate(chosen):
@@ -755,8 +774,8 @@ def test_maps_of_images_and_of_the_same_turned_around_lie_about_the_middle(run, 
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_the_cat_is_where_the_cat_is(run, photos, tmp_path, monkeypatch):
-    """A head trained on a hundred cats and dogs, and two photographs with one of each: each one's map lies on it."""
+def test_maps_of_cats_and_dogs_lie_on_them(run, photos, tmp_path, monkeypatch):
+    """A head trained on a hundred cats and dogs, and two photographs with one of each."""
     monkeypatch.chdir(tmp_path)
     backbone = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
     folder = photos / "dogs-vs-cats"
@@ -793,8 +812,8 @@ def test_the_cat_is_where_the_cat_is(run, photos, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_a_small_dog_in_a_large_landscape(run, photos, tmp_path, monkeypatch):
-    """A dog of 150 pixels pasted into 1200 by 900 pixels of dandelions: the dog's map has its peak on it, with torch and without."""
+def test_small_dog_in_a_large_landscape(run, photos, tmp_path, monkeypatch):
+    """A dog of 150 pixels in 1200 x 900 pixels of dandelions: the peak is on the dog, with torch and without."""
     monkeypatch.chdir(tmp_path)
     backbone = ("--backbone", "mobilenet_v2", "--weights", photos / "weights" / "mobilenet_v2.pth")
     listed = [

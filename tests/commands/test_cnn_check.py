@@ -1,4 +1,4 @@
-"""cnn-check: what is wrong with a set of images, found by the real command on real files."""
+"""cnn-check: findings of the command on real files."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clean(here):
-    """Make photos/ with 24 images that tell nothing about their class, as JPEG of one size."""
+    """Make photos/ with 24 JPEG images of one size without any leak."""
     for number in range(24):
         folder = here / "photos" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,18 +38,18 @@ def found(outcome):
 
 
 def test_a_clean_set_has_no_findings(run, clean):
-    """A header row and nothing below it; what comes next is said on stderr."""
+    """Only the header row; the next command is on stderr."""
     outcome = run("cnn-check", "photos", "--fail")
     assert outcome.out == "level\tfinding\tpath\tother\tdetail\n"
     assert "0 errors, 0 warnings, 0 notes" in outcome.err
-    assert "24 pictures to learn from, 12 of each of 2 classes: a small set" in outcome.err
+    assert "24 images for training, 12 of each of 2 classes: a small set" in outcome.err
     assert "next: cnn-split photos --ratio 70,15,15 > split.tsv" in outcome.err
 
 
 def make_mess(folder):
-    """Put one of everything that can be wrong into a clean set."""
+    """Add one of each kind of finding to a clean set."""
     (folder / "dog" / "empty.jpg").write_bytes(b"")
-    (folder / "dog" / "text.png").write_bytes(b"no picture")
+    (folder / "dog" / "text.png").write_bytes(b"no image")
     (folder / "dog" / "cut.jpg").write_bytes((folder / "dog" / "01.jpg").read_bytes()[:-200])
     noise(100).save(folder / "cat" / "named.gif", format="PNG")
     shutil.copy(folder / "cat" / "00.jpg", folder / "cat" / "again.jpg")
@@ -87,8 +87,8 @@ MESS = [
 ]
 
 
-def test_one_of_everything_is_found_and_nothing_else(run, clean):
-    """Each once, in the order of how much it matters, with what it is set beside."""
+def test_each_kind_of_finding_is_reported_once(run, clean):
+    """In the order of severity, with the other image of each pair."""
     make_mess(clean)
     outcome = run("cnn-check", "photos", "--probes", "none")
     seen = [(level, kind, *(path.removeprefix("photos/") for path in paths)) for level, kind, *paths in found(outcome)]
@@ -100,20 +100,20 @@ def test_one_of_everything_is_found_and_nothing_else(run, clean):
     details = {row["path"].removeprefix("photos/"): row["detail"] for row in outcome.rows if row["level"] != "note"}
     assert details["dog/other.jpg"] == "labels cat and dog"
     assert details["dog/printed.jpg"].endswith("; labels cat and dog")
-    assert "named .gif" in details["cat/named.gif"]
+    assert "with the extension .gif" in details["cat/named.gif"]
     assert "6 errors, 4 warnings, 5 notes" in outcome.err
     assert "next: look at the errors, then cnn-check photos --fix clean.tsv" in outcome.err
 
 
-def test_images_that_show_too_little_are_not_compared_by_their_looks(run, here):
-    """Of 8 x 8 pixels a hash of 256 bits says little: copies are found byte for byte alone, and that is said."""
+def test_small_images_are_not_compared_as_near_duplicates(run, here):
+    """At 8 x 8 pixels only exact duplicates are found; a notice says so."""
     (here / "photos" / "cat").mkdir(parents=True)
     tiny = noise(0, size=(8, 8))
     for name, image in (("0", tiny), ("1", tiny), ("2", tiny.point(lambda value: value + 1))):
         image.save(here / "photos" / "cat" / f"{name}.png")
     outcome = run("cnn-check", "photos", "--probes", "none")
     assert [row[1] for row in found(outcome) if row[0] == "note"] == ["identical"]
-    assert "too small to be compared by their looks: 3 pictures of fewer than 32 pixels a side" in outcome.err
+    assert "3 images with a side below 32 pixels: too small to be compared as near duplicates" in outcome.err
 
 
 def test_fail_makes_findings_exit_4_and_notes_do_not(run, clean):
@@ -128,14 +128,14 @@ def test_fail_makes_findings_exit_4_and_notes_do_not(run, clean):
 
 
 def test_a_fixed_set_is_split_and_found_clean(run, clean):
-    """Without what is broken or twice, contradictions gone, what looks alike in one group; cnn-split keeps that together."""
+    """Without broken, duplicate and contradictory images; near duplicates are one group, which cnn-split keeps together."""
     make_mess(clean)
     (clean / "loose.jpg").unlink()
     run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none", status=1)  # there is no such folder
     os.mkdir("lists")
     outcome = run("cnn-check", "photos", "--fix", "lists/clean.tsv", "--probes", "none")
-    assert "lists/clean.tsv: 28 of 36 pictures; left out: no picture 3, contradictory labels 4, copies 1" in outcome.err
-    assert "28 pictures to learn from, 14 of each" in outcome.err
+    assert "lists/clean.tsv: 28 of 36 images; left out: not an image 3, contradictory labels 4, copies 1" in outcome.err
+    assert "28 images for training, 14 of each" in outcome.err
     header, *rows = [line.split("\t") for line in Path("lists/clean.tsv").read_text().splitlines()]
     assert header == ["path", "label", "split", "group"]
     assert all(path.startswith("../photos/") for path, *_ in rows)
@@ -147,7 +147,7 @@ def test_a_fixed_set_is_split_and_found_clean(run, clean):
         "cat/again.jpg",
         "cat/02.jpg",  # the same as the next one, which is called a dog
         "dog/other.jpg",
-        "cat/06.jpg",  # likewise to the eye
+        "cat/06.jpg",  # a near duplicate
         "dog/printed.jpg",
     }
     assert not gone & set(groups)
@@ -170,8 +170,8 @@ def manifest(*rows):
     Path("split.tsv").write_text("".join(f"{line}\n" for line in lines))
 
 
-def test_what_stands_in_two_splits_is_an_error(run, clean):
-    """Copies, lookalikes and groups, by the column split; a class that a split lacks is a warning. The fixed manifest has none of it."""
+def test_duplicates_in_two_splits_are_errors(run, clean):
+    """Exact and near duplicates, and groups; a class missing in a split is a warning. The fixed manifest has no errors."""
     shutil.copy("photos/cat/00.jpg", "copy.jpg")
     with Image.open("photos/cat/02.jpg") as image:
         image.resize((80, 64)).save("large.jpg")
@@ -191,9 +191,9 @@ def test_what_stands_in_two_splits_is_an_error(run, clean):
     assert errors[0] == ("identical", "copy.jpg", "photos/cat/00.jpg", "in train and test")
     assert errors[1][:3] == ("alike", "large.jpg", "photos/cat/02.jpg")
     assert errors[1][3].endswith("; in val and train")
-    assert errors[2] == ("group", "photos/dog/03.jpg", "photos/dog/01.jpg", "group litter stands in train and val")
+    assert errors[2] == ("group", "photos/dog/03.jpg", "photos/dog/01.jpg", "group litter is in train and val")
     warnings = [row["detail"] for row in outcome.rows if row["level"] == "warning"]
-    assert "no picture of class dog in test" in warnings
+    assert "no image of class dog in test" in warnings
     kept = [line.split("\t")[0] for line in Path("clean.tsv").read_text().splitlines()[1:]]
     assert kept == ["copy.jpg", "photos/cat/02.jpg", "photos/dog/01.jpg", "photos/dog/03.jpg", "photos/dog/05.jpg"]
     left = run("cnn-check", "clean.tsv", "--probes", "none").rows
@@ -201,7 +201,7 @@ def test_what_stands_in_two_splits_is_an_error(run, clean):
 
 
 def test_folders_of_splits_are_splits(run, clean):
-    """Of train/cat/0.jpg the class is cat; the class table counts splits."""
+    """The class of train/cat/0.jpg is cat; the table of classes counts by split."""
     for split, first in (("train", 0), ("test", 12)):
         for number in range(first, first + 12):
             label = ("cat", "dog")[number % 2]
@@ -211,7 +211,7 @@ def test_folders_of_splits_are_splits(run, clean):
     outcome = run("cnn-check", "sets", "--probes", "none")
     assert found(outcome)[0] == ("error", "identical", "sets/train/cat/00.jpg", "sets/test/cat/leak.jpg")
     rows = run("cnn-check", "sets", "--probes", "none", "--table", "classes").rows
-    assert [(row["class"], row["pictures"], row["test"], row["train"]) for row in rows] == [
+    assert [(row["class"], row["images"], row["test"], row["train"]) for row in rows] == [
         ("cat", "13", "7", "6"),
         ("dog", "12", "6", "6"),
     ]
@@ -219,8 +219,8 @@ def test_folders_of_splits_are_splits(run, clean):
 
 
 @pytest.mark.parametrize(("widths", "leaks"), [((40, 44), ["width", "aspect", "bytes"]), ((40, 40), [])])
-def test_a_size_that_betrays_the_class_leaks(run, here, widths, leaks):
-    """One class is a tenth wider; with the same sizes nothing leaks. The table of probes has all of them."""
+def test_size_that_predicts_the_class_is_a_leak(run, here, widths, leaks):
+    """One class is 10 % wider; with equal sizes there is no leak. The table of probes has all of them."""
     for number in range(60):
         folder = here / "photos" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -239,8 +239,8 @@ def test_a_size_that_betrays_the_class_leaks(run, here, widths, leaks):
         assert {json.loads(line)["probe"] for line in probes} == {"width", "bytes"}  # all are 32 high
 
 
-def test_what_tells_little_by_itself_may_tell_much_together(run, here):
-    """Cats are square, dogs are not: neither width nor height says anything, both together do; a single leak makes that needless to say."""
+def test_properties_may_leak_only_together(run, here):
+    """Cats are square, dogs are not: neither width nor height predicts the class alone. A single leak suppresses the joint one."""
     sizes = {"cat": [(40, 40), (60, 60)], "dog": [(40, 60), (60, 40)]}
     for number in range(80):
         label = ("cat", "dog")[number % 2]
@@ -249,14 +249,14 @@ def test_what_tells_little_by_itself_may_tell_much_together(run, here):
         noise(number, size=sizes[label][number // 2 % 2]).save(folder / f"{number:02d}.png")
     outcome = run("cnn-check", "photos", "--probes", "width,height,together")
     (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
-    assert leak.startswith("sizes, file and name together tell the class, with a balanced accuracy of 100.0%")
+    assert leak.startswith("sizes, file and name together predict the class with a balanced accuracy of 100.0%")
     outcome = run("cnn-check", "photos", "--probes", "width,height,aspect,together")
     (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
-    assert leak.startswith("aspect alone tells the class")
+    assert leak.startswith("aspect alone predicts the class")
 
 
-def test_a_leak_in_seconds_and_none_in_letters(run, here):
-    """Two series photographed within a minute are told apart by the clock; a label that is a letter of the camera's names is no leak."""
+def test_time_leaks_but_label_letters_do_not(run, here):
+    """Two series taken within a minute are separated by time; a label that is a letter of a file name is not a leak."""
     for number in range(60):
         exif = Image.Exif()
         exif[306] = f"2016:11:22 10:00:{number:02d}"
@@ -265,11 +265,11 @@ def test_a_leak_in_seconds_and_none_in_letters(run, here):
         noise(number).save(folder / f"img_{number * 37 % 60:04d}.jpg", exif=exif)
     outcome = run("cnn-check", "photos", "--probes", "time,name")
     (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
-    assert leak.startswith("time alone tells the class")
+    assert leak.startswith("time alone predicts the class")
 
 
 def test_a_series_of_each_class_is_a_note(run, here):
-    """Most sets are photographed class by class: that passes a gate, is not said to be learnt, and the next step is still given."""
+    """Most sets are taken class by class: --fail passes, and the next command is not about leaks."""
     for number in range(60):
         folder = here / "photos" / ("cat" if number < 30 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
@@ -277,35 +277,35 @@ def test_a_series_of_each_class_is_a_note(run, here):
     outcome = run("cnn-check", "photos", "--probes", "order", "--fail")
     (leak,) = [row for row in outcome.rows if row["finding"] == "leak"]
     assert leak["level"] == "note"
-    assert leak["detail"].startswith("order alone tells the class, with a balanced accuracy of ")
+    assert leak["detail"].startswith("order alone predicts the class with a balanced accuracy of ")
     assert "may share light, place and camera settings; cnn-split --group keeps a series together" in leak["detail"]
     assert "learn" not in leak["detail"]
     assert "next: cnn-split photos --ratio 70,15,15" in outcome.err
 
 
-def test_features_of_one_split_alone_are_no_leak(run, clean):
-    """Who has features would tell the split: they are then not probed, and that is said."""
+def test_features_of_only_one_split_are_not_probed(run, clean):
+    """Missing features would predict the split, so features are not probed; a notice says so."""
     rows = run("cnn-split", "photos", "--ratio", "0.5,0.5").out
     Path("split.tsv").write_text(rows)
     run("cnn-extract", "split.tsv", "--split", "train", "-o", "train.npy", *BACKBONE)
     words = ("split.tsv", "--features", "train.npy", "--similarity", "1", "--table", "probes", "--probes", "bytes")
     outcome = run("cnn-check", *words)
     assert {row["probe"] for row in outcome.rows} == {"bytes"}
-    assert "12 of 24 pictures have no features" in outcome.err
+    assert "12 of 24 images have no features; no neighbours" in outcome.err
 
 
 def test_too_few_to_be_probed_is_reported(run, clean):
-    """Of a group one image speaks for all: with three groups a class there is nothing to cross-validate."""
+    """Only one image of a group is probed: three groups per class are too few for cross-validation."""
     manifest(
         *((f"photos/{('cat', 'dog')[n % 2]}/{n:02d}.jpg", ("cat", "dog")[n % 2], "", f"g{n % 6}") for n in range(24))
     )
     outcome = run("cnn-check", "split.tsv", "--table", "probes")
     assert outcome.rows == []
-    assert "no leak probes of the class: fewer than 5 pictures that do not belong together in cat, dog" in outcome.err
+    assert "no leak probes of the class: fewer than 5 unrelated images in cat, dog" in outcome.err
 
 
-def test_plain_images_are_named_and_look_like_nothing(run, clean):
-    """Black is not white, though both have no look."""
+def test_plain_images_are_not_near_duplicates(run, clean):
+    """Black and white images are not alike, though both are plain."""
     for name, colour in (("black", 0), ("white", 255), ("nearly", 2)):
         Image.new("RGB", (40, 40), (colour,) * 3).save(clean / "dog" / f"{name}.png")
     outcome = run("cnn-check", "photos", "--probes", "none")
@@ -313,8 +313,8 @@ def test_plain_images_are_named_and_look_like_nothing(run, clean):
     assert [row[:3] for row in found(outcome) if row[1] != "mode"] == [("warning", "plain", path) for path in plain]
 
 
-def test_what_comes_next_works(run, clean):
-    """Of folds the features of all, of splits those of train, of a list whatever it came from."""
+def test_next_command_works(run, clean):
+    """For folds, for splits, and for a list."""
     folds = run("cnn-split", "photos", "--folds", "3").out
     Path("folds.tsv").write_text(folds)
     said = run("cnn-check", "folds.tsv", "--probes", "none").err
@@ -324,8 +324,8 @@ def test_what_comes_next_works(run, clean):
     assert "next: cnn-extract SOURCE -o" in run("cnn-check", "-", "--probes", "none", stdin=folds).err
 
 
-def test_splits_that_can_be_told_apart_leak(run, here):
-    """The images for training were taken with one camera, those for testing with another."""
+def test_property_that_predicts_the_split_is_a_leak(run, here):
+    """Training images were taken with one camera, test images with another."""
     rows = []
     (here / "all").mkdir()
     for number in range(60):
@@ -337,14 +337,14 @@ def test_splits_that_can_be_told_apart_leak(run, here):
     manifest(*rows)
     outcome = run("cnn-check", "split.tsv", "--probes", "camera,width")
     (leak,) = [row["detail"] for row in outcome.rows if row["finding"] == "leak"]
-    assert leak.startswith("camera alone tells the part, with a balanced accuracy of 100.0%")
+    assert leak.startswith("camera alone predicts the split with a balanced accuracy of 100.0%")
 
 
 BACKBONE = ["--layers", "conv 8 k3 s2 relu, conv 8 k3 s2 relu", "--weights", "none", "--size", "32", "--device", "cpu"]
 
 
 def test_neighbours_in_feature_space(run, clean):
-    """An image whose hash says nothing, but whose features are those of another one; features of other images are refused."""
+    """Images with different hashes but equal features; features of other images are refused."""
     run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE)
     values = np.load("x.npy")
     values[:] = np.random.default_rng(0).normal(size=values.shape)
@@ -355,15 +355,15 @@ def test_neighbours_in_feature_space(run, clean):
     assert outcome.rows[0]["detail"] == "cosine 1.000"
     (clean / "cat" / "00.jpg").rename(clean / "cat" / "new.jpg")
     message = run("cnn-check", "photos", "--features", "x.npy", "--probes", "none").err
-    assert "1 of 24 pictures have no features: they are not compared by them" in message
-    assert "--similarity is that of features" in run("cnn-check", "photos", "--similarity", "0.9", status=2).err
+    assert "1 of 24 images have no features; no neighbours are looked for" in message
+    assert "--similarity compares features" in run("cnn-check", "photos", "--similarity", "0.9", status=2).err
     shutil.move("photos", "elsewhere")
     message = run("cnn-check", "elsewhere", "--features", "x.npy", status=1).err
-    assert "x.npy: has none of the pictures; run cnn-extract on them" in message
+    assert "x.npy: has features of none of the images; run cnn-extract on them" in message
 
 
 def test_a_list_may_name_a_file_twice(run, clean):
-    """With one label that is a note, with two an error; it is looked at once."""
+    """A note if the labels are equal, an error if not; the file is read once."""
     manifest(
         ("photos/cat/00.jpg", "cat", "", ""),
         ("photos/dog/01.jpg", "dog", "", ""),
@@ -372,13 +372,13 @@ def test_a_list_may_name_a_file_twice(run, clean):
     )
     outcome = run("cnn-check", "split.tsv", "--probes", "none")
     assert [row[:2] for row in found(outcome) if row[1] == "twice"] == [("error", "twice"), ("note", "twice")]
-    assert "2 pictures to learn from" in outcome.err
+    assert "2 images for training" in outcome.err
     run("cnn-check", "split.tsv", "--probes", "none", "--fix", "clean.tsv")
     assert Path("clean.tsv").read_text() == "path\tlabel\tsplit\nphotos/cat/00.jpg\tcat\t\n"
 
 
-def test_of_a_file_that_is_listed_twice_the_fixed_set_has_the_listing_that_is_held_out(run, clean):
-    """With the group of either; where an image only is near another one in feature space nothing is left out, but grouped."""
+def test_fixed_set_keeps_the_held_out_listing(run, clean):
+    """With the group of either listing; neighbours in feature space are grouped but not left out."""
     manifest(
         ("photos/cat/00.jpg", "cat", "train", ""),
         ("photos/dog/01.jpg", "dog", "train", ""),
@@ -399,11 +399,14 @@ def test_of_a_file_that_is_listed_twice_the_fixed_set_has_the_listing_that_is_he
         ["photos/cat/02.jpg", "cat", "test", "alike-1"],
         ["photos/dog/03.jpg", "dog", "test", ""],
     ]
-    assert "would replace what is checked" in run("cnn-check", "split.tsv", "--fix", "./split.tsv", status=2).err
+    assert (
+        "would replace the manifest that is checked"
+        in run("cnn-check", "split.tsv", "--fix", "./split.tsv", status=2).err
+    )
 
 
-def test_every_way_in_gives_the_same(run, clean):
-    """A folder, a list of its files on standard input, and a manifest; whatever the threads."""
+def test_folder_list_and_manifest_give_the_same_findings(run, clean):
+    """For any number of threads."""
     paths = sorted(str(path) for path in clean.rglob("*.jpg"))
     make_mess(clean)
     manifest(*((path, os.path.basename(os.path.dirname(path)), "", "") for path in paths))
@@ -414,39 +417,42 @@ def test_every_way_in_gives_the_same(run, clean):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--probes", "width,taste"], 'no probe "taste"; there are width, height'),
+        (["--probes", "width,taste"], 'no probe "taste"; give all, none, or some of width, height'),
         (["--fix", "clean.txt"], "ends in .tsv"),
     ],
 )
-def test_words_that_do_not_fit_are_usage_errors(run, clean, words, message):
+def test_rejects_contradictory_options(run, clean, words, message):
     """Before anything is read."""
     assert message in run("cnn-check", "photos", *words, status=2).err
 
 
-def test_a_set_without_an_image_is_an_error(run, here):
-    """There is nothing to say about it."""
+def test_rejects_a_set_without_usable_images(run, here):
+    """The message has the first reason."""
     (here / "photos").mkdir()
-    (here / "photos" / "x.jpg").write_bytes(b"no picture")
-    assert "none of 1 pictures can be used" in run("cnn-check", "photos", status=1).err
+    (here / "photos" / "x.jpg").write_bytes(b"no image")
+    assert "none of the 1 images can be used" in run("cnn-check", "photos", status=1).err
     (here / "photos" / "y.jpg").write_bytes(b"")
-    assert "the first is photos/x.jpg: no picture, or none of JPEG" in run("cnn-check", "photos", status=1).err
+    assert (
+        "the first is photos/x.jpg: not an image in a supported format (JPEG"
+        in run("cnn-check", "photos", status=1).err
+    )
 
 
 def test_tables_on_a_terminal(terminal, clean):
-    """Findings, classes and probes one below the other; of many findings of a kind the first ten."""
+    """Findings, classes and probes; of many findings of a kind the first ten."""
     for number in range(12):
         (clean / "dog" / f"empty{number:02d}.jpg").write_bytes(b"")
     outcome = terminal(
         Path(sys.executable).parent / "cnn-check", "photos", "--probes", "width,bytes,mean-colour", cwd=clean.parent
     )
-    for words in ("Errors", "Classes", "What tells the class", "and 2 more", "40 (40–40)"):
+    for words in ("Errors", "Classes", "Leak probes", "and 2 more", "40 (40–40)"):
         assert words in outcome.out
     assert "empty09.jpg" in outcome.out
     assert "empty10.jpg" not in outcome.out
 
 
-def test_deep_images_of_a_narrow_range_are_a_finding(run, images, tmp_path):
-    """12 bits kept in 16, and values that somebody forgot to scale; a 16-bit image that fills its range is none."""
+def test_deep_images_with_a_narrow_range_are_a_finding(run, images, tmp_path):
+    """12 bits stored in 16, and unscaled values, but not a 16-bit image that uses its range."""
     folder = images(red=2, blue=2)
     for name, top in (("twelve", 4095), ("dark", 250), ("full", 60000), ("pale", 65535)):
         ramp = np.linspace(64000 if name == "pale" else 0, top, 32).round().astype(np.uint16)

@@ -17,7 +17,7 @@ WORSE, LITTLE_WORSE = (GOOD.replace("\tcat\n", "\t?\n", count) for count in (8, 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder to be in, with the predictions of models that get all, most and some of twenty images right."""
+    """A working folder with the predictions of models that predict all, most and some of twenty images correctly."""
     monkeypatch.chdir(tmp_path)
     for name, text in (("good.tsv", GOOD), ("little.tsv", LITTLE_WORSE), ("worse.tsv", WORSE)):
         (tmp_path / name).write_text(text)
@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_counts_and_p_value_are_those_of_the_predictions(run, folder):
-    """Difference and counts are numpy's, the p-value is scipy's, whatever the order of the rows."""
+    """Difference and counts by numpy, the p-value by scipy, for any order of rows."""
     generator = np.random.default_rng(0)
     labels = np.array(["daisy", "rose", "tulip"])
     truth, one, other = (generator.integers(0, 3, 90) for _ in range(3))
@@ -47,15 +47,28 @@ def test_counts_and_p_value_are_those_of_the_predictions(run, folder):
 
 
 def test_notice_says_which_model_is_better(run, folder):
-    """With the interval from the side of the better one; or that neither is shown to be. Predictions withheld are wrong."""
+    """With the interval, or that there is no significant difference. Withheld predictions are wrong."""
     outcome = run("cnn-compare", "good.tsv", "worse.tsv")
-    assert outcome.err.startswith("cnn-compare: good.tsv is better by 40.0 points, 95 % interval ")
+    assert outcome.err.startswith("cnn-compare: good.tsv is better by 40.0 percentage points (95 % interval ")
     assert outcome.rows[0]["difference"] == "-0.4"
     assert run("cnn-compare", "worse.tsv", "good.tsv").err == outcome.err
     words = run("cnn-compare", "good.tsv", "little.tsv").err
-    assert words.startswith("cnn-compare: neither is shown to be better: good.tsv is ahead by 10.0 points")
-    assert words.endswith("p = 0.5\n")
-    assert "neither is shown to be better: 0.0 points" in run("cnn-compare", "good.tsv", "good.tsv").err
+    assert words.startswith("cnn-compare: no significant difference: good.tsv is ahead by 10.0 percentage points")
+    assert words.endswith("p = 0.5)\n")
+    assert "no significant difference: 0.0 percentage points" in run("cnn-compare", "good.tsv", "good.tsv").err
+
+
+@pytest.mark.parametrize(("wrong", "p_value", "status"), [(4, 0.125, 0), (5, 0.0625, 0), (6, 0.03125, 4)])
+def test_interval_notice_and_gate_agree_on_few_images(run, folder, wrong, p_value, status):
+    """Of six images: if only one model predicts five correctly, p = .0625 and the interval has 0; for six it does not."""
+    six = "".join(GOOD.splitlines(keepends=True)[:7])
+    for name, text in (("a.tsv", six), ("b.tsv", six.replace("\tcat\n", "\t?\n", wrong))):
+        (folder / name).write_text(text)
+    outcome = run("cnn-compare", "a.tsv", "b.tsv", "--fail-if-worse", status=status)
+    (row,) = outcome.rows
+    assert float(row["p_value"]) == p_value
+    assert (float(row["difference_high"]) < 0) == ("a.tsv is better by" in outcome.err) == (status == 4)
+    assert ("no significant difference" in outcome.err) == (status == 0)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +118,7 @@ def test_standard_input_is_one_of_the_two(run, folder):
 
 
 def test_truth_split_complete_and_labels_are_respected(run, folder):
-    """The labels of the manifest's split count; --complete demands all of its images, --labels all of its classes."""
+    """--split limits the truth; --complete needs all of its images, --labels all of its classes."""
     manifest = "path\tlabel\tsplit\n" + "".join(f"cat/{index}.jpg\tdog\ttest\n" for index in range(20))
     (folder / "split.tsv").write_text(manifest + "cat/20.jpg\tcat\ttest\ncat/21.jpg\tcat\tval\n")
     for name, text in (("a.tsv", GOOD), ("b.tsv", GOOD.replace("\tcat\n", "\tdog\n", 5))):
@@ -122,23 +135,22 @@ def test_truth_split_complete_and_labels_are_respected(run, folder):
 
 
 def test_rejects_files_of_different_images(run, folder):
-    """An image that one side lacks is named, with the side."""
+    """The message names the image and the file that lacks it."""
     (folder / "short.tsv").write_text(GOOD.rpartition("cat/18.jpg")[0])
     for words in (["good.tsv", "short.tsv"], ["short.tsv", "good.tsv"]):
         outcome = run("cnn-compare", *words, status=1)
         assert outcome.err == (
-            "cnn-compare: short.tsv lacks cat/18.jpg and 1 more pictures that good.tsv has; two models are compared on the same "
-            "pictures\n"
+            "cnn-compare: short.tsv lacks cat/18.jpg and 1 more, which good.tsv has; predict the same images with both models\n"
         )
         assert outcome.out == ""
 
 
 def test_warns_of_images_of_one_group(run, folder):
-    """Where the manifest says that images belong together the test is too sure, and a warning says so."""
+    """Images of one group are not independent."""
     (folder / "a.tsv").write_text("path\tlabel\n1.jpg\tcat\n2.jpg\tcat\n3.jpg\tdog\n")
     (folder / "groups.tsv").write_text("path\tlabel\tgroup\n1.jpg\tcat\tx\n2.jpg\tcat\tx\n3.jpg\tdog\ty\n")
     words = ["a.tsv", "a.tsv", "--truth", "groups.tsv"]
-    assert "2 of 3 pictures share their group" in run("cnn-compare", *words).err
+    assert "2 of 3 images share a group with others" in run("cnn-compare", *words).err
     (folder / "groups.tsv").write_text("path\tlabel\tgroup\n1.jpg\tcat\tx\n2.jpg\tcat\tz\n3.jpg\tdog\ty\n")
     assert "group" not in run("cnn-compare", *words).err
 

@@ -1,4 +1,4 @@
-"""cnn-curves as it is typed: an image, a drawing in the terminal, rows in a pipe."""
+"""cnn-curves: an image, a drawing in the terminal, rows in a pipe."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SCRIPT = Path(sys.executable).parent / "cnn-curves"
 
 
 def write(path, *, epochs=12, validated=True):
-    """Write a history: losses that halve, a validation that is best two epochs before the end."""
+    """Write a history: losses that halve, and a best validation two epochs before the end."""
     rows = [HEADER]
     for epoch in range(1, epochs + 1):
         val = (
@@ -42,7 +42,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_one_image_and_one_row_per_run(run, here):
-    """The image is two panels wide; stdout says which epoch is the best of each run, and its measures."""
+    """The image has two panels; rows have the best epoch of each run and its measures."""
     words = ("small/model.csv", "large/model.csv", "alone.csv", "-o", "curves.png", "--smooth", "0.8")
     outcome = run("cnn-curves", *words)
     assert [(row["run"], row["epochs"], row["best_epoch"], row["val_loss"]) for row in outcome.rows] == [
@@ -62,14 +62,14 @@ def test_one_image_and_one_row_per_run(run, here):
 
 
 @pytest.mark.parametrize(("name", "begins"), [("c.svg", b"<?xml"), ("c.pdf", b"%PDF"), ("c.PNG", b"\x89PNG")])
-def test_the_ending_names_the_format(run, here, name, begins):
-    """Whatever its case."""
+def test_extension_selects_the_format(run, here, name, begins):
+    """In any case of letters."""
     run("cnn-curves", "alone.csv", "-o", name)
     assert Path(name).read_bytes().startswith(begins)
 
 
-def test_in_a_pipe_every_epoch_is_a_row(run, here):
-    """The history with the run's name before and the best epoch marked; smoothed, the measures alone are other numbers."""
+def test_piped_output_has_a_row_per_epoch(run, here):
+    """With the name of the run, and the best epoch marked; smoothing changes only the measures."""
     rows = run("cnn-curves", "small/model.csv").rows
     assert list(rows[0]) == ["run", *COLUMNS, "best"]
     history = [line.split(",") for line in Path("small/model.csv").read_text().splitlines()[1:]]
@@ -88,8 +88,8 @@ def test_in_a_pipe_every_epoch_is_a_row(run, here):
     assert both[-1]["val_loss"] == ""
 
 
-def test_monitor_chooses_the_best_epoch(run, here):
-    """Loss and accuracy need not agree."""
+def test_monitor_selects_the_best_epoch(run, here):
+    """Loss and accuracy may select different epochs."""
     Path("h.csv").write_text(f"{HEADER}\n1,1,0.5,0.4,0.8,0.1,1\n2,1,0.5,0.6,0.9,0.1,1\n")
     for monitor, best in (("val_loss", "1"), ("val_accuracy", "2")):
         (row,) = run("cnn-curves", "h.csv", "-o", "h.svg", "--monitor", monitor).rows
@@ -98,8 +98,8 @@ def test_monitor_chooses_the_best_epoch(run, here):
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
-def test_the_epoch_marked_is_the_one_that_training_kept(run, here, images, monitor):
-    """cnn-train-head and cnn-curves choose by the same rule."""
+def test_marked_epoch_is_the_one_that_training_kept(run, here, images, monitor):
+    """cnn-train-head and cnn-curves use the same rule."""
     images("photos/train", red=6, blue=6)
     images("photos/val", red=4, blue=4)
     backbone = ("--layers", "conv 6 k3 relu", "--weights", "none", "--size", "8", "--device", "cpu")
@@ -112,15 +112,15 @@ def test_the_epoch_marked_is_the_one_that_training_kept(run, here, images, monit
     assert len({row["val_loss"] for row in rows}) > 1  # of equal accuracies the lower loss decides
 
 
-def test_three_ways_in_are_one(run, here):
-    """A file, `-` and a pipe; a history from there is called what it is."""
+def test_file_pipe_and_stdin_give_the_same_output(run, here):
+    """The name of the run is standard input."""
     text = Path("small/model.csv").read_text()
     named, dash, piped = (run("cnn-curves", *words, stdin=text).out for words in (["small/model.csv"], ["-"], []))
     assert dash == piped == named.replace("model\t", "standard input\t")
 
 
-def test_a_number_that_is_none_is_null(run, here):
-    """JSON has no NaN; the row stays, the measure is null."""
+def test_nan_is_null_in_json(run, here):
+    """The row is kept."""
     Path("h.csv").write_text(f"{HEADER}\n1,nan,0.5,inf,0.8,0.1,1\n")
     (record,) = map(json.loads, run("cnn-curves", "h.csv", "--json").out.splitlines())
     assert (record["train_loss"], record["val_loss"], record["val_accuracy"]) == (None, None, 0.8)
@@ -129,8 +129,8 @@ def test_a_number_that_is_none_is_null(run, here):
 # ---------------------------------------------------------------- drawn
 
 
-def test_on_a_terminal_the_curves_are_drawn(terminal, here):
-    """Panels beside one another in its width, a colour a run, none with NO_COLOR; --json is rows there, too."""
+def test_curves_are_drawn_on_a_terminal(terminal, here):
+    """Panels side by side in its width, one colour per run, none with NO_COLOR; --json prints rows there too."""
     words = (SCRIPT, "small/model.csv", "large/model.csv")
     done = terminal(*words, on=["stdout"], cwd=here)
     assert (done.status, done.err) == (0, "")
@@ -146,7 +146,7 @@ def test_on_a_terminal_the_curves_are_drawn(terminal, here):
 
 
 def test_plot_draws_into_a_pipe(run, here, monkeypatch):
-    """For less and log files: the same letters without a colour, in the width that COLUMNS gives."""
+    """For less and log files: the same text without colour, in the width of COLUMNS."""
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("LINES", "20")
     drawing = run("cnn-curves", "small/model.csv", "--plot").out.splitlines()
@@ -156,8 +156,8 @@ def test_plot_draws_into_a_pipe(run, here, monkeypatch):
     assert "\x1b" not in "".join(drawing)
 
 
-def test_a_pipe_gets_rows_whatever_else_is_there(here):
-    """Both streams in one pipe with the size of a screen, as watch and many a supervisor have it, is a pipe still; --plot draws."""
+def test_piped_output_is_rows_even_with_a_screen_size(here):
+    """Both streams in one pipe with a screen size, as under watch; --plot draws."""
     env = {**os.environ, "COLUMNS": "90", "LINES": "30"}
     for words, begin in (([], ["run", "epoch"]), (["--plot"], ["loss", "accuracy"])):
         done = subprocess.run(
@@ -175,22 +175,22 @@ def test_a_pipe_gets_rows_whatever_else_is_there(here):
         (
             ["no-such.csv", "-o", "c.bmp"],
             2,
-            "c.bmp: the ending names the format of the picture; use one of .png, .svg, .pdf",
+            "c.bmp: unknown format; give it a name that ends in .png, .svg or .pdf",
         ),
-        (["alone.csv", "-o", "curves"], 2, "curves: the ending names the format of the picture"),
-        (["alone.csv", "--smooth", "1"], 2, "--smooth 1 is not from 0 to below 1"),
+        (["alone.csv", "-o", "curves"], 2, "curves: unknown format; give it a name"),
+        (["alone.csv", "--smooth", "1"], 2, "--smooth 1: give a weight from 0"),
         (["alone.csv", "--plot", "-o", "c.png"], 2, "--plot draws on standard output; drop -o"),
         (["alone.csv", "--plot", "--json"], 2, "--plot draws on standard output; drop --json"),
         (["alone.csv", "alone.csv"], 2, "alone.csv: given twice"),
         (["alone.csv", "-o", "no-such/c.png"], 1, "no-such/c.png: No such file or directory"),
-        (["alone.csv", "broken.csv", "-o", "c.png"], 1, 'broken.csv:2: train_loss "x" is no number'),
-        (["model.pt"], 1, "model.pt: a model; its history should be model.csv, but is not there"),
+        (["alone.csv", "broken.csv", "-o", "c.png"], 1, 'broken.csv:2: train_loss "x" is not a number'),
+        (["model.pt"], 1, "model.pt: a model; its history model.csv does not exist"),
         (["begun.csv"], 1, "begun.csv: no epoch is finished yet"),
         (["-"], 1, f"standard input: empty; a history begins with the header row {HEADER}"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(run, here, words, status, message):
-    """One line that names what is wrong, nothing on stdout, and no image."""
+def test_errors_are_one_line(run, here, words, status, message):
+    """Nothing on stdout, and no image."""
     Path("broken.csv").write_text(f"{HEADER}\n1,x,0.5,0.5,0.8,0.1,1\n")
     Path("begun.csv").write_text(f"{HEADER}\n")
     Path("model.pt").write_bytes(b"PK\x03\x04")
@@ -204,7 +204,7 @@ def test_what_cannot_be_drawn_is_one_line(run, here, words, status, message):
 
 @pytest.mark.parametrize(("words", "drawing"), [([], False), (["--plot"], True)])
 def test_it_loads_no_more_than_it_needs(here, words, drawing):
-    """Rows and the drawing in the terminal cost neither numpy nor matplotlib; rows do without plotext, which loads Pillow."""
+    """Rows and the drawing in the terminal load neither numpy nor matplotlib; rows do not load plotext and Pillow either."""
     program = "import sys; from cnnkit_tools.cnn_curves import main\ntry: main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", program, "alone.csv", *words], capture_output=True, check=True)
     loaded = set(done.stderr.decode().split())

@@ -1,4 +1,4 @@
-"""cnn-dims, as it is installed."""
+"""The command cnn-dims."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def objects(outcome):
     return [json.loads(line) for line in outcome.out.splitlines()]
 
 
-def test_the_card(run):
+def test_first_example(run):
     """The first example gives 64x64x32 and 896 parameters, with a row of totals."""
     outcome = run("cnn-dims", *CARD)
     assert outcome.out == (
@@ -40,7 +40,7 @@ def test_the_card(run):
 
 
 def test_json_has_the_documented_fields(run):
-    """--json gives one object a layer with the fields in their order, and a last one whose kind is total."""
+    """--json prints one object for each layer, with the documented fields in order, and a last one of kind total."""
     rows = objects(run("cnn-dims", "--input", "32,32,3", "--layers", CIFAR, "--json"))
     assert all(list(row) == FIELDS for row in rows)
     assert rows[0] == {
@@ -77,7 +77,7 @@ total     total    10        528054  1762184  32                       149496   
 
 
 def test_the_table_of_a_chain(run):
-    """The CIFAR network's table is the golden one, and every column of sums is the sum of its rows."""
+    """The table of a network for CIFAR, and totals that are the sums of the rows."""
     outcome = run("cnn-dims", "--input", "32,32,3", "--layers", CIFAR)
     *rows, total = outcome.rows
     for column in ("params", "macs", "activation_bytes", "dropped"):
@@ -117,8 +117,8 @@ def test_layers_from_a_file(run, tmp_path):
     assert [row["output"] for row in rows] == ["32x32x16", "16x16x16", "16x16x16"]
 
 
-def test_explain_writes_the_formulas(run):
-    """--explain prints the formulas with the numbers in, in place of the table."""
+def test_explain_prints_formulas(run):
+    """--explain prints formulas with numbers, and no table."""
     lines = [line.strip() for line in run("cnn-dims", *CARD, "--explain").out.splitlines()]
     assert "height = ceil(128 / 2) = 64" in lines
     assert "params = 32*3*3*3 + 32 = 896" in lines
@@ -126,7 +126,7 @@ def test_explain_writes_the_formulas(run):
 
 
 def test_a_pipe_of_three_stages(shell, tmp_path):
-    """Each stage takes the last output of the one before, repeats its rows and adds its own."""
+    """Each stage repeats the rows of the one before and appends its own."""
     line = "cnn-dims --input 200,200,1 --filters 16 --k 2 --s 2 | cnn-dims --filters 32 --k 3 --pad same | cnn-dims --pool 2"
     piped = shell(line, cwd=tmp_path)
     whole = shell(
@@ -136,8 +136,8 @@ def test_a_pipe_of_three_stages(shell, tmp_path):
     assert [row["output"] for row in piped.rows] == ["100x100x16", "100x100x32", "50x50x32", "50x50x32"]
 
 
-def test_a_pipe_carries_json_too(run):
-    """A stage reads JSON Lines as it reads TSV, and writes what it is asked for."""
+def test_pipe_accepts_json(run):
+    """A stage reads JSON Lines as well as TSV, and its own output format does not depend on that."""
     first = ["--input", "64,48,3", "--layers", "conv 8 k3x5 s2x1, conv 8 k1"]
     as_json, as_tsv = (run("cnn-dims", *first, *words).out for words in (["--json"], []))
     assert run("cnn-dims", "--pool", 2, stdin=as_json).out == run("cnn-dims", "--pool", 2, stdin=as_tsv).out
@@ -145,7 +145,7 @@ def test_a_pipe_carries_json_too(run):
 
 
 def test_a_pipe_keeps_names_and_bytes(run):
-    """Names go on counting, and batch and type of the first stage hold for the next unless that says otherwise."""
+    """Layers are numbered on, and batch and data type of the first stage apply to the next one by default."""
     first = run("cnn-dims", "--input", "8,8,3", "--filters", 4, "--k", 1, "--batch", 4, "--dtype", "float16").out
     kept = run("cnn-dims", "--filters", 4, "--k", 1, stdin=first).rows
     assert [(row["layer"], row["activation_bytes"]) for row in kept] == [
@@ -157,8 +157,8 @@ def test_a_pipe_keeps_names_and_bytes(run):
     assert [row["activation_bytes"] for row in changed] == ["1024", "1024", "2048"]
 
 
-def test_with_an_input_nothing_is_read(tmp_path):
-    """Under cron or CI, standard input may be a pipe that nobody writes to: --input never waits for it."""
+def test_input_option_does_not_read_stdin(tmp_path):
+    """Under cron or CI, standard input may be a pipe without a writer: --input never waits for it."""
     reading, writing = os.pipe()
     try:
         command = [sys.executable, "-m", "cnnkit_tools.cnn_dims", *CARD]
@@ -170,15 +170,15 @@ def test_with_an_input_nothing_is_read(tmp_path):
 
 
 def test_an_empty_pipe_asks_for_the_input(run):
-    """A stage without anything before it says what is missing."""
+    """A stage without a table reports what is missing."""
     outcome = run("cnn-dims", "--pool", 2, stdin="", status=2)
     assert "standard input is empty; give --input H,W,C" in outcome.err
     assert outcome.out == ""
 
 
-def test_a_foreign_table_is_refused(run):
-    """What another program printed is no table of cnn-dims."""
-    assert "no table of cnn-dims" in run("cnn-dims", "--pool", 2, stdin="path\tlabel\na\tb\n", status=1).err
+def test_rejects_other_tables(run):
+    """The output of another program is an error."""
+    assert "not a table of cnn-dims" in run("cnn-dims", "--pool", 2, stdin="path\tlabel\na\tb\n", status=1).err
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_foreign_table_is_refused(run):
     ],
 )
 def test_gates(run, words, status, numbers):
-    """A bound that is missed ends with status 4 and both numbers, after the table."""
+    """A missed bound ends with status 4 and both numbers, after the table."""
     outcome = run("cnn-dims", *CARD, *words, status=status)
     assert "64x64x32" in outcome.out
     assert all(number in outcome.err for number in numbers)
@@ -200,32 +200,38 @@ def test_gates(run, words, status, numbers):
     ("words", "message"),
     [
         (["--input", "3,3,3", "--filters", 8, "--k", 5], "kernel 5 is larger than its input's height 3"),
-        (["--input", "9,9,3", "--filters", 8, "--k", 3, "--groups", 2], "2 groups do not divide 3 input channels"),
+        (
+            ["--input", "9,9,3", "--filters", 8, "--k", 3, "--groups", 2],
+            "3 input channels are not divisible by 2 groups",
+        ),
         (["--input", "0,9,3", "--pool", 2], "height is 0"),
-        (["--input", "9,9", "--pool", 2], '"9,9" is no size; give H,W,C'),
-        (["--input", "9,9,3", "--filters", 2, "--k", "3,3"], '--k "3,3" is no size; give one number, or HxW as in 3x5'),
-        (["--input", "9,9,3", "--filters", 2, "--k", "3 same"], '--k "3 same" is no size'),
-        (["--input", "9,9,3", "--filters", 2, "--k", 3, "--s", "2,1"], '--s "2,1" is no size'),
-        (["--input", "9,9,3", "--pool", "2, dense 10"], '--pool "2, dense 10" is no size'),
+        (["--input", "9,9", "--pool", 2], '"9,9" is not a size; give H,W,C'),
+        (
+            ["--input", "9,9,3", "--filters", 2, "--k", "3,3"],
+            '--k "3,3" is not a size; give one number, or HxW as in 3x5',
+        ),
+        (["--input", "9,9,3", "--filters", 2, "--k", "3 same"], '--k "3 same" is not a size'),
+        (["--input", "9,9,3", "--filters", 2, "--k", 3, "--s", "2,1"], '--s "2,1" is not a size'),
+        (["--input", "9,9,3", "--pool", "2, dense 10"], '--pool "2, dense 10" is not a size'),
         (
             ["--input", "9,9,3", "--layers", "conv 3 k3, pool 2, poll 3"],
-            'layer 3: "poll" is no layer; did you mean "pool"?',
+            'layer 3: "poll" is not a layer; did you mean "pool"?',
         ),
         (["--input", "9,9,3", "--layers", ""], "--layers is empty"),
         (["--input", "9,9,3", "--filters", 8], "give --k"),
         (["--input", "9,9,3", "--pool", 2, "--pad", "full"], '--pad is same, valid or a number of pixels, not "full"'),
         (["--input", "9,9,3", "--pool", 2, "--k", 3], '"k3" does not belong to pool'),
-        (["--input", "9,9,3", "--pool", 2, "--dense", 3], "one layer at a time"),
-        (["--input", "9,9,3", "--k", 3], "flags of a layer are given without one"),
-        (["--input", "9,9,3"], "give a network, or layers"),
-        (["vgg16", "--pool", 2], "give a network, or layers"),
+        (["--input", "9,9,3", "--pool", 2, "--dense", 3], "give one layer"),
+        (["--input", "9,9,3", "--k", 3], "options of a layer without a layer"),
+        (["--input", "9,9,3"], "give either a network, or layers"),
+        (["vgg16", "--pool", 2], "give either a network, or layers"),
         (["vgg16", "--explain"], "--explain"),
         (["--input", "9,9,3", "--pool", 2, "--explain", "--json"], "--explain"),
         (["vgg17"], 'no network is called "vgg17"; did you mean'),
     ],
 )
-def test_wrong_words(run, words, message):
-    """What the words on the command line get wrong is said in one line, with status 2 and nothing on stdout."""
+def test_usage_errors(run, words, message):
+    """Wrong arguments are an error of one line, with status 2 and nothing on stdout."""
     outcome = run("cnn-dims", *words, status=2)
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
@@ -234,7 +240,7 @@ def test_wrong_words(run, words, message):
 
 @pytest.mark.parametrize("name", ["model.pt", "model.onnx"])
 def test_a_missing_file_is_named(run, tmp_path, name):
-    """A file that is not there is an error of one line."""
+    """A missing file is an error of one line."""
     outcome = run("cnn-dims", tmp_path / name, status=1)
     assert name in outcome.err
     assert outcome.err.count("\n") == 1
@@ -261,7 +267,7 @@ def test_vgg16(run):
 
 
 def test_a_network_of_another_size(run):
-    """--input measures a network for other images, and the classifier in a pipe behind it."""
+    """--input sets the size of the images of a network; a classifier can be appended in a pipe."""
     small = run("cnn-dims", "resnet18", "--input", "64,64,3").rows
     assert {row["layer"]: row["output"] for row in small}["layer4.1.conv2"] == "2x2x512"
     piped = run("cnn-dims", "--dense", 2, stdin=run("cnn-dims", "resnet18").out).rows
@@ -269,7 +275,7 @@ def test_a_network_of_another_size(run):
 
 
 def test_a_trained_model(run, tmp_path):
-    """A model.pt has a row for each of its layers, backbone and head, with the parameters that its file holds."""
+    """A model.pt has a row for each of its layers, backbone and head, with the parameters in its file."""
     text = "conv 8 k3 same relu, pool 2, conv 12 k3 bn relu"
     extractor, backbone, preprocess = backbones.by_notation(text, size=16)
     head = classifier.build_head("dense 5 relu, dense 2", (12,))
@@ -290,7 +296,7 @@ def test_a_trained_model(run, tmp_path):
     assert (fields["conv1"], fields["conv2"]) == ("3", "8")
 
 
-def test_an_onnx_network_in_a_pipe(run, tmp_path):
+def test_onnx_network_and_gates(run, tmp_path):
     """A model.onnx is measured like any other network, gates included."""
     import onnx
     from onnx.helper import make_graph, make_model, make_node, make_tensor_value_info
@@ -309,7 +315,7 @@ def test_an_onnx_network_in_a_pipe(run, tmp_path):
 
 
 def test_arithmetic_imports_no_network_library(tmp_path):
-    """Layers are worked out without torch, onnxruntime, onnx, numpy, Pillow or, off a terminal, rich."""
+    """Layers are measured without torch, onnxruntime, onnx, numpy, Pillow or, off a terminal, rich."""
     code = (
         "import sys, cnnkit_tools.cnn_dims as tool\n"
         "try: tool.main(sys.argv[1:])\n"
@@ -337,14 +343,14 @@ CASES = SHARED.parent / "cases" / "onnx"
         ("mix", 376, 17 * 17 * 216 + 36 * 72 + 40),
     ],
 )
-def test_files_that_were_measured_wrong(run, name, params, macs):
-    """Transposed convolutions, constants that are no weights, and the opset that a file was written in."""
+def test_onnx_regressions(run, name, params, macs):
+    """Transposed convolutions, constants that are not weights, and old opsets."""
     total = run("cnn-dims", CASES / f"{name}.onnx").rows[-1]
     assert (int(total["params"]), int(total["macs"])) == (params, macs)
 
 
-def test_receptive_fields_end_at_the_image_in_a_pipe_too(run):
-    """The table carries the size of the image, and the formula says where a field was cut."""
+def test_receptive_field_is_limited_to_the_image_in_a_pipe(run):
+    """The table has the size of the image, and the formula shows the limit."""
     first = run("cnn-dims", "--input", "9,12,1", "--layers", "conv 4 k7 p3 s2").out
     row = run("cnn-dims", "--filters", 2, "--k", 3, "--pad", "same", stdin=first).rows[-1]
     assert (row["receptive_field"], row["image"]) == ("9x11", "9x12")
@@ -353,15 +359,15 @@ def test_receptive_fields_end_at_the_image_in_a_pipe_too(run):
     assert "  receptive_field (width) = 7 + (3 - 1)*2 = 11" in lines
 
 
-def test_an_older_table_without_the_image_is_read(run):
-    """What earlier versions printed still goes into a pipe."""
+def test_accepts_tables_without_column_image(run):
+    """Tables of earlier versions are accepted in a pipe."""
     text = "layer\tkind\toutput\tparams\tmacs\treceptive_field\tstride\tactivation_bytes\tdropped\n"
     text += "conv1\tconv\t4x4x2\t20\t288\t3\t1\t128\t0\n"
     assert run("cnn-dims", "--pool", 2, stdin=text).rows[-1]["receptive_field"] == "4"
 
 
-def test_an_onnx_that_cannot_be_measured_ends_in_one_sentence(run, tmp_path):
-    """The message names the file and the operator, and gives no advice that does not help."""
+def test_unknown_operator_is_one_error_line(run, tmp_path):
+    """The message names file and operator, without advice that does not help."""
     import onnx
     from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
@@ -371,11 +377,11 @@ def test_an_onnx_that_cannot_be_measured_ends_in_one_sentence(run, tmp_path):
     outcome = run("cnn-dims", tmp_path / "a.onnx", status=1)
     assert outcome.out == ""
     assert outcome.err.count("\n") == 1
-    assert "a.onnx: what the operator acme.Fold multiplies is not known" in outcome.err
+    assert "a.onnx: the multiply-accumulates of the operator acme.Fold are unknown" in outcome.err
 
 
-def test_an_onnx_that_onnx_runtime_refuses_has_no_totals(run, tmp_path):
-    """A factor of zero, which onnx takes: the node is named although ONNX Runtime does not name it."""
+def test_onnx_that_onnx_runtime_refuses_is_an_error(run, tmp_path):
+    """A scale of zero, which onnx accepts: the node is named although ONNX Runtime does not name it."""
     import onnx
     from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
@@ -394,8 +400,8 @@ def test_an_onnx_that_onnx_runtime_refuses_has_no_totals(run, tmp_path):
     )
 
 
-def test_no_code_in_the_current_folder_is_run(run, tmp_path, monkeypatch):
-    """Modules that lie beside a network, under names that cnn-dims imports, are not imported, nor do they keep it from a number."""
+def test_modules_in_the_current_folder_are_not_imported(run, tmp_path, monkeypatch):
+    """Files named like modules that cnn-dims imports are not run, and do not change the result."""
     import onnx
     from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
@@ -403,9 +409,7 @@ def test_no_code_in_the_current_folder_is_run(run, tmp_path, monkeypatch):
     y = make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
     nodes = [
         make_node("Greater", ["x", "mean"], ["bright"]),
-        make_node(
-            "NonZero", ["bright"], ["places"]
-        ),  # as many as the pixels of an image say: a shape that only a run shows
+        make_node("NonZero", ["bright"], ["places"]),  # its shape depends on the image, so the network has to be run
         make_node("Cast", ["places"], ["y"], to=onnx.TensorProto.FLOAT),
     ]
     mean = onnx.numpy_helper.from_array(torch.tensor(-1.0).numpy(), "mean")

@@ -1,4 +1,4 @@
-"""cnn-dream as it is run: activations are strengthened, sizes, seeds, and every mistake one line."""
+"""cnn-dream: activations increase, sizes, seeds and error messages."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch):
 
 
 def dream(run, *words, image="sky.png"):
-    """Run, and give the record."""
+    """Run, and return the record."""
     outcome = run("cnn-dream", "m.pt", image, "-o", "dream.png", *CPU, *words, "--json")
     assert outcome.err == ""
     (record,) = map(json.loads, outcome.out.splitlines())
@@ -55,10 +55,10 @@ def pixels(path):
 @pytest.mark.parametrize("octaves", [1, 3])
 @pytest.mark.parametrize("chosen", [None, "0,5"])
 def test_activations_are_strengthened(run, here, octaves, chosen):
-    """The dream has the image's size; the mean square of the chosen filters' activations is as recorded, and grows."""
+    """The dream has the size of the image; the mean square of the activations of the filters is as recorded, and increases."""
     words = ("--layer", "pool1", "--octaves", octaves, "--steps", "6", *(("--filters", chosen) if chosen else ()))
     record = dream(run, *words)
-    assert (record["layer"], record["picture"], record["size"]) == ("pool1", "sky.png", "44x60")
+    assert (record["layer"], record["image"], record["size"]) == ("pool1", "sky.png", "44x60")
     assert pixels("dream.png").shape == (44, 60, 3)
     loaded = torch_model.load("m.pt")
     network = classifiers.from_header(loaded.header, loaded.state, name="m.pt").eval()
@@ -83,7 +83,7 @@ def test_size_is_the_longer_side(run, here):
 
 
 def test_same_seed_gives_same_bytes(run, here):
-    """The jitter is all that is random: without it, the seed does not matter."""
+    """Only the jitter is random: without it, the seed has no effect."""
     words = ("--layer", "conv1", "--octaves", "2", "--steps", "3")
     contents = []
     for extra in ((), (), ("--seed", "1"), ("--jitter", "0"), ("--jitter", "0", "--seed", "1")):
@@ -103,7 +103,7 @@ def test_options_default_to_those_of_the_library(run, here):
 
 
 def test_every_step_option_matters(run, here):
-    """No step moves nothing; a rate and a blur change the pixels."""
+    """Zero rate changes nothing; rate and blur change the pixels."""
     words = ("--layer", "conv1", "--octaves", "1", "--steps", "2", "--jitter", "0")
     dream(run, *words, "--rate", "0")
     np.testing.assert_array_equal(pixels("dream.png"), pixels("sky.png"))
@@ -117,20 +117,20 @@ def test_every_step_option_matters(run, here):
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
-        (("m.onnx", "sky.png", "-o", "d.png"), 2, "m.onnx: following a gradient needs the .pt it was made from"),
+        (("m.onnx", "sky.png", "-o", "d.png"), 2, "m.onnx: an exported network has no gradients; give the .pt it was made from"),
         (("m.pt", "sky.png", "-o", "d.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"'),
         (("m.pt", "sky.png", "-o", "d.png", "--layer", "bn1", "--filters", "8"), 2, "--filters 8: bn1 has 8"),
-        (("m.pt", "sky.png", "-o", "d.png", "--layer", "bn1", "--octaves", "9"), 2, "pictures of 3x4 are too small"),
+        (("m.pt", "sky.png", "-o", "d.png", "--layer", "bn1", "--octaves", "9"), 2, "images of 3x4 are too small"),
         (("m.pt", "sky.png", "-o", "d.png", "--layer", "conv1", "--blur", "50"), 2, "--blur 50"),
         (("m.pt", "sky.png", "-o", "d.png", "--size", "big"), 2, '--size "big"'),
-        (("m.pt", "sky.png", "-o", "sky.png"), 2, "-o sky.png is the picture itself, which would be lost"),
+        (("m.pt", "sky.png", "-o", "sky.png"), 2, "-o sky.png would overwrite the image"),
         (("m.pt", "sky.png", "-o", "d.jpg"), 2, "-o d.jpg"),
         (("m.pt", "none.png", "-o", "d.png"), 1, "none.png: no such file or directory"),
         (("none.pt", "sky.png", "-o", "d.png"), 1, "none.pt: No such file or directory"),
     ],
 )  # fmt: skip
-def test_rejects_wrong_words(run, here, words, status, line):
-    """In one line that says what is wrong; nothing is printed or written."""
+def test_rejects_invalid_options(run, here, words, status, line):
+    """Each error is one line; nothing is printed or written."""
     before = {path: Path(path).read_bytes() for path in sorted(os.listdir())}
     outcome = run("cnn-dream", *words, *CPU, status=status)
     assert outcome.err.startswith(f"cnn-dream: {line}")
@@ -141,7 +141,7 @@ def test_rejects_wrong_words(run, here, words, status, line):
 
 @pytest.mark.parametrize("output", ["d.jpg", "nowhere/d.png"])
 def test_rejects_output_before_loading_the_network(run, here, monkeypatch, output):
-    """A name that is not .png, or in no folder."""
+    """A name that is not .png, or in a folder that does not exist."""
     monkeypatch.setattr(
         "cnnkit.explain.load_network.load_network", lambda *_, **__: pytest.fail("the network was loaded")
     )
@@ -153,7 +153,7 @@ def test_rejects_output_before_loading_the_network(run, here, monkeypatch, outpu
 
 @pytest.mark.parametrize("size", ["32x48", "0", "-3", "ten", "1e3", "48,48"])
 def test_the_size_of_a_dream_is_its_longer_side(run, tmp_path, monkeypatch, images, size):
-    """One number of pixels: two would be taken for their larger one."""
+    """Only one number of pixels."""
     photos = images(red=1)
     error = run(
         "cnn-dream",
@@ -166,4 +166,4 @@ def test_the_size_of_a_dream_is_its_longer_side(run, tmp_path, monkeypatch, imag
         f"--size={size}",
         status=2,
     ).err
-    assert f'--size "{size}": give the longer side of the dream, in pixels' in error
+    assert f'--size "{size}": give one number, the longer side of the dream in pixels' in error

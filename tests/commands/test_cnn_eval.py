@@ -19,7 +19,7 @@ CLASSES = ("daisy", "rose", "tulip")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder to be in: split.tsv with train, val and test, none of whose images need to exist."""
+    """A working folder: split.tsv with train, val and test, whose images do not exist."""
     monkeypatch.chdir(tmp_path)
     lines = ["path\tlabel\tsplit"]
     for split, count in (("train", 6), ("val", 3), ("test", 90)):
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def draw(classes, *, n=90, seed=0):
-    """Draw a truth and probabilities of six digits, as they are printed."""
+    """Draw labels, and probabilities rounded to six digits, as printed."""
     generator = np.random.default_rng(seed)
     truth = np.arange(n) % len(classes)
     scores = generator.normal(size=(n, len(classes))) + 1.5 * np.eye(len(classes))[truth]
@@ -51,7 +51,7 @@ def write(truth, probabilities, classes=CLASSES, *, top=None, as_json=False):
 
 
 def test_every_measure_agrees_with_scikit_learn(run, folder):
-    """One object on stdout, of the fields promised, with the values of scikit-learn."""
+    """One JSON object with the documented fields and the values of scikit-learn."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", "--truth", "split.tsv", "--split", "test", "--json", stdin=write(truth, probabilities))
     (line,) = outcome.out.splitlines()
@@ -83,8 +83,8 @@ def test_every_measure_agrees_with_scikit_learn(run, folder):
     assert outcome.err == ""
 
 
-def test_tsv_and_json_lines_are_measured_alike(run, folder):
-    """The same predictions in either shape, from a file, from `-` or through a pipe, give the same bytes."""
+def test_tsv_and_json_lines_give_the_same_measures(run, folder):
+    """From a file, `-` or a pipe."""
     truth, probabilities = draw(CLASSES)
     (folder / "p.tsv").write_text(write(truth, probabilities))
     outputs = {
@@ -110,7 +110,7 @@ def test_tsv_and_json_lines_are_measured_alike(run, folder):
     ],
 )
 def test_truth_and_predictions_of_other_programs(run, folder, name, encoding, change):
-    """The same numbers, whatever program wrote the tables."""
+    """The measures are the same."""
     truth, probabilities = draw(CLASSES)
     (folder / name).write_bytes(change((folder / "split.tsv").read_text()).encode(encoding))
     predictions = write(truth, probabilities)
@@ -119,13 +119,13 @@ def test_truth_and_predictions_of_other_programs(run, folder, name, encoding, ch
     assert run("cnn-eval", "p.csv", "--truth", name, "--split", "test").out == expected
 
 
-def test_one_file_is_not_predictions_and_truth(run, folder):
-    """Measured against itself, everything is right: a file of either kind is refused as the other, and as both."""
+def test_rejects_one_file_as_predictions_and_truth(run, folder):
+    """Measured against itself, every prediction would be correct."""
     (folder / "p.tsv").write_text(write(*draw(CLASSES)))
     (folder / "bare.csv").write_text("path,label\nphotos/rose/1.jpg,rose\n")
     (folder / "alias.csv").symlink_to("bare.csv")
     outcome = run("cnn-eval", "bare.csv", "--truth", "alias.csv", status=2)
-    expected = "cnn-eval: bare.csv is given as predictions and as their truth; name a manifest with --truth\n"
+    expected = "cnn-eval: bare.csv is given both as predictions and as truth; pass a manifest with --truth\n"
     assert outcome.err == expected
     text = (folder / "p.tsv").read_text()
     for words in (("--truth", "p.tsv"), ("--truth", "copy.tsv")):
@@ -136,8 +136,8 @@ def test_one_file_is_not_predictions_and_truth(run, folder):
     assert "standard input: a manifest (columns path, label, split), not predictions" in outcome.err
 
 
-def test_in_a_pipe_a_measure_is_a_row(run, folder):
-    """awk finds a measure in the first column and its value in the second; the classes' measures come after a colon."""
+def test_piped_output_has_a_row_per_measure(run, folder):
+    """The measure in the first column and its value in the second; measures of classes as recall:cat."""
     truth, probabilities = draw(CLASSES)
     predictions = write(truth, probabilities)
     rows = {row["measure"]: row["value"] for row in run("cnn-eval", stdin=predictions).rows}
@@ -150,8 +150,8 @@ def test_in_a_pipe_a_measure_is_a_row(run, folder):
     ]
 
 
-def test_of_two_classes_the_prediction_alone_is_enough(run, folder):
-    """With one row an image, a network of two classes has the log-loss and the area of all rows."""
+def test_one_row_per_image_is_enough_for_two_classes(run, folder):
+    """Log-loss and ROC AUC are those of all rows."""
     truth, probabilities = draw(("cat", "dog"))
     first, second = (
         json.loads(run("cnn-eval", "--json", stdin=write(truth, probabilities, ("cat", "dog"), top=top)).out)
@@ -161,8 +161,8 @@ def test_of_two_classes_the_prediction_alone_is_enough(run, folder):
         assert first[name] == pytest.approx(second[name], abs=1e-5)
 
 
-def test_what_the_predictions_alone_cannot_tell_is_null(run, folder):
-    """Of three classes, one row an image leaves no log-loss and no area: null, with a notice that says what to run."""
+def test_measures_without_all_probabilities_are_null(run, folder):
+    """Three classes with one row per image: log-loss and ROC AUC are null, with a notice and its remedy."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", "--json", stdin=write(truth, probabilities, top=1))
     found = json.loads(outcome.out)
@@ -172,34 +172,71 @@ def test_what_the_predictions_alone_cannot_tell_is_null(run, folder):
         json.loads(run("cnn-eval", "--json", stdin=write(truth, probabilities)).out)["ece"]
     )
     assert outcome.err == (
-        "cnn-eval: log_loss and roc_auc are not known: 90 of 90 pictures lack a probability for some of the 3 classes; "
-        "cnn-predict --top all prints them\n"
+        "cnn-eval: log_loss and roc_auc are unknown: 90 of 90 images lack a probability for some of the 3 classes; "
+        "predict with --top all\n"
     )
 
 
-def test_labels_alone_are_enough_for_the_rest(run, folder):
-    """Another program's `path label` columns are measured as far as they go."""
+def sigmoids():
+    """Draw labels, and scores that do not sum to 1."""
+    truth, probabilities = draw(CLASSES)
+    scores = np.round(probabilities**0.3, 6)
+    assert (np.abs(scores.sum(axis=1) - 1) > 0.05).all()
+    return truth, scores
+
+
+@pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")
+def test_notice_of_probabilities_that_do_not_sum_to_1(run, folder):
+    """Scikit-learn warns too; one notice, also with --folds; not for a rounded softmax."""
+    truth, scores = sigmoids()
+    words = ("cnn-eval", "--truth", "split.tsv", "--split", "test")
+    outcome = run(*words, "--json", stdin=write(truth, scores))
+    with pytest.warns(UserWarning, match="do not sum to one"):
+        expected = reference.log_loss(truth, scores)
+    assert json.loads(outcome.out)["log_loss"] == pytest.approx(expected)
+    told = "cnn-eval: the probabilities of 90 of 90 images do not sum to 1 (photos/daisy/test-0.jpg: "
+    assert [line.startswith(told) for line in outcome.err.splitlines() if "sum to" in line] == [True]
+    (folder / "folds.tsv").write_text(
+        "path\tlabel\tsplit\n"
+        + "".join(f"photos/{CLASSES[i % 3]}/test-{i}.jpg\t{CLASSES[i % 3]}\tfold{i % 2}\n" for i in range(90))
+    )
+    assert run("cnn-eval", "--folds", "--truth", "folds.tsv", stdin=write(truth, scores)).err.count("sum to 1") == 1
+    _, probabilities = draw(CLASSES)
+    assert "sum to" not in run(*words, stdin=write(truth, probabilities.round(2))).err
+
+
+def test_missing_probability_is_not_filled_in_for_sigmoids(run, folder):
+    """If two of three probabilities sum to more than 1, the third is unknown."""
+    truth, scores = sigmoids()
+    words = ("cnn-eval", "--truth", "split.tsv", "--split", "test")
+    outcome = run(*words, "--json", stdin=write(truth, np.clip(scores, 0.6, 1), top=2))
+    assert json.loads(outcome.out)["log_loss"] is None
+    assert "90 of 90 images lack a probability" in outcome.err
+
+
+def test_labels_without_probabilities_are_measured(run, folder):
+    """Columns path and label of another program give all measures without probabilities."""
     outcome = run("cnn-eval", stdin="path\tlabel\ncat/1.jpg\tcat\ndog/2.jpg\tcat\ndog/3.jpg\tdog\n")
     rows = {row["measure"]: row["value"] for row in outcome.rows}
     assert (rows["n"], rows["accuracy"], rows["log_loss"], rows["ece"]) == ("3", "0.666667", "", "")
-    assert "the predictions have no probability" in outcome.err
+    assert "the predictions have no probabilities" in outcome.err
 
 
-def test_withheld_predictions_are_wrong_and_told_apart(run, folder):
-    """`?` counts as wrong; how many have a prediction, and how many of these are right, stands next to it."""
+def test_withheld_predictions_are_wrong_and_counted(run, folder):
+    """`?` counts as wrong; `predicted` and `accuracy_predicted` leave it out."""
     predictions = (
         "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.9\ncat/2.jpg\t1\t?\t.5\n"
         "dog/3.jpg\t1\tdog\t.9\ndog/4.jpg\t1\tcat\t.8\n"
     )
     found = json.loads(run("cnn-eval", "--json", stdin=predictions).out)
-    assert (found["n"], found["answered"]) == (4, 3)
-    assert (found["accuracy"], found["accuracy_answered"]) == (0.5, pytest.approx(2 / 3))
+    assert (found["n"], found["predicted"]) == (4, 3)
+    assert (found["accuracy"], found["accuracy_predicted"]) == (0.5, pytest.approx(2 / 3))
     assert found["confusion"] == [[1, 0], [1, 1]]
     assert found["per_class"]["cat"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
 
 
-def test_worst_are_the_most_confidently_wrong(run, folder):
-    """`--worst 2` prints wrong predictions, surest first, with a header row even where all is right."""
+def test_worst_are_the_most_confident_wrong_predictions(run, folder):
+    """Most confident first; only the header row if all are correct."""
     predictions = (
         "path\trank\tlabel\tprobability\ncat/1.jpg\t1\tcat\t.99\ncat/2.jpg\t1\tdog\t.7\n"
         "dog/3.jpg\t1\tcat\t.9\ndog/4.jpg\t1\tcat\t.6\ndog/5.jpg\t1\tdog\t.9\n"
@@ -221,8 +258,8 @@ def test_confusion_is_drawn_next_to_the_measures(run, folder):
         image.verify()
 
 
-def test_gates_are_met_or_named(run, folder):
-    """Every bound that is missed is named with both numbers, exit 4, after the output; none missed is exit 0."""
+def test_missed_bounds_are_named(run, folder):
+    """With the measure and the bound, after the output, exit 4; exit 0 if all are met."""
     truth, probabilities = draw(CLASSES)
     predictions = write(truth, probabilities)
     words = ["--fail-under", "accuracy=0.999", "--fail-under", "recall:rose=0.998", "--fail-over", "log_loss=0.001"]
@@ -234,16 +271,16 @@ def test_gates_are_met_or_named(run, folder):
     run("cnn-eval", "--fail-under", "accuracy=0.1", "--fail-under", "n=90", "--fail-over", "ece=1", stdin=predictions)
 
 
-def test_a_measure_that_is_not_known_keeps_no_bound(run, folder):
-    """A gate on the log-loss of bare predictions is missed, not passed over."""
+def test_unknown_measure_fails_its_bound(run, folder):
+    """A bound on the log-loss of labels without probabilities is missed."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", "--fail-over", "log_loss=9", stdin=write(truth, probabilities, top=1), status=4)
     assert outcome.err.splitlines()[-1].startswith("cnn-eval: log_loss is not known")
 
 
 @pytest.mark.parametrize("mode", [["--worst", "3"], ["--coverage"]], ids=lambda words: words[0])
-def test_figures_and_gates_are_respected_where_rows_are_printed(run, folder, mode):
-    """What prints rows in place of the measures ignores no option: the figures are those of a run without, and a gate fails."""
+def test_plots_and_bounds_work_with_every_mode(run, folder, mode):
+    """Modes that print rows draw the same figures and check the bounds."""
     predictions = write(*draw(CLASSES))
     figures = ["--confusion", "c.png", "--reliability", "r.png"]
     run("cnn-eval", *figures, stdin=predictions)
@@ -261,32 +298,32 @@ def test_figures_and_gates_are_respected_where_rows_are_printed(run, folder, mod
     [
         (
             ["--fail-under", "acuracy=0.9"],
-            'no measure "acuracy", did you mean "accuracy"? (there are accuracy, accuracy_low,',
+            'no measure "acuracy"; did you mean "accuracy"? (measures: accuracy, accuracy_low,',
         ),
         (["--fail-under", "log_loss=0.9"], "use --fail-over log_loss=0.9"),
-        (["--fail-under", "recall:rsoe=0.9"], 'no measure "recall:rsoe", did you mean "recall:rose"?'),
+        (["--fail-under", "recall:rsoe=0.9"], 'no measure "recall:rsoe"; did you mean "recall:rose"?'),
         (["--worst", "0"], "--worst"),
-        (["--split", "test"], "give one with --truth"),
-        (["--complete"], "give one with --truth"),
-        (["--confusion", "c.bmp"], "use one of .png, .svg, .pdf"),
+        (["--split", "test"], "pass one with --truth"),
+        (["--complete"], "pass one with --truth"),
+        (["--confusion", "c.bmp"], "a name that ends in .png, .svg or .pdf"),
         (["--truth", "-"], "cannot both come from standard input"),
         (["-", "-", "--folds"], "standard input (-) can be read once"),
         (
             ["a.tsv", "b.tsv"],
-            "2 files of predictions: --folds measures each as a fold, cnn-compare two against each other",
+            "2 files of predictions: use --folds to measure each as a fold, cnn-compare to compare two models",
         ),
-        (["--compare", "a.tsv", "b.tsv"], "--compare is now a command of its own: cnn-compare A B\n"),
+        (["--compare", "a.tsv", "b.tsv"], "--compare is now a separate command: cnn-compare A B\n"),
         (["--folds", "a.tsv", "b.tsv", "--confusion", "c.png"], "--confusion draws one set of predictions"),
         (["--folds", "a.tsv", "b.tsv", "--reliability", "c.png"], "--reliability draws one set of predictions"),
         (["--folds", "--worst", "3"], "--worst and --folds exclude each other"),
         (["--coverage", "--worst", "3"], "--worst and --coverage exclude each other"),
         (["--coverage", "--folds"], "--folds and --coverage exclude each other"),
-        (["--folds"], "needs a manifest that names each picture's fold in its column split"),
+        (["--folds"], "give a manifest with a column split"),
         (["--folds", "a.tsv", "a.tsv"], "given twice"),
-        (["--reliability", "c.bmp"], "use one of .png, .svg, .pdf"),
+        (["--reliability", "c.bmp"], "a name that ends in .png, .svg or .pdf"),
     ],
 )
-def test_words_that_do_not_fit_are_usage_errors(run, folder, words, message):
+def test_rejects_contradictory_options(run, folder, words, message):
     """Exit 2, one line, nothing on stdout."""
     truth, probabilities = draw(CLASSES)
     outcome = run("cnn-eval", *words, stdin=write(truth, probabilities), status=2)
@@ -295,14 +332,14 @@ def test_words_that_do_not_fit_are_usage_errors(run, folder, words, message):
     assert outcome.err.count("\n") == 1
 
 
-def test_truth_without_a_prediction_is_counted(run, folder):
-    """Whole splits without predictions are told from gaps; --split keeps to one split; --complete makes a gap an error."""
+def test_images_without_predictions_are_counted(run, folder):
+    """Whole splits are distinguished from gaps; --split limits the truth; --complete makes a gap an error."""
     truth, probabilities = draw(CLASSES)
     whole = write(truth, probabilities)
     outcome = run("cnn-eval", "--truth", "split.tsv", stdin=whole)
     assert outcome.err == (
-        "cnn-eval: 9 of 99 pictures in split.tsv have no prediction: train 6, val 3; every one of test has "
-        "(--split keeps the truth to one part)\n"
+        "cnn-eval: 9 of 99 images in split.tsv have no prediction (train 6, val 3); test is complete; "
+        "--split limits the truth to one split\n"
     )
     assert run("cnn-eval", "--truth", "split.tsv", "--quiet", stdin=whole).err == ""
     assert run("cnn-eval", "--truth", "split.tsv", "--split", "test", "--complete", stdin=whole).err == ""
@@ -310,20 +347,18 @@ def test_truth_without_a_prediction_is_counted(run, folder):
     gap = write(truth[:-1], probabilities[:-1])
     outcome = run("cnn-eval", "--truth", "split.tsv", stdin=gap)
     assert (
-        "10 of 99 pictures in split.tsv have no prediction: train 6, val 3, test 1; the first of them photos/tulip/test-89.jpg"
+        "10 of 99 images in split.tsv have no prediction (train 6, val 3, test 1); the first is photos/tulip/test-89.jpg"
         in outcome.err
     )
     outcome = run("cnn-eval", "--truth", "split.tsv", "--split", "test", stdin=gap)
-    expected = (
-        "cnn-eval: 1 of 90 pictures in split.tsv (test) has no prediction, the first is photos/tulip/test-89.jpg\n"
-    )
+    expected = "cnn-eval: 1 of 90 images in split.tsv (test) has no prediction; the first is photos/tulip/test-89.jpg\n"
     assert outcome.err == expected
     outcome = run("cnn-eval", "--truth", "split.tsv", "--split", "test", "--complete", stdin=gap, status=1)
     assert (outcome.out, outcome.err) == ("", expected)
 
 
-def test_paths_are_compared_resolved(run, folder, monkeypatch):
-    """Predictions made in another folder meet the manifest's paths, which are as seen from the manifest."""
+def test_real_paths_are_compared(run, folder, monkeypatch):
+    """Predictions made in another folder match the paths of the manifest, which are relative to it."""
     truth, probabilities = draw(CLASSES)
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
@@ -335,7 +370,7 @@ def test_paths_are_compared_resolved(run, folder, monkeypatch):
 
 
 def test_the_truth_may_be_a_folder_or_standard_input(run, folder, images):
-    """A folder gives the class as every command reads it, the folder directly below; a manifest may come through a pipe."""
+    """The class is the folder directly below; a manifest may come from a pipe."""
     images(red=1)
     (folder / "photos" / "red" / "deep").mkdir()
     (folder / "photos" / "red" / "00.png").rename(folder / "photos" / "red" / "deep" / "00.png")
@@ -346,13 +381,13 @@ def test_the_truth_may_be_a_folder_or_standard_input(run, folder, images):
     assert run("cnn-eval", "p.tsv", "--truth", "-", stdin=manifest).rows[1]["value"] == "1"
 
 
-def test_labels_name_classes_that_no_image_shows(run, folder):
-    """A network may predict a class that this set has no image of; --labels gives the order."""
+def test_labels_may_name_classes_without_images(run, folder):
+    """--labels defines the order of the report."""
     predictions = "path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tdog\t.8\n"
     plain = run("cnn-eval", "--json", stdin=predictions)
     assert json.loads(plain.out)["classes"] == ["cat", "dog"]
     assert (
-        "the folders of the pictures have no image of dog, which the predictions know: predicted, it is wrong"
+        "the folders of the images have no image of dog, which the predictions list; predictions of it count as wrong"
         in plain.err
     )
     (folder / "labels.txt").write_text("dog\ncat\n")
@@ -368,7 +403,7 @@ def test_labels_name_classes_that_no_image_shows(run, folder):
     [
         ("", "standard input: no predictions; the command that should have written them may have failed"),
         ("path\trank\tlabel\tprobability\n", "standard input: no predictions"),
-        ("path\tlabel\nx/9.jpg\trose\n", "no truth in split.tsv for x/9.jpg"),
+        ("path\tlabel\nx/9.jpg\trose\n", "split.tsv has no label for x/9.jpg"),
         ("path\tlabel\nphotos/rose/test-1.jpg\trsoe\n", 'photos/rose/test-1.jpg is predicted as "rsoe"'),
         (
             "path\trank\tlabel\nphotos/rose/test-1.jpg\t1\trose\nphotos/rose/test-1.jpg\t1\ttulip\n",
@@ -377,8 +412,8 @@ def test_labels_name_classes_that_no_image_shows(run, folder):
         ("some text\n", "the header row lacks path, label"),
     ],
 )
-def test_predictions_that_do_not_fit_are_named(run, folder, predictions, message):
-    """Exit 1, one line that names what is wrong, nothing on stdout and no image."""
+def test_errors_name_mismatched_predictions(run, folder, predictions, message):
+    """Exit 1, one line, nothing on stdout and no image."""
     outcome = run("cnn-eval", "--truth", "split.tsv", "--confusion", "c.png", stdin=predictions, status=1)
     assert outcome.out == ""
     assert message in outcome.err
@@ -411,8 +446,8 @@ def numbers(row):
     return {name: float(value) if value else None for name, value in row.items() if name != "fold"}
 
 
-def test_folds_have_their_mean_and_spread(run, folder, folded):
-    """Each fold is measured as if it were alone; the mean, the sample deviation and all images together stand below."""
+def test_folds_have_mean_and_standard_deviation(run, folder, folded):
+    """A row for each fold; then the mean, the standard deviation of the sample, and the out-of-fold measures."""
     truth, probabilities = folded
     rows = run("cnn-eval", "--folds", *(f"fold{fold}.tsv" for fold in range(FOLDS)), "--truth", "folds.tsv").rows
     assert [row["fold"] for row in rows] == ["fold0", "fold1", "fold2", "fold3", "mean", "sd", "out_of_fold"]
@@ -430,8 +465,8 @@ def test_folds_have_their_mean_and_spread(run, folder, folded):
         assert row["n"] is row["accuracy_low"] is row["accuracy_high"] is None
 
 
-def test_one_stream_is_sorted_by_the_folds_of_the_truth(run, shell, folder, folded):
-    """`cat` of all folds, header rows and all, in any order of files, is the same as the files themselves."""
+def test_one_stream_is_divided_by_the_folds_of_the_truth(run, shell, folder, folded):
+    """`cat` of all files, in any order, is the same as the files."""
     files = [f"fold{fold}.tsv" for fold in range(FOLDS)]
     named = run("cnn-eval", "--folds", *files, "--truth", "folds.tsv")
     for order in ("fold0.tsv fold1.tsv fold2.tsv fold3.tsv", "fold3.tsv fold0.tsv fold2.tsv fold1.tsv"):
@@ -440,22 +475,22 @@ def test_one_stream_is_sorted_by_the_folds_of_the_truth(run, shell, folder, fold
         assert piped.rows[6]["n"] == "90"
 
 
-def test_folds_over_the_same_images_have_no_figure_of_all(run, folder, folded):
-    """Models of two folds on one test set: no row for images counted twice, and a notice that says why."""
+def test_folds_of_the_same_images_have_no_out_of_fold_row(run, folder, folded):
+    """Models of two folds on one test set; a notice has the reason."""
     (folder / "one").mkdir()
     (folder / "two").mkdir()
     for name, seed in (("one", 0), ("two", 1)):
         (folder / name / "p.tsv").write_text(write(*draw(CLASSES, seed=seed)))
     outcome = run("cnn-eval", "--folds", "one/p.tsv", "two/p.tsv")
     assert [row["fold"] for row in outcome.rows] == ["one/p", "two/p", "mean", "sd"]
-    assert "every file predicts the same 90 pictures, so there is no out-of-fold figure" in outcome.err
+    assert "every file predicts the same 90 images: no out-of-fold measures" in outcome.err
     outcome = run("cnn-eval", "--folds", "fold0.tsv", "one/p.tsv")
     assert [row["fold"] for row in outcome.rows] == ["fold0", "p", "mean", "sd"]
-    assert "fold0 and p both predict photos/daisy/test-0.jpg, so there is no out-of-fold figure" in outcome.err
+    assert "fold0 and p both predict photos/daisy/test-0.jpg: no out-of-fold measures" in outcome.err
 
 
-def test_bounds_hold_the_figure_of_all_else_the_mean(run, folder, folded):
-    """Which of the two is told by the number in the message."""
+def test_bounds_apply_to_out_of_fold_measures_or_means(run, folder, folded):
+    """The value in the message shows which."""
     files = [f"fold{fold}.tsv" for fold in range(FOLDS)]
     pooled = run("cnn-eval", "--folds", *files, "--fail-under", "accuracy=0.99", status=4)
     assert f"accuracy {pooled.rows[-1]['accuracy']} is below 0.99" in pooled.err
@@ -475,24 +510,24 @@ def test_bounds_hold_the_figure_of_all_else_the_mean(run, folder, folded):
     run("cnn-eval", "--folds", *files, "--fail-under", "recall:rose=0.1", "--fail-over", "log_loss=9")
 
 
-def test_what_one_fold_does_not_know_the_mean_does_not(run, folder):
-    """A fold of a single class has no area, so the mean has none; all images together have. One fold alone is no cross-validation."""
+def test_measure_unknown_in_one_fold_has_no_mean(run, folder):
+    """A fold of a single class has no ROC AUC, so the mean has none; out of fold it is known. A single fold is an error."""
     (folder / "one.tsv").write_text("path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\ncat/2.jpg\tcat\t.8\n")
     (folder / "two.tsv").write_text("path\tlabel\tprobability\ncat/3.jpg\tcat\t.9\ndog/4.jpg\tdog\t.7\n")
     outcome = run("cnn-eval", "--folds", "one.tsv", "two.tsv", "--json")
     found = {row["fold"]: row["roc_auc"] for row in map(json.loads, outcome.out.splitlines())}
     assert found == {"one": None, "two": 1, "mean": None, "sd": None, "out_of_fold": 1}
-    assert outcome.err == "cnn-eval: one: roc_auc is not defined: all pictures are of one class\n"
+    assert outcome.err == "cnn-eval: one: roc_auc is undefined: all images have the same class\n"
     lines = "path\tlabel\tsplit\ncat/3.jpg\tcat\tval\ndog/4.jpg\tdog\tval\n"
     (folder / "folds.tsv").write_text(lines)
     outcome = run("cnn-eval", "--folds", "two.tsv", "--truth", "folds.tsv", status=1)
-    assert outcome.err.startswith("cnn-eval: a single fold, val: there is nothing to compare")
+    assert outcome.err.startswith("cnn-eval: there is only one fold, val; --folds needs two or more")
     (folder / "folds.tsv").write_text(lines.replace("dog\tval", "dog\t"))
     outcome = run("cnn-eval", "--folds", "two.tsv", "--truth", "folds.tsv", status=1)
-    assert outcome.err == "cnn-eval: folds.tsv: dog/4.jpg belongs to no fold: its column split is empty\n"
+    assert outcome.err == "cnn-eval: folds.tsv: dog/4.jpg has no fold: its column split is empty\n"
 
 
-def test_folds_stand_in_the_order_of_their_numbers(run, folder):
+def test_folds_are_in_numerical_order(run, folder):
     """fold10 comes after fold9."""
     truth, probabilities = draw(CLASSES, n=22)
     rows = [
@@ -508,7 +543,7 @@ def test_folds_stand_in_the_order_of_their_numbers(run, folder):
 
 
 def save_classifier(path, classes):
-    """Write a network that looks at the mean colour of an image, and is not too sure."""
+    """Write a network that classifies by the mean colour, with moderate probabilities."""
     weights = np.random.default_rng(0).normal(scale=0.05, size=(3, len(classes))).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
@@ -530,8 +565,8 @@ def save_classifier(path, classes):
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]], ids=["six digits", "all digits"])
-def test_a_threshold_predicts_what_its_row_says(run, folder, images, words):
-    """cnn-predict --min-probability with the number of a row predicts just as many images, just as well."""
+def test_threshold_gives_the_coverage_of_its_row(run, folder, images, words):
+    """cnn-predict --min-probability with the threshold of a row has its coverage and accuracy."""
     images(red=15, blue=15, green=15)
     save_classifier(folder / "net.onnx", ("blue", "green", "red"))
     predictions = run("cnn-predict", "-m", "net.onnx", "photos", *words).out
@@ -541,14 +576,14 @@ def test_a_threshold_predicts_what_its_row_says(run, folder, images, words):
     for row in outcome.rows:
         answered = run("cnn-predict", "-m", "net.onnx", "photos", "--min-probability", row["min_probability"]).out
         found = json.loads(run("cnn-eval", "--json", stdin=answered).out)
-        assert found.get("answered", found["n"]) == int(row["answered"])
-        assert found.get("accuracy_answered", found["accuracy"]) == pytest.approx(float(row["accuracy"]), abs=1e-5)
+        assert found.get("predicted", found["n"]) == int(row["predicted"])
+        assert found.get("accuracy_predicted", found["accuracy"]) == pytest.approx(float(row["accuracy"]), abs=1e-5)
     assert outcome.err.startswith("cnn-eval: area under the risk-coverage curve (AURC): 0.")
     assert outcome.err.count("\n") == 1
 
 
-def test_bounds_hold_with_coverage_too(run, folder):
-    """The rows are printed, and the measures keep their bounds or not."""
+def test_bounds_apply_with_coverage(run, folder):
+    """Rows are printed, then bounds are checked."""
     predictions = write(*draw(CLASSES))
     missed = run("cnn-eval", "--coverage", "--fail-under", "accuracy=0.999", stdin=predictions, status=4)
     assert missed.out == run("cnn-eval", "--coverage", stdin=predictions).out
@@ -563,8 +598,8 @@ def test_reliability_is_drawn_next_to_the_measures(run, folder):
         image.verify()
 
 
-def test_a_pipe_whose_writer_failed_is_an_error(shell, folder):
-    """What measured nothing does not look like a success, to the shell either."""
+def test_rejects_empty_input_of_a_failed_pipe(shell, folder):
+    """The exit status is not 0."""
     outcome = shell("false | cnn-eval --truth split.tsv", cwd=folder, status=1)
     assert outcome.out == ""
     assert (
@@ -574,7 +609,7 @@ def test_a_pipe_whose_writer_failed_is_an_error(shell, folder):
 
 
 def test_json_holds_no_nan(run, folder):
-    """One class, one image: what is undefined is null, and strict readers of JSON are content."""
+    """One class, one image: undefined measures are null."""
 
     def refuse(word):
         raise AssertionError(word)
@@ -583,11 +618,11 @@ def test_json_holds_no_nan(run, folder):
     found = json.loads(outcome.out, parse_constant=refuse)
     assert found["roc_auc"] is None
     assert found["accuracy"] == 1
-    assert "roc_auc is not defined: all pictures are of one class" in outcome.err
+    assert "roc_auc is undefined: all images have the same class" in outcome.err
 
 
 def test_it_loads_no_more_than_it_needs(folder):
-    """Measuring takes numpy, and neither torch nor scikit-learn nor, without an image to draw, matplotlib."""
+    """Numpy, but neither torch nor scikit-learn, and matplotlib only for figures."""
     program = "import sys; from cnnkit_tools.cnn_eval import main\ntry: main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
     predictions = b"path\tlabel\tprobability\ncat/1.jpg\tcat\t.9\n"
     done = subprocess.run([sys.executable, "-c", program], input=predictions, capture_output=True, check=True)
@@ -596,8 +631,8 @@ def test_it_loads_no_more_than_it_needs(folder):
     assert not loaded & {"torch", "onnxruntime", "onnx", "sklearn", "scipy", "matplotlib", "PIL"}
 
 
-def test_on_a_terminal_the_tables_can_be_read(terminal, folder):
-    """Measures with the interval, a row for every class, and the matrix while it fits; else the pairs most confused."""
+def test_tables_on_a_terminal(terminal, folder):
+    """Measures with the interval, a row per class, and the matrix if it fits; otherwise the most confused pairs."""
     (folder / "p.tsv").write_text(write(*draw(CLASSES)))
     script = Path(sys.executable).parent / "cnn-eval"
     done = terminal(script, "p.tsv", cwd=folder, env={"TERM": "dumb"})
@@ -611,8 +646,8 @@ def test_on_a_terminal_the_tables_can_be_read(terminal, folder):
     assert max(map(len, done.out.splitlines())) <= 101
 
 
-def test_predictions_of_other_programs_are_ranked_by_their_scores(run):
-    """Classes in the order of their names, a row for each: the most probable one is the prediction, not the first."""
+def test_scores_of_other_programs_are_ranked(run):
+    """Rows in the order of class names: the most probable class is the prediction, not the first."""
     rows = [
         f"{true}/{number}.png,{label},{0.9 if label == true else 0.1}"
         for true in ("blue", "red")
@@ -624,12 +659,10 @@ def test_predictions_of_other_programs_are_ranked_by_their_scores(run):
 
 
 @pytest.mark.parametrize("column", ["pred", "Prediction", "y_pred"])
-def test_true_labels_are_not_taken_for_predictions(run, column):
-    """A column label next to one of what was predicted: accuracy 1 would be measured of the truth against itself."""
+def test_rejects_true_labels_as_predictions(run, column):
+    """A table with a column of predictions and a column label: the truth would be measured against itself."""
     table = f"path,label,{column}\nred/1.png,red,blue\nblue/1.png,blue,blue\n"
-    assert (
-        f"is label or {column} what was predicted? Call that column label" in run("cnn-eval", stdin=table, status=1).err
-    )
+    assert f"columns label and {column} could both be the predicted class" in run("cnn-eval", stdin=table, status=1).err
     renamed = table.replace("label", "other").replace(column, "label")
     assert json.loads(run("cnn-eval", "--json", stdin=renamed).out)["accuracy"] == 0.5
     alone = table.replace("label", "other")

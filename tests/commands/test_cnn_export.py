@@ -1,4 +1,4 @@
-"""cnn-export as it is run: a model to one file that was seen to compute the same, and every mistake one line."""
+"""cnn-export on the command line: a model to one file that is checked to compute the same, and one-line errors."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ TEXT = "conv 6 k3 s2 relu, conv 8 k3 relu"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model of two classes, pooled by the mean."""
+    """A model of two classes with average pooling."""
     path = tmp_path_factory.mktemp("model") / "model.pt"
     write(path, "dense 2 softmax")
     return path
@@ -33,7 +33,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, images, model):
-    """A working folder with model.pt and eleven photos."""
+    """A working folder with model.pt and eleven photographs."""
     images(red=6, blue=5)
     monkeypatch.chdir(tmp_path)
     shutil.copy(model, tmp_path)
@@ -60,7 +60,7 @@ def expected(paths, name="model.pt"):
 CPU = ("--device", "cpu", "--batch", "4")
 
 
-def test_a_model_to_one_file(run, here):
+def test_model_to_one_file(run, here):
     """Records on stdout, random inputs first and then the images; the file gives torch's probabilities; the same bytes again."""
     outcome = run("cnn-export", "model.pt", "-o", "model.onnx", "--verify", "photos", "--features", "--cam", *CPU)
     assert list(outcome.rows[0]) == ["source", "batch", "rows", "max_difference", "top1_agreement"]
@@ -86,8 +86,8 @@ def test_a_model_to_one_file(run, here):
 
 
 @pytest.mark.parametrize(("kind", "channels"), [("uint8", (16, 16, 3)), ("float", (1, 16, 16))])
-def test_a_grey_model(run, here, kind, channels):
-    """Images in colour become grey inside, or before a float input of one channel; cnn-predict gives torch's probabilities."""
+def test_grey_model(run, here, kind, channels):
+    """Colour images become grey inside, or before a float input of one channel; cnn-predict gives torch's probabilities."""
     write("grey.pt", "dense 2 softmax", grey=True)
     records = run("cnn-export", "grey.pt", "-o", "grey.onnx", "--input", kind, "--verify", "photos", "--cam", *CPU).rows
     assert all(float(row["max_difference"]) < 1e-4 for row in records)
@@ -96,12 +96,14 @@ def test_a_grey_model(run, here, kind, channels):
     found = run("cnn-predict", "-m", "grey.onnx", "photos", "--top", "2", *CPU).rows
     paths = sorted({row["path"] for row in found})
     _, shares = expected(paths, "grey.pt")
-    told = {(row["path"], row["label"]): float(row["probability"]) for row in found}
-    np.testing.assert_allclose([[told[path, label] for label in ("blue", "red")] for path in paths], shares, atol=1e-4)
+    predicted = {(row["path"], row["label"]): float(row["probability"]) for row in found}
+    np.testing.assert_allclose(
+        [[predicted[path, label] for label in ("blue", "red")] for path in paths], shares, atol=1e-4
+    )
 
 
-def test_a_grey_models_backbone(run, here):
-    """cnn-dims and cnn-extract take a grey model as any other: its first layer reads one channel, and sees as far."""
+def test_backbone_of_a_grey_model(run, here):
+    """cnn-dims and cnn-extract accept a grey model like any other: its first layer has one channel, and the same receptive field."""
     write("grey.pt", "dense 2 softmax", grey=True)
     grey, colour = (run("cnn-dims", name).rows for name in ("grey.pt", "model.pt"))
     first = next(index for index, row in enumerate(grey) if row["layer"] == "conv1")
@@ -121,7 +123,7 @@ def test_a_grey_models_backbone(run, here):
 
 @pytest.fixture
 def quickly(monkeypatch):
-    """Export every network once: what follows is not about the exporter, which takes its seconds."""
+    """Export every network only once: the tests that follow are not about the exporter, which takes seconds."""
     real, kept = export.to_onnx, {}
 
     def remembered(module, example, *, inputs, outputs, opset=None, free=export.BATCH_AXIS):
@@ -133,8 +135,8 @@ def quickly(monkeypatch):
     monkeypatch.setattr(export, "to_onnx", remembered)
 
 
-def test_images_by_every_way_in(run, here, quickly):
-    """A folder, images by name, a manifest's split, and a list on standard input are compared alike."""
+def test_all_sources_of_images(run, here, quickly):
+    """A folder, single images, a manifest's split, and a list on standard input are compared alike."""
     paths = sorted(str(path) for path in Path("photos").rglob("*.png"))
     Path("split.tsv").write_text(
         "path\tlabel\tsplit\n" + "".join(f"{path}\tx\t{'val' if 'red' in path else 'train'}\n" for path in paths)
@@ -159,8 +161,8 @@ def test_images_by_every_way_in(run, here, quickly):
 
 
 def test_broken_images_are_skipped_and_named(run, here, quickly):
-    """Exit 3, and the file is written: the others were compared. With none left there is no proof, and no file."""
-    Path("photos/red/bad.png").write_bytes(b"no picture")
+    """Exit status 3, and the file is written, since the others were compared. Without any usable image, nothing is written."""
+    Path("photos/red/bad.png").write_bytes(b"no image")
     outcome = run(
         "cnn-export", "model.pt", "-o", "a.onnx", "--verify", "photos", "--errors", "errors.tsv", *CPU, status=3
     )
@@ -169,22 +171,20 @@ def test_broken_images_are_skipped_and_named(run, here, quickly):
     assert Path("a.onnx").exists()
     assert Path("errors.tsv").read_text().splitlines()[1].startswith("photos/red/bad.png\t")
     outcome = run("cnn-export", "model.pt", "-o", "b.onnx", "--verify", "photos/red/bad.png", *CPU, status=1)
-    assert "no picture could be used to compare on; nothing written" in outcome.err
+    assert "no image could be used to compare on; nothing written" in outcome.err
     assert not Path("b.onnx").exists()
 
 
 @pytest.mark.parametrize("words", [("--jobs", "2"), ("--errors", "errors.tsv")])
-def test_options_of_images_need_images(run, here, words):
-    """Without --verify there are none to decode or to skip: it is said, and nothing is written."""
+def test_options_for_images_need_verify(run, here, words):
+    """They only concern the images of --verify: one line, and nothing is written."""
     outcome = run("cnn-export", "model.pt", "-o", "a.onnx", *words, status=2)
-    assert outcome.err == (
-        "cnn-export: --jobs and --errors go with pictures to compare on; give them with --verify SOURCE\n"
-    )
+    assert outcome.err == "cnn-export: --jobs and --errors need --verify SOURCE\n"
     assert sorted(path.name for path in here.iterdir()) == ["model.pt", "photos"]
 
 
-def test_above_the_tolerance_the_exit_is_1_and_the_file_untouched(run, here, quickly):
-    """One line with both numbers, nothing on stdout."""
+def test_above_the_tolerance_nothing_is_written(run, here, quickly):
+    """Exit status 1, one line with both numbers, nothing on stdout, and an existing file is untouched."""
     Path("model.onnx").write_bytes(b"before")
     outcome = run("cnn-export", "model.pt", "-o", "model.onnx", "--fp16", "--tolerance", "1e-9", *CPU, status=1)
     assert outcome.out == ""
@@ -209,8 +209,8 @@ def test_options_reach_the_graph(run, here):
     assert (taken.name, [axis.dim_value for axis in taken.type.tensor_type.shape.dim][1:]) == ("features", [8])
 
 
-def test_images_of_any_size(run, here):
-    """Other sizes are compared, too, real images at the network's own; a flattened map says which size it needs, and writes nothing."""
+def test_dynamic_size(run, here):
+    """Other sizes are compared, too, images at the network's own; with a flattened map, the error names the size and nothing is written."""
     outcome = run("cnn-export", "model.pt", "-o", "any.onnx", "--dynamic-size", "--verify", "photos", *CPU)
     assert [(row["source"], row["rows"]) for row in outcome.rows] == [
         ("random", "1"), ("random", "2"), ("random", "4"),
@@ -226,44 +226,48 @@ def test_images_of_any_size(run, here):
     ]
     write("flat.pt", "dense 2 softmax", pool=Pool.FLATTEN)
     refused = run("cnn-export", "flat.pt", "-o", "flat.onnx", "--dynamic-size", *CPU, status=1)
-    assert "flat.pt takes pictures of 16x16 alone: its head (dense 2 softmax) reads 200 values of a map" in refused.err
+    assert "flat.pt takes only images of 16x16: its head (dense 2 softmax) reads 200 values of a map" in refused.err
     assert not Path("flat.onnx").exists()
 
 
-def test_a_head_without_class_activation_maps_says_why(run, here):
-    """And names the way to a model that has them."""
+def test_rejects_head_without_class_activation_maps(run, here):
+    """The message says how to make a model that has them."""
     write("deep.pt", "dense 4 relu, dense 2 softmax")
     outcome = run("cnn-export", "deep.pt", "-o", "deep.onnx", "--cam", *CPU, status=1)
     assert (
-        "needs global average pooling and one dense layer; this model has pool avg and Linear, ReLU, Linear"
+        "needs global average pooling, then one dense layer; this model has pool avg, then Linear, ReLU, Linear"
         in outcome.err
     )
     assert "cnn-train-head without --head" in outcome.err
     assert not Path("deep.onnx").exists()
 
 
-def test_wrong_files_and_words_are_one_line(run, here):
-    """What it is and what is wanted; nothing written."""
+def test_invalid_files_and_options(run, here):
+    """One line with the remedy; nothing is written."""
     torch.save({"weight": torch.zeros(3)}, "bare.pth")
     shutil.copy("bare.pth", "bare.pt")
     Path("text.pt").write_text("no model")
     Path("some.onnx").write_bytes(b"x")
     Path("cut.pt").write_bytes(Path("model.pt").read_bytes()[:500])
     for words, status, message in [
-        (("gone.pt", "-o", "x.onnx"), 1, "gone.pt: no such file; a model comes from cnn-train-head"),
-        (("bare.pth", "-o", "x.onnx"), 1, "bare.pth: no cnnkit header in it; a bare state_dict goes to --weights"),
+        (
+            ("gone.pt", "-o", "x.onnx"),
+            1,
+            "gone.pt: no such file; cnn-train-head, cnn-train and cnn-finetune write models",
+        ),
+        (("bare.pth", "-o", "x.onnx"), 1, "bare.pth: no cnnkit header in it; pass a bare state_dict with --weights"),
         (("bare.pt", "-o", "x.onnx"), 1, "bare.pt: no cnnkit header in it"),
         (("text.pt", "-o", "x.onnx"), 1, "text.pt: not a file that torch can read"),
-        (("cut.pt", "-o", "x.onnx"), 1, "cut.pt: not a file that torch can read, or cut short"),
-        (("some.onnx", "-o", "x.onnx"), 1, "some.onnx: is exported already; give the .pt that it was made from"),
+        (("cut.pt", "-o", "x.onnx"), 1, "cut.pt: not a file that torch can read, or truncated"),
+        (("some.onnx", "-o", "x.onnx"), 1, "some.onnx: already exported; give the .pt it was made from"),
         (("photos", "-o", "x.onnx"), 1, "photos"),
-        (("model.pt", "-o", "x.pb"), 2, "x.pb: a network is written to a .onnx file"),
+        (("model.pt", "-o", "x.pb"), 2, "x.pb: the name of an exported network must end in .onnx"),
         (("model.pt", "-o", "nowhere/x.onnx"), 1, "nowhere: no such folder to write x.onnx into"),
         (("model.pt", "-o", "x.onnx", "--opset", "9"), 2, "--opset 9: give 18 to 23"),
         (("model.pt", "-o", "x.onnx", "--device", "tpu"), 2, "tpu"),
-        (("model.pt", "-o", "x.onnx", "--head-only", "--cam"), 2, "--head-only takes features"),
-        (("model.pt", "-o", "x.onnx", "--head-only", "--dynamic-size"), 2, "--head-only takes features"),
-        (("model.pt", "-o", "x.onnx", "--split", "val"), 2, "give them with --verify SOURCE"),
+        (("model.pt", "-o", "x.onnx", "--head-only", "--cam"), 2, "--head-only exports only the head"),
+        (("model.pt", "-o", "x.onnx", "--head-only", "--dynamic-size"), 2, "--head-only exports only the head"),
+        (("model.pt", "-o", "x.onnx", "--split", "val"), 2, "need --verify SOURCE"),
         (("model.pt", "-o", "x.onnx", "--verify", "nowhere"), 1, "nowhere"),
     ]:
         outcome = run("cnn-export", *words, status=status)
@@ -274,8 +278,8 @@ def test_wrong_files_and_words_are_one_line(run, here):
         assert not list(here.glob("x.*"))
 
 
-def test_a_missing_file_is_reported_before_torch_is_loaded(shell, here):
-    """It costs a moment, not the seconds that torch takes."""
+def test_missing_file_is_reported_before_torch_is_loaded(shell, here):
+    """It takes a moment, not the seconds that torch takes."""
     seen = shell("python -X importtime -m cnnkit_tools.cnn_export gone.pt -o x.onnx", cwd=here, status=1).err
     assert "gone.pt: no such file" in seen
     modules = {line.rpartition("|")[2].strip() for line in seen.splitlines() if line.startswith("import time:")}

@@ -1,4 +1,4 @@
-"""cnn-extract as it is used: images in by every way, features out, stopped and resumed, and errors that can be mended."""
+"""cnn-extract on the command line: all kinds of sources, features, resuming, and errors with remedies."""
 
 import json
 import os
@@ -42,11 +42,11 @@ def here(tmp_path, monkeypatch, images):
     return tmp_path
 
 
-# ---------------------------------------------------------------- the plain way
+# ---------------------------------------------------------------- sources and files
 
 
-def test_a_folder_to_features(run, here):
-    """One row an image, in the order of names; a summary on stdout; the three files, and nothing else."""
+def test_folder_to_features(run, here):
+    """One row per image, in the order of names; a summary on stdout; the three files, and nothing else."""
     outcome = run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE)
     (summary,) = outcome.rows
     assert summary["features"] == "x.npy"
@@ -61,16 +61,16 @@ def test_a_folder_to_features(run, here):
     assert sorted(os.listdir()) == ["photos", "x.json", "x.npy", "x.tsv"]
 
 
-def test_a_full_disk_is_named(run, shell, here):
-    """A limit on the size of files is met as a full disk is: within a write, which has no name."""
+def test_full_disk_is_reported(run, shell, here):
+    """Tested with a limit on the file size, which fails in the same way: within a write, where the error has no file name."""
     words = ("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--pool", "flatten")
-    run(*words)  # or the exported backbone would be too large
+    run(*words)  # otherwise the exported backbone would be too large
     outcome = shell(f"ulimit -f 1; {shlex.join(words)}", cwd=here, status=1)
     assert outcome.err.splitlines()[-1] == "cnn-extract: x.npy: File too large"
 
 
 def test_json_and_quiet(run, here):
-    """The summary as JSON, and not a word on stderr when told to be quiet."""
+    """The summary as JSON, and nothing on stderr with --quiet."""
     outcome = run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--json", "--quiet")
     record = json.loads(outcome.out)
     assert record["rows"] == 12
@@ -78,8 +78,8 @@ def test_json_and_quiet(run, here):
     assert outcome.err == ""
 
 
-def test_three_ways_in(run, shell, here):
-    """Named, listed on standard input, listed in a pipe, separated by NUL: the same values, and the same rows but for labels."""
+def test_all_sources_give_the_same(run, shell, here):
+    """As arguments, listed on standard input, in a pipe, separated by NUL: the same values, and the same rows except labels."""
     run("cnn-extract", "photos", "-o", "named.npy", *BACKBONE)
     names = sorted(str(path) for path in Path("photos").rglob("*.png"))
     run("cnn-extract", "-", "-o", "dash.npy", *BACKBONE, stdin="\n".join(names) + "\n")
@@ -98,8 +98,8 @@ def test_three_ways_in(run, shell, here):
         assert found.header == expected.header.but(classes=None)
 
 
-def test_a_manifest_and_its_parts(run, here):
-    """Of a manifest the rows of one split are taken, with their labels; a piped manifest does the same."""
+def test_manifest_and_split(run, here):
+    """The rows of one split of a manifest, with their labels; the same from a pipe."""
     lines = ["path\tlabel\tsplit\tgroup"]
     lines += [f"photos/red/0{index}.png\twarm\t{'train' if index < 4 else 'val'}\tg{index}" for index in range(6)]
     Path("split.tsv").write_text("\n".join(lines) + "\n")
@@ -113,8 +113,8 @@ def test_a_manifest_and_its_parts(run, here):
     assert features.load("piped.npy").rows == rows
 
 
-def test_features_elsewhere_find_their_images(run, here):
-    """Paths in the .tsv are as seen from there, and lead to the images."""
+def test_paths_are_relative_to_the_table(run, here):
+    """Paths in the .tsv lead to the images from the folder of the .tsv."""
     Path("out").mkdir()
     run("cnn-extract", "photos", "-o", "out/x.npy", *BACKBONE)
     for row in features.load("out/x.npy").rows:
@@ -123,7 +123,7 @@ def test_features_elsewhere_find_their_images(run, here):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_names_of_any_kind(run, here):
-    """Tabs, newlines, letters of any language and bytes that are no text at all: each image has its row and its name."""
+    """Tabs, newlines, letters of any language and bytes that are not text: each image has its row and its name."""
     folder = here / "odd" / os.fsdecode(b"caf\xe9")
     folder.mkdir(parents=True)
     names = [
@@ -146,7 +146,7 @@ def test_names_of_any_kind(run, here):
 
 
 def test_threads_change_no_byte(run, here):
-    """All three files are the same bytes for one decoding thread and for many, and again in another folder's cache."""
+    """All three files have the same bytes for one decoding thread and for many, also with another cache."""
     run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--jobs", "1")
     before = content("x.npy")
     run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--jobs", "7")
@@ -155,7 +155,7 @@ def test_threads_change_no_byte(run, here):
     assert content("y.npy") == before
 
 
-# ---------------------------------------------------------------- which backbone
+# ---------------------------------------------------------------- the backbone
 
 
 def read(name):
@@ -163,7 +163,7 @@ def read(name):
 
 
 def test_pooling_and_dtype(run, here):
-    """Every pooling has its shape, and they belong together; float16 is half the bytes of the same values."""
+    """Every pooling has its shape, and they are consistent; float16 is half the bytes of the same values."""
     for pool in ("avg", "max", "flatten", "none"):
         run("cnn-extract", "photos", "-o", f"{pool}.npy", *BACKBONE, "--pool", pool)
     maps = read("none.npy").values
@@ -176,8 +176,8 @@ def test_pooling_and_dtype(run, here):
     np.testing.assert_array_equal(read("half.npy").values, read("avg.npy").values.astype(np.float16))
 
 
-def test_a_layer_of_a_network(run, here):
-    """--layer cuts a network at a module, as it is in torch."""
+def test_layer_of_a_network(run, here):
+    """--layer cuts a network after a module, as in torch."""
     run("cnn-extract", "photos", "-o", "x.npy", *SQUEEZE, "--layer", "features.5", "--pool", "none")
     loaded = read("x.npy")
     assert loaded.values.shape == (12, 128, 7, 7)
@@ -185,26 +185,26 @@ def test_a_layer_of_a_network(run, here):
     assert loaded.header.backbone.name == "squeezenet1_1"
 
 
-def test_a_seed_is_a_backbone(run, here):
-    """Random weights are the same for the same seed and others for another; the Header's digest tells them apart."""
+def test_seed_of_random_weights(run, here):
+    """Random weights are the same for the same seed and differ for others, and so does the digest in the Header."""
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run("cnn-extract", "photos", "-o", f"{name}.npy", *BACKBONE, "--seed", seed)
     assert content("a.npy") == content("b.npy")
-    assert "random weights, by seed 0" in run("cnn-extract", "photos", "-o", "d.npy", *BACKBONE[:2], *BACKBONE[4:]).err
-    assert content("d.npy") == content("a.npy")  # a notation has no other weights than random ones
+    assert "random weights, seed 0" in run("cnn-extract", "photos", "-o", "d.npy", *BACKBONE[:2], *BACKBONE[4:]).err
+    assert content("d.npy") == content("a.npy")  # a notation always has random weights
     assert not np.array_equal(read("a.npy").values, read("c.npy").values)
     assert read("a.npy").header.backbone.weights_sha256 != read("c.npy").header.backbone.weights_sha256
 
 
-def test_a_notation_from_a_file(run, here):
-    """--layers @FILE is the notation that stands in the file."""
+def test_notation_from_a_file(run, here):
+    """--layers @FILE reads the notation from a file."""
     Path("net.txt").write_text(TEXT.replace(", ", "\n") + "  # the same\n")
     run("cnn-extract", "photos", "-o", "a.npy", *BACKBONE)
     run("cnn-extract", "photos", "-o", "b.npy", "--layers", "@net.txt", *BACKBONE[2:])
     assert content("a.npy") == content("b.npy")
 
 
-def test_torch_instead(run, here):
+def test_engine_torch(run, here):
     """--engine torch gives the same features to 1e-4."""
     for words in (SQUEEZE, (*BACKBONE, "--pool", "flatten")):
         run("cnn-extract", "photos", "-o", "a.npy", *words)
@@ -212,8 +212,8 @@ def test_torch_instead(run, here):
         np.testing.assert_allclose(read("a.npy").values, read("b.npy").values, atol=1e-4)
 
 
-def test_weights_of_a_file(run, here):
-    """--weights FILE takes a state_dict, which makes another backbone than the random one, under the file's hash."""
+def test_weights_from_a_file(run, here):
+    """--weights FILE takes a state_dict; the backbone differs from the random one, and the Header has the hash of the file."""
     module = catalogue.seeded(5, lambda: catalogue.network("squeezenet1_1"))[0]
     torch.save(module.state_dict(), "mine.pth")
     words = ("--backbone", "SqueezeNet1_1", "--weights", "mine.pth", "--size", "64", "--device", "cpu")
@@ -232,8 +232,8 @@ def model_file(path):
     torch_model.save(path, TorchModel(header, whole.state_dict()))
 
 
-def test_models_of_ours_as_a_backbone(run, here):
-    """A .pt and a .onnx of ours give what the notation with the same weights gives."""
+def test_exported_models_as_a_backbone(run, here):
+    """A .pt and a .onnx made by cnnkit give the same as the notation with the same weights."""
     run("cnn-extract", "photos", "-o", "a.npy", *BACKBONE, "--seed", "3")
     model_file("head.pt")
     run("cnn-extract", "photos", "-o", "b.npy", "--backbone", "head.pt", "--device", "cpu")
@@ -245,12 +245,12 @@ def test_models_of_ours_as_a_backbone(run, here):
         assert read("a.npy").header.backbone == read(f"{other}.npy").header.backbone
 
 
-def test_a_backbone_is_exported_once_and_then_without_torch(shell, here):
-    """The first run says where it keeps the backbone; the second says nothing of it, and imports neither torch nor timm."""
+def test_backbone_is_exported_once_then_no_torch(shell, here):
+    """The first run reports where the backbone is cached; the second does not, and imports neither torch nor timm."""
     words = " ".join(f"'{word}'" for word in BACKBONE[:-2])
     env = {"CNNKIT_CACHE": str(here / "cache")}
     first = shell(f"cnn-extract photos -o a.npy {words}", cwd=here, env=env)
-    assert "exporting the base to ONNX, once; it is kept in " in first.err
+    assert "exporting the backbone to ONNX, once; cached in " in first.err
     assert len(list((here / "cache" / "bases").glob("*.onnx"))) == 1
     second = shell(f"cnn-extract photos -o b.npy {words}", cwd=here, env={**env, "PYTHONPROFILEIMPORTTIME": "1"})
     imported = {
@@ -267,7 +267,7 @@ def test_a_backbone_is_exported_once_and_then_without_torch(shell, here):
 
 
 def test_bad_images_are_skipped_and_named(run, here):
-    """A cut JPEG, an empty file and a text in the middle: no rows, one line each, a list, exit 3; the rest is as without them."""
+    """A cut JPEG, an empty file and a text: no rows, one line each, a list, exit status 3; the rest is as without them."""
     run("cnn-extract", "photos", "-o", "whole.npy", *BACKBONE)
     from PIL import Image
 
@@ -275,14 +275,14 @@ def test_bad_images_are_skipped_and_named(run, here):
     cut = Path("photos/red/01cut.jpg")
     cut.write_bytes(cut.read_bytes()[:3000])
     Path("photos/blue/03empty.png").write_bytes(b"")
-    Path("photos/blue/04text.jpeg").write_text("no picture")
+    Path("photos/blue/04text.jpeg").write_text("no image")
     outcome = run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--errors", "bad.tsv", status=3)
     assert (outcome.rows[0]["rows"], outcome.rows[0]["skipped"]) == ("12", "3")
     lines = [line for line in outcome.err.splitlines() if "skipped" in line]
     assert lines[0] == "cnn-extract: photos/blue/03empty.png: empty file; skipped"
-    assert lines[1].startswith("cnn-extract: photos/blue/04text.jpeg: no picture")
+    assert lines[1].startswith("cnn-extract: photos/blue/04text.jpeg: not an image")
     assert lines[2].startswith("cnn-extract: photos/red/01cut.jpg: ")
-    assert lines[3] == "cnn-extract: 3 pictures were skipped"
+    assert lines[3] == "cnn-extract: 3 images were skipped"
     header, *rows = Path("bad.tsv").read_text().splitlines()
     assert header == "path\treason"
     assert [row.split("\t")[0] for row in rows] == [
@@ -293,12 +293,12 @@ def test_bad_images_are_skipped_and_named(run, here):
     assert content("x.npy") == content("whole.npy")
 
 
-def test_nothing_but_bad_images_fails(run, here):
-    """When there is no good image at all, that is an error, and nothing is written."""
+def test_only_bad_images_fails(run, here):
+    """If there is no usable image, that is an error, and nothing is written."""
     Path("none").mkdir()
-    Path("none/a.png").write_text("no picture")
+    Path("none/a.png").write_text("no image")
     outcome = run("cnn-extract", "none", "-o", "x.npy", *BACKBONE, status=1)
-    assert outcome.err.splitlines()[-1] == "cnn-extract: no picture could be used; nothing written"
+    assert outcome.err.splitlines()[-1] == "cnn-extract: no image could be used; nothing written"
     assert outcome.out == ""
     assert not list(here.glob("x.*"))
 
@@ -309,8 +309,8 @@ def test_nothing_but_bad_images_fails(run, here):
 WORDS = "rotate 40, shift 0.2, zoom 0.2, hflip, noise 0.02"
 
 
-def test_views_are_the_features_of_the_files_that_cnn_augment_writes(run, here):
-    """The same copies, made on the way or as files: the same bytes."""
+def test_views_equal_the_copies_of_cnn_augment(run, here):
+    """The same copies, made during extraction or as files: the same bytes."""
     augmented = ("--augment", WORDS, "--seed", "3")
     run("cnn-augment", "photos", "-o", "more", "--size", "20", "--fit", "squash", "--keep", "--copies", "2", *augmented)
     words = (*BACKBONE, "--seed", "3")
@@ -325,8 +325,8 @@ def test_views_are_the_features_of_the_files_that_cnn_augment_writes(run, here):
     assert features.load("views.npy").header.training["augment"] == f"{WORDS}, fill nearest"
 
 
-def test_a_head_learns_from_views_and_is_asked_about_images(run, here):
-    """Training takes all views, validation none; predictions from features are one an image."""
+def test_head_trains_on_views_and_predicts_images(run, here):
+    """Training uses all views, validation none; there is one prediction per image."""
     lines = ["path\tlabel\tsplit"]
     lines += [
         f"photos/{label}/0{index}.png\t{label}\t{'val' if index > 3 else 'train'}"
@@ -337,7 +337,7 @@ def test_a_head_learns_from_views_and_is_asked_about_images(run, here):
     views = ("--views", "3", "--augment", WORDS)
     run("cnn-extract", "split.tsv", "--split", "train", "-o", "train.npy", *BACKBONE, *views)
     outcome = run("cnn-extract", "split.tsv", "--split", "val", "-o", "val.npy", *BACKBONE, *views)
-    assert "4 pictures of val stay plain" in outcome.err
+    assert "4 images of val are not augmented" in outcome.err
     run("cnn-extract", "split.tsv", "--split", "val", "-o", "plain.npy", *BACKBONE)
     assert content("val.npy")[".npy"] == content("plain.npy")[".npy"]
     trained = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", "--solver", "lbfgs")
@@ -348,13 +348,13 @@ def test_a_head_learns_from_views_and_is_asked_about_images(run, here):
     )
     assert " are in " not in trained.err
     outcome = run("cnn-train-head", "val.npy", "--val", "train.npy", "-o", "x.pt", status=1)
-    assert "train.npy holds augmented views, which measure something else" in outcome.err
+    assert "train.npy has augmented views, which cannot validate" in outcome.err
     run("cnn-export", "head.pt", "-o", "head.onnx", "--head-only")
-    # A folder of a split is held out as its rows are
+    # A folder of a split is held out like rows of that split
     shutil.copytree("photos/red", "cv/val/red")
     outcome = run("cnn-extract", "cv/val", "-o", "folder.npy", *BACKBONE, *views)
     assert outcome.rows[0]["rows"] == "6"
-    assert "6 pictures of val stay plain" in outcome.err
+    assert "6 images of val are not augmented" in outcome.err
     predicted = run("cnn-predict", "-m", "head.onnx", "train.npy")
     assert [row["path"] for row in predicted.rows] == [row.path for row in features.load("train.npy").rows[::4]]
     assert run("cnn-eval", "-", "--truth", "split.tsv", "--json", stdin=predicted.out).out
@@ -370,17 +370,17 @@ def test_a_head_learns_from_views_and_is_asked_about_images(run, here):
         (["--views", "2", "--augment", "hflip", "--bench"], "--bench writes nothing"),
     ],
 )
-def test_views_and_their_augmentation_belong_together(run, here, words, message):
+def test_views_and_augment_need_each_other(run, here, words, message):
     """Each without the other is a usage error."""
     assert message in run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, *words, status=2).err
 
 
-# ---------------------------------------------------------------- stopped, and resumed
+# ---------------------------------------------------------------- interrupted, and resumed
 
 
 @pytest.fixture
 def many(here):
-    """A manifest of 200 rows, and a backbone that takes some milliseconds for an image."""
+    """A manifest of 200 rows, and a backbone that takes some milliseconds per image."""
     lines = [f"photos/{'red' if index % 2 else 'blue'}/0{index % 6}.png\t{index % 2}" for index in range(200)]
     Path("many.tsv").write_text("\n".join(["path\tlabel", *lines]) + "\n")
     return [
@@ -399,7 +399,7 @@ def many(here):
 
 @pytest.fixture
 def stop(commands, wait_for):
-    """Start the command and send it a signal when some rows are on the disk."""
+    """Start the command and send it a signal when some rows are on disk."""
 
     def start(words, output, number):
         command = [commands / "cnn-extract", *words, "-o", output]
@@ -419,8 +419,8 @@ def stop(commands, wait_for):
     return start
 
 
-def test_killed_and_resumed(run, stop, many, here):
-    """Killed without warning in the middle, then resumed: only the missing rows are computed, and every byte is as if undisturbed."""
+def test_resume_after_kill_is_byte_identical(run, stop, many, here):
+    """Killed in the middle, then resumed: only missing rows are computed, and every byte is as without interruption."""
     run("cnn-extract", *many, "-o", "whole.npy")
     status, _ = stop(many, "x.npy", signal.SIGKILL)
     assert status == -signal.SIGKILL
@@ -430,7 +430,7 @@ def test_killed_and_resumed(run, stop, many, here):
     resumed = int(outcome.rows[0]["resumed"])
     assert 0 < resumed < 200
     assert resumed % 8 == 0
-    assert f"going on after {resumed} rows" in outcome.err
+    assert f"resuming after {resumed} rows" in outcome.err
     assert content("x.npy") == content("whole.npy")
     assert not list(here.glob("*.part"))
     again = run("cnn-extract", *many, "-o", "x.npy", "--resume")
@@ -441,48 +441,48 @@ def test_killed_and_resumed(run, stop, many, here):
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_interrupted_says_what_is_kept(run, stop, many, here, number, status):
-    """Ctrl-C and a batch system's SIGTERM end it at once; it says how many rows are kept and how to go on."""
+def test_interruption_reports_what_is_kept(run, stop, many, here, number, status):
+    """Ctrl-C and SIGTERM end it at once; it reports how many rows are kept and how to continue."""
     returned, err = stop(many, "x.npy", number)
     assert returned == status
-    assert "rows are kept in x.npy.part; --resume goes on after them" in err
+    assert "rows are kept in x.npy.part; continue with --resume" in err
     assert "Traceback" not in err
     outcome = run("cnn-extract", *many, "-o", "x.npy", "--resume")
     assert int(outcome.rows[0]["resumed"]) > 0
 
 
-def test_resume_with_other_settings_is_refused(run, stop, many, here):
-    """Resuming with another backbone, batch or dtype is refused with both values; without --resume it begins anew."""
+def test_rejects_resume_with_other_settings(run, stop, many, here):
+    """Another backbone, batch or dtype is refused with both values; without --resume it starts over."""
     stop(many, "x.npy", signal.SIGKILL)
     for words, message in (
-        (["--batch", "16"], "begun with batch 8, now 16"),
-        (["--dtype", "float16"], "begun with dtype float32, now float16"),
-        (["--seed", "1"], "begun with backbone weights_sha256"),
-        (["--pool", "max"], "begun with backbone pool avg, now max"),
+        (["--batch", "16"], "started with batch 8, now 16"),
+        (["--dtype", "float16"], "started with dtype float32, now float16"),
+        (["--seed", "1"], "started with backbone weights_sha256"),
+        (["--pool", "max"], "started with backbone pool avg, now max"),
     ):
         outcome = run("cnn-extract", *many, "-o", "x.npy", "--resume", *words, status=1)
         assert outcome.err.splitlines()[-1].startswith(f"cnn-extract: x.npy.part: {message}")
-        assert "begin anew without --resume" in outcome.err
+        assert "start over without --resume" in outcome.err
     run("cnn-extract", *many, "-o", "x.npy", "--seed", "1")
     assert len(read("x.npy").rows) == 200
 
 
-def test_resume_without_a_beginning_begins(run, here):
-    """--resume where nothing was begun is an ordinary run: it may always be given."""
+def test_resume_without_an_earlier_run(run, here):
+    """--resume is then an ordinary run: it may always be given."""
     outcome = run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--resume")
     assert (outcome.rows[0]["rows"], outcome.rows[0]["resumed"]) == ("12", "0")
 
 
-# ---------------------------------------------------------------- words that do not fit
+# ---------------------------------------------------------------- invalid arguments
 
 
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
-        (["photos"], 2, "say where the features go with -o FILE.npy, or --bench"),
-        (["photos", "-o", "x.npz"], 2, "x.npz: features are written to a .npy file, with .tsv and .json beside it"),
+        (["photos"], 2, "give the file to write with -o FILE.npy, or measure the speed with --bench"),
+        (["photos", "-o", "x.npz"], 2, "x.npz: features are written to a .npy file, with a .tsv and a .json next to it"),
         (["photos", "-o", "nowhere/x.npy"], 1, "nowhere: no such folder to write x.npy into"),
-        (["nowhere", "-o", "x.npy"], 1, "nowhere: no such picture, folder or manifest"),
+        (["nowhere", "-o", "x.npy"], 1, "nowhere: no such image, folder or manifest"),
         (["photos", "-o", "x.npy", "--backbone", "vgg61"], 2, 'no network is called "vgg61"; did you mean vgg'),
         (["photos", "-o", "x.npy", "--backbone", "timm:resnet10x"], 2, 'timm has no network "resnet10x"; did you mean'),
         (["photos", "-o", "x.npy", "--backbone", "squeezenet1_1", "--weights", "w.pth"], 1, "w.pth: no such file; --weights takes"),
@@ -491,21 +491,21 @@ def test_resume_without_a_beginning_begins(run, here):
         (["photos", "-o", "x.npy", "--backbone", "vgg16", "--layers", TEXT], 2, "give either --backbone or --layers"),
         (["photos", "-o", "x.npy", *SQUEEZE, "--layer", "feature.7"], 2, 'squeezenet1_1 has no layer "feature.7"; did you mean'),
         (["photos", "-o", "x.npy", *BACKBONE, "--layer", "conv9"], 2, 'no layer "conv9"; this network has conv1, pool1, conv2, bn1'),
-        (["photos", "-o", "x.npy", "--layers", "cov 5 k3"], 2, 'layer 1: "cov" is no layer; did you mean "conv"?'),
+        (["photos", "-o", "x.npy", "--layers", "cov 5 k3"], 2, 'layer 1: "cov" is not a layer; did you mean "conv"?'),
         (
             ["photos", "-o", "x.npy", "--layers", "conv 5 k99", *BACKBONE[2:4]],
             2,
             'conv1 ("conv 5 k99"): kernel 99 is larger than its input',
         ),
-        (["photos", "-o", "x.npy", *BACKBONE, "--resize", "30"], 2, "--resize goes with --fit crop; squash scales to --size at once"),
+        (["photos", "-o", "x.npy", *BACKBONE, "--resize", "30"], 2, "--resize needs --fit crop; --fit squash resizes directly to --size"),
         (["photos", "-o", "x.npy", *SQUEEZE, "--resize", "10"], 2, "--resize 10 is smaller than the crop of 64"),
         (["photos", "-o", "x.npy", *BACKBONE[:-1], "gpu0"], 2, '--device "gpu0": give auto, cpu, cuda or cuda:N'),
         (["photos", "-o", "x.npy", *BACKBONE, "--pool", "mean"], 2, "invalid value for '--pool'"),
         (["photos", "-o", "x.npy", *BACKBONE, "--split", "val"], 1, "photos: no subfolder val; it has blue, red"),
     ],
 )  # fmt: skip
-def test_wrong_words(run, here, words, status, line):
-    """Each mistake is one line that says what is wrong and what would be right; nothing is written."""
+def test_invalid_arguments(run, here, words, status, line):
+    """Each error is one line with a remedy; nothing is written."""
     outcome = run("cnn-extract", *words, status=status)
     assert outcome.out == ""
     assert outcome.err.splitlines()[-1].startswith(f"cnn-extract: {line}")
@@ -513,17 +513,17 @@ def test_wrong_words(run, here, words, status, line):
     assert sorted(os.listdir()) == ["photos"]
 
 
-def test_the_manifest_is_not_written_over(run, here):
-    """`cnn-extract split.tsv -o split.npy` would replace its own input by the list of features: it refuses."""
+def test_manifest_is_not_overwritten(run, here):
+    """`cnn-extract split.tsv -o split.npy` would overwrite its own input with the table of features: it refuses."""
     Path("split.tsv").write_text("path\tlabel\nphotos/red/00.png\tred\n")
     outcome = run("cnn-extract", "split.tsv", "-o", "split.npy", *BACKBONE, status=2)
-    assert outcome.err.splitlines()[-1].startswith("cnn-extract: split.npy: split.tsv belongs beside it")
+    assert outcome.err.splitlines()[-1].startswith("cnn-extract: split.npy: split.tsv would be overwritten")
     assert Path("split.tsv").read_text() == "path\tlabel\nphotos/red/00.png\tred\n"
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_cuda_where_there_is_none(run, here, monkeypatch, engine):
-    """--device cuda without a GPU is an error of one line, never a run on the CPU; auto says that it is the CPU."""
+def test_missing_gpu_is_an_error(run, here, monkeypatch, engine):
+    """--device cuda without a GPU is an error of one line, never a run on the CPU; auto reports the CPU."""
     monkeypatch.setattr("cnnkit.engine.device.gpus", lambda: 0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = [*BACKBONE[:-2], "--engine", engine]
@@ -534,21 +534,21 @@ def test_cuda_where_there_is_none(run, here, monkeypatch, engine):
     assert "cnn-extract: running on the CPU" in run("cnn-extract", "photos", "-o", "x.npy", *words).err.splitlines()
 
 
-# ---------------------------------------------------------------- rates, and what people see
+# ---------------------------------------------------------------- rates, and the terminal
 
 
 def test_bench(run, here):
-    """--bench prints how fast decoding, backbone and both are, in images a second, and writes nothing."""
+    """--bench prints the rates of decoding, of the backbone and of both, in images per second, and writes nothing."""
     outcome = run("cnn-extract", "photos", *BACKBONE, "--bench", "--json")
     record = json.loads(outcome.out)
-    assert list(record) == ["pictures", "decode", "network", "reached", "possible", "share"]
-    assert record["pictures"] == 12
+    assert list(record) == ["images", "decode", "network", "reached", "possible", "share"]
+    assert record["images"] == 12
     assert record["share"] == pytest.approx(record["reached"] / record["possible"])
     assert os.listdir() == ["photos"]
 
 
-def test_a_bar_for_people_alone(run, terminal, commands, here, many):
-    """On a terminal a bar with rate and time left is drawn on stderr; in a pipe there is none of it."""
+def test_progress_bar_only_on_a_terminal(run, terminal, commands, here, many):
+    """On a terminal, a bar with rate and remaining time is drawn on stderr; in a pipe there is none."""
     command = commands / "cnn-extract"
     seen = terminal(command, *many, "-o", "x.npy", on=("stderr",), cwd=here)
     assert seen.status == 0
@@ -565,7 +565,7 @@ def test_a_bar_for_people_alone(run, terminal, commands, here, many):
 
 
 def test_statistics_of_columns(run, here):
-    """In place of the summary, or of features that exist: a row a column, a line that sums up; the same by both ways."""
+    """Instead of the summary, or of an existing file: one row per column, and a notice; the same both ways."""
     outcome = run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--stats")
     assert list(outcome.rows[0]) == [
         "column",
@@ -583,14 +583,14 @@ def test_statistics_of_columns(run, here):
     np.testing.assert_allclose([record["mean"] for record in records], values.mean(0), rtol=1e-9)
     assert [row["mean"] for row in outcome.rows] == [f"{record['mean']:.6g}" for record in records]
     assert records[0]["duplicate_of"] is None
-    said = f"7 columns of 12 rows: {sum(record['dead'] for record in records)} dead, "
-    assert said in outcome.err
-    assert said in again.err
+    notice = f"7 columns of 12 rows: {sum(record['dead'] for record in records)} dead, "
+    assert notice in outcome.err
+    assert notice in again.err
     assert run("cnn-extract", "x.npy", "--stats", "--quiet").err == ""
 
 
-def test_statistics_need_no_torch(run, shell, here):
-    """Nor what computes features, nor the files beside the array."""
+def test_statistics_import_no_torch(run, shell, here):
+    """Nor ONNX Runtime; and the files next to the array are not needed."""
     np.save("alone.npy", np.eye(3, dtype="float32"))
     program = (
         "import sys\nfrom cnnkit_tools import cnn_extract\nsys.argv = ['cnn-extract', 'alone.npy', '--stats']\n"
@@ -604,16 +604,16 @@ def test_statistics_need_no_torch(run, shell, here):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("x.npy", "-o", "y.npy"), "--stats of features that exist extracts nothing; drop -o"),
-        (("x.npy", "--backbone", "vgg16"), "--stats of features that exist extracts nothing; drop --backbone"),
-        (("x.npy", "y.npy"), "--stats looks at one file of features; x.npy and y.npy are two"),
-        (("photos",), "say where the features go with -o FILE.npy"),
+        (("x.npy", "-o", "y.npy"), "--stats of an existing file extracts nothing; drop -o"),
+        (("x.npy", "--backbone", "vgg16"), "--stats of an existing file extracts nothing; drop --backbone"),
+        (("x.npy", "y.npy"), "--stats takes one file of features; got x.npy and y.npy"),
+        (("photos",), "give the file to write with -o FILE.npy"),
         (("photos", "--bench"), "--bench writes nothing; drop --stats"),
-        (("x.npy", "--batch", "32"), "--stats of features that exist extracts nothing; drop --batch"),
+        (("x.npy", "--batch", "32"), "--stats of an existing file extracts nothing; drop --batch"),
     ],
 )
-def test_statistics_of_what_is_a_usage_error(run, here, words, message):
-    """Either features that exist, or features to be extracted."""
+def test_rejects_other_sources_of_statistics(run, here, words, message):
+    """One existing file of features, or features that are extracted."""
     assert message in run("cnn-extract", *words, "--stats", status=2).err
 
 
@@ -648,7 +648,7 @@ EVERY_OPTION = {
     "--errors": "errors.tsv",
     "--json": None,
 }
-#: What measuring the speed takes into account: the backbone, what runs it, and which images.
+#: Options that --bench uses: the backbone, the engine, and which images.
 USED_BY_BENCH = {
     *(
         "--bench",
@@ -668,7 +668,7 @@ USED_BY_BENCH = {
 USED_BY_STATS = {"--stats", "--json"}
 
 
-def test_every_option_is_looked_at_here(run):
+def test_every_option_is_in_the_table(run):
     """A new option belongs in the table above: the modes use it or refuse it."""
     listed = set(
         re.findall(r"(?<![\w-])--[a-z][a-z-]+(?=[ ,])", run("cnn-extract", "--help").out.partition("Examples:")[0])
@@ -678,34 +678,34 @@ def test_every_option_is_looked_at_here(run):
 
 
 @pytest.mark.parametrize("option", sorted(set(EVERY_OPTION) - USED_BY_STATS))
-def test_statistics_of_features_refuse_every_other_option(run, here, option):
-    """Exit 2 and one line that names the option."""
+def test_statistics_reject_every_other_option(run, here, option):
+    """Exit status 2 and one line that names the option."""
     words = [word for word in (option, EVERY_OPTION[option]) if word is not None]
     outcome = run("cnn-extract", "x.npy", "--stats", *words, status=2)
     name = {"--output": "-o"}.get(option, option)
-    assert outcome.err == f"cnn-extract: --stats of features that exist extracts nothing; drop {name}\n"
+    assert outcome.err == f"cnn-extract: --stats of an existing file extracts nothing; drop {name}\n"
 
 
-def test_bench_refuses_a_default_that_is_written_out(run, here):
+def test_bench_rejects_an_explicit_default(run, here):
     outcome = run("cnn-extract", "photos", "--bench", "--dtype", "float32", status=2)
     assert outcome.err == "cnn-extract: --bench writes nothing; drop --dtype\n"
 
 
 @pytest.mark.parametrize("option", sorted(set(EVERY_OPTION) - USED_BY_BENCH))
-def test_bench_refuses_options_of_what_is_written(run, here, option):
-    """Exit 2 and one line that names the option."""
+def test_bench_rejects_options_of_the_output(run, here, option):
+    """Exit status 2 and one line that names the option."""
     words = [word for word in (option, EVERY_OPTION[option]) if word is not None]
     outcome = run("cnn-extract", "photos", "--bench", *words, status=2)
     name = {"--output": "-o"}.get(option, option)
     assert outcome.err == f"cnn-extract: --bench writes nothing; drop {name}\n"
 
 
-# ---------------------------------------------------------------- a GPU, and photographs
+# ---------------------------------------------------------------- GPU, and photographs
 
 
 @pytest.mark.parametrize("precision", Precision)
-def test_what_is_decided_for_a_gpu(run, here, pretended_gpu, monkeypatch, precision):
-    """Shorter numbers are asked for and recorded in the Header, a batch is 128 unless it is given, and a notice says where it runs."""
+def test_settings_on_a_gpu(run, here, pretended_gpu, monkeypatch, precision):
+    """Reduced precision is used and recorded in the Header, the default batch size is 128, and a notice names the device."""
     run("cnn-extract", "photos", "-o", "cpu.npy", *SQUEEZE)
     seen = []
     real = runner.run
@@ -723,22 +723,22 @@ def test_what_is_decided_for_a_gpu(run, here, pretended_gpu, monkeypatch, precis
     np.testing.assert_allclose(read("gpu.npy").values, expected, atol=1e-2 * expected.max())
 
 
-def test_values_that_float16_cannot_hold_are_no_features(run, here, pretended_gpu, monkeypatch):
-    """Infinite features would be written without a word; in float32 the same network is used as it is."""
+def test_rejects_float16_overflow(run, here, pretended_gpu, monkeypatch):
+    """Infinite features would be written silently; in float32 the same network works."""
     real = Session._run_bound
     monkeypatch.setattr(Session, "_run_bound", lambda *given: [np.full_like(output, np.inf) for output in real(*given)])
     words = ("photos", "-o", "x.npy", *BACKBONE[:-2])
     done = run("cnn-extract", *words, "--precision", "float16", status=1)
     assert (
-        done.err.splitlines()[-1] == "cnn-extract: the base has values that float16 cannot hold; use --precision tf32"
+        done.err.splitlines()[-1] == "cnn-extract: the backbone has values too large for float16; use --precision tf32"
     )
     assert not Path("x.npy").exists()
     run("cnn-extract", *words, "--precision", "tf32")
 
 
 @pytest.mark.gpu
-def test_the_gpu_gives_the_same(run, here):
-    """Features computed on a GPU are those of the CPU within 1e-4, by either engine."""
+def test_gpu_matches_cpu(run, here):
+    """Features computed on a GPU match the CPU's within 1e-4, with both engines."""
     run("cnn-extract", "photos", "-o", "cpu.npy", *SQUEEZE)
     for engine in ("onnx", "torch"):
         outcome = run("cnn-extract", "photos", "-o", "gpu.npy", *SQUEEZE[:-1], "cuda", "--engine", engine)
@@ -756,7 +756,7 @@ def test_the_gpu_gives_the_same(run, here):
 @pytest.mark.slow
 @pytest.mark.photos
 def test_photographs_of_the_readme(run, photos, here):
-    """The road's own command on real photographs: 1,280 features each, of which a nearest centroid already tells cats from dogs."""
+    """The README's command on photographs: 1,280 features each, with which a nearest centroid separates cats and dogs."""
     for label in ("cat", "dog"):
         Path("animals", label).mkdir(parents=True)
         for file in sorted((photos / "dogs-vs-cats" / label).iterdir())[:24]:

@@ -1,4 +1,4 @@
-"""cnn-filters as it is run: patterns that their filters respond to, kernels, and every mistake one line."""
+"""cnn-filters: patterns, kernels and error messages."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SIDE = 24
 
 
 def stripes(folder):
-    """Draw images of two classes: stripes that lie and stripes that stand."""
+    """Draw images of two classes: horizontal and vertical stripes."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 24), ("val", 8)):
         for label in ("lying", "standing"):
@@ -38,7 +38,7 @@ def stripes(folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A small network that tells lying stripes from standing ones, made by cnn-train."""
+    """A small network that distinguishes horizontal and vertical stripes, from cnn-train."""
     folder = tmp_path_factory.mktemp("stripes")
     stripes(folder)
     words = ["--layers", "conv 6 k5 relu, pool 2, conv 8 k3 bn relu", "--size", str(SIDE), *CPU, "--epochs", "8"]
@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
 
 
 def write(name, text, head="dense 2 softmax", *, width, grey=False, change=None):
-    """Write an untrained model of 24 pixels, its backbone's weights changed by hand."""
+    """Write an untrained model for 24 pixels with modified weights of its backbone."""
     extractor, backbone, preprocess = backbones.by_notation(text, size=SIDE, seed=1, grey=grey)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -77,7 +77,7 @@ def here(tmp_path, monkeypatch, trained):
 
 
 def filters(run, *words, model="m.pt", out="f.png"):
-    """Run, and give the records."""
+    """Run, and return the records."""
     outcome = run("cnn-filters", model, "-o", out, *CPU, *words, "--json")
     assert outcome.err == ""
     return [json.loads(line) for line in outcome.out.splitlines()]
@@ -104,7 +104,7 @@ def tiles(path, count, *, height=SIDE, width=SIDE):
 
 
 def responses(images, until, model="m.pt"):
-    """The mean over places of what each filter of a backbone's module outputs, (N, K), by torch alone."""
+    """Compute the mean activation of each filter of a module of the backbone, (N, K), by torch."""
     loaded = torch_model.load(model)
     network = classifiers.from_header(loaded.header, loaded.state, name=model).eval()
     with torch.no_grad():
@@ -120,8 +120,8 @@ def responses(images, until, model="m.pt"):
 
 
 @pytest.mark.parametrize(("layer", "module"), [("conv1", "conv1_relu"), ("pool1", "pool1")])
-def test_a_pattern_is_its_own_filters(run, here, layer, module):
-    """A pattern activates its filter more than random noise and more than the patterns of the others; records tell what torch does."""
+def test_pattern_activates_its_filter_most(run, here, layer, module):
+    """More than noise and than the patterns of other filters; records equal the activations by torch."""
     records = filters(run, "--layer", layer)
     assert [(record["layer"], record["filter"]) for record in records] == [(layer, index) for index in range(6)]
     found = responses(tiles("f.png", 6), module)  # (6 patterns, 6 filters)
@@ -132,13 +132,13 @@ def test_a_pattern_is_its_own_filters(run, here, layer, module):
     assert (np.diag(found) > responses(noise.astype(np.uint8), module).max(0)).all()
     others = (found.sum(0) - np.diag(found)) / 5
     assert (np.diag(found) > others).all()
-    if layer == "conv1":  # behind a pooling, one filter's pattern may hold what another looks for as well
+    if layer == "conv1":  # after pooling, a pattern may activate another filter as well
         assert (found.argmax(0) == np.arange(6)).all()
     np.testing.assert_allclose([record["activation"] for record in records], np.diag(found), rtol=1e-4)
 
 
-def test_where_the_search_begins(run, here):
-    """With a rate of 0 nothing moves: the image is grey noise, of which the start was computed; so is that of a real search."""
+def test_search_starts_from_grey_noise(run, here):
+    """With --rate 0 the image stays the grey noise of `start`, the same as in a real search."""
     still = filters(run, "--layer", "conv1", "--rate", "0", "--jitter", "0", "--blur", "0", "--steps", "1")
     noise = tiles("f.png", 6).astype(int)
     assert 118 <= noise.min() < 119 < 137 < noise.max() <= 138
@@ -151,8 +151,8 @@ def test_where_the_search_begins(run, here):
     assert len({noise[index].tobytes() for index in range(6)}) == 6
 
 
-def test_the_first_step_is_of_the_rate(run, here):
-    """A step changes every image by the rate in the quadratic mean, however steep the filter is; jitter does not change that."""
+def test_first_step_has_the_given_rate(run, here):
+    """The root mean square of the change is the rate, for any gradient and jitter."""
     plain = ("--layer", "conv1", "--blur", "0", "--steps", "1")
     filters(run, *plain, "--rate", "0")
     begun = tiles("f.png", 6).astype(float)
@@ -162,8 +162,8 @@ def test_the_first_step_is_of_the_rate(run, here):
         np.testing.assert_allclose(change, float(words[1]), atol=0.1)
 
 
-def test_more_steps_reach_further_and_blur_is_smoother(run, here):
-    """After 40 steps every filter responds more than after 4; a stronger blur leaves less variation between neighbours."""
+def test_more_steps_increase_activation_and_blur_smooths(run, here):
+    """After 40 steps every filter responds more than after 4; a stronger blur reduces differences of neighbours."""
     few, many = (filters(run, "--layer", "conv1", "--steps", steps) for steps in (4, 40))
     assert all(one["activation"] < other["activation"] for one, other in zip(few, many, strict=True))
     variations = []
@@ -176,8 +176,8 @@ def test_more_steps_reach_further_and_blur_is_smoother(run, here):
     assert (np.diff(variations, axis=0) < 0).all()
 
 
-def test_the_same_seed_and_who_else_is_asked(run, here):
-    """A seed gives the same bytes, another others; with whom a filter is searched changes nothing but rounding."""
+def test_pattern_depends_on_the_seed_but_not_on_other_filters(run, here):
+    """The same seed gives the same bytes; other filters in the batch change only rounding."""
     words = ("--layer", "conv1", "--steps", "8")
     records = filters(run, *words)
     content = Path("f.png").read_bytes()
@@ -199,21 +199,21 @@ def test_the_same_seed_and_who_else_is_asked(run, here):
             assert record["activation"] == pytest.approx(records[record["filter"]]["activation"], rel=1e-2)
 
 
-def test_sizes(run, here):
-    """--size is a square, or height and width; unsaid it is the model's."""
+def test_size_option(run, here):
+    """A square, or height and width; by default that of the model."""
     for words, height, width in (((), SIDE, SIDE), (("--size", "16"), 16, 16), (("--size", "12x20"), 12, 20)):
         filters(run, "--layer", "conv1", "--filters", "0-2", "--steps", "1", *words)
         assert tiles("f.png", 3, height=height, width=width).shape == (3, height, width, 3)
 
 
-def test_the_default_layer(run, here):
-    """Without --layer filters are those of the last layer with spatial extent, by its own name."""
+def test_default_layer_is_the_last_spatial_one(run, here):
+    """The record has its name."""
     assert filters(run, "--steps", "2") == filters(run, "--steps", "2", "--layer", "bn1")
 
 
 @pytest.mark.parametrize("head", ["dense 3 relu, dense 2 softmax", "dense 1 sigmoid"])
-def test_vectors_and_a_binary_network(run, here, head):
-    """What a dense layer looks for is found as well, up to a network's one output."""
+def test_filters_of_dense_layers(run, here, head):
+    """Also of the single output of a binary network."""
     write("head.pt", "conv 6 k3 relu, pool 2, conv 8 k3 relu", head, width=8)
     records = filters(run, "--layer", "head.dense1", model="head.pt")
     assert len(records) == int(head.split()[1])
@@ -230,8 +230,8 @@ def test_vectors_and_a_binary_network(run, here, head):
 # ---------------------------------------------------------------- filters that are silent
 
 
-def test_a_dead_filter(run, here):
-    """A filter without weights keeps its noise, is recorded with its bias, and nothing becomes NaN."""
+def test_dead_filter_keeps_its_noise(run, here):
+    """A filter without weights has its bias as activation, and no NaN."""
 
     def kill(backbone):
         backbone.conv2.weight[1], backbone.conv2.bias[1] = 0, 0.25
@@ -246,8 +246,8 @@ def test_a_dead_filter(run, here):
     assert all(records[index]["activation"] > records[index]["start"] for index in (0, 2))
 
 
-def test_louder_noise_wakes(run, here):
-    """A filter after one that responds to strong red alone is silent in quiet noise: the search begins with louder noise, and finds red."""
+def test_louder_noise_is_tried_for_silent_filters(run, here):
+    """A filter that needs strong red is zero on weak noise: the search starts from stronger noise, and finds red."""
 
     def strong_red(backbone):
         backbone.conv1.weight.zero_()
@@ -271,8 +271,8 @@ def test_louder_noise_wakes(run, here):
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_kernels_by_hand(run, here, grey):
-    """Each kernel is drawn with nought in grey and its strongest weight at the end of the range; one of noughts alone is grey."""
+def test_kernels_worked_example(run, here, grey):
+    """Zero is grey and the largest absolute weight at the end of the range; a kernel of zeros is grey."""
 
     def kill(backbone):
         backbone.conv1.weight[2] = 0
@@ -298,32 +298,32 @@ def test_kernels_by_hand(run, here, grey):
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
-        (("m.onnx", "-o", "f.png"), 2, "m.onnx: following a gradient needs the .pt it was made from"),
+        (("m.onnx", "-o", "f.png"), 2, "m.onnx: an exported network has no gradients; give the .pt it was made from"),
         (("m.pt", "-o", "f.png", "--layer", "cov1"), 2, 'm.pt has no layer "cov1"; did you mean conv1?'),
         (("m.pt", "-o", "f.png", "--filters", "8", "--layer", "bn1"), 2, "--filters 8: bn1 has 8, numbered 0 to 7"),
-        (("m.pt", "-o", "f.png", "--kernels", "--layer", "conv1"), 2, "--kernels draws those of the first convolution"),
-        (("m.pt", "-o", "f.png", "--kernels", "--batch", "4"), 2, "--batch means nothing to --kernels; drop it"),
-        (("m.pt", "-o", "f.png", "--kernels", "--blur", "1"), 2, "--blur means nothing to --kernels; drop it"),
-        (("m.pt", "-o", "f.png", "--kernels", "--steps", "9"), 2, "--steps means nothing to --kernels; drop it"),
-        (("m.pt", "-o", "f.png", "--kernels", "--steps", "64"), 2, "--steps means nothing to --kernels; drop it"),
-        (("m.pt", "-o", "f.png", "--kernels", "--rate", "9"), 2, "--rate means nothing to --kernels; drop it"),
-        (("m.pt", "-o", "f.png", "--kernels", "--jitter", "9"), 2, "--jitter means nothing to --kernels; drop it"),
-        (("m.pt", "-o", "f.png", "--kernels", "--size", "9"), 2, "--size means nothing to --kernels; drop it"),
-        (("m.pt", "-o", "f.png", "--kernels", "--seed", "9"), 2, "--kernels draws weights as they are, and --seed makes random"),
-        (("m.pt", "-o", "f.png", "--octaves", "2"), 2, "--dream is now a command of its own: cnn-dream"),
-        (("m.pt", "-o", "f.png", "--octave-scale", "1.3"), 2, "--dream is now a command of its own: cnn-dream"),
-        (("m.pt", "-o", "f.png", "--dream", "sky.png", "--octaves", "2"), 2, "--dream is now a command of its own: cnn-dream"),
-        (("m.pt", "-o", "f.png", "--dream", "sky.png"), 2, "--dream is now a command of its own: cnn-dream"),
-        (("--dream", "sky.png"), 2, "--dream is now a command of its own: cnn-dream MODEL IMAGE -o FILE.png"),
-        (("m.pt", "-o", "f.png", "--dream", "sky.png", "--kernels"), 2, "--dream is now a command of its own: cnn-dream"),
+        (("m.pt", "-o", "f.png", "--kernels", "--layer", "conv1"), 2, "--kernels draws the kernels of the first convolution"),
+        (("m.pt", "-o", "f.png", "--kernels", "--batch", "4"), 2, "--batch has no effect with --kernels; drop it"),
+        (("m.pt", "-o", "f.png", "--kernels", "--blur", "1"), 2, "--blur has no effect with --kernels; drop it"),
+        (("m.pt", "-o", "f.png", "--kernels", "--steps", "9"), 2, "--steps has no effect with --kernels; drop it"),
+        (("m.pt", "-o", "f.png", "--kernels", "--steps", "64"), 2, "--steps has no effect with --kernels; drop it"),
+        (("m.pt", "-o", "f.png", "--kernels", "--rate", "9"), 2, "--rate has no effect with --kernels; drop it"),
+        (("m.pt", "-o", "f.png", "--kernels", "--jitter", "9"), 2, "--jitter has no effect with --kernels; drop it"),
+        (("m.pt", "-o", "f.png", "--kernels", "--size", "9"), 2, "--size has no effect with --kernels; drop it"),
+        (("m.pt", "-o", "f.png", "--kernels", "--seed", "9"), 2, "--seed has no effect on the weights that --kernels draws"),
+        (("m.pt", "-o", "f.png", "--octaves", "2"), 2, "--dream is now a separate command: cnn-dream"),
+        (("m.pt", "-o", "f.png", "--octave-scale", "1.3"), 2, "--dream is now a separate command: cnn-dream"),
+        (("m.pt", "-o", "f.png", "--dream", "sky.png", "--octaves", "2"), 2, "--dream is now a separate command: cnn-dream"),
+        (("m.pt", "-o", "f.png", "--dream", "sky.png"), 2, "--dream is now a separate command: cnn-dream"),
+        (("--dream", "sky.png"), 2, "--dream is now a separate command: cnn-dream MODEL IMAGE -o FILE.png"),
+        (("m.pt", "-o", "f.png", "--dream", "sky.png", "--kernels"), 2, "--dream is now a separate command: cnn-dream"),
         (("m.pt", "-o", "f.png", "--size", "big"), 2, '--size "big"'),
-        (("m.pt", "-o", "f.png", "--size", "2", "--layer", "conv1"), 2, "pictures of 2x2 are too small for conv1"),
+        (("m.pt", "-o", "f.png", "--size", "2", "--layer", "conv1"), 2, "images of 2x2 are too small for conv1"),
         (("m.pt", "-o", "f.png", "--size", "9", "--blur", "50", "--layer", "conv1"), 2, "--blur 50"),
         (("none.pt", "-o", "f.png"), 1, "none.pt: No such file or directory"),
     ],
 )  # fmt: skip
-def test_wrong_words(run, here, words, status, line):
-    """Each mistake is one line that says what is wrong and what would be right; nothing is printed or written."""
+def test_rejects_invalid_options(run, here, words, status, line):
+    """Each error is one line with a remedy; nothing is printed or written."""
     there = sorted(os.listdir())
     outcome = run("cnn-filters", *words, *CPU, status=status)
     assert outcome.err.startswith(f"cnn-filters: {line}")
@@ -334,8 +334,8 @@ def test_wrong_words(run, here, words, status, line):
 
 @pytest.mark.parametrize("mode", [(), ("--kernels",)])
 @pytest.mark.parametrize("output", ["f.jpg", "nowhere/f.png"])
-def test_where_nothing_can_be_written(run, here, monkeypatch, mode, output):
-    """A name that is not .png, or lies in no folder, is refused before the network is loaded."""
+def test_rejects_output_before_loading_the_network(run, here, monkeypatch, mode, output):
+    """A name that is not .png, or in a folder that does not exist."""
     monkeypatch.setattr(
         "cnnkit.explain.load_network.load_network", lambda *_, **__: pytest.fail("the network was loaded")
     )
@@ -349,8 +349,8 @@ def test_where_nothing_can_be_written(run, here, monkeypatch, mode, output):
 
 
 @pytest.mark.photos
-def test_filters_of_a_real_network(run, photos, here):
-    """In SqueezeNet each of eight patterns is its own filter's most, and outdoes the noise it came from; unblurred, any noise."""
+def test_patterns_of_squeezenet(run, photos, here):
+    """Each of eight patterns activates its filter most, and more than its noise; without blur, more than any noise."""
     weights = photos / "weights" / "squeezenet1_1.pth"
     words = ("--weights", weights, "--layer", "features.6", "--filters", "0-7", "--size", "64")
     network = torchvision.models.squeezenet1_1(weights=None)

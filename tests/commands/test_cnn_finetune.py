@@ -1,4 +1,4 @@
-"""cnn-finetune as it is run: a trained network and images in, a tuned one and its history out, and every mistake one line."""
+"""cnn-finetune on the command line: from a trained network and images to a tuned one and its history, and errors."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ FAST = ("--device", "cpu", "--epochs", "2")
 
 @pytest.fixture(scope="module")
 def trained(made):
-    """A folder with photos/train, photos/val and net.pt, trained on them by cnn-train."""
+    """Make a folder with photos/train, photos/val and net.pt, trained on them by cnn-train."""
     return made(
         ("cnn-train", "photos", "-o", "net.pt", "--layers", TEXT, "--size", "16", *FAST),
         photos={"train": {"red": 10, "blue": 10}, "val": {"red": 5, "blue": 5}},
@@ -33,8 +33,8 @@ def here(trained, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_model_and_images_to_a_tuned_model_and_its_history(run, here, history):
-    """One record on stdout, a row of history for every epoch, and on stderr what is trained and what runs once."""
+def test_writes_model_history_and_one_record(run, here, history):
+    """One record on stdout, a row of history for every epoch, and notices of what is trained and what runs once."""
     outcome = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--unfreeze", "conv3", *FAST)
     (result,) = outcome.rows
     assert (result["model"], result["train_rows"], result["val_rows"], result["epochs"]) == (
@@ -47,8 +47,8 @@ def test_a_model_and_images_to_a_tuned_model_and_its_history(run, here, history)
     best = rows[int(result["best_epoch"]) - 1]
     assert (best["val_loss"], best["val_accuracy"]) == (result["val_loss"], result["val_accuracy"])
     assert {row["lr"] for row in rows} == {"1e-05"}
-    assert "training the head and 1 of the base's 5 layers, from conv3 on: 602 of 1,238 parameters" in outcome.err
-    assert "running the frozen part once over 30 pictures" in outcome.err
+    assert "training the head and 1 of 5 backbone layers, from conv3 on: 602 of 1,238 parameters" in outcome.err
+    assert "running the frozen part once over 30 images" in outcome.err
     assert "epoch 2/2: loss" in outcome.err
     training = torch_model.load("tuned.pt").header.training
     assert (training["command"], training["unfreeze"], training["views"]) == ("cnn-finetune", "conv3", 1)
@@ -56,24 +56,24 @@ def test_a_model_and_images_to_a_tuned_model_and_its_history(run, here, history)
     lines = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--json", "--quiet", *FAST)
     assert [json.loads(line).get("epoch") for line in lines.out.splitlines()] == [1, 2, None]
     assert lines.err == ""
-    assert {row["lr"] for row in history("tuned.csv")} == {"0.001"}  # the head alone
+    assert {row["lr"] for row in history("tuned.csv")} == {"0.001"}  # the head only
 
 
-def test_a_fold_is_held_out(run, here):
-    """It is for validation and not trained on; test is in neither; an unknown one is named with those there are."""
+def test_hold_out_validates_on_the_fold(run, here):
+    """The fold is not trained on; test is in neither set; an unknown fold is named with the existing ones."""
     run("cnn-split", "photos/train", "--ratio", "2,1,1", "--names", "fold0,fold1,test", "--manifest", "folds.tsv")
     outcome = run("cnn-finetune", "net.pt", "folds.tsv", "--hold-out", "fold1", "-o", "fold1.pt", *FAST)
     rows = Path("folds.tsv").read_text().splitlines()
     counts = [str(sum(row.endswith(split) for row in rows)) for split in ("fold0", "fold1")]
     assert [outcome.rows[0][name] for name in ("train_rows", "val_rows")] == counts
-    assert "folds.tsv: not looked at: " in outcome.err
+    assert "folds.tsv: not used: " in outcome.err
     refused = run("cnn-finetune", "net.pt", "folds.tsv", "--hold-out", "fold2", "-o", "fold2.pt", *FAST, status=1)
-    assert "folds.tsv: no part fold2 to hold out; it has fold0, fold1, test" in refused.err
+    assert "folds.tsv: no split fold2 to hold out; it has fold0, fold1, test" in refused.err
 
 
 @pytest.mark.slow
-def test_two_processes_tune_what_one_does(run, here, shell, agree):
-    """Within rounding; the warm-up, which every process does alone, too. Batch norm keeps its statistics."""
+def test_two_processes_give_the_result_of_one(run, here, shell, agree):
+    """Within rounding, also with a warm-up, which every process does alone. Batch norm keeps its statistics."""
     net = "conv 6 k3 bn relu, pool 2, conv 8 k3 bn relu, conv 8 k3 relu, gap, dense 6 relu"
     run("cnn-train", "photos", "-o", "bn.pt", "--layers", net, "--size", "16", *FAST)
     words = (
@@ -87,8 +87,8 @@ def test_two_processes_tune_what_one_does(run, here, shell, agree):
     agree((one, two), ("one.pt", "two.pt"), count=5)
 
 
-def test_what_the_history_says_is_what_prediction_gives(run, here):
-    """cnn-export, then cnn-predict | cnn-eval on the images that validated: the same accuracy, the same loss to 1e-4."""
+def test_reported_accuracy_is_that_of_prediction(run, here):
+    """cnn-export, then cnn-predict | cnn-eval on the validation images: the same accuracy, the same loss to 1e-4."""
     words = ("--unfreeze", "conv2", "--lr", "0.01", "--augment", "rotate 20, hflip", "--views", "2", *FAST)
     (result,) = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", *words).rows
     run("cnn-export", "tuned.pt", "-o", "tuned.onnx", "--device", "cpu")
@@ -98,8 +98,8 @@ def test_what_the_history_says_is_what_prediction_gives(run, here):
     assert evaluated["log_loss"] == pytest.approx(float(result["val_loss"]), abs=1e-4)
 
 
-def test_the_head_alone_is_what_cnn_train_head_makes_of_features(run, here):
-    """--unfreeze none, the same backbone, rows and seed: the same weights within rounding, by another way."""
+def test_unfreeze_none_gives_the_head_of_cnn_train_head(run, here):
+    """With the same backbone, rows and seed: the same weights within rounding."""
     backbone = ("--backbone", "squeezenet1_1", "--weights", "none", "--size", "32", "--device", "cpu")
     for split in ("train", "val"):
         run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *backbone)
@@ -123,7 +123,7 @@ def test_the_head_alone_is_what_cnn_train_head_makes_of_features(run, here):
     ],
 )
 def test_networks_by_name(run, here, name, unfreeze, first, history):
-    """With a fresh head that is warmed up: torchvision's names, Keras' blocks of a VGG; nothing below them moves."""
+    """With a new head and its warm-up: torchvision's layer names, Keras' blocks of a VGG; layers below do not change."""
     words = ("--backbone", name, "--weights", "none", "--size", "32", "--head", "dense 4 bn relu", "--warmup-head", "1")
     run(
         "cnn-finetune",
@@ -144,36 +144,36 @@ def test_networks_by_name(run, here, name, unfreeze, first, history):
     moved = {key for key, tensor in before.state_dict().items() if not torch.equal(tensor, features[key])}
     trained = {key for key in features if int(key.split(".")[1]) >= first}
     assert moved == {key for key in trained if "running_" not in key and "num_batches" not in key}
-    assert model.state["head.bn1.running_mean"].any()  # the head's own batch norm is no part of the backbone
+    assert model.state["head.bn1.running_mean"].any()  # the head's batch norm is not part of the backbone
     assert len(history("tuned.csv")) == 2
     assert backbone.weights_sha256
     assert model.header.backbone == replace(backbone, weights_sha256=None)  # no longer those weights
 
 
 WRONG = [
-    (("photos", "-o", "x.pt"), 2, "photos is no model: begin with MODEL.pt, or start from --backbone NAME"),
-    (("-o", "x.pt"), 2, "no model given"),
-    (("net.pt", "photos"), 2, "say where the model goes with -o FILE.pt"),
-    (("net.pt", "photos", "-o", "x.onnx"), 2, "x.onnx: a model is written to a .pt file"),
-    (("net.pt", "photos", "-o", "net.pt"), 2, "net.pt is what the training starts from"),
-    (("net.pt", "photos", "-o", "x.pt", "--backbone", "vgg11"), 2, "start either from net.pt or from --backbone vgg11"),
+    (("photos", "-o", "x.pt"), 2, "photos: not a model; give MODEL.pt first, or --backbone NAME"),
+    (("-o", "x.pt"), 2, "no model; give MODEL.pt first"),
+    (("net.pt", "photos"), 2, "no output file; give the model's name with -o FILE.pt"),
+    (("net.pt", "photos", "-o", "x.onnx"), 2, "x.onnx: the model's name must end in .pt"),
+    (("net.pt", "photos", "-o", "net.pt"), 2, "net.pt is the model that the training starts from"),
+    (("net.pt", "photos", "-o", "x.pt", "--backbone", "vgg11"), 2, "both net.pt and --backbone vgg11 are given"),
     (("net.pt", "photos", "-o", "x.pt", "--size", "32"), 2, "net.pt has its own size; --size goes with --backbone"),
     (("net.pt", "photos", "-o", "x.pt", "--unfreeze", "conv4"), 2, "did you mean conv3"),
     (
         ("net.pt", "photos", "-o", "x.pt", "--unfreeze", "-1"),
         2,
-        "give how many of the last layers are trained, 0 or more",
+        "give a layer's name, the number of last layers to train (0 or more), all or none",
     ),
     (("net.pt", "photos", "-o", "x.pt", "--augment", "rotate 20, hflp"), 2, '"hflp"'),
-    (("net.pt", "photos", "-o", "x.pt", "--amp", "fp16"), 2, "--amp fp16 is for GPUs"),
+    (("net.pt", "photos", "-o", "x.pt", "--amp", "fp16"), 2, "--amp fp16 needs a GPU"),
     (("net.pt", "photos", "-o", "x.pt", "--augment", "", "--views", "3"), 2, '--augment "" changes nothing'),
-    (("net.pt", "photos", "-o", "x.pt", "--views", "3"), 2, "--views 3 keeps augmented versions"),
-    (("net.pt", "photos/train", "-o", "x.pt", "--patience", "3"), 2, "--patience waits for a better epoch by --val"),
-    (("net.pt", "photos/train", "-o", "x.pt", "--val", "photos/train"), 2, "is to train and to validate"),
+    (("net.pt", "photos", "-o", "x.pt", "--views", "3"), 2, "--views 3 caches augmented versions"),
+    (("net.pt", "photos/train", "-o", "x.pt", "--patience", "3"), 2, "--patience needs a validation set; give --val"),
+    (("net.pt", "photos/train", "-o", "x.pt", "--val", "photos/train"), 2, "is both a training and a validation image"),
     (
         ("photos", "-o", "x.pt", "--backbone", "squeezenet1_1", "--unfreeze", "1", "--weights", "none"),
         2,
-        "--warmup-head 5, or alone",
+        "--warmup-head 5, or only the head",
     ),
     (("photos", "-o", "x.pt", "--backbone", "vgg11"), 1, "CNNKIT_OFFLINE"),
     (("photos", "-o", "x.pt", "--backbone", "vgg11", "--weights", "gone.pth"), 1, "gone.pth: no such file"),
@@ -182,7 +182,7 @@ WRONG = [
 
 
 def test_every_mistake_is_one_line(run, here):
-    """That says what is wrong, before anything is trained; nothing is written."""
+    """The error is reported before anything is trained; nothing is written."""
     before = sorted(here.iterdir())
     for words, status, message in WRONG:
         outcome = run("cnn-finetune", *words, "--device", "cpu", status=status)
@@ -192,17 +192,19 @@ def test_every_mistake_is_one_line(run, here):
     assert sorted(here.iterdir()) == before
 
 
-def test_other_classes_need_another_head(run, here, images):
-    """A model predicts the classes that it was trained on."""
+def test_rejects_other_classes_than_the_models(run, here, images):
+    """The message names both lists of classes."""
     images("more", red=3, green=3, blue=3)
     outcome = run("cnn-finetune", "net.pt", "more", "-o", "x.pt", status=1)
-    assert "net.pt knows blue, red; the pictures are of blue, green, red. Train a head for these" in outcome.err
+    assert (
+        "net.pt has the classes blue, red, but the images have blue, green, red; train a head for these" in outcome.err
+    )
 
 
-def test_a_bad_image_is_named_and_left_out(run, here):
-    """Exit 3, the rest is trained on."""
+def test_a_broken_image_is_skipped_and_named(run, here):
+    """Exit status 3; the others are trained on."""
     broken = here / "photos" / "train" / "red" / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"not an image")
     outcome = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--errors", "errors.tsv", *FAST, status=3)
     assert outcome.rows[0]["train_rows"] == "20"
     assert "photos/train/red/broken.png: " in outcome.err

@@ -1,4 +1,4 @@
-"""cnn-maps as it is run: every channel as an image, numbers that torch agrees with, and every mistake one line."""
+"""cnn-maps: images of channels, values against torch, and error messages."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def maps(run, model, *words, **others):
 
 
 def hooked(module, given, kinds):
-    """What the modules of some kinds output for one image, in order, by forward hooks."""
+    """Record the outputs of modules of some types for one image, in order, by forward hooks."""
     seen = []
     handles = [
         each.register_forward_hook(lambda _module, _given, made: seen.append(made[0].clone().numpy()))
@@ -90,7 +90,7 @@ def hooked(module, given, kinds):
 
 
 def expected(model):
-    """What the ReLUs and the pooling of a model's backbone output for the image, (C, h, w) each."""
+    """Compute the outputs of the ReLUs and the pooling of a backbone for the image, (C, h, w) each."""
     loaded = torch_model.load(model)
     made = classifiers.from_header(loaded.header, loaded.state, name=model)
     head = len([each for each in made.head.modules() if isinstance(each, nn.ReLU)])
@@ -107,7 +107,7 @@ def raws(outcome):
 
 @pytest.mark.parametrize("name", ["colour", "grey"])
 def test_maps_agree_with_torch_and_the_exported_graph(run, here, name):
-    """--raw is what torch's forward hooks see, activation included, and of the .onnx the same within 1e-4."""
+    """--raw equals the outputs seen by forward hooks of torch, activation included; for the .onnx within 1e-4."""
     ours = maps(run, f"{name}.pt", "-o", "pt", "--raw")
     theirs = maps(run, f"{name}.onnx", "-o", "onnx", "--raw")
     assert [row["layer"] for row in ours.rows] == ["conv1", "pool1", "bn1"]
@@ -142,14 +142,14 @@ def test_records_by_hand(run, here, model):
     )
 
 
-def test_a_trained_networks_layers(run, here):
-    """A model as cnn-train writes them, whose head flattens, has the layers of its backbone, each once."""
+def test_layers_of_a_trained_network(run, here):
+    """A model of cnn-train with flatten in its head has each layer of its backbone once."""
     write("flat.pt", "flatten, dense 2 softmax", pool=Pool.NONE)
     assert [row["layer"] for row in maps(run, "flat.pt").rows] == ["conv1", "pool1", "bn1"]
 
 
-def test_a_network_by_name(run, here):
-    """Of a torchvision network with weights from a file the maps are those that hooks on torchvision's own module see."""
+def test_network_given_by_name(run, here):
+    """Maps of a torchvision network with weights from a file equal those seen by hooks on the torchvision module."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         network = torchvision.models.squeezenet1_1(weights=None)
@@ -179,8 +179,8 @@ def test_a_network_by_name(run, here):
     np.testing.assert_allclose(raws(outcome)[1], last, atol=1e-5)
 
 
-def test_names_of_keras(run, here):
-    """A VGG's layers go by the names of the book, in records and in files."""
+def test_vgg_layers_have_the_names_of_keras(run, here):
+    """In records and in file names."""
     outcome = maps(run, "vgg11", "--weights", "none", "--size", "32", "--channels", "0-1", "-o", "out")
     names = [row["layer"] for row in outcome.rows]
     assert (names[0], outcome.rows[0]["shape"]) == ("block1_conv1", "64x32x32")
@@ -196,8 +196,8 @@ def pixels(path):
 
 
 @pytest.mark.parametrize("scale", ["channel", "layer"])
-def test_every_channel_and_the_mosaic(run, here, scale):
-    """Colours are the values between a channel's or the layer's least and greatest; the mosaic holds all, row by row."""
+def test_channels_and_mosaic_have_the_scaled_values(run, here, scale):
+    """Scaled by the range of the channel or of the layer; the mosaic has all channels, row by row."""
     outcome = maps(run, "colour.pt", "-o", "out", "--raw", "--scale", scale, "--colormap", "gray", "--layer", "conv1")
     (found,) = raws(outcome)
     low, high = (found.min((1, 2)), found.max((1, 2))) if scale == "channel" else (found.min(), found.max())
@@ -217,8 +217,8 @@ def test_every_channel_and_the_mosaic(run, here, scale):
         np.testing.assert_array_equal(tile[np.ix_(middles, middles)], single[zoom // 2 :: zoom, zoom // 2 :: zoom])
 
 
-def test_the_colour_map(run, here):
-    """Without a word colours are viridis', with one they are that map's; an unknown one proposes its neighbours."""
+def test_colour_map_option(run, here):
+    """The default is viridis; an unknown name proposes similar ones."""
     maps(run, "colour.pt", "-o", "out", "--raw", "--layer", "bn1")
     maps(run, "colour.pt", "-o", "jet", "--colormap", "jet", "--layer", "bn1")
     channel = int(np.load("out/bn1.npy").mean((1, 2)).argmax())
@@ -230,11 +230,11 @@ def test_the_colour_map(run, here):
         colours = mpl.colormaps[name](np.round(255 * share).astype(int))[..., :3]
         np.testing.assert_allclose(single[zoom // 2 :: zoom, zoom // 2 :: zoom], 255 * colours, atol=6)
     line = maps(run, "colour.pt", "-o", "other", "--colormap", "virdis", status=2).err
-    assert line.startswith('cnn-maps: no colour map is called "virdis"; did you mean viridis or ')
+    assert line.startswith('cnn-maps: --colormap: no colour map "virdis"; did you mean viridis or ')
 
 
-def test_some_layers_and_some_channels(run, here):
-    """Layers by name, number and number from the end, repeated; of channels those that were asked for are drawn, and all counted."""
+def test_selects_layers_and_channels(run, here):
+    """Layers by name, number and number from the end, repeated; only the given channels are drawn, but all are counted."""
     words = ("--layer", "bn1", "--layer", "0", "--layer", "-2", "--channels", "0-3,5")
     outcome = maps(run, "colour.pt", *words, "-o", "out", "--raw")
     assert [row["layer"] for row in outcome.rows] == ["bn1", "conv1", "pool1"]
@@ -251,8 +251,8 @@ def test_some_layers_and_some_channels(run, here):
 
 
 @pytest.mark.parametrize("scale", ["channel", "layer"])
-def test_a_layer_that_is_silent_everywhere(run, here, scale):
-    """No response anywhere is drawn flat and told, without a warning or a NaN."""
+def test_layer_of_zeros_is_drawn_flat(run, here, scale):
+    """Without a warning or NaN."""
     write("dead.pt", "dense 2 softmax", dead=True)
     outcome = maps(run, "dead.pt", "-o", "out", "--raw", "--scale", scale)
     told = {name: outcome.rows[0][name] for name in ("silent", "zeros", "mean", "maximum", "most_active")}
@@ -266,13 +266,13 @@ def test_a_layer_that_is_silent_everywhere(run, here, scale):
 # ---------------------------------------------------------------- folders
 
 
-def test_force_replaces(run, here):
-    """A folder that holds something needs --force; then a layer's folder is made anew, and what is not ours stays."""
+def test_force_replaces_old_images(run, here):
+    """A folder that is not empty needs --force; then the folder of a layer is replaced, and other files stay."""
     maps(run, "colour.pt", "-o", "out")
     Path("out/notes.txt").write_text("mine")
     before = sorted(str(path) for path in Path("out").rglob("*"))
     outcome = maps(run, "colour.pt", "-o", "out", status=1)
-    assert outcome.err == "cnn-maps: out is not empty; choose another folder, or write into it with --force\n"
+    assert outcome.err == "cnn-maps: out is not empty; choose another folder, or add --force\n"
     assert outcome.out == ""
     maps(run, "colour.pt", "-o", "out", "--force", "--layer", "conv1", "--channels", "2", "--scale", "layer")
     assert os.listdir("out/conv1") == ["002.png"]
@@ -282,10 +282,10 @@ def test_force_replaces(run, here):
 
 
 @pytest.mark.parametrize("folder", ["photos", "photos/grey", "."])
-def test_not_where_the_image_is(run, here, folder):
-    """A folder that holds the image is refused, also with --force: nothing is written beside or over it."""
+def test_rejects_output_folder_that_has_the_image(run, here, folder):
+    """Also with --force; nothing is written."""
     outcome = maps(run, "colour.pt", "-o", folder, "--force", status=1)
-    assert outcome.err.startswith(f"cnn-maps: {folder} holds the pictures")
+    assert outcome.err.startswith(f"cnn-maps: {folder} contains the images")
     assert [path.name for path in Path("photos").rglob("*.png")] == ["00.png"]
 
 
@@ -296,20 +296,20 @@ def test_not_where_the_image_is(run, here, folder):
     ("model", "words", "status", "line"),
     [
         ("colour.pt", ("--layer", "cov1"), 2, 'colour.pt has no layer "cov1"; did you mean conv1?'),
-        ("colour.onnx", ("--layer", "cov1"), 2, 'colour.onnx has no layer "cov1" with maps; did you mean conv1?'),
+        ("colour.onnx", ("--layer", "cov1"), 2, '--layer: colour.onnx has no layer "cov1" that outputs maps; did you mean conv1?'),
         ("colour.pt", ("--layer", "3"), 2, "colour.pt has 3 layers with maps, numbered from 0; there is no 3"),
-        ("colour.pt", ("--layer", "head.dense1"), 2, "head.dense1 answers with a vector of 5, which is no map"),
+        ("colour.pt", ("--layer", "head.dense1"), 2, "head.dense1 outputs a vector of 5 values, not maps"),
         ("colour.pt", ("--channels", "6"), 2, "--channels 6: conv1 has 6, numbered 0 to 5"),
         ("colour.pt", ("--channels", "first"), 2, '--channels "first": give numbers and ranges, as in 0-63 or 3,7,12-20'),
-        ("colour.pt", ("--raw",), 2, "--raw writes arrays beside the mosaics; say where with -o DIR"),
-        ("colour.pt", ("--weights", "none"), 2, "colour.pt has its own weights; --weights goes with a network's name"),
-        ("colour.onnx", ("--size", "32"), 2, "colour.onnx is exported and fixed; --size, --fit and --weights go with a .pt"),
+        ("colour.pt", ("--raw",), 2, "--raw writes arrays next to the mosaics; give their folder with -o DIR"),
+        ("colour.pt", ("--weights", "none"), 2, "colour.pt has its own weights; --weights is for a network given by name"),
+        ("colour.onnx", ("--size", "32"), 2, "colour.onnx: --size, --fit and --weights do not work for an exported network"),
         ("none.pt", (), 1, "none.pt: No such file or directory"),
         ("squeezenet9", (), 2, 'no network is called "squeezenet9"; did you mean squeezenet'),
     ],
 )  # fmt: skip
-def test_wrong_words(run, here, model, words, status, line):
-    """Each mistake is one line that says what is wrong and what would be right; nothing is printed or written."""
+def test_rejects_invalid_options(run, here, model, words, status, line):
+    """Each error is one line with a remedy; nothing is printed or written."""
     there = sorted(os.listdir())
     if "--raw" not in words:
         words = (*words, "-o", "out")
@@ -323,23 +323,23 @@ def test_wrong_words(run, here, model, words, status, line):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--raw",), "--raw writes arrays beside the mosaics; say where with -o DIR"),
-        (("--force",), "--force lets pictures replace others in their folder; say which with -o DIR"),
-        (("--channels", "0-3"), "--channels says how maps are drawn; say where they go with -o DIR"),
-        (("--scale", "layer"), "--scale says how maps are drawn; say where they go with -o DIR"),
-        (("--scale", "channel"), "--scale says how maps are drawn; say where they go with -o DIR"),
-        (("--colormap", "jet"), "--colormap says how maps are drawn; say where they go with -o DIR"),
+        (("--raw",), "--raw writes arrays next to the mosaics; give their folder with -o DIR"),
+        (("--force",), "--force replaces images in their folder; give it with -o DIR"),
+        (("--channels", "0-3"), "--channels sets how maps are drawn; draw them with -o DIR"),
+        (("--scale", "layer"), "--scale sets how maps are drawn; draw them with -o DIR"),
+        (("--scale", "channel"), "--scale sets how maps are drawn; draw them with -o DIR"),
+        (("--colormap", "jet"), "--colormap sets how maps are drawn; draw them with -o DIR"),
     ],
 )  # fmt: skip
-def test_what_is_ignored_without_a_folder_is_refused(run, here, words, line):
-    """Where nothing is drawn, how it is drawn means nothing."""
+def test_rejects_drawing_options_without_a_folder(run, here, words, line):
+    """They would have no effect."""
     outcome = maps(run, "colour.pt", *words, status=2)
     assert (outcome.out, outcome.err) == ("", f"cnn-maps: {line}\n")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no picture at all", "cut"])
-def test_a_broken_image(run, here, content):
-    """An image that is missing, empty, something else or cut short is one line that names the file, with exit 3."""
+@pytest.mark.parametrize("content", [None, b"", b"no image at all", "cut"])
+def test_broken_image_exits_3(run, here, content):
+    """Missing, empty, another kind of file or truncated: one line that names the file."""
     if content is not None:
         Path("x.png").write_bytes(Path(IMAGE).read_bytes()[:900] if content == "cut" else content)
     outcome = run("cnn-maps", "-m", "colour.onnx", "x.png", "-o", "out", *CPU, status=1)
@@ -350,7 +350,7 @@ def test_a_broken_image(run, here, content):
 
 
 def test_an_exported_network_needs_no_torch(here):
-    """The command looks into an .onnx without importing torch."""
+    """cnn-maps on an .onnx does not import torch."""
     code = (
         "import sys\n"
         "from cnnkit_tools.cnn_maps import main\n"
@@ -370,8 +370,8 @@ def test_an_exported_network_needs_no_torch(here):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_edges_first_and_sparser_with_depth(run, photos, tmp_path):
-    """On a real network and photograph the first layer draws edges as no later one does, maps become coarse, and responses rare."""
+def test_first_layer_has_edges_and_later_ones_are_sparser(run, photos, tmp_path):
+    """On a photograph: the first layer correlates best with edges; later maps are coarser and sparser."""
     weights = photos / "weights" / "squeezenet1_1.pth"
     image = photos / "pictures" / "coral_cat.bmp"
     words = (

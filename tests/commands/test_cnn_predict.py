@@ -1,4 +1,4 @@
-"""cnn-predict as it is run: against torch on real files, from every source, in every form of output."""
+"""cnn-predict on the command line: against torch on real files, from all sources, in all forms of output."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ def network(seed=0, preprocess=PREPROCESS, head="dense 8 relu, dense 3", layers=
 
 @functools.cache
 def content(seed=0, kind="whole", classes=CLASSES, preprocess=PREPROCESS, head="dense 8 relu, dense 3", layers=LAYERS):
-    """Export a classifier: whole, for images of any size, with normalised input, or its head alone."""
+    """Export a classifier: whole, with a dynamic size, with normalised input, or only its head."""
     made, backbone = network(seed, preprocess, head, layers)
     size = preprocess.size
     if kind == "head":
@@ -89,15 +89,15 @@ def files(root):
 
 
 def in_torch(paths, made=None):
-    """Compute logits (N, classes) in torch, on the arrays that images become."""
+    """Compute logits (N, classes) in torch, on prepared images."""
     made = made or network()[0]
     pixels = np.stack([preprocessing.load(path, made.preprocess) for path in paths])
     with torch.no_grad():
         return made(torch.from_numpy(pixels))
 
 
-def test_probabilities_are_those_of_torch(run, model, root):
-    """Every class of every image, to 1e-5, ranked from the most probable on, the images in order."""
+def test_probabilities_match_torch(run, model, root):
+    """Every class of every image, to 1e-5, ranked by probability, the images in order."""
     rows = run("cnn-predict", "-m", model(), root, "--top", 3).rows
     expected = in_torch(files(root)).softmax(1).numpy()
     assert [row["path"] for row in rows] == [path for path in files(root) for _ in CLASSES]
@@ -109,8 +109,8 @@ def test_probabilities_are_those_of_torch(run, model, root):
     assert len({row["label"] for row in rows if row["rank"] == "1"}) > 1, "the random network should not be constant"
 
 
-def test_one_prediction_an_image_unless_more_are_asked_for(run, model, root):
-    """The first rows of --top 3, and nothing else; more than all classes gives all."""
+def test_one_prediction_per_image_by_default(run, model, root):
+    """The first rows of --top 3, and nothing else; --top above the number of classes gives all."""
     everything = run("cnn-predict", "-m", model(), root, "--top", 3)
     outcome = run("cnn-predict", "-m", model(), root)
     assert outcome.rows == [row for row in everything.rows if row["rank"] == "1"]
@@ -119,11 +119,11 @@ def test_one_prediction_an_image_unless_more_are_asked_for(run, model, root):
     assert run("cnn-predict", "-m", model(), root, "--top", "all").out == everything.out
     for wrong in ("0", "-1", "1.5", "ALL", "3,", "99999999999"):
         refused = run("cnn-predict", "-m", model(), root, f"--top={wrong}", status=2).err
-        assert refused == f'cnn-predict: --top "{wrong}": give a number from 1, or all\n'
+        assert refused == f'cnn-predict: --top "{wrong}": give a number of 1 or more, or all\n'
 
 
-def test_logits_are_those_of_torch(run, model, root):
-    """One more column, beside the probability that belongs to it."""
+def test_logits_match_torch(run, model, root):
+    """One more column, next to the probability."""
     rows = run("cnn-predict", "-m", model(), root, "--top", 3, "--logits").rows
     expected = in_torch(files(root)).numpy()
     for index, logits in enumerate(expected):
@@ -133,7 +133,7 @@ def test_logits_are_those_of_torch(run, model, root):
 
 
 def test_one_sigmoid_gives_two_classes(run, model, root):
-    """A head with a single output gives both classes' probabilities, z being the logit of the second."""
+    """A head with a single output z gives the probabilities of both classes; z is the logit of the second."""
     options = {"head": "dense 1", "classes": ("cold", "warm")}
     rows = run("cnn-predict", "-m", model(**options), root, "--top", 2, "--logits").rows
     second = in_torch(files(root), network(head="dense 1")[0]).sigmoid().numpy()[:, 0]
@@ -143,7 +143,7 @@ def test_one_sigmoid_gives_two_classes(run, model, root):
 
 
 def test_json_has_the_same_values_as_numbers(run, model, root):
-    """One object a line, float32 in its shortest form."""
+    """One object per line, float32 in its shortest form."""
     rows = run("cnn-predict", "-m", model(), root, "--top", 2, "--logits").rows
     objects = [
         json.loads(line)
@@ -157,8 +157,8 @@ def test_json_has_the_same_values_as_numbers(run, model, root):
         assert each["probability"] == float(str(np.float32(each["probability"])))
 
 
-def test_every_way_in_gives_the_same(run, model, root, tmp_path, monkeypatch):
-    """A folder, its files, a manifest, a list on standard input by line or by NUL."""
+def test_all_sources_give_the_same(run, model, root, tmp_path, monkeypatch):
+    """A folder, its files, a manifest, a list on standard input separated by newlines or NUL."""
     path, paths = model(), files(root)
     expected = run("cnn-predict", "-m", path, root).out
     monkeypatch.chdir(tmp_path)
@@ -173,8 +173,8 @@ def test_every_way_in_gives_the_same(run, model, root, tmp_path, monkeypatch):
     assert run("cnn-predict", "-m", path, *relative).out == expected.replace(f"{tmp_path}/", "")
 
 
-def test_a_part_of_a_manifest(run, model, root, tmp_path):
-    """--split takes rows of a manifest; paths are as seen from the current folder."""
+def test_split_of_a_manifest(run, model, root, tmp_path):
+    """--split takes rows of a manifest; paths are relative to the current folder."""
     manifest = tmp_path / "split.tsv"
     lines = [f"photos/{Path(name).relative_to(root)}\t{'ab'[index % 2]}" for index, name in enumerate(files(root))]
     manifest.write_text("path\tsplit\n" + "\n".join(lines) + "\n", encoding="utf-8")
@@ -182,8 +182,8 @@ def test_a_part_of_a_manifest(run, model, root, tmp_path):
     assert [row["path"] for row in rows] == files(root)[1::2]
 
 
-def test_neither_batch_nor_jobs_change_the_prediction(run, model, root):
-    """To 1e-6, and twice the same call gives the same bytes."""
+def test_batch_and_jobs_do_not_change_predictions(run, model, root):
+    """To 1e-6, and the same call twice gives the same bytes."""
     path = model()
     everything = []
     for words in (["--batch", 1], ["--batch", 5], ["--batch", 32, "--jobs", 1], ["--jobs", 5]):
@@ -194,8 +194,8 @@ def test_neither_batch_nor_jobs_change_the_prediction(run, model, root):
     assert run("cnn-predict", "-m", path, root).out == run("cnn-predict", "-m", path, root).out
 
 
-def test_a_prediction_below_the_bound_is_withheld(run, model, root):
-    """Its label is ?, its probability stays."""
+def test_label_below_min_probability_is_withheld(run, model, root):
+    """The label is ?, the probability stays."""
     rows = run("cnn-predict", "-m", model(), root).rows
     bound = sorted(float(row["probability"]) for row in rows)[len(rows) // 2]
     kept = run("cnn-predict", "-m", model(), root, "--min-probability", bound - 1e-5).rows
@@ -205,9 +205,9 @@ def test_a_prediction_below_the_bound_is_withheld(run, model, root):
     assert [row["probability"] for row in kept] == [row["probability"] for row in rows]
 
 
-def test_labels_alone_stay_in_line_with_the_list(run, model, root, tmp_path):
-    """Line n belongs to image n, so that paste works: an image that was skipped has an empty line."""
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_labels_only_keeps_the_order_of_the_list(run, model, root, tmp_path):
+    """Line n belongs to image n, for use with paste: a skipped image has an empty line."""
+    (tmp_path / "broken.png").write_bytes(b"no image")
     (tmp_path / "empty.png").touch()
     order = [
         tmp_path / "broken.png",
@@ -225,16 +225,16 @@ def test_labels_alone_stay_in_line_with_the_list(run, model, root, tmp_path):
 
 
 def test_bad_images_are_named_and_left_out(run, model, root, tmp_path):
-    """On stderr and in --errors; the exit status is 3 and the others are there."""
+    """On stderr and in --errors; the exit status is 3 and the others are predicted."""
     (root / "red" / "broken.png").write_bytes(b"\x89PNG but no more")
     outcome = run("cnn-predict", "-m", model(), root, "--errors", tmp_path / "errors.tsv", status=3)
     assert [row["path"] for row in outcome.rows] == [name for name in files(root) if "broken" not in name]
-    assert "broken.png: no picture" in outcome.err
+    assert "broken.png: not an image" in outcome.err
     assert (tmp_path / "errors.tsv").read_text(encoding="utf-8").splitlines()[1].startswith(f"{root}/red/broken.png\t")
 
 
-def test_names_of_any_kind_pass(run, model, root, tmp_path):
-    """Tabs and newlines are escaped in TSV, and what is not UTF-8 goes through."""
+def test_names_of_any_kind(run, model, root, tmp_path):
+    """Tabs and newlines are escaped in TSV, and bytes that are not UTF-8 are kept."""
     odd = tmp_path / "a\tb\nc \udcff.png"
     os.rename(files(root)[0], odd)
     outcome = run("cnn-predict", "-m", model(), odd)
@@ -244,7 +244,7 @@ def test_names_of_any_kind_pass(run, model, root, tmp_path):
 
 
 def test_models_vote(run, model, root):
-    """Soft is the mean of what each says; hard is the majority, its probability the share of votes."""
+    """soft is the mean of the models' probabilities; hard is the majority, with the share of votes as probability."""
     squashed = Preprocess(fit=Fit.SQUASH, resize=20, size=20)
     models = [
         model("one.onnx"),
@@ -272,16 +272,16 @@ def test_models_vote(run, model, root):
     np.testing.assert_allclose([float(row["probability"]) for row in rows], votes.max(axis=1) / 3, atol=1e-5)
 
 
-def test_models_with_other_classes_do_not_vote(run, model, root):
-    """Both files are named, and what only one of them has."""
+def test_models_with_different_classes_do_not_vote(run, model, root):
+    """Both files are named, with the classes that only one of them has."""
     one, two = model("one.onnx"), model("two.onnx", classes=("blue", "green", "pink"))
     outcome = run("cnn-predict", "-m", one, "-m", two, root, status=1)
     assert f"{one} and {two} cannot vote, their classes differ: only {two} has pink, only {one} has red" in outcome.err
     assert outcome.out == ""
 
 
-def test_a_network_with_normalised_input_predicts_the_same(run, model, root):
-    """What cnn-export --input float makes is normalised outside, by the Header's mean and deviation."""
+def test_normalised_input_predicts_the_same(run, model, root):
+    """A model from cnn-export --input float is normalised outside, by the Header's mean and standard deviation."""
     whole = run("cnn-predict", "-m", model(), root, "--top", 3).rows
     classic = run("cnn-predict", "-m", model("float.onnx", kind="float"), root, "--top", 3).rows
     assert [row["label"] for row in classic] == [row["label"] for row in whole]
@@ -291,7 +291,7 @@ def test_a_network_with_normalised_input_predicts_the_same(run, model, root):
 
 @pytest.fixture
 def kept(root, tmp_path):
-    """Keep the features of all images beside their list, as cnn-extract does, in a folder of their own."""
+    """Save the features of all images with their table, as cnn-extract does, in a folder of their own."""
     folder = tmp_path / "features"
     folder.mkdir()
     made, backbone = network()
@@ -308,8 +308,8 @@ def kept(root, tmp_path):
     return folder / "x.npy"
 
 
-def test_a_head_predicts_features_as_the_whole_does_to_images(run, model, root, kept, tmp_path, monkeypatch):
-    """The same rows, whose paths lead from the current folder to the images."""
+def test_head_on_features_matches_the_whole_network(run, model, root, kept, tmp_path, monkeypatch):
+    """The same rows, with paths from the current folder to the images."""
     monkeypatch.chdir(tmp_path)
     whole = run("cnn-predict", "-m", model(), root, "--top", 3, "--logits").rows
     rows = run("cnn-predict", "-m", model("head.onnx", kind="head"), "features/x.npy", "--top", 3, "--logits").rows
@@ -327,21 +327,21 @@ def test_a_head_predicts_features_as_the_whole_does_to_images(run, model, root, 
     assert [os.path.realpath(row["path"]) for row in part.rows] == files(root)[1::2]
 
 
-def test_a_bare_array_is_named_by_its_rows(run, model, kept, tmp_path, monkeypatch):
-    """FILE.npy:ROW, counted from 0; that nothing could be checked is said, and a split that it has not."""
+def test_rows_of_a_bare_array_are_numbered(run, model, kept, tmp_path, monkeypatch):
+    """FILE.npy:ROW, counted from 0; a notice says that nothing was checked, and --split is refused."""
     monkeypatch.chdir(tmp_path)
     np.save("bare.npy", np.load(kept)[:2])
     outcome = run("cnn-predict", "-m", model("head.onnx", kind="head"), "bare.npy")
     assert [row["path"] for row in outcome.rows] == ["bare.npy:0", "bare.npy:1"]
-    assert "bare.npy has no bare.json beside it" in outcome.err
+    assert "bare.npy has no bare.json next to it" in outcome.err
     assert (
         "no bare.tsv"
         in run("cnn-predict", "-m", model("head.onnx", kind="head"), "bare.npy", "--split", "b", status=2).err
     )
 
 
-def test_features_of_another_backbone_are_refused(run, model, kept):
-    """The Headers are compared; what differs is named with both files."""
+def test_rejects_features_of_another_backbone(run, model, kept):
+    """The Headers are compared; the difference is named with both files."""
     outcome = run("cnn-predict", "-m", model("head.onnx", kind="head", seed=1), kept, status=1)
     assert "x.npy was made with weights" in outcome.err
     assert "head.onnx was trained with" in outcome.err
@@ -349,16 +349,16 @@ def test_features_of_another_backbone_are_refused(run, model, kept):
 
 
 def test_heads_and_whole_networks_are_not_confused(run, model, root, kept):
-    """One line each that says what to give instead."""
+    """One line each that says what to give."""
     head, whole = model("head.onnx", kind="head"), model()
-    assert "head.onnx is a head and takes features, not pictures" in run("cnn-predict", "-m", head, root, status=2).err
+    assert "head.onnx is a head and takes features, not images" in run("cnn-predict", "-m", head, root, status=2).err
     assert "x.npy holds features, and" in run("cnn-predict", "-m", whole, kept, status=2).err
     assert "x.npy holds features, " in run("cnn-predict", "-m", head, kept, root, status=2).err
 
 
 @pytest.mark.parametrize("words", [[], ["--input", "float"], ["--head-only"]], ids=" ".join)
-def test_what_cnn_export_writes_is_read(run, root, kept, tmp_path, words):
-    """Whole, with normalised input, and the head alone: each predicts as torch does."""
+def test_reads_all_forms_of_cnn_export(run, root, kept, tmp_path, words):
+    """Whole, with normalised input, and only the head: each predicts as torch does."""
     made, backbone = network()
     header = Header(
         kind=ArtefactKind.MODEL, classes=CLASSES, preprocess=PREPROCESS, backbone=backbone, head="dense 8 relu, dense 3"
@@ -375,7 +375,7 @@ def test_what_cnn_export_writes_is_read(run, root, kept, tmp_path, words):
 
 
 def shares_of(outcome):
-    """Every class's probability of every image, (N, 3), from rows of --top 3."""
+    """The probabilities of all classes of all images, (N, 3), from rows of --top 3."""
     rows = outcome.rows
     found = np.zeros((len(rows) // 3, 3))
     for index, row in enumerate(rows):
@@ -387,15 +387,17 @@ def squares(paths, preprocess=PREPROCESS):
     return torch.from_numpy(np.stack([preprocessing.load(path, preprocess) for path in paths]))
 
 
-def asked(pixels, made=None):
+def torch_probabilities(pixels, made=None):
     with torch.no_grad():
         return (made or network()[0])(pixels).softmax(1).numpy()
 
 
 def test_flips_are_averaged(run, model, root):
-    """The mean of torch's probabilities over an image and its mirrorings; a majority of them with --vote hard."""
+    """The mean of torch's probabilities over an image and its mirror images; their majority with --vote hard."""
     plain, path = squares(files(root)), model()
-    views = np.stack([asked(plain.flip(axes)) for axes in ((), (2,), (1,), (1, 2))])  # (views, N, classes)
+    views = np.stack(
+        [torch_probabilities(plain.flip(axes)) for axes in ((), (2,), (1,), (1, 2))]
+    )  # (views, N, classes)
     two = run("cnn-predict", "-m", path, root, "--top", 3, "--tta", "hflip")
     np.testing.assert_allclose(shares_of(two), views[:2].mean(0), atol=2e-6)
     four = run("cnn-predict", "-m", path, root, "--top", 3, "--tta", "hflip, vflip")
@@ -408,7 +410,7 @@ def test_flips_are_averaged(run, model, root):
 
 @pytest.mark.parametrize(("notation", "tolerance"), [("crop 0.7, hflip", 2e-3), ("rotate 30, contrast 0.4", 2e-6)])
 def test_drawn_views_are_averaged(run, model, root, notation, tolerance):
-    """The copies are those of training by seed, content and number; neither batch, jobs, names nor company change them."""
+    """The copies are those of training by seed, content and number; batch, jobs, names and other images do not change them."""
     paths, path = files(root), model()
     words = ("-m", path, "--top", 3, "--tta", notation, "--views", 5)
     outcome = run("cnn-predict", *words, root)
@@ -416,7 +418,9 @@ def test_drawn_views_are_averaged(run, model, root, notation, tolerance):
     prints = [decode.read(name).fingerprint for name in paths]
     augmenter = resample.Augmenter(augment_notation.parse(notation), seed=0)
     views = [plain, *(augmenter(plain, prints, [number] * len(paths)) for number in range(1, 5))]
-    np.testing.assert_allclose(shares_of(outcome), np.mean([asked(view) for view in views], axis=0), atol=tolerance)
+    np.testing.assert_allclose(
+        shares_of(outcome), np.mean([torch_probabilities(view) for view in views], axis=0), atol=tolerance
+    )
     for more in (("--batch", 1), ("--batch", 7, "--jobs", 1), ("--jobs", 4)):
         np.testing.assert_allclose(shares_of(run("cnn-predict", *words, root, *more)), shares_of(outcome), atol=2e-6)
     moved = root / "moved.png"
@@ -430,22 +434,22 @@ def test_drawn_views_are_averaged(run, model, root, notation, tolerance):
 
 @pytest.mark.parametrize("crops", [5, 10])
 def test_crops_are_averaged(run, model, root, crops):
-    """Torch on torchvision's FiveCrop and TenCrop of the resized images."""
+    """As torch on torchvision's FiveCrop and TenCrop of the resized images."""
     transform = v2.FiveCrop(24) if crops == 5 else v2.TenCrop(24)
     resize = v2.Resize(28, antialias=True)
     expected = []
     for name in files(root):
         parts = transform(resize(torchvision.datasets.folder.default_loader(name)))
-        expected.append(asked(torch.from_numpy(np.stack([np.asarray(part) for part in parts]))).mean(0))
+        expected.append(torch_probabilities(torch.from_numpy(np.stack([np.asarray(part) for part in parts]))).mean(0))
     outcome = run("cnn-predict", "-m", model(), root, "--top", 3, "--crops", crops)
     np.testing.assert_allclose(shares_of(outcome), expected, atol=2e-6)
     squashing = model("squash.onnx", preprocess=Preprocess(fit=Fit.SQUASH, resize=20, size=20))
     refused = run("cnn-predict", "-m", squashing, root, "--crops", crops, status=2).err
-    assert "squash.onnx sees whole pictures (fit squash), and --crops cuts corners off" in refused
+    assert "squash.onnx takes whole images (fit squash), and --crops needs a model with fit crop" in refused
 
 
 def test_models_vote_over_views(run, model, root):
-    """Three models of other sizes, fits and orders of their classes: every model's prediction for every view counts once."""
+    """Three models with different sizes, fits and class orders: every model and view counts once."""
     squashed, padded = Preprocess(fit=Fit.SQUASH, resize=20, size=20), Preprocess(fit=Fit.PAD, resize=26, size=26)
     models = [
         model("one.onnx"),
@@ -459,7 +463,7 @@ def test_models_vote_over_views(run, model, root):
         (network(2, padded)[0], padded, [1, 2, 0]),
     ):
         plain = squares(files(root), preprocess)
-        predictions += [asked(view, made)[:, order] for view in (plain, plain.flip(2))]
+        predictions += [torch_probabilities(view, made)[:, order] for view in (plain, plain.flip(2))]
     words = [word for path in models for word in ("-m", path)]
     found = shares_of(run("cnn-predict", *words, root, "--tta", "hflip", "--top", 3, "--batch", 3))
     np.testing.assert_allclose(found, np.mean(predictions, axis=0), atol=2e-6)
@@ -469,60 +473,60 @@ def test_models_vote_over_views(run, model, root):
 
 
 def test_features_have_no_views(run, model, kept):
-    """A head has no image to look at again."""
+    """Views need images."""
     head = model("head.onnx", kind="head")
     for words in (("--tta", "hflip"), ("--crops", 5)):
         refused = run("cnn-predict", "-m", head, kept, *words, status=2).err
-        assert "x.npy holds features, of which there are no other views; drop --tta or --crops" in refused
+        assert "x.npy holds features, which have no other views; drop --tta or --crops" in refused
     refused = run("cnn-predict", "-m", head, kept, "--size", "native", status=2).err
-    assert "head.onnx is a head and takes features; --size is for networks of pictures" in refused
+    assert "head.onnx is a head and takes features; --size needs a network that takes images" in refused
     for words in (("--jobs", 2), ("--null",), ("--seed", 3)):
         refused = run("cnn-predict", "-m", head, kept, *words, status=2).err
         assert words[0] in refused
         assert refused.count("\n") == 1
 
 
-# ---------------------------------------------------------------- any size
+# ---------------------------------------------------------------- image sizes
 
 
 @pytest.fixture
 def sizes(tmp_path):
-    """Images of five sizes in turns, a broken one, and one that is too small for two convolutions and a pooling."""
+    """Images of five sizes in turn, a broken one, and one that is too small for two convolutions and a pooling."""
     folder = tmp_path / "sizes"
     folder.mkdir()
     for index, size in enumerate([(30, 40), (24, 24), (61, 33), (30, 40), (90, 70), (24, 24), (30, 40), (31, 40)]):
         pixels = np.random.default_rng(index).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
-    (folder / "2b.png").write_bytes(b"no picture")
+    (folder / "2b.png").write_bytes(b"no image")
     Image.new("RGB", (4, 30)).save(folder / "5b.png")
     return folder
 
 
 def own_size(paths, views=lambda pixels: [pixels]):
-    """Torch's predictions for images as they are, (N, 3)."""
+    """Torch's predictions for images at their own sizes, (N, 3)."""
     whole = [torch.from_numpy(np.array(decode.load(path))) for path in paths]
-    return np.stack([np.mean([asked(view[None])[0] for view in views(pixels)], axis=0) for pixels in whole])
+    return np.stack(
+        [np.mean([torch_probabilities(view[None])[0] for view in views(pixels)], axis=0) for pixels in whole]
+    )
 
 
 @pytest.mark.parametrize("words", [(), ("--batch", 2, "--jobs", 1), ("--jobs", 3)], ids=str)
 def test_images_at_their_own_sizes(run, model, sizes, words):
-    """Torch's predictions for every image as it is, in the order of the images; those that are too small are named with that reason."""
+    """Torch's predictions for every image at its own size, in order; images that are too small are reported as such."""
     path = model(kind="any")
     outcome = run("cnn-predict", "-m", path, sizes, "--size", "native", "--top", 3, *words, status=3)
     good = [str(name) for name in sorted(sizes.iterdir()) if "b" not in name.name]
     assert [row["path"] for row in outcome.rows][::3] == good
     np.testing.assert_allclose(shares_of(outcome), own_size(good), atol=1e-5)
-    said = outcome.err.splitlines()
-    assert all(
-        line.startswith("cnn-predict: ") for line in said
-    )  # ONNX Runtime's own words on what is too small are not among them
-    assert "cnn-predict: shown otherwise than it was trained on, a network has other probabilities" in said
-    assert "2b.png: no picture" in said[-3]
-    assert f"5b.png: 4 x 30 pixels are too small for {path}; skipped" in said[-2]
+    lines = outcome.err.splitlines()
+    assert all(line.startswith("cnn-predict: ") for line in lines)  # without ONNX Runtime's own words
+    assert "cnn-predict: images have another size than in training, which changes the probabilities" in lines
+    assert "2b.png: not an image" in lines[-3]
+    assert f"5b.png: 4 x 30 pixels are too small for {path}; skipped" in lines[-2]
 
 
 def test_own_sizes_on_a_gpu(run, model, sizes, pretended_gpu):
-    """As on the CPU, with batches of one size filled up; shorter numbers are asked for on demand and change little."""
+    """As on the CPU, with padded batches of one size; reduced precision is available and changes little."""
     words = ("-m", model(kind="any"), sizes, "--size", "native", "--top", 3, "--batch", 6)
     expected = run("cnn-predict", *words, "--device", "cpu", status=3)
     found = run("cnn-predict", *words, "--device", "cuda", status=3)
@@ -536,23 +540,23 @@ def test_own_sizes_on_a_gpu(run, model, sizes, pretended_gpu):
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("failure", "message"),
     [
         (
             "CUDNN failure 2000: CUDNN_STATUS_BAD_PARAM ; GPU=0 ; expr=cudnnSetPoolingNdDescriptor",
-            "takes no 90 x 70 pixels: CUDNN failure",
+            "does not accept 90 x 70 pixels: CUDNN failure",
         ),
         ("Failed to allocate memory for requested buffer of size 9", "90 x 70 pixels are too many for "),
     ],
 )
-def test_what_a_gpu_rejects_is_a_skipped_image(run, model, sizes, pretended_gpu, monkeypatch, message, said):
-    """A shape that cuDNN does not take, or an image that its memory does not hold alone; all others are predicted."""
+def test_image_that_a_gpu_rejects_is_skipped(run, model, sizes, pretended_gpu, monkeypatch, failure, message):
+    """A shape that cuDNN does not support, or an image that alone does not fit in its memory; all others are predicted."""
 
     real = Session._run_bound
 
     def bound(self, given, *more):
         if given["images"].shape[1] == 70:
-            raise RuntimeError(message)
+            raise RuntimeError(failure)
         return real(self, given, *more)
 
     words = ("-m", model(kind="any"), sizes, "--size", "native", "--batch", 6)
@@ -561,11 +565,11 @@ def test_what_a_gpu_rejects_is_a_skipped_image(run, model, sizes, pretended_gpu,
     found = run("cnn-predict", *words, "--device", "cuda", status=3)
     good = [row["path"] for row in expected.rows if not row["path"].endswith("4.png")]
     assert [row["path"] for row in found.rows] == good
-    assert said in found.err
+    assert message in found.err
 
 
-def test_a_gpu_that_fails_ends_the_run(run, model, root, pretended_gpu, monkeypatch):
-    """With what failed, and no word of a smaller batch."""
+def test_failing_gpu_ends_the_run(run, model, root, pretended_gpu, monkeypatch):
+    """The message has the reason, and does not advise a smaller batch."""
 
     def bound(*_):
         raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
@@ -578,8 +582,8 @@ def test_a_gpu_that_fails_ends_the_run(run, model, root, pretended_gpu, monkeypa
 
 
 @pytest.mark.gpu
-def test_a_gpu_predicts_own_sizes(run, model, sizes):
-    """Batches of several sizes, two in flight and filled up: the CPU's probabilities, in the order of the images."""
+def test_gpu_predicts_own_sizes(run, model, sizes):
+    """Batches of several sizes, two in flight and padded: the CPU's probabilities, in the order of the images."""
     words = ("-m", model(kind="any"), sizes, "--size", "native", "--top", 3, "--batch", 2)
     expected = run("cnn-predict", *words, "--device", "cpu", status=3)
     found = run("cnn-predict", *words, "--device", "cuda", status=3)
@@ -587,8 +591,8 @@ def test_a_gpu_predicts_own_sizes(run, model, sizes):
     np.testing.assert_allclose(shares_of(found), shares_of(expected), atol=1e-4)
 
 
-def test_own_sizes_by_every_way_out(run, model, sizes):
-    """Labels alone stay in line with the list; flips, windows, a vote and JSON go with it; crops do not."""
+def test_own_sizes_with_other_options(run, model, sizes):
+    """--labels-only keeps the order of the list; flips, crops of --tta, a vote and JSON work; --crops does not."""
     path, listed = model(kind="any"), "".join(f"{name}\n" for name in sorted(sizes.iterdir()))
     words = ("-m", path, "-m", path, "-", "--size", "native")
     rows = run("cnn-predict", *words, stdin=listed, status=3).rows
@@ -602,15 +606,15 @@ def test_own_sizes_by_every_way_out(run, model, sizes):
     drawn = run("cnn-predict", *words, "--tta", "crop 0.9, hflip", "--json", stdin=listed, status=3)
     assert [json.loads(line)["path"] for line in drawn.out.splitlines()] == good
     refused = run("cnn-predict", *words, "--crops", 5, stdin=listed, status=2)
-    assert "--size native leaves pictures whole" in refused.err
+    assert "--size native, which keeps images whole" in refused.err
     single = run("cnn-predict", "-m", path, good[0], "--size", "native", "--logits").rows[0]
     with torch.no_grad():
         logits = network()[0](torch.from_numpy(np.array(decode.load(good[0])))[None])[0]
     assert float(single["logit"]) == pytest.approx(float(logits.max()), abs=1e-4)
 
 
-def test_a_mean_of_nothing_is_no_prediction(run, model, root):
-    """Where pooling leaves no row, ONNX Runtime gives the bias for all images alike; that is said instead."""
+def test_image_too_small_for_pooling_is_no_prediction(run, model, root):
+    """If pooling leaves no row, ONNX Runtime gives the bias for all images alike; an error is reported instead."""
     path = model(kind="any", layers="conv 8 k3 relu, pool 3 s2, conv 12 k1 relu")
     images = []
     for height in (2, 3, 4, 5):
@@ -630,23 +634,23 @@ def test_a_mean_of_nothing_is_no_prediction(run, model, root):
     ],
 )
 def test_larger_images_and_rectangles(run, model, root, size, preprocess):
-    """The preprocessing grows in proportion; a rectangle is said height first; its own size changes nothing."""
+    """The preprocessing is scaled in proportion; a rectangle is given height first; the model's own size changes nothing."""
     path = model(kind="any")
     outcome = run("cnn-predict", "-m", path, root, "--size", size, "--top", 3)
-    np.testing.assert_allclose(shares_of(outcome), asked(squares(files(root), preprocess)), atol=1e-5)
-    assert "shown otherwise than it was trained on" in outcome.err
+    np.testing.assert_allclose(shares_of(outcome), torch_probabilities(squares(files(root), preprocess)), atol=1e-5)
+    assert "images have another size than in training" in outcome.err
     own = run("cnn-predict", "-m", path, root, "--size", "24")
     assert own.out == run("cnn-predict", "-m", path, root).out
-    assert "shown otherwise" not in own.err
+    assert "another size" not in own.err
     small = run("cnn-predict", "-m", path, root, "--size", "4", status=2)
     assert f"--size 4x4: 4 x 4 pixels are too small for {path}" in small.err
 
 
-def test_all_of_an_ensemble_take_any_size(run, model, root):
+def test_all_models_of_a_vote_must_accept_the_size(run, model, root):
     """One that does not is named."""
     path, fixed = model("any.onnx", kind="any"), model("fixed.onnx")
     refused = run("cnn-predict", "-m", path, "-m", fixed, root, "--size", "native", status=2)
-    assert "fixed.onnx takes 24 x 24 pixels alone" in refused.err
+    assert "fixed.onnx takes only 24 x 24 pixels" in refused.err
 
 
 @functools.cache
@@ -657,7 +661,7 @@ def squeezenet():
 
 @functools.cache
 def squeezenet_content():
-    """Export torchvision's network as its users do, without our Header."""
+    """Export torchvision's network as its users do, without a cnnkit header."""
     program = torch.onnx.export(
         squeezenet(),
         (torch.zeros(2, 3, 64, 64),),
@@ -669,14 +673,14 @@ def squeezenet_content():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the exporter's own, inside torch
-def test_a_network_of_torchvision_is_told_what_it_lacks(run, root, tmp_path):
-    """Its logits are those of torch on torchvision's own transforms; what is missing is named."""
+def test_torchvision_network_needs_options(run, root, tmp_path):
+    """Its logits match torch on torchvision's own transforms; missing options are named."""
     path, labels = tmp_path / "squeezenet.onnx", tmp_path / "labels.txt"
     path.write_bytes(squeezenet_content())
     labels.write_text("".join(f"class {index}\n" for index in range(7)), encoding="utf-8")
     outcome = run("cnn-predict", "-m", path, root, "--size", 64, "--mean", 0.5, status=2)
-    assert "carries no cnnkit header" in outcome.err
-    assert outcome.err.endswith("say also --std, --labels\n")
+    assert "has no cnnkit header" in outcome.err
+    assert outcome.err.endswith("give also --std, --labels\n")
 
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     words = [
@@ -708,49 +712,49 @@ def test_a_network_of_torchvision_is_told_what_it_lacks(run, root, tmp_path):
 @pytest.mark.parametrize(
     "option", [("--mean", 0.5), ("--std", 0.5), ("--labels", "x"), ("--fit", "pad"), ("--resize", 30)]
 )
-def test_our_models_are_told_nothing(run, model, root, option):
-    """Their Header says it all; an option that contradicts it would be ignored otherwise."""
+def test_models_with_a_header_reject_preprocessing_options(run, model, root, option):
+    """The Header has everything; the options would be ignored."""
     outcome = run("cnn-predict", "-m", model(), root, *option, status=2)
-    assert f"model.onnx carries its own preprocessing and classes; {option[0]} is for networks" in outcome.err
+    assert f"model.onnx has a cnnkit header with preprocessing and classes; {option[0]} is for networks" in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["--labels-only", "--json"], "--labels-only prints nothing but the label"),
-        (["--labels-only", "--top", 2], "--labels-only prints nothing but the label"),
-        (["--top", 0], '--top "0": give a number from 1, or all'),
+        (["--labels-only", "--json"], "--labels-only prints only labels"),
+        (["--labels-only", "--top", 2], "--labels-only prints only labels"),
+        (["--top", 0], '--top "0": give a number of 1 or more, or all'),
         (["--min-probability", 1.5], "invalid value for '--min-probability'"),
         (["--vote", "loud"], "invalid value for '--vote'"),
-        (["--vote", "hard"], "give --model several times, or views with --tta"),
+        (["--vote", "hard"], "give --model several times, or --tta"),
         (["--tta", "hflip", "--logits"], "a vote has probabilities and no logits"),
-        (["--tta", "hflop"], '"hflop" is no augmentation; did you mean "hflip"?'),
-        (["--tta", "hflip", "--views", 4], "has 2 views and draws none"),
+        (["--tta", "hflop"], '"hflop" is not an augmentation; did you mean "hflip"?'),
+        (["--tta", "hflip", "--views", 4], "always has 2 views"),
         (["--tta", "crop 0.9", "--views", 1], "invalid value for '--views'"),
         (["--tta", "hflip", "--crops", 5], "give one of the two"),
-        (["--views", 4], "says how many views --tta draws"),
+        (["--views", 4], "--views 4 needs --tta"),
         (["--crops", 7], "invalid value for '--crops'"),
-        (["--size", "native"], "model.onnx takes 24 x 24 pixels alone; export it again with cnn-export --dynamic-size"),
-        (["--size", "48"], "model.onnx takes 24 x 24 pixels alone; export it again with cnn-export --dynamic-size"),
-        (["--size", "large"], '--size "large" is no size'),
+        (["--size", "native"], "model.onnx takes only 24 x 24 pixels; export it again with cnn-export --dynamic-size"),
+        (["--size", "48"], "model.onnx takes only 24 x 24 pixels; export it again with cnn-export --dynamic-size"),
+        (["--size", "large"], '--size "large" is not a size'),
     ],
 )
-def test_words_that_do_not_fit_are_refused(run, model, root, words, said):
-    """With status 2, one line, and nothing on stdout."""
+def test_rejects_contradicting_options(run, model, root, words, message):
+    """With exit status 2, one line, and nothing on stdout."""
     outcome = run("cnn-predict", "-m", model(), root, *words, status=2)
-    assert said in outcome.err
+    assert message in outcome.err
     assert outcome.out == ""
 
 
-def test_what_is_no_model_is_one_line(run, root, tmp_path):
+def test_rejects_files_that_are_not_models(run, root, tmp_path):
     """A missing file, a torch file, and no model at all."""
     assert "nowhere.onnx: No such file" in run("cnn-predict", "-m", tmp_path / "nowhere.onnx", root, status=1).err
-    assert "make it with cnn-export head.pt -o head.onnx" in run("cnn-predict", "-m", "head.pt", root, status=2).err
+    assert "run cnn-export head.pt -o head.onnx" in run("cnn-predict", "-m", "head.pt", root, status=2).err
     assert "missing option" in run("cnn-predict", root, status=2).err
 
 
-def test_cnn_eval_reads_what_is_written(run, model, root):
-    """The accuracy that comes out of the pipe is that of torch's own predictions; all classes given, so is the log-loss."""
+def test_cnn_eval_reads_the_output(run, model, root):
+    """The accuracy at the end of the pipe is that of torch's predictions; with all classes, so is the log-loss."""
     path = model()
     expected = in_torch(files(root)).double()
     truth = torch.tensor([CLASSES.index(Path(name).parent.name) for name in files(root)])
@@ -762,14 +766,14 @@ def test_cnn_eval_reads_what_is_written(run, model, root):
 
 
 def program(*words):
-    """Give the words that run the command as a process of its own."""
+    """Return the command line that runs the command as a process of its own."""
     return [sys.executable, "-m", "cnnkit_tools.cnn_predict", *map(str, words)]
 
 
-def test_rows_appear_while_the_list_still_grows(model, root):
-    """A list on standard input that never ends is predicted as batches are done."""
+def test_rows_are_printed_while_the_list_grows(model, root):
+    """A list on standard input that never ends is predicted batch by batch."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    # Unbuffered: what readline read ahead would be lost for communicate
+    # Unbuffered: communicate would lose what readline read ahead
     process = subprocess.Popen(program("-m", model(), "--batch", 4, "-"), bufsize=0, **pipes)
     try:
         process.stdin.write(f"{files(root)[0]}\n".encode() * 80)
@@ -792,8 +796,8 @@ def test_rows_appear_while_the_list_still_grows(model, root):
     [["--logits"], ["--tta", "crop 0.9, hflip, fill wrap"], ["--crops", "10"], ["--size", "native", "--tta", "vflip"]],
     ids=" ".join,
 )
-def test_it_starts_without_torch_and_in_little_time(model, root, words):
-    """A cold call on one image imports no torch, whatever views are listed or cropped, and needs less than a second of one core."""
+def test_starts_without_torch_and_fast(model, root, words):
+    """A cold call on one image imports no torch, with any views that numpy can make, and takes less than a second of one core."""
     code = (
         "import sys\n"
         "from cnnkit_tools.cnn_predict import main\n"
@@ -813,8 +817,8 @@ def test_it_starts_without_torch_and_in_little_time(model, root, words):
 
 
 @pytest.mark.parametrize("stdout_is_terminal", [False, True])
-def test_the_bar_is_on_stderr_alone(model, root, stdout_is_terminal):
-    """It is drawn where stderr is a terminal, unless the rows go there, too."""
+def test_progress_bar_is_only_on_stderr(model, root, stdout_is_terminal):
+    """It is drawn if stderr is a terminal, unless stdout is, too."""
     master, slave = os.openpty()
     try:
         process = subprocess.Popen(
@@ -838,7 +842,7 @@ def test_the_bar_is_on_stderr_alone(model, root, stdout_is_terminal):
 
 @functools.cache
 def mobilenet(folder):
-    """Put torchvision's own network of the photographs' weights behind our preprocessing."""
+    """Put our preprocessing before torchvision's own network, with the weights of the photographs."""
     weights = folder / "weights" / "mobilenet_v2.pth"
     extractor, backbone, preprocess = backbones.pretrained(
         "mobilenet_v2", weights=weights, layer="features.18", pool=Pool.AVG
@@ -863,8 +867,8 @@ def mobilenet(folder):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_the_elephants_are_african(run, photos, tmp_path):
-    """The textbook's photograph, through real weights and 1,000 classes, agrees with plain torchvision to 1e-5."""
+def test_elephants_are_african(run, photos, tmp_path):
+    """The textbook's photograph, with pretrained weights and 1,000 classes, matches torchvision to 1e-5."""
     torchs, written = mobilenet(photos)
     path = tmp_path / "mobilenet.onnx"
     path.write_bytes(written)
@@ -881,7 +885,7 @@ def test_the_elephants_are_african(run, photos, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_photographs_of_every_format_agree_with_torch(run, photos, tmp_path):
+def test_photographs_of_every_format_match_torch(run, photos, tmp_path):
     """JPEG, PNG, BMP and JFIF of any size: all 1,000 probabilities of each, to 1e-5."""
     torchs, written = mobilenet(photos)
     path = tmp_path / "mobilenet.onnx"

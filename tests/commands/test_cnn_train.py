@@ -1,4 +1,4 @@
-"""cnn-train as it is run: images in, a network and its history out, interrupted or not, and every mistake one line."""
+"""cnn-train on the command line: from images to a network and its history, interruptions and errors."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from cnnkit.nets import classifier
 
 NET = "conv 4 k3 relu, pool 2, conv 6 k3 bn relu, dropout 0.2"
 FAST = ("--layers", NET, "--size", "16", "--device", "cpu", "--lr", "0.01", "--batch", "8", "--epochs", "4")
-#: What has a state of its own from step to step or from epoch to epoch.
+#: Options with state that lasts from step to step or from epoch to epoch.
 MOVING = (
     *("--optimizer", "sgd", "--momentum", "0.9", "--ema", "0.9", "--mixup", "0.2", "--clip", "5"),
     *("--augment", "rotate 20, hflip, noise 0.05", "--schedule", "cosine", "--warmup", "0.5", "--amp", "bf16"),
@@ -30,7 +30,7 @@ MOVING = (
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, images):
-    """A working folder with photos/train and photos/val."""
+    """Work in a folder with photos/train and photos/val."""
     images("photos/train", red=11, blue=10)
     images("photos/val", red=5, blue=4)
     monkeypatch.chdir(tmp_path)
@@ -48,8 +48,8 @@ def train(run, *words, out="m.pt", source="photos", **others):
 
 
 @pytest.mark.parametrize("way", ["manifest", "folder", "stdin"])
-def test_a_fold_is_held_out(run, here, way):
-    """It is for validation, and not trained on: the same, to the bit, as its rows under --val."""
+def test_hold_out_validates_on_the_fold(run, here, way):
+    """The fold is not trained on: the result is the same, to the bit, as with its rows under --val."""
     run("cnn-split", "photos/train", "--folds", "3", "--manifest", "folds.tsv")
     run("cnn-split", "photos/train", "--folds", "3", "-o", "folds")
     text = Path("folds.tsv").read_text()
@@ -67,11 +67,11 @@ def test_a_fold_is_held_out(run, here, way):
         assert result | ignored == expected | ignored
 
 
-# ---------------------------------------------------------------- what it leaves
+# ---------------------------------------------------------------- results
 
 
-def test_images_to_a_model_and_its_history(run, here):
-    """One record on stdout, the model with its whole record, one row of history an epoch, no checkpoint any more."""
+def test_writes_model_history_and_one_record(run, here):
+    """One record on stdout, the model with its header, one row of history per epoch, and no checkpoint."""
     outcome = train(run)
     (result,) = outcome.rows
     assert list(result) == [
@@ -97,17 +97,18 @@ def test_images_to_a_model_and_its_history(run, here):
     assert str(here) not in str(torch.load("m.pt", weights_only=True)["header"])
     lines = [line for line in outcome.err.splitlines() if line.startswith("cnn-train: epoch ")]
     assert len(lines) == 4
-    assert f"val {float(rows[0]['val_loss']):.4f}, {float(rows[0]['val_accuracy']):.4f}; rate 0.01; " in lines[0]
+    loss, accuracy = float(rows[0]["val_loss"]), float(rows[0]["val_accuracy"])
+    assert f"val loss {loss:.4f}, accuracy {accuracy:.4f}; lr 0.01; " in lines[0]
     assert lines[3].endswith(" 0:00 left")
 
 
-def test_json_gives_the_epochs_and_then_the_result(run, here):
-    """Numbers as numbers; without validation nothing is known of it, and the last epoch is kept."""
+def test_json_prints_epochs_and_result(run, here):
+    """Numbers are numbers; without a validation set its measures are null, and the last epoch is kept."""
     *epochs, result = [json.loads(line) for line in train(run, "--json", "--quiet").out.splitlines()]
     assert [f"{epoch['val_loss']:.6g}" for epoch in epochs] == [row["val_loss"] for row in history()]
     assert result["val_loss"] == min(epoch["val_loss"] for epoch in epochs)
     outcome = train(run, "--json", "--quiet", source="photos/train")
-    assert outcome.err.startswith("cnn-train: nothing validates: the last epoch is kept")
+    assert outcome.err.startswith("cnn-train: no validation set: keeping the last epoch")
     assert len(outcome.err.splitlines()) == 1
     result = json.loads(outcome.out.splitlines()[-1])
     assert (result["val_accuracy"], result["majority"], result["val_rows"], result["best_epoch"]) == (None, None, 0, 4)
@@ -126,9 +127,9 @@ CASES = {
     "normalize",
     ["standard", "maxabs", *(pytest.param(each, marks=pytest.mark.slow) for each in ("center", "scale", "imagenet"))],
 )
-def test_what_training_reports_is_what_prediction_gives(run, here, images, normalize):
+def test_reported_accuracy_is_that_of_prediction(run, here, images, normalize):
     """The history's best accuracy is that of cnn-export, cnn-predict and cnn-eval; probabilities are torch's to 1e-4."""
-    for label in ("red", "blue"):  # so that not everything is right: some that look like the other class
+    for label in ("red", "blue"):  # some images look like the other class, so that not all predictions are correct
         for index in range(2):
             other = here / "photos" / "val" / {"red": "blue", "blue": "red"}[label] / f"{index:02d}.png"
             shutil.copy(other, here / "photos" / "val" / label / f"odd{index}.png")
@@ -148,15 +149,15 @@ def test_what_training_reports_is_what_prediction_gives(run, here, images, norma
     batch = torch.from_numpy(np.stack([preprocessing.load(path, model.header.preprocess) for path in paths]))
     with torch.no_grad():
         expected = classifier.class_logits(network(batch)).softmax(1).numpy()
-    said = {(path, label): float(probability) for path, _, label, probability in rows}
+    printed = {(path, label): float(probability) for path, _, label, probability in rows}
     for path, shares in zip(paths, expected, strict=True):
         for label, share in zip(model.header.classes, shares, strict=True):
-            assert said[path, label] == pytest.approx(share, abs=1e-4)
+            assert printed[path, label] == pytest.approx(share, abs=1e-4)
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_measured_normalisation_does_to_the_training_images_what_it_says(run, here, grey):
-    """What the first layer gets of them has mean 0, mean 0 and deviation 1, or a largest value of 1, per channel."""
+def test_measured_normalization_of_training_images(run, here, grey):
+    """The first layer's input has mean 0, mean 0 and deviation 1, or a maximum of 1, per channel."""
     seen = {}
     for normalize in Normalize:
         train(run, "--epochs", "1", "--normalize", normalize, *(["--grey"] if grey else []))
@@ -169,17 +170,17 @@ def test_measured_normalisation_does_to_the_training_images_what_it_says(run, he
     assert len(seen[Normalize.SCALE]) == (1 if grey else 3)
     plain = seen[Normalize.SCALE]
     mean, deviation = plain.mean(1, keepdim=True), plain.std(1, keepdim=True, correction=0)
-    wanted = {
+    expected = {
         Normalize.CENTER: plain - mean,
         Normalize.STANDARD: (plain - mean) / deviation,
         Normalize.MAXABS: plain / plain.abs().amax(1, keepdim=True),
     }
-    for normalize, values in wanted.items():
+    for normalize, values in expected.items():
         torch.testing.assert_close(seen[normalize], values, rtol=0, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_bytes(run, here):
-    """Whatever the number of threads that decode, from memory or read ahead, in another folder; another seed gives another model."""
+    """With any number of decoding threads, from memory or read ahead, in another folder; another seed gives another model."""
     for name, words in (
         ("a", ("--jobs", "1")),
         ("b", ("--jobs", "3", "--cache", "0")),
@@ -194,17 +195,17 @@ def test_the_same_seed_gives_the_same_bytes(run, here):
     assert history("a.csv") == history("b.csv")
 
 
-def test_patience_and_monitor_choose_the_end_and_the_best(run, here):
-    """At a rate of zero nothing becomes better: the first epoch is kept, and the training ends after so many more."""
+def test_patience_stops_and_keeps_the_first_of_equal_epochs(run, here):
+    """At a learning rate of zero nothing improves: the first epoch is kept, and the training ends after N more."""
     for words in (("--patience", "2"), ("--patience", "2", "--monitor", "val_accuracy")):
         outcome = train(run, "--epochs", "9", "--lr", "0", "--layers", "conv 2 k3, gap", *words)
         assert [outcome.rows[0][name] for name in ("epochs", "best_epoch")] == ["3", "1"]
-        assert "no better epoch since 1; stopped" in outcome.err
+        assert "no improvement since epoch 1: stopping (--patience 2)" in outcome.err
 
 
 @pytest.mark.parametrize("arch", [pytest.param("resnet18", marks=pytest.mark.slow), "timm:resnet10t"])
-def test_a_network_by_name_is_whole_and_learns(run, here, arch):
-    """At 32 pixels too: all of its blocks, its own initial values, a head of its own; it predicts what it reported."""
+def test_arch_trains_all_blocks_and_a_new_head(run, here, arch):
+    """Also at 32 pixels; predictions have the reported accuracy."""
     if arch.startswith("timm:"):
         pytest.importorskip("timm")
     words = ("--arch", arch, "--size", "32", "--epochs", "2", "--device", "cpu", "--lr", "0.001", "--batch", "8")
@@ -218,11 +219,11 @@ def test_a_network_by_name_is_whole_and_learns(run, here, arch):
     assert right / 9 == pytest.approx(float(result["val_accuracy"]), abs=1e-5)
 
 
-# ---------------------------------------------------------------- being stopped, and going on
+# ---------------------------------------------------------------- interruption and resuming
 
 
 def has_rows(count, process):
-    """Whether the history has so many rows; the rest of the training is to come."""
+    """Check whether the history has more than `count` rows, while the training is running."""
     assert process.poll() is None, process.stderr.read().decode()
     return Path("m.csv").exists() and len(Path("m.csv").read_text().splitlines()) > count
 
@@ -239,8 +240,8 @@ def has_rows(count, process):
     ],
     ids=["kill", "term", "interrupt"],
 )
-def test_an_interrupted_training_goes_on_as_if_nothing_had_been(run, here, commands, wait_for, number, words, layers):
-    """The same bytes and the same history; meanwhile a whole checkpoint, no half file, no model, and the exit status of the signal."""
+def test_resume_is_byte_identical(run, here, commands, wait_for, number, words, layers):
+    """Same bytes and history; before, a whole checkpoint, no partial file, no model, and the exit status of the signal."""
     words = (*words, "--epochs", "40", "--layers", layers)
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -261,7 +262,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(run, here, comma
         left = sorted(os.listdir())
         if number is not signal.SIGKILL:  # which may come while the next checkpoint is written
             assert left == ["m.checkpoint.pt", "m.csv", "photos", "whole.csv", "whole.pt"]
-            assert b"m.checkpoint.pt holds what is done; run again with --resume to go on" in err
+            assert b"m.checkpoint.pt has the finished epochs; run again with --resume to continue" in err
         assert "m.checkpoint.pt" in left
         assert "m.pt" not in left
         done = len(history())
@@ -269,7 +270,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(run, here, comma
         outcome = train(run, *words, "--resume")
     finally:
         torch.set_num_threads(torch_threads)
-    assert "going on after epoch " in outcome.err
+    assert "resuming after epoch " in outcome.err
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
     assert history() == history("whole.csv")
     assert sorted(os.listdir()) == ["m.csv", "m.pt", "photos", "whole.csv", "whole.pt"]
@@ -281,7 +282,7 @@ class Stop(Exception):
 
 @pytest.fixture
 def stopped(run, here, monkeypatch):
-    """Train until the third epoch is done, and have it end there, as a power cut would."""
+    """Train, and stop after the third epoch as a power cut would."""
     from cnnkit.train.trainer import Trainer
 
     def stop(*words):
@@ -307,8 +308,8 @@ def train_directly(run, *words):
     entry.load()(["photos", "-o", "m.pt", *FAST, *words])
 
 
-def test_resume_demands_the_same_training(run, here, stopped):
-    """Another option, network or image is refused, with the name and both values; the checkpoint stays for who mends it."""
+def test_resume_rejects_another_training(run, here, stopped):
+    """Another option, network or image is refused, with the name and both values; the checkpoint is kept."""
     stopped()
     cases = {
         ("--lr", "0.02"): "--lr: 0.01, now 0.02",
@@ -320,50 +321,50 @@ def test_resume_demands_the_same_training(run, here, stopped):
         ("--fit", "pad", "--normalize", "scale"): "--normalize: standard, now scale",
         ("--schedule", "cosine"): "--schedule: constant, now cosine",
     }  # fmt: skip
-    for words, said in cases.items():
+    for words, message in cases.items():
         err = train(run, *words, "--resume", status=2).err
-        assert f"cnn-train: m.checkpoint.pt is of a training with another value of {said}; go on with the same" in err
+        assert f"cnn-train: m.checkpoint.pt is of a training with another value of {message}; give the same" in err
     shutil.copy("photos/train/red/00.png", "photos/train/blue/copy.png")
-    assert "with another value of the pictures: " in train(run, "--resume", status=2).err
+    assert "with another value of the images: " in train(run, "--resume", status=2).err
     Path("photos/train/blue/copy.png").unlink()
-    # Of a constant rate another end is the same training
+    # With a constant rate, another number of epochs is the same training
     outcome = train(run, "--epochs", "5", "--resume")
-    assert "cnn-train: going on after epoch 3" in outcome.err
+    assert "cnn-train: resuming after epoch 3" in outcome.err
     assert len(history()) == 5
 
 
 @pytest.mark.parametrize(
     ("before", "after"), [((), ("--weight-decay", "0.004")), (("--weight-decay", "0.004"), ())], ids=["now", "before"]
 )
-def test_resume_goes_on_where_the_default_weight_decay_is_written_out(run, here, stopped, before, after):
+def test_resume_accepts_the_default_weight_decay_written_out(run, here, stopped, before, after):
     stopped("--optimizer", "adamw", *before)
     outcome = train(run, "--optimizer", "adamw", *after, "--resume")
-    assert "cnn-train: going on after epoch 3" in outcome.err
+    assert "cnn-train: resuming after epoch 3" in outcome.err
 
 
-def test_without_resume_it_starts_over_and_says_so(run, here, stopped):
-    """The unfinished one is named before it is replaced; with --resume and no checkpoint, too."""
+def test_starts_over_without_resume(run, here, stopped):
+    """The unfinished training is named before it is replaced; --resume without a checkpoint starts over, too."""
     stopped()
     assert (
-        "m.checkpoint.pt of an unfinished training will be replaced; --resume would have gone on from it"
+        "m.checkpoint.pt of an unfinished training will be replaced; to continue that training, use --resume"
         in train(run).err
     )
     assert not Path("m.checkpoint.pt").exists()
     Path("m.pt").unlink()
-    assert "nothing to resume yet, no m.checkpoint.pt: beginning with the first epoch" in train(run, "--resume").err
+    assert "no checkpoint m.checkpoint.pt to resume: starting with epoch 1" in train(run, "--resume").err
 
 
-def test_another_trainings_checkpoint_is_not_pointed_at(run, here, stopped):
-    """What failed before its first epoch has left nothing; the unfinished one of before is there, and not its own."""
+def test_another_trainings_checkpoint_is_not_offered(run, here, stopped):
+    """A training that fails in its first epoch has no checkpoint; that of an earlier training is kept, but not offered."""
     stopped()
     err = train(run, "--lr", "1e30", status=1).err
     assert "m.checkpoint.pt of an unfinished training will be replaced" in err
-    assert "holds what is done" not in err
-    assert "going on after epoch 3" in train(run, "--resume").err
+    assert "has the finished epochs" not in err
+    assert "resuming after epoch 3" in train(run, "--resume").err
 
 
-def test_a_complete_model_is_left_alone(run, here):
-    """--resume finds that this very training is done, and gives its result; of another one it refuses to make it."""
+def test_resume_of_a_complete_training_changes_nothing(run, here):
+    """--resume prints the result again; it refuses the complete model of another training."""
     first = train(run).rows[0]
     before = {name: Path(name).read_bytes() for name in ("m.pt", "m.csv")}
     outcome = train(run, "--resume")
@@ -371,7 +372,7 @@ def test_a_complete_model_is_left_alone(run, here):
     assert {**outcome.rows[0], "seconds": ""} == {**first, "seconds": ""}
     assert {name: Path(name).read_bytes() for name in before} == before
     more = train(run, "--resume", "--epochs", "5", status=2)
-    assert "m.pt is complete with --epochs 4, and what it would go on from is gone; begin anew" in more.err
+    assert "m.pt is complete with --epochs 4, and its checkpoint is removed; start over" in more.err
     other = train(run, "--resume", "--lr", "0.5", status=2)
     assert "m.pt is of a training with another value of --lr: 0.01, now 0.5; " in other.err
     assert {name: Path(name).read_bytes() for name in before} == before
@@ -380,7 +381,7 @@ def test_a_complete_model_is_left_alone(run, here):
 
 @pytest.mark.parametrize(("which", "file", "done"), [(3, "m.checkpoint.pt", 2), (5, "m.pt", 4)])
 def test_a_full_disk_keeps_the_last_checkpoint(run, here, monkeypatch, which, file, done):
-    """At a checkpoint or at the model itself: it is said, no half file stays, and --resume ends as an undisturbed training does."""
+    """At a checkpoint or at the model: reported, without a partial file, and --resume ends as an undisturbed training does."""
     from cnnkit.formats import atomic
 
     train(run, *MOVING, out="whole.pt")
@@ -398,24 +399,24 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, here, monkeypatch, which, fi
         outcome = train(run, *MOVING, "--checkpoint-every", "0", status=1)
     assert outcome.out == ""
     assert outcome.err.splitlines()[-2:] == [
-        "cnn-train: m.checkpoint.pt holds what is done; run again with --resume to go on",
+        "cnn-train: m.checkpoint.pt has the finished epochs; run again with --resume to continue",
         f"cnn-train: {file}: No space left on device",
     ]
     assert sorted(os.listdir()) == ["m.checkpoint.pt", "m.csv", "photos", "whole.csv", "whole.pt"]
-    assert f"going on after epoch {done}" in train(run, *MOVING, "--resume").err
+    assert f"resuming after epoch {done}" in train(run, *MOVING, "--resume").err
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_history_on_a_full_disk_is_named(run, here):
-    """It is the first that is written."""
+    """The history is the first file that is written."""
     Path("m.csv").symlink_to("/dev/full")
     err = train(run, status=1).err
     assert err.splitlines()[-1] == "cnn-train: m.csv: No space left on device"
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_best(run, here, monkeypatch):
-    """The step and the rate are named; -o holds the best epoch before, as a training of that length would have kept it."""
+def test_infinite_loss_stops_and_keeps_the_best_epoch(run, here, monkeypatch):
+    """Step and rate are named; the model is that of a training that ended before."""
     from cnnkit.train import optim
 
     train(run, "--epochs", "2", out="two.pt")
@@ -429,122 +430,122 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_best(run, here, monkeypatc
     best = torch_model.load("two.pt").history
     number = 1 + min(range(2), key=lambda index: best[index]["val_loss"])
     line = outcome.err.splitlines()[-1]
-    assert line.startswith("cnn-train: the loss is ")
-    assert " in epoch 3, step 2, at a learning rate of 1e+28; give a smaller --lr. " in line
-    assert line.endswith(f". m.pt holds epoch {number}, the best before")
+    assert line.startswith("cnn-train: the loss became ")
+    assert " in epoch 3, step 2, at a learning rate of 1e+28; give a smaller --lr; " in line
+    assert line.endswith(f"; m.pt has the best epoch before, {number}")
     assert outcome.out == ""
     kept, two = torch_model.load("m.pt"), torch_model.load("two.pt")
     assert kept.history == two.history
     assert all(torch.equal(kept.state[name], tensor) for name, tensor in two.state.items())
     assert len(history()) == 2
     assert not Path("m.checkpoint.pt").exists()
-    # It did not come to its end: --resume does not take it for complete
+    # It did not finish: --resume does not treat it as complete
     assert "complete" not in train(run, "--resume", status=1).err
 
 
-def test_without_any_epoch_nothing_is_written(run, here):
-    """There is no best one to keep."""
+def test_without_a_finished_epoch_nothing_is_written(run, here):
+    """There is no best epoch to keep."""
     outcome = train(run, "--lr", "1e30", status=1)
     assert " in epoch 1, step " in outcome.err.splitlines()[-1]
     assert sorted(os.listdir()) == ["photos"]
 
 
-# ---------------------------------------------------------------- mistakes
+# ---------------------------------------------------------------- errors
 
 
 def test_a_broken_image_is_skipped_and_named(run, here):
-    """Exit 3; the model is that of the others."""
+    """Exit status 3; the model is that of a training without the image."""
     train(run, out="whole.pt")
-    (here / "photos/train/red/00a.png").write_bytes(b"no picture")
+    (here / "photos/train/red/00a.png").write_bytes(b"not an image")
     outcome = train(run, "--errors", "bad.tsv", status=3)
-    assert "cnn-train: photos/train/red/00a.png: no picture, or none of" in outcome.err
-    assert outcome.err.splitlines()[-1] == "cnn-train: 1 picture was skipped"
-    assert Path("bad.tsv").read_text().splitlines()[1].startswith("photos/train/red/00a.png\tno picture")
+    assert "cnn-train: photos/train/red/00a.png: not an image in a supported format" in outcome.err
+    assert outcome.err.splitlines()[-1] == "cnn-train: 1 image was skipped"
+    assert Path("bad.tsv").read_text().splitlines()[1].startswith("photos/train/red/00a.png\tnot an image")
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
 
 
-def test_a_class_that_bad_images_empty_is_refused(run, here):
-    """In either split; the images are named, nothing is written."""
+def test_rejects_a_class_without_usable_images(run, here):
+    """The images are named, nothing is written."""
     for path in (here / "photos/val/blue").iterdir():
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"not an image")
     outcome = train(run, status=1)
     assert outcome.err.count("; skipped\n") == 4
-    assert "no picture of the class blue could be used" in outcome.err.splitlines()[-1]
+    assert "all images of the class blue were skipped" in outcome.err.splitlines()[-1]
     assert os.listdir() == ["photos"]
 
 
 MISTAKES = {
-    ("--layers", "conv 8 k3, poll 2"): 'layer 2: "poll" is no layer; did you mean "pool"?',
+    ("--layers", "conv 8 k3, poll 2"): 'layer 2: "poll" is not a layer; did you mean "pool"?',
     ("--layers", "conv 8 k3, gap, dense 3 softmax"): 'the last layer is "dense 3 softmax"; 2 classes',
     ("--augment", "rotat 40"): 'did you mean "rotate"?',
-    ("--augment", ""): '--augment "" changes nothing; say what may become of a picture',
+    ("--augment", ""): '--augment "" changes nothing; give at least one augmentation',
     ("--augment", "fill wrap"): '--augment "fill wrap" changes nothing',
     ("--momentum", "0.9"): "--momentum goes with sgd and rmsprop; adam has its own",
-    ("--clip", "0"): "--clip 0 would leave nothing of any gradient",
-    ("--warmup", "5"): "--warmup 5 is longer than the whole training, --epochs 4",
-    ("--fit", "pad"): "--fit pad fills with the mean colour, which --normalize standard measures only afterwards",
-    ("--head", "dense 4"): "--head goes with --arch; --layers holds the whole network",
+    ("--clip", "0"): "--clip 0 would set all gradients to zero",
+    ("--warmup", "5"): "--warmup 5 is longer than the training, --epochs 4",
+    ("--fit", "pad"): "--fit pad fills with the mean colour, which is not yet known with --normalize standard",
+    ("--head", "dense 4"): "--head goes with --arch; with --layers, append the head's layers there",
     ("--arch", "resnet18"): "give either --layers NOTATION or --arch NAME",
-    ("--amp", "fp16"): "--amp fp16 is for GPUs",
+    ("--amp", "fp16"): "--amp fp16 needs a GPU",
     ("--device", "gpu"): '--device "gpu": give auto, cpu, cuda or cuda:N',
     ("--cache", "much"): '--cache "much": give a size in bytes, such as 500M or 4G',
-    ("-o", "model.onnx"): "model.onnx: a model is written to a .pt file",
-    ("--val", "photos/train"): "is to train and to validate",
-    ("--val", "photos/val", "--hold-out", "val"): "--val and --hold-out both say what validates; give one of them",
-    ("-o", "table.pt"): "table.csv: the history belongs there, but that file is none; choose another name",
+    ("-o", "model.onnx"): "model.onnx: the model's name must end in .pt",
+    ("--val", "photos/train"): "is both a training and a validation image",
+    ("--val", "photos/val", "--hold-out", "val"): "--val and --hold-out both name a validation set; give one of them",
+    ("-o", "table.pt"): "table.csv: would be overwritten by the history, but is not one; choose another name",
 }
 
 
-def test_mistakes_are_one_line_and_cost_no_time(run, here, monkeypatch):
-    """What does not fit together is said before any image is read."""
+def test_mistakes_are_one_line_before_images_are_read(run, here, monkeypatch):
+    """Contradictions are reported in one line, before any image is read."""
     from cnnkit.data import decode
 
-    monkeypatch.setattr(decode, "load", lambda path: pytest.fail("a picture was read"))
+    monkeypatch.setattr(decode, "load", lambda path: pytest.fail("an image was read"))
     Path("table.csv").write_text("a,b\n1,2\n")
-    for words, said in MISTAKES.items():
+    for words, message in MISTAKES.items():
         outcome = train(run, *words, status=2)
-        assert said in outcome.err, words
+        assert message in outcome.err, words
         assert outcome.err.count("\n") == 1, outcome.err
-    for words, said in (
-        (("--patience", "2"), "--patience waits for a better epoch by --val"),
-        (("--schedule", "plateau"), "--schedule plateau watches the loss on --val"),
-        (("--monitor", "val_accuracy"), "--monitor val_accuracy chooses an epoch by --val; give --val"),
+    for words, message in (
+        (("--patience", "2"), "--patience needs a validation set; give --val"),
+        (("--schedule", "plateau"), "--schedule plateau needs a validation set; give --val"),
+        (("--monitor", "val_accuracy"), "--monitor val_accuracy needs a validation set; give --val"),
     ):
-        assert said in train(run, *words, source="photos/train", status=2).err
+        assert message in train(run, *words, source="photos/train", status=2).err
     by_name = ("cnn-train", "photos", "-o", "m.pt", "--device", "cpu")
     assert "--grey goes with --layers" in run(*by_name, "--arch", "resnet18", "--grey", status=2).err
     assert 'no network is called "resnet19"' in run(*by_name, "--arch", "resnet19", status=2).err
     small = run(*by_name, "--arch", "alexnet", "--size", "16", status=2)
-    assert small.err.startswith("cnn-train: alexnet does not take pictures of 16 pixels (")
+    assert small.err.startswith("cnn-train: alexnet does not take images of 16 pixels (")
     assert small.err.count("\n") == 1
-    assert "say where the model goes with -o FILE.pt" in run("cnn-train", "photos", *FAST, status=2).err
+    assert "no output file; give the model's name with -o FILE.pt" in run("cnn-train", "photos", *FAST, status=2).err
     assert sorted(os.listdir()) == ["photos", "table.csv"]
     (here / "photos/train/green").mkdir()
     assert "photos/train/green: a class without images" in train(run, status=1).err
     shutil.copytree("photos/val/red", "photos/val/green")
     (here / "photos/train/green").rmdir()
-    assert "the class green is in val alone; train has blue, red" in train(run, status=1).err
+    assert "the class green is only in val; train has blue, red" in train(run, status=1).err
     Image.new("RGB", (8, 8)).save("photos/train/loose.png")
-    assert "photos/train/loose.png: no label to learn" in train(run, status=1).err
+    assert "photos/train/loose.png: no label, but training images need one" in train(run, status=1).err
     three = ("--loss", "binary")
     Path("photos/train/loose.png").unlink()
     shutil.copytree("photos/train/red", "photos/train/green")
-    assert "--loss binary decides between two classes, here are 3" in train(run, *three, status=2).err
+    assert "--loss binary is for two classes, there are 3" in train(run, *three, status=2).err
 
 
 # ---------------------------------------------------------------- several processes
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(run, here, shell, agree):
-    """Within rounding: the same batches, odd ones too, from the same images; the first process alone writes and speaks."""
+def test_two_processes_give_the_result_of_one(run, here, shell, agree):
+    """Within rounding: the same batches, also odd ones, from the same images; only the first process writes and reports."""
     words = (
         *("--layers", "conv 4 k3 relu, pool 2, flatten, dense 6 relu", "--size", "16", "--device", "cpu"),
         *("--epochs", "3", "--batch", "8", "--optimizer", "sgd", "--lr", "0.05", "--momentum", "0.9", "--amp", "off"),
         *("--normalize", "scale", "--l2", "0.01", "--class-weights", "balanced", "--smoothing", "0.1", "--clip", "1"),
         *("--ema", "0.9", "--mixup", "0.4", "--augment", "hflip", "--json"),
     )
-    (here / "photos/train/red/broken.png").write_bytes(b"no picture")
+    (here / "photos/train/red/broken.png").write_bytes(b"not an image")
     one = run("cnn-train", "photos", *words, "-o", "one.pt", status=3)
     together = shlex.join(("cnn-train", "photos", *words, "-o", "two.pt", "--errors", "bad.tsv"))
     two = shell(
@@ -554,24 +555,24 @@ def test_two_processes_train_what_one_does(run, here, shell, agree):
         env={"OMP_NUM_THREADS": "1"},
     )
     agree((one, two), ("one.pt", "two.pt"), count=4)
-    assert two.err.count("2 processes train together, by gloo") == 1
-    assert two.err.count("broken.png: no picture") == 1
+    assert two.err.count("training in 2 processes, communicating by gloo") == 1
+    assert two.err.count("broken.png: not an image") == 1
     assert Path("bad.tsv").read_text().count("broken.png") == 1
     assert two.err.count("cnn-train: epoch 3/3") == 1
 
 
 def test_refuses_batch_norm_in_two_processes_on_cpus(here, shell):
-    """One line, before images are read, and nothing is written."""
+    """One line before images are read; nothing is written."""
     line = "torchrun --standalone --nproc-per-node 2 --no-python cnn-train photos -o m.pt --device cpu --layers"
     outcome = shell(f"{line} 'conv 4 k3 bn relu, gap' --size 16", cwd=here, status=None, env={"OMP_NUM_THREADS": "1"})
     assert outcome.status != 0
-    message = "cnn-train: batch norm does not train in 2 processes on CPUs, whose batches it would not share; "
+    message = "cnn-train: batch norm cannot share its statistics between 2 processes on CPUs; "
     assert outcome.err.count(message + "start one process, or one for each GPU, or leave bn out\n") == 1
     assert not list(here.glob("m.*"))
 
 
-def test_adamw_decays_as_much_as_is_asked_for(run, here):
-    """Without any it is Adam, as torch's is; the Header records what differs from the default."""
+def test_weight_decay_of_adamw(run, here):
+    """With 0 it is Adam, as in torch; the Header records values that differ from the default."""
     for name, words in {
         "adam": ("--optimizer", "adam"),
         "none": ("--optimizer", "adamw", "--weight-decay", "0"),
@@ -594,28 +595,26 @@ def test_adamw_decays_as_much_as_is_asked_for(run, here):
     assert recorded == {"adam": None, "none": 0.0, "default": None, "given": None, "much": 0.5}
     assert "weight_decay" not in models["default"].header.training
     refused = train(run, "--optimizer", "sgd", "--weight-decay", "0.1", status=2)
-    assert "cnn-train: --weight-decay goes with adamw; sgd has none, " in refused.err
+    assert "cnn-train: --weight-decay goes with adamw; with sgd, use the penalty --l2" in refused.err
 
 
-def test_advise_names_its_own_command(run, here):
-    """And weights to start from name the commands that take them."""
+def test_misplaced_options_name_their_commands(run, here):
+    """--advise, --backbone and --weights belong to other commands."""
     assert run("cnn-train", "photos", "--advise", "--backbone", "resnet18", status=2).err == (
-        "cnn-train: --advise is now a command of its own: cnn-advise\n"
+        "cnn-train: --advise is now a separate command: cnn-advise\n"
     )
     for word in ("--backbone", "--weights"):
         outcome = train(run, word, "resnet18", status=2)
-        assert (
-            "--backbone and --weights go with cnn-advise, or with cnn-finetune, which starts from them" in outcome.err
-        )
+        assert "starts from random weights: use cnn-finetune for --backbone and --weights, or cnn-advise" in outcome.err
 
 
-def test_a_network_whose_outputs_are_nan_replaces_none(run, here):
-    """One step an epoch, whose loss is a number yet and leaves weights that are none: the model that stood there stays."""
+def test_nan_outputs_do_not_replace_the_model(run, here):
+    """One step per epoch, with a finite loss but weights that are not finite afterwards: the existing model is kept."""
     train(run)
     before = Path("m.pt").read_bytes()
     outcome = train(run, "--epochs", "1", "--batch", "100", "--optimizer", "sgd", "--lr", "1e38", status=1)
     assert (
-        "the network answers with no numbers any more after the last step of epoch 1, at a learning rate of 1e+38"
+        "the network's outputs became NaN or infinite in the last step of epoch 1, at a learning rate of 1e+38"
         in outcome.err
     )
     assert Path("m.pt").read_bytes() == before
@@ -624,10 +623,10 @@ def test_a_network_whose_outputs_are_nan_replaces_none(run, here):
 @pytest.mark.gpu
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 @pytest.mark.parametrize("cache", ["0", "4G"])
-def test_the_gpu_trains_what_the_cpu_predicts_with(run, here, amp, cache):
-    """In every kind of number, images in memory or read ahead: training reports what the exported model gives.
+def test_gpu_training_agrees_with_cpu_prediction(run, here, amp, cache):
+    """In every precision, with images in memory or read ahead: training reports the measures of the exported model.
 
-    In shorter numbers a GPU validates in them, too: the last digits are others then.
+    In mixed precision a GPU validates in it, too, so that the last digits differ.
     """
     outcome = train(
         run, "--device", "cuda", "--amp", amp, "--cache", cache, "--augment", "rotate 10, hflip", "--ema", "0.9"
@@ -642,8 +641,8 @@ def test_the_gpu_trains_what_the_cpu_predicts_with(run, here, amp, cache):
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_bytes_again(run, here):
-    """--deterministic: two runs of everything that is moved on the way."""
+def test_deterministic_gpu_runs_are_byte_identical(run, here):
+    """With everything that has state between steps."""
     for name in ("one.pt", "other.pt"):
         train(run, *MOVING, "--device", "cuda", "--deterministic", out=name)
     assert Path("one.pt").read_bytes() == Path("other.pt").read_bytes()
@@ -651,17 +650,17 @@ def test_a_gpu_gives_the_same_bytes_again(run, here):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu")])
-def test_a_checkpoint_goes_from_one_device_to_another(run, here, stopped, first, then):
-    """Weights, the optimizer's state and the average come along."""
+def test_resume_on_another_device(run, here, stopped, first, then):
+    """Weights, the optimizer's state and the moving average are restored."""
     words = ("--optimizer", "sgd", "--momentum", "0.9", "--ema", "0.9")
     stopped(*words, "--device", first)
     outcome = train(run, *words, "--device", then, "--resume")
-    assert "cnn-train: going on after epoch 3" in outcome.err
+    assert "cnn-train: resuming after epoch 3" in outcome.err
     assert len(history()) == 4
 
 
-def test_the_second_of_two_runs_is_told(run, here):
-    """While one training writes a model another one is refused, and leaves nothing."""
+def test_rejects_an_output_that_another_run_is_writing(run, here):
+    """The second run writes nothing."""
     before = sorted(os.listdir())
     with atomic.claimed("m.pt"):
         outcome = train(run, status=1)
@@ -670,13 +669,13 @@ def test_the_second_of_two_runs_is_told(run, here):
 
 
 @pytest.mark.parametrize("damage", ["epochs", "mark", "module", "best", "earlier", "all"])
-def test_a_checkpoint_of_somebody_elses_is_one_line(run, here, stopped, damage):
-    """Whatever is missing or of another type in it, the file is named with what to do."""
+def test_unusable_checkpoint_is_one_line(run, here, stopped, damage):
+    """If anything is missing or of another type, the message names the file and the remedy."""
     stopped()
     content = checkpoint.load(Path("m.checkpoint.pt"))
     for name in content if damage == "all" else [damage]:
         content[name] = [] if name != "mark" else 5
     checkpoint.save(Path("m.checkpoint.pt"), content | {"checkpoint": checkpoint.VERSION})
     outcome = train(run, "--resume", status=1)
-    assert "m.checkpoint.pt: not what a training leaves (" in outcome.err
-    assert "begin anew without --resume" in outcome.err
+    assert "m.checkpoint.pt: not a usable checkpoint (" in outcome.err
+    assert "start over without --resume" in outcome.err

@@ -1,4 +1,4 @@
-"""cnn-train-head as it is run: features in, a model and its history out, and every mistake one line."""
+"""cnn-train-head on the command line: from features to a model and its history, and errors."""
 
 import json
 import os
@@ -26,7 +26,7 @@ FAST = ("--device", "cpu", "--lr", "0.05", "--epochs", "6")
 
 @pytest.fixture(scope="module")
 def extracted(made):
-    """A folder with train.npy and val.npy of small images, by cnn-extract."""
+    """Make a folder with train.npy and val.npy of small images, by cnn-extract."""
     return made(
         *(("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BACKBONE) for split in ("train", "val")),
         photos={"train": {"red": 10, "blue": 10}, "val": {"red": 5, "blue": 5}},
@@ -41,8 +41,8 @@ def here(extracted, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_features_to_a_model_and_its_history(run, here, history):
-    """One record on stdout with the baselines beside the result, the model, and one row of history an epoch."""
+def test_writes_model_history_and_one_record(run, here, history):
+    """One record on stdout with the result and the baselines, the model, and one row of history per epoch."""
     outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", *FAST)
     (result,) = outcome.rows
     assert list(result) == [
@@ -74,14 +74,14 @@ def test_features_to_a_model_and_its_history(run, here, history):
 
 
 def test_json_is_the_same_result(run, here, history):
-    """Numbers as numbers, and nothing that is unknown without validation."""
+    """Numbers are numbers; without a validation set its measures are null."""
     words = ("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", "--json", *FAST)
     result = json.loads(run(*words).out)
     assert (result["classes"], result["epochs"]) == (2, 6)
     outcome = run("cnn-train-head", "train.npy", "-o", "head.pt", "--json", *FAST)
     alone = json.loads(outcome.out)
     assert (alone["val_accuracy"], alone["majority"], alone["best_epoch"]) == (None, None, 6)
-    assert "no --val: the last epoch is kept" in outcome.err
+    assert "no validation set: keeping the last epoch" in outcome.err
     assert history("head.csv")[0]["val_loss"] == ""
 
 
@@ -112,13 +112,13 @@ COMMON = ("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", "-
 
 @pytest.fixture(scope="module")
 def without_options(extracted, made):
-    """What the Header says of a training of two epochs in which nothing else was asked for."""
+    """Return the Header's record of a training of two epochs without other options."""
     return torch_model.load(made((*COMMON, "--epochs", "2"), folder=extracted) / "head.pt").header.training
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_arrives(run, here, without_options, name):
-    """What was asked for stands in the model's Header, and the others are as they were."""
+def test_every_option_is_recorded(run, here, without_options, name):
+    """The model's Header has the value of the option, and the defaults of the others."""
     plain = without_options if name != "solver" else {}
     run(*COMMON, *(() if name in ("epochs", "solver") else ("--epochs", "2")), *OPTIONS[name])
     training = torch_model.load("head.pt").header.training
@@ -129,7 +129,7 @@ def test_every_option_arrives(run, here, without_options, name):
         assert not plain or plain[name] != training[name]
 
 
-def test_the_history_can_be_followed_while_training_goes_on(run, here, monkeypatch):
+def test_history_is_written_after_every_epoch(run, here, monkeypatch):
     """Every epoch is on disk before the next one begins."""
     from cnnkit.formats import history as histories
 
@@ -145,7 +145,7 @@ def test_the_history_can_be_followed_while_training_goes_on(run, here, monkeypat
     assert seen == [2, 3, 4, 5, 6, 7]
 
 
-def test_what_training_reports_is_what_prediction_gives(run, here):
+def test_reported_accuracy_is_that_of_prediction(run, here):
     """cnn-predict | cnn-eval on the validation images: the same accuracy, probabilities to 1e-4."""
     words = ("--head", "dense 5 relu, dropout 0.3", "--standardize", "--epochs", "4", "--lr", "0.02", "--device", "cpu")
     (result,) = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "head.pt", *words).rows
@@ -173,12 +173,12 @@ def test_what_training_reports_is_what_prediction_gives(run, here):
         assert record["probability"] == pytest.approx(expected[record["path"], record["label"]], abs=1e-4)
 
 
-def test_files_that_are_missing_or_wrong_are_one_line_and_at_once(run, here, shell):
-    """What and where, without waiting for torch."""
+def test_missing_or_wrong_files_are_one_line_before_torch_is_loaded(run, here, shell):
+    """The message names the file, without waiting for torch."""
     for words, status, message in [
-        (("gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; features come from cnn-extract"),
-        (("train.npy", "--val", "gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; features come from cnn-extract"),
-        (("train.npy", "-o", "x.onnx"), 2, "x.onnx: a model is written to a .pt file"),
+        (("gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
+        (("train.npy", "--val", "gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
+        (("train.npy", "-o", "x.onnx"), 2, "x.onnx: the model's name must end in .pt"),
         (("train.npy", "-o", "nowhere/x.pt"), 1, "nowhere: no such folder to write x.pt into"),
         (("train.tsv", "-o", "x.pt"), 2, "train.tsv: features are written to a .npy file"),
         (
@@ -203,41 +203,43 @@ def test_files_that_are_missing_or_wrong_are_one_line_and_at_once(run, here, she
     assert modules & {"torch", "sklearn", "onnxruntime"} == set()
     started = time.perf_counter()
     shell("cnn-train-head gone.npy -o x.pt", cwd=here, status=1)
-    assert time.perf_counter() - started < 5, "a moment on an idle machine; seconds where torch is loaded first"
+    assert time.perf_counter() - started < 5, (
+        "below a second on an idle machine; several seconds if torch is loaded first"
+    )
 
 
-def test_splits_without_train_are_refused_as_by_cnn_train(run, here):
-    """Rows of several folds are not all trained on: the same words as for the folds' images; one split alone is what was asked for."""
+def test_rejects_splits_without_train_as_cnn_train_does(run, here):
+    """Rows of several folds need a split train, with the same message as for images; rows of a single split do not."""
     listed = (here / "train.tsv").read_text().splitlines()
     (here / "train.tsv").write_text(
         "\n".join(line.replace("train\t", f"fold{number % 3}\t") for number, line in enumerate(listed)) + "\n"
     )
     network = ("--layers", "conv 4 k3, gap", "--size", "16", "--epochs", "1")
-    message = "no part train in it; cnn-split makes one, --hold-out NAME takes another for validation"
+    message = "no split train in it; make one with cnn-split, or choose the validation split with --hold-out NAME"
     for command, source, others in (("cnn-train-head", "train.npy", FAST), ("cnn-train", "train.tsv", network)):
         alone = run(command, source, "-o", "x.pt", *others, status=1).err
         assert f"{command}: {source}: {message}\n" in alone
         both = run(command, source, "--val", "val" + source[5:], "-o", "x.pt", *others, status=1).err
-        assert f"{source}: {message}, in place of --val\n" in both
+        assert f"{source}: {message} instead of --val\n" in both
     err = run("cnn-train-head", "val.npy", "--val", "train.npy", "-o", "x.pt", *FAST, status=1).err
-    assert "train.npy: no part val in it; name the folder or manifest that is to validate\n" in err
+    assert "train.npy: no split val in it; give the folder or manifest of the validation images\n" in err
     run("cnn-train-head", "val.npy", "-o", "x.pt", *FAST)
     run("cnn-train-head", "train.npy", "--hold-out", "fold0", "-o", "x.pt", *FAST)
 
 
-def test_features_that_their_backbone_cannot_have_made_are_refused(run, here):
-    """Both widths are named, before anything is trained: the model could neither be exported nor used."""
+def test_rejects_features_of_another_width_than_the_backbones(run, here):
+    """Both widths are named, before anything is trained."""
     for name in ("train", "val"):
         np.save(f"{name}.npy", np.load(f"{name}.npy")[:, :5])
     outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "x.pt", *FAST, status=1)
     assert outcome.err == (
-        "cnn-train-head: train.npy: rows of 5 values, but layers, which its header names, gives 8; run cnn-extract again\n"
+        "cnn-train-head: train.npy: rows of 5 values, but the backbone in its header, layers, outputs 8; run cnn-extract again\n"
     )
     assert not list(here.glob("x.*"))
 
 
-def test_an_image_with_two_labels_is_refused_as_in_a_manifest(run, here):
-    """In training and in validation features; one that is listed twice with the same label is counted; views repeat their image."""
+def test_rejects_an_image_with_two_labels(run, here):
+    """In training and validation features; an image listed twice with one label is counted; augmented views are not duplicates."""
     for name, words in (("train", ()), ("val", ("train.npy", "--val"))):
         listed = here / f"{name}.tsv"
         header, first, _, *others = written = listed.read_text().splitlines()
@@ -246,18 +248,18 @@ def test_an_image_with_two_labels_is_refused_as_in_a_manifest(run, here):
         listed.write_text("\n".join([header, first, first.replace(f"\t{label}\t", f"\t{other}\t"), *others]) + "\n")
         err = run("cnn-train-head", *words, f"{name}.npy", "-o", "x.pt", *FAST, status=1).err
         assert err.splitlines()[-1] == (
-            f"cnn-train-head: {name}.tsv: {path} is listed twice, with classes {label} and {other}; leave one of them out"
+            f"cnn-train-head: {name}.tsv: {path} is listed twice, with classes {label} and {other}; remove one of them"
         )
         listed.write_text("\n".join([header, first, first, *others]) + "\n")
         err = run("cnn-train-head", *words, f"{name}.npy", "-o", "x.pt", *FAST).err
-        assert f"{name}.tsv: 1 picture is listed twice, and counts as often; the first is {path}\n" in err
+        assert f"{name}.tsv: 1 image is listed more than once, and counted each time; the first is {path}\n" in err
         listed.write_text("\n".join(written) + "\n")
     run("cnn-extract", "photos", "--split", "train", "-o", "views.npy", *BACKBONE, "--augment", "hflip", "--views", "2")
     assert "listed twice" not in run("cnn-train-head", "views.npy", "-o", "x.pt", *FAST).err
 
 
-def test_features_of_another_backbone_are_refused(run, here):
-    """Both files and both layers are named; exit 1 and nothing written."""
+def test_rejects_features_of_another_backbone(run, here):
+    """Both files and both layers are named; exit status 1, and nothing is written."""
     run("cnn-extract", "photos", "--split", "val", "-o", "other.npy", *BACKBONE, "--layer", "conv1")
     outcome = run("cnn-train-head", "train.npy", "--val", "other.npy", "-o", "x.pt", status=1)
     assert outcome.err == (
@@ -309,7 +311,7 @@ def test_mobilenet_on_photographs(run, photos, tmp_path, monkeypatch):
 
 
 def test_a_row_without_a_label_is_named(run, here):
-    """Features of images that nobody labelled cannot train a head."""
+    """Features of images without labels cannot train a head."""
     model = onnx_backbone.get(BackboneSpec(layers="conv 6 k3 s2 relu, conv 8 k3 relu", weights="none", size=16)).header
     header = Header(ArtefactKind.FEATURES, None, model.preprocess, model.backbone)
     with features.FeatureWriter("bare.npy", shape=(8,), dtype="float32", header=header) as writer:
@@ -324,8 +326,8 @@ def test_a_row_without_a_label_is_named(run, here):
     )
 
 
-def test_deleting_the_cache_costs_time_and_nothing_else(run, here, tmp_path, monkeypatch):
-    """Without the cache the backbone's weights come back with the next extraction, or from a model that holds them."""
+def test_results_do_not_depend_on_the_cache(run, here, tmp_path, monkeypatch):
+    """If the cache is deleted, the backbone's weights come from the next extraction, or from a model that has them."""
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "own"))
     words = ["--layers", "conv 6 k3 relu, pool 2", "--weights", "none", "--size", "12", "-q"]
     run("cnn-extract", "photos/train", "-o", "own.npy", *words)
@@ -364,7 +366,7 @@ PREPARED = {
 
 @pytest.fixture(scope="module")
 def three_classes(tmp_path_factory, made):
-    """A folder with images of three classes, and their features in 12 columns by cnn-extract."""
+    """Make a folder with images of three classes, and their features in 12 columns by cnn-extract."""
     folder = tmp_path_factory.mktemp("three")
     generator = np.random.default_rng(0)
     for split, count in (("train", 20), ("val", 6)):
@@ -379,9 +381,7 @@ def three_classes(tmp_path_factory, made):
 
 
 @pytest.mark.parametrize("words", PREPARED.values(), ids=PREPARED)
-def test_prepared_features_end_in_the_probabilities_of_scikit_learns_pipeline(
-    run, three_classes, tmp_path, monkeypatch, words
-):
+def test_probabilities_are_those_of_a_scikit_learn_pipeline(run, three_classes, tmp_path, monkeypatch, words):
     """From images through cnn-extract, cnn-train-head and cnn-export to cnn-predict: to 1e-4, on images not trained on."""
     monkeypatch.chdir(three_classes)
     model, exported, cpu = tmp_path / "m.pt", tmp_path / "m.onnx", ("--device", "cpu")
@@ -389,19 +389,19 @@ def test_prepared_features_end_in_the_probabilities_of_scikit_learns_pipeline(
     run("cnn-train-head", "train.npy", "-o", model, "--solver", "lbfgs", "--l2", l2, *words, *cpu)
     run("cnn-export", model, "-o", exported, *cpu)
     predicted = run("cnn-predict", "-m", exported, "val", "--top", "3", "--json", *cpu).out
-    known, asked = features.load("train.npy"), features.load("val.npy")
+    train, val = features.load("train.npy"), features.load("val.npy")
     steps = [StandardScaler()] if "--standardize" in words else []
     if "--pca" in words or "--whiten" in words:
         components = 8 if "--pca" in words else None
         steps.append(PCA(components, whiten="--whiten" in words, svd_solver="full"))
-    penalty = 1 / (2 * l2 * len(known.rows))
+    penalty = 1 / (2 * l2 * len(train.rows))
     pipeline = make_pipeline(*steps, LogisticRegression(C=penalty, tol=1e-10, max_iter=10_000))
-    pipeline.fit(np.asarray(known.values, "float64"), [row.label for row in known.rows])
-    expected = pipeline.predict_proba(np.asarray(asked.values, "float64"))
-    assert np.ptp(expected, axis=0).min() > 0.2, "the pictures should be told apart"
-    places = {Path(row.path).resolve(): place for place, row in enumerate(asked.rows)}
+    pipeline.fit(np.asarray(train.values, "float64"), [row.label for row in train.rows])
+    expected = pipeline.predict_proba(np.asarray(val.values, "float64"))
+    assert np.ptp(expected, axis=0).min() > 0.2, "probabilities should differ between images"
+    places = {Path(row.path).resolve(): place for place, row in enumerate(val.rows)}
     records = [json.loads(line) for line in predicted.splitlines()]
-    assert len(records) == 3 * len(asked.rows)
+    assert len(records) == 3 * len(val.rows)
     found = np.full_like(expected, np.nan)
     for record in records:
         found[places[Path(record["path"]).resolve()], list(pipeline.classes_).index(record["label"])] = record[
@@ -410,11 +410,11 @@ def test_prepared_features_end_in_the_probabilities_of_scikit_learns_pipeline(
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-# ---------------------------------------------------------------- what stands beside the images
+# ---------------------------------------------------------------- --with: additional inputs
 
 
 def noise(folder, widths, *, count, seed):
-    """Draw images in which nothing but the width tells the class."""
+    """Draw images that differ between classes only in their width."""
     generator = np.random.default_rng(seed)
     for label, width in widths.items():
         (folder / label).mkdir(parents=True)
@@ -428,8 +428,8 @@ WITH = ("--solver", "lbfgs", "--l2", "0.001", "--device", "cpu")
 
 
 @pytest.mark.parametrize("widths", [{"a": 40, "b": 44}, {"a": 40, "b": 40}], ids=["leaking", "clean"])
-def test_what_the_width_is_worth(run, tmp_path, monkeypatch, widths):
-    """Noise in two sizes is told apart by its width alone: the gain's interval is above nought; in one size it holds nought."""
+def test_gain_of_the_width(run, tmp_path, monkeypatch, widths):
+    """Noise in two sizes is classified by its width: the gain's interval is above zero; in one size it includes zero."""
     monkeypatch.chdir(tmp_path)
     for split, seed in (("train", 0), ("val", 1)):
         noise(tmp_path / split, widths, count=40, seed=seed)
@@ -442,22 +442,22 @@ def test_what_the_width_is_worth(run, tmp_path, monkeypatch, widths):
     assert (plain["gain"], plain["p_value"]) == (None, None)
     assert 0.3 < plain["val_accuracy"] < 0.7
     assert not list(tmp_path.glob("*.pt")) + list(tmp_path.glob("*.csv"))
-    assert "--with height: the same for all pictures to learn from" in outcome.err
-    assert "always answering a, the most frequent class, is right for 0.500 of these pictures" in outcome.err
+    assert "--with height: the same for all training images" in outcome.err
+    assert "always predicting a, the most frequent class, has accuracy 0.500 on these images" in outcome.err
     assert both["gain"] == pytest.approx(both["val_accuracy"] - plain["val_accuracy"])
     if widths["a"] != widths["b"]:
         assert (both["val_accuracy"], alone["val_accuracy"]) == (1, 1)
         assert both["gain_low"] > 0.2
         assert both["p_value"] < 1e-6
-        learnt = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "m.pt", *WITH).rows
-        assert learnt[0]["val_accuracy"] == f"{plain['val_accuracy']:.6g}"
+        (result,) = run("cnn-train-head", "train.npy", "--val", "val.npy", "-o", "m.pt", *WITH).rows
+        assert result["val_accuracy"] == f"{plain['val_accuracy']:.6g}"
     else:
         assert both["gain_low"] <= 0 <= both["gain_high"]
-        assert both["gain"] == 0, "constant columns tell nothing"
+        assert both["gain"] == 0, "constant columns have no effect"
 
 
 def test_columns_of_a_manifest_with_prepared_features_of_folds(run, here):
-    """A column of words under a deep head, with a fold held out: the columns alone are learnt where they tell the class."""
+    """A text column with a deep head and a held-out fold: columns that determine the class are enough."""
     run("cnn-split", "photos/train", "--folds", "2", "--manifest", "folds.tsv")
     run("cnn-extract", "folds.tsv", "-o", "x.npy", *BACKBONE)
     header, *lines = Path("folds.tsv").read_text().splitlines()
@@ -475,47 +475,47 @@ def test_columns_of_a_manifest_with_prepared_features_of_folds(run, here):
     [
         (("--val", "val.npy", "--with", "width", "-o", "m.pt"), "--with writes no model; drop -o"),
         (("--val", "val.npy", "--with", "width", "--weights", "w.pth"), "--with writes no model; drop --weights"),
-        (("--with", "width"), "--with compares on pictures that were not learnt from; give --val or --hold-out"),
+        (("--with", "width"), "--with needs a validation set; give --val or --hold-out"),
         (
             ("--val", "val.npy", "--with", "widht"),
             "--with widht: no such column; there are width, height, aspect, bytes",
         ),
-        (("-o", "m.pt", "--columns", "m.tsv"), "--columns says where the columns of --with stand"),
-        (("--val", "val.npy"), "say where the model goes with -o FILE.pt"),
-        (("--val", "val.npy", "--hold-out", "fold0", "-o", "m.pt"), "--val and --hold-out both say what validates"),
+        (("-o", "m.pt", "--columns", "m.tsv"), "--columns goes with --with; name the columns with --with NAME,..."),
+        (("--val", "val.npy"), "no output file; give the model's name with -o FILE.pt"),
+        (("--val", "val.npy", "--hold-out", "fold0", "-o", "m.pt"), "--val and --hold-out both name a validation set"),
         (
             ("--val", "val.npy", "--hold-out", "fold0", "--with", "width"),
-            "--val and --hold-out both say what validates",
+            "--val and --hold-out both name a validation set",
         ),
     ],
 )
-def test_words_that_contradict_each_other(run, here, words, message):
-    """One line, exit 2, nothing written."""
+def test_rejects_contradicting_options(run, here, words, message):
+    """One line, exit status 2, and nothing is written."""
     before = sorted(os.listdir())
     outcome = run("cnn-train-head", "train.npy", *words, status=2)
     assert outcome.err.splitlines()[-1].startswith(f"cnn-train-head: {message}")
     assert sorted(os.listdir()) == before
 
 
-def test_maps_take_no_columns(run, here):
-    """There is no place for a width in a map."""
+def test_with_rejects_spatial_features(run, here):
+    """Columns can be appended to vectors, not to maps."""
     for split in ("train", "val"):
         run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BACKBONE, "--pool", "none")
     outcome = run("cnn-train-head", "train.npy", "--val", "val.npy", "--with", "width", status=2)
-    assert "--with needs vectors; extract with --pool avg, max or flatten" in outcome.err
+    assert "--with needs vectors, and these features are maps; extract with --pool avg, max or flatten" in outcome.err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--lr", "nan"], "--lr"),
-        (["--lr", "inf"], "--lr: inf is not a number that it can be; give a finite one"),
-        (["--lr", "1e400"], "--lr: inf is not a number that it can be"),
-        (["--clip", "inf"], "--clip: inf is not a number that it can be"),
-        (["--solver", "lbfgs", "--schedule", "constant"], "--solver lbfgs has no epochs of batches; drop --schedule"),
-        (["--solver", "lbfgs", "--epochs", "50"], "--solver lbfgs has no epochs of batches; drop --epochs"),
+        (["--lr", "inf"], "--lr: inf is not a finite number"),
+        (["--lr", "1e400"], "--lr: inf is not a finite number"),
+        (["--clip", "inf"], "--clip: inf is not a finite number"),
+        (["--solver", "lbfgs", "--schedule", "constant"], "--solver lbfgs has no epochs or batches; drop --schedule"),
+        (["--solver", "lbfgs", "--epochs", "50"], "--solver lbfgs has no epochs or batches; drop --epochs"),
     ],
 )
-def test_numbers_that_are_none_and_options_that_would_be_ignored(run, words, message):
-    """Before anything is read, even where an option is given with its default value."""
+def test_rejects_infinite_numbers_and_ignored_options(run, words, message):
+    """Before anything is read, also if an option is given with its default value."""
     assert message in run("cnn-train-head", "none.npy", "-o", "h.pt", *words, status=2).err

@@ -1,4 +1,4 @@
-"""How deep a training is: a reader gets from `main` to `backward()` in few frames and files."""
+"""The call depth of a training: from `main` to `backward()` in few frames and files."""
 
 import inspect
 from pathlib import Path
@@ -14,7 +14,7 @@ PACKAGES = [Path(package.__file__).parent for package in (cnnkit, cnnkit_tools)]
 
 @pytest.fixture
 def depth(run, monkeypatch):
-    """Run a command, and give the files of our frames from `main` down to the first call of `backward()`."""
+    """Run a command, and return the files of cnnkit's frames from `main` to the first call of `backward()`."""
 
     def call(*words):
         stacks = []
@@ -33,8 +33,8 @@ def depth(run, monkeypatch):
     return call
 
 
-def test_backward_is_six_frames_from_main(run, depth, tmp_path, monkeypatch, images):
-    """In at most five files, whichever command trains."""
+def test_backward_is_at_most_six_frames_from_main(run, depth, tmp_path, monkeypatch, images):
+    """In at most five files, for every command that trains."""
     for split in ("train", "val"):
         images(f"photos/{split}", red=2, blue=2)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Advice that helps: every remedy of a message is followed, and the error is gone."""
+"""Remedies in messages work: the error does not occur when they are followed."""
 
 import os
 import shlex
@@ -38,18 +38,22 @@ def place(made):
 
 @pytest.fixture
 def here(place, tmp_path, monkeypatch):
-    """A copy of it, to be in."""
+    """Change to a copy of it."""
     shutil.copytree(place, tmp_path / "here", copy_function=os.link)
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
 
 
-#: What fails, the remedy in its message, and the same line with the remedy.
+#: A failing command line, the remedy in its message, and the line with the remedy.
 ROWS = [
     ("cnn-split photos/train", "such as --ratio 70,15,15", "cnn-split photos/train --ratio 70,15,15"),
     ("cnn-split photos/train --ratio 80/20", "as --ratio 80,20", "cnn-split photos/train --ratio 80,20"),
     ("cnn-split photos/train --ratio 80", "as 80,20", "cnn-split photos/train --ratio 80,20"),
-    ("cnn-split photos/train --ratio 0.5,0.4", "or whole numbers as 2,1,1", "cnn-split photos/train --ratio 2,1,1"),
+    (
+        "cnn-split photos/train --ratio 0.5,0.4",
+        "or whole numbers such as 2,1,1",
+        "cnn-split photos/train --ratio 2,1,1",
+    ),
     (
         "cnn-split photos/train --ratio 1,1,1,1",
         "name them with --names",
@@ -59,12 +63,12 @@ ROWS = [
     ("cnn-split photos/train --count 60,2", "lower it", "cnn-split photos/train --count 4,2"),
     (
         "cnn-split photos/train --count 2.5,1",
-        "--ratio takes shares",
+        "use --ratio for shares",
         "cnn-split photos/train --ratio 0.7,0.3",
     ),
     (
         "cnn-split photos/train --ratio 2,1 --link symlink",
-        "with -o DIR",
+        "add -o DIR",
         "cnn-split photos/train --ratio 2,1 --link symlink -o DIR",
     ),
     (
@@ -129,7 +133,7 @@ ROWS = [
     ),
     (
         "cnn-train-head train.npy -o h.pt --loss binary",
-        "use categorical",
+        "use --loss categorical",
         "cnn-train-head train.npy -o h.pt --loss categorical --epochs 1",
     ),
     (
@@ -147,10 +151,10 @@ ROWS = [
         'did you mean "rotate"',
         'cnn-train split.tsv -o n.pt --epochs 1 --augment "rotate 9" ' + NET,
     ),
-    ("cnn-predict -m net.onnx val.npy", "give it those", "cnn-predict -m net.onnx photos/val"),
+    ("cnn-predict -m net.onnx val.npy", "give it images", "cnn-predict -m net.onnx photos/val"),
     (
         "cnn-predict -m net.onnx photos/val --top 0",
-        "a number from 1, or all",
+        "a number of 1 or more, or all",
         "cnn-predict -m net.onnx photos/val --top all",
     ),
     (
@@ -160,7 +164,7 @@ ROWS = [
     ),
     (
         "cnn-predict -m net.onnx photos/val --vote hard",
-        "or views with --tta",
+        "or --tta",
         "cnn-predict -m net.onnx photos/val --vote hard --tta hflip",
     ),
     (
@@ -175,16 +179,16 @@ ROWS = [
     ),
     (
         "cnn-predict -m net.onnx sky.png --split val",
-        "--split goes with a manifest or a folder",
+        "--split needs a manifest or a folder",
         "cnn-predict -m net.onnx photos --split val",
     ),
-    ("cnn-eval p.tsv q.tsv", "cnn-compare two", "cnn-compare p.tsv q.tsv"),
-    ("cnn-eval p.tsv --truth p.tsv", "name a manifest with --truth", "cnn-eval p.tsv --truth bare.tsv"),
-    ("cnn-eval split.tsv", "given with --truth", "cnn-eval p.tsv --truth bare.tsv"),
-    ("cnn-eval p.tsv --split val", "give one with --truth", "cnn-eval p.tsv --truth photos --split val"),
+    ("cnn-eval p.tsv q.tsv", "cnn-compare to compare", "cnn-compare p.tsv q.tsv"),
+    ("cnn-eval p.tsv --truth p.tsv", "pass a manifest with --truth", "cnn-eval p.tsv --truth bare.tsv"),
+    ("cnn-eval split.tsv", "pass a manifest with --truth", "cnn-eval p.tsv --truth bare.tsv"),
+    ("cnn-eval p.tsv --split val", "pass one with --truth", "cnn-eval p.tsv --truth photos --split val"),
     ("cnn-eval p.tsv --fail-under log_loss=9", "use --fail-over log_loss=9", "cnn-eval p.tsv --fail-over log_loss=9"),
     ("cnn-eval p.tsv --fail-under acuracy=0", 'did you mean "accuracy"', "cnn-eval p.tsv --fail-under accuracy=0"),
-    ("cnn-eval p.tsv --confusion c.jpg", "use one of .png", "cnn-eval p.tsv --confusion c.png"),
+    ("cnn-eval p.tsv --confusion c.jpg", "ends in .png", "cnn-eval p.tsv --confusion c.png"),
     ("cnn-export net.onnx -o x.onnx", "give the .pt", "cnn-export net.pt -o x.onnx"),
     (
         "cnn-predict -m net.onnx photos/val --size 16",
@@ -210,7 +214,7 @@ ROWS = [
     ),
     (
         "cnn-dream net.pt sky.png -o d.png --size 4 --steps 1",
-        "larger --size, and a dream fewer --octaves",
+        "larger --size, or for a dream fewer --octaves",
         "cnn-dream net.pt sky.png -o d.png --size 24 --octaves 1 --steps 1",
     ),
     ("cnn-filters net.pt -o f.png --kernels --layer conv1", "drop --layer", "cnn-filters net.pt -o f.png --kernels"),
@@ -218,8 +222,8 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("wrong", "remedy", "right"), ROWS, ids=[row[0][:60] for row in ROWS])
-def test_the_remedy_removes_the_error(run, here, wrong, remedy, right):
-    """What the message says is done, and the command works."""
+def test_remedy_removes_the_error(run, here, wrong, remedy, right):
+    """The message contains the remedy, and the corrected command works."""
     name, *words = shlex.split(wrong)
     refused = run(name, *words, status=None)
     assert refused.status in (1, 2), refused
@@ -228,8 +232,8 @@ def test_the_remedy_removes_the_error(run, here, wrong, remedy, right):
     run(name, *words)
 
 
-def test_a_list_by_nul_is_told_its_option(run, here):
-    """`-0` is what it lacks."""
+def test_list_separated_by_nul_without_its_option(run, here):
+    """The message names `-0`."""
     listed = "\0".join(map(str, sorted(Path("photos/val").rglob("*.png")))) + "\0"
-    assert "give -0" in run("cnn-predict", "-m", "net.onnx", "-", stdin=listed, status=2).err
+    assert "add -0" in run("cnn-predict", "-m", "net.onnx", "-", stdin=listed, status=2).err
     run("cnn-predict", "-m", "net.onnx", "-0", "-", stdin=listed)

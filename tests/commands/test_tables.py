@@ -1,4 +1,4 @@
-"""Tables of other programs as SOURCE, and files that are mistaken for one."""
+"""Tables of other programs as SOURCE, and files that are not tables."""
 
 import io
 import shutil
@@ -12,7 +12,7 @@ TABLE = "path\tlabel\tsplit\nphotos/red/00.png\tred\ttrain\nphotos/blue/00.png\t
 
 @pytest.fixture
 def folder(images, tmp_path, monkeypatch):
-    """Be in a folder with photos/red and photos/blue."""
+    """Change to a folder with photos/red and photos/blue."""
     images(red=1, blue=1)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -39,8 +39,8 @@ def jpeg():
         ),
     ],
 )
-def test_a_table_is_a_source_by_name_and_through_a_pipe(run, folder, name, content):
-    """Paths, labels and splits are those of our own manifest."""
+def test_table_by_name_and_on_standard_input(run, folder, name, content):
+    """Paths, labels and splits are those of the equivalent manifest."""
     (folder / "ours.tsv").write_text(TABLE)
     (folder / name).write_bytes(content)
     expected = run("cnn-check", "ours.tsv", "--table", "classes").out
@@ -49,40 +49,43 @@ def test_a_table_is_a_source_by_name_and_through_a_pipe(run, folder, name, conte
     assert run("cnn-check", "-", "--table", "classes", stdin=content).out == expected
 
 
-def test_a_list_of_paths_is_a_source(run, folder):
-    """One path a line, as seen from the list's folder."""
+def test_list_of_paths(run, folder):
+    """One path per line, relative to the list's folder."""
     (folder / "photos/list.txt").write_text("red/00.png\nblue/00.png\n")
     assert "2" in run("cnn-check", "photos/list.txt", "--table", "classes").rows[0].values()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        ("path,target\nphotos/red/00.png,red\n", "no column label, so no image has a class; not read: target; if one"),
-        ("path,red,blue\nphotos/red/00.png,1,0\n", "no image has a class; not read: red, blue; if one of them"),
-        ("path , label \nphotos/red/00.png , red \n", 'blanks around paths are left out, as in "photos/red/00.png "'),
-        ("path,label\nphotos/red/00.png,nan\n", '"nan" is taken for the name of a class; where the label is missing'),
-        ("path,label\nphotos/red/00.png,01\nphotos/blue/00.png,1\n", 'differ in case or form alone: "01", "1"'),
+        (
+            "path,target\nphotos/red/00.png,red\n",
+            "no column label, so images have no class; columns not read: target; if one",
+        ),
+        ("path,red,blue\nphotos/red/00.png,1,0\n", "images have no class; columns not read: red, blue; if one of them"),
+        ("path , label \nphotos/red/00.png , red \n", 'spaces around paths are ignored, as in "photos/red/00.png "'),
+        ("path,label\nphotos/red/00.png,nan\n", '"nan" is read as a class name; if the label is missing'),
+        ("path,label\nphotos/red/00.png,01\nphotos/blue/00.png,1\n", 'differ only in case or form: "01", "1"'),
         (
             "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
-            'splits and groups are left out, as of "train "',
+            'splits and groups removed: "train "',
         ),
         (
             "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
-            'splits that differ in case or form alone: "Train", "train"',
+            'splits that differ only in case or Unicode form: "Train", "train"',
         ),
     ],
 )
-def test_what_is_odd_in_a_table_is_told(run, folder, content, said):
-    """Labels in a column of another name, blanks, labels that may be none, numbers that are written in two ways."""
+def test_notices_about_unusual_tables(run, folder, content, message):
+    """Labels in a column of another name, spaces, labels that may mean a missing one, numbers in two notations."""
     (folder / "t.csv").write_text(content)
     outcome = run("cnn-check", "t.csv", "--table", "classes")
-    assert said in outcome.err
+    assert message in outcome.err
     assert len(run("cnn-split", "t.csv", "--ratio", "1").rows) == content.count("png")
 
 
-def test_blanks_around_groups_part_no_images(run, folder, images):
-    """A group that is written in two ways would lie on both sides of a split."""
+def test_spaces_around_groups_are_ignored(run, folder, images):
+    """Otherwise one group could be in two splits."""
     images(red=8, blue=8)
     rows = [
         f"photos/{label}/{n:02d}.png,{label},g{n}{' ' * (label == 'red')}"
@@ -97,56 +100,56 @@ def test_blanks_around_groups_part_no_images(run, folder, images):
     assert all(len(each) == 1 for each in splits.values())
 
 
-def test_a_split_with_blanks_is_found(run, folder):
-    """As pandas and spreadsheets leave them."""
+def test_spaces_around_splits_are_ignored(run, folder):
+    """As left by pandas and spreadsheets."""
     (folder / "t.csv").write_text("path,label,split\nphotos/red/00.png,red,a \nphotos/blue/00.png,blue,a\n")
     assert len(run("cnn-split", "t.csv", "--ratio", "1", "--split", "a").rows) == 2
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
-        ("t.csv", "id,label\n1,red\n", "found id, label; if one of them names the image files, call it path"),
-        ("t.tsv", '"path" "label"\n"1" "a.png" "red"\n', "separated by blanks: save it with tabs or commas"),
-        ("t.tsv", '"path"\t"label"\n"1"\t"a.png"\t"red"\n', "if R wrote it, leave the names of rows out"),
-        ("t.tsv", 'path\tlabel\na.png\t"a\nred"\n', "line 2 has a quote that it does not close"),
+        ("t.csv", "id,label\n1,red\n", "found id, label; if one of them has the image files, rename it to path"),
+        ("t.tsv", '"path" "label"\n"1" "a.png" "red"\n', "separated by spaces: save it with tabs or commas"),
+        ("t.tsv", '"path"\t"label"\n"1"\t"a.png"\t"red"\n', "if R wrote it, omit the row names"),
+        ("t.tsv", 'path\tlabel\na.png\t"a\nred"\n', "line 2 has an unclosed quote"),
         ("t.csv", "TRAIN,photos/red/00.png,red\n", "sed -i '1i split,path,label' t.csv"),
         ("t.csv", "0,photos/red/00.png,red\n", "sed -i '1i column1,path,label' t.csv"),
         (
             "t.json",
             '{\n "path": "photos/red/00.png"\n}\n',
-            "an object of several lines; expected one a line (JSON Lines), as jq -c . t.json",
+            "an object over several lines; convert it to one object per line (JSON Lines): jq -c . t.json",
         ),
-        ("t.json", '{"path": "photos/red/00.png"},\n', 't.json:1: "," behind the object; expected one a line'),
+        ("t.json", '{"path": "photos/red/00.png"},\n', 't.json:1: "," after the object; expected one per line'),
         (
             "t.csv",
             "version https://git-lfs.github.com/spec/v1\n",
-            "a pointer of Git LFS (git lfs pull fetches the file)",
+            "a Git LFS pointer (fetch the file with git lfs pull)",
         ),
     ],
 )
-def test_a_table_that_cannot_be_read_names_the_cause(run, folder, name, content, said):
-    """And what to do, as other programs write tables."""
+def test_unreadable_tables(run, folder, name, content, message):
+    """The message names the cause and the remedy."""
     (folder / name).write_text(content)
-    assert said in run("cnn-check", name, status=1).err
+    assert message in run("cnn-check", name, status=1).err
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", ","])
-def test_a_list_of_paths_and_labels_lacks_its_header_row(run, folder, separator):
-    """As Caffe's train.txt has them: no image is called `red/00.png 0`."""
+def test_rejects_a_list_of_paths_and_labels(run, folder, separator):
+    """As in Caffe's train.txt: the header row is missing."""
     listed = f"photos/red/00.png{separator}0\nphotos/blue/00.png{separator}1\n"
     (folder / "train.txt").write_text(listed)
     for words, given, name in (("train.txt", None, "train.txt"), ("-", listed, "standard input")):
         error = run("cnn-check", words, stdin=given, status=1).err
         assert f"{name}: " in error
-        assert "begins with a header row such as path,label" in error
+        assert ("1i path" if separator == " " else "starts with a header row such as path,label") in error
     if separator != " ":
         (folder / "train.txt").write_text(f"path{separator}label\n{listed}")
         assert len(run("cnn-check", "train.txt", "--table", "classes").rows) == 2
 
 
-def test_an_image_on_standard_input_is_no_list(run, folder):
-    """It is named as what it is, with and without -0."""
+def test_rejects_an_image_on_standard_input(run, folder):
+    """With and without -0."""
     for words in (["-"], ["-", "-0"]):
         outcome = run("cnn-check", *words, stdin=jpeg(), status=2)
         assert outcome.err.startswith(
@@ -154,33 +157,33 @@ def test_an_image_on_standard_input_is_no_list(run, folder):
         )
 
 
-def test_an_image_that_is_called_a_manifest(run, folder):
-    """Its content is named, not its bytes."""
+def test_rejects_an_image_named_as_a_manifest(run, folder):
+    """The message names its format."""
     (folder / "photo.tsv").write_bytes(jpeg())
     assert run("cnn-check", "photo.tsv", status=1).err == "cnn-check: photo.tsv: a JPEG image, not a table\n"
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("zip", "zip"), ("gztar", "tar.gz"), ("tar", "tar")])
-def test_an_archive_is_refused_with_what_unpacks_it(run, folder, kind, ending):
-    """The command in the message makes the folder that it names."""
+def test_rejects_an_archive(run, folder, kind, ending):
+    """The command in the message unpacks it into the folder that the message names."""
     shutil.make_archive("my photos", kind, "photos")
     shutil.rmtree("photos")
     error = run("cnn-check", f"my photos.{ending}", status=2).err
     assert "an archive; unpack it (" in error
-    command = error.split("unpack it (")[1].split(") and name")[0]
+    command = error.split("unpack it (")[1].split(") and pass")[0]
     if shutil.which(command.split()[0]) is None:
         pytest.skip(f"no {command.split()[0]} on this machine")
     subprocess.run(command, shell=True, check=True)
     assert len(run("cnn-check", error.rstrip().split("the folder ")[1], "--table", "classes").rows) == 2
 
 
-def test_a_spreadsheet_is_refused(run, folder):
-    """By its name, with what to save."""
+def test_rejects_a_spreadsheet(run, folder):
+    """By its name, with the remedy."""
     (folder / "labels.xlsx").write_bytes(b"PK\3\4")
-    assert "labels.xlsx: a table of another kind; save it as CSV" in run("cnn-check", "labels.xlsx", status=2).err
+    assert "labels.xlsx: a spreadsheet; save it as CSV" in run("cnn-check", "labels.xlsx", status=2).err
 
 
-def test_a_folder_may_be_called_none(run, folder, images):
-    """A class of its own, with nothing to tell; in a table the same word may stand for a missing label."""
+def test_folder_called_none(run, folder, images):
+    """It is a class, without a notice; in a table the same word may mean a missing label."""
     images("other", **{"None": 1, "red": 1})
-    assert "is taken for the name of a class" not in run("cnn-split", "other", "--ratio", "1").err
+    assert "is read as a class name" not in run("cnn-split", "other", "--ratio", "1").err

@@ -1,4 +1,4 @@
-"""Which split each unit goes to."""
+"""Allocation of units to splits."""
 
 import random
 from collections import Counter
@@ -19,7 +19,7 @@ UNITS = st.lists(
 
 
 def held(units, split_of, splits):
-    """Count the images, (splits, classes)."""
+    """Count the images of each split and class, (splits, classes)."""
     classes = 1 + max(number for counts in units for number, _ in counts)
     table = np.zeros((splits, classes), dtype=int)
     for counts, split in zip(units, split_of, strict=True):
@@ -33,14 +33,14 @@ def off(units, split_of, due):
 
 
 def due_of(units, shares):
-    """Give each split its share of every class in whole images."""
+    """Return the target of each split and class, in whole images."""
     sizes = held(units, [0] * len(units), 1)[0]
     bounds = [sizes * sum(shares[:split]) // sum(shares) for split in range(len(shares) + 1)]
     return np.diff(np.asarray(bounds), axis=0).tolist()
 
 
 def can_be_exact(units, due):
-    """Try every way there is."""
+    """Try every allocation."""
     states = {tuple(map(tuple, due))}
     for counts in units:
         following = set()
@@ -56,7 +56,7 @@ def can_be_exact(units, due):
 
 
 def groups(seed, *, number, classes, largest):
-    """Make groups that are mostly, not wholly, of one class, with the classes and groups of their images."""
+    """Make groups that are mostly of one class, with the classes and groups of their images."""
     generator = random.Random(seed)
     units, labels, members = [], [], []
     for group in range(number):
@@ -73,8 +73,8 @@ def groups(seed, *, number, classes, largest):
 
 @settings(max_examples=150, deadline=None)
 @given(UNITS, st.sampled_from([(1, 1), (2, 1, 1), (8, 1, 1), (1, 1, 1)]))
-def test_it_is_exact_wherever_that_is_possible(units, shares):
-    """Where any way of dealing small numbers of units meets what is due to the image, one is found."""
+def test_pack_is_exact_if_an_exact_allocation_exists(units, shares):
+    """For small numbers of units, pack finds an exact allocation whenever brute force does."""
     due = due_of(units, shares)
     assume(can_be_exact(units, due))
     assert off(units, allocation.pack(units, due), due) == 0
@@ -82,8 +82,8 @@ def test_it_is_exact_wherever_that_is_possible(units, shares):
 
 @settings(max_examples=60, deadline=None)
 @given(UNITS, st.integers(0, 8), st.integers(0, 8))
-def test_images_that_no_split_asks_for_may_be_left_out(units, one, other):
-    """With a spare split, the others get at least their due wherever that is possible at all."""
+def test_spare_split_takes_the_rest(units, one, other):
+    """With a spare split, the others get at least their target whenever brute force can do so."""
     sizes = held(units, [0] * len(units), 1)[0]
     due = np.asarray([np.minimum(sizes, one) // 2, np.minimum(sizes, other) // 2])
     due = np.vstack([due, sizes - due.sum(axis=0)])
@@ -95,15 +95,15 @@ def test_images_that_no_split_asks_for_may_be_left_out(units, one, other):
     assert not possible or (held(units, split_of, 3)[:2] >= due[:2]).all()
 
 
-def test_single_images_are_dealt_in_proportion():
-    """A thousand single images fill the splits exactly; any stretch of the draw is spread over all splits."""
+def test_single_images_are_assigned_in_proportion():
+    """A thousand single images fill the splits exactly, and every section of the order is spread over all splits."""
     units = [((0, 1),)] * 1000
     split_of = allocation.pack(units, [[500], [300], [200]])
     assert Counter(split_of) == {0: 500, 1: 300, 2: 200}
     assert all(200 < Counter(split_of[start : start + 500])[0] < 300 for start in (0, 250, 500))
 
 
-def test_pairs_are_spread_too():
+def test_pairs_are_spread_over_all_splits():
     """Eight pairs among a thousand do not all go to the largest split."""
     units = [((0, 2),)] * 8 + [((0, 1),)] * 984
     split_of = allocation.pack(units, [[500], [250], [250]])
@@ -111,8 +111,8 @@ def test_pairs_are_spread_too():
 
 
 @pytest.mark.parametrize(("number", "classes", "largest", "splits"), [(20, 2, 60, 5), (60, 5, 30, 3), (300, 2, 4, 10)])
-def test_equal_splits_are_nearer_than_scikit_learns(number, classes, largest, splits):
-    """StratifiedGroupKFold's splits lie no nearer to equal ones; from its own as a start, nothing gets worse."""
+def test_equal_splits_are_no_worse_than_scikit_learns(number, classes, largest, splits):
+    """At least as near to equal splits as StratifiedGroupKFold; started from its result, never worse."""
     units, labels, members = groups(number, number=number, classes=classes, largest=largest)
     due = due_of(units, [1] * splits)
     theirs = [0] * number
@@ -125,8 +125,8 @@ def test_equal_splits_are_nearer_than_scikit_learns(number, classes, largest, sp
 
 
 @pytest.mark.parametrize(("number", "classes", "largest"), [(20, 2, 60), (200, 5, 30)])
-def test_unequal_splits_are_nearer_than_scikit_learns(number, classes, largest):
-    """The best of thirty draws of GroupShuffleSplit lies no nearer to shares of 70 and 30 %."""
+def test_unequal_splits_are_no_worse_than_scikit_learns(number, classes, largest):
+    """At least as near to shares of 70 and 30 % as the best of thirty draws of GroupShuffleSplit."""
     units, labels, members = groups(number, number=number, classes=classes, largest=largest)
     due = due_of(units, [7, 3])
     best = []
@@ -136,8 +136,8 @@ def test_unequal_splits_are_nearer_than_scikit_learns(number, classes, largest):
     assert off(units, allocation.pack(units, due), due) <= min(best)
 
 
-def test_the_same_units_in_the_same_order_give_the_same_splits():
-    """Nothing is left to chance."""
+def test_pack_is_deterministic():
+    """The same units in the same order give the same splits."""
     units, *_ = groups(3, number=30, classes=3, largest=20)
     due = due_of(units, [3, 1, 1])
     assert allocation.pack(units, due) == allocation.pack(units, due)

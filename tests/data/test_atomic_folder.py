@@ -1,4 +1,4 @@
-"""A folder of listed files: replaced as a whole and no more than that, whenever a run is cut off, and whoever else is about."""
+"""A folder of listed files: replaced completely or not at all, for interruptions at any step and concurrent runs."""
 
 import errno
 import fcntl
@@ -27,7 +27,7 @@ def put(folder, files):
 
 
 def write(folder, files, *, force=False):
-    """Write files into a folder as copies are written, with their list."""
+    """Write files and their list into a folder, as for copies."""
     replaceable = atomic_folder.earlier(folder, force=force)
     for path in files:
         atomic_folder.check_place(folder, path, replaceable)
@@ -44,11 +44,11 @@ OLD = {"cat/1.png": b"old 1", "cat/2.png": b"old 2", "dog/in/3.png": b"old 3"}
 NEW = {"cat/1.png": b"new 1", "bird/4.png": b"new 4"}
 
 
-# ---------------------------------------------------------------- what is replaced
+# ---------------------------------------------------------------- replacing
 
 
-def test_only_what_the_list_names_is_replaced(folder, contents):
-    """Files, folders and links of others stay; folders that become empty go; the new list is the only one."""
+def test_only_listed_files_are_replaced(folder, contents):
+    """Other files, folders and links stay; folders that become empty are removed; the list is replaced."""
     write(folder, OLD)
     assert contents(folder) == {**OLD, "augment.tsv": listed(*OLD)}
     mine = {"cat/mine.txt": b"mine", "dog/mine/5.png": b"mine", "6.png": b"mine"}
@@ -59,8 +59,8 @@ def test_only_what_the_list_names_is_replaced(folder, contents):
     assert not (folder / "dog" / "in").exists()
 
 
-def test_originals_are_replaced_where_they_lie_somewhere_else_too(folder):
-    """What the number 0 marks may be the last of its kind; a copy can be made again."""
+def test_originals_are_replaced_only_if_their_source_exists(folder):
+    """A file with the number 0 can be the only copy of an image; an augmented copy can be made again."""
     put(folder, {"1.png": b"kept", "2.png": b"only one", "3~01.png": b"copy", "away/photo.png": b"kept"})
     rows = [("1.png", "away/photo.png", "0"), ("2.png", "away/gone.png", "0"), ("3~01.png", "away/gone.png", "1")]
     (folder / "augment.tsv").write_bytes(tsv.render(COLUMNS, rows))
@@ -68,8 +68,8 @@ def test_originals_are_replaced_where_they_lie_somewhere_else_too(folder):
     assert atomic_folder.earlier(folder.parent / "none", force=False) == frozenset()
 
 
-def test_a_list_that_leads_out_names_nothing_of_ours(folder, tmp_path):
-    """By dots, wherever they lead, by the root, by a linked folder, or by naming the folder or the list; links inside are folders."""
+def test_listed_paths_outside_the_folder_are_ignored(folder, tmp_path):
+    """Through .., an absolute path, a linked folder, the folder itself or the list; links to folders inside are accepted."""
     put(tmp_path, {"deep/1.png": b"mine", "elsewhere/2.png": b"mine"})
     put(folder, {"real/3.png": b"copy"})
     (folder / "out").symlink_to(tmp_path / "elsewhere")
@@ -88,8 +88,8 @@ def test_a_list_that_leads_out_names_nothing_of_ours(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
-def test_a_list_that_names_no_file_is_refused(folder, kind):
-    """Before anything else is done; nothing is touched."""
+def test_rejects_list_with_a_path_that_is_not_a_file(folder, kind):
+    """Before anything is changed."""
     put(folder, {"1.png": b"copy", "augment.tsv": listed("1.png", "2.png")})
     place = folder / "2.png"
     {
@@ -97,16 +97,16 @@ def test_a_list_that_names_no_file_is_refused(folder, kind):
         "link": lambda: place.symlink_to("1.png"),
         "pipe": lambda: os.mkfifo(place),
     }[kind]()
-    with pytest.raises(CnnkitError, match=r"more/augment\.tsv lists 2\.png, which is no file; drop its row"):
+    with pytest.raises(CnnkitError, match=r"more/augment\.tsv lists 2\.png, which is not a file; delete its row"):
         atomic_folder.check(folder, force=True)
     assert sorted(os.listdir(folder)) == ["1.png", "2.png", "augment.tsv"]
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- refusals
 
 
-def test_a_folder_that_holds_something_needs_force(folder):
-    """But not one that a killed run left as it was; a file in its place is refused with force, too."""
+def test_folder_that_is_not_empty_needs_force(folder):
+    """Except for the remains of a killed run; a file in place of the folder is refused even with force."""
     put(folder, {".augmenting/cat/1.png": b"half"})
     atomic_folder.check(folder, force=False)
     put(folder, {"mine.txt": b"mine"})
@@ -116,12 +116,12 @@ def test_a_folder_that_holds_something_needs_force(folder):
     for place in (folder / "mine.txt", folder / "nowhere"):
         if not place.exists():
             place.symlink_to("gone")
-        with pytest.raises(CnnkitError, match=f"{place.name} is no folder; choose another name"):
+        with pytest.raises(CnnkitError, match=f"{place.name} is not a folder; choose another name"):
             atomic_folder.check(place, force=True)
 
 
-def test_new_files_need_free_places_inside(folder, tmp_path):
-    """A file or a link of somebody's, a file where a folder must be, and a link that leads out are each said by name."""
+def test_rejects_occupied_places_and_links_out_of_the_folder(folder, tmp_path):
+    """Another file or link, a file in place of a folder, and a link that leads out; the message names each."""
     put(folder, {"1.png": b"mine", "2.png": b"ours", "cat": b"mine", "real/3.png": b"mine"})
     (tmp_path / "elsewhere").mkdir()
     (folder / "out").symlink_to(tmp_path / "elsewhere")
@@ -131,10 +131,10 @@ def test_new_files_need_free_places_inside(folder, tmp_path):
     for path in ("2.png", "4.png", "new/deep/4.png", "real/4.png", "inside/4.png"):
         atomic_folder.check_place(folder, path, ours)
     for path, said in {
-        "1.png": "more/1.png is in the way; move it away or choose another folder",
-        "broken.png": "more/broken.png is in the way; move it away",
-        "inside/3.png": "more/inside/3.png is in the way; move it away",
-        "cat/deep/4.png": "more/cat is in the way of a folder; move it away",
+        "1.png": "more/1.png already exists; move it away or choose another folder",
+        "broken.png": "more/broken.png already exists; move it away",
+        "inside/3.png": "more/inside/3.png already exists; move it away",
+        "cat/deep/4.png": "more/cat exists and is not a folder; move it away",
         "out/4.png": "more/out is a link that leads out of ",
         "../4.png": "is a link that leads out of ",
     }.items():
@@ -143,8 +143,8 @@ def test_new_files_need_free_places_inside(folder, tmp_path):
         assert said in str(refused.value)
 
 
-def test_a_folder_that_another_run_holds_is_refused(folder, contents):
-    """At every door, and the other run comes to its end; what a killed one left holds nobody up, and does not come up."""
+def test_rejects_folder_of_a_running_command(folder, contents):
+    """In every function, and the other run completes; the remains of a killed run are no obstacle, and are not used."""
     put(folder, {".augmenting/cat/left.png": b"of a killed run"})
     with atomic_folder.staging_folder(folder, frozenset()) as made:
         assert contents(made) == {}
@@ -160,12 +160,12 @@ def test_a_folder_that_another_run_holds_is_refused(folder, contents):
     atomic_folder.check(folder, force=True)
 
 
-# ---------------------------------------------------------------- what comes between
+# ---------------------------------------------------------------- interruptions
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_work_that_fails_has_changed_nothing(folder, tmp_path, error, contents):
-    """The folder and those above it are gone where they were not there before; else every file is as it was."""
+def test_failure_changes_nothing(folder, tmp_path, error, contents):
+    """New folders are removed again; existing files are unchanged."""
 
     def fail():
         with atomic_folder.staging_folder(folder, atomic_folder.earlier(folder, force=True)) as made:
@@ -184,7 +184,7 @@ def test_work_that_fails_has_changed_nothing(folder, tmp_path, error, contents):
 
 
 class Cut(BaseException):
-    """The power went."""
+    """The process was killed."""
 
 
 #: What changes a disk while files are moved up.
@@ -192,7 +192,7 @@ STEPS = ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "rmdir"),
 
 
 def cut_at(step, monkeypatch, work):
-    """Do something until it is about to change the disk for this many times; tell whether it came to its end before."""
+    """Run `work` until its n-th change of the disk; return whether it finished before that."""
     done = []
 
     def counted(real):
@@ -214,8 +214,8 @@ def cut_at(step, monkeypatch, work):
     return True
 
 
-def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, caplog, contents):
-    """At no step is a file half old and half new, or one of somebody else's gone; without --force all comes to the same end."""
+def test_next_run_resumes_after_an_interruption_at_any_step(folder, monkeypatch, caplog, contents):
+    """At every step each file is complete and other files exist; the result is the same, also without --force."""
     mine = {"cat/mine.txt": b"mine"}
     whole = {**NEW, **mine, "augment.tsv": listed(*NEW)}
     steps = []
@@ -224,7 +224,7 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
         with atomic_folder.staging_folder(folder, replaceable) as made:
             put(made, {**NEW, atomic_folder.COPIES_MANIFEST: listed(*NEW)})
 
-    for step in range(2, 99):  # the first clears away what a killed run might have left
+    for step in range(2, 99):  # the first step removes the remains of a killed run
         caplog.clear()
         shutil.rmtree(folder, ignore_errors=True)
         write(folder, OLD)
@@ -236,10 +236,10 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
         left = contents(folder)
         assert left["cat/mine.txt"] == b"mine"
         assert left["cat/1.png"] in (b"old 1", b"new 1")
-        if not (folder / ".augmented").is_dir():  # nothing was begun
+        if not (folder / ".augmented").is_dir():  # nothing was moved yet
             assert left == {**OLD, **mine, "augment.tsv": listed(*OLD)}
             continue
-        assert caplog.messages == ["not all copies are in their places; run the command again to go on"]
+        assert caplog.messages == [f"{folder}: not all copies are in place; run the command again to resume"]
         again = 1
         while not cut_at(again, monkeypatch, lambda: atomic_folder.earlier(folder, force=False)):
             assert (folder / ".augmented").is_dir()
@@ -248,13 +248,13 @@ def test_the_next_run_goes_on_wherever_one_was_cut_off(folder, monkeypatch, capl
         assert contents(folder) == whole
         assert sorted(os.listdir(folder)) == ["augment.tsv", "bird", "cat"]
         steps.append(again - 1)
-    assert len(steps) >= 8  # two files up, two away, two folders away, the list, the empty workshop
+    assert len(steps) >= 8  # two files moved, two deleted, two folders deleted, the list, the staging folder
     assert steps == sorted(steps, reverse=True)
     assert steps[-1] == 1
 
 
-def test_going_on_says_which_files_the_next_run_may_replace(folder, monkeypatch, contents):
-    """As the interrupted one was to leave them: the same command ends as one that nobody disturbed."""
+def test_resuming_returns_the_files_that_may_be_replaced(folder, monkeypatch, contents):
+    """Those of the completed run, so that the same command ends as it does without an interruption."""
     write(folder, OLD)
     put(folder, {"cat/mine.txt": b"mine"})
     replaceable = atomic_folder.earlier(folder, force=True)
@@ -270,14 +270,14 @@ def test_going_on_says_which_files_the_next_run_may_replace(folder, monkeypatch,
     assert contents(folder) == {**last, "cat/mine.txt": b"mine", "augment.tsv": listed(*last)}
 
 
-def test_going_on_looks_at_every_place_again(folder, tmp_path, caplog, contents):
-    """What somebody put there since the interruption stays, and nothing goes through a link that was made since."""
+def test_resuming_checks_every_place_again(folder, tmp_path, caplog, contents):
+    """Files and links created since the interruption are not overwritten or followed."""
     put(folder / ".augmented", {"4.png": b"new", "augment.tsv": listed("4.png")})
     put(folder, {"4.png": b"mine"})
-    with pytest.raises(CnnkitError, match=r"4\.png is in the way; move it away or choose another folder$"):
+    with pytest.raises(CnnkitError, match=r"4\.png already exists; move it away or choose another folder$"):
         atomic_folder.earlier(folder, force=False)
     assert (folder / "4.png").read_bytes() == b"mine"
-    assert caplog.messages == ["not all copies are in their places; run the command again to go on"]
+    assert caplog.messages == [f"{folder}: not all copies are in place; run the command again to resume"]
     (folder / "4.png").unlink()
     assert atomic_folder.earlier(folder, force=False) == {"4.png"}
     assert contents(folder) == {"4.png": b"new", "augment.tsv": listed("4.png")}
@@ -290,8 +290,8 @@ def test_going_on_looks_at_every_place_again(folder, tmp_path, caplog, contents)
 
 
 @pytest.mark.parametrize("left", [False, True])
-def test_a_file_system_that_locks_no_folders(folder, monkeypatch, left):
-    """As NFS: a run that is at work is noticed all the same, and what a killed one left is no obstacle."""
+def test_works_without_folder_locks(folder, monkeypatch, left):
+    """As on NFS: a running command is still detected, and the remains of a killed one are no obstacle."""
 
     def flock(descriptor, _):
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):

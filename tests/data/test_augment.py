@@ -1,4 +1,4 @@
-"""The augmentation notation and what is drawn from it: words, ranges, random numbers that depend on nothing else, and matrices."""
+"""The augmentation notation and its random parameters: words, ranges, independence, and matrices."""
 
 import dataclasses
 import shutil
@@ -22,7 +22,7 @@ ALL = (
 
 
 def test_every_word_has_its_field():
-    """All words of the notation at once, and `str` writes them out again."""
+    """All words of the notation at once, and `str` writes the same notation."""
     parsed = augment_notation.parse(ALL)
     assert parsed == Augmentation(
         rotate=40,
@@ -44,8 +44,8 @@ def test_every_word_has_its_field():
     assert augment_notation.parse(str(parsed)) == parsed
 
 
-def test_order_case_lines_and_comments_do_not_matter(tmp_path):
-    """The same words in a file with comments, a line each, are the same augmentation and the same text."""
+def test_order_case_and_comments_are_ignored(tmp_path):
+    """The same words in a file, one per line with comments, give the same augmentation and the same text."""
     file = tmp_path / "some words.txt"
     file.write_text("# mine\nFill Reflect # at the edges, as before\r\n\n  HFLIP,rotate 1e1,\nhue .05\n")
     parsed = augment_notation.parse(f"@{file}")
@@ -54,8 +54,8 @@ def test_order_case_lines_and_comments_do_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", " \n # nothing\n", "rotate 0, crop 1, fill nearest"])
-def test_an_empty_notation_leaves_images_alone(text):
-    """An empty notation, and one whose numbers are neutral, is the identity."""
+def test_empty_notation_is_the_identity(text):
+    """So is a notation with neutral numbers."""
     parsed = augment_notation.parse(text)
     assert parsed.identity
     assert str(parsed) == ""
@@ -63,8 +63,8 @@ def test_an_empty_notation_leaves_images_alone(text):
 
 
 @pytest.mark.parametrize("text", ["", "rotate 0, fill wrap"])
-def test_what_changes_nothing_can_be_refused(text):
-    """Where copies are asked for, an empty notation is a slip, and what to write is said."""
+def test_parse_required_rejects_the_identity(text):
+    """The message has an example of what to write."""
     with pytest.raises(UsageError, match=f'--augment "{text}" changes nothing; .*"rotate 40, hflip"'):
         augment_notation.parse_required(text)
     assert augment_notation.parse_required("hflip").hflip
@@ -73,36 +73,36 @@ def test_what_changes_nothing_can_be_refused(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rotate 40, hflip, rotat 3", 'augmentation word 3: "rotat" is no augmentation; did you mean "rotate"?'),
-        ("horizontal_flip", 'augmentation word 1: "horizontal_flip" is no augmentation; did you mean "hflip"?'),
-        ("hflip, xyz 3", 'augmentation word 2: "xyz" is no augmentation; there are rotate, shift, '),
-        ("shear 20", 'augmentation word 1: "shear 20": give a number from 0 to 2; 0.2 leans by 11 degrees'),
+        ("rotate 40, hflip, rotat 3", 'augmentation word 3: "rotat" is not an augmentation; did you mean "rotate"?'),
+        ("horizontal_flip", 'augmentation word 1: "horizontal_flip" is not an augmentation; did you mean "hflip"?'),
+        ("hflip, xyz 3", 'augmentation word 2: "xyz" is not an augmentation; choose from rotate, shift, '),
+        ("shear 20", 'augmentation word 1: "shear 20": give a number from 0 to 2; 0.2 is 11 degrees'),
         ("hue 0.6", 'augmentation word 1: "hue 0.6": give a number from 0 to 0.5'),
         ("crop 0", 'augmentation word 1: "crop 0": give a number from 0.05 to 1'),
         ("rotate -4", 'augmentation word 1: "rotate -4": give a number from 0 to 180'),
         ("noise nan", 'augmentation word 1: "noise nan": give a number from 0 to 1'),
         ("rotate", 'augmentation word 1: "rotate" lacks its number; write "rotate 40"'),
-        ("shift 0.1 0.2", 'augmentation word 1: "shift" has 2 numbers; write "shift 0.2"'),
+        ("shift 0.1 0.2", 'augmentation word 1: "shift" has 2 values; write "shift 0.2"'),
         ("rotate 4 hflip", 'augmentation word 1: a comma is missing before "hflip"'),
         ("hflip vflip", 'augmentation word 1: a comma is missing before "vflip"'),
-        ("hflip 0.3", '"hflip 0.3": hflip takes no number; it happens to one half of the copies'),
-        ("zoom 0.1, zoom 0.1", 'augmentation word 2: "zoom" is said twice'),
+        ("hflip 0.3", '"hflip 0.3": hflip does not take a number; it applies to half of the copies'),
+        ("zoom 0.1, zoom 0.1", 'augmentation word 2: "zoom" is given twice'),
         ("fill", 'augmentation word 1: "fill" lacks its mode; write "fill nearest"'),
-        ("fill neares", 'there are nearest, constant, reflect, wrap; did you mean "nearest"?'),
-        ("@no-such-file", "no-such-file: No such file or directory; give a file that holds words of augmentation"),
+        ("fill neares", 'choose from nearest, constant, reflect, wrap; did you mean "nearest"?'),
+        ("@no-such-file", "no-such-file: No such file or directory; give a file that holds augmentation words"),
     ],
 )
-def test_errors_point_at_the_word(text, message):
-    """Unknown, out of range, without its number, said twice: one line that says which word it is, and what to write."""
+def test_errors_name_the_word(text, message):
+    """Unknown, out of range, without its number, given twice: one line with the word and the remedy."""
     with pytest.raises(NotationError) as error:
         augment_notation.parse(text)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_an_error_in_a_file_names_the_file(tmp_path):
+def test_errors_in_a_file_name_the_file(tmp_path):
     """The file comes first, then the word."""
-    (tmp_path / "words").write_text("hflip\nrotat 3\n", encoding="utf-8-sig")  # as Windows' editors write it
+    (tmp_path / "words").write_text("hflip\nrotat 3\n", encoding="utf-8-sig")  # as by editors on Windows
     with pytest.raises(NotationError, match=r"words: augmentation word 2: \"rotat\""):
         augment_notation.parse(f"@{tmp_path}/words")
 
@@ -112,7 +112,7 @@ def test_an_error_in_a_file_names_the_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def thousands():
-    """Give the draws of 4,000 copies, as arrays by their names."""
+    """Return the parameters of 4,000 copies, as arrays by name."""
     parsed = augment_notation.parse(ALL)
     drawn = [
         dataclasses.asdict(augment.draw_params(parsed, seed=0, image=f"{copy % 40}", copy=copy // 40))
@@ -140,17 +140,17 @@ def thousands():
         ("noise_seed", 0, 2**32),
     ],
 )
-def test_ranges_are_kept_and_used_evenly(thousands, name, low, high):
-    """Thousands of copies stay within the range, come near to both ends, and fill each tenth of it about equally."""
+def test_parameters_are_uniform_within_their_range(thousands, name, low, high):
+    """Thousands of copies stay within the range, reach both ends, and fill each tenth of it about equally."""
     values = thousands[name]
     assert low <= values.min() < low + 0.005 * (high - low)
     assert high - 0.005 * (high - low) < values.max() <= high
     held, _ = np.histogram(values, bins=10, range=(low, high))
-    assert abs(held - 400).max() < 100  # five deviations of a binomial
+    assert abs(held - 400).max() < 100  # five standard deviations of a binomial
 
 
-def test_flips_are_one_half_and_windows_lie_inside(thousands):
-    """hflip and vflip happen to half of the copies; the crop's window stays in the image and reaches its edges; noise is constant."""
+def test_half_of_the_copies_are_flipped_and_windows_are_inside(thousands):
+    """hflip and vflip apply to half of the copies; the crop's window stays in the image and reaches its edges; noise is constant."""
     for name in ("hflip", "vflip"):
         assert 0.45 < thousands[name].mean() < 0.55
     for start, side in (("crop_x", "crop_width"), ("crop_y", "crop_height")):
@@ -163,19 +163,19 @@ def test_flips_are_one_half_and_windows_lie_inside(thousands):
     assert set(thousands["noise"]) == {0.02}
 
 
-def test_numbers_are_independent_of_one_another(thousands):
-    """No two numbers of a copy follow each other: their correlations are those of chance."""
-    # Where a window can be depends on how large it is: as a share of the room left it does not; noise has one strength
+def test_parameters_are_uncorrelated(thousands):
+    """The correlations of any two parameters of a copy are those of chance."""
+    # The position of a window depends on its size, but not relative to the space left; noise has one strength
     numbers = {name: values.astype(float) for name, values in thousands.items() if name != "noise"}
     for place, side in (("crop_x", "crop_width"), ("crop_y", "crop_height")):
         numbers[place] = numbers[place] / (1 - numbers[side]).clip(1e-9)
     names = list(numbers)
     correlations = np.corrcoef([numbers[name] for name in names])
-    assert abs(correlations - np.eye(len(names))).max() < 0.08  # five deviations
+    assert abs(correlations - np.eye(len(names))).max() < 0.08  # five standard deviations
 
 
-def test_a_word_more_changes_no_number_of_the_others():
-    """Each word has its own place in the stream, so `hue` leaves the turning as it was; a wider range scales the same draw."""
+def test_adding_a_word_does_not_change_the_others():
+    """Each word has its own place in the stream, so `hue` does not change the rotation; a wider range scales the same draw."""
     alone = augment.draw_params(augment_notation.parse("rotate 40"), seed=3, image="ab", copy=1)
     for word in ("hue 0.1", "crop 0.5", "hflip", "noise 0.1", "blur 2, zoom 0.5"):
         more = augment.draw_params(augment_notation.parse(f"{word}, rotate 40"), seed=3, image="ab", copy=1)
@@ -186,8 +186,8 @@ def test_a_word_more_changes_no_number_of_the_others():
     )
 
 
-def test_small_ranges_are_drawn_from_as_well():
-    """Digits are counted from the first that is not nought: a small range is reached to its ends."""
+def test_small_ranges_are_not_rounded_away():
+    """Rounding is to significant digits, so values reach both ends of a small range."""
     parsed = augment_notation.parse("shift 0.00015, hue 0.00004")
     drawn = [augment.draw_params(parsed, seed=0, image="p", copy=copy) for copy in range(500)]
     shifts, hues = [draw.shift_x for draw in drawn], [draw.hue for draw in drawn]
@@ -196,8 +196,8 @@ def test_small_ranges_are_drawn_from_as_well():
     assert len(set(shifts)) == len(set(hues)) == 500
 
 
-def test_seed_image_and_copy_each_matter():
-    """Any of the three changes the draw, and nothing else does."""
+def test_parameters_depend_on_seed_image_and_copy():
+    """Each of the three changes the parameters, and nothing else does."""
     parsed = augment_notation.parse("rotate 40, noise 0.1")
     first = augment.draw_params(parsed, seed=0, image="a", copy=1)
     assert augment.draw_params(parsed, seed=0, image="a", copy=1) == first
@@ -210,16 +210,16 @@ def test_seed_image_and_copy_each_matter():
     assert len({each.noise_seed for each in [first, *others]}) == 4
 
 
-def test_draws_stay_what_they_are():
-    """Copies made years ago can be made again: these numbers must never change."""
+def test_parameters_are_the_same_in_every_version():
+    """Copies made years ago can be reproduced: these numbers must never change."""
     draw = augment.draw_params(augment_notation.parse(ALL), seed=7, image="0f" * 32, copy=3)
     assert (draw.rotate, draw.shift_y, draw.hflip, draw.crop_width, draw.hue, draw.noise_seed) == (
         *(-1.55613, 0.0422919, False, 0.990404, -0.0394664, 3555341005),
     )
 
 
-def test_a_fingerprint_is_the_content(tmp_path):
-    """Another name and another folder are the same image; another byte is another; no file is a bad image."""
+def test_fingerprint_depends_only_on_the_content(tmp_path):
+    """Name and folder do not change it, a single byte does; a missing file is a bad image."""
     one, other = tmp_path / "one.jpg", tmp_path / "deeper" / "other.jpg"
     other.parent.mkdir()
     Image.new("RGB", (4, 3), "red").save(one)
@@ -239,28 +239,26 @@ def at(draw, x, y, *, height=5, width=9):
     return tuple((augment.affine_matrix(draw, height=height, width=width) @ (x, y, 1))[:2])
 
 
-def test_matrices_of_single_words():
-    """Worked by hand on 9 x 5 pixels: where a pixel of the copy comes from."""
+def test_affine_matrices_of_single_words():
+    """Computed by hand on 9 x 5 pixels: the source of a pixel of the copy."""
     assert at(AugmentParams(), 3, 1) == (3, 1)
-    assert at(AugmentParams(shift_x=1 / 9), 3, 1) == pytest.approx((2, 1))  # to the right: what was left of it
+    assert at(AugmentParams(shift_x=1 / 9), 3, 1) == pytest.approx((2, 1))  # to the right: from the pixel on the left
     assert at(AugmentParams(shift_y=0.4), 3, 1) == pytest.approx((3, -1))
-    assert at(AugmentParams(rotate=90), 4, 0) == pytest.approx(
-        (6, 2)
-    )  # counter-clockwise: what was at the right is on top
+    assert at(AugmentParams(rotate=90), 4, 0) == pytest.approx((6, 2))  # counter-clockwise: the right becomes the top
     assert at(AugmentParams(rotate=90), 2, 2) == pytest.approx((4, 0))
     assert at(AugmentParams(shear=0.5), 4, 2) == pytest.approx((4, 2))  # the centre stays
     assert at(AugmentParams(shear=0.5), 4, 0) == pytest.approx((3, 0))
-    assert at(AugmentParams(zoom_x=0.5, zoom_y=2), 8, 1) == pytest.approx((6, 0))  # half of the width is seen
+    assert at(AugmentParams(zoom_x=0.5, zoom_y=2), 8, 1) == pytest.approx((6, 0))  # half of the width is visible
     assert at(AugmentParams(hflip=True), 0, 1) == (8, 1)
     assert at(AugmentParams(vflip=True), 0, 1) == (0, 3)
-    # The window's edges become the image's: half a pixel outside of the first and the last
+    # The window's edges become the image's: half a pixel outside of the first and the last pixel
     window = AugmentParams(crop_x=1 / 3, crop_y=0.2, crop_width=1 / 3, crop_height=0.6)
     assert at(window, -0.5, -0.5) == pytest.approx((2.5, 0.5))
     assert at(window, 8.5, 4.5) == pytest.approx((5.5, 3.5))
 
 
-def test_a_shift_moves_by_its_share_whatever_comes_before():
-    """A turned, sheared and zoomed image is shifted along the axes of the copy, by pixels of the copy."""
+def test_shift_is_relative_to_the_copy():
+    """A rotated, sheared and zoomed image is shifted along the axes of the copy, by pixels of the copy."""
     before = AugmentParams(rotate=30, shear=0.2, zoom_x=0.8, zoom_y=1.1)
     after = dataclasses.replace(before, shift_x=2 / 9, shift_y=-1 / 5)
     assert at(after, 5, 1) == pytest.approx(at(before, 3, 2))

@@ -1,4 +1,4 @@
-"""Copies before any pixel is changed: where they lie, what they are called, and what is written down of each."""
+"""Plan of the copies: their folders, their names and their manifest rows."""
 
 import logging
 
@@ -13,6 +13,7 @@ from cnnkit.data.config import AugmentConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats.header import Preprocess
+from cnnkit.messages import count_images
 
 FLIPS = augment_notation.parse("hflip")
 
@@ -26,7 +27,7 @@ def names(path, file_format="PNG", *, label="cat", plan=None):
     return [(copy.number, copy.path) for copy in made]
 
 
-# ---------------------------------------------------------------- where they lie
+# ---------------------------------------------------------------- folders
 
 
 @pytest.mark.parametrize(
@@ -35,21 +36,25 @@ def names(path, file_format="PNG", *, label="cat", plan=None):
         ("photos/cat/1.jpg", "cat", "cat"),
         ("photos/cat/indoors/1.jpg", "cat", "cat/indoors"),
         ("/disk/photos/cat/1.jpg", "cat", "cat"),
-        ("cat/photos/cat/1.jpg", "cat", "cat/photos/cat"),  # the first of that name: no two images meet
+        (
+            "cat/photos/cat/1.jpg",
+            "cat",
+            "cat/photos/cat",
+        ),  # the first folder of that name, so that no two images collide
         ("litter/7/1.jpg", "cat", "cat/litter/7"),
         ("../.././litter/1.jpg", "cat", "cat/litter"),
         ("1.jpg", "cat", "cat"),
     ],
 )
-def test_a_label_is_the_folder_and_what_lies_below_it_stays(path, label, below):
-    """Whatever other images there are, and whether they are known already."""
+def test_folder_of_a_copy_is_its_label_and_subfolders(path, label, below):
+    """Independent of the other images, for lists and for iterators."""
     image = ImageFile(path, label)
     for others in ([image], [image, ImageFile("elsewhere/2.jpg", "cat"), ImageFile("3.jpg")], iter([image])):
         assert augment_plan.placing(others)(image) == below
 
 
-def test_without_label_it_is_what_the_folders_do_not_share():
-    """A labelled image does not count among them; of a list that is still being read nobody knows what they share."""
+def test_folder_without_label_is_relative_to_the_common_folder():
+    """Labelled images do not count; for an iterator the common folder is unknown, and the folder stays as given."""
     bare = [ImageFile("photos/2024/may/1.jpg"), ImageFile("photos/2024/june/deep/1.jpg")]
     place = augment_plan.placing([*bare, ImageFile("other/cat/1.jpg", "cat")])
     assert [place(image) for image in bare] == ["may", "june/deep"]
@@ -59,24 +64,24 @@ def test_without_label_it_is_what_the_folders_do_not_share():
 
 
 @pytest.mark.parametrize("label", ["", ".hidden", "..", "cat/dog", "cat\0"])
-def test_a_class_that_can_be_no_folder_is_refused(label):
-    """It would lie outside of the folder of copies, or be hidden in it."""
-    with pytest.raises(CnnkitError, match="cannot be the name of a folder; call it otherwise in the manifest"):
+def test_rejects_labels_that_cannot_be_folders(label):
+    """They would be outside of the folder of copies, or hidden in it."""
+    with pytest.raises(CnnkitError, match="cannot be the name of a folder; rename it in the manifest"):
         augment_plan.placing([])(ImageFile("photos/1.jpg", label))
 
 
-# ---------------------------------------------------------------- what they are called
+# ---------------------------------------------------------------- names
 
 
-def test_copies_are_counted_from_one_with_as_many_digits_as_the_last_one_needs():
-    """Two at least; an image that lies beside the manifest has no folder in front."""
+def test_copy_numbers_start_at_one_and_have_equal_length():
+    """At least two digits; an image next to the manifest has no folder in its path."""
     assert names("photos/cat/1.jpg", "JPEG") == [(1, "cat/1~01.jpg"), (2, "cat/1~02.jpg")]
     many = names("1.png", label=None, plan=AugmentPlan(augmentation=FLIPS, copies=100))
     assert (len(many), many[0], many[-1]) == (100, (1, "1~001.png"), (100, "1~100.png"))
 
 
-def test_an_original_that_is_kept_comes_first():
-    """As it is, under its own name; prepared, it is a copy with the number 0, and changes nothing else."""
+def test_kept_original_comes_first():
+    """Unchanged, under its own name; preprocessed, as copy number 0. The other copies do not change."""
     kept = AugmentPlan(augmentation=FLIPS, copies=1, keep=True)
     assert names("photos/cat/1.gif", "GIF", plan=kept) == [(0, "cat/1.gif"), (1, "cat/1.gif~01.png")]
     square = AugmentPlan(augmentation=FLIPS, copies=1, keep=True, square=Preprocess(fit=Fit.PAD, resize=8, size=8))
@@ -97,26 +102,26 @@ def test_an_original_that_is_kept_comes_first():
         ("1.Tif", "TIFF", "1", ".Tif", {"format": "TIFF", "compression": "tiff_deflate"}),
         ("1.webp", "WEBP", "1", ".webp", {"format": "WEBP", "lossless": True}),
         ("1.ppm", "PPM", "1", ".ppm", {"format": "PPM"}),
-        ("1.pgm", "PPM", "1.pgm", ".png", {"format": "PNG"}),  # copies have colours
+        ("1.pgm", "PPM", "1.pgm", ".png", {"format": "PNG"}),  # copies are RGB
         ("1.gif", "GIF", "1.gif", ".png", {"format": "PNG"}),
         ("1.avif", "AVIF", "1.avif", ".png", {"format": "PNG"}),
-        ("1.png", "JPEG", "1.png", ".png", {"format": "PNG"}),  # it is not what it says
+        ("1.png", "JPEG", "1.png", ".png", {"format": "PNG"}),  # the extension is wrong
         ("1", "JPEG", "1", ".png", {"format": "PNG"}),
         ("a.b.c.jpg", "JPEG", "a.b.c", ".jpg", {"format": "JPEG", "quality": 95}),
     ],
 )
-def test_a_copy_is_saved_as_what_its_name_says(name, content, stem, extension, saved):
-    """Its own format where that can be written without loss to speak of, else PNG behind the whole name; a profile goes with it."""
+def test_copies_are_saved_in_the_format_of_their_extension(name, content, stem, extension, saved):
+    """The image's own format if it can be written without visible loss, else PNG after the whole name; with the profile."""
     assert augment_plan.stem_and_extension(name, content) == (stem, extension)
     assert augment_plan.saving(name, content) == saved
     assert augment_plan.saving(name, content, profile=b"colours") == {**saved, "icc_profile": b"colours"}
 
 
-# ---------------------------------------------------------------- what is written down
+# ---------------------------------------------------------------- manifest rows
 
 
-def test_copies_have_the_group_of_their_image_or_are_one():
-    """Images of one name in two folders are two groups; the original that is kept is of the same group as its copies."""
+def test_copies_have_the_group_of_their_image_or_form_one():
+    """Images of one name in two folders are two groups; a kept original is in the group of its copies."""
     plan = AugmentPlan(augmentation=FLIPS, copies=2, keep=True)
 
     def groups(image):
@@ -129,8 +134,8 @@ def test_copies_have_the_group_of_their_image_or_are_one():
     assert groups(ImageFile("1.png")) == ["1.png"] * 3
 
 
-def test_a_row_has_the_numbers_that_its_words_draw_and_no_others():
-    """In the order of the notation's fields, whatever the order of its words; the way to fill is no number."""
+def test_rows_have_exactly_the_drawn_parameters():
+    """In the order of the notation's fields, not of its words; `fill` is not a parameter."""
     augmentation = augment_notation.parse("noise 0.02, crop 0.8, vflip, zoom 0.2, shift 0.1, fill wrap")
     drawn = [
         *("shift_x", "shift_y", "zoom_x", "zoom_y", "vflip"),
@@ -150,25 +155,25 @@ def test_a_row_has_the_numbers_that_its_words_draw_and_no_others():
     assert augment_plan.numbers(augment_notation.parse("")) == []
 
 
-def test_two_images_that_claim_one_place_are_named(images):
-    """x.gif's copies and those of a PNG called x.gif.png: the second is refused, with its path and the place."""
+def test_rejects_two_copies_with_one_path(images):
+    """Copies of x.gif and of a PNG called x.gif.png: the message names the second image and the path."""
     folder = images(red=2) / "red"
     (folder / "00.png").rename(folder / "x.gif.png")
-    (folder / "01.png").rename(folder / "x.gif")  # what a file is called does not make it a GIF
+    (folder / "01.png").rename(folder / "x.gif")  # the format is that of the content, not of the name
     found = [ImageFile(str(folder / name), "red") for name in ("x.gif", "x.gif.png")]
     coming = augment_plan.listed(found, AugmentConfig(augment="hflip", copies=1), callbacks=SILENT)
     assert next(coming)["path"] == "red/x.gif~01.png"
-    with pytest.raises(CnnkitError, match=r"x\.gif\.png and another picture would both become red/x\.gif~01\.png; "):
+    with pytest.raises(CnnkitError, match=r"x\.gif\.png and another image would both become red/x\.gif~01\.png; "):
         next(coming)
 
 
-# ---------------------------------------------------------------- what may be augmented
+# ---------------------------------------------------------------- validation and test images
 
 
-def test_splits_that_measure_are_refused_at_once_or_in_their_turn(caplog):
-    """A list is seen through before the first image is given; an iterator up to the one that is refused, and no further."""
+def test_rejects_images_of_val_and_test(caplog):
+    """A list is checked before the first image is returned; an iterator during the iteration, up to the first such image."""
     mixed = [ImageFile("1.png", split="train"), ImageFile("2.png", split="test"), ImageFile("3.png", split="val")]
-    with pytest.raises(UsageError, match=r"^2\.png belongs to test, .* --split train, or insist with --force$"):
+    with pytest.raises(UsageError, match=r"^2\.png belongs to test, .* --split train, or add --force$"):
         augment_plan.checked(mixed)
     rest = iter(mixed)
     coming = augment_plan.checked(rest)
@@ -179,4 +184,4 @@ def test_splits_that_measure_are_refused_at_once_or_in_their_turn(caplog):
     with caplog.at_level(logging.WARNING):
         assert list(augment_plan.checked(iter([*mixed, mixed[1]]), force=True)) == [*mixed, mixed[1]]
         assert augment_plan.checked(mixed[:1], force=True) == mixed[:1]
-    assert caplog.messages == ["3 pictures of test, val are augmented because of --force"]
+    assert caplog.messages == [f"{count_images(3)} of test, val augmented because of --force"]

@@ -1,4 +1,4 @@
-"""Settings of splitting and augmentation refuse what contradicts itself, and spell out what was left unsaid."""
+"""Options of splitting and augmentation: contradictions and defaults."""
 
 from pathlib import Path
 
@@ -15,24 +15,24 @@ from cnnkit.errors import UsageError
         (SplitConfig(), "give one of --ratio, --count and --folds"),
         (SplitConfig(count="1,1", stable=True), "--stable and --count contradict"),
         (SplitConfig(ratio="1,1", stable=True, near_bits=8), "--stable and --near contradict"),
-        (SplitConfig(ratio="1,1", group="("), "no regular expression"),
+        (SplitConfig(ratio="1,1", group="("), "not a regular expression"),
         (SplitOutput(manifest=Path("a.tsv"), output=Path("sets")), "exclude each other"),
         (SplitOutput(manifest=Path("a.txt")), "ends in .tsv"),
-        (SplitOutput(link=Link.MOVE), "speak of a folder tree"),
-        (SplitOutput(force=True), "speak of a folder tree"),
-        (AugmentConfig(), "with --augment"),
+        (SplitOutput(link=Link.MOVE), "need an output folder"),
+        (SplitOutput(force=True), "need an output folder"),
+        (AugmentConfig(), "--augment is required"),
         (AugmentConfig(augment="rotate 0"), "--augment"),
-        (AugmentConfig(augment="hflip", fit=Fit.PAD), "give its side with --size"),
+        (AugmentConfig(augment="hflip", fit=Fit.PAD), "give the side of the square with --size"),
     ],
 )
-def test_contradictions_are_refused(config, said):
-    """Before anything is read."""
+def test_rejects_contradictions(config, said):
+    """Before any file is read."""
     with pytest.raises(UsageError, match=said):
         config.checked()
 
 
 def test_defaults():
-    """--near has the measured distance, and a number of bits stands for --near."""
+    """--near has the measured distance, and --near-bits implies --near."""
     assert SplitConfig(ratio="1,1").hash_distance is None
     assert SplitConfig(ratio="1,1", near=True).hash_distance == NEAR_BITS
     assert SplitConfig(ratio="1,1", near_bits=0).hash_distance == 0

@@ -1,4 +1,4 @@
-"""Files that lie in an output folder may have been put there by anybody: nothing outside of the folder is moved, removed or written."""
+"""Planted files in an output folder: nothing outside of the folder is moved, removed or written."""
 
 import os
 import threading
@@ -41,8 +41,8 @@ COLUMNS = "from\tpath\tlabel\tsplit\tgroup\n"
         ("train/", False),
     ],
 )
-def test_what_is_inside_a_folder(tmp_path, path, expected):
-    """Neither steps upwards, nor absolute paths, nor links lead out; a link that stays inside is fine."""
+def test_inside_rejects_paths_that_lead_out(tmp_path, path, expected):
+    """Through .., absolute paths and links; a link that stays inside is accepted."""
     folder = tmp_path / "sets"
     (folder / "train").mkdir(parents=True)
     (tmp_path / "victim").mkdir()
@@ -55,7 +55,7 @@ def test_what_is_inside_a_folder(tmp_path, path, expected):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Twelve images of two classes in photos/, a folder of one's own with a copy of one of them, and an empty folder sets/."""
+    """Twelve images of two classes in photos/, another folder with a copy of one of them, and an empty folder sets/."""
     monkeypatch.chdir(tmp_path)
     for number in range(12):
         file = tmp_path / "photos" / ("cat", "dog")[number % 2] / f"{number}.png"
@@ -77,19 +77,19 @@ SPLIT = ("cnn-split", "photos", "--ratio", "1,1", "-o", "sets")
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("../victim/v.png\t../elsewhere.png\tcat\ttrain\t", "lists '../elsewhere.png', which is not a place"),
-        ("../victim/v.png\ttrain/../../elsewhere.png\tcat\ttrain\t", "which is not a place for an image in sets"),
-        ("../victim/v.png\t{here}/elsewhere.png\tcat\ttrain\t", "which is not a place for an image in sets"),
-        ("../victim/v.png\tsplit.tsv\tcat\ttrain\t", "which is not a place for an image in sets"),
+        ("../victim/v.png\t../elsewhere.png\tcat\ttrain\t", "lists '../elsewhere.png', which is not a valid path"),
+        ("../victim/v.png\ttrain/../../elsewhere.png\tcat\ttrain\t", "which is not a valid path of an image in sets"),
+        ("../victim/v.png\t{here}/elsewhere.png\tcat\ttrain\t", "which is not a valid path of an image in sets"),
+        ("../victim/v.png\tsplit.tsv\tcat\ttrain\t", "which is not a valid path of an image in sets"),
         ("../victim/v.png\tout/elsewhere.png\tcat\ttrain\t", "sets/out is a link that leads out of sets"),
         ("../victim/v.png\tlink.png\tcat\ttrain\t", "sets/link.png is a link that leads out of sets"),
         ("../victim/v.png\ttrain/cat/v.png\tcat\ttrain\t", "victim/v.png, which is not among the images given"),
         ("{here}/victim/v.png\ttrain/cat/v.png\tcat\ttrain\t", "victim/v.png, which is not among the images given"),
-        ("../photos/cat/0.png\t../0.png\tcat\ttrain\t", "lists '../0.png', which is not a place"),
+        ("../photos/cat/0.png\t../0.png\tcat\ttrain\t", "lists '../0.png', which is not a valid path"),
     ],
 )
-def test_planted_moves_move_nothing(place, run, row, message):
-    """Moves that somebody else wrote down are refused: to places outside of the folder, and of images that were not named."""
+def test_planted_moves_are_refused(place, run, row, message):
+    """Recorded moves to places outside of the folder, and of images that were not given."""
     (place / "other").mkdir()
     (place / "sets/out").symlink_to("../other")
     (place / "sets/link.png").symlink_to("../other/new.png")
@@ -101,8 +101,8 @@ def test_planted_moves_move_nothing(place, run, row, message):
     assert everything(place) == before
 
 
-def test_moves_of_the_images_given_are_finished(place, run, monkeypatch):
-    """The same command again does the rest, from a folder, a manifest and single files; what is moved need not be named any more."""
+def test_moves_of_the_given_images_are_completed(place, run, monkeypatch):
+    """By the same command, from a folder, a manifest and single files; images that are moved already need not be given again."""
     (place / "list.tsv").write_text("path\n" + "".join(f"photos/dog/{number}.png\n" for number in (1, 3, 5)))
     moves = ["cat/0.png", "cat/2.png", "dog/1.png", "dog/3.png", "dog/11.png"]
     lines = [f"../photos/{name}\ttrain/{name}\t{name[:3]}\ttrain\t" for name in moves]
@@ -121,8 +121,8 @@ def test_moves_of_the_images_given_are_finished(place, run, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["split.tsv", ".moves.tsv"])
-def test_a_list_that_is_a_link_is_not_written_through(place, run, name):
-    """What it points to stays as it is, whether it is there or not."""
+def test_list_is_not_written_through_a_link(place, run, name):
+    """The link's target does not change, whether it exists or not."""
     for target in ("../victim/v.png", "../victim/new"):
         (place / "sets" / name).symlink_to(target)
         before = everything(place / "victim")
@@ -140,7 +140,7 @@ def test_a_list_that_is_a_link_is_not_written_through(place, run, name):
     ["../victim/v.png", "{here}/victim/v.png", "train/../../victim/v.png", "out/v.png", "deep/../v.png", "a\\0b.png"],
 )
 def test_force_removes_nothing_outside(place, run, listed):
-    """A list that names somebody else's copy of an image does not make --force remove it."""
+    """--force does not remove a copy of an image in another folder, even if the list names it."""
     (place / "sets/out").symlink_to("../victim")
     (place / "victim/below").mkdir()
     (place / "sets/deep").symlink_to("../victim/below")
@@ -164,8 +164,8 @@ def test_force_writes_nothing_outside(place, run, link, linked):
     assert everything(place) == before
 
 
-def test_a_link_that_stays_inside_is_used(place, run):
-    """A folder that is itself a link, and links within it, work as folders do."""
+def test_links_inside_the_folder_are_followed(place, run):
+    """An output folder that is itself a link, and links within it, work like folders."""
     (place / "alias").symlink_to("sets")
     (place / "sets/below").mkdir()
     (place / "sets/train").symlink_to("below")
@@ -173,15 +173,15 @@ def test_a_link_that_stays_inside_is_used(place, run):
     assert len(list((place / "sets/below").rglob("*.png"))) == 6
 
 
-def test_a_pipe_in_the_place_of_an_image_is_refused(place, run):
-    """It is not opened, which would wait for a writer."""
+def test_rejects_a_pipe_in_place_of_an_image(place, run):
+    """Without opening it, which would wait for a writer."""
     (place / "sets/train").mkdir()
     os.mkfifo(place / "sets/train/x.png")
-    assert "sets/train/x.png is in the way, and is not a file" in run(*SPLIT, "--force", status=1).err
+    assert "sets/train/x.png already exists, and is not a file" in run(*SPLIT, "--force", status=1).err
 
 
-def test_two_splits_into_one_folder(place, run, monkeypatch):
-    """The second is told that another run is writing; the folder is what the first alone makes of it."""
+def test_rejects_a_second_split_into_the_same_folder(place, run, monkeypatch):
+    """The message says that another run is writing; the first run's result is complete."""
     begun, go_on = threading.Event(), threading.Event()
     copy_file = tree.copy_file
 
@@ -208,29 +208,29 @@ def test_two_splits_into_one_folder(place, run, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [".augmented", ".augmenting"])
-def test_augment_takes_nothing_from_behind_a_link(place, run, name):
-    """A link in the place of the folder that an interrupted run leaves is refused: nothing is moved from behind it."""
+def test_augment_rejects_a_link_in_place_of_its_folder(place, run, name):
+    """Instead of the folder of an interrupted run: nothing is moved through the link."""
     (place / "victim/augment.tsv").write_text("path\tsource\tcopy\nv.png\tx\t0\n")
     (place / "sets" / name).symlink_to("../victim")
     before = everything(place)
     outcome = run("cnn-augment", "photos", "--augment", "hflip", "-o", "sets", status=1)
-    assert f"sets/{name} is a link, which no run makes; remove it" in outcome.err
+    assert f"sets/{name} is a link, not a folder made by cnnkit; remove it" in outcome.err
     assert everything(place) == before
 
 
-def test_augment_takes_up_what_it_made_alone(place, run):
-    """A planted list in the folder that an interrupted run leaves names a file elsewhere: it stays there."""
+def test_augment_moves_only_files_of_its_own_folder(place, run):
+    """A file elsewhere stays there, although a planted list in the folder of an interrupted run names it."""
     (place / "sets/.augmented").mkdir()
     (place / "sets/.augmented/out").symlink_to("../../victim")
     (place / "sets/.augmented/augment.tsv").write_text("path\tsource\tcopy\nout/v.png\tx\t1\n")
     before = everything(place)
     outcome = run("cnn-augment", "photos", "--augment", "hflip", "-o", "sets", status=1)
-    assert "lists out/v.png, which is not below" in outcome.err
+    assert "lists out/v.png, which is outside of" in outcome.err
     assert everything(place) == before
 
 
-def test_one_run_writes_into_a_folder(place):
-    """A second run is refused meanwhile; the folder is made for what is written, and gone where nothing is."""
+def test_writing_into_locks_the_folder(place):
+    """A second run is refused; a new folder is removed again if nothing was written."""
     with tree.writing_into(place / "new/maps", force=False):
         for force in (False, True):
             with (
@@ -245,8 +245,8 @@ def test_one_run_writes_into_a_folder(place):
         pytest.fail("not empty")
 
 
-def test_force_removes_half_copies_of_a_killed_run(place, run):
-    """What such a run left under a hidden name goes with what it had copied; other hidden files stay."""
+def test_force_removes_incomplete_copies_of_a_killed_run(place, run):
+    """With the complete copies of that run; other hidden files stay."""
     run(*SPLIT)
     (place / "sets/train/cat/.0123456789abcdef.tmp").write_bytes(b"half")
     (place / "sets/train/cat/.mine.tmp").write_bytes(b"mine")

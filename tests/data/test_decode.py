@@ -1,4 +1,4 @@
-"""One image, decoded safely."""
+"""Safe decoding of one image."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ def noise(width, height, channels=3, seed=0):
 
 
 def png_of_size(width, height):
-    """Write the header of a PNG that claims a size, and nothing after it."""
+    """Return a PNG's header with some size, without pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -33,11 +33,11 @@ def png_of_size(width, height):
 
 
 @pytest.mark.parametrize("name", [*WRITABLE, "AVIF"])
-def test_every_format_that_is_let_in(tmp_path, name):
-    """Whatever the file's name, its content decides; what Pillow alone makes of it is what comes out."""
+def test_every_supported_format_is_decoded_by_content(tmp_path, name):
+    """Whatever the file's name; the pixels are Pillow's."""
     if name == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow was built without AVIF")
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     Image.fromarray(noise(31, 17)).save(path, name)
     with decode.opened(path) as image:
         assert image.format == name
@@ -45,8 +45,8 @@ def test_every_format_that_is_let_in(tmp_path, name):
         assert np.array_equal(decode.load(path), expected.convert("RGB"))
 
 
-def test_a_file_of_several_jpegs(tmp_path):
-    """An MPO file, as phones and stereo cameras write it, is its first image."""
+def test_mpo_gives_its_first_image(tmp_path):
+    """Phones and stereo cameras write MPO files of several JPEGs."""
     first, second = (Image.fromarray(np.full((16, 16, 3), value, dtype=np.uint8)) for value in (40, 200))
     first.save(tmp_path / "stereo.jpg", "MPO", save_all=True, append_images=[second])
     with decode.opened(tmp_path / "stereo.jpg") as image:
@@ -55,26 +55,26 @@ def test_a_file_of_several_jpegs(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
-def test_every_colour_mode_becomes_rgb_as_torchvision_has_it(tmp_path, mode):
-    """The same pixels as `convert("RGB")`, which is torchvision's loader; transparency is dropped."""
+def test_colour_modes_are_converted_as_in_torchvision(tmp_path, mode):
+    """The same pixels as `convert("RGB")`, as in torchvision's loader; transparency is dropped."""
     image = Image.fromarray(noise(20, 10))
     if mode in ("LA", "RGBA"):
         image.putalpha(Image.fromarray(noise(20, 10, 1, seed=1)))
-    image.convert(mode).save(tmp_path / "picture.tif")
-    with Image.open(tmp_path / "picture.tif") as expected:
+    image.convert(mode).save(tmp_path / "image.tif")
+    with Image.open(tmp_path / "image.tif") as expected:
         assert expected.mode == mode
-        assert np.array_equal(decode.load(tmp_path / "picture.tif"), expected.convert("RGB"))
+        assert np.array_equal(decode.load(tmp_path / "image.tif"), expected.convert("RGB"))
 
 
-def test_a_palette_with_a_transparent_colour(tmp_path):
-    """The colour itself comes out, without a warning from Pillow."""
+def test_palette_with_a_transparent_colour(tmp_path):
+    """The transparent colour is kept, without a warning from Pillow."""
     image = Image.fromarray(noise(20, 10)).convert("P")
-    image.save(tmp_path / "picture.png", transparency=bytes(range(256)))
-    assert np.array_equal(decode.load(tmp_path / "picture.png"), image.convert("RGB"))
+    image.save(tmp_path / "image.png", transparency=bytes(range(256)))
+    assert np.array_equal(decode.load(tmp_path / "image.png"), image.convert("RGB"))
 
 
 def test_sixteen_bits_of_grey_are_scaled(tmp_path):
-    """A 16-bit ramp from black to white comes out as one; Pillow's own conversion clips it."""
+    """A 16-bit ramp stays a ramp from black to white; Pillow's own conversion clips it."""
     ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)[None, :].repeat(4, axis=0)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     loaded = np.asarray(decode.load(tmp_path / "ramp.png"))
@@ -83,7 +83,7 @@ def test_sixteen_bits_of_grey_are_scaled(tmp_path):
 
 
 def tiff(path, values, tags=None, *, channels=1):
-    """Write a TIFF of one row, byte by byte: Pillow would choose the tags itself."""
+    """Write a TIFF of one row, byte by byte, since Pillow would choose the tags itself."""
     formats = {"u": 1, "i": 2, "f": 3}
     fields = {
         256: len(values) // channels,
@@ -120,16 +120,16 @@ def grey(path, values, tags=None, *, most=65535):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
 @pytest.mark.parametrize("top", [0, 1, 250, 260, 4095, 65535])
-def test_the_bit_depth_sets_the_scale_of_16_bit_grey(tmp_path, suffix, top):
-    """Never the brightest value: images of 0 to 250 and of 0 to 260 look alike, and 65535 alone is white."""
+def test_white_of_16_bit_grey_is_the_maximum_of_the_bit_depth(tmp_path, suffix, top):
+    """Never the brightest value: images of 0 to 250 and of 0 to 260 look almost the same, and only 65535 is white."""
     values = np.linspace(0, top, 64).round().astype(np.uint16)
     loaded = grey(tmp_path / f"grey{suffix}", values)
     assert np.abs(loaded - values / 65535 * 255).max() <= 0.5001
 
 
 @pytest.mark.parametrize("most", [1, 15, 100, 255, 1000, 4095, 65535])
-def test_the_greatest_value_of_a_pgm_is_white(tmp_path, most):
-    """Its head names it; a dark image stays dark."""
+def test_white_of_a_pgm_is_the_maximum_in_its_header(tmp_path, most):
+    """A dark image stays dark."""
     values = np.array([0, most // 3, most])
     assert np.abs(grey(tmp_path / "grey.pgm", values, most=most) - values / most * 255).max() <= 0.51
 
@@ -147,21 +147,21 @@ def test_the_greatest_value_of_a_pgm_is_white(tmp_path, most):
     ],
     ids=["int8", "int16", "int32", "dark int32", "floats", "dark floats", "rounding"],
 )
-def test_signed_integers_and_floats_have_one_scale(tmp_path, values, white):
-    """The largest number of their bits is white, and of floats 1."""
+def test_white_of_signed_integers_and_floats(tmp_path, values, white):
+    """The largest number of the bit depth, and 1 for floats."""
     loaded = grey(tmp_path / "grey.tif", values)
     assert np.abs(loaded - np.clip(values.astype(float) / white, 0, 1) * 255).max() <= 0.5001
 
 
-def test_32_bits_without_a_sign(tmp_path):
-    """Pillow keeps them as signed numbers: what is above the half must not become black."""
+def test_unsigned_32_bit_grey(tmp_path):
+    """Pillow reads the values as signed; those above one half must not become black."""
     values = np.array([0, 2**31 - 1, 2**31 + 5, 2**32 - 1], np.uint32)
     loaded = grey(tmp_path / "grey.tif", values)
     assert np.abs(loaded - values / (2**32 - 1) * 255).max() <= 0.5001
 
 
-def test_twelve_bits_of_a_tiff(tmp_path):
-    """Two values in three bytes, of which 4095 is white."""
+def test_tiff_of_12_bits(tmp_path):
+    """Two values in three bytes; 4095 is white."""
     values = np.array([0, 1000, 4095, 250])
     packed = bytes(
         byte
@@ -173,14 +173,14 @@ def test_twelve_bits_of_a_tiff(tmp_path):
     assert np.abs(loaded - values / 4095 * 255).max() <= 0.5001
 
 
-def test_white_is_zero(tmp_path):
-    """A TIFF whose photometric interpretation says so is inverted, with 16 bits and in floats as with 8."""
+def test_tiff_with_white_is_zero_is_inverted(tmp_path):
+    """With 8 bits, 16 bits and floats."""
     assert grey(tmp_path / "a.tif", np.array([0, 65535], np.uint16), {262: 0}).tolist() == [255, 0]
     assert grey(tmp_path / "b.tif", np.array([0, 1], np.float32), {262: 0}).tolist() == [255, 0]
 
 
-def test_floats_with_a_range_of_their_own(tmp_path):
-    """The tags SMinSampleValue and SMaxSampleValue name black and white."""
+def test_float_range_is_read_from_the_tags(tmp_path):
+    """SMinSampleValue is black and SMaxSampleValue white."""
     loaded = grey(tmp_path / "grey.tif", np.array([-1, 0, 1], np.float32), {340: -1.0, 341: 1.0})
     assert loaded.tolist() == [0, 128, 255]
 
@@ -190,38 +190,38 @@ def test_floats_with_a_range_of_their_own(tmp_path):
     [
         (
             np.array([-1, 0, 1], np.float32),
-            "floats from -1 to 1; a brightness is expected from 0 to 1, rescale the image",
+            "floats from -1 to 1; expected values from 0 to 1: rescale the image",
         ),
-        (np.array([0, 128, 255], np.float32), "floats from 0 to 255; a brightness is expected from 0 to 1"),
+        (np.array([0, 128, 255], np.float32), "floats from 0 to 255; expected values from 0 to 1"),
         (np.array([0, np.nan, 1], np.float32), "floats from 0 to 1, some of them NaN"),
         (np.array([0, np.inf], np.float32), "floats from 0 to inf"),
         (np.array([np.nan, np.nan], np.float32), "floats that are all NaN"),
         (
             np.array([-128, 127], np.int8),
-            "8-bit signed integers from -128 to 127; a brightness is expected from 0 to 127",
+            "8-bit signed integers from -128 to 127; expected values from 0 to 127",
         ),
-        (np.array([-1, 0], np.int16), "16-bit signed integers from -1 to 0; a brightness is expected from 0 to 32767"),
+        (np.array([-1, 0], np.int16), "16-bit signed integers from -1 to 0; expected values from 0 to 32767"),
         (np.array([-1, 0], np.int32), "32-bit signed integers from -1 to 0"),
     ],
     ids=["-1 to 1", "0 to 255", "nan", "inf", "nothing", "int8", "int16", "int32"],
 )
-def test_values_that_are_no_brightness_are_refused(tmp_path, values, said):
-    """What the file does not say is not guessed from its values."""
+def test_rejects_values_outside_their_range(tmp_path, values, said):
+    """The range is not guessed from the values."""
     with pytest.raises(BadImageError, match=said):
         grey(tmp_path / "grey.tif", values)
 
 
-def test_a_tiff_of_colour_in_floats_says_what_to_do(tmp_path):
-    """Pillow has no reader for it."""
+def test_rejects_float_colour_tiff_with_a_remedy(tmp_path):
+    """Pillow cannot read it."""
     path = tmp_path / "colour.tif"
     tiff(path, np.full(6, 0.5, np.float32), channels=3)
-    with pytest.raises(BadImageError, match=r"TIFF of a kind that is not read.* save it with 8 or 16 bits"):
+    with pytest.raises(BadImageError, match=r"unsupported kind of TIFF.* save it with 8 or 16 bits"):
         decode.load(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_image_is_turned_as_its_exif_says(tmp_path, orientation):
-    """All eight orientations come out as the image that was meant."""
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    """All eight orientations give the same upright image."""
     image = Image.fromarray(noise(8, 5))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -232,15 +232,15 @@ def test_the_image_is_turned_as_its_exif_says(tmp_path, orientation):
     assert np.array_equal(decode.load(tmp_path / "turned.png"), image)
 
 
-def test_a_broken_exif_block_does_no_harm(tmp_path):
-    """The image beside it is still an image."""
+def test_broken_exif_is_ignored(tmp_path):
+    """The image is still decoded."""
     image = Image.fromarray(noise(8, 5))
     image.save(tmp_path / "odd.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff garbage")
     assert np.array_equal(decode.load(tmp_path / "odd.png"), image)
 
 
-def test_the_first_frame_of_an_animation(tmp_path):
-    """The others do not matter."""
+def test_animation_gives_its_first_frame(tmp_path):
+    """Other frames are ignored."""
     frames = [Image.fromarray(np.full((6, 6, 3), value, dtype=np.uint8)) for value in (10, 200, 90)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert np.unique(decode.load(tmp_path / "moving.gif")).tolist() == [10]
@@ -248,8 +248,8 @@ def test_the_first_frame_of_an_animation(tmp_path):
 
 @pytest.mark.parametrize("size", [(7, 50), (50, 7), (1, 1)])
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int32])
-def test_deep_grey_is_the_same_in_strips(tmp_path, monkeypatch, size, dtype):
-    """A large image is converted strip by strip, and comes out as it does whole."""
+def test_deep_grey_is_the_same_when_converted_in_strips(tmp_path, monkeypatch, size, dtype):
+    """A large image is converted strip by strip, with the same result as at once."""
     values = np.random.default_rng(0).random(size[::-1])
     values = values.astype(dtype) if dtype is np.float32 else (values * 65535).astype(dtype)
     Image.fromarray(values).save(tmp_path / "deep.tif")
@@ -259,7 +259,7 @@ def test_deep_grey_is_the_same_in_strips(tmp_path, monkeypatch, size, dtype):
 
 
 def many_scans(count):
-    """Make a progressive JPEG whose last scan is there many times."""
+    """Return a progressive JPEG whose last scan is repeated many times."""
     file = io.BytesIO()
     Image.fromarray(noise(64, 48)).save(file, "JPEG", progressive=True)
     content = file.getvalue()
@@ -267,8 +267,8 @@ def many_scans(count):
     return content[:-2] + (count - content.count(b"\xff\xda")) * content[last:-2] + content[-2:]
 
 
-def test_scans_of_a_progressive_jpeg_are_bounded(tmp_path):
-    """Each costs as much time as the whole image; an encoder's own ten are fine."""
+def test_rejects_progressive_jpeg_with_too_many_scans(tmp_path):
+    """Each takes as long as the whole image; an encoder's usual ten are accepted."""
     path = tmp_path / "scans.jpg"
     for count in (12, decode.MOST_SCANS):
         path.write_bytes(many_scans(count))
@@ -278,8 +278,8 @@ def test_scans_of_a_progressive_jpeg_are_bounded(tmp_path):
         decode.load(path)
 
 
-def test_scans_that_are_not_the_images_do_not_count(tmp_path):
-    """A moving photograph has a film behind it, and segments hold whatever they like."""
+def test_scans_in_segments_and_after_the_image_are_not_counted(tmp_path):
+    """A motion photo has a film after the image, and segments have arbitrary contents."""
     content = many_scans(decode.MOST_SCANS)
     marks = b"\xff\xda" * 5000
     segment = b"\xff\xec" + struct.pack(">H", 2 + len(marks)) + marks
@@ -292,8 +292,8 @@ def test_scans_that_are_not_the_images_do_not_count(tmp_path):
 
 
 @pytest.mark.parametrize("shift", range(3))
-def test_a_marker_on_the_border_of_two_blocks_counts(tmp_path, shift):
-    """The file is looked through in blocks; filling bytes are part of a marker."""
+def test_jpeg_markers_across_block_boundaries_are_counted(tmp_path, shift):
+    """The file is read in blocks; fill bytes are part of a marker."""
     content = many_scans(decode.MOST_SCANS + 1)
     last = content.rindex(b"\xff\xda")
     path = tmp_path / "scans.jpg"
@@ -321,8 +321,8 @@ def tiff_with_tile(side):
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
-def test_tiles_much_larger_than_their_image_are_refused(tmp_path):
-    """A decoder asks for a whole tile's memory; tiles of the usual sizes hang over small images, and are fine."""
+def test_rejects_tiles_much_larger_than_the_image(tmp_path):
+    """A decoder allocates a whole tile; tiles of usual sizes exceed small images, and are accepted."""
     (tmp_path / "tile.tif").write_bytes(tiff_with_tile(32_768))
     with pytest.raises(BadImageError, match=r"its tiles of 32,768 x 32,768 pixels are larger than the image"):
         decode.load(tmp_path / "tile.tif")
@@ -332,8 +332,8 @@ def test_tiles_much_larger_than_their_image_are_refused(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("size", [(1, 170_000_000), (170_000_000, 1), (1, 1_000_001)])
-def test_strips_that_are_too_long_are_refused(tmp_path, size):
-    """They have few enough pixels, but to resize them would take gigabytes."""
+def test_rejects_images_with_a_side_that_is_too_long(tmp_path, size):
+    """They have few pixels, but resizing them would take gigabytes."""
     (tmp_path / "strip.png").write_bytes(png_of_size(*size))
     with pytest.raises(
         BadImageError, match=rf"too long: {size[0]:,} x {size[1]:,} pixels, at most 1,000,000 on a side"
@@ -343,22 +343,24 @@ def test_strips_that_are_too_long_are_refused(tmp_path, size):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("pixels", [99, 100, 101])
-def test_the_bound_on_pixels_can_be_set(tmp_path, pixels):
-    """Exactly, in threads too, and it is put back afterwards."""
+def test_maximum_number_of_pixels(tmp_path, pixels):
+    """The limit is exact, applies in threads too, and is restored afterwards."""
     before = Image.MAX_IMAGE_PIXELS
     Image.fromarray(noise(10, 10)).save(tmp_path / "ten.png")
     images = [ImageFile(str(tmp_path / "ten.png"))] * 4
     with decode.at_most(pixels):
         loaded = [outcome for _, outcome in reader.read(images, decode.load, jobs=2)]
     if pixels < 100:
-        assert [str(each) for each in loaded] == ["too large: 10 x 10 pixels, at most 99; --max-pixels allows more"] * 4
+        assert [str(each) for each in loaded] == [
+            "too large: 10 x 10 pixels, at most 99; raise the limit with --max-pixels"
+        ] * 4
     else:
         assert [each.size for each in loaded] == [(10, 10)] * 4
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_memory_that_runs_out_is_no_traceback(tmp_path, monkeypatch):
-    """The image is skipped like any other that cannot be used."""
+def test_memory_error_becomes_a_bad_image(tmp_path, monkeypatch):
+    """The image is skipped like other bad images."""
     Image.fromarray(noise(10, 10)).save(tmp_path / "ten.png")
 
     def fail(*_):
@@ -366,14 +368,14 @@ def test_memory_that_runs_out_is_no_traceback(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "convert", fail)
     Image.fromarray(noise(10, 10, 1)).save(tmp_path / "grey.png")
-    with pytest.raises(BadImageError, match="not enough memory for it"):
+    with pytest.raises(BadImageError, match="not enough memory to decode it"):
         decode.load(tmp_path / "grey.png")
     ((_, outcome),) = reader.read([ImageFile("a")], fail)
     assert isinstance(outcome, BadImageError)
 
 
-def test_damage_that_libtiff_finds_is_one_notice(tmp_path, capfd, caplog):
-    """Not a line on stderr for each row of the image, and without the name of the file."""
+def test_libtiff_errors_become_one_notice(tmp_path, capfd, caplog):
+    """With the file's name, instead of a line on stderr for each row of the image."""
     path = tmp_path / "fax.tif"
     Image.fromarray(noise(200, 200, 1) > 127).save(path, compression="group4")
     content = bytearray(path.read_bytes())
@@ -383,20 +385,20 @@ def test_damage_that_libtiff_finds_is_one_notice(tmp_path, capfd, caplog):
         images = [outcome for _, outcome in reader.read([ImageFile(str(path))] * 3, decode.load, jobs=3)]
     assert [image.size for image in images] == [(200, 200)] * 3
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: damaged in places; used as far as it can be decoded"
+        f"{path}: partly damaged; used as far as it can be decoded"
     ]
     assert capfd.readouterr() == ("", "")
 
 
 def bad_files():
-    """Yield a name, the content of a file that is no good image, and what is said of it."""
+    """Yield the name and content of a bad image file, and part of the message."""
     whole = {}
     for name in WRITABLE:
         buffer = io.BytesIO()
         Image.fromarray(noise(64, 64)).save(buffer, name)
         whole[name] = buffer.getvalue()
     yield "empty.jpg", b"", "empty file"
-    yield "text.jpg", b"<html>404</html>" * 20, "no picture, or none of JPEG"
+    yield "text.jpg", b"<html>404</html>" * 20, "not an image in a supported format (JPEG"
     yield "short.jpg", whole["JPEG"][: len(whole["JPEG"]) // 2], "truncated"
     yield "short.png", whole["PNG"][: len(whole["PNG"]) // 2], ""
     yield "short.webp", whole["WEBP"][: len(whole["WEBP"]) // 2], ""
@@ -405,15 +407,15 @@ def bad_files():
     yield "head.jpg", whole["JPEG"][:4], ""
     yield "flipped.png", whole["PNG"][:60] + b"\xff" * 40 + whole["PNG"][100:], ""
     yield "bomb.png", png_of_size(20_000, 20_000), "too large: 400,000,000 pixels, at most 178,956,970"
-    yield "script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture, or none of"
-    yield "photoshop.psd", b"8BPS\0\1" + b"\0" * 40, "no picture, or none of"
+    yield "script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image in a supported format"
+    yield "photoshop.psd", b"8BPS\0\1" + b"\0" * 40, "not an image in a supported format"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"), list(bad_files()), ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_what_is_no_whole_image(tmp_path, name, content, said):
-    """It is refused as a bad image, with one line that says why; decoders that are not let in are not reached."""
+def test_rejects_bad_images(tmp_path, name, content, said):
+    """With one line that gives the reason; other decoders of Pillow are not reached."""
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(BadImageError) as caught:
@@ -422,17 +424,17 @@ def test_what_is_no_whole_image(tmp_path, name, content, said):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_what_is_not_there(tmp_path):
-    """A missing file and a folder are bad images too, with the system's reason."""
+def test_rejects_missing_files_and_folders(tmp_path):
+    """As bad images, with the system's reason."""
     with pytest.raises(BadImageError, match="no such file or directory"):
         decode.load(tmp_path / "nowhere.jpg")
     with pytest.raises(BadImageError, match="is a directory"):
         decode.load(tmp_path)
 
 
-def test_a_file_that_is_open_already(tmp_path):
-    """It is read in place of the path, and stays open."""
-    path = tmp_path / "picture.png"
+def test_opened_reads_an_open_file(tmp_path):
+    """Instead of the path; the file stays open."""
+    path = tmp_path / "image.png"
     Image.fromarray(noise(9, 7)).save(path)
     with path.open("rb") as file:
         with decode.opened("elsewhere.png", file) as image:
@@ -455,20 +457,20 @@ def test_a_file_that_is_open_already(tmp_path):
     ]
     + [(f"a{suffix}", kind) for kind, suffix in WRITABLE.items()],
 )
-def test_names_that_claim_nothing_wrong(name, kind):
-    """Every extension of a format, in any case of letters."""
+def test_misnamed_accepts_every_extension_of_a_format(name, kind):
+    """In any case of letters."""
     assert decode.misnamed(name, kind) is None
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.jpg", "PNG"), ("a.PNG", "JPEG"), ("b.c.gif", "WEBP"), ("a.bmp", "PPM")])
-def test_names_that_claim_another_format(name, kind):
-    """The message names both."""
-    assert decode.misnamed(name, kind) == f"a {kind} file that is named {os.path.splitext(name)[1].lower()}"
+def test_misnamed_reports_extensions_of_other_formats(name, kind):
+    """The message has the format and the extension."""
+    assert decode.misnamed(name, kind) == f"a {kind} file with the extension {os.path.splitext(name)[1].lower()}"
     assert decode.misnamed("a", "PNG") == "a PNG file without an extension"
 
 
 @pytest.mark.photos
-def test_real_images_as_pillow_reads_them(photos):
+def test_real_images_have_pillows_pixels(photos):
     """JPEG, JFIF, PNG and BMP files from several cameras and programs."""
     paths = sorted((photos / "pictures").iterdir())
     assert len(paths) > 8
@@ -477,8 +479,8 @@ def test_real_images_as_pillow_reads_them(photos):
             assert np.array_equal(decode.load(path), ImageOps.exif_transpose(image).convert("RGB")), path
 
 
-def test_an_image_and_its_fingerprint_through_one_opening(tmp_path):
-    """The image that `load` gives and the sha256 of its file; of what is no image, no more than the beginning is read."""
+def test_read_gives_image_and_fingerprint(tmp_path):
+    """The image of `load` and the sha256 of the file; other files are not read to their end."""
     path = tmp_path / "one.png"
     Image.effect_noise((20, 10), 50).save(path)
     found = decode.read(path)
@@ -487,16 +489,16 @@ def test_an_image_and_its_fingerprint_through_one_opening(tmp_path):
     assert (found.format, found.grey, found.profile) == ("PNG", True, None)
     large = tmp_path / "large.png"
     with large.open("wb") as file:
-        file.truncate(1 << 40)  # a tebibyte of nothing
-    with pytest.raises(BadImageError, match="no picture, or none of"):
+        file.truncate(1 << 40)  # a sparse file of one tebibyte
+    with pytest.raises(BadImageError, match="not an image in a supported format"):
         decode.read(large)
     for other, reason in (("/dev/zero", "not a regular file"), (tmp_path, "directory"), (tmp_path / "none", "no such")):
         with pytest.raises(BadImageError, match=reason):
             decode.read(other)
 
 
-def test_the_size_of_a_png_is_asked_for_within_the_budget(tmp_path, monkeypatch):
-    """Pillow decodes a PNG to find EXIF behind its pixels: several large ones at once took a gigabyte each of no budget."""
+def test_size_of_a_png_is_read_within_the_memory_budget(tmp_path, monkeypatch):
+    """Pillow decodes a PNG to find EXIF after its pixels, which takes a gigabyte for a large image."""
     held = []
     monkeypatch.setattr(decode.memory, "hold", held.append)
     Image.new("L", (30, 20)).save(tmp_path / "a.png")
@@ -508,8 +510,8 @@ def test_the_size_of_a_png_is_asked_for_within_the_budget(tmp_path, monkeypatch)
     assert len(held) == 1
 
 
-def test_metadata_that_is_too_large_is_named(tmp_path):
-    """Editors' histories and printers' colour profiles; Pillow's message names a constant of its own."""
+def test_rejects_large_metadata_with_a_remedy(tmp_path):
+    """Such as editing histories and printer profiles; Pillow's message names an internal constant."""
     image = Image.new("RGB", (8, 8))
     image.save(tmp_path / "a.png", icc_profile=bytes(2 << 20))
     with pytest.raises(BadImageError, match=r"metadata .* is larger than 1 MB; save it without metadata"):

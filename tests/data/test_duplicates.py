@@ -1,4 +1,4 @@
-"""Which images are the same."""
+"""Exact and near duplicates."""
 
 import io
 import random
@@ -15,7 +15,7 @@ from cnnkit.data.duplicates import LOOK_SIDE, examine
 
 
 def connected(number, pairs):
-    """Find the sets of two and more by the plain definition: as long as a pair joins two sets, make them one."""
+    """Find the sets of two or more by definition: merge two sets as long as a pair connects them."""
     sets = [{item} for item in range(number)]
     for one, other in pairs:
         joined = {item for each in sets if one in each or other in each for item in each}
@@ -42,7 +42,7 @@ def mirrored(look):
 
 
 def clusters(seed, *, number=6, size=5, spread=30):
-    """Make looks that lie in chains about some centres, some of them mirrored."""
+    """Make hashes in chains around some centres, some of them mirrored."""
     generator = random.Random(seed)
     looks = []
     for _ in range(number):
@@ -55,8 +55,8 @@ def clusters(seed, *, number=6, size=5, spread=30):
 
 
 @given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=30))
-def test_unions_are_connected_components(number, pairs):
-    """In whatever order sets are united, what is connected is one set, and every item is in exactly one."""
+def test_disjoint_sets_are_connected_components(number, pairs):
+    """For any order of unions; every item is in exactly one set."""
     pairs = [(one % number, other % number) for one, other in pairs]
     together = duplicates.DisjointSets(number)
     for one, other in pairs:
@@ -66,23 +66,23 @@ def test_unions_are_connected_components(number, pairs):
     assert sorted(members for members in sets if len(members) > 1) == connected(number, pairs)
 
 
-def test_equal_values_are_united_and_none_is_not():
-    """None stands for no value at all."""
+def test_unite_equal_ignores_none():
+    """Items with the value None stay apart."""
     together = duplicates.DisjointSets(6)
     together.unite_equal(["a", None, "b", "a", None, "a"])
     assert together.sets() == [[0, 3, 5], [1], [2], [4]]
 
 
-def test_identical_content():
-    """Sets of two and more, by position."""
+def test_exact_duplicates_have_equal_digests():
+    """Sets of two or more, by position."""
     assert duplicates.exact_duplicates([b"a", b"b", b"a", b"c", b"b", b"a"]) == [[0, 2, 5], [1, 4]]
     assert duplicates.exact_duplicates([b"a", b"b"]) == duplicates.exact_duplicates([]) == []
 
 
 @pytest.mark.parametrize("block", [1, 3, 1024])
 @pytest.mark.parametrize("distance", [0, 12, 30, 60])
-def test_alike_is_every_pair_compared(monkeypatch, block, distance):
-    """The sets are those of comparing each pair bit by bit, with imagehash's own difference, mirrored and not."""
+def test_near_duplicates_agree_with_pairwise_comparison(monkeypatch, block, distance):
+    """With imagehash's own difference, mirrored and not."""
     monkeypatch.setattr(duplicates, "_BLOCK", block)
     for seed in range(8):
         looks = clusters(seed)
@@ -99,8 +99,8 @@ def test_alike_is_every_pair_compared(monkeypatch, block, distance):
 
 @settings(max_examples=30)
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
-def test_alike_does_not_depend_on_the_order(seed, shuffler):
-    """The same looks in another order give the same sets."""
+def test_near_duplicates_do_not_depend_on_the_order(seed, shuffler):
+    """The same hashes in another order give the same sets."""
     looks = clusters(seed)
     order = list(range(len(looks)))
     shuffler.shuffle(order)
@@ -110,8 +110,8 @@ def test_alike_does_not_depend_on_the_order(seed, shuffler):
     )
 
 
-def test_nothing_is_like_nothing():
-    """No images, one image, and two that have nothing in common."""
+def test_no_near_duplicates():
+    """Of no images, one image, and two different ones."""
     assert duplicates.near_duplicates([]) == duplicates.near_duplicates([b"\0" * 32]) == []
     assert duplicates.near_duplicates([b"\0" * 32, b"\xff" * 32]) == []
 
@@ -140,7 +140,7 @@ CHANGES = {
     [pytest.param(each, marks=[] if each in ("squashed", "mirrored") else pytest.mark.slow) for each in CHANGES],
 )
 def test_changed_copies_of_photographs_are_found(photos, tmp_path, change):
-    """Thirty photographs and their changed copies make thirty pairs, and no more than pairs."""
+    """Thirty photographs and their changed copies are thirty pairs."""
     paths = sorted((photos / "dogs-vs-cats/cat").iterdir())[:15] + sorted((photos / "flowers/rose").iterdir())[:15]
     looks = []
     for number, path in enumerate(paths):
@@ -152,8 +152,8 @@ def test_changed_copies_of_photographs_are_found(photos, tmp_path, change):
 
 @pytest.mark.slow
 @pytest.mark.photos
-def test_different_photographs_are_not_alike(photos):
-    """Among all the flowers the only two that are alike are one photograph, once under a colour filter."""
+def test_different_photographs_are_not_near_duplicates(photos):
+    """The only near duplicates among the flowers are one photograph with and without a colour filter."""
     paths = sorted((photos / "flowers").glob("*/*"))
     looks = [examine(str(path), look=True).look for path in paths]
     assert [[paths[place].name for place in members] for members in duplicates.near_duplicates(looks)] == [
@@ -161,10 +161,12 @@ def test_different_photographs_are_not_alike(photos):
     ]
 
 
-def test_distances_are_of_the_hashes_or_of_one_and_the_others_mirror_image():
-    """Counted bit by bit, whichever is nearer."""
+def test_distance_is_the_smaller_of_plain_and_mirrored():
+    """Counted bit by bit."""
     look = look_of(np.random.default_rng(0).integers(0, 2, (LOOK_SIDE, LOOK_SIDE)))
     assert duplicates.distance(look, look) == 0
     assert duplicates.distance(look, flipped(look, range(7))) == 7
     assert duplicates.distance(mirrored(look), flipped(look, range(9))) == 9
-    assert duplicates.distance(look, look_of(~bits_of(look))) == LOOK_SIDE * LOOK_SIDE // 2  # half of them, mirrored
+    assert (
+        duplicates.distance(look, look_of(~bits_of(look))) == LOOK_SIDE * LOOK_SIDE // 2
+    )  # half of the bits, mirrored

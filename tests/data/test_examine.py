@@ -1,4 +1,4 @@
-"""One file, looked at whole."""
+"""Examination of one image file."""
 
 import hashlib
 import shutil
@@ -18,43 +18,43 @@ def image(images):
     return images(red=1, size=(60, 44)) / "red/00.png"
 
 
-def test_what_is_found(image):
-    """The hash of the file's bytes; what it looks like only when that is asked for."""
+def test_digest_and_perceptual_hash(image):
+    """The perceptual hash is computed only on request."""
     digest = hashlib.sha256(image.read_bytes()).digest()
     assert examine(str(image)) == ExaminedFile(digest)
     look = imagehash.phash(Image.open(image), hash_size=LOOK_SIDE).hash
     assert examine(str(image), look=True) == ExaminedFile(digest, np.packbits(look).tobytes())
 
 
-def test_it_looks_the_way_it_is_seen(image, tmp_path):
-    """An image that lies on its side in the file and says so looks like the one that stands upright."""
+def test_perceptual_hash_respects_exif(image, tmp_path):
+    """A rotated image with an EXIF orientation has the hash of the upright image."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(image).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
     assert examine(str(tmp_path / "side.png"), look=True).look == examine(str(image), look=True).look
 
 
-def test_the_end_of_the_file_is_reached(image):
-    """An image that is cut short, if only by its last tenth, is found out."""
+def test_rejects_truncated_images(image):
+    """Even if only the last tenth is missing."""
     content = image.read_bytes()
     image.write_bytes(content[: len(content) * 9 // 10])
     with pytest.raises(BadImageError):
         examine(str(image))
 
 
-def test_a_name_that_claims_another_format(image):
-    """The content decides what it is; that the name does not agree is told."""
+def test_reports_extension_of_another_format(image):
+    """The content decides; the mismatch is reported."""
     shutil.copy(image, image.with_suffix(".JPG"))
     seen = examine(str(image.with_suffix(".JPG")))
-    assert (seen.misnamed, seen.digest) == ("a PNG file that is named .jpg", examine(str(image)).digest)
+    assert (seen.misnamed, seen.digest) == ("a PNG file with the extension .jpg", examine(str(image)).digest)
     assert examine(str(image)).misnamed is None
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"", "empty file"), (b"GIF89a, perhaps", "no picture"), (None, "no such file")]
+    ("content", "said"), [(b"", "empty file"), (b"GIF89a, perhaps", "not an image"), (None, "no such file")]
 )
-def test_what_is_no_image(tmp_path, content, said):
-    """Each with its reason."""
+def test_rejects_other_files(tmp_path, content, said):
+    """With the reason."""
     path = tmp_path / "a.gif"
     if content is not None:
         path.write_bytes(content)
@@ -62,13 +62,13 @@ def test_what_is_no_image(tmp_path, content, said):
         examine(str(path))
 
 
-def test_what_is_no_image_is_not_read_to_its_end(tmp_path):
-    """However large: its memory would be that of all threads together."""
+def test_other_files_are_not_read_to_their_end(tmp_path):
+    """Whatever their size: their memory would be outside of the budget."""
     with (tmp_path / "a.jpg").open("wb") as file:
         file.truncate(300 << 20)
     tracemalloc.start()
     try:
-        with pytest.raises(BadImageError, match="no picture"):
+        with pytest.raises(BadImageError, match="not an image"):
             examine(str(tmp_path / "a.jpg"))
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:

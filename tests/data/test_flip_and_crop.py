@@ -1,4 +1,4 @@
-"""Flips and crops in numpy: against the resampling of all words in torch."""
+"""Flips and crops in numpy, compared with the general resampling in torch."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ def resampled(pixels, draw):
 
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (17, 40), (224, 224), (1, 9), (9, 1), (1, 1)])
 @pytest.mark.parametrize("notation", ["crop 0.9, hflip", "crop 0.3, vflip, hflip", "crop 0.05"])
-def test_windows_agree_with_torch(height, width, notation):
-    """Of thirty copies no value is more than a level of 255 from what the resampling of all words gives, and nearly all are equal."""
+def test_crops_agree_with_torch(height, width, notation):
+    """In thirty copies no value differs by more than 1 of 255 from the general resampling, and nearly all are equal."""
     pixels = image(height, width)
     unequal = 0.0
     for number in range(30):
@@ -34,15 +34,15 @@ def test_windows_agree_with_torch(height, width, notation):
 @pytest.mark.parametrize("hflip", [False, True])
 @pytest.mark.parametrize("vflip", [False, True])
 def test_flips_are_exact(hflip, vflip):
-    """A mirrored image has the same pixels, the other way round."""
+    """A mirrored image has the same pixels in reverse order."""
     pixels, draw = image(5, 8), AugmentParams(hflip=hflip, vflip=vflip)
     made = augment.flip_and_crop(pixels, draw)
     np.testing.assert_array_equal(made, resampled(pixels, draw))
     np.testing.assert_array_equal(made[4 if vflip else 0, 7 if hflip else 0], pixels[0, 0])
 
 
-def test_a_window_by_hand():
-    """Half of four columns, from the second on, made four wide: pixel centres at 0.75, 1.25, 1.75 and 2.25."""
+def test_crop_computed_by_hand():
+    """Two of four columns, from the second, resized to four: pixel centres at 0.75, 1.25, 1.75 and 2.25."""
     pixels = np.array([[[0], [100], [200], [40]]], dtype=np.uint8).repeat(3, axis=2)
     made = augment.flip_and_crop(pixels, AugmentParams(crop_x=0.25, crop_width=0.5))
     assert made[0, :, 0].tolist() == [75, 125, 175, 160]
@@ -61,6 +61,6 @@ def test_a_window_by_hand():
         ("crop 0.5, noise 0.1", False),
     ],
 )
-def test_what_they_suffice_for(notation, expected):
-    """Flips and crops, whatever fill says; any other word that does something takes torch."""
+def test_needs_no_resampling(notation, expected):
+    """True for flips and crops with any fill; all other words need torch."""
     assert augment_notation.parse(notation).needs_no_resampling is expected

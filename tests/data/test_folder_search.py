@@ -1,4 +1,4 @@
-"""What a search of folders takes, what it passes over, and how it reads splits and classes."""
+"""Search of folders: images, ignored files, splits and classes."""
 
 import io
 import os
@@ -37,36 +37,36 @@ def draw(*names, kind="PNG"):
 
 
 def found(*sources, **words):
-    """Give path, label and split of each image, and the notices."""
+    """Return path, label and split of each image, and the notices."""
     search = SearchLog()
     images = source.find(sources, search=search, **words)
     return [(each.path, each.label, each.split) for each in images], list(search.lines())
 
 
-# ---------------------------------------------------------------- passed over
+# ---------------------------------------------------------------- ignored files
 
 
-def test_one_notice_counts_what_is_passed_over(here):
-    """By extension, as it is written, the most frequent first; each class without an image is named."""
+def test_one_notice_counts_ignored_files(here):
+    """By extension as written, the most frequent first; each class without an image is named."""
     touch("p/cat/1.jpg", "p/cat/a.txt", "p/dog/1.jpg", "p/dog/b.txt", "p/dog/c.TXT", "p/dog/nothing", "p/dog/x.xcf")
     touch("p/frog/notes.pdf")
     images, lines = found("p")
     assert [label for _, label, _ in images] == ["cat", "dog"]
     assert lines == [
-        "passed over 3 .txt, 1 without an extension, 1 .xcf, 1 .pdf in p; "
-        "not a format that cnnkit reads: convert them to PNG or JPEG",
-        "no image in p/frog: not a class",
+        "ignored 3 .txt, 1 without an extension, 1 .xcf, 1 .pdf in p; "
+        "unsupported image format: convert them to PNG or JPEG",
+        "no image in p/frog: not read as a class",
     ]
 
 
-def test_several_folders_make_one_notice(here):
-    """Each is named."""
+def test_one_notice_for_several_folders(here):
+    """It names each."""
     touch("p/cat/1.jpg", "p/cat/a.bin", "q/cat/1.jpg", "q/cat/b.bin")
-    assert found("p", "q")[1] == ["passed over 2 .bin in p, q"]
+    assert found("p", "q")[1] == ["ignored 2 .bin in p, q"]
 
 
-def test_what_nobody_takes_for_an_image_is_not_counted(here):
-    """Hidden files, litter of systems, sidecars, and documents next to class folders."""
+def test_files_that_are_not_meant_to_be_images_are_not_counted(here):
+    """Hidden and system files, sidecars, and documents next to class folders."""
     touch(
         "p/cat/1.jpg",
         "p/cat/1.txt",
@@ -88,28 +88,28 @@ def test_what_nobody_takes_for_an_image_is_not_counted(here):
     assert found("p") == ([("p/cat/1.jpg", "cat", None)], [])
 
 
-def test_content_decides_in_a_class_folder(here):
-    """Where the name is not an image's; the notice says so. Outside of class folders they are passed over, with the remedy."""
+def test_content_decides_in_class_folders(here):
+    """For files without an image extension, with a notice. Outside of class folders they are ignored, with the remedy."""
     draw("p/cat/1.jpg.download", "p/cat/noext", kind="JPEG")
     draw("p/cat/2.png", "p/loose")
     images, lines = found("p")
     assert [path for path, _, _ in images] == ["p/cat/1.jpg.download", "p/cat/2.png", "p/cat/noext"]
     assert lines == [
-        "read by content, not by name: 1 .download, 1 without an extension, such as p/cat/1.jpg.download; "
-        "passed over 1 without an extension in p; "
-        "images without an image's extension are read in class folders, or when they are named one by one"
+        "recognized as images by content: 1 .download, 1 without an extension, such as p/cat/1.jpg.download; "
+        "ignored 1 without an extension in p; "
+        "files without an image extension are read in class folders, or when given one by one"
     ]
 
 
 @pytest.mark.parametrize("name", ["a.apng", "a.dib", "a.pnm", "a.mpo", "a.JPE", "a.jfif", "a.pgm", "a.avif"])
 def test_every_extension_of_a_format_is_found(here, name):
-    """What can be read when it is named is found in a folder, too."""
+    """Every file that can be read by name is found in a folder."""
     touch(f"p/cat/{name}")
     assert found("p") == ([(f"p/cat/{name}", "cat", None)], [])
 
 
 def test_stereo_pairs_are_found_and_read(here):
-    """An MPO file is a JPEG of two; its extension is known."""
+    """An MPO file is a JPEG file of two images."""
     os.makedirs("p/cat")
     pair = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     pair[0].save("p/cat/stereo.mpo", "MPO", save_all=True, append_images=pair[1:])
@@ -118,16 +118,18 @@ def test_stereo_pairs_are_found_and_read(here):
 
 
 def test_camera_raw_is_not_read_as_its_preview(here):
-    """A TIFF inside; listed with the remedy."""
+    """Although it is a TIFF file; it is listed with the remedy."""
     draw("p/cat/1.NEF", kind="TIFF")
     draw("p/cat/2.png")
     search = SearchLog()
     assert len(source.find(["p"], search=search)) == 1
-    assert search.unread == [("p/cat/1.NEF", "camera raw and scanner files are not read: convert them to PNG or JPEG")]
+    assert search.unread == [
+        ("p/cat/1.NEF", "camera raw and scanner files are not supported: convert them to PNG or JPEG")
+    ]
 
 
-def test_only_names_that_claim_no_image_are_opened(here, monkeypatch):
-    """A search stays cheap: of images, nothing is read; of others, one read of a few bytes."""
+def test_only_files_without_image_extension_are_opened(here, monkeypatch):
+    """Images are not read, and of other files only a few bytes."""
     draw("p/cat/1.png", "p/cat/2.png")
     draw("p/cat/noext")
     opened = []
@@ -137,24 +139,22 @@ def test_only_names_that_claim_no_image_are_opened(here, monkeypatch):
     assert opened == ["p/cat/noext"]
 
 
-def test_a_folder_without_an_image_says_what_is_in_it(here):
-    """With the remedy, not only what was looked for."""
+def test_error_for_a_folder_without_images_lists_its_files(here):
+    """With the remedy, not only the supported extensions."""
     touch("p/cat/1.xcf")
-    with pytest.raises(
-        CnnkitError, match=r"^p: no images in it \(passed over 1 \.xcf; not a format that cnnkit reads: convert"
-    ):
+    with pytest.raises(CnnkitError, match=r"^p: no images found \(ignored 1 \.xcf; unsupported image format: convert"):
         source.find(["p"])
 
 
-def test_what_was_passed_over_is_told_of_its_own_folder(here):
-    """photos2 begins like photos, and is another one."""
+def test_ignored_files_of_other_folders_are_not_listed(here):
+    """The name photos2 begins with photos, but is another folder."""
     touch("photos/cat/1.xcf", "photos/cat/2.png", "photos2/cat/1.pdf")
-    with pytest.raises(CnnkitError, match=r"^photos2: no images in it \(passed over 1 \.pdf\)"):
+    with pytest.raises(CnnkitError, match=r"^photos2: no images found \(ignored 1 \.pdf\)"):
         source.find(["photos", "photos2"])
 
 
-def test_a_link_to_itself_is_named_when_it_is_read(here):
-    """It ends no search."""
+def test_link_to_itself_is_a_bad_image(here):
+    """It does not end the search."""
     touch("p/cat/1.jpg")
     os.symlink("2.jpg", "p/cat/2.jpg")
     os.symlink("loop", "p/cat/loop")
@@ -167,26 +167,26 @@ def test_a_link_to_itself_is_named_when_it_is_read(here):
 @pytest.mark.parametrize(
     "names", [("train", "val", "test"), ("Training", "valid"), ("train", "dev", "holdout"), ("test",)]
 )
-def test_a_split_dataset_has_the_classes_below(here, names):
-    """By every name that trainings know; nothing about it is ambiguous, so nothing is said."""
+def test_split_dataset_has_classes_in_its_splits(here, names):
+    """With every known name of a split; unambiguous, so without a notice."""
     touch(*(f"p/{split}/{label}/1.jpg" for split in names for label in ("cat", "dog")))
     expected = sorted((f"p/{split}/{label}/1.jpg", label, split) for split in names for label in ("cat", "dog"))
     assert found("p") == (expected, [])
 
 
-def test_several_splits_of_one_meaning_are_named(here):
-    """Trainings take val/ and dev/ together; the same of a manifest, unless one of them is asked for."""
+def test_notice_for_splits_with_synonymous_names(here):
+    """Training commands combine val/ and dev/; the same for a manifest, except with --split."""
     touch(*(f"p/{split}/{label}/1.jpg" for split in ("train", "val", "dev", "test", "holdout") for label in "ab"))
     images, lines = found("p")
     assert {split for _, _, split in images} == {"train", "val", "dev", "test", "holdout"}
-    told = "are both taken for the validation split, and trainings validate with both; if one is not, rename it"
+    told = "are both read as validation splits, and training commands validate with both; if one is not, rename it"
     assert lines == [f"p: dev/ and val/ {told}"]
     rows = [f"p/{split}/a/1.jpg\ta\t{split}" for split in ("train", "training", "val", "dev", "test", "holdout")]
     table = "\n".join(["path\tlabel\tsplit", *rows, ""])
     with open("m.tsv", "w") as file:
         file.write(table)
     assert found("m.tsv")[1] == [
-        "m.tsv: train and training are both taken for the training split, and trainings train on both; if one is not, rename it",
+        "m.tsv: train and training are both read as training splits, and training commands train on both; if one is not, rename it",
         f"m.tsv: dev and val {told}",
     ]
     assert found("m.tsv", split="val")[1] == []
@@ -196,57 +196,55 @@ def test_several_splits_of_one_meaning_are_named(here):
 
 
 def test_folds_are_splits(here):
-    """As cnn-split --folds -o writes them."""
+    """As written by cnn-split --folds -o."""
     touch(*(f"p/fold{fold}/cat/{fold}.jpg" for fold in range(3)))
     assert {(label, split) for _, label, split in found("p")[0]} == {("cat", f"fold{fold}") for fold in range(3)}
 
 
 def test_splits_without_class_folders(here):
-    """Images have no class; the notice says how to read the folders as classes."""
+    """The images have no class; the notice tells how to read the folders as classes."""
     touch("p/train/1.jpg", "p/test/2.jpg")
     images, lines = found("p")
     assert [(label, split) for _, label, split in images] == [(None, "test"), (None, "train")]
     assert lines == [
-        "p: test/ and train/ are splits whose images have no class; --folders classes takes the folders for classes"
+        "p: test/ and train/ are read as splits, and the images there have no class; to read the folders as classes, add --folders classes"
     ]
     images, lines = found("p", folders=FolderReading.CLASSES)
     assert ([(label, split) for _, label, split in images], lines) == ([("test", None), ("train", None)], [])
 
 
-def test_a_class_that_is_called_like_a_split(here):
-    """Next to other classes it is one; the notice says so."""
+def test_class_named_like_a_split(here):
+    """Next to other classes it is a class, with a notice."""
     touch("p/car/1.jpg", "p/plane/1.jpg", "p/train/1.jpg")
     images, lines = found("p")
     assert [(label, split) for _, label, split in images] == [("car", None), ("plane", None), ("train", None)]
-    assert lines == [
-        "p: train/ is taken for a class, since car/ and plane/ stand beside; --folders splits reads splits"
-    ]
+    assert lines == ["p: train/ is read as a class, like car/ and plane/; to read splits, add --folders splits"]
 
 
-def test_a_folder_next_to_splits_is_not_looked_at(here):
-    """It is named; one without images is not."""
+def test_folder_next_to_splits_is_ignored(here):
+    """The notice names it, except when it has no images."""
     touch("p/train/cat/1.jpg", "p/val/cat/1.jpg", "p/wolf/1.jpg", "p/annotations/1.xml")
     images, lines = found("p")
     assert [(label, split) for _, label, split in images] == [("cat", "train"), ("cat", "val")]
     assert lines == [
-        "p: train/ and val/ are taken for splits, wolf/ not looked at; --folders classes takes all of them for classes"
+        "p: train/ and val/ are read as splits, and wolf/ ignored; to read all as classes, add --folders classes"
     ]
     images, _ = found("p", folders=FolderReading.SPLITS)
     assert {split for _, _, split in images} == {"train", "val", "wolf"}
 
 
-def test_an_image_between_splits_is_not_lost(here):
+def test_image_next_to_splits_is_kept(here):
     """It is in no split and has no class."""
     touch("p/train/cat/1.jpg", "p/val/cat/1.jpg", "p/loose.jpg")
     assert found("p")[0][0] == ("p/loose.jpg", None, None)
 
 
-def test_nested_folders_name_the_classes(here):
-    """Sites that are taken for classes are seen, and what is done about it works."""
+def test_notice_for_nested_class_folders(here):
+    """If sites are read as classes, the notice has the remedy, and it works."""
     touch(*(f"p/site{site}/{label}/1.jpg" for site in (1, 2) for label in ("elm", "oak")))
     _, lines = found("p")
     assert lines == [
-        "p: the classes are site1, site2, the folders directly in it; for the folders in those (elm, oak), give p/*/ as sources"
+        "p: the classes are its direct subfolders site1, site2; to use the folders in them (elm, oak) as classes, give p/*/ as sources"
     ]
     images, lines = found("p/site1/", "p/site2/")
     assert ({label for _, label, _ in images}, lines) == ({"elm", "oak"}, [])
@@ -257,35 +255,37 @@ def test_nested_folders_name_the_classes(here):
 # ---------------------------------------------------------------- names
 
 
-def test_labels_of_folder_and_manifest_meet(here):
-    """macOS writes NFD, an editor NFC; blanks around a label are left out, and said to be."""
+def test_labels_of_folder_and_manifest_are_normalized(here):
+    """macOS writes NFD, an editor NFC; blanks around a label are removed, with a notice."""
     touch(f"p/{NFD}/1.jpg", "p/new/1.jpg")
     with open("l.tsv", "w", encoding="utf-8") as file:
         file.write(f"path\tlabel\na.jpg\t{NFC}\nb.jpg\tnew \nc.jpg\t \n")
     images, lines = found("p", "l.tsv")
     assert [label for _, label, _ in images] == [NFC, "new", NFC, "new", None]
     assert lines == [
-        f'one class, {NFC}, is written in 2 ways: "{NFD}" (NFD), "{NFC}"',
-        'one class, new, is written in 2 ways: "new", "new "',
+        f'class {NFC} has 2 spellings: "{NFD}" (NFD), "{NFC}"',
+        'class new has 2 spellings: "new", "new "',
     ]
 
 
-def test_classes_that_differ_in_case(here):
-    """They stay two, with a notice."""
+def test_notice_for_classes_that_differ_in_case(here):
+    """They stay two classes."""
     touch("p/Cat/1.jpg", "p/cat/1.jpg")
     images, lines = found("p")
     assert [label for _, label, _ in images] == ["Cat", "cat"]
-    assert lines == ['classes that differ in case or form alone: "Cat", "cat"; if they are one, give them one name']
+    assert lines == [
+        'class names that differ only in case or form: "Cat", "cat"; if they are the same class, use one name'
+    ]
 
 
-def test_a_split_without_classes_next_to_others(here):
-    """As of a competition, whose test set is one heap: it is told, and the other option would not help."""
+def test_notice_for_a_split_without_classes(here):
+    """Such as an unlabelled test set of a competition; without a remedy, since --folders would not help."""
     touch("p/train/cat/1.jpg", "p/train/dog/1.jpg", "p/test/1.jpg")
-    assert found("p")[1] == ["p: test/ is a split whose images have no class"]
+    assert found("p")[1] == ["p: test/ is read as a split, and the images there have no class"]
 
 
 def test_folders_may_be_nested_deeply(here):
-    """Deeper than Python recurses: the test's own tree is taken down by rm, which does not recurse either."""
+    """Deeper than Python's recursion limit; the test removes its tree with rm, which does not recurse either."""
     path = "p/cat" + "/d" * (sys.getrecursionlimit() + 100)
     try:
         subprocess.run(["mkdir", "-p", path], check=True)

@@ -1,4 +1,4 @@
-"""HEIC, what phones write: read where pillow-heif is installed, named with the remedy where it is not."""
+"""HEIC, written by phones: read if pillow-heif is installed, otherwise reported with the remedy."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ HALVES[:, :32] = (250, 20, 20)
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a HEIC file as a phone does: its turn is in the container, and again in EXIF."""
+    """Write a HEIC file as a phone does, with the orientation in the container and in EXIF."""
 
     def save(name="photo.heic", *, orientation=None, pixels=HALVES):
         made = pillow_heif.from_pillow(Image.fromarray(pixels))
@@ -37,8 +37,8 @@ def without(hide_heif):
 
 
 @pytest.mark.parametrize("name", ["photo.heic", "photo.HEIF", "photo.jpg", "photo"])
-def test_pixels_are_those_that_were_written(write, name):
-    """By content, whatever the name; HEIC loses little."""
+def test_pixels_are_nearly_those_written(write, name):
+    """Recognized by content, whatever the name."""
     image = decode.load(write(name))
     assert (image.mode, image.size) == ("RGB", (64, 32))
     assert np.abs(np.asarray(image).astype(int) - HALVES).mean() < 3
@@ -46,8 +46,8 @@ def test_pixels_are_those_that_were_written(write, name):
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(None, (64, 32)), (3, (64, 32)), (6, (32, 64)), (8, (32, 64))])
-def test_it_is_turned_once(write, orientation, size):
-    """The container's turn counts, and the same in EXIF does not turn it again; the size is told without decoding."""
+def test_orientation_is_applied_once(write, orientation, size):
+    """The container's orientation, and not again that of EXIF; the size is known without decoding."""
     path = write(orientation=orientation)
     image = decode.load(path)
     exif = Image.Exif()
@@ -60,14 +60,14 @@ def test_it_is_turned_once(write, orientation, size):
 
 
 def test_grey_stays_grey(write, tmp_path):
-    """A file without colours has three equal channels."""
+    """The three channels are equal."""
     pillow_heif.from_pillow(Image.fromarray(HALVES[:, :, 0])).save(tmp_path / "grey.heic", quality=95)
     pixels = np.asarray(decode.load(tmp_path / "grey.heic"))
     assert np.ptp(pixels, axis=2).max() == 0
 
 
-def test_a_file_that_is_cut_short_is_a_bad_image(write):
-    """As of every format."""
+def test_rejects_truncated_files(write):
+    """As for every format."""
     path = write()
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BadImageError):
@@ -75,7 +75,7 @@ def test_a_file_that_is_cut_short_is_a_bad_image(write):
 
 
 @pytest.mark.usefixtures("without")
-def test_without_the_extra_the_remedy_is_named(write):
-    """One sentence."""
-    with pytest.raises(BadImageError, match=r"^a HEIC image; pip install 'cnnkit\[heif\]' makes it readable$"):
+def test_error_without_pillow_heif_has_the_remedy(write):
+    """In one sentence."""
+    with pytest.raises(BadImageError, match=r"^a HEIC image; to read it, pip install 'cnnkit\[heif\]'$"):
         decode.load(write())

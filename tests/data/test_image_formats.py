@@ -1,4 +1,4 @@
-"""The one list of formats: extensions and first bytes."""
+"""Image formats: extensions and first bytes."""
 
 import io
 import os
@@ -16,8 +16,8 @@ def encoded(kind, mode="RGB"):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM"])
-def test_the_first_bytes_tell_the_format(kind):
-    """As Pillow writes them, and as its openers know them."""
+def test_format_is_recognized_by_first_bytes(kind):
+    """As written by Pillow, in agreement with its openers."""
     content = encoded(kind)
     assert image_formats.of_content(content[: image_formats.HEAD]) == kind
     with decode.opened("x", io.BytesIO(content)) as image:
@@ -28,7 +28,7 @@ def test_the_first_bytes_tell_the_format(kind):
     "head",
     [
         b"",
-        b"no picture, but a text that is long enough",
+        b"not an image, but a text that is long enough",
         b"BM and a text that begins like a bitmap",
         b"P3 is a word here",
         b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + bytes(8),
@@ -58,23 +58,23 @@ def test_other_files_have_no_format(head):
         ("a.nef", False),
     ],
 )
-def test_an_extension_claims_an_image(name, read):
-    """Every extension of the decoders, in any case of letters."""
+def test_image_extensions(name, read):
+    """All extensions of the decoders, in any case of letters."""
     assert image_formats.has_image_extension(name) is read
 
 
-def test_heic_is_claimed_where_it_can_be_read(hide_heif):
-    """With pillow-heif; without it, there is the remedy."""
+def test_heic_is_an_image_extension_if_it_can_be_read(hide_heif):
+    """With pillow-heif; without it, there is a remedy."""
     pytest.importorskip("pillow_heif")
     assert image_formats.has_image_extension("a.HEIC")
     assert image_formats.why_not_read("a.HEIC") is None
     hide_heif()
     assert not image_formats.has_image_extension("a.HEIC")
-    assert image_formats.why_not_read("a.HEIC") == "pip install 'cnnkit[heif]' reads them"
+    assert image_formats.why_not_read("a.HEIC") == "to read them, pip install 'cnnkit[heif]'"
 
 
 def test_raw_files_are_never_read_by_content(tmp_path):
-    """A camera raw file is a TIFF with a small preview in front, which would pass for the photograph."""
+    """A camera raw file is a TIFF with a small preview, which would be read as the photograph."""
     content = encoded("TIFF")
     assert image_formats.of_content(content[: image_formats.HEAD]) == "TIFF"
     assert not image_formats.may_be_read_by_content("a.NEF")

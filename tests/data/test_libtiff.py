@@ -1,4 +1,4 @@
-"""What libtiff has to say of a damaged file."""
+"""Error handler of libtiff."""
 
 import ctypes
 import functools
@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from cnnkit.data import libtiff
 
 
-def test_the_handler_is_replaced_once_however_many_threads_start(monkeypatch):
-    """The one that libtiff holds is the one that is kept: it would call the others after they were freed."""
+def test_handler_is_replaced_once_by_several_threads(monkeypatch):
+    """The handler that libtiff calls is the one that is kept; others would be called after they were freed."""
     installed = []
 
     class Library:
         def __init__(self, _):
-            time.sleep(0.05)  # as where the library is loaded, which lets the other threads in
+            time.sleep(0.05)  # as while the library is loaded, when other threads run
             self.TIFFSetErrorHandler = SetHandler(installed)
             self.TIFFSetWarningHandler = SetHandler([])
 

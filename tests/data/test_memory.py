@@ -1,4 +1,4 @@
-"""How much memory there is: the machine's, or what a container may take of it."""
+"""Available memory: the machine's, or the limit of a container."""
 
 import os
 
@@ -10,7 +10,7 @@ MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def system(folder, groups, limits):
-    """Make what Linux shows of control groups: the process's, and the limits by path."""
+    """Make Linux's files of control groups: those of the process, and the limits by path."""
     (folder / "proc/self").mkdir(parents=True)
     (folder / "proc/self/cgroup").write_text(groups)
     for path, limit in limits.items():
@@ -30,17 +30,17 @@ def system(folder, groups, limits):
         ("0::/gone\nodd\n", {}, MACHINE),
     ],
 )
-def test_a_container_has_less_than_its_machine(tmp_path, groups, limits, expected):
-    """Version 2 and 1; of nested groups the tightest counts, and a group that is not to be seen has the root's."""
+def test_limits_of_control_groups(tmp_path, groups, limits, expected):
+    """Versions 2 and 1; the smallest limit of nested groups counts, and an invisible group has the root's limit."""
     assert memory.installed(system(tmp_path, groups, limits)) == expected
 
 
-def test_without_control_groups_it_is_the_machines(tmp_path):
+def test_memory_without_control_groups(tmp_path):
     """As on macOS."""
     assert memory.installed(tmp_path) == MACHINE
 
 
 @pytest.mark.parametrize(("gib", "expected"), [(2, 0.5), (4, 1), (8, 1), (16, 2), (64, 4), (None, 1)])
-def test_what_decoding_may_take(gib, expected):
-    """An eighth; of little memory a quarter."""
+def test_memory_for_decoding(gib, expected):
+    """An eighth of the memory, or a quarter of a small one."""
     assert memory._for_decoding(gib and gib << 30) == expected * 2**30

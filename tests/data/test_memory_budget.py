@@ -1,4 +1,4 @@
-"""Memory that threads share."""
+"""Memory budget shared by threads."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +12,8 @@ from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
 
 
-def test_decoding_shares_the_budget(tmp_path, monkeypatch):
-    """Of images that need it all, one at a time is decoded and resized; of small ones, as many as there are threads."""
+def test_decoding_stays_within_the_budget(tmp_path, monkeypatch):
+    """Images that need all of it are decoded one at a time; small ones in all threads."""
     monkeypatch.setattr(memory, "DECODING", MemoryBudget(100_000))
     for name, side in (("large", 100), ("small", 20)):  # 12 bytes a pixel: 120,000 and 4,800
         Image.new("RGB", (side, side)).save(tmp_path / f"{name}.png")
@@ -33,11 +33,11 @@ def test_decoding_shares_the_budget(tmp_path, monkeypatch):
         outcomes = [size for _, size in reader.read([ImageFile(path)] * 12, load, jobs=4)]
         assert len(set(outcomes)) == 1
         assert most[path] == threads
-    memory.DECODING.take(100_000)  # all of it has been given back
+    memory.DECODING.take(100_000)  # all memory has been given back
 
 
-def test_an_image_that_cannot_be_used_gives_its_memory_back(tmp_path, monkeypatch):
-    """Also where the decoder fails, and where several are decoded one after the other."""
+def test_bad_images_give_their_memory_back(tmp_path, monkeypatch):
+    """Also if the decoder fails, and if several are decoded in one thread."""
     monkeypatch.setattr(memory, "DECODING", MemoryBudget(100_000))
     Image.new("RGB", (100, 100)).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
@@ -52,8 +52,8 @@ def test_an_image_that_cannot_be_used_gives_its_memory_back(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("head", [b"RIFF\0\0\0\0WEBPVP8 ", b"\0\0\0\x1cftypavif", b"\0\0\0\x18ftypheic"])
-def test_what_a_decoder_reads_whole_waits_for_memory(tmp_path, monkeypatch, head):
-    """Before it is opened, whether it is an image or not."""
+def test_files_that_are_read_whole_wait_for_memory(tmp_path, monkeypatch, head):
+    """Before they are opened, whether they are images or not."""
     asked = []
     monkeypatch.setattr(memory, "hold", asked.append)
     (tmp_path / "large").write_bytes(head + bytes(1_000_000))
@@ -73,8 +73,8 @@ def test_what_a_decoder_reads_whole_waits_for_memory(tmp_path, monkeypatch, head
         assert asked[1] > size + 100 * 100 * 8
 
 
-def test_large_images_wait_for_memory():
-    """What is over the budget is let in alone, and its end lets the next one in."""
+def test_item_larger_than_the_budget_runs_alone():
+    """The next item starts when it ends."""
     room, order = MemoryBudget(10), []
 
     def work(size):

@@ -1,4 +1,4 @@
-"""Many images, by threads, in order."""
+"""Images read in threads."""
 
 import threading
 import time
@@ -20,13 +20,13 @@ def decoding():
 
 
 @pytest.mark.parametrize("jobs", [None, 1, 2, 7])
-def test_order_is_that_of_the_images(jobs):
-    """Whichever thread is done first, images come in the order given."""
+def test_images_come_in_the_order_given(jobs):
+    """Whichever thread finishes first."""
 
     loaded = [threading.Event() for _ in range(61)]
 
     def load(path):
-        if int(path) % 3 == 0:  # late, if another thread can take the next one
+        if int(path) % 3 == 0:  # slow, if another thread can take the next one
             loaded[int(path) + 1].wait(0.01)
         loaded[int(path)].set()
         return int(path) * 10
@@ -35,8 +35,8 @@ def test_order_is_that_of_the_images(jobs):
     assert found == [(ImageFile(str(index)), index * 10) for index in range(60)]
 
 
-def test_bad_images_stand_in_their_place():
-    """An image that cannot be loaded comes with its reason, and the others come all the same."""
+def test_bad_images_come_with_their_reason():
+    """At their place in the order; the other images are loaded."""
 
     def load(path):
         if int(path) % 4 == 1:
@@ -47,8 +47,8 @@ def test_bad_images_stand_in_their_place():
     assert found == [(str(n), f"no good: {n}" if n % 4 == 1 else str(n)) for n in range(10)]
 
 
-def test_a_bug_is_no_bad_image():
-    """Another exception than BadImageError is raised, at the image that caused it, and no thread is left."""
+def test_other_exceptions_are_raised():
+    """At the image that caused it; no thread is left."""
 
     def load(path):
         return 1 / (int(path) - 5)
@@ -61,8 +61,8 @@ def test_a_bug_is_no_bad_image():
 
 
 @pytest.mark.parametrize("ahead", [1, 4, 64])
-def test_it_reads_no_further_ahead_than_it_may(ahead):
-    """At every moment at most `ahead` images were taken from the list that have not been handed over."""
+def test_reads_at_most_ahead_images_in_advance(ahead):
+    """At every moment, at most `ahead` images were taken from the list and not yet returned."""
     taken = 0
 
     def endless():
@@ -78,15 +78,15 @@ def test_it_reads_no_further_ahead_than_it_may(ahead):
     found.close()
 
 
-def test_threads_really_run_side_by_side():
+def test_threads_run_concurrently():
     """Two images that wait for each other are both loaded."""
     meeting = threading.Barrier(2, timeout=20)
     found = reader.read(listed(2), lambda path: meeting.wait(), jobs=2)
     assert sorted(outcome for _, outcome in found) == [0, 1]
 
 
-def test_an_early_stop_leaves_no_threads(wait_for):
-    """Whoever stops asking gets the threads stopped, and what was not begun is not begun."""
+def test_early_stop_leaves_no_threads(wait_for):
+    """Closing the iterator stops the threads, and no further image is started."""
     begun = []
 
     def load(path):
@@ -102,8 +102,8 @@ def test_an_early_stop_leaves_no_threads(wait_for):
     assert len(begun) < 64
 
 
-def test_an_error_of_the_list_leaves_no_threads():
-    """A list that breaks off, as a broken manifest on standard input does, is an error, and the threads are stopped."""
+def test_error_in_the_list_leaves_no_threads():
+    """Such as a broken manifest on standard input: the error is raised, and the threads are stopped."""
 
     def breaking():
         yield from listed(100)
@@ -114,13 +114,13 @@ def test_an_error_of_the_list_leaves_no_threads():
     assert decoding() == []
 
 
-def test_nothing_to_read():
-    """No images, no threads, no outcome."""
+def test_empty_list():
+    """No images, no threads, no results."""
     assert list(reader.read([], str)) == []
 
 
 def test_real_files(images):
-    """From files to images, a broken one and a missing one among them."""
+    """Including a broken and a missing file."""
     folder = images(red=3) / "red"
     (folder / "01.png").write_bytes(b"")
     paths = [*sorted(str(path) for path in folder.iterdir()), str(folder / "nowhere.png")]
@@ -130,7 +130,7 @@ def test_real_files(images):
     assert str(outcomes[1]) == "empty file"
 
 
-def test_cores_are_those_that_may_be_used(monkeypatch):
-    """A process that is held to one core counts one."""
+def test_usable_cores_respects_affinity(monkeypatch):
+    """A process restricted to one core counts one."""
     monkeypatch.setattr(reader.os, "sched_getaffinity", lambda pid: {3}, raising=False)
     assert reader.usable_cores() == 1

@@ -1,4 +1,4 @@
-"""Which images a SOURCE names."""
+"""Images of a SOURCE."""
 
 import io
 import os
@@ -28,8 +28,8 @@ def named(images, root):
     return [(os.path.relpath(image.path, root), image.label) for image in images]
 
 
-def test_the_first_folder_is_the_label(tmp_path):
-    """Deeper folders do not matter, and an image on top has no label."""
+def test_first_folder_is_the_label(tmp_path):
+    """Deeper folders are ignored, and an image directly in the source has no label."""
     touch(tmp_path, "cat/1.jpg", "cat/kittens/small/2.JPG", "dog/1.jpg", "3.png")
     assert named(find(tmp_path), tmp_path) == [
         ("3.png", None),
@@ -39,8 +39,8 @@ def test_the_first_folder_is_the_label(tmp_path):
     ]
 
 
-def test_only_images_that_are_not_hidden(tmp_path):
-    """Hidden files and folders are passed over, other files too; extensions count in any case of letters."""
+def test_hidden_files_and_other_files_are_ignored(tmp_path):
+    """Hidden folders too; extensions are recognized in any case of letters."""
     touch(
         tmp_path,
         ".git/a.jpg",
@@ -54,16 +54,16 @@ def test_only_images_that_are_not_hidden(tmp_path):
     assert named(find(tmp_path), tmp_path) == [("cat/b.JpEg", "cat"), ("cat/c.TIFF", "cat")]
 
 
-def test_every_extension_that_is_searched_for_can_be_read():
-    """What a folder search finds is what some decoder is let in for."""
+def test_every_searched_extension_has_a_decoder():
+    """The extensions of the search are those of the allowed decoders."""
     assert frozenset().union(*decode.FORMATS.values()) == image_formats.EXTENSIONS
 
 
 @pytest.mark.parametrize(
     "name", ["Ünïcödé 🐈", "tab\there", "new\nline", "lead ing", "back\\slash", "quo\"te'", b"latin-\xe9"]
 )
-def test_any_name(tmp_path, name):
-    """A label and a file may be called whatever the file system takes, bytes that are no UTF-8 included."""
+def test_any_file_name(tmp_path, name):
+    """Labels and files can have any name that the file system accepts, including bytes that are not UTF-8."""
     name = os.fsdecode(name)
     touch(tmp_path, f"{name}/{name}.png")
     (image,) = find(tmp_path)
@@ -71,8 +71,8 @@ def test_any_name(tmp_path, name):
     assert os.path.exists(image.path)
 
 
-def test_the_order_is_that_of_names_not_of_the_disk(tmp_path):
-    """However files came onto the disk, they are listed by the bytes of their names, a folder's files side by side."""
+def test_images_are_ordered_by_name(tmp_path):
+    """By the bytes of their names, not in the disk's order; the files of a folder stay together."""
     names = [f"{label}/{number}.png" for label in ("a", "a b", "a-b", "b", "ä", "Z") for number in range(4)]
     orders = []
     for seed in range(3):
@@ -83,8 +83,8 @@ def test_the_order_is_that_of_names_not_of_the_disk(tmp_path):
     assert [name.split("/")[0] for name in orders[0][::4]] == ["Z", "a", "a b", "a-b", "b", "ä"]
 
 
-def test_linked_folders_are_read_and_loops_are_not_followed(tmp_path):
-    """A link to a folder is a folder, under the label of the link as well as under its own; a link that leads back up ends."""
+def test_links_are_followed_except_loops(tmp_path):
+    """A linked folder is read under the link's label and under its own; a link to a folder above is not followed."""
     touch(tmp_path, "photos/dog/1.jpg")
     (tmp_path / "photos/animals").symlink_to(tmp_path / "photos/dog")
     (tmp_path / "photos/dog/up").symlink_to(tmp_path / "photos")
@@ -92,19 +92,19 @@ def test_linked_folders_are_read_and_loops_are_not_followed(tmp_path):
 
 
 def test_broken_links_and_pipes_are_listed(tmp_path):
-    """What is missing, or no file, is named as bad by whoever reads it; a pipe that is called .jpg is not waited for."""
+    """They are reported when they are read; a pipe called .jpg is not waited for."""
     touch(tmp_path, "cat/1.jpg")
     (tmp_path / "cat/2.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(tmp_path / "cat/3.jpg")
     assert named(find(tmp_path), tmp_path) == [("cat/1.jpg", "cat"), ("cat/2.jpg", "cat"), ("cat/3.jpg", "cat")]
 
 
-def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
-    """A class is not dropped in silence because of its permissions."""
+def test_unreadable_folder_is_an_error(tmp_path, monkeypatch):
+    """A class is not silently dropped because of its permissions."""
     touch(tmp_path, "cat/1.jpg", "dog/1.jpg")
     scandir = os.scandir
 
-    def guarded(path):  # root may read everything, so permissions alone do not make this happen
+    def guarded(path):  # simulated, since root may read everything
         if os.path.basename(path) == "dog":
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
@@ -114,16 +114,16 @@ def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
         find(tmp_path)
 
 
-def test_split_picks_a_subfolder(tmp_path):
-    """With a split, labels are counted from the split's folder."""
+def test_split_selects_a_subfolder(tmp_path):
+    """The labels are the folders in the split's folder."""
     touch(tmp_path, "train/cat/1.jpg", "val/cat/2.jpg", "val/dog/deep/3.jpg")
     images = find(tmp_path, split="val")
     assert named(images, tmp_path / "val") == [("cat/2.jpg", "cat"), ("dog/deep/3.jpg", "dog")]
     assert {image.split for image in images} == {"val"}
 
 
-def test_a_manifest_is_seen_from_its_own_folder(tmp_path, monkeypatch):
-    """Paths open from the current folder, wherever the manifest lies; columns may be in any order."""
+def test_manifest_paths_are_relative_to_its_folder(tmp_path, monkeypatch):
+    """Wherever the manifest is; columns may be in any order."""
     touch(tmp_path, "lists/../photos/1.jpg")
     (tmp_path / "lists").mkdir(exist_ok=True)
     manifest = tmp_path / "lists/all.TSV"
@@ -140,8 +140,8 @@ def test_a_manifest_is_seen_from_its_own_folder(tmp_path, monkeypatch):
         find("lists/all.TSV", split="test")
 
 
-def test_a_path_without_its_extension_is_completed(tmp_path, monkeypatch, caplog):
-    """A table of ids, as `flow_from_dataframe` is given one: where one image file can be meant it is read, and one notice says so."""
+def test_path_without_extension_is_completed(tmp_path, monkeypatch, caplog):
+    """In a table of ids, as for `flow_from_dataframe`, if exactly one image file matches; with one notice."""
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO", logger="cnnkit")
     touch(tmp_path, "p/1.JPG", "p/1.txt", "p/2.0.png", "p/3.jpg", "p/3.png", "p/4", "p/4.jpg", "q/5.jpg")
@@ -159,21 +159,21 @@ def test_a_path_without_its_extension_is_completed(tmp_path, monkeypatch, caplog
         assert [image.path for image in find(listed, stdin=stdin.encode())] == expected
         name = "standard input" if listed == "-" else listed
         assert caplog.messages == [
-            f"{name}: 2 paths lack their extension; p/1 is read as p/1.JPG",
-            f"{name}: p/3 could be 3.jpg or 3.png; write paths with their extension",
+            f"{name}: 2 paths have no extension; p/1 is read as p/1.JPG",
+            f"{name}: p/3 can be 3.jpg or 3.png; write the paths with their extension",
         ]
 
 
-def test_a_single_image_stands_for_itself(tmp_path):
-    """Whatever its name; it belongs to no split."""
+def test_single_image_is_a_source(tmp_path):
+    """With any name; it belongs to no split."""
     touch(tmp_path, ".odd name")
     assert find(tmp_path / ".odd name") == [ImageFile(str(tmp_path / ".odd name"))]
-    with pytest.raises(UsageError, match="single picture"):
+    with pytest.raises(UsageError, match="single image"):
         find(tmp_path / ".odd name", split="val")
 
 
-def test_sources_come_in_the_order_given(tmp_path):
-    """Several sources follow one another, standard input at its place."""
+def test_sources_keep_their_order(tmp_path):
+    """Including standard input."""
     touch(tmp_path, "b/1.jpg", "a/1.jpg")
     found = find(tmp_path / "b", "-", tmp_path / "a", stdin=b"x.png\n")
     assert [os.path.relpath(image.path, tmp_path) for image in found if image.path != "x.png"] == [
@@ -195,29 +195,29 @@ def test_sources_come_in_the_order_given(tmp_path):
         (b"caf\xe9.jpg\n", False, [os.fsdecode(b"caf\xe9.jpg")]),
     ],
 )
-def test_a_list_on_standard_input(text, null, paths):
-    """One path a line, or between NULs; empty lines and Windows line ends do no harm, and nothing in a name is interpreted."""
+def test_list_on_standard_input(text, null, paths):
+    """One path per line, or separated by NUL; empty lines and Windows line ends are accepted, and names are not interpreted."""
     assert find("-", stdin=text, null=null) == [ImageFile(path) for path in paths]
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_a_manifest_on_standard_input(mark, end):
-    """A header row makes a manifest of a list, as an editor on Windows writes it, too."""
+def test_manifest_on_standard_input(mark, end):
+    """Recognized by its header row, also if written by an editor on Windows."""
     lines = [b"path\tlabel\tsplit", b"a.jpg\tcat\ttrain", b"b\\tc.jpg\tdog\tval"]
     text = mark + end.join(lines) + end
-    odd = "b/tc.jpg" if end == b"\r\n" else "b\tc.jpg"  # where neither is there, line ends of Windows decide
+    odd = "b/tc.jpg" if end == b"\r\n" else "b\tc.jpg"  # without other signs, Windows line ends decide
     assert find("-", stdin=text) == [ImageFile("a.jpg", "cat", "train"), ImageFile(odd, "dog", "val")]
     assert find("-", stdin=text, split="val") == [ImageFile(odd, "dog", "val")]
 
 
-def test_a_manifest_of_paths_alone_on_standard_input():
-    """`cut -f 1 split.tsv` leaves a manifest, whose header row is no image."""
+def test_manifest_with_only_paths_on_standard_input():
+    """The output of `cut -f 1 split.tsv` is a manifest, and its header row is not an image."""
     assert find("-", stdin=b"path\na.jpg\n") == [ImageFile("a.jpg")]
 
 
-def test_standard_input_is_read_as_far_as_it_is_asked():
-    """The first image is there before the list has come to its end."""
+def test_standard_input_is_read_lazily():
+    """The first image is returned before the list has ended."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as pipe:
         os.write(writing, b"a.jpg\n")
@@ -227,22 +227,22 @@ def test_standard_input_is_read_as_far_as_it_is_asked():
             os.close(writing)
 
 
-def test_a_broken_manifest_on_standard_input_names_the_line():
-    """The error points at the row."""
+def test_error_in_a_manifest_on_standard_input_has_the_line():
+    """The number of the broken row."""
     with pytest.raises(FormatError, match=r"standard input:3: 1 fields, but the header row has 2"):
         find("-", stdin=b"path\tlabel\na.jpg\tcat\nb.jpg\n")
 
 
-def test_sources_that_name_nothing(tmp_path):
-    """Each is an error that says what was looked for."""
+def test_rejects_sources_without_images(tmp_path):
+    """Each error names the source and the reason."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.tsv").write_text("path\tlabel\n")
     for words, match in [
-        (("nowhere",), rf"^nowhere: no such picture, folder or manifest \(the current folder is {Path.cwd().name}/\)$"),
-        ((tmp_path / "nowhere",), "nowhere: no such picture, folder or manifest$"),
-        ((tmp_path / "empty",), "no images in it"),
+        (("nowhere",), rf"^nowhere: no such image, folder or manifest \(the current folder is {Path.cwd().name}/\)$"),
+        ((tmp_path / "nowhere",), "nowhere: no such image, folder or manifest$"),
+        ((tmp_path / "empty",), "no images found"),
         ((tmp_path / "rows.tsv",), "no rows"),
-        (("-",), "names no picture"),
+        (("-",), "standard input is empty"),
     ]:
         with pytest.raises(CnnkitError, match=match):
             find(*words)
@@ -250,12 +250,12 @@ def test_sources_that_name_nothing(tmp_path):
         find(tmp_path / "empty", split="val")
     with pytest.raises(UsageError, match="once"):
         find("-", "-")
-    with pytest.raises(UsageError, match="no parts"):
+    with pytest.raises(UsageError, match="has no splits"):
         find("-", stdin=b"a.jpg\n", split="val")
 
 
-def test_links_that_lead_nowhere_are_named_by_whoever_reads_them(tmp_path):
-    """Named on the command line they end no run: the other images are read."""
+def test_broken_links_are_reported_when_read(tmp_path):
+    """A broken link on the command line does not stop the run: the other images are read."""
     touch(tmp_path, "1.jpg")
     for name, target in (("loop.png", "loop.png"), ("gone.png", "nowhere.png")):
         (tmp_path / name).symlink_to(target)
@@ -263,7 +263,7 @@ def test_links_that_lead_nowhere_are_named_by_whoever_reads_them(tmp_path):
     assert [path for path, _ in named(find(*(tmp_path / name for name in names)), tmp_path)] == names
 
 
-def test_a_list_by_nul_without_saying_so():
-    """A list that find -print0 wrote is not one long path: the option that is missing is named."""
-    with pytest.raises(UsageError, match="separated by NUL; give -0"):
+def test_rejects_nul_separated_list_without_the_option():
+    """The output of find -print0 is not one long path: the error has the missing option."""
+    with pytest.raises(UsageError, match="separated by NUL; add -0"):
         list(source.find(["-"], stdin=io.BytesIO(b"a.jpg\0b.jpg\0")))

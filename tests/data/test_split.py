@@ -1,4 +1,4 @@
-"""From images to splits without leaks."""
+"""Assignment of images to splits."""
 
 import hashlib
 import random
@@ -16,6 +16,7 @@ from cnnkit.data import allocation, duplicates, source, split
 from cnnkit.data.config import SplitConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.messages import count_images
 
 HALVES = SplitConfig(ratio="1,1")
 ROAD = SplitConfig(ratio="0.5,0.25,0.25")
@@ -26,12 +27,12 @@ def split_folder(folder, config=ROAD, callbacks=None, **changes):
 
 
 def split_of(outcome, root=None):
-    """Give the split of each image, by its path below root."""
+    """Return the split of each image, by its path below root."""
     return {row.path if root is None else row.path.removeprefix(f"{root}/"): row.split for row in outcome.rows}
 
 
 def drawn(images, contents, *, seed=0):
-    """Draw images of which only the content's name is known."""
+    """Assign images of which only the content is known."""
     digests = [hashlib.sha256(content.encode()).digest() for content in contents]
     return split.draw_splits(images, digests, duplicates.exact_duplicates(digests), seed=seed)
 
@@ -52,7 +53,7 @@ def listed(rows, *, grouped):
 
 
 def undivided(images, contents, split):
-    """Check that no group and no content is in two splits; what is in none does not count."""
+    """Check that no group and no content is in two splits; images in no split are ignored."""
     for values in ([image.group for image in images], contents):
         where = defaultdict(set)
         for value, each in zip(values, split, strict=True):
@@ -63,8 +64,8 @@ def undivided(images, contents, split):
 
 @settings(max_examples=25, deadline=None)
 @given(SETS, st.booleans(), st.integers(0, 3))
-def test_groups_and_copies_are_never_parted(rows, grouped, seed):
-    """By shares, by counts and by folds: what must stay together does, every class is everywhere, and counts are exact."""
+def test_groups_and_duplicates_are_never_divided(rows, grouped, seed):
+    """With shares, counts and folds; every class is in every split, and counts are exact."""
     images, contents = listed(rows, grouped=grouped)
     given_away = drawn(images, contents, seed=seed)
     for demand in (HALVES.shares(), allocation.by_ratio("2,1"), allocation.by_folds(3)):
@@ -94,7 +95,7 @@ def test_groups_and_copies_are_never_parted(rows, grouped, seed):
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.integers(0, 10_000), min_size=40, max_size=120), st.data())
 def test_stable_splits_do_not_move(contents, data):
-    """Images that are added, whatever they hold and wherever they stand, move none of the old ones."""
+    """Added images with any content and at any position move none of the old ones."""
     contents = sorted(contents)
     old = data.draw(st.lists(st.sampled_from(contents), min_size=20, unique=True))
     new = data.draw(st.permutations(contents))
@@ -111,7 +112,7 @@ def test_stable_splits_do_not_move(contents, data):
             )
             for each in (old, new)
         )
-    except CnnkitError:  # a split without any image is an error, not a leak
+    except CnnkitError:  # a split without images is an error, not a leak
         assume(False)
     assert {content: after[content] for content in old} == before
 
@@ -119,7 +120,7 @@ def test_stable_splits_do_not_move(contents, data):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000))
 def test_stable_groups_do_not_move(seed):
-    """With groups the group's name decides: new images of a group follow it, and new groups move nobody."""
+    """The group's name decides: new images follow their group, and new groups move no image."""
     generator = random.Random(seed)
 
     def draw(number, names):
@@ -140,7 +141,7 @@ def test_stable_groups_do_not_move(seed):
 
 
 def test_stable_shares_are_met_on_average():
-    """Ten thousand images fall into splits of 80, 10 and 10 % within what chance allows."""
+    """Ten thousand images are in splits of 80, 10 and 10 % within the limits of chance."""
     images = [ImageFile(f"{number}.jpg") for number in range(10_000)]
     assigned = split.by_content(
         drawn(images, [str(number) for number in range(10_000)]), allocation.by_ratio("8,1,1"), seed=0
@@ -150,7 +151,7 @@ def test_stable_shares_are_met_on_average():
 
 
 def test_stable_splits_of_real_files(images):
-    """And so with files: new images, a new class and a copy move none of the old ones."""
+    """New images, a new class and a copy move none of the old ones."""
     root = images(red=30, blue=30)
     before = split_of(split_folder(root, stable=True))
     images(green=30)
@@ -161,8 +162,8 @@ def test_stable_splits_of_real_files(images):
     assert len(after) == 91
 
 
-def test_stable_copies_in_groups_of_different_splits(images):
-    """A copy in another patient's folder leaks, and to move either would move an old image: that is an error with both names."""
+def test_stable_rejects_duplicates_in_groups_of_different_splits(images):
+    """A copy in another patient's folder leaks, and moving either would move an old image: the error has both names."""
     root = images(**{f"patient{number}": 6 for number in range(8)})
 
     def flat():
@@ -172,13 +173,13 @@ def test_stable_copies_in_groups_of_different_splits(images):
     one, other = {row.split: row.group for row in outcome.rows}.values()
     shutil.copy(root / one / "00.png", root / other / "99.png")
     with pytest.raises(
-        CnnkitError, match=r"are byte-identical, but their groups fall into (train and val|val and train)"
+        CnnkitError, match=r"are exact duplicates, but their groups are in (train and val|val and train)"
     ):
         split.split_images(flat(), replace(HALVES, stable=True, group="patient."))
 
 
-def test_a_seed_is_another_draw(images):
-    """The same seed gives the same splits, another one gives others, stable or not."""
+def test_another_seed_gives_another_split(images):
+    """The same seed gives the same split, with --stable and without."""
     root = images(red=20, blue=20)
     for stable in (False, True):
         first, again, other = (split_of(split_folder(root, HALVES, seed=seed, stable=stable)) for seed in (3, 3, 4))
@@ -186,8 +187,8 @@ def test_a_seed_is_another_draw(images):
         assert first != other
 
 
-def test_neither_order_nor_names_nor_jobs_change_anything(images, tmp_path):
-    """An image's split follows from what all the images hold, not from where they lie or who read them first."""
+def test_split_does_not_depend_on_order_names_and_jobs(images, tmp_path):
+    """It depends only on the content of all images, not on their paths or on the order of reading."""
     root = images(red=13, blue=9)
     expected = split_of(split_folder(root), root)
     found = source.find([str(root)])
@@ -207,32 +208,32 @@ def test_neither_order_nor_names_nor_jobs_change_anything(images, tmp_path):
     } == expected
 
 
-def test_every_class_has_its_share(images):
-    """Twenty-three and eight images in halves and quarters, to the image."""
+def test_every_class_has_its_exact_share(images):
+    """Twenty-three and eight images in halves and quarters, exact to one image."""
     outcome = split_folder(images(red=23, blue=8))
     assert outcome.table() == [
         {"class": "blue", "train": 4, "val": 2, "test": 2, "total": 8},
         {"class": "red", "train": 11, "val": 6, "test": 6, "total": 23},
     ]
-    assert outcome.remarks[-1] == "train 15, val 8, test 8 pictures of 2 classes"
+    assert outcome.remarks[-1] == "train 15, val 8, test 8 images of 2 classes"
 
 
-def test_a_flat_folder_is_one_class(images):
-    """Without labels all the images are one class that has no name."""
+def test_folder_without_classes_is_one_class(images):
+    """Without labels all images are one class without a name."""
     outcome = split_folder(images(red=8) / "red", HALVES)
     assert outcome.table() == [{"class": None, "train": 4, "val": 4, "total": 8}]
 
 
-def test_a_stray_image_without_a_class(images):
-    """Among classes, an image that has none is an error that names it."""
+def test_rejects_image_without_a_class_among_others(images):
+    """The error names the image."""
     root = images(red=4, blue=4)
     shutil.copy(root / "red/00.png", root / "cover.png")
-    with pytest.raises(CnnkitError, match=r"cover.png has no class, but other pictures have"):
+    with pytest.raises(CnnkitError, match=r"cover.png has no class, but other images have one"):
         split_folder(root, HALVES)
 
 
-def test_a_file_that_is_named_twice_is_taken_once(images, monkeypatch):
-    """Under whatever spelling of its folder; with two different labels it is an error."""
+def test_file_listed_twice_is_used_once(images, monkeypatch):
+    """With any spelling of its folder; two different labels are an error."""
     root = images(red=4, blue=4)
     monkeypatch.chdir(root)
     (root.parent / "link").symlink_to(root)
@@ -242,8 +243,8 @@ def test_a_file_that_is_named_twice_is_taken_once(images, monkeypatch):
         split.split_images([*source.find(["."]), ImageFile("red/../red/00.png", "rose")], HALVES)
 
 
-def test_duplicates_stay_together_and_counts_are_exact_all_the_same(images):
-    """A fifth of the images copied: each copy is with its like, and every split holds what is due to the image."""
+def test_duplicates_stay_together_and_counts_are_exact(images):
+    """With copies of a fifth of the images: each is in the split of its original, and every split has its exact number."""
     root = images(red=20, blue=20)
     for label in ("red", "blue"):
         for number in range(4):
@@ -255,42 +256,45 @@ def test_duplicates_stay_together_and_counts_are_exact_all_the_same(images):
             for number in range(4):
                 ends = {where.get(f"{label}/{number:02d}.png"), where.get(f"{label}/copy {number}.png")} - {None}
                 assert len(ends) <= 1
-        assert "byte-identical: 16 pictures in 8 sets, the largest of 2; each stays in one part" in outcome.remarks
+        assert (
+            f"exact duplicates: {count_images(16)} in 8 sets, the largest of 2; each stays in one split"
+            in outcome.remarks
+        )
         if demand.counts:
             assert [record["train"] for record in outcome.table()] == [10, 10]
-            assert "12 pictures left out: --count asks for no more" in outcome.remarks
+            assert f"{count_images(12)} left out by --count" in outcome.remarks
         else:
             sizes = [(record["class"], record["total"]) for record in outcome.table()]
             due = allocation.due(demand, sizes)
             assert [[record[name] for record in outcome.table()] for name in demand.names] == due
-            assert not any("cut to size" in remark for remark in outcome.remarks)
+            assert not any("prevent exact shares" in remark for remark in outcome.remarks)
 
 
-def test_a_count_that_only_parting_copies_would_meet(images):
-    """Five pairs do not make five and five: an error with the numbers."""
+def test_rejects_count_that_would_divide_duplicates(images):
+    """Five pairs do not give five and five: the error has the numbers."""
     root = images(red=5)
     for number in range(5):
         shutil.copy(root / f"red/{number:02d}.png", root / f"red/copy {number}.png")
     with pytest.raises(
         CnnkitError,
-        match=r"class red: --count asks for 5 pictures in (train|val), but only 4 can be had without parting",
+        match=r"class red: --count asks for 5 images in (train|val), but only 4 fit without dividing",
     ):
         split_folder(root, SplitConfig(count="5,5"))
     assert [record["total"] for record in split_folder(root, SplitConfig(count="5,4")).table()] == [9]
 
 
-def test_copies_with_different_labels_are_named(images, caplog):
-    """Both paths and both labels, as a warning; they stay in one split."""
+def test_warns_of_duplicates_with_different_labels(images, caplog):
+    """With both paths and both labels; they stay in one split."""
     root = images(red=6, blue=6)
     shutil.copy(root / "red/00.png", root / "blue/99.png")
     outcome = split_folder(root, HALVES)
     (warning,) = (record.getMessage() for record in caplog.records)
-    assert f"{root}/blue/99.png (blue) and {root}/red/00.png (red) are byte-identical" in warning
+    assert f"{root}/blue/99.png (blue) and {root}/red/00.png (red) are exact duplicates" in warning
     assert len({row.split for row in outcome.rows if row.path.endswith(("blue/99.png", "red/00.png"))}) == 1
 
 
-def test_near_duplicates_stay_together_when_asked(images):
-    """Smaller copies are found with `near` alone, and its remark says how many."""
+def test_near_duplicates_stay_together_with_near(images):
+    """Smaller copies are found only with `near`, and a notice has their number."""
     from PIL import Image
 
     root = images(red=12, blue=12, size=(120, 90))
@@ -301,29 +305,29 @@ def test_near_duplicates_stay_together_when_asked(images):
     where = split_of(outcome, root)
     assert all(where[f"red/{number:02d}.png"] == where[f"red/small {number}.png"] for number in range(6))
     assert any(
-        re.fullmatch(r"look alike \(up to 40 bits of 256\): \d+ pictures in \d+ sets?, .*", each)
+        re.fullmatch(r"near duplicates \(up to 40 bits of 256\): \d+ \w+ in \d+ sets?, .*", each)
         for each in outcome.remarks
     )
-    assert not any("look alike" in remark for remark in split_folder(root).remarks)
+    assert not any("near duplicates" in remark for remark in split_folder(root).remarks)
 
 
 def test_groups_from_the_path(images):
-    """What the expression finds is the group, or its first parentheses; an image without one stands alone."""
+    """The match is the group, or its first parenthesized group; an image without a match is in no group."""
     root = images(red=10)
     found = source.find([str(root)])
     named = split.with_groups(found, re.compile(r"/(0|1)\d*[0-7]\.png"))
     assert [image.group for image in named] == ["0"] * 8 + [None] * 2
     assert {image.group for image in split.with_groups(found, re.compile(r"red/\d"))} == {"red/0"}
     assert split.with_groups(found, None) == found
-    with pytest.raises(UsageError, match=r"--group \(: no regular expression"):
+    with pytest.raises(UsageError, match=r"--group \(: not a regular expression"):
         replace(HALVES, group="(").checked()
-    with pytest.raises(UsageError, match=r"found in no path, for example not in .*00\.png"):
+    with pytest.raises(UsageError, match=r"matches no path, for example not .*00\.png"):
         split.with_groups(found, re.compile("patient"))
 
 
 @pytest.mark.parametrize("config", [HALVES, ROAD, SplitConfig(folds=4), SplitConfig(count="9,5")])
-def test_groups_of_files_stay_together(images, config):
-    """Thirty-two images by eight patients, whose split is one each; shares that cannot be met are said."""
+def test_groups_stay_together(images, config):
+    """Thirty-two images of eight patients, each in one split; shares that cannot be met are reported."""
     root = images(**{f"patient{number}": 4 for number in range(8)})
     flat = [ImageFile(image.path, "xray") for image in source.find([str(root)])]
     outcome, demand = split.split_images(flat, replace(config, group=r"patient\d")), config.shares()
@@ -331,7 +335,7 @@ def test_groups_of_files_stay_together(images, config):
     for row in outcome.rows:
         where[row.group].add(row.split)
     assert all(len(found) == 1 for found in where.values())
-    assert outcome.remarks[0] == "groups: 8, of 4 to 4 pictures"
+    assert outcome.remarks[0] == "groups: 8, with 4 to 4 images"
     held = Counter(row.split for row in outcome.rows)
     if demand.counts:
         assert (held["train"], held["val"]) == (9, 5)
@@ -339,31 +343,31 @@ def test_groups_of_files_stay_together(images, config):
         assert held == {name: share * 32 for name, share in zip(demand.names, demand.shares, strict=True)}
 
 
-def test_shares_that_groups_do_not_allow_are_reported(images):
-    """Groups of 4 images do not make thirds of 20: the remark has what was asked and what came out."""
+def test_reports_shares_that_groups_prevent(images):
+    """Groups of 4 images do not give thirds of 20: the notice has the requested and the actual shares."""
     root = images(**{f"patient{number}": 4 for number in range(5)})
     flat = [ImageFile(image.path, "xray") for image in source.find([str(root)])]
     outcome = split.split_images(flat, SplitConfig(ratio="1,1,1", group=r"patient\d"))
     held = sorted(Counter(row.split for row in outcome.rows).values())
     assert held == [4, 8, 8]
     assert any(
-        re.match(r"what stays together cannot be cut to size: train 0\.[24]00 \(asked 0\.333\)", each)
+        re.match(r"groups and duplicates prevent exact shares: train 0\.[24]00 \(requested 0\.333\)", each)
         for each in outcome.remarks
     )
 
 
-def test_a_class_that_groups_keep_out_of_a_split(images):
-    """All the reds are one patient's: the error has the class, its numbers and the split."""
+def test_rejects_class_that_groups_keep_out_of_a_split(images):
+    """All images of red are of one patient: the error has the class, its numbers and the split."""
     root = images(red=6, blue=6)
     with pytest.raises(
         CnnkitError,
-        match=r"class red has 6 pictures in 1 set that stays together, and none of them is in (train|val)",
+        match=r"class red has 6 images in 1 set that stays together, and none of them is in (train|val)",
     ):
         split_folder(root, HALVES, group="red")
 
 
-def test_the_groups_of_a_manifest_count(images):
-    """Images bring their groups with them, unless an expression names others."""
+def test_groups_of_a_manifest_are_kept(images):
+    """An expression overrides them."""
     root = images(red=8)
     found = [
         ImageFile(each.path, "red", None, str(number // 2)) for number, each in enumerate(source.find([str(root)]))
@@ -377,16 +381,16 @@ def test_the_groups_of_a_manifest_count(images):
     ]
 
 
-def test_contradictions():
-    """What cannot be had together is a usage error that says why."""
+def test_rejects_contradictions():
+    """With the reason."""
     with pytest.raises(UsageError, match="--stable and --count contradict each other"):
         SplitConfig(count="1,1", stable=True).checked()
     with pytest.raises(UsageError, match="--stable and --near contradict each other"):
         replace(HALVES, stable=True, near_bits=40).checked()
 
 
-def test_bad_files_are_left_out_and_told(images):
-    """Broken and empty files and a broken link reach `skip`, by name and reason; progress counts them, too."""
+def test_bad_files_are_skipped_and_reported(images):
+    """Broken and empty files and a broken link, with the reason; progress counts them, too."""
     root = images(red=8)
     whole = (root / "red/00.png").read_bytes()
     (root / "red/empty.png").write_bytes(b"")
@@ -405,14 +409,14 @@ def test_bad_files_are_left_out_and_told(images):
     assert sorted(skipped) == ["away.png", "empty.png", "short.png"]
     assert skipped["empty.png"] == "empty file"
     assert len(outcome.rows) == 9
-    assert any("red/named.jpg, a PNG file that is named .jpg" in remark for remark in outcome.remarks)
+    assert any("red/named.jpg, a PNG file with the extension .jpg" in remark for remark in outcome.remarks)
     assert steps == [(done, 12) for done in range(1, 13)]
 
 
-def test_nothing_that_can_be_used(images):
-    """When every file is bad, there is nothing to split."""
+def test_rejects_folder_without_usable_images(images):
+    """If every file is bad."""
     root = images(red=2)
     for path in (root / "red").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(CnnkitError, match="none of the pictures can be used"):
+    with pytest.raises(CnnkitError, match="none of the images can be used"):
         split_folder(root, callbacks=SILENT)

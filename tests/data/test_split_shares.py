@@ -1,4 +1,4 @@
-"""What is demanded of a split."""
+"""Parsing of --ratio, --count, --folds and --names, and rounding to whole images."""
 
 from fractions import Fraction
 from itertools import product
@@ -30,7 +30,7 @@ def shares(*values):
     ],
 )
 def test_shares_are_exact(text, expected):
-    """Decimals, fractions, and whole numbers in proportion, without the rounding of floats; rounded thirds are thirds."""
+    """Decimals, fractions, and whole numbers in proportion, without floating-point rounding; rounded thirds are thirds."""
     assert allocation.by_ratio(text).shares == expected
     assert sum(allocation.by_ratio(text).shares) == 1
 
@@ -40,35 +40,35 @@ def test_shares_are_exact(text, expected):
     [
         ("0.5,0.25", r"sums up to 0.75; give shares that sum up to 1"),
         ("0.5,0.5,0.1", "sums up to 1.1"),
-        ("0.5,half", "'half' is no number"),
-        ("0.5,,0.5", "'nothing' is no number"),
+        ("0.5,half", "'half' is not a number"),
+        ("0.5,,0.5", "'' is not a number"),
         ("1,0", "above 0"),
         ("1.5,-0.5", "above 0"),
-        ("nan,1", "'nan' is no number"),
-        ("1/0,1", "'1/0' is no number"),
-        ("80/20", "'80/20' is no number; give numbers with commas between, as --ratio 80,20$"),
+        ("nan,1", "'nan' is not a number"),
+        ("1/0,1", "'1/0' is not a number"),
+        ("80/20", "'80/20' is not a number; give numbers separated by commas, such as --ratio 80,20$"),
         ("80:20", "as --ratio 80,20$"),
         ("80 20", "as --ratio 80,20$"),
-        ("80%,20%", "'80%' is no number; give numbers with commas between, as --ratio 80,20$"),
-        ("70,30/1", "'30/1' is no number"),
-        ("0,8,0,2", "every part needs a number above 0"),
+        ("80%,20%", "'80%' is not a number; give numbers separated by commas, such as --ratio 80,20$"),
+        ("70,30/1", "'30/1' is not a number"),
+        ("0,8,0,2", "every split needs a number above 0"),
         ("0.8;0.2", "as --ratio 0.8,0.2$"),
-        ("80", "--ratio 80 is one part; give a number for each, as 80,20"),
-        ("inf,1", "'inf' is no number"),
-        ("1e999999999,1", "'1e999999999' is no number"),
-        ("1_0,1", "'1_0' is no number"),
-        ("٣,1", "is no number"),
-        ("1,1,1,1", "makes 4 parts; name them with --names"),
+        ("80", "--ratio 80 makes one split; give a number for each split, such as 80,20"),
+        ("inf,1", "'inf' is not a number"),
+        ("1e999999999,1", "'1e999999999' is not a number"),
+        ("1_0,1", "'1_0' is not a number"),
+        ("٣,1", "is not a number"),
+        ("1,1,1,1", "makes 4 splits; name them with --names"),
     ],
 )
-def test_ratios_that_make_no_sense(text, match):
-    """The message says which, and what would."""
+def test_rejects_invalid_ratios(text, match):
+    """The message has the value and the remedy."""
     with pytest.raises(UsageError, match=match):
         allocation.by_ratio(text)
 
 
 def test_counts_and_folds():
-    """So many of every class; equal splits."""
+    """Images of every class; equal splits."""
     assert allocation.by_count("1000,500,500") == SplitShares(
         ("train", "val", "test"), shares("1/2", "1/4", "1/4"), (1000, 500, 500)
     )
@@ -83,24 +83,24 @@ def test_counts_and_folds():
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("a,b", "2 names, --ratio 1,1,1 makes 3 parts"),
+        ("a,b", "2 names, but --ratio 1,1,1 makes 3 splits"),
         ("a,b,a", "twice"),
-        ("a,,c", "cannot name a part"),
-        ("a,b/c,d", "'b/c' cannot name a part"),
-        ("a,..,c", "cannot name a part"),
-        ("a,.b,c", "cannot name a part"),
-        ("a,b,total", "cannot name a part"),
+        ("a,,c", "cannot be the name of a split"),
+        ("a,b/c,d", "'b/c' cannot be the name of a split"),
+        ("a,..,c", "cannot be the name of a split"),
+        ("a,.b,c", "cannot be the name of a split"),
+        ("a,b,total", "cannot be the name of a split"),
     ],
 )
-def test_names_that_do_not_fit(text, match):
-    """As many as splits, each once, and each could be a folder."""
+def test_rejects_invalid_names(text, match):
+    """There must be one for each split, without repetition, and each must be a valid name of a folder."""
     assert allocation.by_ratio("1,1,1", "Übung, Prüfung,test set").names == ("Übung", "Prüfung", "test set")
     with pytest.raises(UsageError, match=match):
         allocation.by_ratio("1,1,1", text)
 
 
-def test_exactly_one_demand():
-    """None and two are usage errors that name what there is."""
+def test_needs_exactly_one_of_ratio_count_and_folds():
+    """None or two are usage errors that list the options."""
     assert SplitConfig(ratio="1,1").shares() == allocation.by_ratio("1,1")
     assert SplitConfig(count="1,1", names="a,b").shares() == allocation.by_count("1,1", "a,b")
     assert SplitConfig(folds=4).shares() == allocation.by_folds(4)
@@ -108,13 +108,13 @@ def test_exactly_one_demand():
         SplitConfig().shares()
     with pytest.raises(UsageError, match="not --ratio and --folds"):
         SplitConfig(ratio="1,1", folds=2).shares()
-    with pytest.raises(UsageError, match="--names and --folds exclude each other"):
+    with pytest.raises(UsageError, match="--names does not go with --folds"):
         SplitConfig(folds=2, names="a,b").shares()
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 40))
-def test_rounding_is_the_nearest_there_is(proportions, size):
-    """No other whole numbers lie nearer to the exact shares, among those that give every split an image."""
+def test_rounding_is_the_nearest_possible(proportions, size):
+    """No other whole numbers are nearer to the exact shares, among those that give every split an image."""
     names = ",".join(f"p{number}" for number in range(len(proportions)))
     demand = allocation.by_ratio(",".join(map(str, proportions)), names)
     if size < len(proportions):
@@ -132,29 +132,29 @@ def test_rounding_is_the_nearest_there_is(proportions, size):
     assert off(column) == min(off(others) for others in product(*near) if sum(others) == size)
 
 
-def test_hand_worked_rounding():
-    """Quotas 3.5, 1.75, 1.75 of seven: the largest remainders get the two that are left."""
+def test_rounding_computed_by_hand():
+    """Quotas 3.5, 1.75, 1.75 of seven: the largest remainders get the remaining two."""
     demand = allocation.by_ratio("0.5,0.25,0.25")
     assert allocation.due(demand, [("cat", 7)]) == [[3], [2], [2]]
     assert allocation.due(demand, [("cat", 2000), ("dog", 10)]) == [[1000, 5], [500, 3], [500, 2]]
 
 
 def test_equal_remainders_take_turns():
-    """Eleven images of each of five classes in five folds: each fold gets the odd one once, not the first fold five times."""
+    """Eleven images of each of five classes in five folds: each fold gets the extra image once, not the first fold five times."""
     due = allocation.due(allocation.by_folds(5), [(name, 11) for name in "abcde"])
     assert [sum(row) for row in due] == [11] * 5
 
 
-def test_a_small_class_reaches_every_split():
+def test_small_class_is_in_every_split():
     """Three images, shares of 98, 1 and 1 %: one each."""
     assert allocation.due(allocation.by_ratio("98,1,1"), [("cat", 3), ("dog", 100)]) == [[1, 98], [1, 1], [1, 1]]
-    with pytest.raises(CnnkitError, match="class cat has 2 pictures, too few for train, val, test"):
+    with pytest.raises(CnnkitError, match="class cat has 2 images, too few for train, val, test"):
         allocation.due(allocation.by_ratio("98,1,1"), [("cat", 2)])
 
 
-def test_counts_leave_a_rest():
-    """What is not asked for is a last row."""
+def test_counts_leave_the_rest_in_a_last_row():
+    """Images in no split are the last row."""
     demand = allocation.by_count("10,5")
     assert allocation.due(demand, [("cat", 20), ("dog", 15)]) == [[10, 10], [5, 5], [5, 0]]
-    with pytest.raises(CnnkitError, match="class cat has 14 pictures, --count 10,5 takes 15; lower it"):
+    with pytest.raises(CnnkitError, match="class cat has 14 images, but --count 10,5 needs 15; lower it"):
         allocation.due(demand, [("cat", 14)])

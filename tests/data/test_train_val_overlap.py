@@ -1,4 +1,4 @@
-"""Images that validate and that training knows: the same file, copies by cnn-augment, and members of one group."""
+"""Overlap of training and validation set: the same file, copies by cnn-augment, and images of one group."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from cnnkit.formats import manifest
 
 @pytest.fixture
 def here(run, images, tmp_path, monkeypatch):
-    """Two copies of each of eight images in copies/, made by cnn-augment out of photos/."""
+    """Two copies of each of eight images in photos/, made by cnn-augment in copies/."""
     images(red=4, blue=4)
     monkeypatch.chdir(tmp_path)
     run("cnn-augment", "photos", "-o", "copies", "--copies", "2", "--augment", "rotate 20")
@@ -22,8 +22,8 @@ def named(*paths, group=None):
     return [ImageFile(path, "red", None, group) for path in paths]
 
 
-def test_a_copy_is_known_by_its_original_and_by_other_copies(here):
-    """Whichever of the two validates, and by whatever way the folder is reached; another image of the same name is none."""
+def test_copies_overlap_with_their_original_and_each_other(here):
+    """Whichever of the two is in the validation set, under any path; another image of the same name is not a copy."""
     (here / "other" / "red").mkdir(parents=True)
     shutil.copy("photos/red/01.png", "other/red/00.png")
     (here / "linked").symlink_to("copies")
@@ -36,8 +36,8 @@ def test_a_copy_is_known_by_its_original_and_by_other_copies(here):
     assert train_val.find_overlap(copy, named("copies/red/01~02.png")).copied == []
 
 
-def test_an_image_stands_in_the_first_list_that_it_belongs_to(here):
-    """The very file before a copy of it, a copy before the group; no group is no common one."""
+def test_each_image_is_listed_once(here):
+    """The same file before a copy, a copy before the group; images without a group have none in common."""
     train = [
         *named("photos/red/00.png", group="a"),
         *named("copies/red/01~01.png", group="a"),
@@ -54,8 +54,8 @@ def test_an_image_stands_in_the_first_list_that_it_belongs_to(here):
     assert (found.same, found.copied, found.grouped) == (val[:1], val[1:2], val[2:3])
 
 
-def test_a_list_of_somebody_elses_is_no_list_of_copies(here):
-    """A file of that name without our columns is passed over."""
+def test_other_files_named_augment_tsv_are_ignored(here):
+    """Without the columns of cnn-augment."""
     (here / "copies" / "augment.tsv").write_text("path\tprice\nred/00~01.png\t3\n")
     assert train_val.find_overlap(named("copies/red/00~01.png"), named("photos/red/00.png")).copied == []
 
@@ -63,15 +63,15 @@ def test_a_list_of_somebody_elses_is_no_list_of_copies(here):
 BACKBONE = ("--layers", "conv 4 k3 relu", "--weights", "none", "--size", "16", "--device", "cpu")
 
 
-def test_the_commands_that_train_warn_of_them(run, here):
-    """cnn-train of a folder of copies, and cnn-train-head of features: how many, with an example; the training goes on."""
+def test_training_commands_warn_of_the_overlap(run, here):
+    """cnn-train with a folder of copies, and cnn-train-head with features: number and example; the training continues."""
     rows = [row for row in manifest.load("copies/augment.tsv") if "0~" in row.path]
     manifest.save(
         "photos/some.tsv", [manifest.ManifestRow("red/00.png", "red"), manifest.ManifestRow("blue/00.png", "blue")]
     )
     net = ("--layers", "conv 4 k3 relu, gap", "--size", "16", "--epochs", "1", "--device", "cpu")
     said = run("cnn-train", "copies", "--val", "photos/some.tsv", "-o", "m.pt", *net).err
-    assert "2 pictures that validate are trained on as augmented copies, such as photos/red/00.png: " in said
+    assert "2 validation images have augmented copies in the training set, such as photos/red/00.png: " in said
     (here / "apart").mkdir()
     manifest.save(
         "apart/grouped.tsv", [manifest.ManifestRow(f"../copies/{row.path}", row.label, None, row.group) for row in rows]
@@ -84,5 +84,7 @@ def test_the_commands_that_train_warn_of_them(run, here):
         run("cnn-extract", f"{name}.tsv", "-o", f"{name.replace('/', '-')}.npy", *BACKBONE)
     words = ("cnn-train-head", "apart-grouped.npy", "-o", "m.pt", "--solver", "lbfgs", "--device", "cpu")
     said = run(*words, "--val", "photos-grouped.npy").err
-    assert "2 pictures that validate belong to a group that is trained on too, such as photos/" in said
-    assert "2 pictures that validate are trained on as augmented copies" in run(*words, "--val", "photos-some.npy").err
+    assert "2 validation images belong to a group of the training set, such as photos/" in said
+    assert (
+        "2 validation images have augmented copies in the training set" in run(*words, "--val", "photos-some.npy").err
+    )

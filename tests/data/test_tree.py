@@ -1,4 +1,4 @@
-"""A split as folders."""
+"""Folders of a split."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from cnnkit.formats.manifest import ManifestRow
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Some files of known content, of which the tree only sees the bytes; the current folder is theirs."""
+    """Files of known content, which need not be images; the current folder contains them."""
     monkeypatch.chdir(tmp_path)
     for name in ("cat/1.jpg", "cat/in/1.jpg", "cat/out/1.jpg", "dog/1.jpg", "dog/2.JPG", "dog/3.jpg"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def rows_of(root="photos", splits=("train", "val")):
-    """Deal the images to splits in turn."""
+    """Assign the images to the splits in turn."""
     found = sorted(os.path.join(below, name) for below, _, names in os.walk(root) for name in names)
     return [
         ManifestRow(path, os.path.relpath(path, root).split("/")[0], splits[number % len(splits)])
@@ -44,7 +44,7 @@ def write(folder, rows, link=Link.COPY, **words):
 
 
 def contents(root):
-    """Map every file that is no manifest and not hidden to its content, by its path below root."""
+    """Map the path of every file, except manifests and hidden files, to its content."""
     return {
         os.path.relpath(os.path.join(below, name), root): Path(below, name).read_bytes()
         for below, _, names in os.walk(root)
@@ -64,8 +64,8 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("link", Link)
-def test_every_image_at_its_place(photos, link):
-    """By split and class, subfolders kept; `split.tsv` lists them as seen from the tree; the source is as it was, or moved."""
+def test_images_are_in_folders_by_split_and_class(photos, link):
+    """Subfolders are kept; the paths in `split.tsv` are relative to the folder; the sources are unchanged, or moved."""
     before = contents(photos)
     listed = write("new/sets", rows_of(), link)
     assert contents("new/sets") == EXPECTED
@@ -78,15 +78,15 @@ def test_every_image_at_its_place(photos, link):
 
 
 @pytest.mark.parametrize("link", Link)
-def test_progress_counts_to_the_end(photos, link):
-    """One call an image."""
+def test_progress_counts_images(photos, link):
+    """One call per image."""
     steps = []
     write("sets", rows_of(), link, progress=lambda done, total: steps.append((done, total)))
     assert steps == [(done, 6) for done in range(1, 7)]
 
 
 def test_copies_keep_times_and_permissions(photos):
-    """As `cp -p` does."""
+    """As with `cp -p`."""
     (photos / "cat/1.jpg").chmod(0o640)
     os.utime(photos / "cat/1.jpg", (1_000_000, 1_000_000))
     write("sets", rows_of())
@@ -94,8 +94,8 @@ def test_copies_keep_times_and_permissions(photos):
     assert (stat.S_IMODE(found.st_mode), int(found.st_mtime)) == (0o640, 1_000_000)
 
 
-def test_links_survive_a_move_of_everything(photos, tmp_path):
-    """Symbolic links are relative, so images and tree can be moved together; what was named absolutely is linked absolutely."""
+def test_links_are_relative_or_absolute_as_given(photos, tmp_path):
+    """Relative links, so that images and folders can be moved together; absolute ones for absolute paths."""
     write("deep/sets", rows_of(), Link.SYMLINK)
     shutil.move(tmp_path / "photos", tmp_path / "away/photos")
     shutil.move(tmp_path / "deep", tmp_path / "away/deep")
@@ -105,7 +105,7 @@ def test_links_survive_a_move_of_everything(photos, tmp_path):
 
 
 def test_hard_links_are_the_same_file(photos):
-    """Of a symbolic link, the file that it points to."""
+    """For a symbolic link, the same file as its target."""
     (photos / "cat/4.jpg").symlink_to("1.jpg")
     write("sets", rows_of(splits=("all",)), Link.HARDLINK)
     assert os.path.samefile("sets/all/cat/1.jpg", photos / "cat/1.jpg")
@@ -113,8 +113,8 @@ def test_hard_links_are_the_same_file(photos):
     assert os.path.samefile("sets/all/cat/4.jpg", photos / "cat/1.jpg")
 
 
-def test_files_of_one_name_from_several_places(photos, tmp_path):
-    """From two folders with nothing in common but the root, both arrive, under what tells them apart."""
+def test_files_of_one_name_from_several_folders(photos, tmp_path):
+    """From two folders whose only common folder is the root: both are kept, with the folders that distinguish them."""
     (tmp_path / "more/kitten").mkdir(parents=True)
     (tmp_path / "more/kitten/1.jpg").write_bytes(b"another")
     rows = [ManifestRow("photos/cat/1.jpg", "cat", "train"), ManifestRow("more/kitten/1.jpg", "cat", "train")]
@@ -127,8 +127,8 @@ def test_files_of_one_name_from_several_places(photos, tmp_path):
 
 @pytest.mark.parametrize("name", ["tab\there.jpg", "new\nline.jpg", "Ünïcödé 🐈.jpg", os.fsdecode(b"caf\xe9.jpg")])
 @pytest.mark.parametrize("link", Link)
-def test_any_name(tmp_path, monkeypatch, name, link):
-    """Names that no other table would survive arrive, and are found again by `split.tsv`; so do labels."""
+def test_any_file_name(tmp_path, monkeypatch, name, link):
+    """Names with special characters are kept, and `split.tsv` finds the files; so are labels."""
     monkeypatch.chdir(tmp_path)
     os.makedirs(f"photos/{name}")
     with open(f"photos/{name}/{name}", "wb") as file:
@@ -140,22 +140,22 @@ def test_any_name(tmp_path, monkeypatch, name, link):
 
 
 def test_images_without_a_class(photos):
-    """They stand in the split's own folder; groups are listed."""
+    """They are directly in the split's folder; groups are listed."""
     write("sets", [ManifestRow("photos/dog/1.jpg", None, "train", "g")])
     assert manifest.load("sets/split.tsv") == [ManifestRow("train/1.jpg", None, "train", "g")]
 
 
 @pytest.mark.parametrize("label", ["a/b", "..", ".hidden", "."])
-def test_labels_that_cannot_be_folders(photos, label):
-    """They are refused before anything is written."""
+def test_rejects_labels_that_cannot_be_folders(photos, label):
+    """Before anything is written."""
     with pytest.raises(CnnkitError, match="cannot be the name of a folder"):
         write("sets", [ManifestRow("photos/dog/1.jpg", label, "train")])
     assert not os.path.exists("sets")
 
 
 @pytest.mark.parametrize("link", [Link.COPY, Link.SYMLINK, Link.HARDLINK])
-def test_a_failure_half_way_leaves_nothing(photos, tmp_path, link, monkeypatch):
-    """A full disk at the fourth image: the folders and files that were made are gone, what was there stays."""
+def test_failure_leaves_nothing(photos, tmp_path, link, monkeypatch):
+    """A full disk at the fourth image: new folders and files are removed, existing ones stay."""
     owner, name = {Link.COPY: (shutil, "copy2"), Link.SYMLINK: (os, "symlink"), Link.HARDLINK: (os, "link")}[link]
     place, calls = getattr(owner, name), []
 
@@ -173,8 +173,8 @@ def test_a_failure_half_way_leaves_nothing(photos, tmp_path, link, monkeypatch):
     assert len(contents(photos)) == 6
 
 
-def test_copies_have_their_names_when_they_are_whole(photos, monkeypatch):
-    """While an image is copied, no part of it is to be seen under its name."""
+def test_incomplete_copies_have_a_temporary_name(photos, monkeypatch):
+    """A file gets its name when it is complete."""
     seen = []
 
     def slow_copy(source, target):
@@ -187,21 +187,19 @@ def test_copies_have_their_names_when_they_are_whole(photos, monkeypatch):
 
 
 class TestForce:
-    """What --force may do, and what it never does."""
+    """Effects and limits of --force."""
 
-    def test_a_folder_that_is_not_empty_needs_it(self, photos):
-        """Whatever is in it; an empty folder does not."""
+    def test_folder_that_is_not_empty_needs_force(self, photos):
+        """Whatever it contains; an empty folder does not."""
         os.mkdir("sets")
         write("sets", rows_of())
-        with pytest.raises(
-            CnnkitError, match="sets is not empty; choose another folder, or write into it with --force"
-        ):
+        with pytest.raises(CnnkitError, match="sets is not empty; choose another folder, or add --force"):
             write("sets", rows_of())
 
     @pytest.mark.parametrize("before", [Link.COPY, Link.SYMLINK, Link.HARDLINK])
     @pytest.mark.parametrize("after", Link)
-    def test_an_earlier_split_is_replaced(self, photos, before, after):
-        """Nothing of other splits, other places or other kinds of links remains; other files do."""
+    def test_earlier_split_is_replaced(self, photos, before, after):
+        """No files of other splits, places or kinds of links remain; unrelated files do."""
         write("sets", rows_of(splits=("val", "train", "extra")), before)
         with open("sets/train/notes.txt", "w") as notes:
             notes.write("keep")
@@ -210,45 +208,45 @@ class TestForce:
         assert {os.path.islink(f"sets/{name}") for name in EXPECTED} == {after is Link.SYMLINK}
         assert sorted(os.listdir("sets")) == ["split.tsv", "train", "val"]
 
-    def test_an_image_that_lies_nowhere_else_is_not_removed(self, photos):
-        """After a move the tree holds the only copies: they are not overwritten by the next split of another folder."""
+    def test_only_copy_of_an_image_is_not_removed(self, photos):
+        """After a move the folder has the only copies: the next split of another folder does not overwrite them."""
         write("sets", rows_of(), Link.MOVE)
         os.makedirs("other/cat")
         with open("other/cat/1.jpg", "wb") as file:
             file.write(b"other")
-        with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg lies nowhere else and would be lost"):
+        with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg is the only copy and would be deleted"):
             write("sets", rows_of("other"), force=True)
         assert contents("sets") == EXPECTED
         assert len(manifest.load("sets/split.tsv")) == 6
 
-    def test_two_names_of_one_file_are_not_two_files(self, photos, tmp_path):
-        """An image that is in the tree alone, and linked to from elsewhere, is not taken for a copy of itself."""
+    def test_link_to_a_file_is_not_a_copy(self, photos, tmp_path):
+        """An image that is only in the folder is not removed because of a link to it from elsewhere."""
         write("sets", rows_of(), Link.MOVE)
         os.makedirs("links/cat")
         os.symlink(tmp_path / "sets/train/cat/1.jpg", "links/cat/1.jpg")
-        with pytest.raises(CnnkitError, match="lies nowhere else"):
+        with pytest.raises(CnnkitError, match="is the only copy"):
             write("sets", rows_of("links"), force=True)
         assert contents("sets") == EXPECTED
 
-    def test_a_file_in_the_way_is_not_written_over(self, photos):
-        """Something that is no image, at a place where an image is to be; the earlier split is still there."""
+    def test_unrelated_file_is_not_overwritten(self, photos):
+        """A file at the place of an image; the earlier split is unchanged."""
         write("sets", rows_of(splits=("val", "train")))
         before = contents("sets")
         os.makedirs("sets/train/cat/1.jpg")
-        with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg is in the way"):
+        with pytest.raises(CnnkitError, match=r"sets/train/cat/1.jpg already exists"):
             write("sets", rows_of(), force=True)
         assert contents("sets") == before
         assert len(manifest.load("sets/split.tsv")) == 6
 
-    def test_images_in_the_tree_itself_cannot_be_split_into_it(self, photos):
-        """Neither the folder itself nor one in it."""
+    def test_rejects_output_folder_with_the_images(self, photos):
+        """The folder itself, or one above it."""
         for folder in ("photos", "."):
-            with pytest.raises(CnnkitError, match="holds the pictures that are to be split"):
+            with pytest.raises(CnnkitError, match="contains the images that are to be split"):
                 write(folder, rows_of(), Link.MOVE, force=True)
 
 
 def fail_at(monkeypatch, function, number, error):
-    """Let the numberth call of a function of os fail."""
+    """Make the n-th call of a function of os fail."""
     real, calls = getattr(os, function), []
 
     def failing(*words, **more):
@@ -262,26 +260,26 @@ def fail_at(monkeypatch, function, number, error):
 
 
 def everywhere(photos):
-    """Collect the contents of all images, at their old and at their new places."""
+    """Return the contents of all images, at their old and new places."""
     return sorted([*contents(photos).values(), *contents("sets").values()])
 
 
 class TestMove:
-    """An interruption loses no image, and the next run does the rest."""
+    """An interruption loses no image, and the next run completes the move."""
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
     @pytest.mark.parametrize("number", [1, 3, 6])
-    def test_interrupted_and_finished(self, photos, monkeypatch, caplog, number, error):
-        """At whatever image: each is in exactly one place, `split.tsv` is not there, and `finish` goes on."""
+    def test_interrupted_move_is_resumed(self, photos, monkeypatch, caplog, number, error):
+        """After any image: each is in exactly one place, `split.tsv` does not exist, and `finish_moves` completes the move."""
         restore = fail_at(monkeypatch, "rename", number, error)
         with pytest.raises(type(error)):
             write("sets", rows_of(), Link.MOVE)
         restore()
         assert everywhere(photos) == sorted(EXPECTED.values())
         assert not os.path.exists("sets/split.tsv")
-        assert "not all pictures are moved; run the command again to go on" in caplog.text
+        assert "not all images are moved; run the command again to resume" in caplog.text
         assert tree.has_unfinished_moves("sets")
-        with pytest.raises(CnnkitError, match="finish that with --link move"):
+        with pytest.raises(CnnkitError, match="complete it with --link move"):
             tree.check_free("sets", force=True)
         assert tree.finish_moves("sets", "split.tsv") == manifest.load("sets/split.tsv")
         assert contents("sets") == EXPECTED
@@ -290,7 +288,7 @@ class TestMove:
 
     @pytest.fixture
     def other_disk(self, monkeypatch):
-        """Let every rename between folders fail as it does between disks."""
+        """Make every rename between folders fail, as between disks."""
         rename = os.rename
 
         def across(source, target):
@@ -300,15 +298,15 @@ class TestMove:
 
         monkeypatch.setattr(os, "rename", across)
 
-    def test_across_disks(self, photos, other_disk):
-        """Images are copied, and only then removed."""
+    def test_move_to_another_disk(self, photos, other_disk):
+        """Images are copied, and then removed."""
         write("sets", rows_of(), Link.MOVE)
         assert contents("sets") == EXPECTED
         assert contents(photos) == {}
 
     @pytest.mark.parametrize("number", [1, 4])
     def test_interrupted_between_copy_and_removal(self, photos, other_disk, monkeypatch, number):
-        """An image that is at both places is removed from the old one, and nothing else happens to it."""
+        """An image at both places is removed from the old one."""
         restore = fail_at(monkeypatch, "unlink", number, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             write("sets", rows_of(), Link.MOVE)
@@ -319,7 +317,7 @@ class TestMove:
         assert contents(photos) == {}
 
     def test_interrupted_while_copying(self, photos, other_disk, monkeypatch):
-        """Half a copy has no name, and is gone."""
+        """An incomplete copy is removed."""
 
         def half(source, target):
             with open(target, "wb") as file:
@@ -335,8 +333,8 @@ class TestMove:
         tree.finish_moves("sets", "split.tsv")
         assert contents("sets") == EXPECTED
 
-    def test_links_arrive_as_images(self, photos):
-        """A relative link would point nowhere from its new place: what it shows is copied, and the link removed."""
+    def test_links_are_moved_as_images(self, photos):
+        """A relative link would be broken at its new place: its target is copied, and the link removed."""
         (photos / "cat/0.jpg").symlink_to("../dog/1.jpg")
         (photos / "dog/9.jpg").symlink_to("1.jpg")
         write("sets", rows_of(splits=("all",)), Link.MOVE)
@@ -345,19 +343,19 @@ class TestMove:
         assert moved["all/cat/0.jpg"] == moved["all/dog/9.jpg"] == moved["all/dog/1.jpg"] == b"content of dog/1.jpg"
         assert not any(os.path.islink(f"sets/{name}") for name in moved)
 
-    def test_an_image_that_is_gone(self, photos, monkeypatch):
-        """If somebody took an image away meanwhile, the message has both places."""
+    def test_rejects_image_that_is_missing_at_both_places(self, photos, monkeypatch):
+        """If an image was removed in the meantime, the message has both places."""
         restore = fail_at(monkeypatch, "rename", 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             write("sets", rows_of(), Link.MOVE)
         restore()
         (photos / "dog/1.jpg").unlink()
-        with pytest.raises(CnnkitError, match=r"photos/dog/1.jpg is gone, and is not at sets/val/dog/1.jpg"):
+        with pytest.raises(CnnkitError, match=r"photos/dog/1.jpg is missing, and is not at sets/val/dog/1.jpg"):
             tree.finish_moves("sets", "split.tsv")
         assert len(everywhere(photos)) == 5
 
-    def test_something_else_at_the_new_place(self, photos, monkeypatch):
-        """It is not written over."""
+    def test_rejects_another_file_at_the_new_place(self, photos, monkeypatch):
+        """It is not overwritten."""
         restore = fail_at(monkeypatch, "rename", 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             write("sets", rows_of(), Link.MOVE)
@@ -365,6 +363,6 @@ class TestMove:
         os.makedirs("sets/val/dog", exist_ok=True)
         with open("sets/val/dog/1.jpg", "wb") as file:
             file.write(b"else")
-        with pytest.raises(CnnkitError, match=r"sets/val/dog/1.jpg is in the way of .*photos/dog/1.jpg"):
+        with pytest.raises(CnnkitError, match=r"sets/val/dog/1.jpg already exists, and is not .*photos/dog/1.jpg"):
             tree.finish_moves("sets", "split.tsv")
         assert contents(photos)["dog/1.jpg"] == b"content of dog/1.jpg"

@@ -1,4 +1,4 @@
-"""Bounds for networks whose graph does not show how much memory or time it takes."""
+"""Limits of memory and time for networks whose graph does not show how much they need."""
 
 import functools
 import time
@@ -9,8 +9,8 @@ import onnxruntime
 from cnnkit.engine import bounds
 
 
-def test_the_capped_memory_is_registered_once_however_many_threads_open_sessions(monkeypatch):
-    """ONNX Runtime refuses a second one."""
+def test_limited_memory_is_registered_once_from_many_threads(monkeypatch):
+    """ONNX Runtime refuses a second registration."""
     registered = []
 
     def register(_memory, _config):

@@ -1,4 +1,4 @@
-"""What --device means, and what is said where there is no such device."""
+"""`--device`: parsing, and messages if there is no such device."""
 
 import ctypes
 import logging
@@ -21,8 +21,8 @@ from cnnkit.errors import DeviceError, UsageError
         ("cuda:12", Device("cuda", 12), "cuda:12"),
     ],
 )
-def test_the_words_there_are(text, parsed, shown):
-    """auto, cpu, cuda and cuda:N are devices, and say so in messages."""
+def test_parses_device_words(text, parsed, shown):
+    """auto, cpu, cuda and cuda:N are devices, and have the same form in messages."""
     assert device.parse(text) == parsed
     assert str(parsed) == shown
 
@@ -30,14 +30,14 @@ def test_the_words_there_are(text, parsed, shown):
 @pytest.mark.parametrize(
     "text", ["", "gpu0", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cuda:²", "cpu:0", "auto:1"]
 )
-def test_other_words_are_refused(text):
-    """Anything else is a usage error that gives the words there are."""
+def test_rejects_other_device_words(text):
+    """Anything else is a usage error that lists the valid words."""
     with pytest.raises(UsageError, match=f'--device "{text}": give auto, cpu, cuda or cuda:N'):
         device.parse(text)
 
 
 class Driver:
-    """A CUDA driver that finds some GPUs, or does not start; for a version of CUDA."""
+    """A CUDA driver that finds some GPUs, or fails to start; with a CUDA version."""
 
     def __init__(self, count, status=0, version=13000):
         self.count, self.status, self.version = count, status, version
@@ -66,8 +66,8 @@ class Driver:
         return 0
 
 
-def test_gpus_are_those_of_the_driver(monkeypatch):
-    """The driver's count is taken; without a driver, or with one that does not start, there are none."""
+def test_gpu_count_is_that_of_the_driver(monkeypatch):
+    """Without a driver, or if it fails to start, there are no GPUs."""
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver(2))
     assert device.gpus() == 2
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver(2, status=100))
@@ -84,8 +84,8 @@ def no_driver(name):
     raise OSError(f"{name}: cannot open shared object file")
 
 
-def test_the_drivers_version_is_that_of_its_cuda(monkeypatch):
-    """As nvidia-smi shows it; none without a driver."""
+def test_driver_version_is_its_cuda_version(monkeypatch):
+    """As nvidia-smi shows it; None without a driver."""
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver(1, version=12080))
     assert device.driver_version() == (12, 8)
     monkeypatch.setattr(ctypes, "CDLL", no_driver)
@@ -105,22 +105,20 @@ def test_the_drivers_version_is_that_of_its_cuda(monkeypatch):
         (12000, "", False),
     ],
 )
-def test_a_driver_serves_its_own_major_version_and_older_ones(monkeypatch, version, cuda, old):
-    """One that is too old is named with its CUDA, the library with the one it needs, and the remedy."""
+def test_driver_supports_its_own_and_older_cuda_versions(monkeypatch, version, cuda, old):
+    """The message has the driver's CUDA version, the one that the library needs, and the remedy."""
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver(1, version=version))
     found = device.driver_too_old("torch 2.14", cuda)
     assert (found is not None) is old
     if found:
         major, minor = version // 1000, version % 1000 // 10
         wanted = cuda.partition(".")[0]
-        assert found.startswith(
-            f"the NVIDIA driver here is for CUDA {major}.{minor}, torch 2.14 needs one for CUDA {wanted}: "
-        )
+        assert found.startswith(f"the NVIDIA driver supports CUDA {major}.{minor}, torch 2.14 needs CUDA {wanted}: ")
         assert f"releases for CUDA {major} " in found
 
 
-def test_a_gpu_is_described_by_the_driver(monkeypatch):
-    """Its name and its compute capability; its number where the driver cannot say."""
+def test_gpu_description_comes_from_the_driver(monkeypatch):
+    """Its name and compute capability; its number if the driver cannot give them."""
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: Driver(2))
     assert device.describe(1) == "NVIDIA GTX 1081 (compute capability 6.1)"
     assert device.describe(2) == "cuda:2"
@@ -130,7 +128,7 @@ def test_a_gpu_is_described_by_the_driver(monkeypatch):
 
 @pytest.fixture
 def torch_gpus(monkeypatch):
-    """Let torch see some number of GPUs of one compute capability, and the driver as many unless it is said."""
+    """Let torch see some GPUs of one compute capability; the driver has as many, unless `driver` is given."""
 
     def see(count, *, driver=None, capability=(8, 6), version=13000):
         there = count if driver is None else driver
@@ -145,8 +143,8 @@ def torch_gpus(monkeypatch):
     return see
 
 
-def test_torch_takes_what_there_is(torch_gpus, caplog):
-    """`auto` takes the GPU where torch has one, else the CPU, and says which; a named device is taken without a word."""
+def test_torch_device_is_chosen(torch_gpus, caplog):
+    """`auto` takes the GPU if torch has one, otherwise the CPU, and logs the choice; a named device is taken without a notice."""
     with caplog.at_level(logging.INFO, "cnnkit"):
         torch_gpus(0)
         assert torch_device.choose(Device("auto")) == torch.device("cpu")
@@ -159,8 +157,8 @@ def test_torch_takes_what_there_is(torch_gpus, caplog):
     assert not caplog.records
 
 
-def test_torch_fails_where_there_is_none(torch_gpus):
-    """A GPU that torch does not have is an error with the remedy, never a silent fall to the CPU."""
+def test_missing_gpu_is_an_error(torch_gpus):
+    """A GPU that torch does not have is an error with a remedy; there is no silent fallback to the CPU."""
     torch_gpus(0)
     with pytest.raises(DeviceError, match="--device cuda:0: torch sees no GPU; use cpu or auto"):
         torch_device.choose(Device("cuda"))
@@ -169,10 +167,10 @@ def test_torch_fails_where_there_is_none(torch_gpus):
         torch_device.choose(Device("cuda", 2))
 
 
-def test_torch_says_why_it_leaves_a_gpu_alone(torch_gpus, monkeypatch, caplog):
-    """A driver that is too old, a GPU that is, a torch without CUDA: an error on demand, a warning and the CPU for `auto`."""
+def test_unusable_gpu_is_explained(torch_gpus, monkeypatch, caplog):
+    """Driver or GPU too old, or torch without CUDA: an error for `cuda`, a warning and the CPU for `auto`."""
     for see, reason in (
-        (lambda: torch_gpus(0, driver=1, version=12080), "the NVIDIA driver here is for CUDA 12.8, torch "),
+        (lambda: torch_gpus(0, driver=1, version=12080), "the NVIDIA driver supports CUDA 12.8, torch "),
         (lambda: torch_gpus(1, capability=(6, 1)), "GTX 1080 has compute capability 6.1, and torch "),
         (
             lambda: (torch_gpus(0, driver=1), monkeypatch.setattr(torch.version, "cuda", None)),
@@ -192,8 +190,8 @@ def test_torch_says_why_it_leaves_a_gpu_alone(torch_gpus, monkeypatch, caplog):
         assert info == "running on the CPU"
 
 
-def test_a_gpu_of_the_oldest_kind_that_torch_is_built_for_is_taken(torch_gpus):
-    """And newer ones, whatever their number."""
+def test_oldest_supported_gpu_is_used(torch_gpus):
+    """And newer ones, also newer than all that torch is built for."""
     for capability in ((7, 5), (9, 0), (12, 1)):
         torch_gpus(1, capability=capability)
         assert torch_device.choose(Device("cuda")) == torch.device("cuda", 0)

@@ -1,4 +1,4 @@
-"""What the errors of torch, ONNX Runtime and numpy say of a device."""
+"""Errors of torch, ONNX Runtime and numpy about devices."""
 
 import numpy as np
 import pytest
@@ -51,8 +51,8 @@ NOT_FULL = [
 
 
 @pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:40])
-def test_a_full_memory_has_many_names(error):
-    """All of them are one error, with its reason in one line and what to give smaller."""
+def test_recognises_full_memory(error):
+    """All of them become one error, with the reason in one line and the options to make smaller."""
     assert device_errors.is_out_of_memory(error)
     found = device_errors.explained(error, where="cuda:0")
     assert isinstance(found, MemoryFullError)
@@ -63,13 +63,13 @@ def test_a_full_memory_has_many_names(error):
 
 
 @pytest.mark.parametrize("error", NOT_FULL, ids=lambda error: str(error)[:40])
-def test_other_errors_are_no_full_memory(error):
-    """A disk that is full, a shape that does not fit, a GPU that fails."""
+def test_other_errors_are_not_full_memory(error):
+    """A full disk, a shape that does not fit, a failing GPU."""
     assert not device_errors.is_out_of_memory(error)
     assert not isinstance(device_errors.explained(error), MemoryFullError)
 
 
-def test_numpys_is_one():
+def test_recognises_numpys_memory_error():
     """As numpy itself raises it."""
     with pytest.raises(MemoryError) as caught:
         np.empty((1 << 46,), dtype=np.float64)
@@ -79,8 +79,8 @@ def test_numpys_is_one():
     )
 
 
-def test_advice_names_options_that_are_there():
-    """A command without --batch is not told to give a smaller one."""
+def test_advice_only_names_options_of_the_command():
+    """A command without --batch does not suggest a smaller one."""
     full = FULL[0]
     for remedies, advice in (
         ([], ""),
@@ -93,8 +93,8 @@ def test_advice_names_options_that_are_there():
         )
 
 
-def test_a_gpu_without_code_for_it_is_named(monkeypatch):
-    """The GPU and its compute capability, from the driver."""
+def test_gpu_without_code_is_described(monkeypatch):
+    """With its compute capability, from the driver."""
     monkeypatch.setattr(device, "describe", lambda index: f"GTX {index} (compute capability 6.1)")
     for text in (
         "CUDA error: no kernel image is available for execution on the device",
@@ -108,7 +108,7 @@ def test_a_gpu_without_code_for_it_is_named(monkeypatch):
         assert str(found).endswith("use --device cpu")
 
 
-def test_an_old_driver_is_said_with_its_cuda(monkeypatch):
+def test_old_driver_is_reported_with_its_cuda_version(monkeypatch):
     """As nvidia-smi shows it."""
     monkeypatch.setattr(device, "driver_version", lambda: (12, 8))
     error = RuntimeError("CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=-1")
@@ -117,8 +117,8 @@ def test_an_old_driver_is_said_with_its_cuda(monkeypatch):
     )
 
 
-def test_errors_of_no_device_stay_what_they_are():
-    """A bug keeps its traceback, and a shape is the input's fault."""
+def test_other_errors_are_left_alone():
+    """A bug keeps its traceback, and a wrong shape is an error of the input."""
     for error in (
         ValueError("x"),
         KeyError("cuda"),
@@ -128,8 +128,8 @@ def test_errors_of_no_device_stay_what_they_are():
         assert device_errors.explained(error) is None
 
 
-def test_reasons_are_clean():
-    """One line, without colours and without places in somebody's source."""
+def test_reasons_are_one_clean_line():
+    """Without colours, and without places in a library's source."""
     error = RuntimeError(
         "\x1b[1;31mfail\x1b[m: /onnxruntime_src/core/session/bridge.cc:2458 Failed to load library\nmore\n"
     )

@@ -1,4 +1,4 @@
-"""From torch to ONNX, compared with torch and with values worked in numpy, and the gate that a file has to pass."""
+"""Export to ONNX, compared with torch and with values computed in numpy, and the check that a file must pass."""
 
 import copy
 
@@ -27,7 +27,7 @@ CLASSES = ("blue", "green", "red")
 
 
 def network(head="dense 3 softmax", pool=Pool.AVG, text=TEXT, seed=0):
-    """A classifier whose every parameter has some random value, and its Header."""
+    """A classifier with random values in all parameters, and its Header."""
     module, backbone, preprocess = backbones.by_notation(text, size=SIZE, pool=pool, seed=seed)
     extractor = classifiers.Extractor(module, preprocess=preprocess, pool=pool).eval()
     made = classifiers.build_head(head, classifiers.feature_shape(extractor, preprocess))
@@ -51,7 +51,7 @@ def pixels(batch, seed=0):
 
 
 def written(tmp_path, made=None, header=None, **options):
-    """Write a model, export it, and give the records and the bytes."""
+    """Write a model, export it, and return the records and the bytes."""
     if made is None:
         made, header = network()
     torch_model.save(tmp_path / "model.pt", TorchModel(header, made.state_dict()))
@@ -66,7 +66,7 @@ def written(tmp_path, made=None, header=None, **options):
 
 
 def answered(content, images, name="images"):
-    """What ONNX Runtime gives, by names."""
+    """Outputs of ONNX Runtime, by names."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return dict(zip([item.name for item in session.get_outputs()], session.run(None, {name: images}), strict=True))
 
@@ -81,8 +81,8 @@ def in_torch(made, images):
 # ---------------------------------------------------------------- the graph
 
 
-def test_a_whole_network_computes_what_torch_does(tmp_path):
-    """Probabilities, logits and features, at batches that nobody exported with; names, types and shapes as documented."""
+def test_whole_network_matches_torch(tmp_path):
+    """Probabilities, logits and features, also at other batch sizes than in the export; names, types and shapes as documented."""
     made, header = network("dense 8 relu, dropout 0.5, dense 3 softmax")
     _, content = written(tmp_path, made, header, features=True)
     for batch in (1, 2, 7):
@@ -107,8 +107,8 @@ def test_a_whole_network_computes_what_torch_does(tmp_path):
     }
 
 
-def test_a_sigmoid_gives_two_columns(tmp_path):
-    """The second column is the sigmoid, the first what is left; logits are 0 and z."""
+def test_sigmoid_gives_two_columns(tmp_path):
+    """The second column is the sigmoid, the first its complement; the logits are 0 and z."""
     made, header = network("dense 1 sigmoid")
     _, content = written(tmp_path, made, header)
     found = answered(content, pixels(5))
@@ -120,8 +120,8 @@ def test_a_sigmoid_gives_two_columns(tmp_path):
     np.testing.assert_allclose(found["logits"], np.stack([np.zeros(5), z], 1), atol=1e-5)
 
 
-def test_normalised_floats_in(tmp_path):
-    """The classic input, (N, 3, H, W): the same outputs for images that somebody else normalised."""
+def test_normalised_float_input(tmp_path):
+    """The classic input, (N, 3, H, W), gives the same outputs for images that are normalised outside."""
     made, header = network()
     _, content = written(tmp_path, made, header, input=ExportInput.FLOAT)
     floats = ((pixels(3) / 255 - np.array(header.preprocess.mean)) / np.array(header.preprocess.std)).transpose(
@@ -132,8 +132,8 @@ def test_normalised_floats_in(tmp_path):
 
 
 @pytest.mark.parametrize(("pool", "shape"), [(Pool.AVG, (10,)), (Pool.NONE, (10, 4, 4))])
-def test_the_head_alone(tmp_path, pool, shape):
-    """Features in, vectors or maps, probabilities out."""
+def test_head_only(tmp_path, pool, shape):
+    """Features in (vectors or maps), probabilities out."""
     made, header = network(
         "flatten, dense 8 relu, dense 3 softmax" if pool is Pool.NONE else "dense 8 relu, dense 3 softmax", pool
     )
@@ -155,8 +155,8 @@ CAM_HEADS = {
 
 
 @pytest.mark.parametrize(("head", "pool"), CAM_HEADS.values(), ids=CAM_HEADS)
-def test_class_activation_maps_are_the_closed_form(tmp_path, head, pool):
-    """Each map is the backbone's maps summed with the class's weights; its mean and the bias give the logit."""
+def test_class_activation_maps_match_closed_form(tmp_path, head, pool):
+    """Each map is the sum of the backbone's maps with the class's weights; its mean plus the bias is the logit."""
     made, header = network(head, pool)
     _, content = written(tmp_path, made, header, cam=True)
     found = answered(content, pixels(3))
@@ -170,7 +170,7 @@ def test_class_activation_maps_are_the_closed_form(tmp_path, head, pool):
 
 
 def test_class_activation_maps_of_one_sigmoid(tmp_path):
-    """The second class's map gives its logit, the first one's is its opposite."""
+    """The second class's map gives its logit, the first class's map is its negative."""
     made, header = network("dense 1 sigmoid")
     _, content = written(tmp_path, made, header, cam=True)
     found = answered(content, pixels(3))
@@ -188,7 +188,7 @@ def test_class_activation_maps_of_one_sigmoid(tmp_path):
             "dense 8 relu, dense 3 softmax",
             Pool.AVG,
             TEXT,
-            "one dense layer; this model has pool avg and Linear, ReLU, Linear",
+            "one dense layer; this model has pool avg, then Linear, ReLU, Linear",
         ),
         ("dense 3 softmax", Pool.MAX, TEXT, "pool max"),
         ("dense 3 softmax", Pool.FLATTEN, TEXT, "pool flatten"),
@@ -197,8 +197,8 @@ def test_class_activation_maps_of_one_sigmoid(tmp_path):
         ("dense 3 softmax", Pool.AVG, f"{TEXT}, gap", "ends in a vector of 10"),
     ],
 )
-def test_heads_without_class_activation_maps_say_why(tmp_path, head, pool, text, reason):
-    """Rather than a map that means nothing; no file."""
+def test_rejects_heads_without_class_activation_maps(tmp_path, head, pool, text, reason):
+    """The message says why; nothing is written."""
     made, header = network(head, pool, text)
     with pytest.raises(CnnkitError) as caught:
         written(tmp_path, made, header, cam=True)
@@ -207,8 +207,8 @@ def test_heads_without_class_activation_maps_say_why(tmp_path, head, pool, text,
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_half_precision_inside_floats_outside(tmp_path):
-    """Weights of backbone and head are float16, normalisation is not; outputs are float32 and near; the model in memory is as before."""
+def test_fp16_weights_with_float32_outputs(tmp_path):
+    """Weights of backbone and head are float16, normalisation is not; outputs are float32 and close; the model in memory is unchanged."""
     made, header = network()
     records, content = written(tmp_path, made, header, fp16=True, features=True, cam=True)
     proto = onnx.load_model_from_string(content)
@@ -226,8 +226,8 @@ def test_half_precision_inside_floats_outside(tmp_path):
 
 
 @pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[1]])
-def test_the_operator_set_is_the_one_asked_for(tmp_path, opset):
-    """The file says so, and ONNX Runtime computes the same with it."""
+def test_writes_the_requested_operator_set(tmp_path, opset):
+    """The file has it, and ONNX Runtime computes the same."""
     made, header = network()
     _, content = written(tmp_path, made, header, opset=opset)
     assert [item.version for item in onnx.load_model_from_string(content).opset_import if not item.domain] == [opset]
@@ -238,8 +238,8 @@ def test_the_operator_set_is_the_one_asked_for(tmp_path, opset):
 
 
 @pytest.mark.parametrize("kind", [ExportInput.UINT8, pytest.param(ExportInput.FLOAT, marks=pytest.mark.slow)])
-def test_height_and_width_are_free(tmp_path, kind):
-    """One graph computes what torch does at sizes that nobody exported with; the axes are named, maps have what comes out of them."""
+def test_dynamic_height_and_width(tmp_path, kind):
+    """One graph matches torch at other sizes than in the export; axes are named, and maps have the sizes that result."""
     made, header = network()
     records, content = written(tmp_path, made, header, dynamic_size=True, cam=True, features=True, input=kind)
     assert [(record.source, record.batch) for record in records] == [
@@ -272,47 +272,47 @@ def test_height_and_width_are_free(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_half_precision_at_any_size(tmp_path):
-    """float16 goes with it."""
+def test_fp16_with_dynamic_size(tmp_path):
+    """Both options work together."""
     records, _ = written(tmp_path, *network(), dynamic_size=True, fp16=True)
     assert 0 < max(record.max_difference for record in records) < 5e-2
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             {"pool": Pool.FLATTEN},
-            r"takes pictures of 11x11 alone: its head \(dense 3 softmax\) reads 160 values of a map; .* \(gap, or --pool avg\)",
+            r"takes only images of 11x11: its head \(dense 3 softmax\) reads 160 values of a map; .* \(gap, or --pool avg\)",
         ),
         (
             {"pool": Pool.NONE, "head": "flatten, dense 3 softmax"},
-            r"alone: its head \(flatten, dense 3 softmax\) reads 10x4x4 values of a map",
+            r"only images of 11x11: its head \(flatten, dense 3 softmax\) reads 10x4x4 values of a map",
         ),
         (
             {"text": f"{TEXT}, flatten, dense 6 relu", "pool": Pool.NONE},
-            r"alone: its base \(conv 6 .* flatten, dense 6 relu\) reads flattened maps; --dynamic-size needs global pooling",
+            r"only images of 11x11: its backbone \(conv 6 .* flatten, dense 6 relu\) reads flattened maps; --dynamic-size needs global",
         ),
     ],
-    ids=["pooled by flatten", "flattened by the head", "flattened by the base"],
+    ids=["pooled by flatten", "flattened by the head", "flattened by the backbone"],
 )
-def test_flattened_maps_fix_the_size(tmp_path, words, said):
-    """The part that does it is named with the size that it needs; nothing is written, also where another size would go by chance."""
-    with pytest.raises(CnnkitError, match=said):
+def test_rejects_dynamic_size_with_flattened_maps(tmp_path, words, message):
+    """The part that fixes the size is named with that size; nothing is written, even if another size would happen to work."""
+    with pytest.raises(CnnkitError, match=message):
         written(tmp_path, *network(**words), dynamic_size=True)
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_heads_that_pool_by_themselves(tmp_path):
-    """Global pooling may stand in the head."""
+def test_dynamic_size_with_pooling_in_the_head(tmp_path):
+    """Global pooling may be in the head."""
     made, header = network("gmp, dense 8 relu, dense 3 softmax", Pool.NONE)
     _, content = written(tmp_path, made, header, dynamic_size=True)
     images = np.random.default_rng(0).integers(0, 256, (2, 25, 14, 3), dtype=np.uint8)
     np.testing.assert_allclose(answered(content, images)["probabilities"], in_torch(made, images)[0], atol=1e-5)
 
 
-def test_an_axis_that_is_not_free_is_refused():
-    """A width that weights belong to cannot be any: the reason is one line, without torch's advice."""
+def test_rejects_axis_that_cannot_be_dynamic():
+    """Weights fix the width: the reason is one line, without torch's advice."""
     with pytest.raises(CnnkitError, match=r"torch cannot export this network to ONNX: .*conflicts between") as refused:
         export.to_onnx(
             nn.Linear(7, 2).eval(), torch.zeros(2, 9, 7), inputs="x", outputs=["y"], free={0: "batch", 2: "width"}
@@ -323,8 +323,8 @@ def test_an_axis_that_is_not_free_is_refused():
 # ---------------------------------------------------------------- the file
 
 
-def test_the_file_is_valid_whole_and_says_nothing_of_this_machine(tmp_path):
-    """onnx.checker passes; weights are inside; the Header is the one metadata entry; no paths, no stack traces."""
+def test_file_is_valid_and_has_nothing_of_this_machine(tmp_path):
+    """onnx.checker passes; weights are inside; the Header is the only metadata entry; no paths, no stack traces."""
     made, header = network()
     _, content = written(tmp_path, made, header, features=True, cam=True)
     onnx.checker.check_model(content, full_check=True)
@@ -338,7 +338,7 @@ def test_the_file_is_valid_whole_and_says_nothing_of_this_machine(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.pt"]
 
 
-def test_the_same_model_gives_the_same_bytes(tmp_path):
+def test_same_model_gives_same_bytes(tmp_path):
     """Twice in a row, and under another name."""
     made, header = network()
     first = written(tmp_path, made, header)[1]
@@ -349,8 +349,8 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
 # ---------------------------------------------------------------- the gate
 
 
-def test_the_records_say_how_far_apart_they_are(tmp_path):
-    """Batches 1, 2 and N, each with its difference and the share of equal outputs."""
+def test_records_have_the_differences(tmp_path):
+    """Batches 1, 2 and N, each with its difference and the share of equal predictions."""
     records, _ = written(tmp_path, batch=5)
     assert [(record.source, record.batch, record.rows) for record in records] == [
         ("random", size, size) for size in (1, 2, 5)
@@ -359,7 +359,7 @@ def test_the_records_say_how_far_apart_they_are(tmp_path):
 
 
 def test_above_the_tolerance_nothing_is_written(tmp_path):
-    """The line has both numbers; a file that stood there is untouched, and nothing is left beside it."""
+    """The message has both numbers; an existing file is untouched, and no other file is left."""
     made, header = network()
     (tmp_path / "model.onnx").write_bytes(b"before")
     with pytest.raises(
@@ -372,7 +372,7 @@ def test_above_the_tolerance_nothing_is_written(tmp_path):
 
 @pytest.fixture(scope="module")
 def everything():
-    """Everything that can be asked for, in torch and in ONNX Runtime; exporting costs a second or more."""
+    """All optional outputs, in torch and in ONNX Runtime; exporting takes a second or more."""
     outputs = ClassifierOutputs(network()[0], features=True, cam=True).eval()
     proto = export.to_onnx(outputs, torch.from_numpy(pixels(2)), inputs="images", outputs=outputs.names)
     return outputs, Session(proto.SerializeToString(), device="cpu")
@@ -380,8 +380,8 @@ def everything():
 
 @pytest.mark.parametrize("output", ["probabilities", "logits", "features", "cam"])
 @pytest.mark.parametrize("value", [0.01, np.nan])
-def test_an_error_in_any_output_is_seen(everything, output, value):
-    """The gate looks at everything that the file gives, and a value that is no number passes no bound."""
+def test_detects_error_in_any_output(everything, output, value):
+    """All outputs are compared, and a value that is not finite exceeds every tolerance."""
     outputs, session = everything
     honest = export.compare(outputs, session, iter([pixels(3)]), source="random", classes=True)
     assert honest.max_difference < 1e-5
@@ -395,8 +395,8 @@ def test_an_error_in_any_output_is_seen(everything, output, value):
     assert found.max_difference > 1e-3
 
 
-def test_agreement_and_difference_are_worked_by_hand():
-    """Over batches of unlike size: the largest difference anywhere, the share of rows with the same first output."""
+def test_agreement_and_difference_worked_by_hand():
+    """Over batches of different sizes: the largest difference anywhere, the share of rows with the same top class."""
 
     class Fixed:
         inputs = ("x",)
@@ -417,8 +417,8 @@ def test_agreement_and_difference_are_worked_by_hand():
 
 
 @pytest.mark.parametrize("opset", [17, 24, -1])
-def test_an_operator_set_that_is_not_written_is_a_usage_error(tmp_path, opset):
-    """The range is said."""
+def test_rejects_unsupported_operator_set(tmp_path, opset):
+    """The message has the range."""
     with pytest.raises(UsageError, match=f"--opset {opset}: give 18 to 23"):
         written(tmp_path, opset=opset)
 
@@ -428,14 +428,14 @@ def test_an_operator_set_that_is_not_written_is_a_usage_error(tmp_path, opset):
     [{"features": True}, {"cam": True}, {"fp16": True}, {"verify": []}, {"input": ExportInput.FLOAT}],
     ids=str,
 )
-def test_a_head_alone_takes_no_options_of_a_whole_network(tmp_path, options):
+def test_head_only_rejects_options_of_a_whole_network(tmp_path, options):
     """They would be ignored."""
-    with pytest.raises(UsageError, match="--head-only takes features"):
+    with pytest.raises(UsageError, match="--head-only exports only the head"):
         written(tmp_path, head_only=True, **options)
 
 
-def test_a_network_that_fixes_its_batch_is_refused():
-    """One that cannot take batches of any size would fail at prediction; it fails here."""
+def test_rejects_network_with_fixed_batch():
+    """It would fail at prediction, so it fails here."""
 
     class Fixed(nn.Module):
         def forward(self, images):
@@ -445,7 +445,7 @@ def test_a_network_that_fixes_its_batch_is_refused():
         export.to_onnx(Fixed(), torch.zeros(2, 4), inputs="images", outputs=["out"])
 
 
-def test_a_heads_outputs_are_probabilities_and_logits():
+def test_head_outputs_are_probabilities_and_logits():
     """In this order, with two columns for one sigmoid."""
     made, _ = network("dense 1 sigmoid")
     probabilities, logits = HeadOutputs(made.head)(torch.zeros(4, 10))

@@ -36,8 +36,8 @@ def content():
     return export.to_onnx(Network().eval(), example, inputs="images", outputs=["probabilities"]).SerializeToString()
 
 
-def test_outputs_stay_close_to_float32s(content):
-    """Weights are float16, inputs and outputs as they were, and probabilities within 1e-3."""
+def test_outputs_stay_close_to_float32(content):
+    """Weights are float16, inputs and outputs keep their types, and probabilities agree within 1e-3."""
     half = half_precision.converted(content, name="net")
     assert half_precision.is_half(half)
     assert not half_precision.is_half(content)
@@ -49,8 +49,8 @@ def test_outputs_stay_close_to_float32s(content):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_what_cannot_be_converted_is_a_sentence(content, monkeypatch):
-    """With what can be done instead."""
+def test_rejects_network_that_cannot_be_converted(content, monkeypatch):
+    """The message has a remedy."""
     from onnxruntime.transformers import float16
 
     def failing(*_, **__):

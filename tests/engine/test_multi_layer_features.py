@@ -1,4 +1,4 @@
-"""Features of several layers out of one pass: which layers are chosen, and that each gives what a hook on the backbone sees."""
+"""Features of several layers in one pass: the choice of layers, and agreement with hooks on the backbone."""
 
 import functools
 
@@ -18,7 +18,7 @@ PREPARE = Preprocess(fit=Fit.SQUASH, resize=SIZE, size=SIZE)
 
 
 class Small(nn.Module):
-    """Stages one behind the other."""
+    """Stages in sequence."""
 
     def __init__(self, stages):
         super().__init__()
@@ -29,7 +29,7 @@ class Small(nn.Module):
 
 
 class Stage(nn.Module):
-    """Two ways that meet again: inside of it no single tensor is on its way."""
+    """Two branches that join again; inside, no single tensor carries everything."""
 
     def __init__(self, channels):
         super().__init__()
@@ -55,15 +55,15 @@ def small(stages=20):
     return catalogue.seeded(0, lambda: Small(stages))
 
 
-def test_the_last_layer_comes_first_then_those_at_85_and_50_percent():
-    """Of 20 equal stages of five nodes behind the images, and the output, the nodes 85 and 50 of 102 end stages 16 and 9."""
+def test_last_layer_comes_first_then_85_and_50_percent():
+    """Of 20 equal stages of five nodes, between the input and the output node, nodes 85 and 50 of 102 end stages 16 and 9."""
     watched = MultiLayerExtractor(extractor(small(), "stages"), size=SIZE)
     assert watched.names == ["stages.19", "stages.16", "stages.9"]
 
 
 @pytest.mark.parametrize("module", ["small", "swin_t"])
-def test_each_gives_the_mean_of_what_a_hook_sees(module):
-    """Of every batch anew, whatever its size; Swin's maps have their channels last, and are averaged over their places all the same."""
+def test_features_are_means_of_hooked_maps(module):
+    """For every batch and batch size; Swin's maps have their channels last and are averaged over positions, too."""
     if module == "small":
         whole, layer = small(), "stages"
     else:
@@ -93,8 +93,8 @@ def test_each_gives_the_mean_of_what_a_hook_sees(module):
         hook.remove()
 
 
-def test_watching_changes_nothing_of_the_backbone():
-    """Its outputs, its statistics of batch norm, its modes and who asks for gradients."""
+def test_backbone_is_unchanged():
+    """Its outputs, batch norm statistics, modes and gradient flags."""
     made = extractor(small(), "stages")
     state = {name: tensor.clone() for name, tensor in made.state_dict().items()}
     modes = [module.training for module in made.modules()]
@@ -110,9 +110,9 @@ def test_watching_changes_nothing_of_the_backbone():
     assert all(parameter.requires_grad for parameter in made.parameters())
 
 
-def test_a_backbone_without_earlier_layers_has_nothing_to_compare():
-    """One line, before any image is looked at; where there is a single earlier one, it is named once."""
-    with pytest.raises(UsageError, match="this base has no earlier layers whose features could be compared"):
+def test_rejects_backbone_without_earlier_layers():
+    """One line, before any image is read; if there is a single earlier layer, it is named once."""
+    with pytest.raises(UsageError, match="this backbone has no earlier layers to compare"):
         MultiLayerExtractor(extractor(small(1), "stages.0.add"), size=SIZE)  # both ways lead to it
     assert MultiLayerExtractor(extractor(small(1), "stages"), size=SIZE).names == ["stages.0", "stages.0.add"]
 
@@ -127,6 +127,6 @@ def test_a_backbone_without_earlier_layers_has_nothing_to_compare():
         ({"a": 0.05}, "a"),
     ],
 )
-def test_near_is_near_enough_for_the_end_of_a_larger_module(depth, nearest):
-    """The half of a depth is meant; names with fewer dots are those of larger modules."""
+def test_nearest_layer_prefers_the_end_of_a_larger_module(depth, nearest):
+    """Around half of the depth; names with fewer dots are those of larger modules."""
     assert nearest_layer(depth, 0.5) == nearest

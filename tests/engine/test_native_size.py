@@ -19,18 +19,18 @@ SIZES = [(10, 10), (14, 9), (9, 14), (10, 10), (5, 5), (14, 9), (40, 30), (10, 1
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Twenty-seven images of five sizes in turns, of which the fourth and the last cannot be read."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Twenty-seven images of five sizes in turn, of which the fourth and the last cannot be read."""
+    folder = tmp_path_factory.mktemp("images")
     for index, (width, height) in enumerate(SIZES * 3):
         pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:02d}.png")
     (folder / "03.png").write_bytes(b"")
-    (folder / "26.png").write_bytes((folder / "26.png").read_bytes()[:-40])  # its head is good
+    (folder / "26.png").write_bytes((folder / "26.png").read_bytes()[:-40])  # its file header is intact
     return [ImageFile(str(path)) for path in sorted(folder.iterdir())]
 
 
 class Means:
-    """A network: the mean of every image; what it is given is noted, and images of five pixels are too small for it."""
+    """A network: the mean of every image; inputs are recorded, and images of five pixels are too small for it."""
 
     def __init__(self):
         self.shapes = []
@@ -44,7 +44,7 @@ class Means:
 
 
 def run(files, network, **words):
-    """Give the images, each as often as it has views, their means, and those without, with their reasons."""
+    """Return the images, once per view, their means, and the images without outputs with their reasons."""
     skipped, shown, values = [], [], []
     results = runner.run_native_size(files, OWN, network, **{"batch": 4, **words})
     for image, (means,) in runner.usable(results, lambda path, reason: skipped.append((path, reason))):
@@ -56,7 +56,7 @@ def run(files, network, **words):
 @pytest.mark.parametrize("batch", [1, 4, 32])
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_every_image_once_and_in_order(files, batch, jobs, monkeypatch):
-    """Each output is that of the image as it is; images are read by window, and those without an output are named in their turn."""
+    """Each output is that of the image at its own size; images without an output are reported in order."""
     monkeypatch.setattr(runner, "WINDOW_BATCHES", 2)
     shown, values, skipped = run(files, Means(), batch=batch, jobs=jobs)
     bad = [3, *range(4, 27, 9), 26]
@@ -69,19 +69,19 @@ def test_every_image_once_and_in_order(files, batch, jobs, monkeypatch):
     np.testing.assert_allclose(values, expected)
 
 
-def test_a_batch_has_one_shape_and_no_more_pixels_than_one_of_the_networks_own(files):
-    """Equal shapes come together, at most --batch of them; images larger than all of a batch come alone."""
+def test_batches_have_one_shape_and_limited_pixels(files):
+    """Images of equal shape are batched, at most --batch of them; images larger than a whole batch are alone."""
     network = Means()
     run(files, network)
     by_size = {shape[1:3] for shape in network.shapes}
     assert by_size == {(10, 10), (9, 14), (14, 9), (5, 5), (30, 40)}
     assert all(len_ <= 4 and (len_ == 1 or len_ * height * width <= 400) for len_, height, width, _ in network.shapes)
-    assert [shape[0] for shape in network.shapes if shape[1:3] == (10, 10)] == [4, 4]  # eight good ones
+    assert [shape[0] for shape in network.shapes if shape[1:3] == (10, 10)] == [4, 4]  # eight usable ones
     assert [shape[0] for shape in network.shapes if shape[1:3] == (30, 40)] == [1, 1, 1]
 
 
-def test_views_of_an_image_come_together(files):
-    """Every image stands there as often as it has views, and their rows behind one another; large ones go in pieces."""
+def test_views_of_an_image_stay_together(files):
+    """Each image has one row per view, consecutively; views of large images are split over several batches."""
 
     class Inverted:
         copies = 2
@@ -98,7 +98,7 @@ def test_views_of_an_image_come_together(files):
 
 
 def test_progress_counts_every_image(files):
-    """Up to all of them, those without an output included."""
+    """Including those without an output."""
     seen = []
     run(files, Means(), progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -109,8 +109,8 @@ def test_progress_counts_every_image(files):
     assert run([], Means()) == ([], [], [])
 
 
-def test_a_stream_is_read_by_windows(files):
-    """No more is taken from a stream than the window that is computed, and the next one; memory does not grow with it."""
+def test_stream_is_read_by_windows(files):
+    """A stream is read ahead by one window at most; memory does not grow with its length."""
     taken = 0
 
     def stream(count):
@@ -138,11 +138,11 @@ def test_a_stream_is_read_by_windows(files):
         return held
 
     peak(64)
-    assert peak(1000) < 2 * peak(200)  # kept, a thousand of these images would be fifteen times as much
+    assert peak(1000) < 2 * peak(200)  # if they were kept, a thousand of these images would take fifteen times as much
 
 
-def test_an_error_of_the_network_comes_out(files):
-    """What is no fault of the images is raised, and leaves no thread behind."""
+def test_network_error_is_raised(files):
+    """An error that is not the images' fault is raised, and no thread is left running."""
 
     def network(_batches):
         raise RuntimeError("out of memory")
@@ -153,8 +153,8 @@ def test_an_error_of_the_network_comes_out(files):
     assert threading.active_count() == before
 
 
-def test_a_gpu_sees_one_shape_of_a_size(files):
-    """The rest of a size is filled up to the batches before it, with black; images that come alone stay alone; outputs are the same."""
+def test_one_shape_per_size_on_a_gpu(files):
+    """The last batch of a size is padded with black to the earlier ones; single images stay alone; outputs are the same."""
     plain, filled = Means(), Means()
     expected = run(files, plain, batch=3)
     assert run(files, filled, batch=3, one_shape=True) == expected
@@ -165,23 +165,23 @@ def test_a_gpu_sees_one_shape_of_a_size(files):
         assert len({shape for shape in filled.shapes if shape[1:3] == size}) == 1, size
 
 
-def test_a_gpu_sees_few_shapes_over_all_windows(files, monkeypatch):
-    """What one window has made of a size serves the next ones, which start with the size that the last one ended with."""
+def test_few_shape_changes_over_all_windows(files, monkeypatch):
+    """Padding continues over windows, and a window starts with the size that the last one ended with."""
     monkeypatch.setattr(runner, "WINDOW_BATCHES", 3)
-    few = [image for index, image in enumerate(files) if index % 9 in (0, 1, 2) and index != 26]  # three sizes in turns
+    few = [image for index, image in enumerate(files) if index % 9 in (0, 1, 2) and index != 26]  # three sizes in turn
     images = [few[number % len(few)] for number in np.random.default_rng(0).integers(0, 99, 240)]
     plain, filled = Means(), Means()
     expected = run(images, plain, batch=8)
     assert run(images, filled, batch=8, one_shape=True) == expected
     windows = 240 // (3 * 8)
     changes = sum(one != other for one, other in zip(filled.shapes, filled.shapes[1:], strict=False))
-    assert changes <= 2 * windows + 2  # two to see three sizes, and what the first ones had not seen yet
+    assert changes <= 2 * windows + 2  # two to see three sizes, and those that the first windows had not seen
     assert len(set(filled.shapes)) <= 5
     assert len(filled.shapes) == len(plain.shapes)
 
 
-def test_rows_are_filled_up_to_no_more_than_fits(files):
-    """Where the views of a single image are more than a batch."""
+def test_padding_is_limited_by_memory(files):
+    """Also if the views of a single image are more than a batch."""
 
     class Copies:
         copies = 4

@@ -1,4 +1,4 @@
-"""A backbone as ONNX: what it is kept under, that it is made once, that it is torch's to the last features, and who may not be one."""
+"""Backbones as ONNX networks: cache names, one export per backbone, agreement with torch, and which files are refused."""
 
 import dataclasses
 import functools
@@ -39,15 +39,15 @@ def onnx_features(model, images):
     return Session(model.content, device="cpu").run({"images": images}, ["features"])[0]
 
 
-def torch_features(asked, images):
-    module, _ = torch_backbone.build_extractor(asked)
+def torch_features(spec, images):
+    module, _ = torch_backbone.build_extractor(spec)
     with torch.no_grad():
         return module(torch.from_numpy(images)).numpy()
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A cache of one's own, still empty."""
+    """An empty cache for one test."""
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -68,61 +68,59 @@ def model_file(path, *, pool=Pool.MAX, layer=None, seed=3):
     return str(path)
 
 
-# ---------------------------------------------------------------- the same numbers as torch
+# ---------------------------------------------------------------- agreement with torch
 
 
 @pytest.mark.parametrize("pool", [*Pool, None])
-def test_onnx_and_torch_agree(pool):
-    """For every way to pool and for any batch, ONNX Runtime gives torch's features, same-padding and all."""
-    asked = request(pool=pool)
-    model = onnx_backbone.get(asked)
+def test_onnx_matches_torch(pool):
+    """For every pooling and batch size, ONNX Runtime gives torch's features, including same-padding."""
+    spec = request(pool=pool)
+    model = onnx_backbone.get(spec)
     assert model.header.kind is ArtefactKind.ONNX
     assert model.header.backbone.pool == (pool or Pool.AVG)
     for batch in (1, 2, 5):
         batch = images(21, batch)
-        expected = torch_features(asked, batch)
+        expected = torch_features(spec, batch)
         found = onnx_features(model, batch)
         assert found.shape == expected.shape
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_backbone_by_name_agrees_too():
-    """The same for a network of torchvision's, with the image's normalisation inside."""
-    asked = BackboneSpec(backbone="squeezenet1_1", weights="none", layer="features.5", size=64, seed=1)
-    model = onnx_backbone.get(asked)
+def test_named_backbone_matches_torch():
+    """The same for a network of torchvision, with the normalisation inside."""
+    spec = BackboneSpec(backbone="squeezenet1_1", weights="none", layer="features.5", size=64, seed=1)
+    model = onnx_backbone.get(spec)
     assert model.header.preprocess.mean == (0.485, 0.456, 0.406)
-    assert (model.header.preprocess.size, model.header.preprocess.resize) == (64, 73)  # the same share of the image
-    np.testing.assert_allclose(
-        onnx_features(model, images(64)), torch_features(asked, images(64)), rtol=1e-4, atol=1e-5
-    )
+    assert (model.header.preprocess.size, model.header.preprocess.resize) == (64, 73)  # the same proportion
+    np.testing.assert_allclose(onnx_features(model, images(64)), torch_features(spec, images(64)), rtol=1e-4, atol=1e-5)
 
 
-def test_torch_runs_it_too():
-    """`--engine torch` is the same function with the same Header, made without ONNX."""
-    asked = request(pool=Pool.FLATTEN)
-    network, header, place = torch_backbone.load(asked, device="cpu")
+def test_engine_torch_gives_the_same():
+    """`--engine torch` is the same function with the same Header, without ONNX."""
+    spec = request(pool=Pool.FLATTEN)
+    network, header, place = torch_backbone.load(spec, device="cpu")
     (found,) = network([images(21)])
     assert place == "cpu"
-    assert header == onnx_backbone.get(asked).header
-    np.testing.assert_allclose(found, onnx_features(onnx_backbone.get(asked), images(21)), rtol=1e-4, atol=1e-5)
+    assert header == onnx_backbone.get(spec).header
+    np.testing.assert_allclose(found, onnx_features(onnx_backbone.get(spec), images(21)), rtol=1e-4, atol=1e-5)
 
 
-def test_torch_without_a_gpu(monkeypatch):
+def test_engine_torch_without_a_gpu(monkeypatch):
     """`--engine torch --device cuda` without a GPU fails before anything is built."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="torch sees no GPU"):
         torch_backbone.load(request(), device="cuda")
 
 
-# ---------------------------------------------------------------- made once
+# ---------------------------------------------------------------- the cache
 
 
-def test_a_backbone_is_made_once(cache, monkeypatch, caplog):
-    """The first time it is exported and kept, said once; from then on it is read, and torch is not asked again."""
+def test_backbone_is_exported_once(cache, monkeypatch, caplog):
+    """The first time it is exported and cached, with a notice; then it is read from the cache without torch."""
     with caplog.at_level(logging.INFO, "cnnkit"):
         first = onnx_backbone.get(request())
-    assert [record.message for record in caplog.records] == [f"exporting the base to ONNX, once; it is kept in {cache}"]
+    assert [record.message for record in caplog.records] == [f"exporting the backbone to ONNX, once; cached in {cache}"]
     kept = sorted((cache / "bases").iterdir())
     assert [file.suffix for file in kept] == [".onnx"]
     caplog.clear()
@@ -131,8 +129,8 @@ def test_a_backbone_is_made_once(cache, monkeypatch, caplog):
     assert not caplog.records
 
 
-def test_a_backbone_by_another_name_is_not_made_again(cache, tmp_path, monkeypatch, caplog):
-    """Files with the same backbone in them, under whatever names; another cut, size or weight is another one."""
+def test_equal_backbones_share_one_export(cache, tmp_path, monkeypatch, caplog):
+    """Files with the same backbone under different names; another cut, size or weight is another backbone."""
     caplog.set_level(logging.INFO, "cnnkit")
     first = onnx_backbone.get(BackboneSpec(backbone=model_file(tmp_path / "one.pt")))
     two = torch_model.load(model_file(tmp_path / "two.pt"))
@@ -156,16 +154,16 @@ def test_a_backbone_by_another_name_is_not_made_again(cache, tmp_path, monkeypat
         assert len(caplog.records) == number
 
 
-def test_the_same_backbone_has_the_same_bytes(tmp_path, monkeypatch):
-    """Made anew in another cache, a backbone is the same file, with nothing of the machine in it."""
+def test_export_is_reproducible(tmp_path, monkeypatch):
+    """Exported again into another cache, a backbone is the same file, with nothing of the machine in it."""
     first = onnx_backbone.get(request()).content
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "another"))
     assert onnx_backbone.get(request()).content == first
     assert str(Path(export.__file__).parent).encode() not in first
 
 
-def test_other_requests_are_other_files(cache, tmp_path):
-    """Every word that changes the output changes the name in the cache; the path of a file does not, its content does."""
+def test_cache_name_depends_on_everything_that_changes_the_output(cache, tmp_path):
+    """Every option that changes the output changes the name in the cache; of a file, its content counts and not its path."""
     one, two = weights_file(tmp_path / "one.pth"), weights_file(tmp_path / "two.pth", seed=6)
     named = BackboneSpec(backbone="squeezenet1_1", weights=one)
     others = [
@@ -197,26 +195,26 @@ def test_other_requests_are_other_files(cache, tmp_path):
     )
 
 
-def test_a_notation_counts_by_what_it_says(tmp_path):
-    """However a notation is spaced, remarked on or kept in a file, the same layers are the same backbone."""
+def test_equal_notations_share_a_cache_name(tmp_path):
+    """Spaces, comments and files make no difference: the same layers are the same backbone."""
     file = tmp_path / "net.txt"
-    file.write_text(TEXT.replace(", ", "  # a remark\n"))
+    file.write_text(TEXT.replace(", ", "  # a comment\n"))
     assert onnx_backbone.cache_name(request(layers=f"@{file}")) == onnx_backbone.cache_name(request())
     file.write_text(TEXT.replace("conv 6", "conv 7"))
     assert onnx_backbone.cache_name(request(layers=f"@{file}")) != onnx_backbone.cache_name(request())
 
 
-def test_a_missing_notation_file_is_one_line(tmp_path):
-    """A file that is not there is an error that names it."""
+def test_missing_notation_file(tmp_path):
+    """The error names the file."""
     with pytest.raises(CnnkitError, match=r"none\.txt: .*give a file that holds layers"):
         onnx_backbone.get(request(layers=f"@{tmp_path / 'none.txt'}"))
 
 
-# ---------------------------------------------------------------- the check against torch
+# ---------------------------------------------------------------- the comparison with torch
 
 
-def test_a_backbone_that_differs_from_torch_is_not_kept(cache, monkeypatch):
-    """When ONNX Runtime computes something else, the error gives both numbers and the way out, and nothing is kept."""
+def test_backbone_that_differs_from_torch_is_not_cached(cache, monkeypatch):
+    """If ONNX Runtime computes something else, the error has both numbers and a remedy, and nothing is cached."""
     real = export.to_onnx
 
     def wrong(*words, **options):
@@ -228,29 +226,29 @@ def test_a_backbone_that_differs_from_torch_is_not_kept(cache, monkeypatch):
 
     monkeypatch.setattr(export, "to_onnx", wrong)
     with pytest.raises(
-        CnnkitError, match=r"ONNX Runtime and torch differ by \S+ on features up to \S+; --engine torch runs"
+        CnnkitError, match=r"ONNX Runtime and torch differ by \S+ on features up to \S+; use --engine torch"
     ):
         onnx_backbone.get(request())
     assert list((cache / "bases").iterdir()) == []
 
 
-def test_a_backbone_that_gives_no_numbers_is_not_kept(cache, monkeypatch):
-    """NaN agrees with nothing."""
+def test_backbone_with_nan_is_not_cached(cache, monkeypatch):
+    """NaN is not equal to anything."""
     monkeypatch.setattr(Session, "run", lambda *_words, **_options: [np.full((2, 8), np.nan, np.float32)])
     with pytest.raises(CnnkitError, match="differ by"):
         onnx_backbone.get(request())
     assert list((cache / "bases").iterdir()) == []
 
 
-def test_a_backbone_that_cannot_be_exported(cache, monkeypatch):
-    """An exporter that gives up is one line, with the way out."""
+def test_backbone_that_cannot_be_exported(cache, monkeypatch):
+    """An error of the exporter is one line, with a remedy."""
 
     def fail(*_words, **_options):
         raise RuntimeError("unsupported operator\nand a long story")
 
     monkeypatch.setattr(export, "to_onnx", fail)
     with pytest.raises(
-        CnnkitError, match=r"cannot export this base to ONNX \(unsupported operator\); --engine torch runs it"
+        CnnkitError, match=r"cannot export this backbone to ONNX \(unsupported operator\); use --engine torch"
     ):
         onnx_backbone.get(request())
 
@@ -258,24 +256,24 @@ def test_a_backbone_that_cannot_be_exported(cache, monkeypatch):
 # ---------------------------------------------------------------- a model as a backbone
 
 
-def test_a_model_as_a_backbone(tmp_path):
-    """A `.pt` of ours gives the features that its own head sees: its weights, its layer, its pooling; or what is asked for."""
+def test_model_as_a_backbone(tmp_path):
+    """A `.pt` made by cnnkit gives the features that its own head reads, with its weights, layer and pooling, or those given."""
     file = model_file(tmp_path / "head.pt")
     model = torch_model.load(file)
     own = onnx_backbone.get(BackboneSpec(backbone=file))
     assert own.header.backbone == model.header.backbone
     assert own.header.preprocess == model.header.preprocess
     backbone, _, _ = backbones.by_notation(TEXT, size=21, seed=3)
-    asked = request(seed=3, pool=Pool.MAX)
-    np.testing.assert_allclose(onnx_features(own, images(21)), torch_features(asked, images(21)), rtol=1e-4, atol=1e-5)
+    spec = request(seed=3, pool=Pool.MAX)
+    np.testing.assert_allclose(onnx_features(own, images(21)), torch_features(spec, images(21)), rtol=1e-4, atol=1e-5)
     other = onnx_backbone.get(BackboneSpec(backbone=file, layer="conv1", pool=Pool.NONE))
     assert (other.header.backbone.layer, other.header.backbone.pool) == ("conv1", Pool.NONE)
     assert onnx_features(other, images(21)).shape == (2, 6, 11, 11)
     assert set(backbone.state_dict())
 
 
-def test_a_model_that_was_changed_is_another_backbone(tmp_path):
-    """A file that is written anew under the same name is not taken for the old one."""
+def test_changed_model_is_another_backbone(tmp_path):
+    """A file that is rewritten under the same name is not mistaken for the old one."""
     file = model_file(tmp_path / "head.pt")
     before = onnx_backbone.get(BackboneSpec(backbone=file)).content
     model_file(tmp_path / "head.pt", seed=4)
@@ -283,7 +281,7 @@ def test_a_model_that_was_changed_is_another_backbone(tmp_path):
 
 
 def exported(path, **changes):
-    """An exported network that gives features."""
+    """An exported network with the output features."""
     model = onnx_backbone.get(request(pool=Pool.MAX))
     proto = onnx_model.parse(model.content, name="base")
     change = changes.pop("change", None)
@@ -293,8 +291,8 @@ def exported(path, **changes):
     return str(path)
 
 
-def test_an_exported_network_as_a_backbone(tmp_path):
-    """A `.onnx` of ours with features is taken as it is; its pooling may be said, if it is that."""
+def test_exported_network_as_a_backbone(tmp_path):
+    """A `.onnx` made by cnnkit with features is used as it is; --pool may be given if it is the same."""
     file = exported(tmp_path / "model.onnx")
     model = onnx_backbone.get(BackboneSpec(backbone=file))
     assert model.content == Path(file).read_bytes()
@@ -313,19 +311,19 @@ def test_an_exported_network_as_a_backbone(tmp_path):
         ({"weights": "none"}, "--weights"),
     ],
 )
-def test_an_exported_network_cannot_be_changed(tmp_path, changes, option):
-    """What is fixed in an exported network is not asked for in vain."""
-    with pytest.raises(UsageError, match=f"is exported and fixed; {option} goes with a name or a .pt"):
+def test_exported_network_cannot_be_changed(tmp_path, changes, option):
+    """Options that an exported network would ignore are refused."""
+    with pytest.raises(UsageError, match=f"is exported and fixed; {option} needs the name of a network or a .pt"):
         onnx_backbone.get(BackboneSpec(backbone=exported(tmp_path / "model.onnx"), **changes))
 
 
-def test_exported_networks_that_are_no_backbone(tmp_path):
-    """Without Header, without features, or with normalised input a network is no backbone, and the remedy is said."""
+def test_rejects_exported_networks_that_are_not_backbones(tmp_path):
+    """Without Header, without features, or with normalised input; the message has the remedy."""
     bare = onnx_model.parse(onnx_backbone.get(request()).content, name="base")
     del bare.metadata_props[:]
     (tmp_path / "bare.onnx").write_bytes(bare.SerializeToString())
     with pytest.raises(
-        FormatError, match=r"bare\.onnx: no cnnkit header in it; a base comes from cnn-export --features"
+        FormatError, match=r"bare\.onnx: no cnnkit header; export the backbone with cnn-export --features"
     ):
         onnx_backbone.get(BackboneSpec(backbone=str(tmp_path / "bare.onnx")))
 
@@ -334,7 +332,7 @@ def test_exported_networks_that_are_no_backbone(tmp_path):
         for node in proto.graph.node:
             node.output[:] = ["logits" if name == "features" else name for name in node.output]
 
-    with pytest.raises(FormatError, match="it gives no features; export it with cnn-export --features"):
+    with pytest.raises(FormatError, match="no output features; export it with cnn-export --features"):
         onnx_backbone.get(BackboneSpec(backbone=exported(tmp_path / "logits.onnx", change=rename)))
 
     def take_floats(proto):
@@ -342,22 +340,22 @@ def test_exported_networks_that_are_no_backbone(tmp_path):
 
     with pytest.raises(FormatError, match="export it without --input float"):
         onnx_backbone.get(BackboneSpec(backbone=exported(tmp_path / "float.onnx", change=take_floats)))
-    with pytest.raises(FormatError, match="no cnnkit header in it; a base comes from"):
+    with pytest.raises(FormatError, match="no cnnkit header; export the backbone with"):
         onnx_backbone.get(BackboneSpec(backbone=exported(tmp_path / "none.onnx", backbone=None)))
     assert isinstance(onnx_backbone.get(request()).header.backbone, Backbone)
 
 
-# ---------------------------------------------------------------- requests that make no sense
+# ---------------------------------------------------------------- invalid specs
 
 
 @functools.lru_cache(maxsize=1)
 def remembered(*words, build=catalogue.network_for, **named):
-    """Build a network once for all the requests that it refuses: a transformer's random values take seconds."""
+    """Build a network once for all specs that it refuses: random weights of a transformer take seconds."""
     return build(*words, **named)
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "message"),
+    ("spec", "error", "message"),
     [
         (BackboneSpec(), UsageError, "give either --backbone or --layers"),
         (BackboneSpec(backbone="vgg16", layers="gap"), UsageError, "give either --backbone or --layers"),
@@ -367,35 +365,35 @@ def remembered(*words, build=catalogue.network_for, **named):
         (BackboneSpec(backbone="squeezenet", weights="none"), UsageError, 'no network is called "squeezenet"; did you mean'),
         (BackboneSpec(backbone="squeezenet1_1", weights="none", layer="x"), UsageError, 'squeezenet1_1 has no layer "x"'),
         (BackboneSpec(backbone="squeezenet1_1", weights="none", size=8), UsageError,
-         r"squeezenet1_1 does not go with --size 8 \(.*too small"),
-        (BackboneSpec(backbone="vit_b_32", weights="none", size=96), UsageError, r"vit_b_32 does not go with --size 96 \(.*Expected 224\)"),
-        (BackboneSpec(backbone="vit_b_32", weights="none", layer="getattr"), UsageError, "vit_b_32 does not go with --layer getattr"),
-        (BackboneSpec(backbone="vit_b_32", weights="none", layer="encoder.ln"), UsageError, "gives 50x768 at --layer encoder.ln, neither"),
-        (request(resize=20), UsageError, "--resize goes with --fit crop; squash scales to --size at once"),
+         r"squeezenet1_1 does not work with --size 8 \(.*too small"),
+        (BackboneSpec(backbone="vit_b_32", weights="none", size=96), UsageError, r"does not work with --size 96 \(.*Expected 224\)"),
+        (BackboneSpec(backbone="vit_b_32", weights="none", layer="getattr"), UsageError, "vit_b_32 does not work with --layer getattr"),
+        (BackboneSpec(backbone="vit_b_32", weights="none", layer="encoder.ln"), UsageError, "outputs 50x768 at --layer encoder.ln"),
+        (request(resize=20), UsageError, "--resize needs --fit crop; --fit squash resizes directly to --size"),
         (request(resize=20, fit=Fit.CROP), UsageError, "--resize 20 is smaller than the crop of 21"),
         (request(layers="conv 3"), UsageError, "has no kernel size"),
         (request(layers="conv 3 k40"), UsageError, "kernel 40 is larger than its input's height 21"),
         (request(layers=""), UsageError, "--layers is empty"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused(cache, monkeypatch, asked, error, message):
-    """A wrong request is an error of one line that names the word, and nothing is kept."""
+def test_rejects_invalid_specs(cache, monkeypatch, spec, error, message):
+    """The error is one line with the option, and nothing is cached."""
     monkeypatch.setattr(catalogue, "network_for", remembered)
     with pytest.raises(error, match=message) as caught:
-        onnx_backbone.get(asked)
+        onnx_backbone.get(spec)
     assert type(caught.value) is error or issubclass(type(caught.value), error)
     assert "\n" not in str(caught.value)
     assert not list((cache / "bases").glob("*"))
 
 
-def test_weights_with_a_model_are_refused(tmp_path):
-    """A `.pt` has its own weights; others are not dropped in silence."""
+def test_rejects_weights_with_a_model(tmp_path):
+    """A `.pt` has its own weights; other weights are not silently ignored."""
     with pytest.raises(UsageError, match=r"head\.pt has its own weights"):
         onnx_backbone.get(BackboneSpec(backbone=model_file(tmp_path / "head.pt"), weights="none"))
 
 
-def test_no_torch_for_a_backbone_that_is_kept(cache):
-    """A kept backbone is read without torch."""
+def test_cached_backbone_imports_no_torch(cache):
+    """A cached backbone is read without torch."""
     onnx_backbone.get(request())
     program = (
         "import sys; from cnnkit.engine import onnx_backbone; from cnnkit.engine.onnx_backbone import BackboneSpec;"

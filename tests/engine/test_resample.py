@@ -1,4 +1,4 @@
-"""Augmented pixels against references: worked by hand, scipy's and torchvision's; and that they depend on nothing but their own numbers."""
+"""Augmented pixels, against values worked by hand, scipy and torchvision; and their independence of everything but their own parameters."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ EVERYTHING = (
 
 
 def photographs(count=6, height=31, width=43):
-    """Give smooth noise in colours: like photographs, it has edges, greys and values at both ends."""
+    """Return smooth coloured noise: like photographs, it has edges, greys and values at both ends."""
     generator = np.random.default_rng(0)
     pixels = ndimage.gaussian_filter(generator.normal(size=(count, height, width, 3)), (0, 2, 2, 0.4))
     return torch.from_numpy(np.clip(pixels / pixels.std() * 70 + 128, 0, 255).astype(np.uint8))
@@ -37,7 +37,7 @@ def furthest(one, other):
 
 
 def grey(*rows):
-    """Make an image of one row or more from its grey values."""
+    """Make an image of one or more rows from grey values."""
     return torch.tensor(rows, dtype=torch.uint8)[None, :, :, None].expand(-1, -1, -1, 3)
 
 
@@ -50,8 +50,8 @@ def greys(images):
 
 
 @pytest.mark.parametrize("fill", Fill)
-def test_identity_leaves_images_alone(fill):
-    """A copy whose numbers are neutral has the bytes of its image, beside others that have not."""
+def test_identity_leaves_images_unchanged(fill):
+    """A copy with neutral parameters has the bytes of its image, next to others that do not."""
     images = photographs()
     assert torch.equal(augment(images, [AugmentParams()] * 6, fill=fill), images)
     mixed = augment(images, [AugmentParams(), *[AugmentParams(rotate=20, hue=0.2, blur=1)] * 5], fill=fill)
@@ -59,8 +59,8 @@ def test_identity_leaves_images_alone(fill):
     assert not torch.equal(mixed[1], images[1])
 
 
-def test_a_flip_is_exact():
-    """Mirrored images are those of torch, to the bit; both ways at once, too."""
+def test_flip_is_exact():
+    """Flipped images are those of torch, to the bit; also both flips at once."""
     images = photographs()
     draws = [
         AugmentParams(hflip=True),
@@ -72,8 +72,8 @@ def test_a_flip_is_exact():
     assert torch.equal(augment(images[:4], draws), torch.stack(expected))
 
 
-def test_a_shift_of_known_size_moves_a_known_pixel():
-    """A white pixel goes 2 to the right and 1 up, and no light is lost."""
+def test_shift_moves_a_pixel_by_a_known_distance():
+    """A white pixel moves 2 to the right and 1 up, and no brightness is lost."""
     image = torch.zeros((1, 8, 10, 3), dtype=torch.uint8)
     image[0, 5, 3] = torch.tensor([255, 100, 7], dtype=torch.uint8)
     moved = augment(image, [AugmentParams(shift_x=0.2, shift_y=-1 / 8)])
@@ -92,8 +92,8 @@ def test_a_shift_of_known_size_moves_a_known_pixel():
         (Fill.WRAP, [40, 50, 10, 20, 30], [40, 50, 10, 20, 30]),
     ],
 )
-def test_the_four_fills_by_hand(fill, right, far):
-    """The row 10 20 30 40 50 shifted by two pixels; and by seven, which is more than the image is wide; in rows and in columns."""
+def test_fills_worked_by_hand(fill, right, far):
+    """The row 10 20 30 40 50 shifted by two pixels, and by seven, which is more than its width; in rows and in columns."""
     row = grey([10, 20, 30, 40, 50])
     assert greys(augment(row, [AugmentParams(shift_x=0.4)], fill=fill)) == [right]
     assert greys(augment(row, [AugmentParams(shift_x=1.4)], fill=fill)) == [far]
@@ -101,8 +101,8 @@ def test_the_four_fills_by_hand(fill, right, far):
     assert greys(augment(column, [AugmentParams(shift_y=0.4)], fill=fill)) == [[value] for value in right]
 
 
-def test_fills_between_pixels_by_hand():
-    """Half a pixel over the edge: the edge goes on, fades out, is mirrored, or meets the other end."""
+def test_fills_between_pixels_worked_by_hand():
+    """Half a pixel over the edge, which is repeated, fades to black, is reflected, or wraps around."""
     row = grey([10, 20, 30, 50])
     between = {
         fill: greys(augment(row, [AugmentParams(shift_x=1 / 8)], fill=fill))[0] for fill in Fill
@@ -115,7 +115,7 @@ def test_fills_between_pixels_by_hand():
     }
 
 
-# ---------------------------------------------------------------- geometry against others
+# ---------------------------------------------------------------- geometry against other libraries
 
 
 @pytest.mark.parametrize(
@@ -127,13 +127,13 @@ def test_fills_between_pixels_by_hand():
         (Fill.WRAP, "grid-wrap"),
     ],
 )
-def test_geometry_is_scipys_affine_transform(fill, mode):
+def test_geometry_matches_scipy_affine_transform(fill, mode):
     """Any composition, far over the edges, is one linear interpolation by the matrix; rounded once, so at most half a level away."""
     images = photographs(12)
     words = augment_notation.parse(f"rotate 180, shift 0.9, shear 0.5, zoom 0.5, hflip, vflip, crop 0.5, fill {fill}")
     draws = [drawing.draw_params(words, seed=0, image="p", copy=copy) for copy in range(12)]
     found = augment(images, draws, fill=fill).numpy()
-    turned = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])  # scipy counts rows first
+    turned = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])  # scipy puts rows first
     for image, draw, copy in zip(images.numpy(), draws, found, strict=True):
         matrix = turned @ drawing.affine_matrix(draw, height=31, width=43) @ turned
         for channel in range(3):
@@ -145,23 +145,23 @@ def test_geometry_is_scipys_affine_transform(fill, mode):
 @pytest.mark.parametrize(
     ("draw", "words"),
     [
-        (AugmentParams(rotate=30), {"angle": -30}),  # torchvision turns clockwise here
+        (AugmentParams(rotate=30), {"angle": -30}),  # torchvision rotates clockwise here
         (AugmentParams(rotate=-75), {"angle": 75}),
         (AugmentParams(shift_x=4 / 43, shift_y=-3 / 31), {"translate": [4, -3]}),
         (AugmentParams(zoom_x=0.8, zoom_y=0.8), {"scale": 1.25}),
         (AugmentParams(shear=np.tan(np.radians(20))), {"shear": [20.0, 0.0]}),
     ],
 )
-def test_single_words_are_torchvisions_affine(draw, words):
-    """Turning, shifting, zooming and shearing mean what they mean in torchvision: the same pixels, but for rounding."""
+def test_single_transforms_match_torchvision_affine(draw, words):
+    """Rotation, shift, zoom and shear mean the same as in torchvision: the same pixels, up to rounding."""
     images = photographs(2)
     arguments = {"angle": 0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]} | words
     expected = functional.affine(channels_first(images), **arguments, interpolation=InterpolationMode.BILINEAR)
     assert furthest(channels_first(augment(images, [draw] * 2, fill=Fill.CONSTANT)), expected) <= 1
 
 
-def test_a_crop_is_the_window_enlarged():
-    """Torch's own resizing of the window gives the same, but for its edges: behind them the image goes on."""
+def test_crop_is_the_enlarged_window():
+    """torch's own resizing of the window gives the same, except at the edges, beyond which the image continues."""
     images = photographs(2, 40, 40)
     window = AugmentParams(crop_x=0.25, crop_y=0.5, crop_width=0.5, crop_height=0.5)
     expected = torch.nn.functional.interpolate(
@@ -171,20 +171,20 @@ def test_a_crop_is_the_window_enlarged():
     assert (found - expected)[:, :, 1:-1, 1:-1].abs().max() < 0.51
 
 
-# ---------------------------------------------------------------- colours against others
+# ---------------------------------------------------------------- colours against other libraries
 
 
 @pytest.mark.parametrize("word", ["brightness", "contrast", "saturation"])
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.7])
-def test_factors_are_those_of_color_jitter(word, factor):
-    """As torchvision's function of that name, which cuts fractions off, once or twice."""
+def test_factors_match_color_jitter(word, factor):
+    """As torchvision's function of the same name, which truncates once or twice."""
     images = photographs()
     expected = getattr(functional, f"adjust_{word}")(channels_first(images), factor)
     assert furthest(channels_first(augment(images, [AugmentParams(**{word: factor})] * 6)), expected) <= 2
 
 
 @pytest.mark.parametrize("turn", [-0.5, -0.1, 0.03, 0.5])
-def test_hue_is_that_of_color_jitter(turn):
+def test_hue_matches_color_jitter(turn):
     """As torchvision's adjust_hue; greys have no hue and stay."""
     images = photographs()
     images[0] = images[0, :, :, :1]
@@ -194,8 +194,8 @@ def test_hue_is_that_of_color_jitter(turn):
 
 
 @pytest.mark.parametrize("deviation", [0.1, 0.7, 3.0])
-def test_blur_is_scipys_gaussian(deviation):
-    """A Gaussian of that deviation in pixels, cut off after three of them, whose edges go on."""
+def test_blur_matches_scipy_gaussian(deviation):
+    """A Gaussian of that standard deviation in pixels, cut off after three of them, with repeated edges."""
     images = photographs(2)
     found = augment(images, [AugmentParams(blur=deviation)] * 2).numpy()
     reach = max(1, round(3 * deviation))
@@ -205,10 +205,10 @@ def test_blur_is_scipys_gaussian(deviation):
     assert abs(found - expected).max() < 0.51
 
 
-def test_noise_has_its_deviation():
-    """On mid grey it is normal with the asked share of white, different in every channel; another seed is other noise."""
+def test_noise_has_its_standard_deviation():
+    """On mid grey it is normal, as a share of white, different in every channel; another seed gives other noise."""
     images = torch.full((2, 100, 100, 3), 128, dtype=torch.uint8)
-    images[:, 0, 0, 0] = 129  # not grey all over
+    images[:, 0, 0, 0] = 129  # not entirely grey
     first, second = augment(images, [AugmentParams(noise=0.05, noise_seed=seed) for seed in (1, 2)]).double() - 128
     assert first.std().item() == pytest.approx(12.75, rel=0.02)
     assert abs(first.mean().item()) < 0.3
@@ -217,7 +217,7 @@ def test_noise_has_its_deviation():
 
 
 def test_grey_images_get_grey_noise():
-    """Without a colour in it an image stays without, whatever its neighbours are; its noise is the first channel's."""
+    """An image without colours stays grey, whatever its neighbours are; its noise is that of the first channel."""
     images = torch.full((2, 9, 9, 3), 128, dtype=torch.uint8)
     images[1, 8, 8, 2] = 127
     found = augment(images, [AugmentParams(noise=0.1, noise_seed=4, contrast=1.5, hue=0.3)] * 2)
@@ -227,17 +227,17 @@ def test_grey_images_get_grey_noise():
 
 
 def test_colours_are_rounded_once_and_clipped_each_time():
-    """Between two words nothing is rounded: 0.4 survives and becomes 1.2; but what is brighter than white is white for the next."""
+    """Nothing is rounded between two transforms: 0.4 survives and becomes 1.2; but values above white are clipped each time."""
     assert greys(augment(grey([1, 1]), [AugmentParams(brightness=0.4, contrast=3.0)])) == [[1, 1]]
     assert greys(augment(grey([255, 255]), [AugmentParams(brightness=3.0, contrast=0.5)])) == [[254, 254]]
 
 
-# ---------------------------------------------------------------- what a copy does not depend on
+# ---------------------------------------------------------------- independence
 
 
 @pytest.mark.parametrize("fill", Fill)
 def test_neighbours_and_threads_change_no_bit(fill):
-    """Alone, in a batch, in another order, with one thread or four: the same bytes; and the images that went in are as they were."""
+    """Alone, in a batch, in another order, with one thread or four: the same bytes; the input images are unchanged."""
     images = photographs(13, 37, 41)
     before = images.clone()
     augmenter = Augmenter(augment_notation.parse(f"{EVERYTHING}, fill {fill}"), seed=5)
@@ -256,8 +256,8 @@ def test_neighbours_and_threads_change_no_bit(fill):
 
 
 @pytest.mark.parametrize("fill", Fill)
-def test_rows_of_a_large_image_are_the_whole_ones(fill, monkeypatch):
-    """Worked on a few rows at a time, which is what keeps memory small, a copy is to the bit what it is in one piece."""
+def test_tiles_give_the_same_bits(fill, monkeypatch):
+    """Processed a few rows at a time, which limits memory, a copy has the same bits as in one piece."""
     images = photographs(1, 90, 70)
     draws = [drawing.draw_params(augment_notation.parse(EVERYTHING), seed=seed, image="p", copy=1) for seed in range(4)]
     assert all(draw.blur and draw.noise for draw in draws)
@@ -269,8 +269,8 @@ def test_rows_of_a_large_image_are_the_whole_ones(fill, monkeypatch):
 
 @pytest.mark.parametrize("fill", Fill)
 @pytest.mark.parametrize("words", [EVERYTHING, "hflip, vflip, blur 2"])
-def test_a_large_image_is_changed_channel_by_channel_to_the_same_bits(fill, words, monkeypatch):
-    """A third of the floats on the way; the channels know nothing of each other where they are moved or blurred."""
+def test_large_image_is_processed_by_channel_to_the_same_bits(fill, words, monkeypatch):
+    """A third of the temporary floats; channels are independent in geometry and blur."""
     image = photographs(1, 61, 67)
     draws = [drawing.draw_params(augment_notation.parse(words), seed=3, image="a", copy=copy) for copy in range(1, 5)]
     together = [augment(image, [draw], fill=fill) for draw in draws]
@@ -279,8 +279,8 @@ def test_a_large_image_is_changed_channel_by_channel_to_the_same_bits(fill, word
         assert torch.equal(augment(image, [draw], fill=fill), one)
 
 
-def test_taps_for_a_batch_are_those_for_each():
-    """Blurred together, as on a GPU, by deviations of their own: the bits of each alone."""
+def test_blur_of_a_batch_equals_each_alone():
+    """Blurred together, as on a GPU, with different deviations: the bits of each alone."""
     pixels = channels_first(photographs(3)).float()
     deviations, whole = [0.2, 4.0, 1.3], [slice(0, 31)]
     alone = resample.blurred(pixels, deviations, whole)
@@ -288,7 +288,7 @@ def test_taps_for_a_batch_are_those_for_each():
     assert torch.equal(together, alone)
 
 
-def test_an_augmenter_draws_by_image_and_copy():
+def test_augmenter_draws_by_image_and_copy():
     """It does what `draw` and `augment` do; another epoch, image or seed gives another copy."""
     images = photographs(1)
     words = augment_notation.parse("rotate 40, noise 0.1, fill reflect")
@@ -300,7 +300,7 @@ def test_an_augmenter_draws_by_image_and_copy():
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (300, 2)])
 def test_images_of_any_shape(shape):
-    """A single pixel, a line and a strip go through every word."""
+    """A single pixel, a line and a strip go through every transform."""
     images = photographs(3, *shape)
     for fill in Fill:
         words = augment_notation.parse(f"{EVERYTHING}, fill {fill}")
@@ -310,8 +310,8 @@ def test_images_of_any_shape(shape):
 
 
 @pytest.mark.gpu
-def test_the_gpu_agrees():
-    """On CUDA the same copies, but for rounding."""
+def test_gpu_matches_cpu():
+    """On CUDA the same copies, up to rounding."""
     images = photographs(8)
     augmenter = Augmenter(augment_notation.parse(EVERYTHING), seed=5)
     names, copies = [f"{number}" for number in range(8)], [0] * 8

@@ -1,4 +1,4 @@
-"""Images to batches to rows: all of them, in order, overlapped, in bounded memory, and measured without flattery."""
+"""Images to batches to rows: all of them, in order, overlapped, in bounded memory; and measured rates."""
 
 import threading
 import time
@@ -22,12 +22,12 @@ SMALL = Preprocess(Fit.SQUASH, 6, 6)
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Twenty small images of three sizes in turns, of which the fifth and the last cannot be read."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for index in range(20):
         pixels = np.random.default_rng(index).integers(0, 256, (9 + index % 3, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:02d}.png")
     (folder / "04.png").write_bytes(b"")
-    (folder / "19.png").write_bytes(b"no picture")
+    (folder / "19.png").write_bytes(b"no image")
     return [ImageFile(str(folder / f"{index:02d}.png"), str(index)) for index in range(20)]
 
 
@@ -42,7 +42,7 @@ def means(batches):
 
 
 def collected(files, network=means, **words):
-    """Run; give the usable images and their outputs, put together."""
+    """Run; return the usable images and their outputs, concatenated."""
     results = runner.run(files, [SMALL], network, **{"batch": 4, **words})
     shown, outputs = zip(*runner.usable(results, lambda *_: None), strict=True)
     assert all(len(array) == 1 for arrays in outputs for array in arrays)
@@ -52,7 +52,7 @@ def collected(files, network=means, **words):
 @pytest.mark.parametrize("batch", [1, 2, 4, 7, 18, 64])
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_every_image_once_and_in_order(files, batch, jobs):
-    """Whatever the batch and the threads, each good image gives its own output, in the order given."""
+    """For any batch and number of threads, each usable image has its own output, in the given order."""
     shown, (mean, corner) = collected(files, batch=batch, jobs=jobs)
     assert shown == good(files)
     expected = np.stack([preprocessing.load(image.path, SMALL) for image in shown])
@@ -61,7 +61,7 @@ def test_every_image_once_and_in_order(files, batch, jobs):
 
 
 def test_every_batch_has_the_same_shape(files):
-    """The last batch is filled up with black, so that a device sees one shape."""
+    """The last batch is padded with black, so that a device sees one shape."""
     seen = []
 
     def network(batches):
@@ -75,8 +75,8 @@ def test_every_batch_has_the_same_shape(files):
     assert seen[0][2] > 0
 
 
-def test_several_preparations_of_one_decoding(files, monkeypatch):
-    """A network that wants the same images in several sizes gets them, each file being read once."""
+def test_several_preprocessings_of_one_decoding(files, monkeypatch):
+    """A network that takes the same images in several sizes gets them, and each file is read once."""
     loaded = []
     real = runner.decode.load
     monkeypatch.setattr(runner.decode, "load", lambda path: loaded.append(path) or real(path))
@@ -106,11 +106,11 @@ class Tripled:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 64])
-@pytest.mark.parametrize("begun", [0, 2])
-def test_views_of_an_image_come_together(files, batch, begun):
-    """Each image has the outputs of all its views, in every preparation, also where they do not fit in one batch."""
+@pytest.mark.parametrize("views_done", [0, 2])
+def test_views_of_an_image_stay_together(files, batch, views_done):
+    """Each image has the outputs of all its views, for every preprocessing, also if they are split over batches."""
     ways = [SMALL, Preprocess(Fit.SQUASH, 9, 9)]
-    results = runner.run(files, ways, lambda batches: batches, batch=batch, views=Tripled(), begun=begun)
+    results = runner.run(files, ways, lambda batches: batches, batch=batch, views=Tripled(), views_done=views_done)
     seen = []
     for image, outputs in results:
         seen.append(image)
@@ -118,14 +118,14 @@ def test_views_of_an_image_come_together(files, batch, begun):
             continue
         for way, pixels in zip(ways, outputs, strict=True):
             square = preprocessing.load(image.path, way)
-            expected = [square, 255 - square, square // 2][begun if image is files[0] else 0 :]
+            expected = [square, 255 - square, square // 2][views_done if image is files[0] else 0 :]
             np.testing.assert_array_equal(pixels, expected)
     assert seen == files
 
 
 @pytest.mark.parametrize("batch", [1, 4, 64])
 def test_every_image_comes_with_its_outputs_or_its_error(files, batch):
-    """In the order given; what cannot be read has its reason in its turn."""
+    """In the given order; an image that cannot be read has its reason."""
     found = list(runner.run(files, [SMALL], means, batch=batch))
     assert [image for image, _ in found] == files
     errors = {index: str(outputs) for index, (_, outputs) in enumerate(found) if isinstance(outputs, BadImageError)}
@@ -133,8 +133,8 @@ def test_every_image_comes_with_its_outputs_or_its_error(files, batch):
     assert errors[4] == "empty file"
 
 
-def test_bad_images_are_named_in_their_turn(files):
-    """`usable` and `in_batches` name them to whoever asked, and the threads end where that is an error."""
+def test_bad_images_are_reported_in_order(files):
+    """`usable` and `in_batches` report them to `skip`, and the threads end if it raises."""
     events = []
     results = runner.run(files, [SMALL], means, batch=4)
     for image, _ in runner.usable(results, lambda path, reason: events.append((path, reason))):
@@ -148,8 +148,8 @@ def test_bad_images_are_named_in_their_turn(files):
 
 
 @pytest.mark.parametrize("size", [1, 5, 18, 64])
-def test_outputs_are_put_together_in_batches_of_another_size(files, size):
-    """`in_batches` gives full batches of usable images, the last one apart, with the rows that belong to them."""
+def test_outputs_are_regrouped_into_batches_of_another_size(files, size):
+    """`in_batches` yields full batches of usable images, except the last, with their rows."""
     skipped = []
     results = runner.run(files, [SMALL], means, batch=4)
     groups = list(runner.in_batches(results, size, skip=lambda path, _reason: skipped.append(path)))
@@ -161,13 +161,13 @@ def test_outputs_are_put_together_in_batches_of_another_size(files, size):
         np.testing.assert_array_equal(np.concatenate([outputs[place] for _, outputs in groups]), output)
 
 
-def test_nothing_in_nothing_out():
-    """No image gives no batch, and the network is not called."""
+def test_no_images():
+    """Without images there is no batch, and the network is not called."""
     assert list(runner.run([], [SMALL], None, batch=4)) == []
 
 
 def test_progress_counts_every_image(files):
-    """Progress goes up to all images, bad ones included, out of a total that is known for lists alone."""
+    """Progress reaches the number of all images, bad ones included; a total is known only for lists."""
     seen = []
     collected(files, progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -177,8 +177,8 @@ def test_progress_counts_every_image(files):
     assert seen[-1] == (20, None)
 
 
-def test_a_stream_is_not_read_far_ahead(files):
-    """From a stream no more is taken than a bounded number ahead of what was handed over."""
+def test_stream_is_not_read_far_ahead(files):
+    """A stream is read only a bounded number of images ahead of the results."""
     taken = 0
 
     def stream():
@@ -193,7 +193,7 @@ def test_a_stream_is_not_read_far_ahead(files):
     batches.close()
 
 
-def test_decoding_goes_on_while_the_network_computes(files, monkeypatch):
+def test_decoding_overlaps_with_the_network(files, monkeypatch):
     """While the network has the first batch, the images of the next one are decoded."""
     decoded = threading.Event()
     count = 0
@@ -213,8 +213,8 @@ def test_decoding_goes_on_while_the_network_computes(files, monkeypatch):
     assert len(list(runner.run(good(files), [SMALL], network, batch=4))) == 18
 
 
-def test_the_network_computes_while_outputs_are_used(files, wait_for):
-    """While somebody uses the outputs of one batch, the network has begun with the next."""
+def test_network_overlaps_with_the_use_of_outputs(files, wait_for):
+    """While the caller uses the outputs of one batch, the network computes the next."""
     started = []
 
     def network(batches):
@@ -258,8 +258,8 @@ def test_a_gpu_has_two_batches_in_flight():
     assert [runner.batches_in_flight(kind) for kind in ("cpu", "cuda")] == [1, 2]
 
 
-def test_errors_of_the_network_come_out(files):
-    """What the network raises is raised to the caller, and no thread is left behind."""
+def test_network_error_is_raised(files):
+    """An error of the network is raised to the caller, and no thread is left running."""
 
     def network(_batches):
         raise RuntimeError("out of memory")
@@ -271,7 +271,7 @@ def test_errors_of_the_network_come_out(files):
 
 
 def test_stopping_early_leaves_no_thread(files):
-    """Whoever stops asking leaves no thread behind."""
+    """A caller that stops early leaves no thread running."""
     before = threading.active_count()
     batches = runner.run(good(files), [SMALL], means, batch=2)
     next(batches)
@@ -283,7 +283,7 @@ def test_stopping_early_leaves_no_thread(files):
 
 
 def test_rates_are_those_of_the_clock(files, monkeypatch):
-    """Decoding and a network of 10 ms an image each, by a clock that goes on with their work alone, one after the other."""
+    """Decoding and a network that take 10 ms per image each, by a clock that advances only with their work, one after the other."""
     blank, lock = Image.new("RGB", (6, 6)), threading.Lock()
     now = 0.0
 
@@ -296,17 +296,17 @@ def test_rates_are_those_of_the_clock(files, monkeypatch):
     monkeypatch.setattr(runner.decode, "load", lambda _path: work(1) or blank)
     network = lambda batches: work(len(batches[0])) or means(batches)  # noqa: E731
     rates = runner.measure(good(files) * 3, [SMALL], network, batch=4, jobs=1, shared_cores=False)
-    assert rates.pictures == 54
+    assert rates.images == 54
     assert (rates.decode, rates.network) == (pytest.approx(100), pytest.approx(100))
-    assert rates.reached == pytest.approx(54 / (0.54 + 0.56))  # the last batch is filled up
+    assert rates.reached == pytest.approx(54 / (0.54 + 0.56))  # the last batch is padded
     assert rates.possible == min(rates.decode, rates.network)
     assert rates.share == pytest.approx(rates.reached / rates.possible)
     shared = runner.measure(good(files), [SMALL], network, batch=4, jobs=1)
     assert shared.possible == pytest.approx(1 / (1 / shared.decode + 1 / shared.network))
 
 
-def test_rates_count_what_can_be_used(files):
-    """Bad images are in no rate; without a good one there is nothing to measure."""
-    assert runner.measure(files, [SMALL], means, batch=4).pictures == 18
-    with pytest.raises(CnnkitError, match="none of the first 4 pictures can be used"):
+def test_rates_count_usable_images(files):
+    """Bad images do not count; without a usable one there is nothing to measure."""
+    assert runner.measure(files, [SMALL], means, batch=4).images == 18
+    with pytest.raises(CnnkitError, match="none of the first 4 images can be used"):
         runner.measure([files[4], files[19]], [SMALL], means, batch=4)

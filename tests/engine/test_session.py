@@ -1,4 +1,4 @@
-"""ONNX Runtime: the right numbers, the device that was asked for or an error, and the proof of where the work is done."""
+"""ONNX Runtime sessions: correct outputs, the requested device or an error, and the check of the placement."""
 
 import logging
 import re
@@ -52,8 +52,8 @@ def images(batch=2, seed=0):
     return np.random.default_rng(seed).standard_normal((batch, 3, 9, 9)).astype(np.float32)
 
 
-def test_numbers_are_onnxs(network, content):
-    """ONNX Runtime gives what ONNX's own reference gives, for any batch, all outputs or the named ones."""
+def test_outputs_match_the_onnx_reference(network, content):
+    """For any batch, all outputs or named ones."""
     opened = Session(content, device="cpu")
     assert opened.outputs == ["features", "maps"]
     assert opened.inputs == {"images": ("tensor(float)", ["batch", 3, 9, 9])}
@@ -67,7 +67,7 @@ def test_numbers_are_onnxs(network, content):
 
 
 def test_threads_share_a_session(content):
-    """Several threads may run the same session at once and get their own outputs."""
+    """Several threads may run the same session at once, and each gets its own outputs."""
     opened = Session(content, device="cpu")
     expected = [opened.run({"images": images(seed=seed)})[0] for seed in range(8)]
     found = {}
@@ -85,8 +85,8 @@ def test_threads_share_a_session(content):
         np.testing.assert_array_equal(found[seed], expected[seed])
 
 
-def test_cores_are_shared_with_the_decoding(content, monkeypatch):
-    """On the CPU the network uses the cores that this process may use, or as many as it is told, and never spins."""
+def test_cores_are_shared_with_decoding(content, monkeypatch):
+    """On the CPU the network uses the cores of this process, or the given number, and threads never spin."""
     seen = []
     real = onnxruntime.InferenceSession
 
@@ -101,8 +101,8 @@ def test_cores_are_shared_with_the_decoding(content, monkeypatch):
     assert seen == [(3, "0"), (1, "0")]
 
 
-def test_auto_says_what_it_took(content, monkeypatch, caplog):
-    """Without a GPU `auto` runs on the CPU and says so; `cpu` says nothing."""
+def test_auto_logs_the_device(content, monkeypatch, caplog):
+    """Without a GPU, `auto` runs on the CPU and logs it; `cpu` logs nothing."""
     monkeypatch.setattr(device, "gpus", lambda: 0)
     with caplog.at_level(logging.INFO, "cnnkit"):
         assert Session(content).device == device.Device("cpu")
@@ -119,23 +119,23 @@ def test_auto_says_what_it_took(content, monkeypatch, caplog):
         (2, "cuda:2", "--device cuda:2: there are 2 GPUs, counted from 0; use cpu or auto"),
     ],
 )
-def test_a_gpu_that_is_not_there_is_an_error(content, monkeypatch, count, wanted, message):
-    """`cuda` where there is none fails with what there is and what to do."""
+def test_missing_gpu_is_an_error(content, monkeypatch, count, wanted, message):
+    """`cuda` without a GPU fails; the message has the number of GPUs and the remedy."""
     monkeypatch.setattr(device, "gpus", lambda: count)
     with pytest.raises(DeviceError, match=f"^{message}$"):
         Session(content, device=wanted)
 
 
-def test_a_gpu_that_does_not_work_is_an_error(content, monkeypatch, caplog):
-    """Where the driver shows a GPU on which ONNX Runtime cannot work, `cuda` fails and `auto` warns before it takes the CPU."""
+def test_gpu_that_does_not_work_is_an_error(content, monkeypatch, caplog):
+    """If the driver has a GPU that ONNX Runtime cannot use, `cuda` fails, and `auto` warns before it takes the CPU."""
     if device.gpus():
         pytest.skip("there is a GPU that works")
     monkeypatch.setattr(device, "gpus", lambda: 1)
     with pytest.raises(DeviceError, match=r"(put nothing on|does not run on) cuda:0") as caught:
-        Session(content, device="cuda", name="the base")
+        Session(content, device="cuda", name="the backbone")
     assert "\n" not in str(caught.value)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        opened = Session(content, name="the base")
+        opened = Session(content, name="the backbone")
     assert opened.device == device.Device("cpu")
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert "running on the CPU" in caplog.records[0].message
@@ -145,7 +145,7 @@ def test_a_gpu_that_does_not_work_is_an_error(content, monkeypatch, caplog):
 
 
 def assigned(**held):
-    """A session that holds operators by provider: `assigned(CUDA=["Conv"], CPU=["Shape"])`."""
+    """A session with operators by provider: `assigned(CUDA=["Conv"], CPU=["Shape"])`."""
     parts = [
         SimpleNamespace(
             ep_name=f"{name}ExecutionProvider",
@@ -158,16 +158,16 @@ def assigned(**held):
     return SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)
 
 
-def test_the_proof_of_placement(caplog):
-    """Shapes may stay on the CPU; whatever multiplies may not, and is named with its count; nothing on the GPU is no GPU run."""
+def test_placement_is_checked(caplog):
+    """Arithmetic with shapes may stay on the CPU; other operators may not, and are named with their count, as is a GPU without any node."""
     gpu = device.Device("cuda", 1)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        session.check_placement(assigned(CUDA=["Conv", "Relu", "Gemm"], CPU=["Shape"]), gpu, "the base")
-    assert [record.message for record in caplog.records] == ["cuda:1 holds 3 of 4 nodes"]
-    with pytest.raises(DeviceError, match="the base: ONNX Runtime left 2 Conv, 1 Gemm nodes on the CPU"):
-        session.check_placement(assigned(CUDA=["Relu"], CPU=["Conv", "Conv", "Gemm", "Shape"]), gpu, "the base")
-    with pytest.raises(DeviceError, match="the base: ONNX Runtime put nothing on cuda:1; are onnxruntime-gpu"):
-        session.check_placement(assigned(CPU=["Conv"]), gpu, "the base")
+        session.check_placement(assigned(CUDA=["Conv", "Relu", "Gemm"], CPU=["Shape"]), gpu, "the backbone")
+    assert [record.message for record in caplog.records] == ["cuda:1 runs 3 of 4 nodes"]
+    with pytest.raises(DeviceError, match="the backbone: ONNX Runtime left 2 Conv, 1 Gemm nodes on the CPU"):
+        session.check_placement(assigned(CUDA=["Relu"], CPU=["Conv", "Conv", "Gemm", "Shape"]), gpu, "the backbone")
+    with pytest.raises(DeviceError, match="the backbone: ONNX Runtime put nothing on cuda:1; are onnxruntime-gpu"):
+        session.check_placement(assigned(CPU=["Conv"]), gpu, "the backbone")
 
 
 @pytest.mark.parametrize(
@@ -195,15 +195,15 @@ def test_the_proof_of_placement(caplog):
         ],
     ],
 )
-def test_whatever_is_not_known_to_be_light_has_to_be_on_the_gpu(operator):
-    """Quantised, fused and recurrent operators, those of other domains, and those that are not thought of yet."""
+def test_unknown_operators_must_run_on_the_gpu(operator):
+    """Quantised, fused and recurrent operators, those of other domains, and future ones."""
     gpu = device.Device("cuda")
     with pytest.raises(DeviceError, match=rf"left 1 {operator.rpartition(':')[2]} nodes on the CPU"):
         session.check_placement(assigned(CUDA=["Conv", "Relu"], CPU=["Shape", "ai.onnx:Gather", operator]), gpu, "net")
 
 
-def test_float32_is_strict_and_float16_reaches_the_tensor_cores():
-    """TF32 neither by its switch nor by a layout whose kernels take it unasked; float16 needs both."""
+def test_float32_is_strict_and_float16_uses_tensor_cores():
+    """float32 uses TF32 neither by its option nor by a layout with TF32 kernels; float16 needs both."""
     strict, fast, half = (session.cuda_options(1, each) for each in Precision)
     assert (strict["use_tf32"], strict["prefer_nhwc"]) == ("0", "0")
     assert (fast["use_tf32"], fast["prefer_nhwc"]) == (half["use_tf32"], half["prefer_nhwc"]) == ("1", "1")
@@ -212,8 +212,8 @@ def test_float32_is_strict_and_float16_reaches_the_tensor_cores():
         assert (options["fuse_conv_bias"], options["cudnn_conv_algo_search"]) == ("1", "HEURISTIC")
 
 
-def test_what_a_gpu_is_asked_for_follows_the_weights(content, pretended_gpu):
-    """float16 weights go to the tensor cores by themselves, float32 ones on demand; --precision float16 converts those."""
+def test_gpu_precision_follows_the_weights(content, pretended_gpu):
+    """float16 weights use tensor cores by themselves, float32 weights on request; --precision float16 converts them."""
     half = half_precision.converted(content, name="net")
     for given, precision, tf32, float16 in (
         (content, Precision.FLOAT32, "0", False),
@@ -228,24 +228,26 @@ def test_what_a_gpu_is_asked_for_follows_the_weights(content, pretended_gpu):
         assert half_precision.is_half(got) is float16
 
 
-def test_shorter_numbers_are_for_gpus(content, monkeypatch):
-    """On a processor they are refused, and the reason is said: asked for, none here, or one that does not work."""
+def test_rejects_reduced_precision_on_a_cpu(content, monkeypatch):
+    """The reason is given: --device cpu, no GPU, or one that does not work."""
     monkeypatch.setattr(device, "gpus", lambda: 0)
     for wanted, reason in (("cpu", "--device cpu"), ("auto", "no GPU here")):
-        with pytest.raises(UsageError, match=rf"^--precision tf32 is for GPUs, .*\({reason}\); drop it$"):
+        with pytest.raises(UsageError, match=rf"^--precision tf32 needs a GPU; .*\({reason}\); drop it$"):
             Session(content, device=wanted, precision=Precision.TF32)
     monkeypatch.setattr(device, "gpus", lambda: 1)
     monkeypatch.setattr(device, "driver_version", lambda: (12, 8))
-    with pytest.raises(UsageError, match=r"the NVIDIA driver here is for CUDA 12\.8"):
+    with pytest.raises(UsageError, match=r"the NVIDIA driver supports CUDA 12\.8"):
         Session(content, precision=Precision.TF32)
     Session(content, device="cpu", precision=Precision.FLOAT32)
 
 
-def test_a_driver_that_is_too_old_is_said_before_it_fails(content, monkeypatch, caplog):
-    """The driver's CUDA and that of ONNX Runtime, with the remedy; `auto` takes the CPU."""
+def test_old_driver_is_detected_first(content, monkeypatch, caplog):
+    """The CUDA versions of driver and ONNX Runtime, with the remedy; `auto` takes the CPU."""
     monkeypatch.setattr(device, "gpus", lambda: 1)
     monkeypatch.setattr(device, "driver_version", lambda: (11, 4))
-    expected = rf"the NVIDIA driver here is for CUDA 11\.4, onnxruntime-gpu {onnxruntime.__version__} needs one for CUDA 1\d: install"
+    expected = (
+        rf"the NVIDIA driver supports CUDA 11\.4, onnxruntime-gpu {onnxruntime.__version__} needs CUDA 1\d: install"
+    )
     with pytest.raises(DeviceError, match=expected):
         Session(content, device="cuda")
     with caplog.at_level(logging.INFO, "cnnkit"):
@@ -255,8 +257,8 @@ def test_a_driver_that_is_too_old_is_said_before_it_fails(content, monkeypatch, 
     assert info.message == "running on the CPU"
 
 
-def test_an_onnxruntime_without_gpus_says_so(content, monkeypatch):
-    """The package for processors has no CUDA provider at all."""
+def test_onnxruntime_without_gpu_support(content, monkeypatch):
+    """The CPU package has no CUDA provider."""
     monkeypatch.setattr(device, "gpus", lambda: 1)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(DeviceError, match=r"has no code for GPUs; install onnxruntime-gpu in its place"):
@@ -264,7 +266,7 @@ def test_an_onnxruntime_without_gpus_says_so(content, monkeypatch):
 
 
 def test_onnxruntime_writes_nothing_to_the_terminal(content, monkeypatch, capfd):
-    """Neither where its GPU libraries do not load, nor where a run fails, nor of the libraries that are missing."""
+    """Neither if its GPU libraries do not load, nor if a run fails, nor about missing libraries."""
     if device.gpus():
         pytest.skip("there is a GPU that works")
     monkeypatch.setattr(device, "gpus", lambda: 1)
@@ -279,7 +281,7 @@ def test_onnxruntime_writes_nothing_to_the_terminal(content, monkeypatch, capfd)
 
 
 class Failing:
-    """Stands for a session on a GPU that fails with a message where a batch is larger than it likes, at one step of a run."""
+    """Stands for a session on a GPU that fails with a message at one step of a run if a batch is too large."""
 
     def __init__(self, real, message, *, most=0, step="run"):
         self.real, self.message, self.most, self.step = real, message, most, step
@@ -316,7 +318,7 @@ FULL += "/onnxruntime_src/bfc_arena.cc:376 AllocateRawInternal Failed to allocat
 
 @pytest.fixture
 def on_gpu(content, monkeypatch, bound_to_cpu):
-    """Make a session that believes in its GPU and fails with a message above some rows; the CPU serves what is bound to the GPU."""
+    """Make a session that takes the CPU for its GPU and fails with a message above some rows."""
 
     def make(message, *, most=0, step="run", **words):
         opened = Session(content, device="cpu", name="net.onnx", **words)
@@ -336,23 +338,23 @@ def on_gpu(content, monkeypatch, bound_to_cpu):
 
 
 @pytest.mark.parametrize("step", ["upload", "run", "download"])
-def test_what_memory_does_not_hold_goes_in_parts(on_gpu, content, caplog, step):
-    """Halved until it fits, said each time, remembered for the batches after it; the outputs are those of the whole."""
+def test_batch_that_does_not_fit_is_split(on_gpu, content, caplog, step):
+    """Halved until it fits, with a warning each time, and remembered for later batches; the outputs are those of the whole batch."""
     opened, failing = on_gpu(FULL, most=3, step=step)
     expected = Session(content, device="cpu").run({"images": images(batch=13)})
     for one, other in zip(opened.run({"images": images(batch=13)}), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
     assert failing.seen == [13, 6, 3, 3, 3, 3, 1]
     assert [record.message for record in caplog.records] == [
-        "the memory of cuda:1 does not hold a batch of 13: it goes in parts of 6",
-        "the memory of cuda:1 does not hold a batch of 6: it goes in parts of 3",
+        "a batch of 13 does not fit in the memory of cuda:1: splitting it into parts of 6",
+        "a batch of 6 does not fit in the memory of cuda:1: splitting it into parts of 3",
     ]
     opened.run({"images": images(batch=5)})
     assert failing.seen[7:] == [3, 2]
 
 
-def test_memory_that_does_not_hold_one_row_is_an_error(on_gpu):
-    """It alone advises less at once."""
+def test_row_that_does_not_fit_is_an_error(on_gpu):
+    """A single row advises smaller options."""
     opened, _ = on_gpu(FULL)
     with pytest.raises(
         MemoryFullError,
@@ -361,8 +363,8 @@ def test_memory_that_does_not_hold_one_row_is_an_error(on_gpu):
         opened.run({"images": images(batch=2)})
 
 
-def test_a_gpu_that_fails_is_no_reason_for_a_smaller_batch(on_gpu):
-    """The message says what failed, and the remedy is another device."""
+def test_failing_gpu_does_not_split_batches(on_gpu):
+    """The message has the reason, and the remedy is another device."""
     opened, failing = on_gpu(
         "CUDNN failure 4: CUDNN_STATUS_INTERNAL_ERROR ; GPU=1 ; hostname=h ; file=/src/conv.cc ; line=1"
     )
@@ -381,23 +383,23 @@ def test_a_gpu_that_fails_is_no_reason_for_a_smaller_batch(on_gpu):
         "[ONNXRuntimeError] : 1 : FAIL : CUDNN failure 2000: CUDNN_STATUS_BAD_PARAM ; expr=cudnnSetPoolingNdDescriptor",
     ],
 )
-def test_a_shape_that_a_gpu_rejects_is_the_inputs_fault(on_gpu, message):
-    """As on the CPU: whoever reads many images skips this one."""
+def test_rejected_shape_is_an_error_of_the_input(on_gpu, message):
+    """As on the CPU, so that a caller with many images can skip this one."""
     opened, _ = on_gpu(message)
     with pytest.raises(RunError, match=r"^net\.onnx does not take 2x3x9x9 float32: ") as caught:
         opened.run({"images": images()})
     assert "--batch" not in str(caught.value)
 
 
-def test_a_rejected_shape_lists_what_was_wrong(content):
-    """ONNX Runtime's list of dimensions is part of the sentence."""
+def test_rejected_shape_lists_the_dimensions(content):
+    """ONNX Runtime's list of dimensions is part of the message."""
     with pytest.raises(RunError, match=r"the network does not take 2x3x4x9 float32: .*index: 2 Got: 4 Expected: 9$"):
         Session(content, device="cpu").run({"images": images()[:, :, :4]})
 
 
 @pytest.mark.parametrize("time", [True, False])
-def test_a_clock_runs_on_a_gpu_too(on_gpu, monkeypatch, wait_for, time):
-    """Where the network has a loop: the run's options, which end it, go with what is bound."""
+def test_time_limit_applies_on_a_gpu(on_gpu, monkeypatch, wait_for, time):
+    """If the network has a loop, the run options that end it are passed with the binding."""
     opened, failing = on_gpu("", most=99, needs=Needs(memory=False, time=time))
     opened.run({"images": images()})
     (options,) = failing.options
@@ -414,8 +416,8 @@ def test_a_clock_runs_on_a_gpu_too(on_gpu, monkeypatch, wait_for, time):
             opened.run({"images": images()})
 
 
-def test_outputs_that_are_no_tensors_are_not_bound(bound_to_cpu):
-    """A sequence can be bound to no device; it comes as on the CPU."""
+def test_outputs_that_are_not_tensors_are_not_bound(bound_to_cpu):
+    """A sequence cannot be bound to a device; it is returned as on the CPU."""
     nodes = [helper.make_node("SequenceConstruct", ["images", "images"], ["both"])]
     given = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 9, 9])
     made = helper.make_tensor_sequence_value_info("both", TensorProto.FLOAT, None)
@@ -429,8 +431,8 @@ def test_outputs_that_are_no_tensors_are_not_bound(bound_to_cpu):
     np.testing.assert_array_equal(other, images())
 
 
-def test_float16_that_onnx_runtime_does_not_open_names_the_remedy(content, pretended_gpu, monkeypatch):
-    """What the converter makes need not be a network that runs; with auto as well, where a CPU would be no remedy."""
+def test_network_that_fails_in_float16_names_the_remedy(content, pretended_gpu, monkeypatch):
+    """ONNX Runtime may refuse the converted network; with auto as well, where a CPU would be no remedy."""
     monkeypatch.setattr(half_precision, "converted", lambda *_, **__: b"rubbish")
     for wanted in ("cuda", "auto"):
         with pytest.raises(UsageError, match=r"^net cannot be converted to float16 \(.*\); use --precision tf32$"):
@@ -438,7 +440,7 @@ def test_float16_that_onnx_runtime_does_not_open_names_the_remedy(content, prete
 
 
 def test_bound_inputs_and_outputs_give_the_same(content):
-    """All outputs or the named ones, for arrays that are no blocks of memory as well; on the CPU, which binds alike."""
+    """All outputs or named ones, also for arrays that are not contiguous; on the CPU, which binds in the same way."""
     opened = Session(content, device="cpu")
     given = {"images": images(batch=6)[::2]}
     for found, expected in zip(
@@ -447,8 +449,8 @@ def test_bound_inputs_and_outputs_give_the_same(content):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_a_network_that_cannot_run_is_named():
-    """What ONNX Runtime refuses is one line with the network's name."""
+def test_network_that_cannot_run_is_named():
+    """The error of ONNX Runtime is one line with the network's name."""
     node = helper.make_node("NoSuchOperator", ["x"], ["y"])
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     model = helper.make_model(helper.make_graph([node], "graph", values[:1], values[1:]), ir_version=10)
@@ -458,15 +460,15 @@ def test_a_network_that_cannot_run_is_named():
         assert "\n" not in str(caught.value)
 
 
-def test_unknown_devices(content):
-    """A device that is none is a usage error."""
+def test_rejects_unknown_devices(content):
+    """An unknown device is a usage error."""
     with pytest.raises(UsageError, match="give auto, cpu, cuda or cuda:N"):
         Session(content, device="gpu")
 
 
 @pytest.mark.gpu
-def test_the_gpu_does_the_work(caplog):
-    """On a GPU every convolution is held there, and the numbers are the CPU's within 1e-4."""
+def test_gpu_runs_the_network(caplog):
+    """On a GPU every convolution is placed there, and outputs match the CPU's within 1e-4."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 32, 3, 2), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3, groups=32), nn.Hardswish()]
     module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
@@ -475,7 +477,7 @@ def test_the_gpu_does_the_work(caplog):
     with caplog.at_level(logging.INFO, "cnnkit"):
         there = Session(content, device="cuda")
         assert Session(content).device == device.Device("cuda")
-    assert any("cuda:0 holds" in record.message for record in caplog.records)
+    assert any("cuda:0 runs" in record.message for record in caplog.records)
     images = {"images": np.random.default_rng(1).standard_normal((16, 3, 64, 64)).astype(np.float32)}
     here = Session(content, device="cpu")
     np.testing.assert_allclose(there.run(images)[0], here.run(images)[0], atol=1e-4)
@@ -483,7 +485,7 @@ def test_the_gpu_does_the_work(caplog):
 
 @pytest.mark.gpu
 def test_two_threads_share_a_gpu(content):
-    """Each one's batch is copied while the other one's is computed; every output is that of its own input."""
+    """One batch is copied while the other is computed; every output is that of its own input."""
     there, here = Session(content, device="cuda"), Session(content, device="cpu")
     given = [{"images": images(batch=64, seed=seed)} for seed in range(20)]
     with ThreadPoolExecutor(2) as threads:
@@ -493,7 +495,7 @@ def test_two_threads_share_a_gpu(content):
 
 @pytest.mark.gpu
 def test_int8_on_a_gpu_is_refused_or_right(network, tmp_path):
-    """Operators that stay on the CPU are named; where all of them are on the GPU, the outputs are those of the CPU."""
+    """Operators that stay on the CPU are named; if all of them are on the GPU, the outputs are those of the CPU."""
     path = tmp_path / "int8.onnx"
     onnx.save(network, tmp_path / "net.onnx")
     quantize_dynamic(tmp_path / "net.onnx", path)

@@ -1,4 +1,4 @@
-"""Torch's device and cores: work is counted as cnn-dims counts it, and what is borrowed is given back."""
+"""torch's device and cores: multiplications are counted as in cnn-dims, and all settings are restored."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ from cnnkit.nets import build, dims, notation
 LAYERS = "conv 8 k3 bn relu, pool 2, conv 16 k3 s2 same, flatten, dense 10 relu, dropout 0.5, dense 2"
 
 
-def test_multiplications_are_those_of_cnn_dims():
-    """The same number, and neither mode, hooks nor statistics are other than before."""
+def test_multiplications_match_cnn_dims():
+    """The same number; mode, hooks and statistics are unchanged."""
     layers = notation.parse(LAYERS)
     network = build.build(layers, channels=3, height=20, width=20).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -28,8 +28,8 @@ def test_multiplications_are_those_of_cnn_dims():
         assert torch.equal(tensor, before[name])
 
 
-def test_hooks_and_mode_are_given_back_after_an_error():
-    """An image of a size that does not fit is the caller's error, and leaves nothing behind."""
+def test_hooks_and_mode_are_restored_after_an_error():
+    """An image of a wrong size is the caller's error; no hooks are left."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2)).train()
     with pytest.raises(RuntimeError):
         torch_device.multiplications(network, torch.rand(1, 3, 9, 9))
@@ -38,7 +38,7 @@ def test_hooks_and_mode_are_given_back_after_an_error():
 
 
 def test_small_steps_use_one_core():
-    """A step is small by its rows times a row's multiplications; a large one uses what torch uses."""
+    """The size of a step is its rows times the multiplications per row; large steps use torch's default."""
     dense = nn.Linear(1000, 100)
     assert torch_device.threads_for(dense, torch.rand(32, 1000)) == 1
     assert torch_device.threads_for(dense, torch.rand(600, 1000)) is None
@@ -47,16 +47,16 @@ def test_small_steps_use_one_core():
     assert torch_device.threads_for(convolution, torch.rand(32, 3, 100, 100)) is None
 
 
-def test_the_number_of_cores_is_put_back():
-    """Whatever it was before."""
+def test_number_of_cores_is_restored():
+    """For any previous number."""
     before = torch.get_num_threads()
     with torch_device.threads(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 
 
-def test_what_memory_does_not_hold_is_computed_in_halves():
-    """Whichever way a full memory is reported; another error passes through, and so does that of a single row."""
+def test_batch_that_does_not_fit_is_split():
+    """For all kinds of out-of-memory errors; other errors are raised, and so is that of a single row."""
     seen = []
 
     def network(images):
@@ -81,8 +81,8 @@ def test_what_memory_does_not_hold_is_computed_in_halves():
         assert caught.value is error
 
 
-def test_algorithms_are_borrowed(monkeypatch):
-    """Fast ones by default, the same bits every time on demand; torch and the environment are as before, after an error as well."""
+def test_algorithm_settings_are_restored(monkeypatch):
+    """Fast algorithms by default, deterministic ones on request; torch and the environment are restored, also after an error."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
 
     def state():
@@ -110,27 +110,27 @@ def test_algorithms_are_borrowed(monkeypatch):
     assert state()[-1] == ":16:8"
 
 
-def test_an_operation_without_the_same_bits_every_time_is_one_line():
-    """Some have no such algorithm on a GPU, wherever in a training they are; which one it is comes from torch, the remedy from us."""
-    said = (
+def test_operation_without_deterministic_algorithm_is_one_line():
+    """Some operations have none on a GPU; the message has torch's name of the operation, and our remedy."""
+    failure = (
         "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set 'torch.use_...'."
     )
     with (
         pytest.raises(
             CnnkitError,
-            match=r"^--deterministic: torch has no such algorithm for adaptive_avg_pool2d_backward_cuda; train",
+            match=r"^--deterministic: torch has no deterministic algorithm for adaptive_avg_pool2d_backward_cuda; drop",
         ),
         torch_device.algorithms(deterministic=True),
     ):
-        raise RuntimeError(said)
+        raise RuntimeError(failure)
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize(
     ("precision", "tf32", "half"), [("float32", False, False), ("tf32", True, False), ("float16", True, True)]
 )
-def test_what_a_gpu_multiplies_in_is_borrowed(monkeypatch, precision, tf32, half):
-    """TF32 in convolutions and matrix products alike, float16 by autocast; all as before afterwards, and nothing on a CPU."""
+def test_gpu_precision_is_restored(monkeypatch, precision, tf32, half):
+    """TF32 in convolutions and matrix products, float16 by autocast; restored afterwards, and unchanged on a CPU."""
     autocasts = []
     monkeypatch.setattr(
         torch, "autocast", lambda *words, enabled: autocasts.append((*words, enabled)) or contextlib.nullcontext()
@@ -148,8 +148,8 @@ def test_what_a_gpu_multiplies_in_is_borrowed(monkeypatch, precision, tf32, half
     assert state() == before
 
 
-def test_numbers_go_to_the_cpu_as_they_are():
-    """Lists and tensors, with a type where one is given."""
+def test_upload_to_the_cpu():
+    """Lists and tensors, with a type if one is given."""
     cpu = torch.device("cpu")
     rows = torch.arange(3)
     assert torch_device.upload(rows, cpu) is rows

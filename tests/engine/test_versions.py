@@ -1,4 +1,4 @@
-"""The line for a bug report: what is read from files is what the libraries say of themselves, and GPUs are named."""
+"""The line for a bug report: versions read from files match those of the libraries, and GPUs are named."""
 
 import sys
 
@@ -11,8 +11,8 @@ from cnnkit.engine import device, session, versions
 from cnnkit.errors import DeviceError
 
 
-def test_versions_are_the_libraries_own(monkeypatch):
-    """CUDA is that of torch and of ONNX Runtime, though neither is imported for it."""
+def test_versions_are_those_of_the_libraries(monkeypatch):
+    """CUDA is that of torch and of ONNX Runtime, although neither is imported for it."""
     monkeypatch.setattr(device, "driver_version", lambda: None)
     line = versions.line()
     assert line.startswith("cnnkit ")
@@ -26,8 +26,8 @@ def test_versions_are_the_libraries_own(monkeypatch):
 @pytest.mark.parametrize(
     "failure", [None, DeviceError("no cuBLAS"), ImportError("no cuBLAS"), RuntimeError("no cuBLAS")]
 )
-def test_gpus_and_their_driver_are_named(monkeypatch, failure):
-    """And whether ONNX Runtime computes there: it is tried, since a provider that is listed need not load."""
+def test_gpus_and_driver_are_named(monkeypatch, failure):
+    """And whether ONNX Runtime works there, which is tried, since a provider may be listed and not load."""
 
     def attempt():
         if failure is not None:
@@ -37,15 +37,15 @@ def test_gpus_and_their_driver_are_named(monkeypatch, failure):
     monkeypatch.setattr(device, "gpus", lambda: 2)
     monkeypatch.setattr(device, "describe", lambda index: f"H{index}00 (compute capability 9.0)")
     monkeypatch.setattr(session, "try_gpu", attempt)
-    said = "ONNX Runtime's CUDA provider " + ("loads" if failure is None else "does not load (no cuBLAS)")
+    provider = "ONNX Runtime's CUDA provider " + ("loads" if failure is None else "does not load (no cuBLAS)")
     assert (
-        f"driver for CUDA 13.0, H000 (compute capability 9.0), H100 (compute capability 9.0), {said}, Python "
+        f"driver for CUDA 13.0, H000 (compute capability 9.0), H100 (compute capability 9.0), {provider}, Python "
         in versions.line()
     )
 
 
-def test_a_broken_onnxruntime_is_what_the_line_says(monkeypatch):
-    """An installation that does not import is in the line for the bug report, in place of a traceback."""
+def test_missing_onnxruntime_is_reported(monkeypatch):
+    """Reported in the line instead of a traceback."""
     monkeypatch.setattr(device, "driver_version", lambda: (13, 0))
     monkeypatch.setattr(device, "gpus", lambda: 1)
     monkeypatch.delattr("cnnkit.engine.session")
@@ -54,8 +54,8 @@ def test_a_broken_onnxruntime_is_what_the_line_says(monkeypatch):
     assert "ONNX Runtime's CUDA provider does not load (import of onnxruntime halted" in versions.line()
 
 
-def test_the_trial_computes(monkeypatch):
-    """The network that is tried is a network; here it runs on the CPU."""
+def test_trial_network_runs(monkeypatch):
+    """The network of the trial is valid; here it runs on the CPU."""
     opened = []
     real = session.Session
     monkeypatch.setattr(
@@ -65,8 +65,8 @@ def test_the_trial_computes(monkeypatch):
     assert opened[0].outputs == ["y"]
 
 
-def test_an_onnxruntime_that_is_broken_is_in_the_line(monkeypatch):
-    """Which does not even import."""
+def test_session_that_cannot_be_imported_is_reported(monkeypatch):
+    """The import itself fails."""
     monkeypatch.setattr(device, "driver_version", lambda: (13, 0))
     monkeypatch.setattr(device, "gpus", lambda: 1)
     monkeypatch.setattr(device, "describe", lambda index: f"H{index}00")

@@ -1,4 +1,4 @@
-"""Expected calibration error against values worked by hand."""
+"""Expected calibration error against worked examples."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ def error(pairs, **words):
     return expected_calibration_error(np.array(confidence), np.array(correct, dtype=bool), **words)
 
 
-def test_a_worked_example():
-    """Four of .95 with three right: 4/6 * |.75 - .95|; two of .55 with one right: 2/6 * |.5 - .55|; in all .15."""
+def test_ece_worked_example():
+    """Four at .95 with three correct: 4/6 * |.75 - .95|; two at .55 with one correct: 2/6 * |.5 - .55|; in total .15."""
     assert error([(0.95, 1), (0.95, 1), (0.95, 1), (0.95, 0), (0.55, 1), (0.55, 0)]) == pytest.approx(0.15)
 
 
 def test_gaps_of_different_bins_do_not_cancel():
-    """Too sure in one bin and too modest in another add up: (|0 - .9| + |1 - .1|) / 2."""
+    """Overconfidence in one bin and underconfidence in another add up: (|0 - .9| + |1 - .1|) / 2."""
     assert error([(0.9, 0), (0.1, 1)]) == pytest.approx(0.9)
 
 
@@ -33,7 +33,7 @@ def test_a_bin_holds_its_upper_bound():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_it_is_the_sum_of_the_definition(seed):
+def test_ece_equals_its_definition(seed):
     """Bin by bin as the paper writes it: sum over bins of |B| / n * |accuracy(B) - confidence(B)|."""
     generator = np.random.default_rng(seed)
     confidence = generator.uniform(0, 1, 500)
@@ -46,14 +46,14 @@ def test_it_is_the_sum_of_the_definition(seed):
     assert expected_calibration_error(confidence, correct) == pytest.approx(expected)
 
 
-def test_nothing_known_is_none():
-    """Without predictions, or without a confidence for one, there is no such error."""
+def test_ece_without_confidences_is_none():
+    """Without predictions, or if one confidence is NaN."""
     assert expected_calibration_error(np.array([]), np.array([], dtype=bool)) is None
     assert error([(0.9, 1), (np.nan, 1)]) is None
 
 
-def test_bins_say_what_stands_after_them():
-    """Counts, accuracy and mean confidence of each bin; nothing is known of an empty one, and no warning is given."""
+def test_reliability_bins():
+    """Counts, accuracy and mean confidence of each bin; NaN for an empty one, without a warning."""
     found = reliability(np.array([0.55, 0.65, 0.95]), np.array([True, False, True]), bins=5)
     assert found.counts.tolist() == [0, 0, 1, 1, 1]
     assert np.allclose(found.accuracy, [np.nan, np.nan, 1, 0, 1], equal_nan=True)

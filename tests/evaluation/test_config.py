@@ -1,4 +1,4 @@
-"""Settings of evaluation and calibration refuse what contradicts itself before predictions are read."""
+"""Contradictory settings of evaluation and calibration are refused before predictions are read."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from cnnkit.evaluation.config import CalibrateConfig, EvalConfig
 
 
 @pytest.mark.parametrize(
-    ("config", "files", "said"),
+    ("config", "files", "message"),
     [
         (EvalConfig(worst=3, folds=True), 1, "--worst and --folds exclude each other"),
         (EvalConfig(), 2, "2 files of predictions"),
@@ -18,19 +18,19 @@ from cnnkit.evaluation.config import CalibrateConfig, EvalConfig
         (EvalConfig(fail_over=["accuracy=0.9"]), 1, "use --fail-under accuracy=0.9"),
     ],
 )
-def test_contradictions_are_refused(config, files, said):
-    """Of bounds and of what is printed or drawn."""
-    with pytest.raises(UsageError, match=said):
+def test_rejects_contradictory_options(config, files, message):
+    """Bounds, and modes of output."""
+    with pytest.raises(UsageError, match=message):
         config.checked(files=files)
 
 
-def test_a_network_goes_with_a_place_for_the_new_one(tmp_path):
-    """Both or neither, an exported one, and a folder that exists."""
+def test_rejects_model_without_output_and_other_files(tmp_path):
+    """-m and -o go together; the model is exported, and the folder of the output exists."""
     model, output = tmp_path / "a.onnx", tmp_path / "b.onnx"
     assert CalibrateConfig(model=model, output=output).checked().output == output
-    with pytest.raises(UsageError, match="-m alone"):
+    with pytest.raises(UsageError, match="-m without -o"):
         CalibrateConfig(model=model).checked()
-    with pytest.raises(UsageError, match="make one with cnn-export"):
+    with pytest.raises(UsageError, match="run cnn-export"):
         CalibrateConfig(model=tmp_path / "a.pt", output=output).checked()
     with pytest.raises(CnnkitError, match="no such folder"):
         CalibrateConfig(model=model, output=tmp_path / "none" / "b.onnx").checked()

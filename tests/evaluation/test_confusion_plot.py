@@ -1,4 +1,4 @@
-"""The image of a confusion matrix, read back from what was drawn."""
+"""Confusion matrices, read back from the figure."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -13,7 +13,7 @@ from cnnkit.evaluation.matching import MatchedPredictions
 
 
 def make(classes, *, n=60, withheld=0):
-    """Make a report of random predictions, two thirds of them right."""
+    """Make a report of random predictions, two thirds of them correct."""
     generator = np.random.default_rng(classes)
     truth = np.arange(n) % classes
     prediction = np.where(generator.uniform(size=n) < 0.67, truth, generator.integers(classes, size=n))
@@ -37,8 +37,8 @@ def render(made):
 
 
 @pytest.mark.parametrize("classes", [2, 5, 100])
-def test_every_count_and_class_is_written(classes):
-    """The numbers in the cells are the matrix's, zeros left out, and every row and column is named."""
+def test_counts_and_classes_are_written(classes):
+    """The cells have the counts except zeros, and every row and column has its class."""
     made = make(classes, n=3 * classes)
     axes = render(made).axes[0]
     written = {text.get_position(): int(text.get_text()) for text in axes.texts}
@@ -55,8 +55,8 @@ def test_every_count_and_class_is_written(classes):
 
 
 @pytest.mark.parametrize("classes", [2, 5, 100])
-def test_names_of_classes_do_not_overlap(classes):
-    """Side by side, no label covers its neighbour."""
+def test_class_names_do_not_overlap(classes):
+    """No label overlaps its neighbour."""
     figure = render(make(classes))
     renderer = figure.canvas.get_renderer()
     axes = figure.axes[0]
@@ -67,15 +67,15 @@ def test_names_of_classes_do_not_overlap(classes):
 
 
 @pytest.mark.slow
-def test_a_thousand_classes_still_fit():
-    """Counts are left out, and of the names only some are written."""
+def test_a_thousand_classes_fit():
+    """Without counts, and with only some of the names."""
     axes = render(make(1000, n=2000)).axes[0]
     assert not axes.texts
     assert 50 < len(axes.get_yticklabels()) < 300
 
 
 def test_withheld_predictions_have_a_column():
-    """What was predicted as `?` stands in a column of its own, so that rows add up to the images of a class."""
+    """`?` is a separate column, so that rows add up to the images of a class."""
     made = make(3, n=30, withheld=4)
     axes = render(made).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == [*made.classes, "?"]
@@ -85,8 +85,8 @@ def test_withheld_predictions_have_a_column():
 @pytest.mark.parametrize(
     ("suffix", "begins"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")]
 )
-def test_the_ending_names_the_format_and_the_bytes_repeat(tmp_path, suffix, begins):
-    """The same report gives the same bytes: no date, no version, no random names."""
+def test_extension_selects_the_format_and_bytes_repeat(tmp_path, suffix, begins):
+    """The same report gives the same bytes, without date, version or random names."""
     first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
     plots.save_confusion(first, make(3))
     plots.save_confusion(second, make(3))
@@ -94,16 +94,16 @@ def test_the_ending_names_the_format_and_the_bytes_repeat(tmp_path, suffix, begi
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_image_is_of_a_sensible_size(tmp_path):
-    """From two classes to a hundred, it fits on a screen and is no stamp."""
+def test_image_has_a_sensible_size(tmp_path):
+    """From two classes to a hundred, it fits on a screen and is not tiny."""
     for classes in (2, 100):
         plots.save_confusion(tmp_path / "c.png", make(classes))
         with Image.open(tmp_path / "c.png") as image:
             assert 400 < min(image.size) <= max(image.size) < 3000
 
 
-def test_names_are_no_formulas(tmp_path):
-    """A class may be called `$x$` or `a$b`: nothing in it is typeset."""
+def test_names_are_not_typeset(tmp_path):
+    """A class may be named `$x$` or `a$b`."""
     made = make(2)
     odd = report.measure(replace(made.predictions, classes=("$x$", "a$b")))
     plots.save_confusion(tmp_path / "c.svg", odd)
@@ -111,8 +111,8 @@ def test_names_are_no_formulas(tmp_path):
     assert not any(label.get_parse_math() for label in render(odd).axes[0].get_xticklabels())
 
 
-def test_another_ending_is_refused(tmp_path):
-    """A format that cannot be drawn is a usage error that names those that can, and leaves no file."""
-    with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):
+def test_rejects_other_extensions(tmp_path):
+    """The usage error names the supported formats; no file is written."""
+    with pytest.raises(UsageError, match=r"a name that ends in \.png, \.svg or \.pdf"):
         plots.save_confusion(tmp_path / "c.bmp", make(2))
     assert not list(tmp_path.iterdir())

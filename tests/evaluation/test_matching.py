@@ -1,4 +1,4 @@
-"""Predictions beside the truth: what fits becomes arrays, what does not is named."""
+"""Predictions matched with the truth: arrays, and errors that name mismatches."""
 
 import os
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ def run(rows, against, **words):
     return match([Prediction(*row) for row in rows], against, name="p.tsv", **words)
 
 
-def test_arrays_stand_in_the_order_of_the_predictions():
-    """Rows of an image may stand anywhere; classes are sorted; what was not listed is NaN."""
+def test_arrays_are_in_the_order_of_predictions():
+    """Rows of an image may be anywhere; classes are sorted; unlisted probabilities are NaN."""
     rows = [
         ("b.jpg", 1, "dog", 0.5),
         ("a.jpg", 2, "owl", 0.2),
@@ -51,23 +51,23 @@ def test_arrays_stand_in_the_order_of_the_predictions():
     assert np.allclose(predictions.probabilities, expected, equal_nan=True)
 
 
-def test_of_two_classes_one_probability_is_enough():
-    """The class that is not listed has the rest; never less than what six printed digits can tell from 0."""
+def test_one_probability_is_enough_for_two_classes():
+    """The unlisted class gets 1 minus the other, but at least half of the sixth digit."""
     predictions, _ = run([("a.jpg", 1, "cat", 0.7), ("b.jpg", 1, "dog", 1.0)], truth(a="cat", b="dog"))
     assert np.allclose(predictions.probabilities[0], [0.7, 0.3])
     assert predictions.probabilities[1].tolist() == [5e-7, 1.0]
 
 
-def test_a_withheld_prediction_is_no_class():
-    """`?` is -1; with all other classes listed its probability belongs to the one that is not."""
+def test_withheld_prediction_is_minus_one():
+    """The index of `?` is -1; its probability belongs to the unlisted class if all others are listed."""
     rows = [("a.jpg", 1, "?", 0.6), ("a.jpg", 2, "cat", 0.4), ("b.jpg", 1, "?", 0.6)]
     predictions, _ = run(rows, truth(a="cat", b="dog"))
     assert predictions.prediction.tolist() == [-1, -1]
     assert np.allclose(predictions.probabilities, [[0.4, 0.6], [NAN, NAN]], equal_nan=True)
 
 
-def test_paths_are_compared_resolved(tmp_path, monkeypatch):
-    """Links, dots and absolute paths lead to the same image; the prediction keeps the path as it was written."""
+def test_real_paths_are_compared(tmp_path, monkeypatch):
+    """Links, dots and absolute paths lead to the same image; predictions keep the path as written."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real" / "a.jpg").touch()
@@ -78,14 +78,14 @@ def test_paths_are_compared_resolved(tmp_path, monkeypatch):
         assert missing == []
 
 
-def test_truth_without_a_prediction_is_handed_back():
-    """Nothing is dropped: images of the truth that nobody predicted are told apart from the rest."""
+def test_returns_truth_without_predictions():
+    """The second result has the images of the truth that were not predicted."""
     _, missing = run([("b.jpg", 1, "dog", 1.0)], truth(a="cat", b="dog", c="cat"))
     assert [image.path for image in missing] == ["a.jpg", "c.jpg"]
 
 
-def test_the_folder_is_the_class(tmp_path, monkeypatch):
-    """Without a list, the folder that holds an image is its class: as written, even if the image is a link to elsewhere."""
+def test_class_is_the_folder(tmp_path, monkeypatch):
+    """Without a manifest, the class is the folder in the path as written, even if the image is a link."""
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "1.jpg").touch()
     (tmp_path / "cat").mkdir()
@@ -95,8 +95,8 @@ def test_the_folder_is_the_class(tmp_path, monkeypatch):
     assert [predictions.classes[index] for index in predictions.truth] == ["cat", "dog"]
 
 
-def test_files_share_their_classes():
-    """A class that one file alone shows is a class of the other, too, also where folders are the truth."""
+def test_files_share_classes():
+    """A class in one file is a class of the other too, also if folders are the truth."""
     files = [
         ([Prediction("cat/1.jpg", 1, "cat", 0.9)], "a.tsv"),
         ([Prediction("dog/2.jpg", 1, "cat", 0.8)], "b.tsv"),
@@ -110,15 +110,15 @@ def test_files_share_their_classes():
     assert whole.of([1]).paths == other.paths
 
 
-def test_classes_may_go_beyond_the_truth():
-    """Where labels of the predictions are classes too, a network may know more than these images show."""
+def test_predictions_may_have_more_classes_than_the_truth():
+    """A network may have classes without images in the truth."""
     rows = [Prediction("a.jpg", 1, "owl", 0.5), Prediction("a.jpg", 2, "cat", 0.4), Prediction("a.jpg", 3, "?", 0.1)]
     (predictions,), _ = match_each([(rows, "p.tsv")], truth(a="cat"))
     assert predictions.classes == ("cat", "owl")
 
 
-def test_given_classes_set_the_order():
-    """Classes that the truth does not show can be named, and are then counted."""
+def test_given_classes_define_the_order():
+    """Classes without images in the truth can be given, and are counted."""
     predictions, _ = run([("a.jpg", 1, "owl", 1.0)], truth(a="cat"), classes=("owl", "cat"))
     assert predictions.classes == ("owl", "cat")
     assert (predictions.truth.tolist(), predictions.prediction.tolist()) == ([1], [0])
@@ -129,34 +129,34 @@ def test_given_classes_set_the_order():
     [
         (
             [("x.jpg", 1, "cat", 1.0), ("y.jpg", 1, "cat", 1.0)],
-            "p.tsv: no truth in split.tsv for x.jpg, y.jpg (looked for /",
+            "p.tsv: split.tsv has no label for x.jpg, y.jpg (looked for /",
         ),
-        ([("u.jpg", 1, "cat", 1.0)], "p.tsv: no truth in split.tsv for u.jpg"),
+        ([("u.jpg", 1, "cat", 1.0)], "p.tsv: split.tsv has no label for u.jpg"),
         (
             [("a.jpg", 1, "cat", 0.9), ("a.jpg", 1, "dog", 0.1)],
-            'p.tsv: a.jpg is predicted twice: "cat" on rank 1, "dog" on rank 1',
+            'p.tsv: a.jpg is predicted twice: "cat" at rank 1, "dog" at rank 1',
         ),
         (
             [("a.jpg", 1, "cat", 0.9), ("a.jpg", 2, "cat", 0.1)],
-            'p.tsv: a.jpg is predicted twice: "cat" on rank 1, "cat" on rank 2',
+            'p.tsv: a.jpg is predicted twice: "cat" at rank 1, "cat" at rank 2',
         ),
         (
             [("a.jpg", 1, "cat", 0.9), ("./a.jpg", 1, "cat", 0.9)],
-            'p.tsv: ./a.jpg is predicted twice, also as a.jpg: "cat" on rank 1, "cat" on rank 1',
+            'p.tsv: ./a.jpg is predicted twice, also as a.jpg: "cat" at rank 1, "cat" at rank 1',
         ),
-        ([("a.jpg", 2, "cat", 0.1)], "p.tsv: a.jpg has no answer: rank 1 is missing"),
+        ([("a.jpg", 2, "cat", 0.1)], "p.tsv: a.jpg has no prediction of rank 1"),
         (
             [("a.jpg", 1, "cta", 0.1)],
             'p.tsv: a.jpg is predicted as "cta", but split.tsv has only cat, dog; did you mean "cat"?',
         ),
         (
             [("a.jpg", 1, "zebra", 0.1), ("b.jpg", 1, "yak", 0.1)],
-            'p.tsv: a.jpg is predicted as "zebra", but split.tsv has only cat, dog (and no yak); the two share no class',
+            'p.tsv: a.jpg is predicted as "zebra", but split.tsv has only cat, dog (unknown too: yak); they have no class in common',
         ),
     ],
 )
-def test_what_does_not_fit_is_named(rows, message):
-    """A prediction without truth, a doubled one, one without a prediction, an unknown label: each error names them."""
+def test_errors_name_mismatches(rows, message):
+    """A prediction without a true label, a duplicate, an image without rank 1, an unknown label."""
     with pytest.raises(CnnkitError) as caught:
         run(rows, truth(a="cat", b="dog", u=None))
     assert str(caught.value).startswith(message)
@@ -165,26 +165,26 @@ def test_what_does_not_fit_is_named(rows, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([Image("a.jpg", None)], "t.tsv: no labels in it"),
-        ([], "t.tsv: no labels in it"),
-        ([Image("a.jpg", "cat"), Image("./a.jpg", "dog")], 't.tsv: ./a.jpg is "dog", but also "cat" as a.jpg'),
+        ([Image("a.jpg", None)], "t.tsv: no labels; the truth is"),
+        ([], "t.tsv: no labels; the truth is"),
+        ([Image("a.jpg", "cat"), Image("./a.jpg", "dog")], 't.tsv: ./a.jpg has two labels: "dog", and "cat" as a.jpg'),
     ],
 )
-def test_a_truth_that_is_none_is_refused(images, message):
-    """No labels at all, or two for one image, make no truth."""
+def test_rejects_truth_without_labels_or_with_two(images, message):
+    """No labels at all, or two for one image."""
     with pytest.raises(CnnkitError) as caught:
         Truth(images, name="t.tsv")
     assert str(caught.value).startswith(message)
 
 
-def test_a_truth_beyond_the_given_classes_is_refused():
-    """Classes that are given must hold every label of the truth."""
-    with pytest.raises(CnnkitError, match=r'"dog" is a label in split\.tsv, but not among the classes cat'):
+def test_rejects_truth_outside_of_given_classes():
+    """Given classes must include every label of the truth."""
+    with pytest.raises(CnnkitError, match=r'split\.tsv: the label "dog" is not one of the classes cat'):
         run([("a.jpg", 1, "cat", 1.0)], truth(a="cat", b="dog"), classes=("cat",))
 
 
-def test_a_label_beyond_the_given_classes_is_refused():
-    """The message does not send for what was given already."""
+def test_rejects_predictions_outside_of_given_classes():
+    """The message does not propose to give the classes again."""
     with pytest.raises(CnnkitError) as caught:
         run([("a.jpg", 1, "zebra", 1.0)], truth(a="cat"), classes=("cat", "dog"))
-    assert str(caught.value) == 'p.tsv: a.jpg is predicted as "zebra", but there are only cat, dog'
+    assert str(caught.value) == 'p.tsv: a.jpg is predicted as "zebra", but the classes are only cat, dog'

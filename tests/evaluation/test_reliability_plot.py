@@ -1,4 +1,4 @@
-"""The reliability diagram, read back from what was drawn."""
+"""Reliability diagrams, read back from the figure."""
 
 from itertools import pairwise
 
@@ -27,8 +27,8 @@ def make(confidence, correct):
     )
 
 
-def test_the_bars_are_accuracy_and_its_gap():
-    """A bar a bin as high as its accuracy; the gap reaches from there to the mean confidence, above or below."""
+def test_bars_show_accuracy_and_gap():
+    """The bar of a bin is its accuracy; the gap extends to the mean confidence, above or below."""
     found = reliability(*draw())
     upper, lower = plots.draw_reliability({"": found}).axes
     accuracy, sure, modest = (list(bars) for bars in upper.containers)
@@ -43,8 +43,8 @@ def test_the_bars_are_accuracy_and_its_gap():
     assert f"ECE {found.error:.4f}" in [text.get_text() for text in upper.texts]
 
 
-def test_two_stand_side_by_side(tmp_path):
-    """Before and after, under their titles, which are no formulas; the same predictions give the same bytes in every format."""
+def test_two_diagrams_are_side_by_side(tmp_path):
+    """Before and after, with titles that are not typeset; the same predictions give the same bytes in every format."""
     made = make(*draw())
     for suffix in (".png", ".svg", ".pdf"):
         first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
@@ -57,8 +57,8 @@ def test_two_stand_side_by_side(tmp_path):
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["before $x$", "after", "", ""]
 
 
-def test_the_legend_is_no_wider_than_one_diagram():
-    """Nothing of it is cut off, and the diagram keeps its width."""
+def test_legend_is_not_wider_than_one_diagram():
+    """It is not cut off, and the diagram keeps its width."""
     figure = plots.draw_reliability({"": reliability(*draw())})
     figure.draw_without_rendering()
     (legend,) = figure.legends
@@ -66,8 +66,8 @@ def test_the_legend_is_no_wider_than_one_diagram():
 
 
 @pytest.mark.parametrize("n", [5000, 20_000])
-def test_counts_do_not_run_into_one_another(n):
-    """Large numbers stand upright."""
+def test_counts_do_not_overlap(n):
+    """Large numbers are rotated."""
     figure = plots.draw_reliability({"": reliability(*draw(n))})
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[1].texts]
@@ -75,10 +75,10 @@ def test_counts_do_not_run_into_one_another(n):
     assert all(box.y1 <= figure.axes[1].get_window_extent().y1 for box in boxes)
 
 
-def test_what_has_no_probability_has_no_diagram(tmp_path):
-    """The reason is said, and no file is left; nor for another ending."""
-    with pytest.raises(CnnkitError, match="no reliability diagram: the predictions have no probability"):
+def test_rejects_diagram_without_probabilities(tmp_path):
+    """The message has the reason, and no file is written; nor for another extension."""
+    with pytest.raises(CnnkitError, match="no reliability diagram: the predictions have no probabilities"):
         plots.save_reliability(tmp_path / "r.png", {"": make([np.nan, 0.9], [True, True])})
-    with pytest.raises(UsageError, match=r"use one of \.png, \.svg, \.pdf"):
+    with pytest.raises(UsageError, match=r"a name that ends in \.png, \.svg or \.pdf"):
         plots.save_reliability(tmp_path / "r.bmp", {"": make(*draw())})
     assert not list(tmp_path.iterdir())

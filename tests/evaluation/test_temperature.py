@@ -1,4 +1,4 @@
-"""The temperature, against known ones, scipy and the reference implementation's optimiser."""
+"""Temperatures against known ones, scipy and the optimiser of the reference implementation."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from cnnkit.evaluation import temperature
 
 
 def draw(n, classes, *, true=2.5, seed=0):
-    """Draw logits, and a truth from what they mean at the true temperature."""
+    """Draw logits, and labels from their softmax at the true temperature."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(scale=4, size=(n, classes))
     odds = softmax(logits / true, axis=1).cumsum(axis=1)
@@ -21,15 +21,15 @@ def draw(n, classes, *, true=2.5, seed=0):
 
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("true", [2.5, 0.6])
-def test_a_known_temperature_is_found(classes, true):
-    """From 20,000 images within three in a hundred, whether the network is too sure or too modest."""
+def test_finds_a_known_temperature(classes, true):
+    """Within 3 % from 20,000 images, for overconfident and underconfident networks."""
     truth, logits = draw(20_000, classes, true=true)
     assert temperature.fit(truth, softmax(logits, axis=1)) == pytest.approx(true, rel=0.03)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_it_is_the_minimum(seed):
-    """scipy's search over the likelihood ends at the same place."""
+def test_temperature_is_the_minimum_of_log_loss(seed):
+    """Scalar minimisation by scipy finds the same temperature."""
     truth, logits = draw(200, 5, seed=seed)
     rows = np.arange(len(truth))
     found = minimize_scalar(
@@ -41,8 +41,8 @@ def test_it_is_the_minimum(seed):
     assert temperature.fit(truth, softmax(logits, axis=1)) == pytest.approx(found.x, rel=1e-5)
 
 
-def test_it_is_what_the_reference_implementation_finds():
-    """L-BFGS on the cross-entropy of logits / T from T = 1.5 on, as Guo et al. publish it."""
+def test_temperature_equals_the_reference_implementation():
+    """L-BFGS on the cross-entropy of logits / T, starting from T = 1.5, as published by Guo et al."""
     truth, logits = draw(1000, 4)
     value = torch.nn.Parameter(torch.full((1,), 1.5, dtype=torch.float64))
     optimizer = torch.optim.LBFGS([value], lr=0.1, max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14)
@@ -57,20 +57,20 @@ def test_it_is_what_the_reference_implementation_finds():
     assert temperature.fit(truth, softmax(logits, axis=1)) == pytest.approx(value.item(), rel=1e-6)
 
 
-def test_scaling_is_dividing_the_logits():
-    """Probabilities alone are enough to have those of logits / T; 0 counts as what can hardly be told from it, and stays last."""
+def test_scaling_divides_the_logits():
+    """Probabilities determine those of logits / T; 0 counts as the float64 epsilon, and stays the smallest."""
     _, logits = draw(100, 5)
     assert np.allclose(temperature.scaled(softmax(logits, axis=1), 2.5), softmax(logits / 2.5, axis=1))
     assert np.allclose(temperature.scaled(np.array([[1.0, 0.0]]), 1.0), [[1, 2.2e-16]])
 
 
-def test_where_all_is_right_there_is_none():
-    """The surer the better, without end: an error that says so, not a number near nothing."""
-    with pytest.raises(CnnkitError, match=r"every answer is right \(2 pictures\)"):
+def test_rejects_predictions_that_are_all_correct():
+    """The log-loss has no minimum: an error, not a temperature near zero."""
+    with pytest.raises(CnnkitError, match="all 2 predictions are correct, so no temperature is optimal"):
         temperature.fit(np.array([0, 1]), np.array([[0.6, 0.4], [0.5, 0.5]]))
 
 
-def test_where_the_truth_is_the_least_probable_there_is_none():
-    """No temperature mends predictions that do not belong to the truth."""
-    with pytest.raises(CnnkitError, match="does the truth belong to these predictions"):
+def test_rejects_predictions_of_another_truth():
+    """The true classes are the least probable."""
+    with pytest.raises(CnnkitError, match="do the truth and the predictions belong together"):
         temperature.fit(np.array([0, 1]), np.array([[0.2, 0.8], [0.9, 0.1]]))

@@ -1,4 +1,4 @@
-"""Following the gradient of what a filter outputs leaves the network as it was, and goes where the gradient shows."""
+"""Gradient ascent leaves the network unchanged, and follows the gradient."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ SMALL = AscentOptions(steps=3)
 
 @pytest.fixture
 def network():
-    """A network half in training mode, some of whose weights are frozen, one with a gradient, one module with a hook of its own."""
+    """A network partly in training mode, with frozen weights, a gradient and a hook."""
     backbone, _, preprocess = backbones.by_notation(
         "conv 5 k3 bn relu, dropout 0.5, conv 4 k3 relu, pool 2", size=20, seed=2
     )
@@ -49,34 +49,34 @@ def condition(whole):
     )
 
 
-def search(asked, **others):
-    return list(asked.search(range(asked.count), size=(20, 20), ascent=SMALL, **others))
+def search(maximizer, **others):
+    return list(maximizer.search(range(maximizer.count), size=(20, 20), ascent=SMALL, **others))
 
 
-def dream(asked, **others):
-    return asked.dream(np.full((24, 20, 3), 90, np.uint8), options=DreamOptions(steps=3, octaves=2), **others)
+def dream(maximizer, **others):
+    return maximizer.dream(np.full((24, 20, 3), 90, np.uint8), options=DreamOptions(steps=3, octaves=2), **others)
 
 
 @pytest.mark.parametrize("layer", ["conv2", "pool1", "head.dense1"])
 @pytest.mark.parametrize("grad", [True, False])
-def test_everything_is_as_before(network, layer, grad):
-    """Modes, hooks, gradients, statistics and torch's own random numbers are as before, also where gradients are switched off."""
+def test_network_is_left_unchanged(network, layer, grad):
+    """Modes, hooks, gradients, statistics and the global RNG do not change, with gradients enabled or not."""
     found, whole = network
     with torch.set_grad_enabled(grad):
         before = condition(whole)
-        asked = ActivationMaximizer(found, found.find(layer))
-        assert len(search(asked)) == asked.count
+        maximizer = ActivationMaximizer(found, found.find(layer))
+        assert len(search(maximizer)) == maximizer.count
         if layer != "head.dense1":
-            dream(asked)
+            dream(maximizer)
         assert condition(whole) == before
 
 
 @pytest.mark.parametrize("work", [search, dream])
 @pytest.mark.parametrize("where", ["inside", "outside"])
-def test_also_after_an_exception(network, work, where):
-    """Neither an error in the middle of the network nor one of whoever watches leaves anything behind."""
+def test_network_is_left_unchanged_after_an_exception(network, work, where):
+    """After an error inside of the network, or in the progress callback."""
     found, whole = network
-    asked = ActivationMaximizer(found, found.find("conv2"))
+    maximizer = ActivationMaximizer(found, found.find("conv2"))
 
     def fail(*_):
         raise KeyboardInterrupt
@@ -84,14 +84,14 @@ def test_also_after_an_exception(network, work, where):
     handle = whole.base.conv2.register_forward_hook(fail) if where == "inside" else None
     before = condition(whole)
     with pytest.raises(KeyboardInterrupt):
-        work(asked, **({} if where == "inside" else {"progress": fail}))
+        work(maximizer, **({} if where == "inside" else {"progress": fail}))
     assert condition(whole) == before
     if handle is not None:
         handle.remove()
 
 
-def test_a_search_without_an_end(network):
-    """Between two patterns, and after a search that was left, the network is as before."""
+def test_network_is_unchanged_between_patterns_and_after_a_stopped_search(network):
+    """The generator may be paused or closed."""
     found, whole = network
     before = condition(whole)
     patterns = ActivationMaximizer(found, found.find("conv2")).search(range(4), size=(20, 20), ascent=SMALL, batch=2)
@@ -101,12 +101,12 @@ def test_a_search_without_an_end(network):
     assert condition(whole) == before
 
 
-def test_the_way_is_the_gradients(network):
-    """Without jitter and blur a step adds the gradient of the filter's mean output before its activation, by its quadratic mean."""
+def test_a_step_is_the_normalised_gradient(network):
+    """Without jitter and blur, a step adds the gradient of the filter's mean input of the activation, divided by its root mean square."""
     found, whole = network
-    asked = ActivationMaximizer(found, found.find("conv2"))
+    maximizer = ActivationMaximizer(found, found.find("conv2"))
     still, moved = (
-        next(asked.search([3], size=(20, 20), ascent=AscentOptions(steps=1, rate=rate, jitter=0, blur=0.0)))
+        next(maximizer.search([3], size=(20, 20), ascent=AscentOptions(steps=1, rate=rate, jitter=0, blur=0.0)))
         for rate in (0.0, 8.0)
     )
     # The search starts from this noise before it is rounded, so the gradient is nearly the same
@@ -120,22 +120,22 @@ def test_the_way_is_the_gradients(network):
     assert np.corrcoef(change.flatten(), wanted.flatten())[0, 1] > 0.98
 
 
-def test_progress(network):
-    """Whoever watches is told after every step, of those of all batches, and of a dream of all octaves."""
+def test_progress_counts_the_steps_of_all_batches_and_octaves(network):
+    """Progress is reported after every step."""
     found, _ = network
-    asked, told = ActivationMaximizer(found, found.find("conv2")), []
-    search(asked, batch=3, progress=lambda done, total: told.append((done, total)))
-    steps = len(told) - 1
+    maximizer, reported = ActivationMaximizer(found, found.find("conv2")), []
+    search(maximizer, batch=3, progress=lambda done, total: reported.append((done, total)))
+    steps = len(reported) - 1
     assert steps % 2 == 0  # four filters, two batches
-    assert told == [(done, steps) for done in range(steps + 1)]
-    told.clear()
-    dream(asked, progress=lambda done, total: told.append((done, total)))
-    assert told == [(done, len(told)) for done in range(1, len(told) + 1)]
-    assert len(told) % 2 == 0  # two octaves
+    assert reported == [(done, steps) for done in range(steps + 1)]
+    reported.clear()
+    dream(maximizer, progress=lambda done, total: reported.append((done, total)))
+    assert reported == [(done, len(reported)) for done in range(1, len(reported) + 1)]
+    assert len(reported) % 2 == 0  # two octaves
 
 
-def test_the_ascent_is_before_the_activation(network):
-    """A layer of torch's block, and of several outputs put together, ascends before its activation, filter by filter."""
+def test_objective_is_the_input_of_the_activation(network):
+    """Also for a layer whose output concatenates several convolutions."""
     found, _ = network
     conv = found.find("conv2")
     assert [node.meta["path"] for node in found.before_activation(conv)] == ["conv2"]
@@ -143,14 +143,14 @@ def test_the_ascent_is_before_the_activation(network):
     fire, _ = layer_graph.of_name("squeezenet1_1", weights="none")
     before = fire.before_activation(fire.find("features.3"))
     assert [node.meta["path"] for node in before] == ["features.3.expand1x1", "features.3.expand3x3"]
-    asked = ActivationMaximizer(fire, fire.find("features.3"))
-    left, right = asked.search([3, 100], size=(32, 32), ascent=AscentOptions(steps=6))  # one of each half
+    maximizer = ActivationMaximizer(fire, fire.find("features.3"))
+    left, right = maximizer.search([3, 100], size=(32, 32), ascent=AscentOptions(steps=6))  # one of each half
     assert left.activation > left.start
     assert right.activation > right.start
 
 
-def test_a_network_without_kernels_to_draw():
-    """Only a first convolution that looks at an image has kernels that are images."""
+def test_rejects_networks_without_a_first_convolution():
+    """Only kernels over 1 or 3 channels can be drawn."""
     backbone, _, preprocess = backbones.by_notation("pool 2, conv 4 k3 relu, conv 5 k3", size=20)
     whole = Classifier(backbone, build_head("dense 2 softmax", (5,)), preprocess=preprocess, pool=Pool.AVG)
     found = layer_graph.of_classifier(whole, name="m.pt")

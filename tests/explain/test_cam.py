@@ -1,4 +1,4 @@
-"""Class activation maps against a published implementation, against what can be worked out by hand, and what they leave behind."""
+"""Class activation maps against pytorch-grad-cam and worked examples; the network is left unchanged."""
 
 import contextlib
 from dataclasses import replace
@@ -29,13 +29,13 @@ REFERENCES = {
 }
 #: Methods that are compared with something else, in a test of their own.
 OTHER_REFERENCES = {
-    CamMethod.EIGENCAM: "test_the_principal_component_is_that_of_a_published_implementation",
-    CamMethod.CAM: "test_after_global_average_pooling_the_map_is_the_weighted_sum",
+    CamMethod.EIGENCAM: "test_principal_component_equals_pytorch_grad_cam",
+    CamMethod.CAM: "test_map_is_the_weighted_sum_after_global_average_pooling",
 }
 
 
 def published(method, network, target, images, chosen, *, shape, monkeypatch):
-    """Give pytorch-grad-cam's maps at the layer's size, scaled to 0 to 1."""
+    """Compute the maps of pytorch-grad-cam at the size of the layer, scaled to 0 to 1."""
     kind = REFERENCES[method]
     monkeypatch.setattr(kind, "get_target_width_height", lambda _self, _images: shape[::-1])
     with kind(model=network, target_layers=[target]) as maps, np.errstate(invalid="ignore", divide="ignore"):
@@ -44,7 +44,7 @@ def published(method, network, target, images, chosen, *, shape, monkeypatch):
 
 @contextlib.contextmanager
 def loud(layer, method):
-    """Multiply a network's logits for a while, for Grad-CAM++.
+    """Scale the logits of a network in a context, for Grad-CAM++.
 
     Theirs adds 1e-6 to a denominator of squared gradients, which are often no larger themselves; of these logits they are.
     """
@@ -69,7 +69,7 @@ def same_maps(found, theirs):
 
 @pytest.fixture(scope="module")
 def vgg():
-    """torchvision's VGG11 with seeded random weights, as ours and as its own; 64 pixels are enough for it."""
+    """VGG11 with seeded random weights, as a LayerGraph and as a torchvision module, on 64 pixels."""
     network, classes = layer_graph.of_name("vgg11", weights="none", seed=3)
     network.resize(replace(network.preprocess, size=64, resize=64))
     with torch.device("meta"):  # no random values of its own
@@ -86,8 +86,8 @@ def vgg():
 
 
 @pytest.mark.parametrize("method", REFERENCES)
-def test_maps_of_a_vgg_are_those_of_a_published_implementation(vgg, method, monkeypatch):
-    """At a layer in the middle, where gradients differ from place to place, and in front of an activation that works in place."""
+def test_maps_of_a_vgg_equal_pytorch_grad_cam(vgg, method, monkeypatch):
+    """At a layer in the middle, where gradients differ between pixels, before an in-place activation."""
     network, classes, own, images = vgg
     names = ["features.8", "features.10"]
     if method is CamMethod.SCORECAM:  # a pass for every channel: few of them, once
@@ -103,8 +103,8 @@ def test_maps_of_a_vgg_are_those_of_a_published_implementation(vgg, method, monk
         assert min(same_maps(found, theirs)) > 0.999
 
 
-def test_the_principal_component_is_that_of_a_published_implementation(vgg):
-    """Its sign aside, which theirs leaves to chance: ours is large where activations are."""
+def test_principal_component_equals_pytorch_grad_cam(vgg):
+    """Up to the sign, which is arbitrary in pytorch-grad-cam; here it is positive where activations are large."""
     network, classes, own, images = vgg
     layer = network.find("features.10")
     with torch.no_grad():
@@ -121,8 +121,8 @@ def test_the_principal_component_is_that_of_a_published_implementation(vgg):
 @pytest.mark.slow
 @pytest.mark.photos
 @pytest.mark.parametrize("method", REFERENCES)
-def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos, method, monkeypatch):
-    """MobileNetV2 with its ImageNet weights, at its last map; Score-CAM further down, where there are fewer channels to mask."""
+def test_maps_of_photographs_equal_pytorch_grad_cam(photos, method, monkeypatch):
+    """MobileNetV2 with ImageNet weights, at its last map; Score-CAM at an earlier layer with fewer channels."""
     weights = photos / "weights" / "mobilenet_v2.pth"
     network, classes = layer_graph.of_name("mobilenet_v2", weights=weights)
     own = torchvision.models.mobilenet_v2(weights=None).eval().requires_grad_(False)
@@ -140,11 +140,11 @@ def test_maps_of_real_photographs_are_those_of_a_published_implementation(photos
         assert min(same_maps(look.maps(chosen), theirs)) > 0.999
 
 
-# ---------------------------------------------------------------- by hand
+# ---------------------------------------------------------------- worked examples
 
 
 def small(head="dense 3 softmax", *, layers="conv 5 k3 relu, conv 4 k3 s2 relu", pool=Pool.AVG, seed=0):
-    """Build a classifier by notation with random weights, on images of 16 pixels."""
+    """Build a classifier from notation, with random weights, for images of 16 pixels."""
     backbone, _, preprocess = backbones.by_notation(layers, size=16, seed=seed, pool=pool)
     shape = classifier.feature_shape(
         classifier.Extractor(backbone, preprocess=preprocess, pool=pool).eval(), preprocess
@@ -166,8 +166,8 @@ def maps_of(network, *, method=CamMethod.GRADCAM, classes=("a", "b", "c"), layer
     return TorchCam(whole, classes, layer=place, method=method, **options)
 
 
-def test_after_global_average_pooling_the_map_is_the_weighted_sum():
-    """Zhou's closed form: CAM is the sum, Grad-CAM and HiResCAM are that divided by the number of places, exactly."""
+def test_map_is_the_weighted_sum_after_global_average_pooling():
+    """Closed form: CAM is the sum, Grad-CAM and HiResCAM are the sum divided by the number of pixels."""
     network = small()
     with torch.no_grad():
         activations = network.base(network.normalise(torch.from_numpy(IMAGES)))  # (4, 4, 6, 6)
@@ -182,8 +182,8 @@ def test_after_global_average_pooling_the_map_is_the_weighted_sum():
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv1_relu", "conv2", None])
-def test_gradients_are_those_of_the_whole_network(layer):
-    """At every layer, activation included or not, the map is that of torch's own gradients through a network without shortcuts."""
+def test_gradients_equal_those_of_the_whole_network(layer):
+    """At every layer, with its activation or without, for a network without shortcuts."""
     network = small("dense 6 relu, dense 3 softmax")
     place = {"conv1": "conv1_relu", None: "conv2_relu"}.get(layer, layer)
     place = "conv2_relu" if place == "conv2" else place
@@ -199,7 +199,7 @@ def test_gradients_are_those_of_the_whole_network(layer):
 
 
 def test_a_single_sigmoid_has_maps_of_both_classes():
-    """z speaks for the second class and -z for the first: the map of one is the other's contrast; probabilities are those of both."""
+    """z is the score of the second class and -z that of the first: the map of one is the contrast of the other."""
     network = small("dense 1 sigmoid")
     first, second = np.zeros(4, dtype=np.int64), np.ones(4, dtype=np.int64)
     look = maps_of(network, classes=("a", "b")).forward(IMAGES)
@@ -213,8 +213,8 @@ def test_a_single_sigmoid_has_maps_of_both_classes():
 
 
 @pytest.mark.parametrize("method", CamMethod)
-def test_images_of_a_batch_know_nothing_of_each_other(method):
-    """Each image's map is what it would be alone, whatever classes the others are asked for."""
+def test_images_of_a_batch_are_independent(method):
+    """The map of an image does not depend on the other images and their classes."""
     network = small()
     together = maps_of(network, method=method, batch=3).forward(IMAGES).maps(CHOSEN)
     assert together.shape == (4, 6, 6)
@@ -226,7 +226,7 @@ def test_images_of_a_batch_know_nothing_of_each_other(method):
 
 
 def test_every_method_is_implemented_and_compared_once():
-    """The registry has each choice of `--method`, and a line of help for it; a table here says what it is compared with."""
+    """The registry has each choice of `--method` with a line of help; each is in one of the tables of references."""
     assert set(METHODS) == set(CamMethod)
     assert sorted([*REFERENCES, *OTHER_REFERENCES]) == sorted(CamMethod)
     assert set(OTHER_REFERENCES.values()) <= set(globals())
@@ -244,8 +244,8 @@ def test_class_agnostic_methods_have_one_map(method):
 
 
 @pytest.mark.parametrize("method", [method for method, computation in METHODS.items() if computation.has_closed_form])
-def test_closed_forms_are_what_gradients_give(method):
-    """Of the weighted sums of a head of one dense layer."""
+def test_closed_forms_equal_gradients(method):
+    """For a head of one dense layer."""
     network = small()
     with torch.no_grad():
         activations = network.base(network.normalise(torch.from_numpy(IMAGES)))  # (4, 4, 6, 6)
@@ -254,8 +254,8 @@ def test_closed_forms_are_what_gradients_give(method):
     np.testing.assert_allclose(maps_of(network, method=method).forward(IMAGES).maps(CHOSEN), expected, atol=1e-6)
 
 
-def test_a_score_that_depends_on_nothing_gives_a_map_of_zeros():
-    """Not NaN, by any method that takes gradients: the ratios of Grad-CAM++ have nought on both sides."""
+def test_constant_score_gives_a_map_of_zeros():
+    """Not NaN, for any method with gradients; Grad-CAM++ divides zero by zero."""
     network = small()
     with torch.no_grad():
         network.head[-1].weight.zero_()
@@ -268,29 +268,29 @@ def test_a_score_that_depends_on_nothing_gives_a_map_of_zeros():
     ("head", "pool"),
     [("dense 6 relu, dense 3 softmax", Pool.AVG), ("dense 3 softmax", Pool.FLATTEN), ("dense 3 softmax", Pool.MAX)],
 )
-def test_cam_itself_is_refused_where_the_head_is_another(head, pool):
-    """Two layers, every place its own weight, or the largest place alone: a weighted sum of channels would be another map."""
-    with pytest.raises(UsageError, match=r"--method cam needs one dense layer behind the global average of conv2"):
+def test_cam_rejects_other_heads(head, pool):
+    """Two dense layers, flatten, or max pooling."""
+    with pytest.raises(UsageError, match=r"--method cam needs one dense layer after global average pooling of conv2"):
         maps_of(small(head, pool=pool), method=CamMethod.CAM)
 
 
-def test_a_layer_without_places_is_refused():
-    """The message names the last one that has some; and what has no negative part has no contrast."""
+def test_rejects_layer_without_height_and_width():
+    """The message names the last layer with both; methods without gradients reject --contrast."""
     with pytest.raises(
-        UsageError, match=r"head\.dense1 of small\.pt answers with 6, .* the last layer that has is conv2"
+        UsageError, match=r"head\.dense1 of small\.pt has output 6, .* the last layer with both is conv2"
     ):
         maps_of(small("dense 6 relu, dense 3 softmax"), layer="head.dense1")
     for method in [method for method, computation in METHODS.items() if not computation.uses_gradients]:
-        with pytest.raises(UsageError, match=f"--method {method} has no negative part"):
+        with pytest.raises(UsageError, match=f"--contrast needs gradients, and {method} uses none"):
             maps_of(small(), method=method, contrast=True)
 
 
-# ---------------------------------------------------------------- what is left behind
+# ---------------------------------------------------------------- side effects
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken"])
-def test_the_network_is_left_as_it_was(broken, monkeypatch):
-    """Train flags, gradients, hooks and statistics, after an exception too; frozen or not makes no difference."""
+def test_network_is_left_unchanged(broken, monkeypatch):
+    """Train flags, gradients, hooks and statistics, also after an exception and with frozen weights."""
     network = small("bn, dropout 0.5, dense 3 softmax", layers="conv 5 k3 bn relu, conv 4 k3 relu")
     expected = maps_of(network).forward(IMAGES).maps(CHOSEN)
     network.train()
@@ -323,8 +323,8 @@ def test_the_network_is_left_as_it_was(broken, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", CamMethod)
-def test_a_gpu_makes_the_same_maps(method):
-    """Within rounding, without TF32."""
+def test_maps_on_a_gpu_equal_those_on_a_cpu(method):
+    """Up to rounding, without TF32."""
     network = small()
     expected = maps_of(network, method=method).forward(IMAGES).maps(CHOSEN)
     whole = layer_graph.of_classifier(network, name="small.pt").to(torch.device("cuda"))

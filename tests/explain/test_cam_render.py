@@ -1,4 +1,4 @@
-"""A map laid over its image: pixels by hand."""
+"""Overlays of maps: worked examples of pixels."""
 
 import matplotlib as mpl
 import numpy as np
@@ -20,8 +20,8 @@ def image(width=9, height=7):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_the_colours_cover_as_much_as_alpha_says(alpha):
-    """The largest value has the last colour, nought the first; what is outside of the part is as it was, as is the image given."""
+def test_alpha_is_the_opacity_of_colours(alpha):
+    """The largest value has the last colour, zero the first; pixels outside of the part, and the input image, do not change."""
     plain, before = image()
     drawn = np.asarray(
         cam_render.draw_overlay(plain, HEAT, PART, highest=float(HEAT.max()), palette=RAMP, alpha=alpha)
@@ -36,8 +36,8 @@ def test_the_colours_cover_as_much_as_alpha_says(alpha):
     assert np.array_equal(np.asarray(plain), before)
 
 
-def test_a_zero_map_leaves_the_plain_image():
-    """Nothing is drawn where there is nothing, least of all NaN."""
+def test_zero_map_leaves_the_image_unchanged():
+    """Without NaN."""
     plain, before = image()
     drawn = cam_render.draw_overlay(
         plain, np.zeros((3, 4), dtype=np.float32), PART, highest=0.0, palette=RAMP, alpha=0.9
@@ -46,8 +46,8 @@ def test_a_zero_map_leaves_the_plain_image():
 
 
 @pytest.mark.parametrize(("side", "width"), [(40, 1), (600, 4)])
-def test_a_frame_stands_at_the_edge_of_its_box(side, width):
-    """Black, white, black from the bounds inward, thicker on larger images; what is around and inside of it stays."""
+def test_frame_is_inside_of_its_box(side, width):
+    """Black, white, black from the bounds inward, thicker on larger images; other pixels do not change."""
     plain = Image.new("RGB", (side, side), (10, 200, 30))
     nothing = np.zeros((side, side), dtype=np.float32)
     box = (side // 8, side // 4, side - 3, side // 2 + 5)
@@ -68,8 +68,8 @@ def test_a_frame_stands_at_the_edge_of_its_box(side, width):
     "box",
     [(0, 0, 1, 1), (349, 349, 350, 350), (10, 20, 12, 60), (10, 20, 60, 21), (7, 7, 10, 10), (300, 0, 309, 5), (0, 0, 350, 350)],
 )  # fmt: skip
-def test_a_small_box_is_framed_inside_of_its_bounds(box):
-    """A box that is narrower than its frame is seen as well, and nothing around it changes."""
+def test_frame_of_a_small_box_stays_inside(box):
+    """A box narrower than its frame is visible, and pixels around it do not change."""
     plain = Image.new("RGB", (350, 350), (10, 200, 30))
     nothing = np.zeros((350, 350), dtype=np.float32)
     drawn = np.asarray(
@@ -80,23 +80,23 @@ def test_a_small_box_is_framed_inside_of_its_bounds(box):
 
 
 @pytest.mark.parametrize("name", ["viridis", "jet", "magma", "gray_r"])
-def test_colours_are_matplotlibs(name):
-    """All 256 of a colour map, as matplotlib itself gives them in bytes, but for its rounding."""
+def test_colours_equal_those_of_matplotlib(name):
+    """All 256 colours, up to rounding."""
     table = colormaps.color_table(name)
     assert (table.shape, table.dtype) == ((256, 3), np.uint8)
     theirs = mpl.colormaps[name](np.arange(256), bytes=True)[:, :3].astype(int)
     assert np.abs(table - theirs).max() <= 1
 
 
-def test_values_get_their_colours():
-    """From 0 to 1; what lies beyond has the outer colours; one axis more, for the channels."""
+def test_values_are_mapped_to_colours():
+    """From 0 to 1; values outside are clipped; channels are a new last axis."""
     values = np.array([[-1, 0, 0.25], [0.5, 1, 7]], dtype=np.float32)
     assert colormaps.colorize(values, RAMP)[:, :, 0].tolist() == [[0, 0, 64], [128, 255, 255]]
 
 
-def test_an_unknown_colour_map_brings_a_proposal():
-    """The nearest names, or where nothing is near, some good ones."""
-    with pytest.raises(UsageError, match=r'^no colour map is called "virdis"; did you mean viridis'):
+def test_unknown_colour_map_proposes_names():
+    """Similar names, or some common ones."""
+    with pytest.raises(UsageError, match=r'no colour map "virdis"; did you mean viridis'):
         colormaps.color_table("virdis")
-    with pytest.raises(UsageError, match=r'^no colour map is called "#"; viridis, magma'):
+    with pytest.raises(UsageError, match=r'^--colormap: no colour map "#"; give one of matplotlib, such as viridis'):
         colormaps.color_table("#")

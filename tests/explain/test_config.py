@@ -1,4 +1,4 @@
-"""Numbers of channels as users write them."""
+"""Options with numbers and ranges of channels."""
 
 import pytest
 
@@ -19,30 +19,30 @@ from cnnkit.explain import config
         ("007", [7]),
     ],
 )
-def test_numbers_and_ranges(text, numbers):
-    """Both ends are included; in the order given, each once; all of them unless said."""
+def test_parses_numbers_and_ranges(text, numbers):
+    """Both ends are included; in the order given, without repetition; all by default."""
     assert config.parse_index_ranges(text, 10, option="--channels", of="conv1") == numbers
 
 
 @pytest.mark.parametrize("text", ["", ",", "1,", "a", "1-", "-1", "1-2-3", "1.5", "1;2", "٣", "9" * 12])
-def test_what_is_no_number(text):
-    """The message has the option, the words, and how it is written."""
+def test_rejects_malformed_ranges(text):
+    """The message has the option, the value and an example."""
     with pytest.raises(UsageError) as error:
         config.parse_index_ranges(text, 10, option="--channels", of="conv1")
     assert str(error.value) == f'--channels "{text}": give numbers and ranges, as in 0-63 or 3,7,12-20'
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("10", "10: conv1 has 10, numbered 0 to 9"),
         ("10-12", "10-12: conv1 has 10, numbered 0 to 9"),
-        ("1,5-3", "5-3: a range goes upwards; give 3-5"),
+        ("1,5-3", "5-3: the range is reversed; give 3-5"),
         ("2,999999999", "999999999: conv1 has 10, numbered 0 to 9"),
     ],
 )
-def test_numbers_that_there_are_not(text, said):
-    """Say which word, of what, and how many there are."""
+def test_rejects_numbers_out_of_range(text, message):
+    """The message has the value, the layer and the number of channels."""
     with pytest.raises(UsageError) as error:
         config.parse_index_ranges(text, 10, option="--filters", of="conv1")
-    assert str(error.value) == f"--filters {said}"
+    assert str(error.value) == f"--filters {message}"

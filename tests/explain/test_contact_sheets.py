@@ -1,4 +1,4 @@
-"""Sheets and mosaics: every thumbnail and tile at its place, captions inside of their columns, bars as long as the probability."""
+"""Contact sheets and mosaics: positions of thumbnails and tiles, widths of captions, lengths of bars."""
 
 import logging
 
@@ -17,7 +17,7 @@ def plain(colour, size=(200, 200)):
 
 
 def colour_of(cell, column):
-    """Give a colour that no other thumbnail and no letter has."""
+    """Return a colour that no other thumbnail and no letter has."""
     return (200, 40 + 10 * column, 3 * cell)
 
 
@@ -44,8 +44,8 @@ def bounds(pixels, colour):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
-def test_every_thumbnail_is_where_it_belongs(count):
-    """An image and its overlays side by side, whole; cells from left to right and row by row, all the same distance apart."""
+def test_thumbnails_are_on_a_grid(count):
+    """An image and its overlays are side by side; cells are in rows with equal gaps."""
     pixels = np.asarray(contact_sheets.render(cells(count)))
     height, width = pixels.shape[:2]
     corners = []
@@ -70,8 +70,8 @@ def test_every_thumbnail_is_where_it_belongs(count):
 @pytest.mark.parametrize(
     ("size", "side"), [((300, 100), (160, 53)), ((80, 320), (40, 160)), ((16, 8), (160, 80)), ((1, 900), (1, 160))]
 )
-def test_a_thumbnail_keeps_its_aspect(size, side):
-    """In the middle of its square, small images enlarged, however narrow."""
+def test_thumbnail_keeps_the_aspect_ratio(size, side):
+    """Centred in its square; small images are enlarged, however narrow."""
     pixels = np.asarray(contact_sheets.render(cells(1, size=size)))
     for column in range(3):
         left, top, right, bottom = bounds(pixels, colour_of(0, column))
@@ -80,16 +80,16 @@ def test_a_thumbnail_keeps_its_aspect(size, side):
         assert top == contact_sheets.SPACE + (160 - side[1]) // 2
 
 
-def test_small_images_keep_their_pixels():
-    """A digit is enlarged by whole pixels, so that they can be seen."""
+def test_small_images_are_enlarged_by_whole_pixels():
+    """The pixels of a digit stay visible."""
     values = np.random.default_rng(0).integers(0, 250, (8, 8, 3), dtype=np.uint8)
     made = contact_sheets.thumbnail(Image.fromarray(values))
     assert np.array_equal(np.asarray(made), values.repeat(20, axis=0).repeat(20, axis=1))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.002, 0.25, 0.8, 1.0])
-def test_a_bar_is_as_long_as_the_probability(share):
-    """Out of the thumbnail's width, below its own overlay; the rest is there as well, in grey."""
+def test_bar_length_is_the_probability(share):
+    """As a share of the width of the thumbnail, below its overlay; the rest is grey."""
     pixels = np.asarray(contact_sheets.render(cells(1, (share, 1 - share))))
     for column, expected in ((1, share), (2, 1 - share)):
         part = pixels[:, contact_sheets.SPACE + column * STEP :][:, : contact_sheets.SIDE]
@@ -106,8 +106,8 @@ def test_a_bar_is_as_long_as_the_probability(share):
 
 
 @pytest.mark.parametrize("letter", ["W", "i", "м", "語"])
-def test_long_names_stay_inside_of_their_columns(letter):
-    """Between and around the columns there is nothing but paper, whatever a class or a file is called."""
+def test_long_names_stay_within_columns(letter):
+    """Between and around columns there is only background."""
     long = letter * 150
     pixels = np.asarray(contact_sheets.render(cells(2, names=(long, long), path=long)))
     inked = (pixels != PAPER).any(axis=2)
@@ -123,8 +123,8 @@ def test_long_names_stay_inside_of_their_columns(letter):
         assert not captions[:, ~allowed].any()
 
 
-def test_a_number_is_not_written_over():
-    """What stands on the right of a caption looks the same behind a long name as behind a short one."""
+def test_numbers_are_not_overwritten_by_long_names():
+    """The right part of a caption is the same for a long name and a short one."""
     short, long = (np.asarray(contact_sheets.render(cells(1, names=(name, "b")))) for name in ("a", "W" * 90))
     right = contact_sheets.SPACE + 2 * STEP - contact_sheets.GAP
     digits = right - int(contact_sheets.font().getlength("0.750"))
@@ -133,8 +133,8 @@ def test_a_number_is_not_written_over():
 
 
 @pytest.mark.parametrize("keep_end", [False, True])
-def test_dots_tell_that_something_is_left_out(keep_end):
-    """As much as there is room for, from the end of a path, where its name is; what fits is left alone."""
+def test_shortened_text_has_an_ellipsis(keep_end):
+    """As long as fits, from the start or the end; a text that fits is unchanged."""
     text = "flowers/sunflower/in_a_field_behind_the_house_0123.jpg"
     width = 160
     found = contact_sheets.shorten(text, width, keep_end=keep_end)
@@ -149,8 +149,8 @@ def test_dots_tell_that_something_is_left_out(keep_end):
     assert contact_sheets.shorten("cat", 1, keep_end=keep_end) == ""
 
 
-def test_a_sheet_holds_so_many(tmp_path, caplog, monkeypatch):
-    """Thumbnails beyond what memory is for are left out, counted by image, and told; one cell is always drawn."""
+def test_sheet_has_a_maximum_of_thumbnails(tmp_path, caplog, monkeypatch):
+    """A notice counts the images that are left out; one cell is always drawn."""
     monkeypatch.setattr(contact_sheets, "MOST", 7)
     kept = contact_sheets.SheetCells()
     made = cells(5)
@@ -160,7 +160,7 @@ def test_a_sheet_holds_so_many(tmp_path, caplog, monkeypatch):
     assert (len(kept), kept.left_out) == (2, 3)
     with caplog.at_level(logging.INFO, logger="cnnkit"):
         contact_sheets.save(tmp_path / "sheet.png", kept)
-    assert caplog.messages == [f"{tmp_path / 'sheet.png'} shows the first 2 of 5 pictures"]
+    assert caplog.messages == [f"{tmp_path / 'sheet.png'} shows only the first 2 of 5 images"]
     with Image.open(tmp_path / "sheet.png") as drawn:
         assert np.array_equal(np.asarray(drawn), np.asarray(contact_sheets.render(made[:2])))
     monkeypatch.setattr(contact_sheets, "MOST", 1)
@@ -169,8 +169,8 @@ def test_a_sheet_holds_so_many(tmp_path, caplog, monkeypatch):
     assert (len(wide), wide.left_out) == (1, 0)
 
 
-def test_the_first_are_the_first(monkeypatch):
-    """Once an image was left out, no later one with fewer overlays takes its place: the sheet says that it shows the first."""
+def test_full_sheet_takes_no_later_image(monkeypatch):
+    """After the first image that is left out, later ones with fewer overlays are left out too."""
     monkeypatch.setattr(contact_sheets, "MOST", 4)
     kept = contact_sheets.SheetCells()
     made = [*cells(2), *cells(1, (0.5,), names=("cat",))]
@@ -181,8 +181,8 @@ def test_the_first_are_the_first(monkeypatch):
     assert kept.left_out == 3
 
 
-def test_a_sheet_of_nothing(tmp_path):
-    """Where no image could be read, nothing is written."""
+def test_empty_sheet_writes_nothing(tmp_path):
+    """If no image could be read."""
     contact_sheets.save(tmp_path / "sheet.png", contact_sheets.SheetCells())
     assert list(tmp_path.iterdir()) == []
 
@@ -196,13 +196,13 @@ def tiles(count, height, width):
 
 
 def bands(lines):
-    """Find where runs of lines that are not white begin and end."""
+    """Find the first and last of each run of lines that are not white."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], lines, [False]]).astype(int)))
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def shrunk(block, height, width):
-    """Undo an enlargement by whole pixels, which it must be."""
+    """Undo an enlargement by whole pixels; fail if it is another one."""
     zoom = block.shape[0] // height
     assert block.shape == (zoom * height, zoom * width, 3)
     small = block[::zoom, ::zoom]
@@ -213,8 +213,8 @@ def shrunk(block, height, width):
 @pytest.mark.parametrize(
     ("count", "height", "width"), [(1, 7, 7), (2, 5, 9), (3, 11, 11), (7, 13, 4), (12, 3, 3), (64, 27, 27), (90, 1, 1), (5, 300, 200)]
 )  # fmt: skip
-def test_every_tile_at_its_place(count, height, width):
-    """Row by row, rows and columns nearly as many, with white between and around, enlarged by whole pixels."""
+def test_tiles_are_on_a_grid(count, height, width):
+    """Row by row in a nearly square grid, with white gaps, enlarged by whole pixels."""
     given = tiles(count, height, width)
     drawn = np.asarray(contact_sheets.mosaic(given))
     dark = (drawn < 255).any(axis=2)
@@ -231,14 +231,14 @@ def test_every_tile_at_its_place(count, height, width):
 
 
 @pytest.mark.parametrize("count", [4, 64, 1024])
-def test_a_mosaic_fits_a_screen(count):
-    """Small tiles are enlarged to about a thousand pixels in all, and never past that."""
+def test_mosaic_fits_on_a_screen(count):
+    """Small tiles are enlarged to a mosaic of at most about 1000 pixels."""
     width, _ = contact_sheets.mosaic(tiles(count, 7, 7)).size
     assert 512 < width <= 1026
 
 
-def test_a_tile_by_itself():
-    """A small one is enlarged so that it can be seen, a large one is left."""
+def test_small_tile_is_enlarged():
+    """A large tile is unchanged."""
     (small,), (large,) = tiles(1, 5, 7), tiles(1, 200, 130)
     drawn = np.asarray(contact_sheets.enlarged(small))
     assert max(drawn.shape) >= 128

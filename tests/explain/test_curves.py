@@ -1,4 +1,4 @@
-"""Curves of runs: smoothing against its definition, and what is drawn read back from image and text."""
+"""Training curves: smoothing against its definition, and drawings read back from image and text."""
 
 import math
 import re
@@ -46,14 +46,14 @@ def collect(*runs, **options):
 # ---------------------------------------------------------------- collecting
 
 
-def test_smoothing_by_hand():
+def test_smoothing_worked_example():
     """With a weight of a half: 1; (1/2 + 2) / (1/2 + 1); (1/4 + 1 + 4) / (1/4 + 1/2 + 1)."""
     assert curves.smoothed([1, 2, 4], 0.5) == [1, pytest.approx(5 / 3), pytest.approx(3)]
     assert curves.smoothed([3.0, 1.0, 2.0], 0) == [3, 1, 2]
 
 
-def test_smoothing_is_a_weighted_mean_of_what_was():
-    """Every value is numpy's mean of all before it, weighted by powers of the weight; gaps stay, and weigh nothing."""
+def test_smoothing_is_a_weighted_mean_of_earlier_values():
+    """Each value is the weighted mean by numpy of all values so far; gaps stay and are ignored."""
     values = np.random.default_rng(0).normal(size=50)
     found = curves.smoothed(list(values), 0.8)
     expected = [np.average(values[: n + 1], weights=0.8 ** np.arange(n, -1, -1)) for n in range(50)]
@@ -63,8 +63,8 @@ def test_smoothing_is_a_weighted_mean_of_what_was():
     assert [value for value in gaps if value is not None] == pytest.approx(expected)
 
 
-def test_the_best_epoch_is_the_one_that_training_keeps():
-    """The lowest loss, the first of equals; the highest accuracy, of equals the one with the lower loss, then the first."""
+def test_best_epoch_is_the_one_that_training_keeps():
+    """The lowest loss, ties by the first epoch; the highest accuracy, ties by the lower loss, then the first epoch."""
     rows = [
         HistoryRow(1, val_loss=0.5, val_accuracy=0.9),
         HistoryRow(2, val_loss=math.nan, val_accuracy=0.95),
@@ -81,7 +81,7 @@ def test_the_best_epoch_is_the_one_that_training_keeps():
 
 
 def test_runs_without_an_epoch_are_left_out(caplog):
-    """One that has just begun is named in a notice; where all have, there is nothing to draw."""
+    """A notice names a run without a finished epoch; it is an error if all are."""
     with caplog.at_level("WARNING", logger="cnnkit"):
         assert [run.name for run in collect(make(0), [])] == ["run0"]
     assert caplog.messages == ["run1.csv: no epoch is finished yet; left out"]
@@ -90,9 +90,9 @@ def test_runs_without_an_epoch_are_left_out(caplog):
 
 
 @pytest.mark.parametrize("weight", [1, -0.1, math.nan])
-def test_weights_out_of_range_are_refused(weight):
-    """A weight of one would never move from the first value."""
-    with pytest.raises(UsageError, match="not from 0 to below 1"):
+def test_rejects_weights_out_of_range(weight):
+    """With a weight of one the first value would never change."""
+    with pytest.raises(UsageError, match="give a weight from 0"):
         collect(make(0), smooth=weight)
 
 
@@ -108,8 +108,8 @@ def drawn(axes, colour):
     }
 
 
-def test_every_point_is_drawn_where_it_belongs():
-    """One colour a run: training dashed, validation solid, the raw points faint, the best epoch's own values as a disc."""
+def test_lines_have_the_values_of_the_history():
+    """One colour per run: training dashed, validation solid, measured values faint, the best epoch as a disc."""
     runs = collect(make(1), make(2, epochs=50), smooth=0.8, monitor=Monitor.VAL_ACCURACY)
     figure = curves_plot.render(runs, monitor=Monitor.VAL_ACCURACY)
     panels = [axes for axes in figure.axes if axes.lines]
@@ -133,8 +133,8 @@ def test_every_point_is_drawn_where_it_belongs():
     assert words == {"training", "validation", "best epoch by val_accuracy", *told}
 
 
-def test_without_validation_there_is_training_alone():
-    """No solid line, no disc, and a legend that speaks of neither; epochs without a number are passed over."""
+def test_without_validation_only_training_is_drawn():
+    """No solid line, no disc and no legend of them; epochs with NaN are left out."""
     rows = [*make(3, epochs=5, validated=False), HistoryRow(6, math.nan), HistoryRow(7, 0.1, 0.9)]
     figure = curves_plot.render(collect(rows))
     (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata())]
@@ -142,15 +142,15 @@ def test_without_validation_there_is_training_alone():
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"training", "run0"}
 
 
-def test_many_runs_have_a_colour_each():
-    """Beyond the palette, too."""
+def test_each_of_many_runs_has_its_colour():
+    """Also more runs than colours in the palette."""
     runs = collect(*(make(seed, epochs=2) for seed in range(25)))
     axes = curves_plot.render(runs).axes[0]
     assert len({to_hex(line.get_color()) for line in axes.lines}) == 25
 
 
-def test_names_are_no_formulas_and_none_is_left_out():
-    """`_a` and `$x$` stand in the legend as they are, side by side without touching one another."""
+def test_names_are_not_typeset_and_all_are_in_the_legend():
+    """`_a` and `$x$` are unchanged in the legend, and do not overlap."""
     runs = collect(("_a.csv", make(1)), ("$x$.csv", make(2)), ("x" * 60 + ".csv", make(3)))
     figure = curves_plot.render(runs)
     figure.draw_without_rendering()
@@ -171,8 +171,8 @@ def test_the_same_histories_give_the_same_bytes(tmp_path, suffix, begins):
     assert first == (tmp_path / f"second{suffix}").read_bytes()
 
 
-def test_the_svg_holds_the_values_to_scale(tmp_path):
-    """Of the file's paths, those of loss and accuracy are the values but for scale and place; the words stand beside."""
+def test_svg_paths_are_the_values_to_scale(tmp_path):
+    """The paths of loss and accuracy are the values up to scale and offset; names are text."""
     rows = make(4)
     curves_plot.save(tmp_path / "c.svg", collect(rows))
     text = (tmp_path / "c.svg").read_text()
@@ -188,8 +188,8 @@ def test_the_svg_holds_the_values_to_scale(tmp_path):
         assert np.diff(path[:, 0]) == pytest.approx(np.diff(path[:, 0])[0], abs=1e-3)
 
 
-def test_the_image_is_of_a_sensible_size(tmp_path):
-    """Two panels side by side; thirty runs make the legend longer, and the panels no smaller."""
+def test_image_has_a_sensible_size(tmp_path):
+    """Two panels side by side; thirty runs make the legend longer, but the panels not smaller."""
     heights = []
     for count in (1, 30):
         runs = collect(*(make(seed, epochs=3) for seed in range(count)))
@@ -235,8 +235,8 @@ def text(runs, *, columns, rows=24, **options):
     ]
 
 
-def test_the_drawing_is_the_golden_one():
-    """A loss that falls by the same amount every epoch is a straight line, an accuracy that rises another."""
+def test_drawing_equals_the_expected_one():
+    """Linear losses and accuracies are straight lines."""
     rows = [HistoryRow(n, 2 - n / 10, n / 20, 1.5 - n / 20, 0.4 + n / 40, 0.1, 1.0) for n in range(1, 13)]
     found = text(collect(("straight.csv", rows)), columns=60, rows=20)
     assert found == GOLDEN.splitlines()
@@ -255,7 +255,7 @@ def dots(drawing):
     return sorted(found)
 
 
-def test_the_dots_are_the_values_to_scale():
+def test_dots_are_the_values_to_scale():
     """A line through the values passes within a dot of every dot, from the first column to the last."""
     values = [math.sin(n / 8) for n in range(60)]
     rows = [HistoryRow(n, val_loss=value) for n, value in enumerate(values)]
@@ -275,14 +275,14 @@ def test_the_dots_are_the_values_to_scale():
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 10])
-def test_terminals_too_narrow_for_a_name_end_no_run(columns):
-    """One column gave a negative width, and a traceback."""
+def test_draws_on_very_narrow_terminals(columns):
+    """One column once gave a negative width and a traceback."""
     assert text(collect(make(1), make(2)), columns=columns)
 
 
 @pytest.mark.parametrize("columns", [20, 40, 71, 72, 100, 300])
-def test_the_drawing_fits(columns):
-    """No line is wider than the terminal, and where there is room the height is kept; no blank at a line's end."""
+def test_drawing_fits_the_terminal(columns):
+    """No line is wider than the terminal, or has trailing blanks; the height is kept if the legend allows it."""
     runs = collect(make(1), ("a/" + "long-name" * 20 + ".csv", make(2)), make(3, validated=False))
     found = text(runs, columns=columns, rows=30)
     assert max(map(len, found)) <= columns
@@ -290,8 +290,8 @@ def test_the_drawing_fits(columns):
     assert all(line == line.rstrip() for line in found)
 
 
-def test_runs_are_told_apart_without_colour():
-    """Each has a letter at the end of its curves, the same as in the legend, and a disc in each panel at its best epoch."""
+def test_runs_are_distinguishable_without_colour():
+    """Each run has the key of the legend at the end of its curves, and a disc at its best epoch."""
     drawing = text(collect(make(1), make(5, epochs=20), make(9, epochs=10)), columns=120)
     panels, legend = drawing[1:17], drawing[-3:]
     fields = [re.split("[│┤]", line, maxsplit=2)[1:] for line in panels]
@@ -302,8 +302,8 @@ def test_runs_are_told_apart_without_colour():
     assert [line[:6] for line in legend] == ["1 run0", "2 run1", "3 run2"]
 
 
-def test_points_before_smoothing_are_faint_beneath():
-    """Where a line runs they give way; of several runs, or where they would fill the panel, they are left out."""
+def test_measured_values_are_faint_below_smoothed_lines():
+    """Lines cover them; for several runs, or very many epochs, they are left out."""
 
     def faint(*runs):
         drawing = curves_text.draw(collect(*runs, smooth=0.9), columns=70, lines=24)
@@ -313,8 +313,8 @@ def test_points_before_smoothing_are_faint_beneath():
     assert faint(make(1), make(2)) == faint(make(1, epochs=500)) == 0
 
 
-def test_names_do_not_steer_the_terminal():
-    """An escape sequence in a file's name is not printed as one."""
+def test_escape_sequences_in_names_are_not_printed():
+    """In the legend."""
     drawing = text(collect(("a\x1b[31m.csv", make(1))), columns=80)
     assert r"a\x1b[31m" in drawing[-1]
     assert "\x1b" not in "".join(drawing)
@@ -329,10 +329,10 @@ def test_names_do_not_steer_the_terminal():
         [HistoryRow(1, math.nan, 0.0, math.inf, 0.0)],
         [HistoryRow(1, 1e9, 0.0, 1e-9, 1.0), HistoryRow(100_000, 1e-9, 1.0, 1e9, 0.0)],
     ],
-    ids=["one epoch", "a plain", "nothing measured", "no number", "extremes"],
+    ids=["one epoch", "constant", "nothing measured", "nan", "extremes"],
 )
-def test_odd_histories_are_drawn_all_the_same(rows, tmp_path):
-    """In the terminal and into an image, without a warning; no tick is half an epoch."""
+def test_unusual_histories_are_drawn(rows, tmp_path):
+    """In the terminal and in an image, without a warning; ticks are whole epochs."""
     runs = collect(rows, smooth=0.5)
     assert "epoch" in "".join(text(runs, columns=80))
     curves_plot.save(tmp_path / "c.png", runs)
@@ -343,8 +343,8 @@ def test_odd_histories_are_drawn_all_the_same(rows, tmp_path):
 @pytest.mark.parametrize(
     "losses", [(0.0, 5e-324), (-1.7e308, 1.7e308), (1.7e308, 1.7e308), (1e-310, 2e-310), (1.0, 1.0 + 2**-52)]
 )
-def test_values_at_the_ends_of_what_numbers_can_be(losses):
-    """The nearest to nought, the largest, and two that are hardly apart: the panel has its scale, and is as large as ever."""
+def test_extreme_values_are_drawn(losses):
+    """Values near zero, the largest floats, and nearly equal ones: the panel has a scale and its usual size."""
     rows = [HistoryRow(epoch, loss, 0.5) for epoch, loss in enumerate(losses, start=1)]
     drawn = text(collect(rows), columns=80)
     usual = text(collect([HistoryRow(1, 0.5, 0.5), HistoryRow(2, 1.0, 0.5)]), columns=80)

@@ -1,4 +1,4 @@
-"""Deletion and insertion scores: closed forms on a probability that is known."""
+"""Deletion and insertion scores against closed forms for a known probability."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def quarter(height=SIDE, width=SIDE):
 
 
 class Shown:
-    """Class 2 is as probable as the share of a region that is shown as it is; every call's images are kept."""
+    """The probability of class 2 is the unchanged share of a region; the images of each call are recorded."""
 
     def __init__(self, image, region):
         self.image, self.region, self.calls = image, region, []
@@ -43,8 +43,8 @@ def measure(found, *, image=None, region=None, batch=32):
     return score, shown
 
 
-def test_the_closed_form():
-    """A map of just the quarter that matters: its pixels are the first five twentieths, so the curves fall and rise by then."""
+def test_scores_equal_the_closed_form():
+    """The map is the quarter that matters: its pixels are the first 5 of 20 steps, in which the curves fall and rise."""
     right, _ = measure(quarter().astype(np.float32))
     assert (right.deletion, right.insertion) == pytest.approx((0.125, 0.875))  # a triangle of half of 5/20
     wrong, _ = measure(1 - quarter().astype(np.float32))
@@ -55,8 +55,8 @@ def test_the_closed_form():
     assert (plain.deletion, plain.insertion) == pytest.approx((0.25, 0.75))
 
 
-def test_pixels_are_hidden_where_the_cells_stand():
-    """Of five by five cells at 0, 8, ... pixels: those about the hot one at 16 are hidden first, not those about 19.5."""
+def test_pixels_are_hidden_at_the_centres_of_cells():
+    """For 5 x 5 cells at 0, 8, ... pixels: the pixels around 16 are hidden first, not those around 19.5."""
     found = np.zeros((5, 5), dtype=np.float32)
     found[2, 2] = 1
     region = np.zeros((SIDE, SIDE), dtype=bool)
@@ -69,8 +69,8 @@ def test_pixels_are_hidden_where_the_cells_stand():
         assert score.deletion == pytest.approx(0.025)  # gone with it
 
 
-def test_a_coarse_map():
-    """Of two by two cells, on an image that is no square: the right one deletes and inserts better than any other cell."""
+def test_correct_cell_of_a_coarse_map_scores_best():
+    """2 x 2 cells on a rectangular image."""
     image = stripes(30, 52)
     scores = []
     for cell in range(4):
@@ -82,8 +82,8 @@ def test_a_coarse_map():
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 21, 100])
-def test_the_batch_does_not_matter(batch):
-    """Whatever goes through at once, the scores are the same, and never more images at once than that."""
+def test_scores_do_not_depend_on_the_batch_size(batch):
+    """No call has more images than the batch size."""
     found = np.random.default_rng(0).random((5, 5), dtype=np.float32)
     score, shown = measure(found, batch=batch)
     expected, _ = measure(found, batch=32)
@@ -91,8 +91,8 @@ def test_the_batch_does_not_matter(batch):
     assert max(map(len, shown.calls)) <= batch
 
 
-def test_what_is_shown():
-    """Deletion goes from the image to the hidden colour, insertion from a blur to the image, a twentieth more each time."""
+def test_images_of_deletion_and_insertion():
+    """Deletion goes from the image to the hidden colour, insertion from a blur to the image, in 20 steps."""
     image = stripes()
     _, shown = measure(np.random.default_rng(0).random((4, 6), dtype=np.float32), image=image)
     deleted, inserted = np.split(np.concatenate(shown.calls), 2)

@@ -1,4 +1,4 @@
-"""Values of feature maps brought to shares, folders that are only written when all is well, and layers inside of an exported graph."""
+"""Feature maps: scaling, checks before files are written, and layers of an exported graph."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from cnnkit.formats import onnx_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 
 
-def test_scaled_by_hand():
-    """By its own range each channel reaches from 0 to 1; by the layer's only the layer does; what does not change is 0."""
+def test_scaling_worked_example():
+    """By channel, each channel spans 0 to 1; by layer, the layer does; constant channels are 0."""
     values = np.array([[[-1, 0], [1, 3]], [[2, 2], [2, 2]], [[7, 3], [5, 4]]], dtype=np.float32)
     own = feature_maps.scaled(values, MapScale.CHANNEL)
     np.testing.assert_allclose(own[0], [[0, 0.25], [0.5, 1]])
@@ -41,19 +41,19 @@ class Two:
         return [self.given[layer.name] for layer in layers]
 
 
-def test_nothing_is_written_before_all_is_known(images, tmp_path):
-    """A vector, or a channel that one of the layers lacks, is refused before the first image of the first layer."""
+def test_rejects_layers_and_channels_before_writing(images, tmp_path):
+    """A layer with a vector, or a channel that a layer does not have, before the first image is written."""
     image = images(red=1) / "red" / "00.png"
     network = Two(a=np.ones((4, 3, 3), np.float32), b=np.ones((2, 3, 3), np.float32), v=np.ones(5, np.float32))
-    for layers, message in ((["a", "v"], "v answers with a vector of 5"), (["a", "b"], "--channels 3: b has 2")):
+    for layers, message in ((["a", "v"], "v outputs a vector of 5 values"), (["a", "b"], "--channels 3: b has 2")):
         options = config.FeatureMapOptions(output=tmp_path / "out", layers=layers, channels="3")
         with pytest.raises(UsageError, match=message):
             feature_maps.explain(network, image, options=options)
     assert not (tmp_path / "out").exists()
 
 
-def test_silent_channels_and_names_of_files(images, tmp_path):
-    """Silent is below a millionth of the layer's strongest, of either sign; a name with a slash is one file; 1000 need four digits."""
+def test_silent_channels_and_file_names(images, tmp_path):
+    """Silent is below a millionth of the largest absolute value; slashes in names are replaced; 1000 channels have four digits."""
     values = np.zeros((1001, 2, 2), np.float32)
     values[0], values[1], values[2], values[3, 0, 0] = -9, 1e-7, 1e-4, 2
     network = Two(**{"block/conv": values})
@@ -73,7 +73,7 @@ PREPROCESS = Preprocess(fit=Fit.SQUASH, resize=4, size=4, mean=(0.5,) * 3, std=(
 
 
 def write(path, *, batch="N", header=True, body=True):
-    """Write conv1 and relu, conv2 beside them, their sum and relu, the mean: all convolutions of 1x1; or the mean alone."""
+    """Write a network of conv1 and relu, parallel conv2, their sum and relu, and the mean; or only the mean. Convolutions are 1x1."""
     halves = np.array([[1, 0, 0], [0, -1, 0]], np.float32)[..., None, None]  # red, and what lacks green
     double = 2 * np.eye(2, dtype=np.float32)[..., None, None]
     nodes = [
@@ -101,8 +101,8 @@ def write(path, *, batch="N", header=True, body=True):
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 3])
-def test_values_by_hand(tmp_path, batch):
-    """A layer is a convolution or a sum with its activation; values are those, asked for in any order and twice, of any batch."""
+def test_activations_equal_a_worked_example(tmp_path, batch):
+    """A layer is a convolution or a sum with its activation; layers may be in any order and repeated, with any batch size."""
     network = OnnxFeatureMaps(write(tmp_path / "m.onnx", batch=batch), device="cpu")
     assert [layer.name for layer in network.layers] == ["conv1", "conv2", "node_add"]
     image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -116,13 +116,13 @@ def test_values_by_hand(tmp_path, batch):
         np.testing.assert_allclose(output, factor * first, atol=1e-5)
 
 
-def test_what_has_no_maps(tmp_path):
-    """A network without our header, one without maps, and a layer that is not there are told in one line."""
-    with pytest.raises(FormatError, match=r"none\.onnx: its header does not say how pictures are prepared"):
+def test_rejects_networks_and_layers_without_maps(tmp_path):
+    """A network without a header, one without maps, and an unknown layer."""
+    with pytest.raises(FormatError, match=r"none\.onnx: no preprocessing in its header"):
         OnnxFeatureMaps(write(tmp_path / "none.onnx", header=False), device="cpu")
-    with pytest.raises(FormatError, match=r"flat\.onnx: no layer of it answers with maps"):
+    with pytest.raises(FormatError, match=r"flat\.onnx: no layer outputs maps"):
         OnnxFeatureMaps(write(tmp_path / "flat.onnx", body=False), device="cpu")
     network = OnnxFeatureMaps(write(tmp_path / "m.onnx"), device="cpu")
     for wanted in ("3", "-4", "node_flatten"):
-        with pytest.raises(UsageError, match=f'm.onnx has no layer "{wanted}" with maps; it has conv1, conv2'):
+        with pytest.raises(UsageError, match=f'm.onnx has no layer "{wanted}" that outputs maps; it has conv1, conv2'):
             network.find(wanted)

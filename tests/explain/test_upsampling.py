@@ -1,4 +1,4 @@
-"""From cells to pixels: torch's bilinear resizing for whole windows, crops of it for parts, and boxes and peaks by hand."""
+"""Upsampling against bilinear resizing of torch and its crops; worked examples of boxes and peaks."""
 
 import numpy as np
 import pytest
@@ -22,8 +22,8 @@ def by_torch(found, height, width):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 15), st.integers(1, 15), st.integers(1, 70), st.integers(1, 70))
-def test_a_whole_window_is_torchs_bilinear_resizing(rows, columns, height, width):
-    """Cells' centres stay where they are and the outer values go on, whether the frame is larger or smaller than the map."""
+def test_whole_window_equals_bilinear_resizing_of_torch(rows, columns, height, width):
+    """Centres of cells stay in place, and outer values are constant, for larger and smaller windows."""
     found = cells(rows, columns)
     spread = upsampling.upsample(found, (0.0, 0.0, float(width), float(height)), (0, 0, width, height))
     assert (spread.shape, spread.dtype) == ((height, width), np.float32)
@@ -33,8 +33,8 @@ def test_a_whole_window_is_torchs_bilinear_resizing(rows, columns, height, width
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_part_is_a_crop_of_the_whole(data):
-    """Also where the window begins outside of the image, as it does around one that was padded."""
+def test_part_is_a_crop_of_the_whole(data):
+    """Also for a window that begins outside of the image, as for a padded one."""
     height, width = data.draw(st.integers(2, 50)), data.draw(st.integers(2, 50))
     left, top = data.draw(st.integers(-30, 30)), data.draw(st.integers(-30, 30))
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
@@ -46,14 +46,14 @@ def test_a_part_is_a_crop_of_the_whole(data):
     np.testing.assert_allclose(part, by_torch(found, height, width)[y:bottom, x:right], atol=1e-5)
 
 
-def test_a_window_with_fractions_of_pixels():
-    """One cell a pixel, shifted by a quarter of one: each pixel is a quarter of one cell and three of the other."""
+def test_window_with_fractions_of_pixels():
+    """One cell per pixel, shifted by a quarter: each pixel is 1/4 of one cell and 3/4 of the other."""
     found = np.array([[0.0, 4.0, 8.0]], dtype=np.float32)
     assert upsampling.upsample(found, (0.25, 0.0, 3.25, 1.0), (0, 0, 3, 1)).tolist() == [[0.0, 3.0, 7.0]]
 
 
-def test_cells_stand_where_their_centres_are():
-    """At 2 and 6 of 12 pixels: straight lines between them, the outer values beyond; twice as far in an image of twice the size."""
+def test_cells_are_at_their_centres():
+    """At 2 and 6 of 12 pixels: linear between them, constant outside; at twice the distance in an image of twice the size."""
     centres = CellCentres(Along(2, 4), Along(0, 1), (12, 1))
     found = np.array([[0.0], [4.0], [8.0]], dtype=np.float32)  # at 2, 6 and 10
     frame = (0.0, 0.0, 1.0, 12.0)
@@ -68,8 +68,8 @@ def test_cells_stand_where_their_centres_are():
         assert upsampling.argmax_pixel(hot, (0.0, 0.0, 1.0, 24.0), (0, 0, 1, 24), centres) == (0, y)
 
 
-def test_a_cell_whose_centre_lies_in_the_padding_stands_at_the_border():
-    """So that its peak is a pixel of the image."""
+def test_cell_centred_in_padding_is_at_the_border():
+    """Its peak is a pixel of the image."""
     centres = CellCentres(Along(-3, 5), Along(-3, 5), (8, 8))
     found = np.zeros((3, 3), dtype=np.float32)
     found[0, 2] = 1  # at -3 and 7
@@ -86,32 +86,32 @@ def test_a_cell_whose_centre_lies_in_the_padding_stands_at_the_border():
         ((4.9, 0.0, 5.0, 1.0), (5, 1), (4, 0, 5, 1)),  # rounded away at the edge
     ],
 )
-def test_the_pixels_that_a_network_saw(window, size, box):
-    """The window in whole pixels of the image, one at least."""
+def test_visible_box_is_the_window_in_whole_pixels(window, size, box):
+    """At least one pixel."""
     assert upsampling.visible_box(window, size) == box
 
 
-def test_the_peak_is_the_middle_of_the_hottest_cell():
-    """In pixels of the image, with the window's place and scale, of those in the part."""
+def test_peak_is_the_centre_of_the_hottest_cell():
+    """In pixels of the image, of the cells in the part."""
     found = np.zeros((2, 4), dtype=np.float32)
     found[1, 2] = 3
     assert upsampling.argmax_pixel(found, (0.0, 0.0, 80.0, 40.0), (0, 0, 80, 40)) == (50, 30)
     assert upsampling.argmax_pixel(found, (100.0, 10.0, 140.0, 50.0), (100, 10, 140, 50)) == (125, 40)
     assert upsampling.argmax_pixel(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) == (50, 5)
-    found[0, 0] = 5  # in the margin above of an image that was padded, where nobody can look
+    found[0, 0] = 5  # in the padding above the image
     assert upsampling.argmax_pixel(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) == (50, 5)
     found[1, 2] = 0
     assert upsampling.argmax_pixel(found, (0.0, -40.0, 80.0, 20.0), (0, 0, 80, 20)) is None
 
 
-def test_of_two_equal_cells_the_first_one_peaks():
-    """Row by row, so that the output does not depend on the machine."""
+def test_first_of_equal_cells_is_the_peak():
+    """Row by row: the output does not depend on the machine."""
     found = np.array([[0, 1, 0], [1, 0, 1]], dtype=np.float32)
     assert upsampling.argmax_pixel(found, (0.0, 0.0, 30.0, 20.0), (0, 0, 30, 20)) == (15, 5)
 
 
-def test_the_largest_hot_region_is_bounded():
-    """Of two regions the one with more pixels, though the other is hotter; the box is half open, in pixels of the image."""
+def test_box_bounds_the_largest_hot_region():
+    """Of two regions the one with more pixels, even if the other is hotter; the box is half-open, in pixels of the image."""
     heat = np.zeros((12, 20), dtype=np.float32)
     heat[1:3, 1:3] = 10  # four pixels
     heat[5:8, 10:17] = 6  # twenty-one
@@ -122,22 +122,22 @@ def test_the_largest_hot_region_is_bounded():
     assert upsampling.hot_box(heat, 0.0, (0, 0, 20, 12)) == (0, 0, 20, 12)
 
 
-def test_of_two_equal_regions_the_upper_one_is_bounded():
-    """So that the output does not depend on the machine; and a region of one pixel has a box of one."""
+def test_box_bounds_the_first_of_equal_regions():
+    """The output does not depend on the machine; a region of one pixel has a box of one pixel."""
     heat = np.zeros((9, 9), dtype=np.float32)
     heat[7, 1] = heat[2, 6] = 1
     assert upsampling.hot_box(heat, 1.0, (0, 0, 9, 9)) == (6, 2, 7, 3)
 
 
-def test_a_box_bounds_every_pixel_of_a_bent_region():
-    """What hangs together around a corner is one region."""
+def test_box_bounds_a_bent_region():
+    """Regions are connected around corners."""
     heat = np.zeros((10, 10), dtype=np.float32)
     heat[2:9, 3] = heat[8, 3:8] = 1
     assert upsampling.hot_box(heat, 0.5, (0, 0, 10, 10)) == (3, 2, 8, 9)
 
 
-def test_a_zero_map_has_neither():
-    """Nothing is hot where everything is nought."""
+def test_zero_map_has_no_box_and_no_peak():
+    """All values are zero."""
     nothing = np.zeros((3, 4), dtype=np.float32)
     assert upsampling.argmax_pixel(nothing, (0.0, 0.0, 4.0, 3.0), (0, 0, 4, 3)) is None
     assert upsampling.hot_box(nothing, 0.5, (0, 0, 4, 3)) is None

@@ -1,4 +1,4 @@
-"""Write beside, rename: a reader never sees half a file."""
+"""Write to a temporary file and rename: readers never see half a file."""
 
 import errno
 import fcntl
@@ -27,7 +27,7 @@ def write_half(path, error):
 
 
 def killed_inside(manager, path):
-    """Let a process end inside of one of atomic's context managers, as a kill ends it."""
+    """Run a process that exits inside one of atomic's context managers, as if killed."""
     program = f"import os, sys; from cnnkit.formats import atomic\nwith atomic.{manager}(sys.argv[1]): os._exit(9)"
     assert subprocess.run([sys.executable, "-c", program, path], check=False).returncode == 9
 
@@ -38,14 +38,14 @@ def mode(path):
 
 @pytest.fixture
 def umask():
-    """Set the mask, and put it back."""
+    """Return a function that sets the umask; restore it afterwards."""
     before = os.umask(0o022)
     yield os.umask
     os.umask(before)
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
-    """While the new one is written, a reader still sees the old one, whole; afterwards nothing else is in the folder."""
+def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
+    """During writing, readers see the complete old file; afterwards nothing else is in the folder."""
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with atomic.writing(path) as file:
@@ -57,8 +57,8 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_everything_as_it_was(tmp_path, error):
-    """Neither the old file nor the folder shows that somebody tried."""
+def test_failure_changes_nothing(tmp_path, error):
+    """The old file is unchanged, and no temporary file is left."""
     path = tmp_path / "file"
     for before in (None, b"old"):
         if before is not None:
@@ -69,8 +69,8 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path, error):
         assert [each for each in tmp_path.iterdir() if each != path] == []
 
 
-def test_a_signal_while_the_file_is_opened_leaves_nothing(tmp_path, monkeypatch):
-    """Python sees it when the call returns: the file is there, and nobody has its descriptor yet."""
+def test_signal_during_open_leaves_no_file(tmp_path, monkeypatch):
+    """Python raises it when the call returns: the file exists, but its descriptor is not stored yet."""
 
     def interrupted(*words, opened=os.open):
         os.close(opened(*words))
@@ -82,14 +82,14 @@ def test_a_signal_while_the_file_is_opened_leaves_nothing(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_beside_is_hidden(tmp_path):
-    """A search of the folder meanwhile does not find half a file."""
-    with atomic.writing(tmp_path / "picture.png"):
+def test_temporary_file_is_hidden(tmp_path):
+    """A search of the folder during writing does not find half a file."""
+    with atomic.writing(tmp_path / "image.png"):
         assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize(("mask", "expected"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_new_file_gets_what_the_umask_leaves(tmp_path, umask, mask, expected):
+def test_new_file_gets_the_mode_of_the_umask(tmp_path, umask, mask, expected):
     """As with any other program."""
     umask(mask)
     write(tmp_path / "file")
@@ -97,8 +97,8 @@ def test_a_new_file_gets_what_the_umask_leaves(tmp_path, umask, mask, expected):
 
 
 @pytest.mark.parametrize("before", [0o600, 0o640, 0o664, 0o755])
-def test_a_file_that_is_replaced_keeps_its_mode(tmp_path, umask, before):
-    """Whatever the umask: what the group could write it still can, and what nobody could read nobody can."""
+def test_replaced_file_keeps_its_mode(tmp_path, umask, before):
+    """Whatever the umask: permissions are neither added nor removed."""
     umask(0o022)
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -107,8 +107,8 @@ def test_a_file_that_is_replaced_keeps_its_mode(tmp_path, umask, before):
     assert mode(path) == before
 
 
-def test_a_symbolic_link_keeps_pointing(tmp_path):
-    """What it points to is replaced, or made."""
+def test_symbolic_link_is_kept(tmp_path):
+    """The file that it points to is replaced, or created."""
     (tmp_path / "real").mkdir()
     for target in ("real/there", "real/not yet"):
         link = tmp_path / "link"
@@ -119,8 +119,8 @@ def test_a_symbolic_link_keeps_pointing(tmp_path):
         link.unlink()
 
 
-def test_a_pipe_is_written_to(tmp_path):
-    """`-o >(gzip)` and /dev/stdout work: what is no file is not replaced by one."""
+def test_pipe_is_written_to(tmp_path):
+    """`-o >(gzip)` and /dev/stdout work: what is not a regular file is not replaced."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     read = []
@@ -132,7 +132,7 @@ def test_a_pipe_is_written_to(tmp_path):
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
-def test_errors_name_the_file_that_was_asked_for(tmp_path):
+def test_errors_name_the_output(tmp_path):
     """Not the temporary one."""
     with pytest.raises(OSError, match="nowhere") as caught:
         write(tmp_path / "nowhere/file")
@@ -141,16 +141,16 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path):
         write(tmp_path)
 
 
-def test_a_full_disk_names_the_file(tmp_path):
-    """An error while writing, which has no file name of its own, gets the one that the user knows."""
+def test_full_disk_names_the_file(tmp_path):
+    """An error while writing has no file name; it gets that of the output."""
     with pytest.raises(OSError, match="No space left") as caught:
         write_half(tmp_path / "file", OSError(28, "No space left on device"))
     assert caught.value.filename == str(tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_many_writers_at_once(tmp_path):
-    """The file is at every moment what one of them wrote, whole."""
+def test_concurrent_writers(tmp_path):
+    """At any moment, the file is what one of them wrote, complete."""
     path = tmp_path / "file"
     contents = [bytes([letter]) * 200_000 for letter in b"abcdef"]
     writers = [threading.Thread(target=write, args=(path, content)) for content in contents]
@@ -164,11 +164,11 @@ def test_many_writers_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-# ---------------------------------------------------------------- what killed runs leave, and runs at the same time
+# ---------------------------------------------------------------- killed runs, and concurrent runs
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path):
-    """The next writer of the same file removes it; what another file's writer left, or anybody else put there, stays."""
+def test_temporary_file_of_a_killed_run_is_removed(tmp_path):
+    """The next writer of the same file removes it; those of other files, and files with similar names, stay."""
     path = tmp_path / "file"
     killed_inside("writing", path)
     (left,) = os.listdir(tmp_path)
@@ -181,7 +181,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted([*others, ".file.00000000.tmp", "file"])
 
 
-def test_what_a_run_is_writing_is_not_removed(tmp_path):
+def test_temporary_file_of_a_live_run_is_kept(tmp_path):
     """A second writer of the same file leaves the first one's temporary file alone."""
     path = tmp_path / "file"
     with atomic.writing(path) as file:
@@ -192,8 +192,8 @@ def test_what_a_run_is_writing_is_not_removed(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_the_same_bytes_keep_the_time(tmp_path):
-    """A file that would not change is not touched, so that make has nothing to do after it; any other byte replaces it."""
+def test_unchanged_file_keeps_its_time(tmp_path):
+    """A file with the same bytes is not touched, so that make rebuilds nothing; any other byte replaces it."""
     path = tmp_path / "file"
     path.write_bytes(b"same")
     os.utime(path, (1, 1))
@@ -207,8 +207,8 @@ def test_the_same_bytes_keep_the_time(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "ü" * 127 + "x", "x" * 242, "x" * 241])
-def test_names_as_long_as_the_file_system_takes(tmp_path, name):
-    """The temporary name and the lock's name fit, too."""
+def test_longest_file_names(tmp_path, name):
+    """The names of the temporary file and of the lock also fit."""
     write(tmp_path / name)
     with atomic.claimed(tmp_path / name):
         pass
@@ -216,8 +216,8 @@ def test_names_as_long_as_the_file_system_takes(tmp_path, name):
     assert len({atomic.hidden_name(f"{name}{letter}"[-255:], ".lock") for letter in "ab"}) == 2
 
 
-def test_an_output_belongs_to_one_run(tmp_path):
-    """While it is claimed another claim is refused, of the same file under another name, too; afterwards nothing is left."""
+def test_output_is_claimed_by_one_run(tmp_path):
+    """A second claim is refused, also under another name of the same file; afterwards no lock file is left."""
     path = tmp_path / "file"
     (tmp_path / "link").symlink_to("file")
     with atomic.claimed(path):
@@ -231,8 +231,8 @@ def test_an_output_belongs_to_one_run(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "link"]
 
 
-def test_a_killed_run_claims_nothing(tmp_path):
-    """What it locked is free at once, and the next run removes the file of the lock."""
+def test_claim_ends_when_a_run_is_killed(tmp_path):
+    """The lock is released at once, and the next run removes the lock file."""
     path = tmp_path / "file"
     killed_inside("claimed", path)
     assert os.listdir(tmp_path) == [".file.lock"]
@@ -241,8 +241,8 @@ def test_a_killed_run_claims_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_many_claims_at_once(tmp_path):
-    """At every moment at most one of many runs has the output."""
+def test_concurrent_claims(tmp_path):
+    """At any moment, at most one run has the output."""
     path = tmp_path / "file"
     inside, most, had = [], [], []
 
@@ -267,16 +267,16 @@ def test_many_claims_at_once(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_lock_that_is_a_link_is_refused(tmp_path):
-    """Somebody else's link under the name of the lock neither creates nor opens what it points to."""
+def test_rejects_a_link_as_lock_file(tmp_path):
+    """A planted link under the name of the lock neither creates nor opens its target."""
     (tmp_path / ".file.lock").symlink_to("elsewhere")
     with pytest.raises(CnnkitError, match=r"\.file\.lock is in the way"), atomic.claimed(tmp_path / "file"):
         pytest.fail("claimed")
     assert os.listdir(tmp_path) == [".file.lock"]
 
 
-def test_a_folder_that_cannot_be_written_to_is_called_that(tmp_path, monkeypatch):
-    """Before any work; a missing folder is called missing, and what is no file is written to where it is."""
+def test_rejects_unwritable_and_missing_folders(tmp_path, monkeypatch):
+    """Each with its own message, before any work; /dev/stdout is accepted."""
     monkeypatch.setattr(os, "access", lambda path, _mode: "closed" not in str(path))
     (tmp_path / "closed").mkdir()
     with pytest.raises(CnnkitError, match=r"closed: this folder is not writable; write x\.npy into another one"):
@@ -287,8 +287,8 @@ def test_a_folder_that_cannot_be_written_to_is_called_that(tmp_path, monkeypatch
     atomic.check_folder("/dev/stdout")
 
 
-def test_names_are_cut_where_file_systems_would_not_take_them():
-    """Whole letters before the ending, which stays whole, with room for what comes behind; different names stay different."""
+def test_long_names_are_shortened():
+    """At whole characters, keeping the ending, with room for what is appended; different names stay different."""
     assert atomic.fitting_name("photo", ".png") == "photo.png"
     assert atomic.fitting_name("x" * 251, ".png") == "x" * 251 + ".png"
     names = [
@@ -302,7 +302,7 @@ def test_names_are_cut_where_file_systems_would_not_take_them():
 
 
 def locks_as(monkeypatch, *, folders, files=None):
-    """Let flock fail with these errors, by what it is called for."""
+    """Make flock fail with these errors for folders and for files."""
     real = fcntl.flock
 
     def flock(descriptor, how):
@@ -315,8 +315,8 @@ def locks_as(monkeypatch, *, folders, files=None):
 
 
 @pytest.mark.parametrize("error", [errno.EBADF, errno.EACCES, errno.EOPNOTSUPP])
-def test_a_folder_on_nfs_belongs_to_one_run(tmp_path, monkeypatch, error):
-    """NFS locks nothing that is open for reading alone, so no folder: a file beside it is locked, and gone afterwards."""
+def test_folder_on_nfs_is_claimed_by_one_run(tmp_path, monkeypatch, error):
+    """NFS cannot lock what is open only for reading, so not a folder: a file next to it is locked, and removed afterwards."""
     locks_as(monkeypatch, folders=error)
     (tmp_path / "out").mkdir()
     with atomic.claimed(tmp_path / "out"):
@@ -324,12 +324,12 @@ def test_a_folder_on_nfs_belongs_to_one_run(tmp_path, monkeypatch, error):
             pytest.fail("two runs at once")
         assert os.listdir(tmp_path / "out") == []
     assert os.listdir(tmp_path) == ["out"]
-    with atomic.claimed("/"):  # beside which there is nothing
+    with atomic.claimed("/"):  # no file can be next to it
         pass
 
 
-def test_without_locks_only_what_is_old_is_removed(tmp_path, monkeypatch):
-    """Where nothing tells a living run's temporary file from a dead one's, age does: two runs can write one file at once."""
+def test_without_locks_only_old_temporary_files_are_removed(tmp_path, monkeypatch):
+    """Without locks, age decides whether a temporary file is abandoned, so that two runs can write the same file."""
     locks_as(monkeypatch, folders=errno.ENOSYS, files=errno.ENOSYS)
     path = tmp_path / "file"
     left = tmp_path / ".file.01234567.tmp"
@@ -343,8 +343,8 @@ def test_without_locks_only_what_is_old_is_removed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("manager", [atomic.writing, atomic.claimed])
-def test_no_descriptor_is_left_where_a_lock_fails(tmp_path, monkeypatch, manager):
-    """What the lock of a new file raises ends the claim, and closes what was opened for it."""
+def test_failed_lock_leaves_no_descriptor_open(tmp_path, monkeypatch, manager):
+    """An error of the lock ends the claim and closes the file."""
     locks_as(monkeypatch, folders=None, files=errno.EIO)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="Input/output error"), manager(tmp_path / "file"):

@@ -1,4 +1,4 @@
-"""The cache: what is damaged in it, or somebody else's, is made again, and a folder that is not writable is called that."""
+"""The cache: damaged or foreign entries are made again, and an unwritable folder is reported."""
 
 import os
 import threading
@@ -23,7 +23,7 @@ def network():
     return helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:]))
 
 
-def test_where_it_is(monkeypatch, tmp_path):
+def test_location(monkeypatch, tmp_path):
     """CNNKIT_CACHE, else below XDG_CACHE_HOME, else below ~/.cache."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("CNNKIT_CACHE", "XDG_CACHE_HOME"):
@@ -36,8 +36,8 @@ def test_where_it_is(monkeypatch, tmp_path):
     assert (tmp_path / "own" / "weights").is_dir()
 
 
-def test_a_cache_that_is_not_writable_names_the_variable(root, monkeypatch):
-    """Where it cannot be made, and where nothing can be written into it."""
+def test_unwritable_cache_names_the_variable(root, monkeypatch):
+    """Both if it cannot be created and if it cannot be written to."""
     root.write_bytes(b"")
     with pytest.raises(
         CnnkitError, match=r"cache/weights: the cache is not writable \(Not a directory\); .* CNNKIT_CACHE"
@@ -46,13 +46,13 @@ def test_a_cache_that_is_not_writable_names_the_variable(root, monkeypatch):
     root.unlink()
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(
-        CnnkitError, match=r"cache/weights: the cache is not writable; name a folder that is in CNNKIT_CACHE"
+        CnnkitError, match=r"cache/weights: the cache is not writable; set CNNKIT_CACHE to a writable folder"
     ):
         cache.folder("weights")
 
 
-def test_a_kept_network_is_checked(root, tmp_path):
-    """It is still what every reader of ONNX reads; any other byte, a missing end, or a plain file is not what was kept."""
+def test_cached_network_is_verified(root, tmp_path):
+    """It stays valid ONNX; a changed byte, a missing end and a file without checksum are detected."""
     kept, content = tmp_path / "kept.onnx", network().SerializeToString()
     assert not cache.is_intact(kept)
     cache.keep(kept, content)
@@ -69,8 +69,8 @@ def test_a_kept_network_is_checked(root, tmp_path):
         assert not cache.is_intact(kept)
 
 
-def test_weights_that_are_not_what_their_name_says_are_not_used(root):
-    """A damaged or planted file below the hash of other bytes is passed over."""
+def test_weights_with_a_wrong_hash_are_not_used(root):
+    """A damaged or planted file under the hash of other bytes is ignored."""
     digest = sha256(b"weights").hexdigest()
     kept = cache.folder("weights") / f"{digest}.pth"
     kept.write_bytes(b"weights")
@@ -79,8 +79,8 @@ def test_weights_that_are_not_what_their_name_says_are_not_used(root):
     assert cache.find_weights(digest) is None
 
 
-def test_many_runs_fill_one_entry(root, tmp_path):
-    """Each of them works, and the entry is whole."""
+def test_concurrent_runs_write_one_entry(root, tmp_path):
+    """Each of them works, and the entry is complete."""
     kept, content = tmp_path / "kept.onnx", b"content" * 50_000
     threads = [threading.Thread(target=cache.keep, args=(kept, content)) for _ in range(6)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Features on disk: what is written is read, nothing half done is taken for whole, and work stopped anywhere is gone on with."""
+"""Features on disk: the round trip, incomplete files are never read, and a run stopped anywhere can be resumed."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def writer(path, **changes):
 
 
 def write(path, count=10, batch=4, **changes):
-    """Write features of `count` images, batch by batch."""
+    """Write features of `count` images in batches."""
     with writer(path, **changes) as file:
         for start in range(0, count, batch):
             size = min(batch, count - start)
@@ -57,16 +57,16 @@ def content(path):
 
 
 class Killed(BaseException):
-    """What happens to a process, as far as it can be shown within one."""
+    """Simulates the end of a process that is killed."""
 
 
-# ---------------------------------------------------------------- what is written is read
+# ---------------------------------------------------------------- round trip
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("shape", [(5,), (3, 2, 4)])
 def test_round_trip(tmp_path, shape, dtype):
-    """Values, rows with any names, and the Header come back; plain numpy.load reads the values."""
+    """Values, rows with any names, and the Header are preserved; numpy.load reads the values."""
     path = write(tmp_path / "train.npy", shape=shape, dtype=dtype)
     loaded = features.load(path)
     assert loaded.values.dtype == dtype
@@ -78,22 +78,22 @@ def test_round_trip(tmp_path, shape, dtype):
     assert sorted(os.listdir(tmp_path)) == ["train.json", "train.npy", "train.tsv"]
 
 
-def test_the_npy_is_what_numpy_writes(tmp_path):
-    """The .npy has numpy's own bytes, though the number of rows was not known when its header was begun."""
+def test_npy_is_byte_identical_to_numpys(tmp_path):
+    """Though the number of rows was unknown when its header was first written."""
     path = write(tmp_path / "train.npy")
     np.save(tmp_path / "numpy.npy", values(10))
     assert path.read_bytes() == (tmp_path / "numpy.npy").read_bytes()
 
 
-def test_the_same_rows_give_the_same_bytes(tmp_path):
-    """Neither the folder's name, nor the time, nor how rows are grouped into batches shows in the files."""
+def test_same_rows_give_same_bytes(tmp_path):
+    """The folder's name, the time and the batch size do not affect the files."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     assert content(write(tmp_path / "a" / "x.npy", batch=4)) == content(write(tmp_path / "b" / "x.npy", batch=3))
 
 
-def test_a_reader_sees_whole_files_or_none(tmp_path):
-    """Until all is done the names are not there, and the .json is the last to appear."""
+def test_readers_see_complete_files_or_none(tmp_path):
+    """During writing only the parts exist."""
     path = tmp_path / "train.npy"
     with writer(path) as file:
         file.write(values(4), rows(4))
@@ -101,8 +101,8 @@ def test_a_reader_sees_whole_files_or_none(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["train.json", "train.npy", "train.tsv"]
 
 
-def test_old_features_stand_until_new_ones_are_whole(tmp_path):
-    """Features that are written anew can be read until they are replaced."""
+def test_old_features_stay_until_new_ones_are_complete(tmp_path):
+    """They can be read until they are replaced."""
     path = write(tmp_path / "train.npy")
     with writer(path) as file:
         file.write(values(2, 50), rows(2, 50))
@@ -111,40 +111,40 @@ def test_old_features_stand_until_new_ones_are_whole(tmp_path):
 
 
 def test_labels_in_another_encoding(tmp_path):
-    """A class named by a folder whose name is no UTF-8 goes through the Header unharmed."""
+    """A class name that is not UTF-8, from a folder's name, is preserved in the Header."""
     with writer(tmp_path / "x.npy") as file:
         file.write(values(3), [ManifestRow("1.jpg", "кошка"), ManifestRow("2.jpg", "caf\udce9"), ManifestRow("3.jpg")])
     assert features.load(tmp_path / "x.npy").header.classes == ("caf\udce9", "кошка")
 
 
-# ---------------------------------------------------------------- what does not belong together
+# ---------------------------------------------------------------- files that do not match
 
 
 @pytest.mark.parametrize("suffix", [".json", ".tsv"])
-def test_a_missing_neighbour(tmp_path, suffix):
-    """Without its .json or .tsv an array is not taken for features; the message says which and what to do."""
+def test_missing_json_or_tsv(tmp_path, suffix):
+    """An array alone is not features; the message says which file is missing and what to do."""
     path = write(tmp_path / "train.npy")
     path.with_suffix(suffix).unlink()
-    with pytest.raises(FormatError, match=rf"train\.npy has no train\{suffix} beside it; run cnn-extract again"):
+    with pytest.raises(FormatError, match=rf"train\.npy: train\{suffix} is missing next to it; run cnn-extract again"):
         features.load(path)
 
 
-def test_a_missing_array(tmp_path):
-    """A missing .npy is named, with the command that makes one."""
-    with pytest.raises(FormatError, match=r"none\.npy: no such file; features come from cnn-extract"):
+def test_missing_npy(tmp_path):
+    """The message names the command that makes one."""
+    with pytest.raises(FormatError, match=r"none\.npy: no such file; make features with cnn-extract"):
         features.load(tmp_path / "none.npy")
 
 
-def test_another_number_of_rows(tmp_path):
-    """An array and a list of different lengths are refused with both numbers."""
+def test_rejects_different_numbers_of_rows(tmp_path):
+    """The message gives both numbers."""
     path = write(tmp_path / "train.npy")
     manifest.save(path.with_suffix(".tsv"), rows(9))
     with pytest.raises(FormatError, match=r"train\.npy has 10 rows, train\.tsv has 9; run cnn-extract again"):
         features.load(path)
 
 
-def test_another_kind_of_header(tmp_path):
-    """A .json of something else is refused with what was found and what was expected."""
+def test_rejects_another_kind_of_header(tmp_path):
+    """The message says what was found and what was expected."""
     path = write(tmp_path / "train.npy")
     path.with_suffix(".json").write_text(HEADER.but(kind=ArtefactKind.MODEL).to_json())
     with pytest.raises(FormatError, match=r"train\.json: found model, expected features; make one with cnn-extract"):
@@ -154,8 +154,8 @@ def test_another_kind_of_header(tmp_path):
         features.load(path)
 
 
-def test_the_name_ends_in_npy(tmp_path):
-    """Another ending is a usage error, before anything is written."""
+def test_rejects_names_other_than_npy(tmp_path):
+    """As a usage error, before anything is written."""
     for name in ("train.npz", "train", "train.json"):
         with pytest.raises(UsageError, match=r"features are written to a \.npy file"):
             writer(tmp_path / name)
@@ -165,19 +165,19 @@ def test_the_name_ends_in_npy(tmp_path):
 
 
 @pytest.mark.parametrize("neighbour", ["split.tsv", "split.json"])
-def test_files_of_others_are_not_written_over(tmp_path, neighbour):
+def test_other_files_are_not_overwritten(tmp_path, neighbour):
     """`cnn-extract split.tsv -o split.npy` must not replace the manifest it reads."""
     (tmp_path / neighbour).write_text("path\tlabel\na.jpg\tcat\n")
-    with pytest.raises(UsageError, match=rf"split\.npy: {neighbour} belongs beside it, .*choose another name"):
+    with pytest.raises(UsageError, match=rf"split\.npy: {neighbour} would be overwritten, .*choose another name"):
         writer(tmp_path / "split.npy")
     assert (tmp_path / neighbour).read_text().startswith("path")
 
 
-# ---------------------------------------------------------------- arrays by others
+# ---------------------------------------------------------------- other arrays
 
 
-def test_plain_arrays_are_mapped(tmp_path):
-    """Anybody's array of floats with two or four axes is taken, without neighbours."""
+def test_plain_arrays_are_read(tmp_path):
+    """Any float array with two or four axes is accepted, without .tsv and .json."""
     for array in (np.zeros((3, 4)), np.zeros((3, 4), np.float16), np.zeros((2, 3, 4, 4), np.float32, order="F")):
         np.save(tmp_path / "x.npy", array)
         np.testing.assert_array_equal(features.load_values(tmp_path / "x.npy"), array)
@@ -186,8 +186,8 @@ def test_plain_arrays_are_mapped(tmp_path):
 @pytest.mark.parametrize(
     "array", [np.zeros(3), np.zeros((2, 3, 4)), np.zeros((2, 3), np.int64), np.zeros((2, 3), complex), np.array(["a"])]
 )
-def test_other_arrays_are_refused(tmp_path, array):
-    """An array of another shape or type is refused with what was found and what was expected."""
+def test_rejects_other_shapes_and_types(tmp_path, array):
+    """The message says what was found and what was expected."""
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(
         FormatError,
@@ -197,10 +197,10 @@ def test_other_arrays_are_refused(tmp_path, array):
 
 
 @pytest.mark.parametrize("shape", [(3, 0), (3, 4, 0, 2)])
-def test_rows_of_no_values_are_refused(tmp_path, shape):
-    """The training said that its input had 0 channels, and to give 1 or more."""
+def test_rejects_rows_without_values(tmp_path, shape):
+    """Here, before a training reports an input of 0 channels."""
     np.save(tmp_path / "x.npy", np.zeros(shape, np.float32))
-    with pytest.raises(FormatError, match=r"x\.npy: rows of no values \(shape .*\); run cnn-extract again"):
+    with pytest.raises(FormatError, match=r"x\.npy: rows without values \(shape .*\); run cnn-extract again"):
         features.load_values(tmp_path / "x.npy")
 
 
@@ -209,7 +209,7 @@ def bomb():
 
 
 class Bomb:
-    """A pickle that does something."""
+    """A pickle that runs code."""
 
     def __reduce__(self):
         return bomb, ()
@@ -218,37 +218,37 @@ class Bomb:
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"\x93NUMPY", b"\x93NUMPY\x01\x00v\x00{'descr': ((((", b"PK\x03\x04"]
 )
-def test_rubbish_is_refused(tmp_path, content):
-    """Bytes that are no array are one line, whatever they are."""
+def test_rejects_other_bytes(tmp_path, content):
+    """Any other content is one line."""
     (tmp_path / "x.npy").write_bytes(content)
-    with pytest.raises(FormatError, match=r"x\.npy: no plain array of numbers"):
+    with pytest.raises(FormatError, match=r"x\.npy: not a plain array of numbers"):
         features.load_values(tmp_path / "x.npy")
 
 
 def test_pickles_are_not_run(tmp_path):
-    """Arrays of objects, archives and headers that lie about their length are refused."""
+    """Arrays of objects, archives and headers with wrong lengths are refused."""
     np.save(tmp_path / "x.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
-    with pytest.raises(FormatError, match="no plain array of numbers"):
+    with pytest.raises(FormatError, match="not a plain array of numbers"):
         features.load_values(tmp_path / "x.npy")
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
     (tmp_path / "x.npz").rename(tmp_path / "x.npy")
-    with pytest.raises(FormatError, match="no plain array of numbers"):
+    with pytest.raises(FormatError, match="not a plain array of numbers"):
         features.load_values(tmp_path / "x.npy")
     np.save(tmp_path / "x.npy", np.zeros((100, 5)))
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
-    with pytest.raises(FormatError, match="cut short"):
+    with pytest.raises(FormatError, match="truncated"):
         features.load_values(tmp_path / "x.npy")
     huge = b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999, 5), }"
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + huge.ljust(117) + b"\n")
-    with pytest.raises(FormatError, match="no plain array of numbers"):
+    with pytest.raises(FormatError, match="not a plain array of numbers"):
         features.load_values(tmp_path / "x.npy")
 
 
-# ---------------------------------------------------------------- stopped, and gone on with
+# ---------------------------------------------------------------- stopped and resumed
 
 
 def begin(path, count=8, batch=4, **changes):
-    """Leave what a process leaves that is killed: the parts as they stand, and nothing that `with` does at its end."""
+    """Leave the parts as a killed process does, without what the `with` statement does at its end."""
     left = {}
 
     def stopped():
@@ -264,8 +264,8 @@ def begin(path, count=8, batch=4, **changes):
         part.write_bytes(content)
 
 
-def go_on(path, count=10, batch=4, **changes):
-    """Write what is missing."""
+def resume(path, count=10, batch=4, **changes):
+    """Resume and write the missing rows; return the number of rows kept."""
     file = writer(path, **changes)
     done = file.resume(multiple_of=batch)
     assert done == rows(len(done))
@@ -282,7 +282,7 @@ def parts(path):
 
 @pytest.fixture
 def whole(tmp_path):
-    """The bytes of a run that nobody stopped."""
+    """The bytes of a run that was not stopped."""
     (tmp_path / "whole").mkdir()
     return content(write(tmp_path / "whole" / "x.npy"))
 
@@ -302,20 +302,20 @@ def whole(tmp_path):
         (10**6, 10**6, 0),
     ],
 )
-def test_stopped_anywhere_and_gone_on_with(tmp_path, whole, values_cut, rows_cut, kept):
-    """Whatever reached the disk of the .npy and of the .tsv, the outcome is that of a run that nobody stopped."""
+def test_resume_is_byte_identical(tmp_path, whole, values_cut, rows_cut, kept):
+    """However much of the .npy and the .tsv reached the disk."""
     path = tmp_path / "x.npy"
     begin(path)
     for part, cut in zip(parts(path)[:2], (values_cut, rows_cut), strict=True):
         held = part.read_bytes()
         part.write_bytes(held[: max(len(held) - cut, 0)])
-    assert go_on(path) == kept
+    assert resume(path) == kept
     assert content(path) == whole
     assert not any(part.exists() for part in parts(path))
 
 
-def test_every_single_cut(tmp_path, whole):
-    """The same for every length at which the list can be cut, next to more values than it names."""
+def test_resume_after_every_truncation_of_the_tsv(tmp_path, whole):
+    """The result is the same for every length of the .tsv, with more values than rows."""
     path = tmp_path / "x.npy"
     begin(path)
     saved = {part: part.read_bytes() for part in parts(path)}
@@ -325,24 +325,24 @@ def test_every_single_cut(tmp_path, whole):
         for file in (path, path.with_suffix(".tsv"), path.with_suffix(".json")):
             file.unlink(missing_ok=True)
         parts(path)[1].write_bytes(saved[parts(path)[1]][:length])
-        go_on(path)
+        resume(path)
         assert content(path) == whole
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2, None])
-def test_stopped_while_beginning(tmp_path, whole, missing):
-    """Parts of which one is missing are no beginning; a run that wrote no row is begun anew."""
+def test_resume_starts_over_without_all_parts(tmp_path, whole, missing):
+    """If one of the parts is missing, or no row was written."""
     path = tmp_path / "x.npy"
     begin(path, count=8 if missing is not None else 0)
     if missing is not None:
         parts(path)[missing].unlink()
-    assert go_on(path) == 0
+    assert resume(path) == 0
     assert content(path) == whole
 
 
 @pytest.mark.parametrize("step", ["replace 1", "replace 2", "json", "unlink"])
-def test_stopped_while_names_are_given(tmp_path, whole, monkeypatch, step):
-    """At the end, between one name and the next, nothing is lost: no half result is read, and all rows are kept."""
+def test_stopped_between_renames(tmp_path, whole, monkeypatch, step):
+    """At the end of a run: incomplete features are not read, and all rows are kept."""
     path = tmp_path / "x.npy"
     count = 0
 
@@ -370,31 +370,31 @@ def test_stopped_while_names_are_given(tmp_path, whole, monkeypatch, step):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         write_and_stop(patch)
     if step == "unlink":
-        assert features.load(path).rows == rows(10)  # all was done but to clean up
+        assert features.load(path).rows == rows(10)  # only a part was left to remove
         assert writer(path).finished() == rows(10)
     else:
         with pytest.raises(FormatError):
             features.load(path)
-        assert go_on(path) == 8
+        assert resume(path) == 8
     assert content(path) == whole
 
 
-def test_old_features_do_not_come_back(tmp_path, whole):
-    """When features are written anew and the run is stopped, the old ones stand, and are not taken for its beginning."""
+def test_old_features_are_not_resumed(tmp_path, whole):
+    """If a run that replaces features is stopped, the old ones stay, and are not used as its parts."""
     path = write(tmp_path / "x.npy", count=3)
     begin(path)
     assert len(features.load(path).rows) == 3
     parts(path)[0].unlink()
-    assert go_on(path) == 0
+    assert resume(path) == 0
     assert content(path) == whole
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": {"batch": 8}}, "begun with batch 4, now 8"),
-        ({"dtype": "float16"}, "begun with dtype float32, now float16"),
-        ({"shape": (6,)}, r"begun with shape \[5\], now \[6\]"),
+        ({"settings": {"batch": 8}}, "started with batch 4, now 8"),
+        ({"dtype": "float16"}, "started with dtype float32, now float16"),
+        ({"shape": (6,)}, r"started with shape \[5\], now \[6\]"),
         (
             {"header": HEADER.but(backbone=Backbone("vgg16", "features.18", Pool.AVG))},
             "backbone name mobilenet_v2, now vgg16",
@@ -403,18 +403,18 @@ def test_old_features_do_not_come_back(tmp_path, whole):
         ({"header": HEADER.but(made_by={"a": "2"})}, "made_by {'a': '1'}, now {'a': '2'}"),
     ],
 )
-def test_other_settings_are_refused(tmp_path, changes, message):
-    """What was begun otherwise is not gone on with; the message gives the setting with both values, and leaves the parts."""
+def test_resume_rejects_other_settings(tmp_path, changes, message):
+    """The message gives the setting with both values, and the parts are kept."""
     path = tmp_path / "x.npy"
     begin(path)
     before = [part.read_bytes() for part in parts(path)]
-    with pytest.raises(FormatError, match=rf"x\.npy\.part: .*{message}; begin anew without --resume"):
+    with pytest.raises(FormatError, match=rf"x\.npy\.part: .*{message}; start over without --resume"):
         writer(path, **changes).resume(multiple_of=4)
     assert [part.read_bytes() for part in parts(path)] == before
 
 
-def test_errors_leave_the_parts_and_an_empty_run_nothing(tmp_path):
-    """After an error rows are kept to go on from; without a row there is nothing to keep."""
+def test_errors_keep_parts_that_have_rows(tmp_path):
+    """For --resume; parts without a row are removed."""
     path = tmp_path / "x.npy"
 
     def fail(count):
@@ -430,8 +430,8 @@ def test_errors_leave_the_parts_and_an_empty_run_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_starting_over_forgets_the_old_beginning(tmp_path):
-    """Without resume a new run does not go on, and a kill at its very start leaves nothing that says otherwise."""
+def test_starting_over_discards_the_old_settings(tmp_path):
+    """Also if the new run is killed at its start."""
     path = tmp_path / "x.npy"
     begin(path)
     other = HEADER.but(made_by={"a": "2"})
@@ -440,8 +440,8 @@ def test_starting_over_forgets_the_old_beginning(tmp_path):
     assert json.loads(parts(path)[2].read_text())["made_by"] == {"a": "2"}
 
 
-def test_what_is_finished_is_known_by_its_header(tmp_path):
-    """Complete features are found by the same header, shape and dtype, and by no others."""
+def test_finished_features_are_recognised(tmp_path):
+    """By the same header, shape and dtype only."""
     path = write(tmp_path / "x.npy")
     assert writer(path).finished() == rows(10)
     for changes in ({"dtype": "float16"}, {"shape": (6,)}, {"header": HEADER.but(made_by={})}):
@@ -451,13 +451,13 @@ def test_what_is_finished_is_known_by_its_header(tmp_path):
     assert writer(path).finished() is None
 
 
-# ---------------------------------------------------------------- what is not trusted
+# ---------------------------------------------------------------- untrusted files
 
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize(("row", "kept"), [(0, 0), (3, 0), (4, 4), (7, 4)])
-def test_changed_bytes_are_computed_again(tmp_path, caplog, which, row, kept):
-    """A resumed run goes on after the last batch that has the checksums that it had: whatever else was written is made again."""
+def test_resume_recomputes_damaged_rows(tmp_path, caplog, which, row, kept):
+    """It continues after the last batch with the right checksums."""
     path, whole = tmp_path / "x.npy", content(write(tmp_path / "whole.npy"))
     begin(path, count=8)
     part = parts(path)[which]
@@ -474,8 +474,8 @@ def test_changed_bytes_are_computed_again(tmp_path, caplog, which, row, kept):
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[1]", b"[" * 100_000, b"nothing here"])
-def test_a_description_that_is_damaged_is_not_resumed(tmp_path, damage):
-    """Without the settings of the earlier run nothing says that its rows are right: the run starts over."""
+def test_resume_starts_over_without_valid_settings(tmp_path, damage):
+    """If the settings of the earlier run are damaged, its rows cannot be trusted."""
     path = tmp_path / "x.npy"
     begin(path)
     parts(path)[2].write_bytes(damage)
@@ -484,8 +484,8 @@ def test_a_description_that_is_damaged_is_not_resumed(tmp_path, damage):
 
 
 @pytest.mark.parametrize("make", [os.link, os.symlink])
-def test_a_part_under_a_second_name_is_not_written_through(tmp_path, make):
-    """A part that is a link to another file leaves that file as it is, whether a run starts over or resumes."""
+def test_links_in_place_of_parts_are_not_followed(tmp_path, make):
+    """The other file is unchanged, whether a run starts over or resumes."""
     path = tmp_path / "x.npy"
     for resumes in (False, True):
         begin(path)
@@ -504,8 +504,8 @@ def test_a_part_under_a_second_name_is_not_written_through(tmp_path, make):
         assert [os.path.islink(final) for final in tmp_path.glob("x.*")] == [False] * 3
 
 
-def test_a_description_that_is_a_link_is_refused(tmp_path):
-    """The file that has the lock is not opened through a link, and another name of a file is given up."""
+def test_rejects_a_link_in_place_of_the_locked_part(tmp_path):
+    """A symbolic link is refused, and a hard link is replaced."""
     path = tmp_path / "x.npy"
     (tmp_path / "victim").write_bytes(b"precious")
     described = parts(path)[2]
@@ -519,8 +519,8 @@ def test_a_description_that_is_a_link_is_refused(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["victim", "x.json", "x.npy", "x.tsv"]
 
 
-def test_the_second_of_two_runs_is_told(tmp_path):
-    """While one run writes, another one is refused, resumed or not; the files are those of the first, as if it had been alone."""
+def test_second_run_is_refused(tmp_path):
+    """Resumed or not; the files are those of the first run, as if it had been alone."""
     path = tmp_path / "x.npy"
     with writer(path) as file:
         file.write(values(4), rows(4))
@@ -535,7 +535,7 @@ def test_the_second_of_two_runs_is_told(tmp_path):
 
 
 def raw(shape, *, descr="<f4", fortran=False, body=b""):
-    """Give a .npy whose header says anything."""
+    """Return a .npy with any header."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": fortran, "shape": shape})
     return buffer.getvalue() + body
@@ -567,26 +567,26 @@ def raw(shape, *, descr="<f4", fortran=False, body=b""):
     ],
     ids=range(20),
 )
-def test_arrays_that_are_no_features(tmp_path, content):
-    """Any other array, or the header of one that is not there, is refused in one line that names the file."""
+def test_rejects_arrays_that_are_not_features(tmp_path, content):
+    """Any other array, or a header without its values, in one line that names the file."""
     (tmp_path / "x.npy").write_bytes(content)
-    with pytest.raises(FormatError, match=r"x\.npy: (found|no plain array)") as caught:
+    with pytest.raises(FormatError, match=r"x\.npy: (found|not a plain array)") as caught:
         features.load_values(tmp_path / "x.npy")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", [">f4", ">f2", ">f8", "<f8"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_arrays_of_other_machines(tmp_path, dtype, order):
-    """The other order of bytes, or of axes, gives the same numbers, in an array that torch takes."""
+def test_other_byte_and_axis_orders(tmp_path, dtype, order):
+    """The numbers are the same, in an array that torch accepts."""
     np.save(tmp_path / "x.npy", np.asarray(values(4), dtype=dtype, order=order))
     loaded = features.load_values(tmp_path / "x.npy")
     np.testing.assert_array_equal(loaded, values(4).astype(dtype))
     assert torch.from_numpy(np.array(loaded)).shape == (4, 5)
 
 
-def test_a_start_that_fails_lets_go(tmp_path, monkeypatch):
-    """A disk that is full before the first row leaves no part, and no lock that would keep the same process from trying again."""
+def test_failed_start_removes_parts_and_lock(tmp_path, monkeypatch):
+    """If the disk is full before the first row, the same process can try again."""
     path = tmp_path / "train.npy"
 
     def full(*_, **__):

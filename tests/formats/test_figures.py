@@ -1,4 +1,4 @@
-"""Figures as files: refused before they are drawn, whole or not there, and the same bytes for the same figure."""
+"""Figures as files: errors before drawing, complete or absent, and the same bytes for the same figure."""
 
 import matplotlib as mpl
 import pytest
@@ -9,12 +9,12 @@ from cnnkit.errors import UsageError
 from cnnkit.formats import atomic, figures
 
 BEGINS = {"png": b"\x89PNG\r\n", "svg": b"<?xml", "pdf": b"%PDF-"}
-#: What tells when and by what a file was made, as each format writes it.
+#: The metadata of each format that depends on time or version.
 CHANGING = {"png": b"Software", "svg": b"dc:date", "pdf": b"CreationDate"}
 
 
 def drawn():
-    """A line that a frame clips, which is what SVG makes random names for, in the middle of much paper."""
+    """Return a figure with a clipped line, for which SVG makes random names, and wide margins."""
     figure = Figure(figsize=(4, 3))
     axes = figure.add_axes((0.4, 0.4, 0.2, 0.2))
     axes.set_axis_off()
@@ -23,21 +23,19 @@ def drawn():
 
 
 @pytest.mark.parametrize("name", ["figure", "figure.jpg", "figure.png.txt", ".png", "figure.svgz"])
-def test_another_ending_is_refused_before_anything_is_drawn(tmp_path, name):
-    """One line that names the file and the three that there are; what stood there stays."""
+def test_rejects_other_endings_before_drawing(tmp_path, name):
+    """In one line that names the file and the three endings; an existing file stays."""
     path = tmp_path / name
     path.write_text("mine")
     for refused in (lambda: figures.check(path), lambda: figures.save(path, lambda: pytest.fail("it was drawn"))):
-        with pytest.raises(
-            UsageError, match=r"the ending names the format of the picture; use one of .png, .svg, .pdf$"
-        ):
+        with pytest.raises(UsageError, match=r"unknown format; give it a name that ends in .png, .svg or .pdf$"):
             refused()
     assert path.read_text() == "mine"
 
 
 @pytest.mark.parametrize("kind", BEGINS)
-def test_the_same_figure_gives_the_same_bytes_in_the_format_of_its_ending(tmp_path, kind):
-    """In any case of letters, without a word of when and by what it was made."""
+def test_same_figure_gives_same_bytes(tmp_path, kind):
+    """In the format of its ending, regardless of case, without metadata that changes."""
     names = (f"one.{kind}", f"two.{kind.upper()}")
     for name in names:
         assert figures.check(name) == kind
@@ -48,16 +46,16 @@ def test_the_same_figure_gives_the_same_bytes_in_the_format_of_its_ending(tmp_pa
     assert CHANGING[kind] not in one
 
 
-def test_paper_that_nothing_is_drawn_on_is_cut_off(tmp_path):
-    """A fifth of 4 x 3 inches is left, and matplotlib's 0.1 inches on each side, at 150 points an inch: 150 x 120, but for rounding."""
+def test_figure_is_cropped(tmp_path):
+    """To a fifth of 4 x 3 inches plus matplotlib's margin of 0.1 inch on each side, at 150 dpi: 150 x 120, up to rounding."""
     figures.save(tmp_path / "cut.png", drawn)
     with Image.open(tmp_path / "cut.png") as image:
         assert image.size == pytest.approx((150, 120), abs=2)
         assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
 
 
-def test_a_figure_that_fails_leaves_the_old_one_and_matplotlib_as_they_were(tmp_path, monkeypatch):
-    """The drawing may fail, the folder be none, or the disk be full; nobody else's SVGs get our names."""
+def test_failure_keeps_the_old_figure_and_matplotlibs_settings(tmp_path, monkeypatch):
+    """If drawing fails, the folder is missing, or the disk is full."""
     path = tmp_path / "figure.svg"
     path.write_text("old")
     seen = []

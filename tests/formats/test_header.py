@@ -1,4 +1,4 @@
-"""The Header that every artefact carries."""
+"""The Header in every artefact."""
 
 import json
 import math
@@ -65,8 +65,8 @@ def read(text, kind=None):
     return Header.from_json(text, name="train.json", kind=kind)
 
 
-def test_files_without_grey_are_as_they_were():
-    """Only a file of grey images says so: others have the bytes that they had before there was grey, and read as colour."""
+def test_grey_is_written_only_if_true():
+    """So that files of colour images are byte-identical to those of earlier versions."""
     assert "grey" not in PREPROCESS
     assert read(WHOLE.to_json()).preprocess == Preprocess()
     grey = WHOLE.but(preprocess=Preprocess(grey=True))
@@ -75,28 +75,28 @@ def test_files_without_grey_are_as_they_were():
     assert difference(WHOLE, grey) == ("grey", False, True)
 
 
-def test_the_default_temperature_is_1():
-    """A network says by how much its logits are divided already."""
+def test_default_temperature_is_1():
+    """The Header records by how much the logits are already divided."""
     assert WHOLE.temperature == 1
     assert read(WHOLE.but(training={"temperature": 2.5}).to_json()).temperature == 2.5
 
 
 @given(HEADERS)
-def test_a_header_comes_back(header):
-    """What is written is what is read, for every kind and with anything missing; floats to the last bit."""
+def test_round_trip(header):
+    """For every kind and with any field missing; floats to the last bit."""
     assert read(header.to_json()) == header
 
 
-def test_the_text_is_always_the_same():
-    """One line, in the order of the fields, without anything of the moment."""
+def test_text_is_deterministic():
+    """One line, in the order of the fields, without a date."""
     assert WHOLE.to_json() == WHOLE.but().to_json()
     assert "\n" not in WHOLE.to_json()
     assert list(json.loads(WHOLE.to_json()))[:4] == ["cnnkit", "kind", "classes", "preprocess"]
     assert json.loads(WHOLE.to_json())["cnnkit"] == VERSION == 1
 
 
-def test_it_is_plain_json_for_others():
-    """Another program finds what the design names, under those names."""
+def test_plain_json_for_other_programs():
+    """With the documented names."""
     raw = json.loads(WHOLE.to_json())
     assert (raw["kind"], raw["classes"]) == ("features", ["cat", "Hündin"])
     assert raw["preprocess"]["fit"] == "crop"
@@ -110,8 +110,8 @@ def test_it_is_plain_json_for_others():
     }
 
 
-def test_fields_that_a_later_cnnkit_adds_are_passed_over():
-    """The same version may grow: what is not known does no harm."""
+def test_unknown_fields_are_ignored():
+    """A later cnnkit may add fields in the same version."""
     raw = json.loads(WHOLE.to_json())
     raw["mood"] = "good"
     raw["preprocess"]["gamma"] = 2.2
@@ -120,8 +120,8 @@ def test_fields_that_a_later_cnnkit_adds_are_passed_over():
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", '"cnnkit"', "{}", '{"kind": "features"}', "[1, 2]"])
-def test_what_carries_no_header(text):
-    """Any other text, JSON or not, is told from a header, with the command that makes one."""
+def test_rejects_other_text(text):
+    """JSON or not, with the command that makes a header."""
     with pytest.raises(FormatError, match=r"train.json: no cnnkit header in it; make one with cnn-extract"):
         read(text, ArtefactKind.FEATURES)
     with pytest.raises(FormatError, match="was it made by cnnkit"):
@@ -129,8 +129,8 @@ def test_what_carries_no_header(text):
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
-def test_another_version(version):
-    """The message says which was found and which is read."""
+def test_rejects_other_versions(version):
+    """The message gives the version found and the supported one."""
     raw = json.loads(WHOLE.to_json()) | {"cnnkit": version}
     with pytest.raises(
         FormatError,
@@ -143,7 +143,7 @@ def test_another_version(version):
     ("kind", "command"),
     [(ArtefactKind.MODEL, "cnn-train-head"), (ArtefactKind.ONNX, "cnn-export"), (ArtefactKind.FEATURES, "cnn-extract")],
 )
-def test_another_kind(kind, command):
+def test_rejects_other_kinds(kind, command):
     """The message names both kinds and the command that makes the right one."""
     other = ArtefactKind.MODEL if kind is not ArtefactKind.MODEL else ArtefactKind.ONNX
     with pytest.raises(FormatError, match=f"train.json: found {other}, expected {kind}; make one with {command}"):
@@ -169,22 +169,22 @@ def test_another_kind(kind, command):
         {"backbone": ["vgg16"]},
     ],
 )
-def test_a_broken_header(change):
-    """Wrong fields are an error that names the file, never a traceback, and never passed over."""
+def test_rejects_broken_headers(change):
+    """A wrong field is an error that names the file, never a traceback, and never ignored."""
     raw = json.loads(WHOLE.to_json()) | change
     with pytest.raises(FormatError, match=r"train.json: broken cnnkit header"):
         read(json.dumps(raw))
 
 
-def test_versions_that_took_part():
-    """Those that are installed, under their plain names; always our own."""
+def test_made_by():
+    """Versions of installed distributions, under their plain names, and always cnnkit's."""
     assert made_by() == {"cnnkit": __version__}
     versions = made_by("torch", "no-such-distribution", "onnxruntime-gpu")
     assert set(versions) <= {"cnnkit", "torch", "onnxruntime"}
     assert versions["torch"].startswith("2.")
 
 
-# ---------------------------------------------------------------- what anybody can have written
+# ---------------------------------------------------------------- untrusted headers
 
 WRONG = [
     None,
@@ -223,7 +223,7 @@ FULL = json.loads(WHOLE.to_json()) | {
 
 
 def places(record, above=()):
-    """Give the path of every field, lists and what they hold included."""
+    """Yield the path of every field, including items of lists."""
     for key, value in record.items() if isinstance(record, dict) else enumerate(record):
         yield (*above, key)
         if isinstance(value, dict | list):
@@ -243,7 +243,7 @@ def changed(place, value, *, drop=False):
 
 
 def usable(header):
-    """Whether the values of a header are such as the library writes."""
+    """Return whether the library could have written the values of a header."""
     sides = () if header.preprocess is None else (header.preprocess.size, header.preprocess.resize)
     numbers = () if header.preprocess is None else (*header.preprocess.mean, *header.preprocess.std)
     texts = () if header.backbone is None else (header.backbone.name, header.backbone.layer)
@@ -259,8 +259,8 @@ def usable(header):
 
 
 @pytest.mark.parametrize("place", list(places(FULL)), ids=str)
-def test_every_field_changed_in_every_way(place):
-    """A field of another type or out of range, or one that is missing, is refused in one line; what is let in can be used."""
+def test_every_field_with_every_wrong_value(place):
+    """A field that is missing, out of range or of another type is refused in one line; an accepted header is usable."""
     for record in [changed(place, None, drop=True), *(changed(place, value) for value in WRONG)]:
         for read_it in (
             lambda record: Header.from_record(record, name="x.pt", kind=ArtefactKind.FEATURES),
@@ -290,8 +290,8 @@ def test_every_field_changed_in_every_way(place):
         ),
         (("preprocess", "fit"), "stretch", "preprocess.fit: expected one of crop, squash, pad, found 'stretch'"),
         (("classes",), [], "classes: expected a list of at least 1 value, found []"),
-        (("classes",), ["cat", "dog", "cat"], "classes names 'cat' twice"),
-        (("classes",), [*map(str, range(100_000)), "99999"], "classes names '99999' twice"),  # at once
+        (("classes",), ["cat", "dog", "cat"], "classes contains 'cat' twice"),
+        (("classes",), [*map(str, range(100_000)), "99999"], "classes contains '99999' twice"),  # at once
         (("backbone", "name"), 5, "backbone.name: expected text, found 5"),
         (
             ("backbone", "weights_sha256"),
@@ -308,8 +308,8 @@ def test_every_field_changed_in_every_way(place):
         (("backbone",), {"name": "x"}, "backbone.layer is missing"),
     ],
 )
-def test_the_message_names_field_value_and_what_was_expected(place, value, message):
-    """One line: the file, the field, what was expected, what was found, and the command that makes the right one."""
+def test_messages_name_the_field_and_its_value(place, value, message):
+    """In one line: the file, the field, what was expected, what was found, and the command that makes the right file."""
     with pytest.raises(FormatError) as caught:
         read(json.dumps(changed(place, value)), ArtefactKind.FEATURES)
     assert str(caught.value).startswith("train.json: broken cnnkit header (")
@@ -318,8 +318,8 @@ def test_the_message_names_field_value_and_what_was_expected(place, value, messa
 
 
 @pytest.mark.parametrize("place", ["classes", "key", "training"])
-def test_text_that_no_bytes_stand_for(place):
-    """Half of a surrogate pair would end in a UnicodeEncodeError wherever it is written."""
+def test_rejects_half_of_a_surrogate_pair(place):
+    """It would raise a UnicodeEncodeError wherever it is written."""
     record = dict(FULL, training=dict(FULL["training"]))
     if place == "classes":
         record["classes"] = ["cat", "\ud800"]
@@ -327,12 +327,14 @@ def test_text_that_no_bytes_stand_for(place):
         record["training"]["\ud800"] = 1
     else:
         record["training"]["command"] = "x\udbff"
-    with pytest.raises(FormatError, match=r"train.json: broken cnnkit header \('.*' holds half of a surrogate pair\)"):
+    with pytest.raises(
+        FormatError, match=r"train.json: broken cnnkit header \('.*' contains half of a surrogate pair\)"
+    ):
         read(json.dumps(record))
 
 
-def test_what_is_too_deep_or_too_large():
-    """Neither a deep nor a large text takes time, memory or the stack; nor do lists that hold themselves, or one list many times."""
+def test_rejects_deep_and_large_headers():
+    """Without much time, memory or stack; also lists that contain themselves, or one list many times."""
     for text in (
         "[" * 100_000,
         '{"cnnkit":' * 100_000,
@@ -356,7 +358,7 @@ def test_what_is_too_deep_or_too_large():
         for place in (("training", "x"), ("classes",), ("mood",)):
             record = dict(FULL, training=dict(FULL["training"]))
             (record["training"] if len(place) == 2 else record)[place[-1]] = value
-            with pytest.raises(FormatError, match=r"broken cnnkit header \(it (is nested|holds) more than"):
+            with pytest.raises(FormatError, match=r"broken cnnkit header \(it (is nested|has) more than"):
                 Header.from_record(record, name="x.pt")
     while deep:
         deep = deep.pop()

@@ -1,4 +1,4 @@
-"""Histories as they are read back: whole, still being written, and what is none."""
+"""Reading histories: complete ones, unfinished ones, and other files."""
 
 import math
 from dataclasses import asdict
@@ -19,20 +19,20 @@ ROWS = [
 
 @pytest.fixture
 def written(tmp_path):
-    """A history as a Writer leaves it."""
+    """A history written by HistoryWriter."""
     with history.HistoryWriter(tmp_path / "model.csv") as writer:
         for row in ROWS:
             writer.write(row)
     return tmp_path / "model.csv"
 
 
-def test_what_was_written_is_read(written):
-    """Every row comes back: a field that is empty as None, a loss that came to no number as that."""
+def test_round_trip(written):
+    """Every row is preserved: an empty field as None, a NaN as NaN."""
     assert [repr(asdict(row)) for row in history.read(written)] == [repr(asdict(row)) for row in ROWS]
 
 
-def test_a_history_can_be_read_while_it_is_written(written):
-    """Wherever the file ends, after its header every finished row is there, and of the last one nothing that is not."""
+def test_history_can_be_read_during_training(written):
+    """Wherever the file ends after its header, all finished rows are read, and the last one only as far as it is complete."""
     whole = written.read_bytes()
     for end in range(len(HEADER) + 1, len(whole) + 1):
         written.write_bytes(whole[:end])
@@ -48,7 +48,7 @@ def test_a_history_can_be_read_while_it_is_written(written):
             ][: None if row.epoch < 3 else 1]  # NaN is not equal to itself
 
 
-def test_a_file_that_went_through_a_spreadsheet_is_read(tmp_path):
+def test_reads_files_saved_by_a_spreadsheet(tmp_path):
     """A byte order mark, Windows line ends, other columns and another order change nothing."""
     path = tmp_path / "h.csv"
     path.write_bytes(
@@ -62,20 +62,23 @@ def test_a_file_that_went_through_a_spreadsheet_is_read(tmp_path):
     ("content", "message"),
     [
         ("", f"h.csv: empty; a history begins with the header row {HEADER}"),
-        ("path\tlabel\n", "h.csv: no history of a training: it needs a column epoch and one at least of train_loss"),
-        ("epoch,iou\n1,2\n", "h.csv: no history of a training: it needs a column epoch"),
-        ("step,loss\n1,2\n", "h.csv: no history of a training: it needs a column epoch"),
+        ("path\tlabel\n", "h.csv: not a training history; it needs the column epoch and one of train_loss"),
+        ("epoch,iou\n1,2\n", "h.csv: not a training history; it needs the column epoch"),
+        ("step,loss\n1,2\n", "h.csv: not a training history; it needs the column epoch"),
         ("epoch,loss\n1,2\n0,2\n", "h.csv:3: epoch 0 after epoch 1"),
-        ("epoch,loss\n1,x\n", 'h.csv:2: loss "x" is no number'),
+        ("epoch,loss\n1,x\n", 'h.csv:2: loss "x" is not a number'),
         (f"{HEADER}\n1,2,3\n", "h.csv:2: 3 fields, but the header row has 7"),
-        (f"{HEADER}\n1,2,3,4,x,6,7\n", 'h.csv:2: val_accuracy "x" is no number'),
-        (f"{HEADER}\n1.5,,,,,,\n", 'h.csv:2: epoch "1.5" is no whole number'),
-        (f"{HEADER}\n1,,,,,,\n2,,,,,,\n1,,,,,,\n", "h.csv:4: epoch 1 after epoch 2; is this more than one history?"),
-        (f"{HEADER}\n1,,,,,,\n{HEADER}\n", 'h.csv:3: epoch "epoch" is no whole number'),
+        (f"{HEADER}\n1,2,3,4,x,6,7\n", 'h.csv:2: val_accuracy "x" is not a number'),
+        (f"{HEADER}\n1.5,,,,,,\n", 'h.csv:2: epoch "1.5" is not a whole number'),
+        (
+            f"{HEADER}\n1,,,,,,\n2,,,,,,\n1,,,,,,\n",
+            "h.csv:4: epoch 1 after epoch 2; does the file contain several histories?",
+        ),
+        (f"{HEADER}\n1,,,,,,\n{HEADER}\n", 'h.csv:3: epoch "epoch" is not a whole number'),
     ],
 )
-def test_what_is_no_history_is_one_line(tmp_path, monkeypatch, content, message):
-    """The message names the file, the line and what is wrong there."""
+def test_rejects_other_tables(tmp_path, monkeypatch, content, message):
+    """In one line that names the file, the line number and the error."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "h.csv").write_text(content)
     with pytest.raises(FormatError) as error:
@@ -84,30 +87,30 @@ def test_what_is_no_history_is_one_line(tmp_path, monkeypatch, content, message)
     assert "\n" not in str(error.value)
 
 
-def test_a_history_in_utf_16_is_named(tmp_path, run):
-    """As spreadsheets save it: not as a file with a strange column."""
+def test_rejects_utf_16(tmp_path, run):
+    """As spreadsheets save it, with the remedy."""
     path = tmp_path / "h.csv"
     path.write_text("epoch,loss\n1,2\n", encoding="utf-16")
     assert run("cnn-curves", path, status=1).err == f"cnn-curves: {path}: UTF-16; save it as UTF-8\n"
 
 
-def test_lines_that_end_with_cr_alone():
-    """As an old spreadsheet ends them; a last one without its end is still being written."""
+def test_line_ends_of_cr_alone():
+    """As written by old spreadsheets; an incomplete last line is ignored."""
     rows = history.parse([b"epoch,loss\r1,2.5\r2,1.5\r3"], name="h.csv")
     assert [(row.epoch, row.train_loss) for row in rows] == [(1, 2.5), (2, 1.5)]
 
 
-def test_a_field_without_end_is_one_line():
-    """The csv module has a limit of its own."""
-    with pytest.raises(FormatError, match=r"^h\.csv:2: no row of a table \(field larger than field limit"):
+def test_rejects_fields_that_are_too_long():
+    """The csv module has a limit."""
+    with pytest.raises(FormatError, match=r"^h\.csv:2: not a table row \(field larger than field limit"):
         history.parse([b"epoch,loss\n", b"1," + b"9" * 200_000 + b"\n"], name="h.csv")
 
 
-def test_a_model_in_place_of_its_history_is_told_apart(tmp_path, monkeypatch):
-    """The message names the history beside it, or says that there is none."""
+def test_rejects_a_model_in_place_of_its_history(tmp_path, monkeypatch):
+    """The message names the history next to it, or says that it does not exist."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.pt").write_bytes(b"PK\x03\x04\x00\x00\n\xff\xfe")
-    with pytest.raises(FormatError, match=r"^m\.pt: a model; its history should be m\.csv, but is not there$"):
+    with pytest.raises(FormatError, match=r"^m\.pt: a model; its history m\.csv does not exist$"):
         history.read("m.pt")
     (tmp_path / "m.csv").write_text(HEADER)
     with pytest.raises(FormatError, match=r"^m\.pt: a model; its history is m\.csv$"):
@@ -160,7 +163,7 @@ OTHERS = {
 
 @pytest.mark.parametrize(("content", "expected"), OTHERS.values(), ids=OTHERS)
 def test_histories_of_other_programs(tmp_path, run, content, expected):
-    """Under the names that they give their columns; cnn-curves shows them."""
+    """With their names for columns; cnn-curves shows them."""
     path = tmp_path / "h.csv"
     path.write_bytes(content)
     assert history.read(path) == expected
@@ -169,3 +172,30 @@ def test_histories_of_other_programs(tmp_path, run, content, expected):
     assert [row["val_accuracy"] for row in rows] == [
         "" if each.val_accuracy is None else f"{each.val_accuracy:g}" for each in expected
     ]
+
+
+def test_an_accuracy_above_1_is_percent(tmp_path, run, monkeypatch):
+    """A column with such a value is divided by 100, with a notice; other columns are not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "h.csv").write_text("epoch,accuracy,val_acc,val_loss\n1,0.5,0.75,2\n2,1.000001,55.3,nan\n3,,,1\n")
+    outcome = run("cnn-curves", "h.csv")
+    assert [(row["train_accuracy"], row["val_accuracy"]) for row in outcome.rows] == [
+        ("0.5", "0.0075"),
+        ("1", "0.553"),
+        ("", ""),
+    ]
+    assert outcome.err == "cnn-curves: h.csv: read as percent, divided by 100: val_acc (up to 55.3)\n"
+    (tmp_path / "own.csv").write_text(f"{HEADER}\n1,2,75,2,50,0.1,1\n")
+    outcome = run("cnn-curves", "own.csv")
+    assert (outcome.rows[0]["train_accuracy"], outcome.rows[0]["val_accuracy"]) == ("0.75", "0.5")
+    assert outcome.err.endswith("divided by 100: train_accuracy (up to 75), val_accuracy (up to 50)\n")
+
+
+@pytest.mark.parametrize(("column", "value"), [("val_acc", "255"), ("eval_top1", "255"), ("val_acc", "-0.5")])
+def test_rejects_accuracies_out_of_range(tmp_path, run, column, value):
+    """Neither a share nor percent, also in a column that is known to be in percent."""
+    (tmp_path / "h.csv").write_text(f"epoch,{column}\n1,0.5\n2,{value}\n")
+    outcome = run("cnn-curves", tmp_path / "h.csv", status=1)
+    assert outcome.err.startswith(
+        f"cnn-curves: {tmp_path / 'h.csv'}: {column} {value} is not an accuracy; expected a share"
+    )

@@ -1,4 +1,4 @@
-"""Images and arrays on disk: whole or not at all."""
+"""Images and arrays on disk: complete or absent."""
 
 import numpy as np
 import pytest
@@ -22,16 +22,16 @@ def everything(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_an_image(tmp_path):
-    """Is a PNG with the pixels given, replaces an older one, and is the only file there is."""
+def test_save_image(tmp_path):
+    """Writes a PNG with the given pixels, replaces an older one, and leaves no other file."""
     for seed in (0, 1):
         image_files.save(tmp_path / "one.png", image(seed))
         assert same(tmp_path / "one.png", image(seed))
     assert everything(tmp_path) == ["one.png"]
 
 
-def test_an_image_in_another_format(tmp_path):
-    """What Pillow's format takes is passed on."""
+def test_save_image_in_another_format(tmp_path):
+    """Options of Pillow's format are passed on."""
     image_files.save(tmp_path / "one.jpg", image(0), format="JPEG", quality=95)
     with Image.open(tmp_path / "one.jpg") as found:
         assert (found.format, found.size) == ("JPEG", (6, 4))
@@ -45,8 +45,8 @@ class Broken(Image.Image):
         raise OSError("no encoder")
 
 
-def test_an_image_that_cannot_be_written(tmp_path):
-    """The older file stays as it was."""
+def test_failed_save_keeps_the_old_file(tmp_path):
+    """And leaves no other file."""
     image_files.save(tmp_path / "one.png", image(0))
     with pytest.raises(OSError, match="no encoder"):
         image_files.save(tmp_path / "one.png", Broken())
@@ -54,8 +54,8 @@ def test_an_image_that_cannot_be_written(tmp_path):
     assert everything(tmp_path) == ["one.png"]
 
 
-def test_a_folder(tmp_path):
-    """Holds each image under its name; an older folder goes altogether, whatever was in it."""
+def test_save_folder(tmp_path):
+    """Writes each image under its name; an older folder is removed with all of its contents."""
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "old.png").write_text("old")
     (tmp_path / "maps" / "deep").mkdir()
@@ -64,8 +64,8 @@ def test_a_folder(tmp_path):
     assert all(same(tmp_path / "maps" / f"{index:03d}.png", image(index)) for index in range(3))
 
 
-def test_a_folder_by_a_bare_name(tmp_path, monkeypatch):
-    """Stands in the working folder, with the rights that a new folder has."""
+def test_save_folder_by_a_bare_name(tmp_path, monkeypatch):
+    """Writes into the current folder, with the permissions of a new folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").mkdir()
     image_files.save_folder("maps", [("a.png", image(0))])
@@ -75,8 +75,8 @@ def test_a_folder_by_a_bare_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("older", [True, False])
-def test_an_exception_in_the_middle(tmp_path, older, error):
-    """Leaves the older folder as it was, or none, and nothing beside it."""
+def test_exception_keeps_the_old_folder(tmp_path, older, error):
+    """If there is one, and leaves nothing else."""
     if older:
         image_files.save_folder(tmp_path / "maps", [("old.png", image(0))])
 
@@ -90,15 +90,15 @@ def test_an_exception_in_the_middle(tmp_path, older, error):
     assert everything(tmp_path) == (["maps", "maps/old.png"] if older else [])
 
 
-def test_a_folder_where_there_is_none_to_hold_it(tmp_path):
-    """The error tells a path that the user knows."""
+def test_missing_parent_folder(tmp_path):
+    """The error names a path that the user knows."""
     with pytest.raises(FileNotFoundError) as error:
         image_files.save_folder(tmp_path / "missing" / "maps", [("a.png", image(0))])
     assert str(tmp_path / "missing") in str(error.value.filename)
 
 
-def test_an_array(tmp_path):
-    """Is read by numpy without pickling, to the bit; one of objects is refused and nothing left."""
+def test_save_array(tmp_path):
+    """numpy reads it without pickling, to the bit; an array of objects is refused, and nothing is left."""
     values = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
     image_files.save_array(tmp_path / "map.npy", values)
     found = np.load(tmp_path / "map.npy", allow_pickle=False)
@@ -110,18 +110,20 @@ def test_an_array(tmp_path):
     assert everything(tmp_path) == ["map.npy"]
 
 
-def test_names_that_are_no_pngs(tmp_path):
-    """Are refused with the option and the name, letters may be large; and so are those in a folder that is not there."""
+def test_check_png_rejects_other_endings_and_missing_folders(tmp_path):
+    """With the option and the name; upper case is accepted."""
     image_files.check_png(tmp_path / "b.PNG", option="-o")
     with pytest.raises(CnnkitError, match=r"nowhere: no such folder to write b\.png into$"):
         image_files.check_png(tmp_path / "nowhere" / "b.png", option="-o")
     for name in ("map.jpg", "map", "png", ".png"):
-        with pytest.raises(UsageError, match=rf"^-o {name}: it is written as PNG; give it a name that ends in \.png$"):
+        with pytest.raises(
+            UsageError, match=rf"^-o {name}: the image is written as PNG; give it a name that ends in \.png$"
+        ):
             image_files.check_png(name, option="-o")
 
 
-def test_what_a_killed_run_left_beside_a_folder_is_removed(tmp_path):
-    """The folders that it worked in, and nothing that only has such a name."""
+def test_temporary_folders_of_killed_runs_are_removed(tmp_path):
+    """But nothing else with a similar name."""
     (tmp_path / ".maps.abcd_123" / "made").mkdir(parents=True)
     (tmp_path / ".maps.20240101").mkdir()
     (tmp_path / ".maps.20240101" / "mine.txt").write_bytes(b"")
@@ -130,8 +132,8 @@ def test_what_a_killed_run_left_beside_a_folder_is_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".maps.20240101", ".other.abcd_123", "maps"]
 
 
-def test_a_folder_whose_name_is_as_long_as_can_be(tmp_path):
-    """The folder to work in fits, too."""
+def test_longest_folder_name(tmp_path):
+    """The name of the temporary folder also fits."""
     for _ in range(2):
         image_files.save_folder(tmp_path / ("n" * 255), [("a.png", image(0))])
     assert [path.name for path in tmp_path.iterdir()] == ["n" * 255]

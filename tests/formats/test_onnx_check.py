@@ -1,4 +1,4 @@
-"""Hostile graphs: what cannot be run is refused before any memory is taken, what may not end runs under bounds."""
+"""Hostile graphs are refused before memory is allocated, and graphs that may not end run under limits."""
 
 import re
 import resource
@@ -36,7 +36,7 @@ def number(name, values, kind=np.int64):
 def network(
     *nodes, initializers=(), functions=(), shape=("N", 8, 8, 3), opset=18, taken=True, given=("probabilities", "logits")
 ):
-    """Write a network of bytes that gives the mean of each channel, plus the value "more" where a node makes it."""
+    """Return a network of uint8 images that outputs the mean of each channel, plus the value "more" if a node computes it."""
     added = any("more" in each.output for each in nodes)
     usual = [
         node("Cast", "images", "numbers", to=TensorProto.FLOAT),
@@ -63,13 +63,13 @@ def function(name, *nodes):
 
 
 def calls(name, times):
-    """A function that calls another one several times in a row."""
+    """Return the nodes of a function that calls another one several times."""
     values = ["x", *(f"v{index}" for index in range(times - 1)), "y"]
     return [node(name, values[index], values[index + 1], domain="local") for index in range(times)]
 
 
 def laughs():
-    """Ten functions, each calling the next one ten times: ten thousand million nodes once they are written out."""
+    """Return ten functions, each calling the next one ten times: ten thousand million nodes after expansion."""
     return [function(f"f{level}", *calls(f"f{level + 1}", 10)) for level in range(10)] + [
         function("f10", node("Neg", "x", "y"))
     ]
@@ -104,7 +104,7 @@ def with_metadata():
 
 
 def nested(depth):
-    """Subgraphs inside subgraphs."""
+    """Return nested subgraphs."""
     inner = helper.make_graph(
         [node("Constant", "", "c", value=number("", 1.0, np.float32))],
         "g",
@@ -146,65 +146,65 @@ BROKEN = {
         lambda: network(node("ConstantOfShape", "s", "images"), initializers=[number("s", [1])], taken=False),
         "without an input",
     ),
-    "nothing makes it": (
+    "missing output": (
         lambda: network(given=("probabilities", "nowhere")),
-        'nothing in it makes its output "nowhere"',
+        'no node computes its output "nowhere"',
     ),
-    "made twice": (lambda: network(node("Neg", "numbers", "means")), 'its value "means" is made twice'),
-    "a circle": (
+    "computed twice": (lambda: network(node("Neg", "numbers", "means")), 'its value "means" is computed twice'),
+    "cycle": (
         lambda: network(node("Neg", "b", "a"), node("Neg", "a", "b")),
-        "some of its nodes wait for one another",
+        "some of its nodes form a cycle",
     ),
-    "itself": (lambda: network(node("Neg", "a", "a")), "some of its nodes wait for one another"),
+    "itself": (lambda: network(node("Neg", "a", "a")), "some of its nodes form a cycle"),
     "recursive": (lambda: network(functions=[function("f", *calls("f", 1))]), "its function f calls itself"),
     "two recursive": (
         lambda: network(functions=[function("f", *calls("g", 2)), function("g", *calls("f", 2))]),
-        "calls itself, and never ends",
+        "calls itself",
     ),
-    "laughs": (
+    "billion laughs": (
         lambda: network(node("f0", "means", "other", domain="local"), functions=laughs()),
-        "more than 1,000,000 nodes with its functions written out",
+        "more than 1,000,000 nodes after its functions are expanded",
     ),
-    "no weights": (lambda: declaring([10**5]), "take 400,000 bytes, the file has 0; is it cut short"),
+    "no weights": (lambda: declaring([10**5]), "take 400,000 bytes, the file has 0; is it truncated"),
     "few weights": (
         lambda: declaring([4], raw_data=b"12345678"),
         'the weights "w" of shape 4 take 16 bytes, the file has 8',
     ),
-    "many weights": (lambda: declaring([10**6, 10**7]), "the shape 1000000x10000000, which no network has"),
-    "negative weights": (lambda: declaring([-1, 4]), "the shape -1x4, which no network has"),
+    "many weights": (lambda: declaring([10**6, 10**7]), "the shape 1000000x10000000, which is impossible"),
+    "negative weights": (lambda: declaring([-1, 4]), "the shape -1x4, which is impossible"),
     "stride": (
         lambda: network(node("MaxPool", "numbers", "m", kernel_shape=[2, 2], strides=[0, 1])),
         "strides of its MaxPool is 0, 1, expected 1 or more",
     ),
-    "heads": (  # onnxruntime divides by it
+    "heads": (  # ONNX Runtime divides by it
         lambda: network(node("Attention", "means means means", "m", q_num_heads=0, kv_num_heads=0), opset=23),
         "kv_num_heads of its Attention is 0, expected 1 or more",
     ),
-    "sparse": (sparse, "the shape 1000000x1000000, which no network has"),
+    "sparse": (sparse, "the shape 1000000x1000000, which is impossible"),
     "metadata": (with_metadata, "more than 33,554,432 characters of metadata"),
     **{
-        f"large {name}": (made, "more than the (268,435,456|67,108,864) numbers|which no network has")
+        f"large {name}": (made, "more than the limit of (268,435,456|67,108,864) numbers|which is impossible")
         for name, made in LARGE.items()
         if name != "range"
     },
 }
 
 
-@pytest.mark.parametrize(("make", "said"), BROKEN.values(), ids=BROKEN)
-def test_what_cannot_be_run_is_refused_when_it_is_read(tmp_path, make, said):
-    """In one line that names the file and the reason; onnxruntime never sees it."""
+@pytest.mark.parametrize(("make", "message"), BROKEN.values(), ids=BROKEN)
+def test_rejects_broken_graphs_on_reading(tmp_path, make, message):
+    """In one line that names the file and the reason; ONNX Runtime is never called."""
     path = tmp_path / "net.onnx"
     path.write_bytes(make().SerializeToString())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(FormatError, match=rf"net\.onnx: .*({said})") as error:
+    with pytest.raises(FormatError, match=rf"net\.onnx: .*({message})") as error:
         onnx_model.load(path)
     assert "\n" not in str(error.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_subgraphs_inside_subgraphs_are_read(tmp_path, depth):
-    """As deep as protobuf reads them; what is deeper is no ONNX file to it, and ends in the same sentence."""
+def test_nested_subgraphs(tmp_path, depth):
+    """As deep as protobuf can read them."""
     yes = number("yes", True, np.bool_)
     model = network(*nested(depth).node, node("Identity", "c", "more"), initializers=[yes])
     (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
@@ -215,8 +215,8 @@ def test_subgraphs_inside_subgraphs_are_read(tmp_path, depth):
     np.testing.assert_allclose(probabilities, 1 / 3, rtol=1e-6)
 
 
-def test_twenty_thousand_nodes_are_looked_at_in_seconds():
-    """Nothing here recurses over nodes, or takes more than linear time."""
+def test_checks_20000_nodes_in_seconds():
+    """Without recursion over nodes, in linear time."""
     chain = [helper.make_node("Neg", [f"v{index}" if index else "means"], [f"v{index + 1}"]) for index in range(20_000)]
     model = network(*chain)
     begun = time.process_time()
@@ -224,8 +224,8 @@ def test_twenty_thousand_nodes_are_looked_at_in_seconds():
     assert time.process_time() - begun < 10
 
 
-def test_what_exporters_write_needs_no_bounds(tmp_path):
-    """A usual network, with shapes that are known or of its batch: it runs as fast as ever."""
+def test_usual_networks_need_no_limits(tmp_path):
+    """If all shapes are known, or depend only on the batch."""
     assert onnx_check.check(network(), [], name="net.onnx") == NOTHING
     ones = node("Expand", "one s", "more")
     known = network(ones, initializers=[number("one", 1.0, np.float32), number("s", [1, 3])])
@@ -235,7 +235,7 @@ def test_what_exporters_write_needs_no_bounds(tmp_path):
 
 
 def computed():
-    """A network that makes a constant as large as its input's values say: a trillion numbers for white images."""
+    """Return a network with a constant whose size depends on the input's values: a trillion numbers for white images."""
     return network(
         node("ReduceMax", "numbers axes", "most", keepdims=0),
         node("ReduceMax", "most", "white", keepdims=0),
@@ -249,7 +249,7 @@ def computed():
 
 
 def endless():
-    """A network with a loop that goes round 2 to the 62 times."""
+    """Return a network with a loop of 2**62 iterations."""
     values = [
         helper.make_tensor_value_info(name, kind, [])
         for name, kind in (("i", TensorProto.INT64), ("go", TensorProto.BOOL))
@@ -265,19 +265,19 @@ def endless():
     return network(loop, initializers=initializers)
 
 
-def test_a_loop_that_does_not_end_is_stopped(tmp_path, run, images, monkeypatch):
-    """By the clock, in a sentence, whichever command runs it."""
+def test_endless_loop_is_stopped(tmp_path, run, images, monkeypatch):
+    """After a time limit, in one line."""
     monkeypatch.setattr(bounds, "LONGEST", 0.5)
     path = tmp_path / "net.onnx"
     path.write_bytes(endless().SerializeToString())
     assert onnx_model.load(path).needs.time
     outcome = run("cnn-predict", "-m", path, "--device", "cpu", images(red=1), status=1)
-    assert "net.onnx: stopped after 0.5 seconds in one batch: it has a loop, which may never end" in outcome.err
+    assert "net.onnx: stopped after 0.5 seconds in one batch: it has a loop that may never end" in outcome.err
     assert outcome.err.count("\n") == 1
 
 
-def test_a_size_that_is_computed_does_not_take_all_memory(tmp_path, run, images):
-    """Its graph does not show it, so ONNX Runtime's memory is capped; dark images work."""
+def test_computed_size_does_not_exhaust_memory(tmp_path, run, images):
+    """The graph does not show the size, so ONNX Runtime's memory is limited; dark images work."""
     path = tmp_path / "net.onnx"
     path.write_bytes(computed().SerializeToString())
     loaded = onnx_model.load(path)
@@ -291,12 +291,12 @@ def test_a_size_that_is_computed_does_not_take_all_memory(tmp_path, run, images)
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.parametrize("name", ["circle", "constant", "recursive", "domain", "header", "cut", "text", "none"])
+@pytest.mark.parametrize("name", ["cycle", "constant", "recursive", "domain", "header", "cut", "text", "none"])
 @pytest.mark.parametrize("command", ["predict", "dims", "cam", "maps", "calibrate", "extract"])
-def test_every_command_refuses_in_a_sentence(tmp_path, run, images, command, name):
-    """With the documented status, and nothing written."""
+def test_every_command_refuses_in_one_line(tmp_path, run, images, command, name):
+    """With the documented exit status, and nothing written."""
     made = {
-        "circle": BROKEN["a circle"][0],
+        "cycle": BROKEN["cycle"][0],
         "constant": LARGE["constant"],
         "recursive": BROKEN["recursive"][0],
         "domain": lambda: network(node("Evil", "numbers", "more", domain="com.evil")),
@@ -316,7 +316,7 @@ def test_every_command_refuses_in_a_sentence(tmp_path, run, images, command, nam
     }[command]
     (tmp_path / "p.tsv").write_text("path\trank\tlabel\tprobability\na.png\t1\tcat\t0.5\n", encoding="utf-8")
     if command == "dims" and name in ("domain", "header"):
-        return  # not run, so measured as far as that can be told: tests/nets/test_graph_dims.py
+        return  # cnn-dims does not run networks: see tests/nets/test_graph_dims.py
     outcome = run(f"cnn-{command}", *words, status=None)
     assert outcome.status in (1, 2), outcome
     assert "Traceback" not in outcome.err
@@ -324,8 +324,8 @@ def test_every_command_refuses_in_a_sentence(tmp_path, run, images, command, nam
     assert not {"cam", "c.onnx", "x.npy", "x.json"} & {each.name for each in tmp_path.iterdir()}
 
 
-def test_the_command_that_puts_weights_inside_works(tmp_path):
-    """The refusal of a network with weights in other files gives a line of shell; it is run as it stands."""
+def test_remedy_for_external_weights_works(tmp_path):
+    """The message has a shell command, which is run here."""
     import shlex
     import subprocess
     import sys
@@ -333,7 +333,7 @@ def test_the_command_that_puts_weights_inside_works(tmp_path):
     model = network(node("Mul", "w w", "more"), initializers=[number("w", [2.0, 3.0, 4.0] * 1, np.float32)])
     path = tmp_path / "it's here.onnx"
     onnx.save(model, path, save_as_external_data=True, location="weights.data", size_threshold=0)
-    with pytest.raises(FormatError, match="keeps weights in other files, which are not followed") as error:
+    with pytest.raises(FormatError, match="its weights are in other files, which are not read") as error:
         onnx_model.load(path)
     words = shlex.split(str(error.value).partition("save it as one file: ")[2])
     subprocess.run([sys.executable, *words[1:]], check=True)
@@ -343,7 +343,7 @@ def test_the_command_that_puts_weights_inside_works(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("last", "opset", "said"),
+    ("last", "opset", "message"),
     [
         (
             node("Evil", "numbers", "more", domain="com.evil", name="n1"),
@@ -353,7 +353,7 @@ def test_the_command_that_puts_weights_inside_works(tmp_path):
         (
             node("Evil", "numbers", "more", domain="com.evil"),
             17,
-            'no operator Evil (domain com.evil) for the node that gives "more"',
+            'no operator Evil (domain com.evil) for the node that computes "more"',
         ),
         (node("Evil", "numbers", "more", name="n1"), 17, "no operator Evil (domain ai.onnx) for the node n1"),
         (node("Gelu", "numbers", "more", name="n1"), 17, "no operator Gelu (domain ai.onnx) for the node n1"),
@@ -372,11 +372,11 @@ def test_the_command_that_puts_weights_inside_works(tmp_path):
             17,
             "n1 (Softmax): 'axis' must be in [-4 , 3]. Its actual value is: 7",
         ),
-        (node("Relu", "numbers", "more"), 99, "its operators are those of opset 99, newer than the "),
+        (node("Relu", "numbers", "more"), 99, "its operators are of opset 99, newer than the supported "),
     ],
 )
-def test_an_operator_that_onnx_runtime_refuses_is_named_in_a_sentence(last, opset, said):
-    """Operator, domain and node, without what ONNX Runtime's own text says of its C++ sources."""
+def test_unsupported_operators_are_named(last, opset, message):
+    """With domain and node, without ONNX Runtime's C++ sources."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, 8, 8)) for name in ("numbers", "more")]
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.evil", 1)]
     model = helper.make_model(
@@ -384,7 +384,7 @@ def test_an_operator_that_onnx_runtime_refuses_is_named_in_a_sentence(last, opse
     )
     with pytest.raises(CnnkitError) as caught:
         Session(model.SerializeToString(), device="cpu", name="net.onnx")
-    assert str(caught.value).startswith(f"net.onnx: ONNX Runtime cannot run it: {said}")
+    assert str(caught.value).startswith(f"net.onnx: ONNX Runtime cannot run it: {message}")
     assert not re.search(r"onnxruntime|ONNXRuntimeError|Fatal error|::|\.h\b", str(caught.value))
 
 
@@ -395,8 +395,8 @@ def test_an_operator_that_onnx_runtime_refuses_is_named_in_a_sentence(last, opse
         ("extract", [node("ReduceMean", "means all", "features", keepdims=0), node("Identity", "features", "more")]),
     ],
 )
-def test_an_output_without_a_row_for_each_image_is_named(tmp_path, run, images, command, extra):
-    """What the header promises is compared with what comes out."""
+def test_rejects_an_output_without_a_row_per_image(tmp_path, run, images, command, extra):
+    """The actual output is compared with the header."""
     given = ("features",) if command == "extract" else ("probabilities",)
     model = network(*extra, initializers=[number("all", [0, 1])], given=given)
     if command == "predict":

@@ -1,4 +1,4 @@
-"""Exported networks on disk: one file, nothing of the machine in it, and no way to other files."""
+"""Exported networks on disk: one file, independent of the machine, that refers to no other file."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def network(*nodes, initializers=(), functions=()):
 
 
 def outside(name="w"):
-    """A tensor whose values are said to lie in another file."""
+    """Return a tensor that refers to another file for its values."""
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="../../etc/passwd")
     return tensor
@@ -46,12 +46,12 @@ def constant(tensor, name="w"):
 
 
 def branch(node=None, initializers=()):
-    """A subgraph of one node, or of none, whose result is an initialiser."""
+    """Return a subgraph of one node, or of none with an initialiser as its output."""
     return helper.make_graph([node] if node else [], "branch", [], [floats("w")], list(initializers))
 
 
 def choosing(then, other=None):
-    """A network with a node that chooses between two subgraphs."""
+    """Return a network with a node that selects one of two subgraphs."""
     inside = numpy_helper.from_array(np.ones(1, np.float32), "w")
     choice = helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=other or branch(constant(inside)))
     return network(choice, initializers=[numpy_helper.from_array(np.array(True), "c")])
@@ -74,11 +74,11 @@ def in_training():
     return model
 
 
-# ---------------------------------------------------------------- there and back
+# ---------------------------------------------------------------- round trip
 
 
 def test_round_trip(tmp_path):
-    """The Header is one metadata entry, and comes back; the graph is what it was."""
+    """The Header is one metadata entry, and is preserved, as is the graph."""
     content = onnx_model.finished(network(), HEADER)
     onnx_model.save(tmp_path / "model.onnx", content)
     loaded = onnx_model.load(tmp_path / "model.onnx")
@@ -89,14 +89,14 @@ def test_round_trip(tmp_path):
     onnx.checker.check_model(content)
 
 
-def test_a_network_of_others_has_no_header(tmp_path):
-    """A network that cnnkit did not make loads, and has no Header."""
+def test_foreign_network_has_no_header(tmp_path):
+    """A network that cnnkit did not make can be loaded."""
     (tmp_path / "model.onnx").write_bytes(network().SerializeToString())
     assert onnx_model.load(tmp_path / "model.onnx").header is None
 
 
-def test_nothing_of_the_machine_is_left():
-    """Stack traces and remarks go, wherever they are: in nodes, values, weights, functions and subgraphs; names stay."""
+def test_machine_specific_metadata_is_removed():
+    """Stack traces and remarks in nodes, values, weights, functions and subgraphs; names stay."""
     secret = "/home/somebody/secret/train.py"
     inner = constant(numpy_helper.from_array(np.ones(1, np.float32), "w"))
     model = choosing(branch(inner))
@@ -121,19 +121,19 @@ def test_nothing_of_the_machine_is_left():
     assert content == onnx_model.finished(onnx.load_model_from_string(content), HEADER)
 
 
-def test_the_same_network_gives_the_same_bytes():
-    """Remarks that differ from run to run make no difference."""
+def test_same_network_gives_same_bytes():
+    """Remarks that differ between runs do not matter."""
     one, two = network(), network()
     two.graph.node[0].doc_string = "another remark"
     two.metadata_props.add(key="made", value="yesterday")
     assert onnx_model.finished(one, HEADER) == onnx_model.finished(two, HEADER)
 
 
-# ---------------------------------------------------------------- a temperature inside
+# ---------------------------------------------------------------- temperature
 
 
 def classifier(kind=np.float32, *, two=True, softmax_of="logits"):
-    """A network that gives its input as logits, and their softmax; with one logit, z stands for 0 and z."""
+    """Return a network that outputs its input as logits, and their softmax; a single logit z is extended to (0, z)."""
     of = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     shape = ["batch", 2]
     nodes = [helper.make_node("Neg", ["x"], ["negative"]), helper.make_node("Neg", ["negative"], ["logits"])]
@@ -153,8 +153,8 @@ def classifier(kind=np.float32, *, two=True, softmax_of="logits"):
     return OnnxModel(onnx_model.finished(model, HEADER), HEADER)
 
 
-def answer(content, x):
-    """Give probabilities and logits, in float64."""
+def outputs(content, x):
+    """Run a network and return probabilities and logits, in float64."""
     return [
         array.astype(np.float64)
         for array in ReferenceEvaluator(onnx.load_model_from_string(content)).run(None, {"x": x})
@@ -163,14 +163,14 @@ def answer(content, x):
 
 @pytest.mark.parametrize(("kind", "accuracy"), [(np.float32, 1e-6), (np.float16, 2e-3), (np.float64, 1e-12)])
 @pytest.mark.parametrize("two", [True, False], ids=["softmax", "sigmoid"])
-def test_logits_are_divided_inside_the_graph(tmp_path, kind, accuracy, two):
-    """Both outputs are those of logits / T, in the numbers that the network has; the file is valid and says T."""
+def test_logits_are_divided_in_the_graph(tmp_path, kind, accuracy, two):
+    """Both outputs are those of logits / T, in the network's precision; the file is valid and records T."""
     x = np.random.default_rng(0).normal(scale=3, size=(50, 2 if two else 1)).astype(kind)
     model = classifier(kind, two=two)
-    _, logits = answer(model.content, x)
+    _, logits = outputs(model.content, x)
     content = onnx_model.tempered(model, 2.5, name="model.onnx")
     onnx.checker.check_model(content, full_check=True)
-    probabilities, divided = answer(content, x)
+    probabilities, divided = outputs(content, x)
     assert np.allclose(divided, logits / 2.5, rtol=accuracy, atol=accuracy)
     assert np.allclose(probabilities, scipy.special.softmax(logits / 2.5, axis=1), rtol=0, atol=accuracy)
     onnx_model.save(tmp_path / "model.onnx", content)
@@ -178,37 +178,37 @@ def test_logits_are_divided_inside_the_graph(tmp_path, kind, accuracy, two):
     assert header == HEADER.but(training={"temperature": 2.5})
 
 
-def test_a_second_temperature_multiplies_the_first(tmp_path):
-    """One node stays one node; the constant and the Header have the product."""
+def test_second_temperature_multiplies_the_first(tmp_path):
+    """In the same node; the constant and the Header have the product."""
     once = onnx_model.tempered(classifier(), 2.5, name="model.onnx")
     onnx_model.save(tmp_path / "model.onnx", once)
     twice = onnx_model.tempered(onnx_model.load(tmp_path / "model.onnx"), 0.5, name="model.onnx")
     whole = onnx_model.tempered(classifier(), 1.25, name="model.onnx")
     assert [len(onnx.load_model_from_string(content).graph.node) for content in (once, twice)] == [4, 4]
     x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
-    assert np.allclose(answer(twice, x), answer(whole, x), atol=1e-6)
+    assert np.allclose(outputs(twice, x), outputs(whole, x), atol=1e-6)
     onnx_model.save(tmp_path / "model.onnx", twice)
     assert onnx_model.load(tmp_path / "model.onnx").header.temperature == 1.25
 
 
-def test_a_temperature_gives_the_same_bytes():
-    """And leaves the network that it was given as it was."""
+def test_temperature_is_deterministic():
+    """And does not change its argument."""
     model = classifier()
     before = model.content
     assert onnx_model.tempered(model, 2.5, name="m") == onnx_model.tempered(model, 2.5, name="m")
     assert model.content == before
 
 
-def test_a_network_without_logits_takes_no_temperature():
-    """Nor does one that cnnkit did not make, or whose probabilities come from elsewhere: what to do is said."""
-    with pytest.raises(FormatError, match=r"model\.onnx: was not made by cnnkit; .* cnn-export"):
+def test_rejects_a_temperature_without_logits():
+    """Also for foreign networks and for probabilities that are not a softmax of the logits, with the remedy."""
+    with pytest.raises(FormatError, match=r"model\.onnx: not made by cnnkit; .* cnn-export"):
         onnx_model.tempered(OnnxModel(classifier().content, None), 2.0, name="model.onnx")
     for odd in (classifier(softmax_of="negative"), OnnxModel(onnx_model.finished(network(), HEADER), HEADER)):
-        with pytest.raises(FormatError, match=r"model\.onnx: its probabilities are not those .* with cnn-export"):
+        with pytest.raises(FormatError, match=r"model\.onnx: its probabilities are not the softmax .* with cnn-export"):
             onnx_model.tempered(odd, 2.0, name="model.onnx")
 
 
-# ---------------------------------------------------------------- what is not let in
+# ---------------------------------------------------------------- refused files
 
 
 @pytest.mark.parametrize(
@@ -236,32 +236,32 @@ def test_a_network_without_logits_takes_no_temperature():
         "training",
     ],
 )
-def test_weights_in_other_files_are_refused(tmp_path, model):
-    """A model that points to another file, which can be any file of the machine, is refused wherever it does so."""
+def test_rejects_external_weights(tmp_path, model):
+    """Wherever a model refers to another file, which could be any file of the machine."""
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(FormatError, match=r"model\.onnx: keeps weights in other files, .*; save it as one file"):
+    with pytest.raises(FormatError, match=r"model\.onnx: its weights are in other files, .*; save it as one file"):
         onnx_model.load(tmp_path / "model.onnx")
 
 
-def test_external_data_as_onnx_writes_it_is_refused(tmp_path):
-    """The same for a file as onnx itself saves it, which ONNX Runtime would follow."""
+def test_rejects_external_data_written_by_onnx(tmp_path):
+    """Which ONNX Runtime would read."""
     model = network(initializers=[numpy_helper.from_array(np.ones(1, np.float32), "w")])
     onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, size_threshold=0, location="weights.bin")
     assert (tmp_path / "weights.bin").exists()
-    with pytest.raises(FormatError, match="keeps weights in other files"):
+    with pytest.raises(FormatError, match="its weights are in other files"):
         onnx_model.load(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", b"PK\x03\x04", b"\x08\x0a", b"\xff" * 50, b"\x89PNG\r\n\x1a\n"])
-def test_other_files_are_refused(tmp_path, content):
-    """What is no ONNX network is said to be none."""
+def test_rejects_other_files(tmp_path, content):
+    """The message says that the file is not an ONNX network."""
     (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(FormatError, match=r"model\.onnx: no ONNX network, or"):
+    with pytest.raises(FormatError, match=r"model\.onnx: not an ONNX network, or"):
         onnx_model.load(tmp_path / "model.onnx")
 
 
-def test_a_truncated_file_is_refused(tmp_path):
-    """A file that was cut is refused at whatever byte, unless nothing but metadata behind the graph is missing."""
+def test_rejects_truncated_files(tmp_path):
+    """At every length, unless only metadata after the graph is missing."""
     content = network().SerializeToString()
     whole, refused = onnx.load_model_from_string(content), 0
     for length in range(len(content)):
@@ -275,8 +275,8 @@ def test_a_truncated_file_is_refused(tmp_path):
     assert refused > len(content) / 2
 
 
-def test_a_header_of_another_kind_is_refused(tmp_path):
-    """A Header that says something else, or nothing that can be read, is named with what was expected."""
+def test_rejects_headers_of_another_kind(tmp_path):
+    """And broken ones, with what was expected."""
     (tmp_path / "model.onnx").write_bytes(onnx_model.finished(network(), HEADER.but(kind=ArtefactKind.MODEL)))
     with pytest.raises(FormatError, match=r"model\.onnx: found model, expected onnx; make one with cnn-export"):
         onnx_model.load(tmp_path / "model.onnx")
@@ -287,13 +287,13 @@ def test_a_header_of_another_kind_is_refused(tmp_path):
         onnx_model.load(tmp_path / "model.onnx")
 
 
-def test_missing_files_keep_their_error(tmp_path):
+def test_missing_file(tmp_path):
     """A missing file is the operating system's error, which names it."""
     with pytest.raises(FileNotFoundError, match=r"none\.onnx"):
         onnx_model.load(tmp_path / "none.onnx")
 
 
-def test_no_torch():
+def test_torch_is_not_imported():
     """Reading networks needs no torch."""
     program = "import sys, cnnkit.formats.onnx_model; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

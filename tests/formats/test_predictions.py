@@ -1,4 +1,4 @@
-"""Predictions: TSV and JSON Lines say the same, and what is broken is named."""
+"""Predictions: TSV and JSON Lines are equivalent, and errors name the place."""
 
 import json
 
@@ -35,37 +35,37 @@ def parse(*lines):
 
 
 @pytest.mark.parametrize("write", [as_tsv, as_json])
-def test_both_shapes_are_read_as_they_were_written(write):
-    """TSV and JSON Lines of the same rows give the same rows, awkward paths included."""
+def test_round_trip(write):
+    """TSV and JSON Lines of the same rows give the same rows, also with unusual paths."""
     assert parse(*write(ROWS)) == ROWS
 
 
 def test_columns_are_found_by_name():
-    """Other orders of columns, further columns, empty lines and Windows line ends make no difference."""
+    """Order of columns, further columns, empty lines and Windows line ends do not matter."""
     lines = ["\r\n", "probability\tnote\tlabel\trank\tpath\r\n", "0.5\tx\tcat\t2\ta.jpg\r\n", "\r\n"]
     assert parse(*lines) == [Prediction("a.jpg", 2, "cat", 0.5)]
 
 
 @pytest.mark.parametrize("write", [as_tsv, as_json])
 def test_files_may_be_joined_with_cat(write):
-    """The header row of a second file is no prediction; a file that has nothing else still adds none."""
+    """Header rows of further files are ignored, also of a file without predictions."""
     assert parse(*write(ROWS[:2]), *write([]), *write(ROWS[2:])) == ROWS
 
 
 def test_joined_files_need_the_same_columns():
-    """A header row that differs from the first one is not passed over."""
+    """A header row that differs from the first one is an error."""
     with pytest.raises(FormatError, match=r"p\.tsv:3: 2 fields, but the header row has 3"):
         parse("path\tlabel\tprobability", "a.jpg\tcat\t1", "path\tlabel", "b.jpg\tcat")
 
 
-def test_bare_header_rows_are_nothing():
-    """However many: the predictions are missing."""
+def test_rejects_header_rows_without_predictions():
+    """However many there are."""
     with pytest.raises(FormatError, match=r"^p\.tsv: no predictions"):
         parse("path\tlabel", "path\tlabel")
 
 
-def test_paths_that_are_not_utf8_survive():
-    """Any bytes that a file name may hold come through."""
+def test_paths_that_are_not_utf8_are_preserved():
+    """Any bytes that a file name may have."""
     (row,) = parse(b"path\tlabel\n", b"\xff.jpg\tcat\n")
     assert row.path.encode("utf-8", "surrogateescape") == b"\xff.jpg"
 
@@ -77,8 +77,8 @@ def test_paths_that_are_not_utf8_survive():
         ('{"path": "a.jpg", "label": "cat"}', '{"path": "b.jpg", "label": "cat"}', '{"path": "a.jpg", "label": "dog"}'),
     ],
 )
-def test_without_ranks_rows_are_ranked_as_they_stand(lines):
-    """The first row of an image is its prediction, wherever the others stand; a probability may be missing."""
+def test_without_ranks_and_probabilities_the_order_counts(lines):
+    """The first row of an image is its prediction, also if its rows are not adjacent."""
     assert sorted(parse(*lines), key=lambda row: (row.path, row.rank)) == [
         Prediction("a.jpg", 1, "cat"),
         Prediction("a.jpg", 2, "dog"),
@@ -87,7 +87,7 @@ def test_without_ranks_rows_are_ranked_as_they_stand(lines):
 
 
 def test_without_ranks_the_most_probable_class_is_the_prediction():
-    """Other programs list the classes in the order of their names."""
+    """Other programs may list classes alphabetically."""
     lines = ["file,class,score", "a.jpg,cat,0.2", "a.jpg,dog,0.7", "a.jpg,owl,0.1", "b.jpg,cat,0.5", "b.jpg,dog,0.5"]
     assert [(row.path, row.rank, row.label) for row in parse(*lines)] == [
         ("a.jpg", 1, "dog"),
@@ -98,14 +98,14 @@ def test_without_ranks_the_most_probable_class_is_the_prediction():
     ]
 
 
-def test_a_float32_softmax_may_end_a_little_above_one():
-    """1.0000001 is 1, as a sum in float32 can give it."""
+def test_probability_may_exceed_1_by_rounding():
+    """1.0000001 is read as 1: a softmax in float32 can give it."""
     assert parse('{"path": "a.jpg", "label": "cat", "probability": 1.0000001}')[0].probability == 1.0
 
 
 @pytest.mark.parametrize("lines", [(), ("\n",), ("path\trank\tlabel\tprobability\n",)])
-def test_nothing_at_all_is_an_error(lines):
-    """Neither an empty file nor a bare header row passes for predictions."""
+def test_rejects_empty_files(lines):
+    """And files with only a header row."""
     with pytest.raises(FormatError, match=r"^p\.tsv: no predictions"):
         parse(*lines)
 
@@ -115,17 +115,17 @@ def test_nothing_at_all_is_an_error(lines):
     [
         (["path\tprobability", "a.jpg\t1"], "p.tsv: the header row lacks label"),
         (["path\tlabel", "a.jpg"], "p.tsv:2: 1 fields, but the header row has 2"),
-        (["path\trank\tlabel", "a.jpg\tfirst\tcat"], 'p.tsv: a.jpg: rank "first" is not a whole number from 1'),
-        (["path\trank\tlabel", "a.jpg\t0\tcat"], 'p.tsv: a.jpg: rank "0" is not a whole number from 1'),
+        (["path\trank\tlabel", "a.jpg\tfirst\tcat"], 'p.tsv: a.jpg: rank "first" is not a whole number of at least 1'),
+        (["path\trank\tlabel", "a.jpg\t0\tcat"], 'p.tsv: a.jpg: rank "0" is not a whole number of at least 1'),
         (["path\tlabel\tprobability", "a.jpg\tcat\t7.5"], 'p.tsv: a.jpg: probability "7.5" is not between 0 and 1'),
         (["path\tlabel\tprobability", "a.jpg\tcat\tnan"], 'p.tsv: a.jpg: probability "nan" is not between 0 and 1'),
         (["path\tlabel\tprobability", "a.jpg\tcat\tmuch"], 'p.tsv: a.jpg: probability "much" is not between 0 and 1'),
-        (['{"path": "a.jpg", "label": "cat"}', "{"], "p.tsv:2: an object of several lines"),
+        (['{"path": "a.jpg", "label": "cat"}', "{"], "p.tsv:2: an object over several lines"),
         (['{"path": "a.jpg"}'], "p.tsv:1: expected an object with path and label"),
         (['{"path": "a.jpg", "label": "cat"}', "[1]"], "p.tsv:2: expected an object with path and label"),
     ],
 )
-def test_what_is_broken_is_named(lines, message):
+def test_errors_name_the_place(lines, message):
     """Every error names the file and the place."""
     with pytest.raises(FormatError) as caught:
         parse(*lines)

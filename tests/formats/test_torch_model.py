@@ -1,4 +1,4 @@
-"""Model files: the round trip, the same bytes, state_dicts as the world saves them, and nothing that runs code."""
+"""Model files: the round trip, the same bytes, state_dicts of other programs, and no code execution."""
 
 import importlib.util
 import io
@@ -44,11 +44,11 @@ def saved(content):
     return buffer.getvalue()
 
 
-# ---------------------------------------------------------------- there and back
+# ---------------------------------------------------------------- round trip
 
 
 def test_round_trip(tmp_path):
-    """Header, weights and history come back as they were, types and shapes included."""
+    """Header, weights and history are preserved, including types and shapes."""
     torch_model.save(tmp_path / "model.pt", model())
     loaded = torch_model.load(tmp_path / "model.pt")
     assert loaded.header == HEADER
@@ -59,16 +59,16 @@ def test_round_trip(tmp_path):
     assert os.listdir(tmp_path) == ["model.pt"]
 
 
-def test_torch_reads_it_plainly(tmp_path):
-    """Anybody can read a model with torch alone, and without running code."""
+def test_torch_can_read_models(tmp_path):
+    """Without cnnkit, and with weights_only."""
     torch_model.save(tmp_path / "model.pt", model())
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     assert list(content) == ["header", "state", "history"]
     assert content["header"]["backbone"]["name"] == "mobilenet_v2"
 
 
-def test_the_same_model_gives_the_same_bytes(tmp_path):
-    """Neither the file's name nor how a tensor lies in memory shows in the bytes."""
+def test_same_model_gives_same_bytes(tmp_path):
+    """The file's name and the memory layout of tensors do not matter."""
     torch_model.save(tmp_path / "a.pt", model())
     view = model()
     large = torch.zeros(8, 3, 3, 3)
@@ -86,8 +86,8 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "d.pt").read_bytes() != first
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    """A model that cannot be written leaves what stood there."""
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    """And leaves no temporary file."""
     torch_model.save(tmp_path / "model.pt", model())
     before = (tmp_path / "model.pt").read_bytes()
     monkeypatch.setattr("os.fsync", lambda _file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -111,8 +111,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_state_dicts_of_the_world(tmp_path, wrap, zipped):
-    """Bare, below a key, with DataParallel's prefix, in torch's new and old file format: the tensors come by their names."""
+def test_state_dicts_of_other_programs(tmp_path, wrap, zipped):
+    """Bare, under a key, with DataParallel's prefix, in torch's new and old file format."""
     state = nn.Linear(3, 2).state_dict()
     torch.save(wrap(state), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
     loaded = torch_model.load_state(tmp_path / "w.pth")
@@ -121,21 +121,21 @@ def test_state_dicts_of_the_world(tmp_path, wrap, zipped):
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"weight": 3}, {"state_dict": {}}, torch.zeros(3)])
-def test_what_is_no_state_dict(tmp_path, content):
-    """A file of torch's that holds no tensors by name is refused."""
+def test_rejects_files_without_a_state_dict(tmp_path, content):
+    """That is, without tensors by name."""
     (tmp_path / "w.pth").write_bytes(saved(content))
     with pytest.raises(FormatError, match=r"w\.pth: no state_dict in it \(expected tensors by parameter name\)"):
         torch_model.load_state(tmp_path / "w.pth")
 
 
-def test_a_model_and_weights_are_not_mistaken(tmp_path):
-    """A bare state_dict given as a model is refused, with the option that takes it."""
+def test_rejects_a_state_dict_as_model(tmp_path):
+    """The message names the option that takes it."""
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(FormatError, match=r"w\.pth: no cnnkit header in it; a bare state_dict goes to --weights"):
+    with pytest.raises(FormatError, match=r"w\.pth: no cnnkit header in it; pass a bare state_dict with --weights"):
         torch_model.load(tmp_path / "w.pth")
 
 
-# ---------------------------------------------------------------- what is not let in
+# ---------------------------------------------------------------- refused files
 
 
 class Evil:
@@ -150,13 +150,11 @@ class Evil:
 
 @pytest.mark.parametrize("read", [torch_model.load, torch_model.load_state])
 @pytest.mark.parametrize("legacy", [True, False])
-def test_code_is_not_run(tmp_path, read, legacy):
-    """A file that would run code when unpickled is refused in one line, and runs nothing."""
+def test_pickled_code_is_not_run(tmp_path, read, legacy):
+    """The file is refused in one line."""
     mark = tmp_path / "ran"
     torch.save({"weight": Evil(mark)}, tmp_path / "evil.pt", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(
-        FormatError, match=r"evil\.pt: holds more than tensors and plain values, which is not loaded"
-    ) as caught:
+    with pytest.raises(FormatError, match=r"evil\.pt: not loaded: it has more than tensors and plain values") as caught:
         read(tmp_path / "evil.pt")
     assert "\n" not in str(caught.value)
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil(mark)))
@@ -165,10 +163,10 @@ def test_code_is_not_run(tmp_path, read, legacy):
     assert not mark.exists()
 
 
-def test_whole_modules_are_not_loaded(tmp_path):
-    """A pickled module, as torch.save(model) writes it, is refused: its class could be anything."""
+def test_rejects_pickled_modules(tmp_path):
+    """As torch.save(model) writes them: the class could be anything."""
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(FormatError, match="holds more than tensors"):
+    with pytest.raises(FormatError, match="it has more than tensors"):
         torch_model.load_state(tmp_path / "module.pt")
 
 
@@ -197,20 +195,20 @@ def npy():
         saved(nn.Linear(3, 2).state_dict())[:500],
         saved(nn.Linear(3, 2).state_dict())[:-30],
     ],
-    ids=["empty", "text", "page", "pickle", "numpy", "zip", "half", "tail"],
+    ids=["empty", "text", "html", "pickle", "numpy", "zip", "half", "without end"],
 )
-def test_other_files_and_halves(tmp_path, content):
-    """What is no file of torch's, or half of one, is said to be that, whatever torch stumbles over."""
+def test_rejects_other_and_truncated_files(tmp_path, content):
+    """With the same message, whichever error torch raises."""
     (tmp_path / "w.pth").write_bytes(content)
     for read in (torch_model.load, torch_model.load_state):
-        with pytest.raises(FormatError, match=r"^\S+w\.pth: not a file that torch can read, or cut short$"):
+        with pytest.raises(FormatError, match=r"^\S+w\.pth: not a file that torch can read, or truncated$"):
             read(tmp_path / "w.pth")
 
 
-@pytest.mark.filterwarnings("ignore")  # torch warns about what it finds in broken files
+@pytest.mark.filterwarnings("ignore")  # torch warns about broken files
 @pytest.mark.parametrize("zipped", [True, False])
-def test_flipped_bytes_are_one_line_at_worst(tmp_path, zipped):
-    """A file with some bytes changed loads or is refused; nothing else comes out of it."""
+def test_changed_bytes(tmp_path, zipped):
+    """A file with changed bytes is loaded or refused; no other error is raised."""
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
     content, drawn, refused = (tmp_path / "w.pth").read_bytes(), random.Random(0), 0
     for _ in range(300):
@@ -228,22 +226,22 @@ def test_flipped_bytes_are_one_line_at_worst(tmp_path, zipped):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"header": {"cnnkit": 1, "kind": "model"}}, "a model without its weights"),
-        ({"header": {"cnnkit": 1, "kind": "model"}, "state": [1]}, "a model without its weights"),
+        ({"header": {"cnnkit": 1, "kind": "model"}}, "a model without weights"),
+        ({"header": {"cnnkit": 1, "kind": "model"}, "state": [1]}, "a model without weights"),
         ({"header": 3, "state": {}}, "no cnnkit header in it; make one with cnn-train-head"),
         ({"header": {"cnnkit": 1, "kind": "onnx"}, "state": {}}, "found onnx, expected model"),
         ({"header": {"cnnkit": 99, "kind": "model"}, "state": {}}, "header version 99, this cnnkit reads version 1"),
         ({"header": {"cnnkit": 1, "kind": torch.zeros(2)}, "state": {}}, "found"),
     ],
 )
-def test_models_of_another_kind(tmp_path, content, message):
-    """A header of another kind or version, or none, is refused with what was found."""
+def test_rejects_other_kinds_and_versions(tmp_path, content, message):
+    """The message says what was found."""
     (tmp_path / "model.pt").write_bytes(saved(content))
     with pytest.raises(FormatError, match=rf"model\.pt: {message}"):
         torch_model.load(tmp_path / "model.pt")
 
 
-def test_missing_files_keep_their_error(tmp_path):
+def test_missing_file(tmp_path):
     """A missing file is the operating system's error, which names it."""
     for read in (torch_model.load, torch_model.load_state):
         with pytest.raises(FileNotFoundError, match=r"none\.pt"):
@@ -253,8 +251,8 @@ def test_missing_files_keep_their_error(tmp_path):
 # ---------------------------------------------------------------- the cache of weights
 
 
-def test_weights_are_kept_under_their_hash(tmp_path, monkeypatch):
-    """What is kept is found by the hash of its bytes, is a state_dict of torch's, and is the same for the same values."""
+def test_weights_are_cached_under_their_hash(tmp_path, monkeypatch):
+    """The entry is a state_dict, and the same values have the same hash."""
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path))
     state = nn.Linear(3, 2).state_dict()
     digest = torch_model.keep_state(state)
@@ -265,16 +263,16 @@ def test_weights_are_kept_under_their_hash(tmp_path, monkeypatch):
     assert cache.find_weights("0" * 64) is None
 
 
-def test_a_file_is_kept_as_it_is(tmp_path, monkeypatch):
-    """A user's file goes into the cache byte for byte."""
+def test_weight_files_are_cached_unchanged(tmp_path, monkeypatch):
+    """Byte for byte."""
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pth")
     digest = torch_model.keep_state_file(tmp_path / "w.pth")
     assert cache.find_weights(digest).read_bytes() == (tmp_path / "w.pth").read_bytes()
 
 
-def test_torchs_downloads_are_found_by_their_content(tmp_path, monkeypatch):
-    """Among torch's downloads the name gives the candidate, and the bytes decide."""
+def test_torchs_downloads_are_found_by_hash(tmp_path, monkeypatch):
+    """The name gives the candidate, and the hash of its bytes decides."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "torch" / "hub" / "checkpoints"
@@ -288,12 +286,12 @@ def test_torchs_downloads_are_found_by_their_content(tmp_path, monkeypatch):
     assert cache.find_weights(digest) == file
 
 
-# ---------------------------------------------------------------- damage, and tensors that are no weights
+# ---------------------------------------------------------------- damaged files, unusable tensors
 
 
-@pytest.mark.filterwarnings("ignore")  # torch warns about what it finds in broken files
-def test_a_flipped_bit_is_noticed(tmp_path):
-    """Whichever bit of a model is another one, it is refused, or everything that it holds is what was written."""
+@pytest.mark.filterwarnings("ignore")  # torch warns about broken files
+def test_flipped_bits(tmp_path):
+    """A model with any flipped bit is refused, or its content is unchanged."""
     torch_model.save(tmp_path / "model.pt", model())
     whole, drawn = torch_model.load(tmp_path / "model.pt"), random.Random(0)
     content = (tmp_path / "model.pt").read_bytes()
@@ -321,15 +319,15 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     assert refused > 90
 
 
-def test_damaged_weights_are_named(tmp_path):
-    """The record that is not what was written, and what to do."""
+def test_damaged_weights(tmp_path):
+    """The message names the damaged record, and says what to do."""
     torch_model.save(tmp_path / "model.pt", model())
     content = bytearray((tmp_path / "model.pt").read_bytes())
     content[content.index(next(iter(model().state.values())).numpy().tobytes()) + 3] ^= 0x40
     (tmp_path / "model.pt").write_bytes(content)
     for read in (torch_model.load, torch_model.read):
         with pytest.raises(
-            FormatError, match=r"model\.pt: damaged: data/0 is not what was written; copy or make it again"
+            FormatError, match=r"model\.pt: damaged: data/0 has a wrong checksum; copy the file or make it again"
         ):
             read(tmp_path / "model.pt")
 
@@ -337,12 +335,15 @@ def test_damaged_weights_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("inside", "message"),
     [
-        ("code/__torch__/module.py", "a TorchScript program, which is not read; save the network's state_dict()"),
-        ("archive_format", "an exported program (torch.export), which is not read; save the network's state_dict()"),
+        ("code/__torch__/module.py", "a TorchScript program, which is not supported; save the network's state_dict()"),
+        (
+            "archive_format",
+            "an exported program (torch.export), which is not supported; save the network's state_dict()",
+        ),
     ],
 )
-def test_programs_in_archives_are_called_that(tmp_path, inside, message):
-    """Their records are partly compressed: that torch did not write them was wrong."""
+def test_rejects_programs(tmp_path, inside, message):
+    """By their kind, before the check for compressed records, which torch does write into them."""
     with zipfile.ZipFile(tmp_path / "net.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("net/data.pkl", pickle.dumps({}))
         archive.writestr(f"net/{inside}", "x")
@@ -352,8 +353,8 @@ def test_programs_in_archives_are_called_that(tmp_path, inside, message):
         assert str(caught.value) == f"{tmp_path / 'net.pt'}: {message}"
 
 
-def test_a_compressed_archive_is_refused(tmp_path):
-    """A small file that would fill the memory is not unpacked."""
+def test_rejects_compressed_archives(tmp_path):
+    """A small file could fill the memory."""
     torch.save({"weight": torch.zeros(1 << 20)}, tmp_path / "plain.pt")
     with (
         zipfile.ZipFile(tmp_path / "plain.pt") as plain,
@@ -370,7 +371,7 @@ def quantised():
     return torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
 
 
-@pytest.mark.filterwarnings("ignore")  # torch warns about sparse and quantised tensors, which are on their way out
+@pytest.mark.filterwarnings("ignore")  # torch warns that sparse and quantised tensors are deprecated
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -385,8 +386,8 @@ def quantised():
         (lambda: torch.zeros(1).expand(1 << 20), r"weight of shape \(1048576,\) is larger than the file"),
     ],
 )
-def test_tensors_that_are_no_weights(tmp_path, value, message):
-    """Each is refused in one line that names the tensor, as a state_dict and as a model."""
+def test_rejects_unusable_tensors(tmp_path, value, message):
+    """In one line that names the tensor, in a state_dict and in a model."""
     torch.save({"weight": value()}, tmp_path / "w.pt")
     with pytest.raises(FormatError, match=rf"w\.pt: {message}") as caught:
         torch_model.load_state(tmp_path / "w.pt")
@@ -397,8 +398,8 @@ def test_tensors_that_are_no_weights(tmp_path, value, message):
         torch_model.load(tmp_path / "w.pt")
 
 
-def test_views_of_little_do_not_add_up_to_much(tmp_path):
-    """No tensor is larger than the file, and together they are: layers that share a weight are as good as before."""
+def test_rejects_many_views_of_a_small_file(tmp_path):
+    """Each is smaller than the file, but all together are not; layers that share weights are still accepted."""
     weight = torch.zeros(1 << 18)  # 1 MiB
     torch.save({f"layer{number}.weight": weight for number in range(12)}, tmp_path / "tied.pt")
     assert len(torch_model.load_state(tmp_path / "tied.pt")) == 12
@@ -408,29 +409,29 @@ def test_views_of_little_do_not_add_up_to_much(tmp_path):
 
 
 @pytest.mark.parametrize("state", [{1: torch.zeros(2)}, {"weight": [1.0, 2.0]}, {"weight": torch.zeros(2), "x": None}])
-def test_states_that_are_no_tensors_by_name(tmp_path, state):
-    """Numbers as names, lists and nothing as values are refused, in a model too."""
+def test_rejects_state_dicts_of_other_types(tmp_path, state):
+    """With numbers as names, or lists and None as values, also in a model."""
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(FormatError, match=r"w\.pt: no state_dict in it \(expected tensors by parameter name\)"):
         torch_model.load_state(tmp_path / "w.pt")
     torch.save({"header": json.loads(HEADER.to_json()), "state": state}, tmp_path / "w.pt")
-    with pytest.raises(FormatError, match=r"w\.pt: a model without its weights"):
+    with pytest.raises(FormatError, match=r"w\.pt: a model without weights"):
         torch_model.load(tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize(
     "history", [5, "x", [1], [{1: 2.0}], [{"epoch": "1"}], {"epoch": 1}, [{"loss": torch.zeros(1)}]]
 )
-def test_histories_that_are_none(tmp_path, history):
-    """Whatever stands in the place of the numbers of the epochs, the file is named."""
+def test_rejects_broken_histories(tmp_path, history):
+    """Of any type; the message names the file."""
     content = {"header": json.loads(HEADER.to_json()), "state": {"w": torch.zeros(1)}, "history": history}
     torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(FormatError, match=r"model\.pt: its history is not a number for each name and epoch"):
+    with pytest.raises(FormatError, match=r"model\.pt: its history is not a list of numbers by name for each epoch"):
         torch_model.load(tmp_path / "model.pt")
 
 
-def test_a_header_that_holds_itself(tmp_path):
-    """What JSON could not write is refused, not walked through for ever."""
+def test_rejects_a_header_that_contains_itself(tmp_path):
+    """Without recursing for ever."""
     header = json.loads(HEADER.to_json())
     header["training"]["self"] = header
     torch.save({"header": header, "state": {"w": torch.zeros(1)}}, tmp_path / "model.pt")
@@ -457,21 +458,21 @@ def safetensors(path, state):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content[:-4], r"a damaged safetensors file \(\d+ bytes, its header names \d+\); copy or make it again$"),
-        (lambda content: content[:40], r"a damaged safetensors file \(cut short, at 40 bytes\)"),
+        (lambda content: content[:-4], r"a damaged safetensors file \(\d+ bytes, its header names \d+\); copy the file or make it again$"),
+        (lambda content: content[:40], r"a damaged safetensors file \(truncated at 40 bytes\)"),
         (lambda content: content.replace(b"data_offsets", b"data_offsetz"), r"a damaged safetensors file \(its header is broken\)"),
-        (lambda content: content[:5], "not a safetensors file, or damaged; copy or make it again$"),
+        (lambda content: content[:5], "not a safetensors file, or damaged; copy the file or make it again$"),
         (lambda content: b"", "not a safetensors file, or damaged"),
         (lambda content: b"<html>moved</html>", "not a safetensors file, or damaged"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_damaged_safetensors_are_called_that(tmp_path, monkeypatch, name, change, message):
-    """Whether their package is installed or not."""
+def test_damaged_safetensors(tmp_path, monkeypatch, name, change, message):
+    """Whether the package safetensors is installed or not."""
     path = safetensors(tmp_path / name, nn.Linear(3, 2).state_dict())
     path.write_bytes(change(path.read_bytes()))
-    if name == "w.pth" and ("not a" in message or "cut short" in message):
-        message = "not a file that torch can read, or cut short"
+    if name == "w.pth" and ("not a" in message or "truncated" in message):
+        message = "not a file that torch can read, or truncated"
     for hidden in (False, True):
         if hidden:
             for module in ("safetensors", "safetensors.torch"):
@@ -480,17 +481,17 @@ def test_damaged_safetensors_are_called_that(tmp_path, monkeypatch, name, change
             torch_model.load_state(path)
 
 
-def test_safetensors_say_what_is_missing(tmp_path, monkeypatch):
-    """Their package, where it is not installed; their name, by which torch knows them."""
+def test_safetensors_without_package_or_ending(tmp_path, monkeypatch):
+    """The message says which is missing."""
     state = nn.Linear(3, 2).state_dict()
     path = safetensors(tmp_path / "w.safetensors", state)
     if importlib.util.find_spec("safetensors"):
         assert torch.equal(torch_model.load_state(path)["weight"], state["weight"])
-    with pytest.raises(FormatError, match=r"w\.pth: safetensors under another name; rename it to end in \.safetensors"):
+    with pytest.raises(
+        FormatError, match=r"w\.pth: a safetensors file under another name; rename it to end in \.safetensors"
+    ):
         torch_model.load_state(safetensors(tmp_path / "w.pth", state))
     for name in ("safetensors", "safetensors.torch"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(
-        FormatError, match=r"w\.safetensors: reading safetensors needs their package: pip install safetensors"
-    ):
+    with pytest.raises(FormatError, match=r"w\.safetensors: safetensors files need a package: pip install safetensors"):
         torch_model.load_state(path)

@@ -1,4 +1,4 @@
-"""Commands in forks of one process, with how they ended."""
+"""Run commands in forks of one process, and record how they end."""
 
 import contextlib
 import gc
@@ -13,10 +13,10 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
-#: How long a command may take on any of these inputs, which are small. It takes a second; others use the machine meanwhile.
+#: Time limit of a command on these small inputs. It usually takes a second, but the machine may be busy.
 SECONDS = 60
 
-#: How much memory it may need: a process that has imported everything holds 0.7 GB.
+#: Memory limit: a process that has imported everything takes 0.7 GB.
 MEGABYTES = 2500
 
 
@@ -31,7 +31,7 @@ class Outcome:
     megabytes: float
 
     def faults(self, allowed=(0, 1, 2, 3)):
-        """Say what is wrong with this end."""
+        """Return what is wrong with this outcome."""
         found = []
         if self.status not in allowed:
             found.append(f"status {self.status}: {self.err.strip()[-200:]}")
@@ -45,7 +45,7 @@ class Outcome:
 
 
 class Runner:
-    """Runs commands in forks of this process, which has imported what is slow to import."""
+    """Runs commands in forks of this process, which has imported the slow modules."""
 
     def __init__(self):
         for name in (
@@ -65,10 +65,10 @@ class Runner:
             each.name: each.load() for each in entry_points(group="console_scripts") if each.name.startswith("cnn-")
         }
         gc.collect()
-        gc.freeze()  # or the first collection of each fork would copy it all
+        gc.freeze()  # otherwise the first collection in each fork would copy all pages
 
     def __call__(self, folder, line, *, kill_after=None):
-        """Run a command (a line of shell without its tricks) in `folder`; with `kill_after`, end it by SIGKILL after so many seconds."""
+        """Run a command line (split as by a shell, but without expansions) in `folder`; `kill_after`: seconds until SIGKILL."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             return self._run(folder, shlex.split(line), (out, err), kill_after)
 
@@ -91,14 +91,14 @@ class Runner:
         return Outcome(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - start, usage.ru_maxrss / 1024)
 
     def _become(self, folder, words, streams):
-        """Be the command, in the fork."""
+        """Run the command in the fork."""
         try:
             os.setpgid(0, 0)
             os.chdir(folder)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             for number, stream in enumerate(streams, 1):
                 os.dup2(stream.fileno(), number)
-            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it lives as long as the fork
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open until the fork ends
             sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
             sys.argv = list(words)
             code = 0

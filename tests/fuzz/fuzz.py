@@ -1,11 +1,10 @@
-"""Run real commands on damaged and hostile inputs, and count what they survive.
+"""Run real commands on damaged and hostile inputs, and count the failures.
 
     .venv/bin/python tests/fuzz/fuzz.py --count 10000 --report docs/reliability.md      (make fuzz)
 
-A command survives an input if it ends in time with a documented exit status, prints no traceback, needs no memory out of proportion
-and writes nothing but what it was asked for; each kind of input below may demand more. The same seed and count try the same inputs,
-with any number of jobs.
-tests/fuzz/test_fuzz.py tries 500 of them.
+A command survives an input if it ends in time with a documented exit status, prints no traceback, stays within a memory limit and writes
+nothing except its outputs; each kind of input below may require more. The same seed and count give the same inputs, with any number of
+jobs. tests/fuzz/test_fuzz.py runs 500 of them.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from forks import MEGABYTES, SECONDS, Runner
 from mutations import damage_bytes, damage_json, damage_text, flip_bit, hostile_name
 from PIL import Image
 
-#: So many inputs have random numbers of their own, whoever tries them; what works on several at once takes 10 or 5.
+#: Inputs per random generator, so that they do not depend on the number of jobs; a kind may process 10 or 5 of them at once.
 CHUNK = 10
 
 NETWORK = "conv 4 k3 s2 relu"
@@ -37,7 +36,7 @@ _PREFIX = "cnnkit-fuzz-"
 
 
 class Workshop:
-    """The valid inputs that are damaged, made once by the commands themselves, and what each use of them needs."""
+    """The valid inputs to be damaged, made once by the commands themselves, and the results of the commands on them."""
 
     def __init__(self, folder, run):
         self.folder = folder
@@ -59,7 +58,7 @@ class Workshop:
         self.right = {}
 
     def do(self, line, *, keep=None):
-        """Run a command that has to succeed, and keep what it prints."""
+        """Run a command that must succeed, and optionally save its output."""
         outcome = self.run(self.folder, line)
         if outcome.status:
             raise SystemExit(f"{line}: {outcome.err}")
@@ -67,10 +66,10 @@ class Workshop:
             (self.folder / keep).write_text(outcome.out, "utf-8")
 
     def undamaged(self, line):
-        """Run a command once on the valid inputs, where it has to succeed: else what follows would show nothing.
+        """Run a command once on the valid inputs, where it must succeed: otherwise the test would prove nothing.
 
         Returns:
-            How it ended, and what its folder held then.
+            The outcome, and the contents of its folder afterwards.
         """
         if line not in self.right:
             with self.copy() as place:
@@ -83,12 +82,12 @@ class Workshop:
         return self.right[line]
 
     def read(self, name):
-        """Give the bytes of one of the files."""
+        """Return the bytes of one of the files."""
         return (self.folder / name).read_bytes()
 
     @contextlib.contextmanager
     def copy(self):
-        """Give a folder of links to all files, to be changed at will (by replacing files)."""
+        """Yield a folder of hard links to all files, which can be replaced, but not changed."""
         with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
             place = Path(name) / "work"
             shutil.copytree(self.folder, place, copy_function=os.link)
@@ -134,12 +133,12 @@ class Workshop:
 
 
 def write(path, data):
-    """Write a file anew; a link to the original lies there."""
+    """Replace a file; the existing one is a hard link to the original."""
     path.unlink(missing_ok=True)
     path.write_bytes(data)
 
 
-#: What is tried by kind, in the order of the table: a function (workshop, rng, numbers) that gives (input, faults) for each.
+#: The kinds of inputs, in the order of the table: functions (workshop, rng, numbers) that yield (command, input, faults).
 KINDS: dict[str, "Kind"] = {}
 
 
@@ -154,7 +153,7 @@ class Kind:
 
 
 def kind(name, promise, share):
-    """Register a kind of input, its share of the count and what is promised."""
+    """Register a kind of input, with its promise and its share of the count."""
 
     def register(attempt):
         KINDS[name] = Kind(name, promise, share, attempt)
@@ -175,7 +174,7 @@ ON_IMAGES = (
 )
 
 
-@kind("mutated images", "skipped and named, or decoded as Pillow decodes them", 0.5)
+@kind("mutated images", "skipped with a message, or decoded as by Pillow", 0.5)
 def mutated_images(shop, rng, numbers):
     """Damage images of 18 formats and modes, ten at a time."""
     for start in numbers[::10]:
@@ -207,7 +206,7 @@ def mutated_images(shop, rng, numbers):
                             (Path(aside) / str(number)).rename(other)
                 yield words, path, alone
             if faults and not alone and len(damaged) > 1:
-                yield words, place / "some", faults  # only together
+                yield words, place / "some", faults  # a failure of several together
 
 
 @kind("mutated headers", "refused with the file and the field, or read", 0.15)
@@ -233,7 +232,7 @@ def mutated_headers(shop, rng, numbers):
             yield words, path, shop.run(place, words).faults()
 
 
-@kind("mutated models and features", "refused, or the bytes that were changed do not matter", 0.1)
+@kind("mutated models and features", "refused, or the changed bytes do not matter", 0.1)
 def mutated_models(shop, rng, numbers):
     """Damage the bytes of .pt, .onnx and .npy; one flipped bit in a .pt never changes what it exports."""
     uses = [
@@ -259,7 +258,7 @@ def mutated_models(shop, rng, numbers):
             yield words, place / name, faults
 
 
-@kind("mutated tables", "refused with the line, or read", 0.1)
+@kind("mutated tables", "refused with the line number, or read", 0.1)
 def mutated_tables(shop, rng, numbers):
     """Damage manifests, predictions, truths, histories and lists."""
     uses = [
@@ -280,7 +279,7 @@ def mutated_tables(shop, rng, numbers):
 
 @kind("hostile file names", "read or skipped; nothing is written outside of -o", 0.07)
 def hostile_names(shop, rng, numbers):
-    """Name images after control characters, shell commands, paths and 250 bytes; five at a time."""
+    """Give images names with control characters, shell commands, paths and 250 bytes; five at a time."""
     for start in numbers[::5]:
         with shop.copy() as place:
             (place / "some").mkdir()
@@ -302,7 +301,7 @@ def hostile_names(shop, rng, numbers):
 
 
 def _listed(place):
-    """Give all paths below a folder as bytes."""
+    """Return all paths below a folder as bytes."""
     root = os.fsencode(place)
     return {
         os.path.relpath(os.path.join(base, each), root)
@@ -321,9 +320,9 @@ class _Touches:
         return open, (self.path, "w")
 
 
-@kind("pickles", "refused; none is executed", 0.03)
+@kind("pickles", "refused and not executed", 0.03)
 def pickles(shop, rng, numbers):
-    """Give pickles that write a file when they are executed, in place of models, features and checkpoints."""
+    """Replace models and features by pickles that write a file when they are executed."""
     uses = [
         ("head.pt", "cnn-export head.pt -o x.onnx --device cpu"),
         ("head.pt", "cnn-dims head.pt"),
@@ -358,11 +357,11 @@ def pickles(shop, rng, numbers):
 
 @kind(
     "SIGKILL at a random moment",
-    "no half-written output; the next run gives the bytes of an undisturbed one and leaves nothing else",
+    "no incomplete output; the next run gives the bytes of an undisturbed one and leaves no other file",
     0.05,
 )
 def killed(shop, rng, numbers):
-    """Kill commands that write, look at what lies there, run them again, compare with a run that was not killed."""
+    """Kill commands that write, check their files, run them again, and compare with a run that was not killed."""
     uses = [
         EXTRACT.format("split.tsv"),
         "cnn-augment split.tsv --split train -o copies --copies 20 --augment 'rotate 20' --force",
@@ -377,7 +376,7 @@ def killed(shop, rng, numbers):
         with shop.copy() as place:
             shop.run(place, words, kill_after=float(rng.uniform(0.02, 1)) * seconds)
             faults = [
-                f"half-written {name}"
+                f"incomplete {name}"
                 for name, data in _contents(place).items()
                 if name in whole and name.suffix != ".csv" and data != whole[name]  # a history grows by rows
             ]
@@ -393,7 +392,7 @@ def _contents(place):
 
 
 def _comparable(path):
-    """Give what has to agree between two runs: of a history all but the seconds."""
+    """Return what must be equal in two runs: a history without the column seconds."""
     if path.suffix == ".csv":
         header, *rows = path.read_text("utf-8").splitlines() or [""]
         timed = [number for number, each in enumerate(header.split(",")) if each == "seconds"]
@@ -416,15 +415,15 @@ class Count:
 
 
 def fuzz(count, seed=0, *, only=None, keep=None, say=lambda text: None, jobs=1):
-    """Try `count` inputs.
+    """Run `count` inputs.
 
     Args:
-        count: How many, over all kinds.
-        seed: Of the random numbers.
-        only: One kind, all of the count.
-        keep: A folder for copies of what failed.
+        count: The number of inputs of all kinds together.
+        seed: Seed of the random numbers.
+        only: Run only this kind.
+        keep: A folder for copies of inputs that failed.
         say: Called with a line for each failure.
-        jobs: How many processes try inputs.
+        jobs: The number of processes.
 
     Returns:
         A Count for each kind.
@@ -444,7 +443,7 @@ def fuzz(count, seed=0, *, only=None, keep=None, say=lambda text: None, jobs=1):
         folder = Path(name) / "valid"
         folder.mkdir()
         _Worker.shop = Workshop(folder, Runner())
-        with multiprocessing.get_context("fork").Pool(jobs) as workers:  # they have what is imported here
+        with multiprocessing.get_context("fork").Pool(jobs) as workers:  # with the modules imported here
             for name, tried, failures in workers.imap(_Worker.attempt, chunks):
                 counts[name].tried += tried
                 counts[name].survived += tried - len(failures)
@@ -455,13 +454,13 @@ def fuzz(count, seed=0, *, only=None, keep=None, say=lambda text: None, jobs=1):
 
 
 class _Worker:
-    """One of the processes that try inputs."""
+    """A worker process."""
 
     shop: Workshop
 
     @classmethod
     def attempt(cls, chunk):
-        """Try a chunk; give its kind, how many inputs it had, and a line for each that failed."""
+        """Run a chunk; return its kind, its number of inputs, and a line for each failure."""
         name, seed, numbers, keep = chunk
         tried, failures = 0, []
         for words, path, faults in KINDS[name].attempt(cls.shop, np.random.default_rng(seed), numbers):
@@ -475,7 +474,7 @@ class _Worker:
 
 
 def report(counts, count, seed):
-    """Draw the table as Markdown."""
+    """Return the table as Markdown."""
     lines = [
         "# Reliability",
         "",
@@ -494,11 +493,11 @@ def report(counts, count, seed):
 
 
 def main():
-    """Parse the command line, try, print the table."""
+    """Parse the command line, run the inputs, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=500, help="inputs to try (default: 500)")
+    parser.add_argument("--count", type=int, default=500, help="number of inputs (default: 500)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=list(KINDS), help="try one kind")
+    parser.add_argument("--only", choices=list(KINDS), help="run one kind")
     parser.add_argument("--keep", help="folder for copies of the inputs that failed")
     parser.add_argument("--report", type=Path, help="write the table to this file")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: the cores)")

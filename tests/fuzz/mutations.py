@@ -1,13 +1,13 @@
-"""Random damage to valid inputs: to bytes, to the fields of a JSON document, to lines of text, to names of files."""
+"""Random damage to valid inputs: bytes, fields of a JSON document, lines of text, file names."""
 
 import copy
 import json
 import math
 
-#: Numbers at the edges of what 32 and 64 bits hold, as they appear in damaged or hostile binary files.
+#: Numbers at the limits of 8 to 32 bits, as in damaged or hostile binary files.
 _EXTREMES = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 
-#: What a field of a header may be replaced with.
+#: Replacements for a field of a header.
 _VALUES = [
     None,
     True,
@@ -37,13 +37,13 @@ _VALUES = [
     "x" * 100_000,
 ]
 
-#: What separates, quotes or ends something in one of the formats that are text.
+#: Separators, quotes, line ends and other special strings of text formats.
 _TEXT = [b"\t", b"\n", b"\r", b"\0", b",", b";", b'"', b"'", b"\\", b"\\n", b"\xff", b"\xef\xbb\xbf", b"nan", b"-1"]
 _TEXT += [b"1e999", b"\x1b[2J", b"\xe2\x80\xae", b"../", b"{", b"}", b" ", b"=cmd()", b"%s", b"9" * 400]
 
 
 def damage_bytes(data, rng):
-    """Change some bytes, cut the end off, remove, repeat or swap a block, or write an extreme number somewhere."""
+    """Change some bytes, truncate, remove or repeat a block, or write an extreme number somewhere."""
     changed = bytearray(data)
     for _ in range(int(rng.integers(1, 4))):
         if not changed:
@@ -75,7 +75,7 @@ def flip_bit(data, rng):
 
 
 def damage_text(data, rng):
-    """Insert, replace or remove a few characters that mean something, or damage bytes."""
+    """Insert, replace or remove a few special characters, or damage bytes."""
     if rng.integers(4) == 0:
         return damage_bytes(data, rng)
     changed = bytearray(data)
@@ -91,7 +91,7 @@ def _places(value, path=()):
     if isinstance(value, dict):
         children = value.items()
     elif isinstance(value, list):
-        children = enumerate(value[:3])  # of a long list the first few stand for all
+        children = enumerate(value[:3])  # only the first few of a long list
     else:
         return
     for key, child in children:
@@ -102,11 +102,11 @@ def damage_json(document, rng):
     """Replace, remove or rename one field at any depth.
 
     Args:
-        document: What json.loads gave.
-        rng: Where randomness comes from.
+        document: A result of json.loads.
+        rng: The random generator.
 
     Returns:
-        JSON, NaN and lone surrogates written as Python's json does.
+        JSON with NaN and lone surrogates as written by Python's json.
     """
     changed = copy.deepcopy(document)
     places = list(_places(changed))
@@ -130,13 +130,13 @@ def damage_json(document, rng):
 
 
 def _nested(document, holder, key, depth):
-    """Put a list in a list in a list into a field; json.dumps itself does not go that deep."""
+    """Put a deeply nested list into a field, deeper than json.dumps allows."""
     holder[key] = "DEEP"
     return json.dumps(document).encode().replace(b'"DEEP"', b"[" * depth + b"]" * depth)
 
 
 def hostile_name(rng):
-    """Make the name of a file (bytes, without its extension) of parts that shells, terminals, TSV and paths give a meaning to."""
+    """Make a file name (bytes, without extension) from strings that are special to shells, terminals, TSV or paths."""
     parts = [
         b"a",
         b" ",

@@ -1,4 +1,4 @@
-"""Damaged and hostile inputs through real commands; `make fuzz` tries many more."""
+"""Damaged and hostile inputs to real commands; `make fuzz` runs many more."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_500_damaged_inputs_are_survived():
-    """The script runs in a process of its own: it forks, and a process with threads should not."""
+def test_500_damaged_inputs():
+    """The script runs in a separate process, because it forks, which a process with threads should not."""
     done = subprocess.run([sys.executable, HERE / "fuzz.py", "--count", "500"], capture_output=True, text=True)
     assert not done.returncode, done.stdout + done.stderr

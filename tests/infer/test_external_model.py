@@ -1,4 +1,4 @@
-"""Networks from elsewhere: tiny graphs, written by hand, of every kind that a converter leaves behind."""
+"""Networks without a cnnkit header: tiny hand-written graphs of all kinds that converters produce."""
 
 import re
 
@@ -78,7 +78,7 @@ def describe(labels):
 
 @pytest.fixture
 def shown(images):
-    """Five images, and their channels' means as the network should see them, (5, 3)."""
+    """Five images, and their channels' means as the network should get them, (5, 3)."""
     found = [ImageFile(str(path)) for path in sorted(images(red=3, blue=2).rglob("*.png"))]
 
     def means(description, *, normalised=True):
@@ -96,7 +96,7 @@ def shown(images):
 
 
 def predictions(path, description, found, **options):
-    """Ask for probabilities, (N, classes), and logits where there are any."""
+    """Predict; return probabilities, (N, classes), and logits if there are any."""
     predictor = Predictor([path], PredictConfig(device="cpu", batch=2, **options), spec=description)
     given = list(predictor.images(found))
     return np.stack([prediction.probabilities for prediction in given]), [prediction.logits for prediction in given]
@@ -111,7 +111,7 @@ def softmax(values):
     "shape", [("N", 3, SIZE, SIZE), ("N", 3, "H", "W"), ("N", SIZE, SIZE, 3), (None, None, None, 3)]
 )
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
-def test_the_order_of_axes_is_seen_and_pixels_are_normalised(tmp_path, describe, shown, shape, kind):
+def test_layout_is_detected_and_pixels_are_normalised(tmp_path, describe, shown, shape, kind):
     """NCHW or NHWC, in every float type: logits are means times weights, probabilities their softmax."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", shape=shape, kind=kind)
@@ -130,20 +130,20 @@ def test_the_order_of_axes_is_seen_and_pixels_are_normalised(tmp_path, describe,
         [("Softmax", {"axis": 1}), ("Cast", {"to": TensorProto.FLOAT16})],
         [("Exp", {}), ("LpNormalization", {"axis": 1, "p": 1})],
     ],
-    ids=["softmax", "behind an identity", "float16", "without a softmax operator"],
+    ids=["softmax", "then an identity", "float16", "without a softmax operator"],
 )
-def test_probabilities_are_not_put_through_a_softmax_again(tmp_path, describe, shown, last):
-    """Whether by the operator or by rows that sum up to 1, they are seen to be probabilities; logits there are none."""
+def test_no_second_softmax(tmp_path, describe, shown, last):
+    """Probabilities are recognised by the operator, or by rows that sum to 1; there are no logits."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", last=last)
     probabilities, _ = predictions(path, describe(), found)
     np.testing.assert_allclose(probabilities, softmax(means(describe()) @ WEIGHTS[:, :2]), atol=1e-3)
-    with pytest.raises(UsageError, match="gives probabilities and no logits"):
+    with pytest.raises(UsageError, match="has probabilities and no logits"):
         predictions(path, describe(), found, logits=True)
 
 
-def test_a_single_sigmoid_is_the_second_class(tmp_path, describe, shown):
-    """As Keras' networks for two classes have it, with the sigmoid inside or left out."""
+def test_single_sigmoid_is_the_second_class(tmp_path, describe, shown):
+    """As in Keras' networks for two classes, with or without the sigmoid in the graph."""
     found, means = shown
     second = 1 / (1 + np.exp(-means(describe()) @ WEIGHTS[:, :1]))
     expected = np.concatenate([1 - second, second], axis=1)
@@ -153,22 +153,22 @@ def test_a_single_sigmoid_is_the_second_class(tmp_path, describe, shown):
 
 
 @pytest.mark.parametrize("fixed", [1, 2, 3, 7])
-def test_a_fixed_batch_is_kept(tmp_path, describe, shown, fixed):
-    """Five images go through a network that takes exactly N at once; what fills it up does not show."""
+def test_fixed_batch_size(tmp_path, describe, shown, fixed):
+    """Five images go through a network with a batch size of exactly N; padding does not show."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", shape=(fixed, 3, SIZE, SIZE))
     probabilities, _ = predictions(path, describe(), found)
     np.testing.assert_allclose(probabilities, softmax(means(describe()) @ WEIGHTS[:, :2]), atol=1e-5)
 
 
-def test_a_network_of_bytes_gets_bytes(tmp_path, describe, shown):
-    """It normalises itself: --mean and --std are not needed, and refused."""
+def test_uint8_network(tmp_path, describe, shown):
+    """It normalises its input itself: --mean and --std are not needed, and refused."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", kind=TensorProto.UINT8, shape=("N", SIZE, SIZE, 3), weights=WEIGHTS / 100)
     bare = describe(mean=None, std=None)
     expected = softmax(means(bare, normalised=False) @ WEIGHTS[:, :2] / 100)
     np.testing.assert_allclose(predictions(path, bare, found)[0], expected, atol=1e-5)
-    with pytest.raises(UsageError, match="normalises them itself; drop --mean and --std"):
+    with pytest.raises(UsageError, match="normalises it itself; drop --mean, --std"):
         predictions(path, describe(), found)
 
 
@@ -177,8 +177,8 @@ def test_a_network_of_bytes_gets_bytes(tmp_path, describe, shown):
     [{"fit": Fit.SQUASH}, {"fit": Fit.PAD}, {"resize": 30}, {"interpolation": Interpolation.NEAREST}],
     ids=str,
 )
-def test_every_part_of_the_preprocessing_can_be_told(tmp_path, describe, shown, changes):
-    """What is told differs from the default, and arrives."""
+def test_every_part_of_the_preprocessing_is_used(tmp_path, describe, shown, changes):
+    """Each value differs from the default."""
     found, means = shown
     path = graph(tmp_path / "net.onnx")
     probabilities, _ = predictions(path, describe(**changes), found)
@@ -187,8 +187,8 @@ def test_every_part_of_the_preprocessing_can_be_told(tmp_path, describe, shown, 
     assert np.abs(expected - softmax(means(describe()) @ WEIGHTS[:, :2])).max() > 1e-4
 
 
-def test_the_output_with_a_number_for_each_class_is_taken(tmp_path, describe, shown):
-    """Of a network that gives more than one, whatever stands first."""
+def test_output_with_one_number_per_class_is_used(tmp_path, describe, shown):
+    """If a network has several outputs, in any order."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", extra_output="means")
     expected = softmax(means(describe()) @ WEIGHTS[:, :2])
@@ -235,14 +235,14 @@ def outputs(path, **made):
     ],
     ids=lambda made: " ".join(made),
 )
-def test_of_several_outputs_the_class_scores_are_taken(tmp_path, describe, shown, caplog, made):
-    """By name and by what they come from, wherever they stand; a notice names the one that was taken, and --output another."""
+def test_output_of_class_scores_is_chosen(tmp_path, describe, shown, caplog, made):
+    """By its name and operator, in any position; a notice names it, and --output chooses another."""
     found, means = shown
     path = outputs(tmp_path / "net.onnx", **made)
     taken, other = list(made)[-1], next(iter(made))
     expected = softmax(means(describe()) @ LOGITS)
     np.testing.assert_allclose(predictions(path, describe(), found)[0], expected, atol=1e-5)
-    assert f"taking {taken}; --output NAME takes another" in caplog.text
+    assert f"using {taken}; choose another with --output NAME" in caplog.text
     caplog.clear()
     named = predictions(path, describe(output=taken), found)[0]
     np.testing.assert_allclose(named, expected, atol=1e-5)
@@ -253,8 +253,8 @@ def test_of_several_outputs_the_class_scores_are_taken(tmp_path, describe, shown
 
 
 @pytest.mark.parametrize("last", ["Softmax", "Sigmoid"])
-def test_an_output_and_its_activation_belong_together(tmp_path, describe, shown, caplog, last):
-    """Both are read: the one as logits, the other as probabilities, and there is nothing to choose."""
+def test_output_and_its_activation_belong_together(tmp_path, describe, shown, caplog, last):
+    """Both are used, one as logits, the other as probabilities, without a notice."""
     found, means = shown
     path = outputs(tmp_path / "net.onnx", logits=([], LOGITS), probabilities=([last], "logits"))
     probabilities, logits = predictions(path, describe(), found, logits=True)
@@ -280,8 +280,8 @@ def test_an_output_and_its_activation_belong_together(tmp_path, describe, shown,
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
-def test_probabilities_mean_what_they_say(tmp_path, describe, shown, caplog, operators, independent):
-    """Sigmoids stay what they are and a notice says so; logarithms of probabilities are exponentiated; the rest is a softmax."""
+def test_meaning_of_outputs(tmp_path, describe, shown, caplog, operators, independent):
+    """Sigmoids are kept, with a notice; logarithms of probabilities are exponentiated; others get a softmax."""
     found, means = shown
     path = outputs(tmp_path / "net.onnx", out=(operators, LOGITS))
     got = predictions(path, describe(), found)[0]
@@ -296,8 +296,8 @@ def test_probabilities_mean_what_they_say(tmp_path, describe, shown, caplog, ope
     assert ("those of an image do not sum to 1" in caplog.text) == independent
 
 
-def test_a_sigmoid_of_single_operators_is_seen(tmp_path, describe, shown, caplog):
-    """Values between 0 and 1 that come from no linear operator are probabilities of their classes."""
+def test_sigmoid_of_single_operators_is_recognised(tmp_path, describe, shown, caplog):
+    """Values between 0 and 1 that do not come from a linear operator are probabilities."""
     found, means = shown
     path = outputs(tmp_path / "net.onnx", out=(["Neg", "Softplus", "Neg", "Exp"], LOGITS))  # exp(-log(1 + exp(-x)))
     np.testing.assert_allclose(
@@ -306,7 +306,7 @@ def test_a_sigmoid_of_single_operators_is_seen(tmp_path, describe, shown, caplog
     assert "do not sum to 1" in caplog.text
 
 
-def test_logarithms_of_sigmoids_are_refused(tmp_path, describe):
+def test_rejects_logarithms_of_sigmoids(tmp_path, describe):
     """They are neither logits of a softmax nor probabilities."""
     path = outputs(tmp_path / "net.onnx", out=(["Sigmoid", "Log"], LOGITS))
     with pytest.raises(CnnkitError, match="out has the logarithms of sigmoids; export the network without them"):
@@ -314,23 +314,26 @@ def test_logarithms_of_sigmoids_are_refused(tmp_path, describe):
 
 
 @pytest.mark.parametrize(
-    ("last", "said"),
+    ("last", "message"),
     [
-        ([("Softmax", {"axis": 0})], r"value1 is a softmax over something else than the classes: .* sum to "),
-        ([("Softmax", {"axis": 1}), ("Neg", {})], "value2 is made of probabilities by Neg, and is neither these nor"),
+        ([("Softmax", {"axis": 0})], r"value1 is a softmax over another axis than the classes: .* sum to "),
+        (
+            [("Softmax", {"axis": 1}), ("Neg", {})],
+            "value2 is computed from probabilities by Neg, and is neither these nor",
+        ),
     ],
     ids=["a softmax over the batch", "probabilities below 0"],
 )
-def test_what_is_made_of_probabilities_is_not_taken_for_logits(run, images, tmp_path, labels, last, said):
-    """Its softmax would be other numbers than the network's, and a softmax over the batch depends on the other images."""
+def test_values_computed_from_probabilities_are_not_logits(run, images, tmp_path, labels, last, message):
+    """Their softmax would differ from the network's probabilities, and a softmax over the batch depends on the other images."""
     path = graph(tmp_path / "net.onnx", last=last)
     words = ("--size", SIZE, "--mean", 0, "--std", 1, "--labels", labels)
     outcome = run("cnn-predict", "-m", path, *words, images(red=1), "--device", "cpu", status=1)
-    assert re.search(said, outcome.err), outcome.err
+    assert re.search(message, outcome.err), outcome.err
 
 
 def test_one_minus_a_sigmoid_is_a_probability(tmp_path, describe, shown):
-    """Of each class by itself, as the network gives it."""
+    """An independent one of each class, as the network gives it."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", last=[("Sigmoid", {}), ("Neg", {})])
     model = onnx.load(path)
@@ -343,19 +346,19 @@ def test_one_minus_a_sigmoid_is_a_probability(tmp_path, describe, shown):
     np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(means(describe()) @ WEIGHTS[:, :2])), atol=1e-5)
 
 
-def test_a_class_number_alone_is_no_prediction(tmp_path, describe):
-    """The real shape of the output, what is needed, and what to leave out."""
+def test_rejects_network_that_only_gives_the_class_number(tmp_path, describe):
+    """The message has the shape of the output, the shape that is needed, and what to leave out."""
     path = outputs(tmp_path / "net.onnx", label=(["ArgMax"], LOGITS))
     with pytest.raises(
         CnnkitError,
-        match=r"gives label \(int64, one number\) for one image, but .* has 2 classes: an output of 2 floating-point "
-        "numbers an image is needed; label names the best class alone, export the network without its ArgMax",
+        match=r"gives label \(int64, one number\) for one image, but .* has 2 classes: one output must have 2 floating-point "
+        "numbers per image; label is only the best class, export the network without its ArgMax",
     ):
         Predictor([path], PredictConfig(device="cpu"), spec=describe())
 
 
 def test_keras_mode_caffe(tmp_path, describe, shown):
-    """Blue, green, red from 0 to 255 without the means of ImageNet: keras.applications.imagenet_utils.preprocess_input."""
+    """Blue, green, red from 0 to 255 minus the means of ImageNet: keras.applications.imagenet_utils.preprocess_input."""
     found, means = shown
     caffe = {"mean": "103.939,116.779,123.68", "std": "1", "range": PixelRange.BYTE, "channels": ChannelOrder.BGR}
     path = outputs(tmp_path / "net.onnx", logits=([], LOGITS / 50))
@@ -372,7 +375,7 @@ def test_keras_mode_caffe(tmp_path, describe, shown):
 @pytest.mark.parametrize("shape", [("N", 3, SIZE, SIZE), ("N", SIZE, SIZE, 3)])
 @pytest.mark.parametrize("channels", list(ChannelOrder))
 def test_every_order_of_channels(tmp_path, describe, shown, kind, shape, channels):
-    """Red first, blue first, or the luma three times; in both orders of axes, as floats and as bytes."""
+    """Red first, blue first, or three times grey; in both layouts, as floats and as uint8."""
     found, means = shown
     takes_bytes = kind == TensorProto.UINT8
     spec = describe(
@@ -391,8 +394,8 @@ def test_every_order_of_channels(tmp_path, describe, shown, kind, shape, channel
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8])
 @pytest.mark.parametrize("shape", [("N", 1, SIZE, SIZE), ("N", 1, "H", "W"), ("N", SIZE, SIZE, 1)])
-def test_a_network_of_one_channel_gets_grey(tmp_path, describe, shown, kind, shape):
-    """The luma, as cnnkit's own grey networks have it: MNIST's networks take that."""
+def test_network_of_one_channel_gets_grey(tmp_path, describe, shown, kind, shape):
+    """Grey as in cnnkit's own grey networks, for networks trained on MNIST."""
     found, means = shown
     takes_bytes = kind == TensorProto.UINT8
     weights = np.array([[3.0, -2.0]], dtype=np.float32) / (100 if takes_bytes else 1)
@@ -408,25 +411,25 @@ def test_a_network_of_one_channel_gets_grey(tmp_path, describe, shown, kind, sha
     with pytest.raises(UsageError, match="takes one channel; drop --channels bgr"):
         predictions(path, describe(channels=ChannelOrder.BGR), found)
     if not takes_bytes:
-        with pytest.raises(UsageError, match="takes one channel; give one number each for --mean and --std"):
+        with pytest.raises(UsageError, match="takes one channel; give --mean and --std one number each"):
             predictions(path, describe(), found)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"mean": "123.68,116.779,103.939"}, 'mean "123.68,116.779,103.939": pixels go from 0 to 1; add --range 255'),
-        ({"mean": "300", "range": PixelRange.BYTE}, 'mean "300": pixels go from 0 to 255; give one inside'),
+        ({"mean": "123.68,116.779,103.939"}, 'mean "123.68,116.779,103.939": pixel values are 0 to 1; add --range 255'),
+        ({"mean": "300", "range": PixelRange.BYTE}, 'mean "300": pixel values are 0 to 255; give a mean in that range'),
     ],
 )
-def test_a_mean_that_no_pixel_reaches_is_refused(describe, changes, said):
+def test_rejects_mean_outside_of_the_pixel_range(describe, changes, message):
     """Means of 0 to 255 without --range would make every image black."""
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         describe(**changes).checked()
 
 
-def test_names_that_stand_twice_are_numbered(run, images, tmp_path, caplog):
-    """ImageNet has two cranes: the list is usable, and both can be told apart."""
+def test_duplicate_class_names_are_numbered(run, images, tmp_path, caplog):
+    """ImageNet has two cranes: the list is usable, and they can be told apart."""
     labels = tmp_path / "labels.txt"
     labels.write_bytes("\ufeffcrane\r\ndog\rcrane 2\ncrane\n\ncrane\ndog\n".encode())
     path = graph(tmp_path / "net.onnx", weights=np.arange(18, dtype=np.float32).reshape(3, 6), classes=6)
@@ -437,15 +440,15 @@ def test_names_that_stand_twice_are_numbered(run, images, tmp_path, caplog):
     assert 'numbered as "crane" and "crane 3" and "crane 4"' in outcome.err
 
 
-def test_labels_in_utf_16_are_named(describe, tmp_path):
-    """Windows' Unicode text is no list of names with zeros between the letters."""
+def test_rejects_labels_in_utf_16(describe, tmp_path):
+    """Windows' "Unicode text" is not read as names with zeros between the letters."""
     (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-16")
     with pytest.raises(CnnkitError, match=r"labels.txt: UTF-16; save it as UTF-8"):
         Predictor([graph(tmp_path / "net.onnx")], PredictConfig(device="cpu"), spec=describe())
 
 
-def test_the_command_takes_the_order_and_the_output(run, images, tmp_path, labels):
-    """As it is typed; and a network that cnnkit made refuses them."""
+def test_command_takes_channels_and_output(run, images, tmp_path, labels):
+    """On the command line; a model made by cnnkit refuses them."""
     path = outputs(tmp_path / "net.onnx", embedding=([], EMBEDDING), logits=([], LOGITS))
     words = ["--size", SIZE, "--mean", 0.5, "--std", 0.5, "--labels", labels, "--range", 1]
     rows = {
@@ -458,12 +461,12 @@ def test_the_command_takes_the_order_and_the_output(run, images, tmp_path, label
     assert len(set(rows.values())) == 6
     outcome = run("cnn-predict", "-m", path, *words, images(red=1))
     assert outcome.out == rows["rgb", "logits"]
-    assert "net.onnx has the outputs embedding and logits with 2 numbers an image: taking logits" in outcome.err
+    assert "net.onnx has the outputs embedding and logits with 2 numbers per image: using logits" in outcome.err
 
 
 @pytest.mark.parametrize("missing", [["size"], ["mean", "std"], ["labels"], ["size", "mean", "std", "labels"]])
-def test_what_is_missing_is_named(tmp_path, describe, missing):
-    """All of it, and nothing else."""
+def test_missing_options_are_named(tmp_path, describe, missing):
+    """All of them, and no others."""
     path = graph(tmp_path / "net.onnx")
     with pytest.raises(UsageError) as error:
         Predictor([path], spec=describe(**dict.fromkeys(missing)))
@@ -473,10 +476,10 @@ def test_what_is_missing_is_named(tmp_path, describe, missing):
 
 
 @pytest.mark.parametrize(
-    ("made", "changes", "said"),
+    ("made", "changes", "message"),
     [
-        ({}, {"size": "16"}, "takes 8 x 8 pixels, --size says 16"),
-        ({}, {"size": "8x8"}, 'no cnnkit header; --size is the side of its input then, a number of pixels, not "8x8"'),
+        ({}, {"size": "16"}, "takes 8 x 8 pixels; --size is 16"),
+        ({}, {"size": "8x8"}, 'no cnnkit header; --size must be the side of its input in pixels, not "8x8"'),
         ({}, {"size": "native"}, 'not "native"'),
         ({}, {"size": "0"}, 'not "0"'),
         ({"shape": ("N", 4, "H", "W")}, {}, "expected images with three channels or one"),
@@ -492,16 +495,16 @@ def test_what_is_missing_is_named(tmp_path, describe, missing):
     ],
     ids=["size", "rectangle", "native", "none", "four", "vector", "broken", "classes", "integers", "runs not"],
 )
-def test_what_contradicts_the_network_is_one_line(tmp_path, describe, made, changes, said):
-    """Both sides of the contradiction are given."""
+def test_options_that_contradict_the_network(tmp_path, describe, made, changes, message):
+    """The error is one line with both values."""
     path = graph(tmp_path / "net.onnx", **made)
-    with pytest.raises(CnnkitError, match=said) as error:
+    with pytest.raises(CnnkitError, match=message) as error:
         Predictor([path], PredictConfig(device="cpu"), spec=describe(**changes))
     assert "net.onnx" in str(error.value)
 
 
-def test_networks_with_two_inputs_are_refused(tmp_path, describe):
-    """An image is one input."""
+def test_rejects_networks_with_two_inputs(tmp_path, describe):
+    """There must be one input, of images."""
     path = graph(tmp_path / "net.onnx")
     proto = onnx.load(path)
     proto.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N"]))
@@ -517,12 +520,12 @@ def test_networks_with_two_inputs_are_refused(tmp_path, describe):
     [("0.1,0.2,0.3", (0.1, 0.2, 0.3)), ("0.5", (0.5, 0.5, 0.5)), (None, None), ("0, 0, 1", (0, 0, 1))],
 )
 def test_channels_are_three_numbers_or_one(text, expected):
-    """One number stands for all three."""
+    """One number stands for all three channels."""
     assert parse_channels(text, option="--mean") == expected
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,2", "1,2,3,4", "nan", "inf,0,0", "0,1,1"])
-def test_other_channels_are_refused(text):
-    """The option and the word are named; a deviation must be above zero."""
+def test_rejects_other_channels(text):
+    """The message has the option and its value; a standard deviation must be above zero."""
     with pytest.raises(UsageError, match=f'--std "{text}": give three numbers above zero'):
         parse_channels(text, option="--std")

@@ -1,4 +1,4 @@
-"""Networks from elsewhere with something broken in them: each is a prediction or a sentence, and takes little memory."""
+"""Damaged networks without a cnnkit header: each gives a prediction or a clear error, and takes little memory."""
 
 import random
 import resource
@@ -21,7 +21,7 @@ NAMES = ["", "nowhere", "x", "logits", "w1"]
 
 
 def network():
-    """A small convolutional network with the operators whose outputs depend on numbers in the file."""
+    """A small convolutional network with operators whose output sizes depend on numbers in the file."""
     generator = np.random.default_rng(0)
 
     def weights(name, *shape):
@@ -129,8 +129,8 @@ CHANGES = [
 ]
 
 
-def test_as_it_is_it_predicts(tmp_path):
-    """Nothing of what follows is due to the network itself."""
+def test_undamaged_network_predicts(tmp_path):
+    """The network itself does not cause the errors below."""
     assert probabilities_of(network().SerializeToString(), tmp_path).shape == (2, 2)
 
 
@@ -147,7 +147,7 @@ def probabilities_of(content, folder):
 
 
 def mutated(seed):
-    """Give the bytes of the network with one change or two, every third one with bytes that flipped as well."""
+    """Return the bytes of the network with one change or two, every third one also with flipped bits."""
     generator, model = random.Random(seed), network()
     for _ in range(generator.choice([1, 1, 2])):
         generator.choice(CHANGES)(model, generator)
@@ -160,14 +160,14 @@ def mutated(seed):
 @pytest.mark.parametrize(
     "seeds", [range(50), pytest.param(range(50, 600), marks=pytest.mark.slow)], ids=["few", "many"]
 )
-def test_whatever_is_changed_ends_in_a_sentence(tmp_path, seeds):
-    """Read, opened, tried and run: the errors are cnnkit's own, on one line, and memory stays where it was."""
-    before, said = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+def test_damage_ends_in_a_clear_error(tmp_path, seeds):
+    """Read, opened, tried and run: errors are cnnkit's own, on one line, and memory does not grow."""
+    before, errors = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     for seed in seeds:
         try:
             assert probabilities_of(mutated(seed), tmp_path).shape == (2, 2)
         except CnnkitError as error:
-            said.append(str(error))
-    assert len(seeds) // 2 < len(said) < len(seeds)
-    assert [text for text in said if not text.isprintable()] == []
+            errors.append(str(error))
+    assert len(seeds) // 2 < len(errors) < len(seeds)
+    assert [text for text in errors if not text.isprintable()] == []
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000  # KiB

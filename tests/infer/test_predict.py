@@ -1,4 +1,4 @@
-"""How images and features go through networks: in which batches, decoded how often, in which order, and what is refused."""
+"""How images and features go through networks: batches, decoding, order, and what is refused."""
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ from cnnkit.infer.predict import Predictor
 CLASSES = ("blue", "green", "red")
 BACKBONE = Backbone(name="layers", layer="conv1", pool=Pool.AVG, weights_sha256="a" * 64, notation="conv 3 k1")
 PREPROCESS = Preprocess(size=16, resize=18)
-# The mean of blue speaks for blue and so on, as the images of the fixture are tinted
+# The mean of blue is the evidence for blue and so on, as the images of the fixture are tinted
 WEIGHTS = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], dtype=np.float32) / 20
 
 
@@ -31,7 +31,7 @@ def header(**changes):
 
 
 def save(path, inputs, nodes, constants, saved):
-    """Write a graph with the outputs that cnn-export gives, and a Header."""
+    """Write a graph with the outputs of cnn-export, and a Header."""
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("probabilities", "logits")]
     nodes = [
         *nodes,
@@ -83,7 +83,7 @@ def found(images):
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def batch_sizes(monkeypatch):
     """List how many inputs networks are given at once."""
     sizes = []
     run = OnnxNetwork.run
@@ -101,23 +101,23 @@ def asked(monkeypatch):
     [(1, 32, [1]), (7, 32, [7]), (7, 7, [7]), (7, 6, [4, 4]), (7, 3, [3, 3, 3]), (7, 1, [1] * 7)],
 )
 @pytest.mark.parametrize("listed", [True, False])
-def test_batches_have_one_size_and_little_is_empty(tmp_path, found, asked, count, batch, sizes, listed):
-    """A known number of images is dealt out evenly; of a stream it is known when it ends within the first batch."""
+def test_batches_are_equal_and_hardly_padded(tmp_path, found, batch_sizes, count, batch, sizes, listed):
+    """A known number of images is divided evenly; a stream is known if it ends within the first batch."""
     predictor = load(whole(tmp_path / "net.onnx"), batch=batch)
     coming = found[:count] if listed else iter(found[:count])
     assert len(list(predictor.images(coming))) == count
-    assert asked == (sizes if listed or count < batch else [batch] * -(-count // batch))
+    assert batch_sizes == (sizes if listed or count < batch else [batch] * -(-count // batch))
 
 
-def test_features_go_in_even_batches_too(tmp_path, asked):
-    """Ten rows at most four at once."""
+def test_features_go_in_equal_batches(tmp_path, batch_sizes):
+    """Ten rows, at most four at once."""
     path = keep_features(tmp_path / "x.npy", np.zeros((10, 3), dtype=np.float32))
     assert len(list(load(head(tmp_path / "head.onnx"), batch=4).features(feature_input.find([str(path)])))) == 10
-    assert asked == [4, 4, 4]
+    assert batch_sizes == [4, 4, 4]
 
 
-def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, found, monkeypatch):
-    """Three models, two ways to prepare an image: each model predicts as it does alone."""
+def test_every_file_is_decoded_once(tmp_path, found, monkeypatch):
+    """Three models, two preprocessings: each model predicts as it does alone."""
     small = Preprocess(size=8, resize=8, fit=Fit.SQUASH)
     models = [
         whole(tmp_path / "one.onnx"),
@@ -134,11 +134,11 @@ def test_every_file_is_decoded_once_whatever_the_number_of_models(tmp_path, foun
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [(1, [8] * 7), (8, [8] * 7), (20, [16] * 4), (32, [32, 32]), (100, [56])])
-def test_the_views_of_an_image_come_in_one_batch(tmp_path, found, asked, batch, sizes):
-    """A batch counts views and holds whole images; seven images of eight views each are dealt out evenly."""
+def test_views_of_an_image_are_in_one_batch(tmp_path, found, batch_sizes, batch, sizes):
+    """A batch counts views and has whole images; seven images of eight views each are divided evenly."""
     predictor = load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip", batch=batch)
     predictions = list(predictor.images(found))
-    assert asked == sizes
+    assert batch_sizes == sizes
     alone = list(load(whole(tmp_path / "net.onnx"), tta="crop 0.5, hflip", batch=8).images(found))
     np.testing.assert_allclose(
         [prediction.probabilities for prediction in predictions],
@@ -147,8 +147,8 @@ def test_the_views_of_an_image_come_in_one_batch(tmp_path, found, asked, batch, 
     )
 
 
-def test_an_ensemble_sees_the_same_views(tmp_path, found):
-    """Three models, two ways to prepare an image, two orders of the classes: the mean is over models and views, each once."""
+def test_ensemble_averages_over_models_and_views(tmp_path, found):
+    """Three models, two preprocessings, two orders of the classes: each model and view counts once."""
     models = [
         whole(tmp_path / "one.onnx"),
         whole(tmp_path / "two.onnx", preprocess=Preprocess(size=8, resize=8, fit=Fit.SQUASH)),
@@ -169,22 +169,22 @@ def test_an_ensemble_sees_the_same_views(tmp_path, found):
 
 
 def test_skipped_images_keep_their_place_among_views(tmp_path, found):
-    """An image that cannot be used has no views, and those behind it keep theirs."""
+    """An image that cannot be used has no views, and later images keep theirs."""
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     order = [ImageFile(str(broken)), found[0], ImageFile(str(broken)), *found[1:]]
     predictor = load(whole(tmp_path / "net.onnx"), tta="vflip, hflip", vote=Vote.HARD, batch=8)
     predictions = list(predictor.images(order, callbacks=SILENT))
     assert [prediction.path for prediction in predictions] == [image.path for image in order]
     assert [prediction.probabilities is None for prediction in predictions] == [True, False, True, *[False] * 6]
-    # A mean of colours is the same whichever way an image is turned: the four views agree
+    # The mean colour does not depend on flips: the four views agree
     assert all(
         prediction.probabilities.max() == 1 for prediction in predictions if prediction.probabilities is not None
     )
 
 
-def test_models_with_their_classes_in_another_order_agree(tmp_path, found):
-    """The same network with its columns and names turned round adds nothing to a vote."""
+def test_models_with_another_class_order_agree(tmp_path, found):
+    """The same network with reversed columns and names does not change a vote."""
     one = whole(tmp_path / "one.onnx")
     turned = whole(tmp_path / "turned.onnx", weights=WEIGHTS[:, ::-1].copy(), classes=CLASSES[::-1])
     alone = np.stack([prediction.probabilities for prediction in load(one).images(found)])
@@ -195,9 +195,9 @@ def test_models_with_their_classes_in_another_order_agree(tmp_path, found):
 
 
 def test_skipped_images_keep_their_place(tmp_path, found):
-    """One prediction for every image in its order, whether it can be used or not; the same image may come twice."""
+    """One prediction per image in order, usable or not; the same image may come twice."""
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     bad = ImageFile(str(broken))
     order = [bad, found[0], found[0], bad, bad, *found[1:], bad]
     skipped = []
@@ -212,15 +212,15 @@ def test_skipped_images_keep_their_place(tmp_path, found):
     assert [line == "" for line in lines] == [image is bad for image in order]
 
 
-def test_without_a_way_to_skip_a_bad_image_is_an_error(tmp_path):
-    """A caller who did not say what to do is told."""
+def test_bad_image_is_an_error_without_a_skip_callback(tmp_path):
+    """The library raises by default."""
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(BadImageError, match=r"broken\.png: empty file"):
         list(load(whole(tmp_path / "net.onnx")).images([ImageFile(str(tmp_path / "broken.png"))]))
 
 
-def test_a_prediction_that_is_no_number_is_skipped_and_named(tmp_path):
-    """Features that are not finite give no probability; the rows beside them do."""
+def test_prediction_that_is_not_finite_is_skipped(tmp_path):
+    """Features that are not finite give no probability; the other rows do."""
     values = np.array([[1, 2, 3], [np.nan, 0, 0], [np.inf, -np.inf, 0], [3, 2, 1]], dtype=np.float32)
     path = keep_features(tmp_path / "x.npy", values)
     skipped = []
@@ -231,11 +231,11 @@ def test_a_prediction_that_is_no_number_is_skipped_and_named(tmp_path):
         )
     )
     assert [prediction.probabilities is None for prediction in predictions] == [False, True, True, False]
-    assert skipped == [(f"{tmp_path}/photos/{row}.png", "the network's answer is not a number") for row in (1, 2)]
+    assert skipped == [(f"{tmp_path}/photos/{row}.png", "the network's output is not finite") for row in (1, 2)]
 
 
 def test_progress_counts_all_images(tmp_path, found):
-    """With the total where it is known, skipped ones included."""
+    """With the total if it is known, skipped images included."""
     seen = []
     predictor = load(whole(tmp_path / "net.onnx"), batch=3)
     callbacks = Callbacks(progress=lambda *done: seen.append(done))
@@ -247,8 +247,8 @@ def test_progress_counts_all_images(tmp_path, found):
     assert seen[-1] == (7, None)
 
 
-def test_a_column_view_is_ours_only_where_the_header_says_so(tmp_path):
-    """Somebody's own column of that name leaves no row out; behind features with views only the plain rows are asked about."""
+def test_column_view_counts_only_with_the_header(tmp_path):
+    """A user's own column of that name leaves no row out; with views in the Header, only the unchanged rows are predicted."""
     path = tmp_path / "x.npy"
     np.save(path, np.zeros((3, 4), dtype=np.float32))
     path.with_suffix(".tsv").write_text("path\tview\na.png\t0\na.png\t1\nb.png\t2\n")
@@ -259,8 +259,8 @@ def test_a_column_view_is_ours_only_where_the_header_says_so(tmp_path):
         assert [row.view for row in features.load(path).rows] == views
 
 
-def test_features_are_read_as_a_mapped_part_of_their_file(tmp_path):
-    """In any float type, in any number of files, and only the rows of a split."""
+def test_features_are_memory_mapped(tmp_path):
+    """In any float type, from any number of files, and only the rows of a split."""
     values = np.random.default_rng(0).normal(0, 9, (7, 3))
     one = keep_features(tmp_path / "one.npy", values.astype(np.float32))
     two = keep_features(tmp_path / "two.npy", values.astype(np.float16))
@@ -277,21 +277,21 @@ def test_features_are_read_as_a_mapped_part_of_their_file(tmp_path):
     assert [prediction.path for prediction in chosen] == [f"{tmp_path}/photos/{row}.png" for row in (1, 3, 5)]
 
 
-def test_rows_without_a_list_are_called_by_their_number(tmp_path, caplog):
-    """A bare array has neither names nor a Header: that nothing was checked is said."""
+def test_rows_without_a_table_are_named_by_number(tmp_path, caplog):
+    """A bare array has neither names nor a Header: a notice says that nothing was checked."""
     np.save(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float64))
     predictions = list(load(head(tmp_path / "head.onnx")).features(feature_input.find([str(tmp_path / "x.npy")])))
     assert [prediction.path for prediction in predictions] == [f"{tmp_path}/x.npy:0", f"{tmp_path}/x.npy:1"]
-    assert "no x.json beside it: nothing shows that these are the features that" in caplog.text
+    assert "no x.json next to it: cannot check that" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"backbone": None}, "made with base None, .* trained with layers"),
+        ({"backbone": None}, "made with backbone None, .* trained with layers"),
         (
             {"backbone": Backbone("vgg16", "block5", Pool.AVG, "a" * 64)},
-            "made with base vgg16, .* trained with layers",
+            "made with backbone vgg16, .* trained with layers",
         ),
         (
             {"backbone": Backbone("layers", "conv2", Pool.AVG, "a" * 64, "conv 3 k1")},
@@ -311,94 +311,94 @@ def test_rows_without_a_list_are_called_by_their_number(tmp_path, caplog):
             r"made with mean \(0\.5, .* trained with \(0\.485",
         ),
     ],
-    ids=["none", "base", "layer", "pool", "weights", "resize", "mean"],
+    ids=["none", "backbone", "layer", "pool", "weights", "resize", "mean"],
 )
-def test_features_of_another_backbone_are_refused(tmp_path, changes, said):
-    """Whatever differs is named, with both files and both values."""
+def test_rejects_features_of_another_backbone(tmp_path, changes, message):
+    """The difference is named, with both files and both values."""
     path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32), **changes)
-    with pytest.raises(FormatError, match=said) as error:
+    with pytest.raises(FormatError, match=message) as error:
         load(head(tmp_path / "head.onnx")).features(feature_input.find([str(path)]))
     assert "x.npy" in str(error.value)
     assert "head.onnx" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"), [((2, 4), "rows of 4, .* takes 3"), ((2, 3, 5, 5), "3 x 5 x 5, .* takes 3")]
+    ("shape", "message"), [((2, 4), "rows of 4, .* takes 3"), ((2, 3, 5, 5), "3 x 5 x 5, .* takes 3")]
 )
-def test_features_of_another_shape_are_refused(tmp_path, shape, said):
-    """Both shapes are given."""
+def test_rejects_features_of_another_shape(tmp_path, shape, message):
+    """The message has both shapes."""
     path = keep_features(tmp_path / "x.npy", np.zeros(shape, dtype=np.float32))
-    with pytest.raises(FormatError, match=said):
+    with pytest.raises(FormatError, match=message):
         load(head(tmp_path / "head.onnx")).features(feature_input.find([str(path)]))
 
 
-def test_a_list_of_another_length_is_refused(tmp_path):
-    """Rows that were added or lost would be called by the wrong names."""
+def test_rejects_table_of_another_length(tmp_path):
+    """Rows would get wrong names."""
     path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32))
     np.save(path, np.zeros((3, 3), dtype=np.float32))
     with pytest.raises(FormatError, match=r"has 3 rows, x\.tsv has 2"):
         feature_input.find([str(path)])
 
 
-def test_heads_take_features_and_whole_networks_images(tmp_path, found):
-    """The other way round there is one line that says what to give."""
+def test_heads_take_features_and_networks_images(tmp_path, found):
+    """Otherwise one line says what to give."""
     path = keep_features(tmp_path / "x.npy", np.zeros((2, 3), dtype=np.float32))
-    with pytest.raises(UsageError, match=r"head\.onnx is a head and takes features, not pictures"):
+    with pytest.raises(UsageError, match=r"head\.onnx is a head and takes features, not images"):
         load(head(tmp_path / "head.onnx")).images(found)
-    with pytest.raises(UsageError, match=r"x\.npy holds features, and .*net\.onnx takes pictures"):
+    with pytest.raises(UsageError, match=r"x\.npy holds features, and .*net\.onnx takes images"):
         load(whole(tmp_path / "net.onnx")).features(feature_input.find([str(path)]))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"spec": ModelSpec(resize=8)}, "carries its own preprocessing and classes; --resize is for networks"),
+        ({"spec": ModelSpec(resize=8)}, "has a cnnkit header with preprocessing and classes; --resize is for networks"),
         (
             {"spec": ModelSpec(size="8")},
-            "takes 16 x 16 pixels alone; export it again with cnn-export --dynamic-size",
+            "takes only 16 x 16 pixels; export it again with cnn-export --dynamic-size",
         ),
-        ({"spec": ModelSpec(size="native")}, "takes 16 x 16 pixels alone; export it again with"),
-        ({"vote": Vote.HARD}, "give --model several times, or views with --tta"),
+        ({"spec": ModelSpec(size="native")}, "takes only 16 x 16 pixels; export it again with"),
+        ({"vote": Vote.HARD}, "give --model several times, or --tta"),
         ({"logits": True, "tta": "hflip"}, "a vote has probabilities and no logits"),
     ],
 )
-def test_options_that_one_of_our_models_does_not_need_are_refused(tmp_path, options, said):
-    """They would do nothing, or something else than is meant."""
-    with pytest.raises(UsageError, match=said):
+def test_rejects_options_that_a_model_with_header_does_not_need(tmp_path, options, message):
+    """They would be ignored or misunderstood."""
+    with pytest.raises(UsageError, match=message):
         load(whole(tmp_path / "net.onnx"), **options)
 
 
-def test_a_vote_has_no_logits(tmp_path):
-    """The mean of probabilities is no softmax of anything that a network gave."""
+def test_rejects_logits_of_a_vote(tmp_path):
+    """The mean of probabilities is not the softmax of any logits."""
     with pytest.raises(UsageError, match="a vote has probabilities and no logits"):
         load(whole(tmp_path / "a.onnx"), whole(tmp_path / "b.onnx"), logits=True)
 
 
-def test_what_is_no_classifier_is_refused(tmp_path, found):
+def test_rejects_files_that_are_not_classifiers(tmp_path, found):
     """A backbone without classes, a graph with another number of outputs than classes, and a torch file."""
-    with pytest.raises(FormatError, match="gives no probabilities of named classes"):
+    with pytest.raises(FormatError, match="no output probabilities, or no class names"):
         load(whole(tmp_path / "base.onnx", classes=None))
-    with pytest.raises(FormatError, match="does not say how pictures are prepared"):
+    with pytest.raises(FormatError, match="header has no preprocessing"):
         load(without_preprocess(whole(tmp_path / "broken.onnx")))
     two = load(whole(tmp_path / "two.onnx", classes=("a", "b")))
-    with pytest.raises(FormatError, match="gives 3 numbers a picture, but has 2 classes: a, b"):
+    with pytest.raises(FormatError, match="gives 3 numbers per image, but has 2 classes: a, b"):
         list(two.images(found))
-    with pytest.raises(UsageError, match=r"head\.pt: prediction takes ONNX; make it with cnn-export"):
+    with pytest.raises(UsageError, match=r"head\.pt: prediction needs an ONNX file; run cnn-export"):
         load("head.pt")
     (tmp_path / "text.onnx").write_text("hello", encoding="utf-8")
-    with pytest.raises(CnnkitError, match=r"text\.onnx: no ONNX network"):
+    with pytest.raises(CnnkitError, match=r"text\.onnx: not an ONNX network"):
         load(tmp_path / "text.onnx")
 
 
 def without_preprocess(path):
-    """Take the preprocessing out of a network's Header."""
+    """Remove the preprocessing from a network's Header."""
     proto = onnx.load(path)
     path.write_bytes(onnx_model.finished(proto, header(preprocess=None)))
     return path
 
 
 def test_rows_are_ranked_and_cut(tmp_path, found):
-    """The best K, all where there are fewer; what is below the bound keeps its probability and loses its label."""
+    """The best K, or all if there are fewer; below --min-probability, the label is replaced and the probability kept."""
     predictions = list(load(whole(tmp_path / "net.onnx"), logits=True).images(found))
     every = list(predict.rows(predictions, CLASSES, top=9))
     assert [row.rank for row in every] == [1, 2, 3] * 7

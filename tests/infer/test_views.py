@@ -1,4 +1,4 @@
-"""Test-time averaging: which views there are, and what they show."""
+"""Test-time augmentation: the views, and options that contradict each other."""
 
 import numpy as np
 import pytest
@@ -41,8 +41,8 @@ def views_of(image, views, preprocess=PREPROCESS):
         ("vflip, hflip", [(1, 1), (1, -1), (-1, 1), (-1, -1)]),
     ],
 )
-def test_flips_are_listed(image, notation, turns):
-    """Each mirroring once, the plain image first, at a rectangle, too."""
+def test_all_flips_are_used(image, notation, turns):
+    """Each mirror image once, the unchanged image first, also for a rectangle."""
     for preprocess in (PREPROCESS, preprocessing.shown_as(PREPROCESS, size="20x30")):
         square = preprocessing.load(image.path, preprocess)
         for view, (down, across) in zip(views_of(image, parse_test_views(notation), preprocess), turns, strict=True):
@@ -51,7 +51,7 @@ def test_flips_are_listed(image, notation, turns):
 
 @pytest.mark.parametrize("notation", ["crop 0.8, hflip", "rotate 20, brightness 0.2, hflip"])
 def test_drawn_views_are_the_copies_of_training(image, notation):
-    """Behind the plain one those that the augmentation draws by seed, content and number: 1, 2 and so on, whatever makes them."""
+    """After the unchanged one, the copies drawn by seed, content and number: 1, 2 and so on, made by numpy or torch."""
     views = parse_test_views(notation, views=5, seed=3, make_copies=TorchCopies())
     square = preprocessing.load(image.path, PREPROCESS)
     fingerprint = decode.read(image.path).fingerprint
@@ -67,8 +67,8 @@ def test_drawn_views_are_the_copies_of_training(image, notation):
     assert not any(np.array_equal(one, two) for one, two in zip(copies, other[1:], strict=True))
 
 
-def test_views_that_numpy_cannot_make_need_a_maker():
-    """What makes them is known from the configuration, and a caller who brings none along is told."""
+def test_views_that_numpy_cannot_make_need_make_copies():
+    """The configuration knows whether they need it, and the error says what to pass."""
     words = {
         None: False,
         "hflip": False,
@@ -81,8 +81,8 @@ def test_views_that_numpy_cannot_make_need_a_maker():
         parse_test_views("rotate 20")
 
 
-def test_crops_are_those_of_torchvision(image):
-    """FiveCrop and TenCrop of the resized image, to the bit, but the centre comes first."""
+def test_crops_match_torchvision(image):
+    """FiveCrop and TenCrop of the resized image, to the bit, except that the centre comes first."""
     resized = v2.Resize(28, antialias=True)(Image.open(image.path))
     for crops, theirs in ((Crops.FIVE, v2.FiveCrop(24)), (Crops.TEN, v2.TenCrop(24))):
         expected = [np.asarray(part) for part in theirs(resized)]
@@ -93,43 +93,43 @@ def test_crops_are_those_of_torchvision(image):
 
 
 @pytest.mark.parametrize(
-    ("words", "error", "said"),
+    ("words", "error", "message"),
     [
-        ({"notation": "hflop"}, NotationError, '"hflop" is no augmentation'),
-        ({"notation": ""}, UsageError, '--tta "" changes nothing; say what may become of a picture, as in --tta'),
+        ({"notation": "hflop"}, NotationError, '"hflop" is not an augmentation'),
+        ({"notation": ""}, UsageError, '--tta "" changes nothing; give at least one augmentation, such as --tta'),
         ({"notation": "crop 1"}, UsageError, '--tta "crop 1" changes nothing'),
-        ({"notation": "hflip", "views": 4}, UsageError, '--tta "hflip" has 2 views and draws none; drop --views'),
-        ({"notation": "hflip, vflip", "views": 4}, UsageError, "has 4 views and draws none"),
-        ({"views": 4}, UsageError, "--views 4 says how many views --tta draws; add it"),
-        ({"views": 4, "crops": Crops.FIVE}, UsageError, "--views 4 says how many views --tta draws"),
+        ({"notation": "hflip", "views": 4}, UsageError, '--tta "hflip" always has 2 views; drop --views'),
+        ({"notation": "hflip, vflip", "views": 4}, UsageError, "always has 4 views"),
+        ({"views": 4}, UsageError, "--views 4 needs --tta, as in"),
+        ({"views": 4, "crops": Crops.FIVE}, UsageError, "--views 4 needs --tta"),
         ({"notation": "hflip", "crops": Crops.TEN}, UsageError, "give one of the two"),
-        ({"seed": 4}, UsageError, "--seed 4 says which views --tta draws; add it"),
-        ({"seed": 4, "crops": Crops.FIVE}, UsageError, "--seed 4 says which views --tta draws"),
-        ({"notation": "hflip", "seed": 4}, UsageError, '--tta "hflip" draws nothing; drop --seed'),
+        ({"seed": 4}, UsageError, "--seed 4 needs --tta, as in"),
+        ({"seed": 4, "crops": Crops.FIVE}, UsageError, "--seed 4 needs --tta"),
+        ({"notation": "hflip", "seed": 4}, UsageError, '--tta "hflip" is not random; drop --seed'),
     ],
 )
-def test_words_that_do_not_go_together(words, error, said):
-    """One line that says what to do instead."""
+def test_rejects_contradicting_options(words, error, message):
+    """One line with a remedy."""
     with pytest.raises(error) as refused:
         parse_test_views(**words)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_corners_need_a_crop(caplog):
-    """A model that sees whole images has none, nor has an image as it is; where they are all the same it is said."""
+def test_crops_need_fit_crop(caplog):
+    """A model that takes whole images is refused, and so is --size native; equal crops give a notice."""
     crops = parse_test_views(crops=Crops.FIVE)
     for fit in (Fit.SQUASH, Fit.PAD):
         with pytest.raises(
-            UsageError, match=rf"net\.onnx sees whole pictures \(fit {fit}\), and --crops cuts corners off .*crop 0\.9"
+            UsageError, match=rf"net\.onnx takes whole images \(fit {fit}\), and --crops needs .*crop 0\.9"
         ):
             check_test_views(crops, Preprocess(fit=fit, resize=24, size=24), name="net.onnx", native=False)
-    with pytest.raises(UsageError, match="--size native leaves pictures whole"):
+    with pytest.raises(UsageError, match="--size native, which keeps images whole"):
         check_test_views(crops, PREPROCESS, name="net.onnx", native=True)
     with caplog.at_level("INFO", logger="cnnkit"):
         check_test_views(crops, PREPROCESS, name="net.onnx", native=False)
         assert not caplog.messages
         check_test_views(crops, Preprocess(resize=24, size=24), name="net.onnx", native=False)
     assert caplog.messages == [
-        "net.onnx resizes to the 24 pixels of its crop: the crops of a square picture are all the same"
+        "net.onnx resizes to the 24 pixels of its crop, so all crops of a square image are the same"
     ]
     assert parse_test_views() is None

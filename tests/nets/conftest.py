@@ -1,4 +1,4 @@
-"""What the tests of networks share."""
+"""Fixtures of the tests of networks."""
 
 import functools
 
@@ -10,10 +10,10 @@ from cnnkit.nets import catalogue, layer_graph
 
 @pytest.fixture(scope="session")
 def whole():
-    """A whole network with seeded random weights, in eval mode, and how images are prepared for it: `whole("resnet18")`.
+    """A whole network with seeded random weights, in eval mode, and its preprocessing: `whole("resnet18")`.
 
-    All tests of a process share it: who trains, freezes or overwrites takes a copy. The last few are kept, as the large ones
-    weigh half a gigabyte.
+    All tests of a process share it: a test that trains, freezes or overwrites takes a copy. Only the last few are kept, since
+    the large ones have half a gigabyte.
     """
 
     @functools.lru_cache(maxsize=6)
@@ -26,7 +26,7 @@ def whole():
 
 @pytest.fixture(scope="session")
 def published():
-    """A whole network as one graph, with seeded random weights: `published("resnet18")`; shared likewise."""
+    """A whole network as one graph, with seeded random weights: `published("resnet18")`; shared by all tests of a process."""
 
     @functools.lru_cache(maxsize=6)
     def build(name):
@@ -37,7 +37,7 @@ def published():
 
 @pytest.fixture(scope="session")
 def outline():
-    """A whole network without values: shapes and names cost nothing there, however large it is.
+    """A whole network on torch's meta device, where shapes and names take no memory or time.
 
     Works under `torch.device("meta")`.
     """
@@ -53,7 +53,7 @@ def outline():
 
 @pytest.fixture
 def hooked():
-    """What a module of a whole network outputs, seen by a hook: `hooked(module, layer, given)`."""
+    """The output of a module of a whole network, recorded by a hook: `hooked(module, layer, given)`."""
 
     def output(module, layer, given):
         seen = []

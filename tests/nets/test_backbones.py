@@ -1,4 +1,4 @@
-"""Backbones: with the weights they were asked for, by notation, and out of a trained model."""
+"""Backbones of networks by name, of notations and of trained models, with their weights."""
 
 from hashlib import sha256
 
@@ -31,7 +31,7 @@ def saved(whole):
 
 
 def test_weights_of_a_file_are_in_the_backbone(whole, saved, tmp_path, hooked):
-    """The cut backbone has the file's values and returns them; they are kept under the hash of the file."""
+    """The backbone has the values of the file and returns them; they are cached under the hash of the file."""
     file = saved(tmp_path / "mine.pth")
     extractor, backbone, _ = backbones.pretrained("squeezenet1_1", weights=file, layer="features.7")
     state = whole("squeezenet1_1", 5)[0].state_dict()
@@ -57,7 +57,7 @@ def test_weights_as_training_scripts_save_them(whole, tmp_path, wrapper):
 
 @pytest.mark.slow
 def test_computed_tensors_follow_the_weights(whole, saved, tmp_path, hooked):
-    """What a network computes from its weights when its graph is made (maxvit's position biases) comes from the loaded ones."""
+    """Constants that a network computes from its weights while it is traced (maxvit's position biases) come from the loaded weights."""
     file = saved(tmp_path / "maxvit.pth", "maxvit_t")
     backbone, _, preprocess = backbones.pretrained("maxvit_t", weights=file, layer="blocks.1")
     module, _ = whole("maxvit_t", 5)
@@ -69,15 +69,15 @@ def test_computed_tensors_follow_the_weights(whole, saved, tmp_path, hooked):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet18", r"mine\.pth: no conv1\.weight in it \(it has features\.0\.weight, .*another network's weights"),
+        ("resnet18", r"mine\.pth: has no conv1\.weight \(it has features\.0\.weight, .*another network's weights"),
         (
             "squeezenet1_0",
-            r"mine\.pth: features\.0\.weight has shape \(64, 3, 3, 3\), the network wants \(96, 3, 7, 7\)",
+            r"mine\.pth: features\.0\.weight has shape \(64, 3, 3, 3\), the network needs \(96, 3, 7, 7\)",
         ),
     ],
 )
-def test_a_wrong_file_is_named_with_the_key(saved, tmp_path, name, message):
-    """Weights of another network are refused; the message names the file and the first tensor that does not fit."""
+def test_rejects_weights_of_another_network(saved, tmp_path, name, message):
+    """The message names the file and the first tensor that does not fit."""
     with pytest.raises(FormatError, match=message):
         backbones.pretrained(name, weights=saved(tmp_path / "mine.pth"))
 
@@ -100,8 +100,8 @@ def prefixed(prefix):
     ],
 )
 @pytest.mark.parametrize("below", [None, "state_dict"])
-def test_prefixes_of_those_who_trained_are_taken_off(whole, tmp_path, rename, below):
-    """Lightning's `model.`, torch.compile's `_orig_mod.`, DataParallel's `module.` anywhere, and any other that all names have."""
+def test_prefixes_of_wrappers_are_removed(whole, tmp_path, rename, below):
+    """Lightning's `model.`, torch.compile's `_orig_mod.`, DataParallel's `module.` anywhere, and any other common prefix."""
     state = whole("squeezenet1_1")[0].state_dict()
     renamed = rename(dict(state))
     torch.save(renamed if below is None else {below: renamed, "epoch": 3}, tmp_path / "w.ckpt")
@@ -111,12 +111,12 @@ def test_prefixes_of_those_who_trained_are_taken_off(whole, tmp_path, rename, be
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
 
 
-def test_a_network_that_is_there_twice_is_not_chosen_from(whole, tmp_path):
-    """Student and teacher: which one is meant cannot be told."""
+def test_rejects_file_with_the_network_twice(whole, tmp_path):
+    """Student and teacher: the choice would be arbitrary."""
     state = whole("squeezenet1_1")[0].state_dict()
     torch.save(prefixed("student.")(state) | prefixed("teacher.")(state), tmp_path / "w.pth")
     with pytest.raises(
-        FormatError, match=r"the network is in it 2 times, below student\. and teacher\.; save the state_dict"
+        FormatError, match=r"has the network 2 times, below student\. and teacher\.; save the state_dict"
     ):
         backbones.pretrained("squeezenet1_1", weights=tmp_path / "w.pth")
 
@@ -130,7 +130,7 @@ def test_batch_counters_may_be_missing(whole, tmp_path):
 
 
 def test_random_weights_depend_on_the_seed_alone():
-    """Without weights, the same seed gives the same backbone, another seed another; the digest says which."""
+    """The same seed gives the same backbone and digest, another seed others."""
     torch.manual_seed(123)
     first, one, _ = backbones.pretrained("squeezenet1_1", weights="none", seed=1)
     again, two, _ = backbones.pretrained("squeezenet1_1", weights="none", seed=1)
@@ -140,13 +140,13 @@ def test_random_weights_depend_on_the_seed_alone():
     assert one.weights_sha256 != three.weights_sha256
 
 
-# ---------------------------------------------------------------- by notation, and out of a model
+# ---------------------------------------------------------------- by notation, and of a model
 
 TEXT = "2 * (conv 4 k3 same bn relu), pool 2, conv 8 k3 relu"
 
 
 def test_a_backbone_by_notation():
-    """A notation gives a backbone with seeded weights, squashed images of the size asked for, and a record that builds it again."""
+    """Seeded weights, squashed images of the given size, and a record from which it can be built again."""
     extractor, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=3)
     again, _, _ = backbones.by_notation(TEXT, size=16, seed=3)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in extractor.state_dict().items())
@@ -160,7 +160,7 @@ def test_a_backbone_by_notation():
 
 
 def test_a_backbone_by_notation_is_cut_at_a_layer():
-    """A notation is cut at a layer by the name that cnn-dims prints."""
+    """Cut at a layer by the name that cnn-dims prints."""
     extractor, backbone, _ = backbones.by_notation(TEXT, size=16, layer="pool1")
     assert extractor(inputs(16)).shape == (2, 4, 8, 8)
     assert backbone.layer == "pool1"
@@ -169,7 +169,7 @@ def test_a_backbone_by_notation_is_cut_at_a_layer():
 
 
 def test_a_backbone_by_notation_takes_weights(tmp_path):
-    """Weights of a file go into a backbone by notation, and a file that does not fit is refused."""
+    """Weights of a file are loaded into a backbone by notation; a file that does not fit is an error."""
     extractor, _, _ = backbones.by_notation(TEXT, size=16, seed=9)
     torch.save(extractor.state_dict(), tmp_path / "mine.pth")
     loaded, backbone, _ = backbones.by_notation(TEXT, size=16, weights=tmp_path / "mine.pth")
@@ -180,7 +180,7 @@ def test_a_backbone_by_notation_takes_weights(tmp_path):
 
 
 def test_a_grey_backbone_by_notation():
-    """Of grey images a backbone by notation takes one channel: new, from its weights, and out of a model; a network by name refuses."""
+    """One channel: new, from weights, and from a model; a network by name does not take grey images."""
     extractor, backbone, preprocess = backbones.by_notation(TEXT, size=16, grey=True, seed=3)
     given = inputs(16)[:, :1]
     assert (preprocess.grey, preprocess.channels) == (True, 1)
@@ -193,19 +193,19 @@ def test_a_grey_backbone_by_notation():
         assert extractor(given).shape == (2, 8, 6, 6)
         assert torch.equal(again(given), extractor(given))
         assert torch.equal(third(given), extractor(given))
-    with pytest.raises(UsageError, match="resnet18 takes pictures in colour"):
+    with pytest.raises(UsageError, match="resnet18 takes colour images"):
         backbones.skeleton(Backbone("resnet18", "layer4", Pool.AVG), size=64, grey=True)
 
 
-def test_an_empty_notation_is_no_backbone():
+def test_rejects_empty_notation():
     """A backbone needs a layer."""
     with pytest.raises(UsageError, match="empty"):
         backbones.by_notation(" ", size=16)
 
 
 @pytest.mark.parametrize("by", ["name", "notation"])
-def test_a_backbone_out_of_a_model(by):
-    """The backbone of a trained model has the model's own values, layer and pool, and may be cut earlier."""
+def test_backbone_of_a_model(by):
+    """The backbone has the model's own values, layer and pool, and may be cut earlier."""
     if by == "name":
         extractor, backbone, preprocess = backbones.pretrained("squeezenet1_1", weights="none", seed=4, pool=Pool.MAX)
         earlier = "features.4"
@@ -224,7 +224,7 @@ def test_a_backbone_out_of_a_model(by):
     shorter, record, _ = backbones.from_model(TorchModel(header, state), name="head.pt", layer=earlier, pool=Pool.AVG)
     assert (record.layer, record.pool) == (earlier, Pool.AVG)
     assert set(shorter.state_dict()) < set(extractor.state_dict())
-    with pytest.raises(FormatError, match=r"head\.pt: its header names no base"):
+    with pytest.raises(FormatError, match=r"head\.pt: its header has no backbone"):
         backbones.from_model(TorchModel(header.but(backbone=None), state), name="head.pt")
 
 
@@ -237,8 +237,8 @@ def test_a_backbone_out_of_a_model(by):
         ("vit_b_32", 32, None, (1, 768)),
     ],
 )
-def test_a_network_to_be_trained_is_whole_at_any_size(name, size, layer, shape):
-    """Also where small images leave nothing spatial long before its last layer."""
+def test_untrained_backbone_is_complete_at_any_size(name, size, layer, shape):
+    """Also if small images shrink to one pixel long before the last layer."""
     extractor, backbone = backbones.untrained(name, size=size)
     with torch.no_grad():
         assert extractor(torch.zeros(1, 3, size, size)).shape == shape

@@ -1,4 +1,4 @@
-"""Networks by notation against networks written by hand in torch, and against loops over every window."""
+"""Networks by notation, compared with the same networks in torch and with loops over windows."""
 
 import math
 
@@ -24,7 +24,7 @@ def maps(channels=3, height=9, width=11, *, batch=2, seed=0):
 
 
 def same_weights(network, reference):
-    """Give the reference the weights of the network, in order."""
+    """Copy the weights of the network to the reference, in order."""
     values = [value for key, value in network.state_dict().items() if "num_batches" not in key]
     wanted = [key for key in reference.state_dict() if "num_batches" not in key]
     reference.load_state_dict(dict(zip(wanted, values, strict=True)), strict=False)
@@ -67,7 +67,7 @@ def same_weights(network, reference):
     ],
 )
 def test_every_layer_is_torchs_own(text, reference):
-    """A layer of the notation computes what the layer that one would write in torch computes, with the same weights."""
+    """A layer of the notation computes the same as torch's layer with the same weights."""
     network = built(text)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):  # at 0 and 1 it would do nothing
@@ -79,7 +79,7 @@ def test_every_layer_is_torchs_own(text, reference):
 
 @pytest.mark.parametrize("activation", [each for each in Activation if each is not Activation.softmax])
 def test_activations_are_torchs_functions(activation):
-    """Every activation is the function of its name in torch.nn.functional, alone and behind a layer."""
+    """Every activation equals the function of its name in torch.nn.functional, alone and after a layer."""
     reference = (lambda x: x) if activation == "linear" else getattr(nn.functional, activation)
     assert torch.equal(built(activation)(maps()), reference(maps()))
     network = built(f"conv 4 k3 {activation}")
@@ -87,13 +87,13 @@ def test_activations_are_torchs_functions(activation):
 
 
 def test_softmax_runs_over_channels():
-    """Probabilities of a map add up to one in every place, of a vector over its units."""
+    """Probabilities sum to one at every position of a map, and over the units of a vector."""
     assert torch.allclose(built("conv 5 k1 softmax")(maps()).sum(1), torch.ones(2, 9, 11))
     assert torch.allclose(built("gap, dense 5 softmax")(maps()).sum(1), torch.ones(2))
 
 
-def test_dropout_drops_while_training_alone():
-    """Dropout sets about its share to zero and scales the rest while training, and does nothing after it."""
+def test_dropout_only_in_training():
+    """Dropout sets about its share to zero and scales the rest in training, and does nothing in eval mode."""
     network = build.build(parse("dropout 0.25"), channels=3, height=50, width=50)
     ones = torch.ones(4, 3, 50, 50)
     with torch.random.fork_rng():
@@ -104,11 +104,11 @@ def test_dropout_drops_while_training_alone():
     assert torch.equal(network.eval()(ones), ones)
 
 
-# ---------------------------------------------------------------- `same`, window by window
+# ---------------------------------------------------------------- padding `same`, compared with loops
 
 
 def windows_of(size, kernel, stride, dilation):
-    """Places that every window of a `same` layer reads, worked out as TensorFlow's guide words it; None is padding."""
+    """Compute the positions that every window of a `same` layer reads, by the formula of TensorFlow's guide; None is padding."""
     out = math.ceil(size / stride)
     pad = max((out - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     before = pad // 2
@@ -157,7 +157,7 @@ def test_same_convolution_against_loops(size, kernel, stride, dilation, seed):
 @settings(deadline=None, max_examples=60)
 @given(sizes, sides, sides, st.sampled_from(["pool", "avgpool"]), st.integers(0, 1000))
 def test_same_pools_against_loops(size, kernel, stride, word, seed):
-    """`same` pools leave padding out: no largest value and no mean ever has a padded zero in it."""
+    """`same` pools ignore padding: a padded zero never affects a maximum or a mean."""
     network = built("{} {}x{} s{}x{} same".format(word, *kernel, *stride), 1, *size)
     image = maps(1, *size, batch=1, seed=seed) - 10.0  # all negative: a padded zero would win
 
@@ -170,7 +170,7 @@ def test_same_pools_against_loops(size, kernel, stride, word, seed):
 
 
 def test_same_pads_below_and_to_the_right():
-    """Worked by hand, as Keras does it: an even window on an even image looks one pixel over the far border only."""
+    """By hand, as in Keras: an even window on an even image extends one pixel beyond the far border only."""
     network = built("conv 1 k2 same nobias", 1, 2, 2)
     with torch.no_grad():
         network[-1].weight.copy_(torch.tensor([[[[1.0, 10.0], [100.0, 1000.0]]]]))
@@ -178,15 +178,15 @@ def test_same_pads_below_and_to_the_right():
     assert network(image).tolist() == [[[[4321.0, 402.0], [43.0, 4.0]]]]
 
 
-def test_same_follows_the_size_of_what_comes_in():
-    """A network built for one size pads images of another size as that size asks for."""
+def test_same_follows_the_size_of_the_input():
+    """A network built for one size pads images of another size as that size requires."""
     network = built("conv 1 k3 s2 same", 1, 8, 8)
     other = built("conv 1 k3 s2 same", 1, 7, 5)
     other.load_state_dict(network.state_dict())
     assert torch.equal(network(maps(1, 7, 5)), other(maps(1, 7, 5)))
 
 
-# ---------------------------------------------------------------- what is measured is what is built
+# ---------------------------------------------------------------- cnn-dims and the built network
 
 convolutions = st.builds(
     lambda filters, kernel, stride, padding, dilation, grouped, tail: (
@@ -214,8 +214,8 @@ heads = st.sampled_from(["", "gap", "gmp", "flatten", "flatten, dense 7 relu, dr
 
 @settings(deadline=None, max_examples=80)
 @given(bodies, heads, st.integers(5, 20), st.integers(5, 20))
-def test_the_table_is_the_network(body, head, height, width):
-    """For any chain, every row of cnn-dims has the shape, the parameters and the name of a part of the built network."""
+def test_table_agrees_with_the_network(body, head, height, width):
+    """For any chain, every row of cnn-dims has the shape, parameters and name of a part of the network."""
     layers = parse(", ".join([*body, *([head] if head else [])]))
     try:
         rows = dims.measure(layers, height=height, width=width, channels=2)
@@ -237,7 +237,7 @@ def test_the_table_is_the_network(body, head, height, width):
 
 
 def test_upto_shares_modules_and_ends_with_the_activation():
-    """A part of a chain has the same weights, not copies, and a layer's activation belongs to it."""
+    """A part of a chain shares its weights, and a layer's activation belongs to it."""
     network = built("2 * (conv 4 k3 same bn relu), pool 2, gap, dense 3")
     part = network.upto("bn1")
     assert [name for name, _ in part.named_children()] == ["conv1", "bn1", "bn1_relu"]
@@ -247,22 +247,22 @@ def test_upto_shares_modules_and_ends_with_the_activation():
     assert torch.equal(network.upto("dense1")(maps()), network(maps()))
 
 
-def test_upto_names_the_layers_there_are():
-    """The message for an unknown layer lists the known ones."""
+def test_upto_rejects_unknown_layer():
+    """The message lists the known layers."""
     with pytest.raises(UsageError, match=r'no layer "conv9"; this network has conv1, pool1$'):
         built("conv 4 k3, pool 2").upto("conv9")
 
 
-def test_vectors_in():
-    """A head is built for a vector without height and width."""
+def test_network_for_vectors():
+    """A head for vectors is built without height and width."""
     head = build.build(parse("dense 4 relu, bn, dropout 0.5, dense 2"), channels=6).eval()
     assert head(torch.ones(3, 6)).shape == (3, 2)
     assert isinstance(head.bn1, nn.BatchNorm1d)
 
 
 @pytest.mark.parametrize("text", ["dense 4", "conv 4 k12", "conv 4 k3 g2", "gap, pool 2"])
-def test_what_does_not_fit_is_refused(text):
-    """What cnn-dims refuses is not built either."""
+def test_rejects_layers_that_do_not_fit(text):
+    """cnn-dims refuses the same layers."""
     with pytest.raises(UsageError):
         built(text)
 
@@ -287,8 +287,8 @@ def first_weight(text, initializer, *, seed=0, **size):
         (Initializer.ZEROS, 0.0, 0.0),
     ],
 )
-def test_initial_values_have_their_papers_spread(initializer, deviation, bound):
-    """Weights have mean zero, the deviation of the formula, and stay inside the bounds of a uniform one."""
+def test_initial_values_have_the_published_spread(initializer, deviation, bound):
+    """Weights have mean zero and the standard deviation of the formula, and uniform ones stay inside their bounds."""
     weight = first_weight("conv 64 k5", initializer, channels=32)
     assert weight.std().item() == pytest.approx(deviation, rel=0.02)
     assert abs(weight.mean().item()) <= deviation / 50
@@ -296,14 +296,14 @@ def test_initial_values_have_their_papers_spread(initializer, deviation, bound):
 
 
 def test_orthogonal_weights_keep_lengths():
-    """The rows of an orthogonal weight stand upright on one another and have length one."""
+    """The rows of an orthogonal weight are orthogonal and have length one."""
     rows = first_weight("conv 16 k3", Initializer.ORTHOGONAL).reshape(16, 27)
     assert torch.allclose(rows @ rows.T, torch.eye(16), atol=1e-5)
 
 
 @pytest.mark.parametrize("initializer", list(Initializer))
 def test_initial_values_are_reproducible(initializer):
-    """The same seed gives the same weights bit for bit, another seed others; biases and batch norm start as they should."""
+    """The same seed gives identical weights, another seed others; biases and batch norm have their start values."""
     text = "conv 4 k3 bn relu, gap, dense 5"
     networks = [built(text) for _ in range(3)]
     for network, seed in zip(networks, (7, 7, 8), strict=True):
@@ -317,7 +317,7 @@ def test_initial_values_are_reproducible(initializer):
 
 
 def test_global_rng_is_untouched():
-    """Building and initialising leave torch's global generator where it was."""
+    """Building and initialising do not change torch's global generator."""
     before = torch.get_rng_state()
     network = built("conv 4 k3 relu, pool 2 same, gap, dense 2")
     build.initialise(network, Initializer.HE, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The networks there are: their names by whatever spelling, and the weights published for them."""
+"""Names of networks in any spelling, and published weights."""
 
 import functools
 import random
@@ -16,7 +16,7 @@ from cnnkit.nets import backbones, catalogue
 
 @pytest.fixture
 def torch_home(tmp_path, monkeypatch):
-    """A folder of torch's downloads of one's own."""
+    """A temporary folder for torch's downloads."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -45,12 +45,12 @@ def torch_home(tmp_path, monkeypatch):
     ],
 )
 def test_keras_spelling_is_understood(keras, ours):
-    """The textbook's spelling of a network finds the one that torchvision or timm has."""
+    """The textbook's spelling of a network stands for that of torchvision or timm."""
     assert catalogue.canonical(keras) == ours
 
 
 def test_every_classification_network_of_torchvision_is_known():
-    """All networks that torchvision has for classification are taken by their names."""
+    """All of torchvision's classification networks are accepted by name."""
     known = torchvision.models.list_models(module=torchvision.models)
     assert len(known) >= 80
     assert [catalogue.canonical(name) for name in known] == known
@@ -60,19 +60,19 @@ def test_every_classification_network_of_torchvision_is_known():
     ("name", "proposal"),
     [
         ("vgg61", "did you mean .*vgg16"),
-        ("regnetx16gf", "did you mean regnet_x_16gf or regnet_x_1_6gf"),  # could be either
+        ("regnetx16gf", "did you mean regnet_x_16gf or regnet_x_1_6gf"),  # ambiguous
         ("fcn_resnet50", "did you mean"),  # a segmentation network
-        ("zzz", "torchvision's classification networks, or timm:NAME"),
+        ("zzz", "give one of torchvision's classification networks, or timm:NAME"),
     ],
 )
-def test_unknown_networks_bring_near_ones(name, proposal):
-    """A wrong name gets the nearest right ones."""
+def test_unknown_network_proposes_similar_ones(name, proposal):
+    """A wrong name is an error with similar names."""
     with pytest.raises(UsageError, match=f'no network is called "{name}"; .*{proposal}'):
         catalogue.canonical(name)
 
 
-def test_unknown_timm_networks_bring_near_ones():
-    """So does a wrong name for timm."""
+def test_unknown_timm_network_proposes_similar_ones():
+    """The same for timm."""
     with pytest.raises(UsageError, match=r'timm has no network "resnet10x"; did you mean .*resnet10t'):
         backbones.pretrained("timm:resnet10x", weights="none")
 
@@ -82,7 +82,7 @@ def test_unknown_timm_networks_bring_near_ones():
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "timm:mobilenetv1_100"])
 def test_global_rng_is_untouched(name):
-    """Building a backbone leaves the global generators of torch, numpy and Python where they were."""
+    """Building a backbone does not change the global generators of torch, numpy and Python."""
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     backbones.pretrained(name, weights="none")
     after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
@@ -97,7 +97,7 @@ def saved(path, name="squeezenet1_1", seed=5):
 
 
 def test_default_weights_come_from_torchs_folder(torch_home):
-    """A file under its published name in torch's folder is used without the network, and found again by its hash."""
+    """A file under its published name in torch's folder is used without a download, and found again by its hash."""
     weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
     file = saved(torch_home / weights.url.rpartition("/")[2])
     extractor, backbone, _ = backbones.pretrained("squeezenet1_1")
@@ -107,8 +107,8 @@ def test_default_weights_come_from_torchs_folder(torch_home):
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "timm:mobilenetv1_100"])
-def test_offline_means_offline(torch_home, name):
-    """CNNKIT_OFFLINE forbids the download, and the message says what to do instead."""
+def test_offline_forbids_downloads(torch_home, name):
+    """The message gives the remedy."""
     with pytest.raises(
         CnnkitError, match=f"CNNKIT_OFFLINE forbids downloading weights for {name}; give a file with --weights"
     ):
@@ -116,7 +116,7 @@ def test_offline_means_offline(torch_home, name):
 
 
 def test_a_failed_download_is_one_line(torch_home, monkeypatch):
-    """Without a way to the network the error names the address and the remedy; so does a download with a wrong hash."""
+    """Without a connection the error names address and remedy; so does a download with a wrong hash."""
     monkeypatch.setenv("CNNKIT_OFFLINE", "0")
 
     def fail(error):
@@ -132,8 +132,8 @@ def test_a_failed_download_is_one_line(torch_home, monkeypatch):
     assert "squeezenet1_1-b8a52dc0.pth failed (invalid hash value" in fail(RuntimeError("invalid hash value\n..."))
 
 
-def test_published_files_bring_their_own_preprocessing(tmp_path):
-    """Weights under their published name are prepared for as published: the second set of MobileNetV2 wants 232 pixels."""
+def test_published_weights_have_their_own_preprocessing(tmp_path):
+    """A file under its published name: MobileNetV2's second weights need 232 pixels."""
     second = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V2
     file = saved(tmp_path / second.url.rpartition("/")[2], "mobilenet_v2")
     assert backbones.pretrained("mobilenet_v2", weights=file)[2].resize == 232

@@ -1,4 +1,4 @@
-"""Where the cells of a map stand: against the pixels that torch's gradients reach, and values worked out by hand."""
+"""Centres of the cells of maps, compared with torch's gradients and with values computed by hand."""
 
 import math
 from dataclasses import replace
@@ -18,7 +18,7 @@ from cnnkit.nets.module_centres import CentreTracer
 
 
 class Swapped(nn.Module):
-    """Channels last on the way, as Swin transformers keep them, whose patches are merged by slices."""
+    """Channels last inside, as in Swin transformers, whose patches are merged by slices."""
 
     def forward(self, maps):
         maps = nn.functional.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1, 3, 1))
@@ -27,7 +27,7 @@ class Swapped(nn.Module):
 
 
 class Branches(nn.Module):
-    """A residual block with squeeze-and-excitation, whose channels are shuffled."""
+    """A residual block with squeeze-and-excitation and a channel shuffle."""
 
     def __init__(self):
         super().__init__()
@@ -67,7 +67,7 @@ def traced(module, height, width):
 
 
 def reached(module, height, width, row, column):
-    """Give the middle of the pixels that a cell looks at, (y, x), in which global paths have no part."""
+    """Return the middle of the pixels that a cell depends on, (y, x), without global paths."""
     images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1), requires_grad=True)
     module(images)[0, :, row, column].sum().backward()
     strength = images.grad[0].abs().sum(0)
@@ -76,27 +76,27 @@ def reached(module, height, width, row, column):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_cell_stands_in_the_middle_of_the_pixels_that_it_looks_at(name):
-    """For an image of 48 by 40 pixels; a cell in the middle, whose receptive field lies inside."""
+def test_centres_agree_with_gradients(name):
+    """For an image of 48x40 pixels and a cell whose receptive field is inside."""
     module = MODULES[name]
     with torch.no_grad():
-        for index, weight in enumerate(module.parameters()):  # nothing cancels, and no excitation is 0
+        for index, weight in enumerate(module.parameters()):  # no two paths cancel, and no excitation is 0
             weight.copy_(torch.rand(weight.shape, generator=torch.Generator().manual_seed(index)) + 0.1)
-    if name == "branches":  # what is global reaches every pixel: a constant in its place
+    if name == "branches":  # global paths reach every pixel: replaced by a constant
         nn.init.zeros_(module[1].squeeze.fc2.weight)
     made, found = traced(module, 48, 40)
     row, column = made.shape[-2] // 2, made.shape[-1] // 2
     if name in (
         "pools",
         "strided",
-    ):  # of a largest value alone the gradient is one pixel: the mean has the same windows
+    ):  # the gradient of a maximum is a single pixel: use the mean, with the same windows
         module = nn.Sequential(
             *(nn.AvgPool2d(each.kernel_size, each.stride, each.padding) if isinstance(each, nn.MaxPool2d) else each for each in module)
         )  # fmt: skip
     expected = reached(module, 48, 40, row, column)
-    if name == "larger":  # a cell is repeated: the middle one of three stands where the one that it repeats stands
+    if name == "larger":  # cells are repeated: the middle one of three has the centre of the original
         row, column = 3 * (row // 3) + 1, 3 * (column // 3) + 1
-    if name == "transposed":  # an output at an even place is made of two inputs, at an odd place of three
+    if name == "transposed":  # an output at an even position depends on two inputs, at an odd one on three
         row, column = row | 1, column | 1
         expected = reached(module, 48, 40, row, column)
     assert found.rows.first + row * found.rows.step == pytest.approx(expected[0])
@@ -112,7 +112,7 @@ def test_a_cell_stands_in_the_middle_of_the_pixels_that_it_looks_at(name):
     ],
 )
 def test_networks_by_name(name, size, first, step):
-    """Worked out by hand: first + ((k - 1) / 2 - padding) * step, layer by layer."""
+    """By hand: first + ((k - 1) / 2 - padding) * step, layer by layer."""
     network, _ = layer_graph.of_name(name, weights="none")
     network.resize(replace(network.preprocess, size=size, resize=size))
     expected = Along(first, step)
@@ -123,16 +123,16 @@ def test_networks_by_name(name, size, first, step):
 @pytest.mark.parametrize(
     ("name", "first", "step", "size"),
     [
-        ("vgg11", 15.5, 32, 250),  # five pools of 2: the cells tile the image, but for a rest of 26 pixels
-        ("densenet121", 14, 32, 224),  # convolution and pool padded, then three pools of 2: 2 + 4 + 8
-        ("inception_v3", 37, 32, 299),  # (299 - 1) / 2 - 3.5 * 32: eight cells about the middle
-        ("swin_t", 15.5, 32, 224),  # patches that are merged by twos: they tile
+        ("vgg11", 15.5, 32, 250),  # five pools of 2: the cells tile the image, except for 26 pixels at the end
+        ("densenet121", 14, 32, 224),  # padded convolution and pool, then three pools of 2: 2 + 4 + 8
+        ("inception_v3", 37, 32, 299),  # (299 - 1) / 2 - 3.5 * 32: eight cells around the middle
+        ("swin_t", 15.5, 32, 224),  # patches merged in pairs tile the image
         ("efficientnet_b0", 0, 32, 224),
         ("shufflenet_v2_x0_5", 0, 32, 224),
     ],
 )
 def test_more_networks_by_name(name, first, step, size):
-    """With branches, attention, channels last and shuffled channels; every layer with a map has a place."""
+    """With branches, attention, channels last and shuffled channels; every layer with a map has centres."""
     network, _ = layer_graph.of_name(name, weights="none")
     network.resize(replace(network.preprocess, size=size, resize=size))
     assert all(layer.node in network.centres for layer in network.layers())
@@ -140,8 +140,8 @@ def test_more_networks_by_name(name, first, step, size):
     assert network.centres[network.last_spatial().node] == CellCentres(expected, expected, (size, size))
 
 
-def test_the_gradient_of_a_cell_of_mobilenet_lies_about_its_centre():
-    """features.18, cell (3, 3): 96 counted from the middle of the first pixel, not the 111.5 of cells that tile the image."""
+def test_gradient_of_a_mobilenet_cell_is_around_its_centre():
+    """features.18, cell (3, 3): 96, counted from the middle of the first pixel, not 111.5, as if the cells tiled the image."""
     network, _ = layer_graph.of_name("mobilenet_v2", weights="none")
     layer = network.find("features.18")
     part = network.upto([layer.node]).eval()
@@ -156,15 +156,15 @@ def test_the_gradient_of_a_cell_of_mobilenet_lies_about_its_centre():
         assert abs(centroid - 96) < 4, centroid
 
 
-def test_a_finer_map_keeps_the_places_of_the_cells_that_it_shares():
-    """At every second row it is the coarse map: the first cell stays, and the step is halved."""
+def test_finer_map_has_the_centres_of_the_coarse_one():
+    """Every second row is the coarse map: the first cell keeps its centre, and the step is halved."""
     network, _ = layer_graph.of_name("mobilenet_v2", weights="none")
     finer, place = dilation.remove_last_stride(network, network.last_spatial())
     assert finer.centres[place.node].rows == Along(0, 16)
 
 
-def test_a_map_put_together_from_tokens_stands_where_the_last_one_of_its_size_stood():
-    """As attention in windows cuts it: cells of another size, and vectors, have no place."""
+def test_map_reassembled_from_tokens_has_the_last_centres_of_its_size():
+    """As in attention in windows; tokens of another size, and vectors, have no centres."""
     tracer = CentreTracer()
     images = torch.rand(1, 3, 8, 8)
     tracer.known[images] = TracedMap()
@@ -183,7 +183,7 @@ def test_a_map_put_together_from_tokens_stands_where_the_last_one_of_its_size_st
 
 
 def test_padding_of_keras_depends_on_the_size():
-    """`same` adds nothing before an even side, and one before an odd one."""
+    """`same` adds nothing before an even side, and one pixel before an odd one."""
     backbone, _, preprocess = backbones.by_notation("conv 2 k3 s2 same relu", size=16, seed=0)
     found = [traced(backbone, height, 17)[1] for height in (16, 17)]
     assert preprocess.size == 16
@@ -192,7 +192,7 @@ def test_padding_of_keras_depends_on_the_size():
 
 
 def test_where_branches_differ_the_middle_holds():
-    """Half-way between the outermost; maps of another size have no say."""
+    """The middle between the outermost; maps of another size are ignored."""
     assert middle([Along(0, 2), Along(3, 2), Along(1, 2)]) == Along(1.5, 2)
     one, other = TracedMap(Along(0, 2), Along(0, 2)), TracedMap(Along(1, 2), Along(4, 2))
     assert merged([((1, 4, 8, 8), one), ((1, 4, 8, 8), other)], (1, 4, 8, 8)) == TracedMap(Along(0.5, 2), Along(2, 2))
@@ -207,7 +207,7 @@ INT, FLOAT = TensorProto.INT64, TensorProto.FLOAT
 
 
 def graph(nodes, shape, *, constants=(), opset=18, domains=()):
-    """Make a model whose input is `x` and whose map is `y`; a constant has values, or a shape where it is a weight."""
+    """Make a model with input `x` and map `y`; a constant has values, or only a shape if it is a weight."""
     stored = [
         helper.make_tensor(name, INT, [len(values)], values)
         if kind == INT
@@ -300,7 +300,7 @@ NODES = {
 
 @pytest.mark.parametrize("name", NODES)
 def test_nodes_of_a_graph(name):
-    """For an image of 32 by 32 pixels, worked out by hand."""
+    """For an image of 32x32 pixels; computed by hand."""
     described, constants, (first, step) = NODES[name]
     nodes, before = [], "x"
     for number, (kind, words, attributes) in enumerate(described):
@@ -315,7 +315,7 @@ def test_nodes_of_a_graph(name):
 
 
 def test_channels_last_and_a_free_size():
-    """As cnn-export writes them: uint8 (N, H, W, 3) that the graph turns around; the size of the images is given."""
+    """As in exports of cnn-export: uint8 (N, H, W, 3), transposed in the graph; the size of the images is given."""
     nodes = [
         helper.make_node("Transpose", ["x"], ["a"], perm=[0, 3, 1, 2]),
         helper.make_node("Conv", ["a", "w"], ["y"], strides=[2, 2], auto_pad="SAME_UPPER"),
@@ -325,7 +325,7 @@ def test_channels_last_and_a_free_size():
 
 
 def test_padding_that_the_graph_computes_from_the_size():
-    """As the `same` of a network that takes any size is exported: half of (ceil(n / 2) - 1) * 2 + 3 - n, twice in a row."""
+    """The exported `same` of a network for any size: half of (ceil(n / 2) - 1) * 2 + 3 - n, twice in a row."""
     constants = [
         ("one", INT, (1,)),
         ("two", INT, (2,)),
@@ -371,8 +371,8 @@ RESIZES = [
         ("Upsample", 9, {"mode": "nearest"}),
     ],
 )
-def test_interpolated_cells_stand_where_onnx_runtime_reads(kind, opset, attributes):
-    """The mean row that a cell answers to, over a stride of 4 and twice as many cells, far from the borders."""
+def test_interpolation_agrees_with_onnx_runtime(kind, opset, attributes):
+    """The mean row that a cell responds to, for a stride of 4 and upsampling by 2, far from the borders."""
     inputs = ["a", "", "scales"] if opset > 10 else ["a", "scales"]
     nodes = [
         helper.make_node("AveragePool", ["x"], ["a"], kernel_shape=[1, 1], strides=[4, 4]),
@@ -384,18 +384,18 @@ def test_interpolated_cells_stand_where_onnx_runtime_reads(kind, opset, attribut
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     rows = np.zeros((64, 1, 64, 64), np.float32)
     rows[range(64), :, range(64)] = 1
-    answer = np.array([session.run(None, {"x": row[None]})[0][0, 0, :, 16] for row in rows])  # (64 rows, cells)
+    response = np.array([session.run(None, {"x": row[None]})[0][0, 0, :, 16] for row in rows])  # (64 rows, cells)
     found = centres_of(model, "y", size=(64, 64)).rows
     cells = np.arange(12, 20)
-    told = (np.arange(64) @ answer)[cells]
-    if attributes["mode"] == "nearest":  # two neighbours read one cell
-        cells, told = cells.reshape(-1, 2).mean(axis=1), told.reshape(-1, 2).mean(axis=1)
-    slack = 0.2 if attributes["mode"] == "cubic" else 1e-3  # a cubic's weights have their middle near the place alone
-    np.testing.assert_allclose(found.first + found.step * cells, told, atol=slack)
+    centres = (np.arange(64) @ response)[cells]
+    if attributes["mode"] == "nearest":  # two neighbours copy one cell
+        cells, centres = cells.reshape(-1, 2).mean(axis=1), centres.reshape(-1, 2).mean(axis=1)
+    slack = 0.2 if attributes["mode"] == "cubic" else 1e-3  # the centre of a cubic's weights is only near the position
+    np.testing.assert_allclose(found.first + found.step * cells, centres, atol=slack)
 
 
-def test_what_cannot_be_told_is_none():
-    """A map that was cut into tokens, or a padding that depends on what is shown."""
+def test_unknown_centres_are_none():
+    """A map that was cut into tokens, or a padding that depends on the image."""
     flat = [helper.make_node("Reshape", ["x", "s"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
     assert centres_of(graph(flat, [1, 3, 8, 8], constants=[("s", INT, (1, 3, 64))]), "y", size=(8, 8)) is None
     summed = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("MatMul", ["a", "w"], ["y"])]
@@ -410,13 +410,13 @@ def test_what_cannot_be_told_is_none():
     assert centres_of(graph(padded, [1, 3, 8, 8]), "y", size=(8, 8)) is None
 
 
-def test_cells_that_tile_stand_in_the_middle_of_their_tiles():
+def test_tiled_cells_are_centred():
     """In units of the map itself."""
     assert tiled((3, 4)) == CellCentres(Along(0, 1), Along(0, 1), (3, 4))
 
 
 @pytest.mark.parametrize(
-    ("opset", "operator", "said"),
+    ("opset", "operator", "attrs"),
     [
         (17, "Resize", {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}),
         (17, "Resize", {"mode": "cubic", "coordinate_transformation_mode": "asymmetric"}),
@@ -426,14 +426,14 @@ def test_cells_that_tile_stand_in_the_middle_of_their_tiles():
         (9, "Upsample", {"mode": "linear"}),
     ],
 )
-def test_an_enlarged_map_stands_where_single_rows_reach_it(opset, operator, said):
-    """ONNX Runtime's response to each row of the image: its centre of gravity is the place of the cell."""
+def test_upsampled_map_agrees_with_onnx_runtime(opset, operator, attrs):
+    """The centre of gravity of ONNX Runtime's response to single rows of the image is the centre of the cell."""
     scales = helper.make_tensor("s", TensorProto.FLOAT, [4], [1, 1, 2, 2])
     weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 1, 1, 1], [1])
     given = ["y", "", "s"] if opset > 10 else ["y", "s"]
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["y"], strides=[4, 4], kernel_shape=[1, 1]),
-        helper.make_node(operator, given, ["z"], **said),
+        helper.make_node(operator, given, ["z"], **attrs),
     ]
     ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [32, 1, 32, 32])]
     ends += [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
@@ -448,10 +448,10 @@ def test_an_enlarged_map_stands_where_single_rows_reach_it(opset, operator, said
         assert found.rows.first + cell * found.rows.step == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_map_that_is_cropped_as_it_is_enlarged_is_not_told():
-    """Where tf_crop_and_resize places its cells is in an input."""
-    said = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
-    nodes = [helper.make_node("Resize", ["x", "r", "s"], ["y"], **said)]
+def test_centres_after_crop_and_resize_are_unknown():
+    """The region of tf_crop_and_resize is an input."""
+    attrs = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
+    nodes = [helper.make_node("Resize", ["x", "r", "s"], ["y"], **attrs)]
     model = graph(nodes, [1, 3, 8, 8])
     for name, values in (("r", [0.0, 0, 0, 0, 1, 1, 1, 1]), ("s", [1.0, 1, 2, 2])):
         model.graph.initializer.append(helper.make_tensor(name, FLOAT, [len(values)], values))

@@ -1,4 +1,4 @@
-"""normalise -> backbone -> pool -> head, each against torchvision's or torch's own, and the way back from a Header."""
+"""Normalisation, backbone, pooling and head, compared with torch and torchvision, and networks built from a Header."""
 
 from dataclasses import replace
 
@@ -27,11 +27,11 @@ def make_backbone(layer="conv2", pool=Pool.AVG):
     return backbones.by_notation(TEXT, size=12, layer=layer, pool=pool, seed=1)[:2]
 
 
-# ---------------------------------------------------------------- the parts
+# ---------------------------------------------------------------- parts
 
 
 def test_normalisation_is_torchvisions():
-    """Scaling inside the network gives what to_tensor and normalize give, to the rounding of float32, for every byte."""
+    """Normalisation inside the network equals to_tensor and normalize, to the rounding of float32, for every byte."""
     every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     expected = transforms.normalize(transforms.to_tensor(Image.fromarray(every)), PREPROCESS.mean, PREPROCESS.std)
     found = InputNormalization(PREPROCESS)(torch.from_numpy(every[None]))[0]
@@ -39,12 +39,12 @@ def test_normalisation_is_torchvisions():
 
 
 def test_normalisation_has_no_state():
-    """Mean and deviation stand in the Header and in no state_dict, so that they cannot disagree."""
+    """Mean and standard deviation are in the Header and not in the state_dict, so that they cannot disagree."""
     assert InputNormalization(PREPROCESS).state_dict() == {}
 
 
 def test_grey_is_the_luma():
-    """Three channels become one inside the network: Pillow's mode L, but for its rounding, of the normalised values."""
+    """Three channels become one inside the network: Pillow's mode L, except for its rounding, of the normalised values."""
     image = Image.fromarray(pixels(1, 40)[0])
     given = torch.from_numpy(pixels(1, 40))
     plain = Preprocess(Fit.SQUASH, 40, 40, mean=(0.0,) * 3, std=(1.0,) * 3, grey=True)
@@ -66,15 +66,15 @@ def test_grey_is_the_luma():
     ],
 )
 def test_pooling_is_torchs(pool, reference):
-    """Every way to pool is torch's layer of that kind on maps, and leaves vectors alone."""
+    """Every pooling equals torch's layer on maps, and does not change vectors."""
     maps = torch.randn(2, 5, 4, 3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(Pooling(pool)(maps), reference(maps))
     vectors = maps[:, :, 0, 0]
     assert torch.equal(Pooling(pool)(vectors), vectors)
 
 
-def test_the_extractor_is_its_parts_in_a_row():
-    """Images go through normalisation, backbone and pooling, in this order and no other."""
+def test_extractor_is_its_parts_in_sequence():
+    """Normalisation, backbone and pooling, in this order."""
     network, _ = make_backbone()
     images = torch.from_numpy(pixels())
     extractor = Extractor(network, preprocess=PREPROCESS, pool=Pool.MAX).eval()
@@ -90,7 +90,7 @@ def test_the_extractor_is_its_parts_in_a_row():
 
 
 def test_probabilities_are_a_softmax_or_one_sigmoid():
-    """Several logits become a softmax; one becomes the probabilities of both classes, the second being the sigmoid."""
+    """Several logits become a softmax; a single one becomes the probabilities of both classes, the second being the sigmoid."""
     logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 30.0]])
     assert torch.equal(classifier.class_logits(logits), logits)
     single = torch.tensor([[0.0], [3.0], [-40.0]])
@@ -104,27 +104,27 @@ def test_probabilities_are_a_softmax_or_one_sigmoid():
 
 @pytest.mark.parametrize("end", ["", " softmax", " sigmoid", ", softmax", ", sigmoid"])
 def test_heads_end_in_logits(end):
-    """A softmax or sigmoid at a head's end, behind the last layer or alone, is left to the loss; others stay."""
+    """A softmax or sigmoid at the end of a head, alone or part of the last layer, is removed; other activations are kept."""
     head = classifier.build_head(f"dense 4 relu, dense 3{end}", (6,))
     assert [type(part) for part in head] == [nn.Linear, nn.ReLU, nn.Linear]
     assert isinstance(classifier.build_head("dense 3 tanh", (6,))[-1], nn.Tanh)
 
 
 def test_heads_take_vectors_and_maps():
-    """A head is built for pooled features or for a map (C, H, W), which is not turned around."""
+    """A head is built for pooled features or for a map (C, H, W), whose axes are not permuted."""
     assert classifier.build_head("dense 2", (6,))(torch.ones(1, 6)).shape == (1, 2)
     head = classifier.build_head("conv 3 k2x1, flatten, dense 2", (6, 2, 5))
     assert head(torch.ones(1, 6, 2, 5)).shape == (1, 2)
 
 
 @pytest.mark.parametrize("text", ["", "  ", "# nothing"])
-def test_an_empty_head_is_refused(text):
+def test_rejects_empty_head(text):
     """A head without layers is a usage error, not a crash."""
     with pytest.raises(UsageError, match="the head has no layers"):
         classifier.head_layers(text)
 
 
-# ---------------------------------------------------------------- out of a file
+# ---------------------------------------------------------------- from a file
 
 
 def model(pool=Pool.AVG, head="dropout 0.5, dense 2 softmax", layer="conv2"):
@@ -138,7 +138,7 @@ def model(pool=Pool.AVG, head="dropout 0.5, dense 2 softmax", layer="conv2"):
 @pytest.mark.parametrize("pool", list(Pool))
 @pytest.mark.parametrize("layer", ["conv2", "pool1"])
 def test_a_header_builds_its_network_again(pool, layer):
-    """What a file describes computes what was saved, whatever the layer and the pooling, and is ready for use."""
+    """The network of a file computes what the saved one did, for any layer and pooling, and is in eval mode."""
     head = "conv 3 k1 relu, flatten, dense 2" if pool is Pool.NONE else "dense 5 relu, dense 2"
     whole, header = model(pool, head, layer)
     again = classifier.from_header(header, whole.state_dict(), name="model.pt")
@@ -160,11 +160,11 @@ def test_a_header_builds_torchvisions_networks_again():
         assert torch.equal(again(images), whole(images))
 
 
-def test_what_a_header_lacks_is_named():
-    """A Header without backbone, preprocessing or head builds nothing; nor do weights that are not its own."""
+def test_rejects_incomplete_headers_and_other_weights():
+    """A Header without backbone, preprocessing or head is an error, as are weights that are not its own."""
     whole, header = model()
     for missing in ("backbone", "preprocess", "head"):
-        with pytest.raises(FormatError, match=r"^model\.pt: its header lacks"):
+        with pytest.raises(FormatError, match=r"^model\.pt: its header has no "):
             classifier.from_header(header.but(**{missing: None}), whole.state_dict(), name="model.pt")
     with pytest.raises(FormatError, match=r"^model\.pt: its weights do not fit its header .*head\.dense1"):
         classifier.from_header(header.but(head="dense 3"), whole.state_dict(), name="model.pt")
@@ -173,8 +173,8 @@ def test_what_a_header_lacks_is_named():
         classifier.from_header(header, state, name="model.pt")
 
 
-def test_the_record_of_the_backbone_is_used_not_the_first_of_its_name():
-    """A model cut early is built as early, also when its record says nothing about weights."""
+def test_model_cut_early_is_built_as_early():
+    """Also if its record has no hash of weights."""
     whole, header = model(layer="pool1")
     assert isinstance(header.backbone, Backbone)
     again = classifier.from_header(
@@ -183,8 +183,8 @@ def test_the_record_of_the_backbone_is_used_not_the_first_of_its_name():
     assert not any("conv2" in key for key in again.state_dict())
 
 
-def test_a_header_asks_for_no_more_than_its_weights_have():
-    """A notation of billions of parameters is refused before there is any memory for them, as are outputs that are not the classes."""
+def test_header_cannot_request_more_memory_than_its_weights():
+    """A notation of billions of parameters is refused before memory is allocated, as are outputs that do not fit the classes."""
     whole, header = model()
     assert header.backbone is not None
     for change in (
@@ -192,15 +192,15 @@ def test_a_header_asks_for_no_more_than_its_weights_have():
         {"head": "dense 99999999 relu, dense 2 softmax"},
     ):
         with pytest.raises(
-            FormatError, match=r"^model\.pt: its header and its weights do not fit \(\w+ brings the network to"
+            FormatError, match=r"^model\.pt: its header and its weights do not fit together \(with \w+ the network has"
         ):
             classifier.from_header(header.but(**change), whole.state_dict(), name="model.pt")
     with pytest.raises(FormatError, match=r"^model\.pt: its header names 5 classes, its head has"):
         classifier.from_header(header.but(classes=tuple("abcde")), whole.state_dict(), name="model.pt")
 
 
-def test_integers_are_no_weights():
-    """They are refused by name, and not turned into floats; counters of batches are integers."""
+def test_rejects_integer_weights():
+    """They are named, and not converted to floats; counters of batches are integers."""
     whole, header = model()
     name = next(name for name, tensor in whole.state_dict().items() if tensor.is_floating_point())
     state = {**whole.state_dict(), name: torch.ones_like(whole.state_dict()[name], dtype=torch.int64)}

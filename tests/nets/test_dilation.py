@@ -1,4 +1,4 @@
-"""Finer maps: at every r-th row and column they are the coarse map, with the same weights, and have r times of both exactly."""
+"""Finer maps: every r-th row and column equals the coarse map, and their size is exactly r times its size."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def output(network, layer, images):
 
 
 def check(network, layer, *, sizes, factor=2):
-    """Compare at several sizes, and give the finer network."""
+    """Compare at several sizes, and return the finer network."""
     made, fine_layer = dilation.remove_last_stride(network, layer)
     assert fine_layer.name == layer.name
     for size in sizes:
@@ -59,21 +59,21 @@ ODD = [(64, 64), (97, 75), (111, 130)]
     ],
 )
 def test_published_networks(published, name, layer):
-    """Plain, residual, dense and branching ones, with strides of convolutions and of poolings that round up and down."""
+    """Plain, residual, dense and branching ones, with strides of convolutions and of pooling that rounds up or down."""
     network = published(name)
     check(network, network.last_spatial() if layer is None else network.find(layer), sizes=ODD)
 
 
 NOTATIONS = [
     ("conv 4 k3 s2 same relu, conv 5 k3 same relu", 2),
-    ("conv 4 k3 same relu, pool 2, conv 5 k4 same relu, conv 5 k2 same", 2),  # even kernels: one more pixel behind
+    ("conv 4 k3 same relu, pool 2, conv 5 k4 same relu, conv 5 k2 same", 2),  # even kernels: one more pixel after
     ("conv 4 k3 s2 same relu, pool 3 s2 same, conv 5 k5 same relu, pool 3 s1 same", 2),
     ("conv 4 k4 s2 p1 bn relu, conv 4 k4 s2 p1 bn relu, conv 4 k3", 2),
     ("conv 4 k5 s3 relu, dropout 0.5, conv 5 k3 d2 same relu, conv 5 k1", 3),
     ("conv 4 k3 relu, avgpool 2, conv 5 k3 relu", 2),
     ("conv 4 k3 relu, avgpool 3 s2 p1, conv 5 k3 same", 2),  # padding counts in the mean
     ("conv 4 k3 relu, pool 3 s2 p1, conv 5 k3 same, conv 10 k2x3 p1", 2),
-    ("conv 4 k3 same relu, pool 2 s3, conv 5 k3 same", 3),  # between the old windows there is room
+    ("conv 4 k3 same relu, pool 2 s3, conv 5 k3 same", 3),  # gaps between the old windows
     ("conv 4 k1 s2 relu, conv 6 k3x5 same d2 g2 relu", 2),
     ("conv 4 k7 s4 same relu, pool 2 same s1, conv 5 k3 p2", 4),
 ]
@@ -81,14 +81,14 @@ NOTATIONS = [
 
 @pytest.mark.parametrize(("text", "factor"), NOTATIONS)
 def test_networks_by_notation(text, factor):
-    """With Keras' `same`, even kernels, dilation, groups and all poolings, for every remainder of the size."""
+    """With Keras' `same`, even kernels, dilation, groups and all kinds of pooling, for every remainder of the size."""
     network = by_notation(text)
     sizes = [(32, 32), (33, 35), (37, 30), (34, 31), (39, 36)]
     check(network, network.last_spatial(), sizes=sizes, factor=factor)
 
 
-def test_a_network_shares_its_weights_and_stays_as_it_was(published):
-    """Not a tensor is copied, and the original gives what it gave, in the same modules, with the same shapes."""
+def test_shares_weights_and_leaves_the_network_unchanged(published):
+    """No tensor is copied; the original returns the same values, with the same modules and shapes."""
     network = published("squeezenet1_1")
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     modules, shapes = dict(network.module.named_modules()), dict(network.shapes)
@@ -110,7 +110,7 @@ def test_a_network_shares_its_weights_and_stays_as_it_was(published):
 
 
 def test_every_layer_keeps_its_name():
-    """What was before the stride keeps its size; what is behind it is finer, also behind the layer asked for."""
+    """Layers before the stride keep their size; layers after it are finer, also those after the given layer."""
     network = by_notation("conv 4 k3 s2 p1 relu, conv 5 k3 s2 p1 relu, conv 6 k3 same relu, conv 7 k3 same relu")
     made, _ = dilation.remove_last_stride(network, network.find("conv3"))
     assert [each.name for each in made.layers()] == [each.name for each in network.layers()]
@@ -118,7 +118,7 @@ def test_every_layer_keeps_its_name():
 
 
 def test_strides_after_a_layer_are_kept():
-    """The stride before the layer goes; one behind it stays, further apart, and what comes out there is finer, too."""
+    """The stride before the layer is removed; a stride after it is kept, dilated, and the maps after it are finer, too."""
     network = by_notation("conv 4 k3 s2 p1 relu, conv 5 k3 same relu, conv 6 k3 s2 p1 relu")
     made = check(network, network.find("conv2"), sizes=[(32, 32), (37, 34)])
     assert made.find("conv3").shape == (6, 16, 16)
@@ -134,28 +134,28 @@ def test_strides_after_a_layer_are_kept():
         pytest.param("inception_v3", "avg_pool2d at Mixed_7b.avg_pool2d", marks=pytest.mark.slow),
     ],
 )
-def test_published_networks_that_cannot(published, name, part):
-    """Say which of their parts it is."""
+def test_rejects_networks_that_cannot_be_dilated(published, name, part):
+    """The message names the module."""
     network = published(name)
     with pytest.raises(UsageError) as error:
         dilation.remove_last_stride(network, network.last_spatial())
-    assert str(error.value) == f"{name}: {part} cannot be dilated, so --fine does not go with it"
+    assert str(error.value) == f"{name}: {part} cannot be dilated; drop --fine"
 
 
-def test_a_head_for_maps_of_one_size():
-    """A flatten head has weights for every place; what would go is said."""
+def test_rejects_head_for_maps_of_one_size():
+    """A flatten head has weights for every position; the message gives the remedy."""
     network = by_notation("conv 4 k3 s2 same relu", pool=Pool.FLATTEN, head="dense 2 softmax")
     with pytest.raises(
         UsageError,
-        match=r"^--fine: what follows in model.pt takes maps of one size alone, .* --pool avg and --pool max",
+        match=r"^--fine makes the maps of model.pt larger, but its later layers take a single size .* --pool avg or --pool max",
     ):
         dilation.remove_last_stride(network, network.last_spatial())
     assert network.last_spatial().shape == (4, 16, 16)
 
 
-def test_a_network_without_a_stride():
-    """There is nothing to take out; nor is there before a layer that stands before the first stride."""
-    message = r"^model.pt has no stride of a convolution or pooling before conv1 that could be taken out$"
+def test_rejects_network_without_a_stride():
+    """Also for a layer before the first stride."""
+    message = r"^model.pt has no stride of a convolution or pooling before conv1 that could be removed$"
     for text in ("conv 4 k3 same relu", "conv 4 k3 same relu, pool 2, conv 5 k3"):
         network = by_notation(text)
         with pytest.raises(UsageError, match=message):
@@ -164,7 +164,7 @@ def test_a_network_without_a_stride():
 
 @pytest.mark.parametrize("name", ["layer4.0.conv1", "layer4.0.bn2"])
 def test_a_layer_parallel_to_a_shortcut(published, name):
-    """The stride of the shortcut is taken out as well: what both give is added, behind the layer."""
+    """The stride of the shortcut is removed as well, since both outputs are added after the layer."""
     network = published("resnet18")
     layer = network.find(name)
     _, there = dilation.remove_last_stride(network, layer)

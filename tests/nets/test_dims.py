@@ -1,4 +1,4 @@
-"""The arithmetic of layers against torch, against brute force and against the textbooks' worked examples."""
+"""Arithmetic of layers, compared with torch, with brute force and with the textbooks' worked examples."""
 
 import itertools
 import math
@@ -50,7 +50,7 @@ def only(text, height, width, channels):
     ],
 )
 def test_worked_examples(text, size, shapes):
-    """The textbooks' networks come out with the textbooks' sizes."""
+    """The textbooks' networks have the textbooks' sizes."""
     assert [row.shape for row in measure(text, *size)] == shapes
 
 
@@ -70,7 +70,7 @@ def test_vgg16_by_notation():
     assert (last_pool.receptive_field, last_pool.stride) == (212, 32)
 
 
-WORKED_BY_HAND = [  # size, kernel, stride, dilation -> windows, pixels before, pixels behind
+WORKED_BY_HAND = [  # size, kernel, stride, dilation -> windows, pixels before, pixels after
     (5, 3, 1, 1, 5, 1, 1),
     (5, 3, 2, 1, 3, 1, 1),
     (6, 3, 2, 1, 3, 0, 1),
@@ -87,7 +87,7 @@ WORKED_BY_HAND = [  # size, kernel, stride, dilation -> windows, pixels before, 
 
 @pytest.mark.parametrize(("size", "kernel", "stride", "dilation", "count", "before", "after"), WORKED_BY_HAND)
 def test_same_padding_is_that_of_keras(size, kernel, stride, dilation, count, before, after):
-    """`same` gives ceil(size / stride) windows, and an odd pixel of padding goes behind: worked by hand."""
+    """`same` gives ceil(size / stride) windows, and an odd pixel of padding goes after; worked out by hand."""
     window = Window(kernel, stride, build.Padding.same, dilation)
     assert (window.count(size), window.pads(size)) == (count, (before, after))
     torchs = nn.functional.conv1d(
@@ -114,7 +114,7 @@ def test_convolutions_agree_with_torch_over_a_grid():
         layer = nn.Conv2d(4, 8, (kernel, 3), (stride, 1), pad, dilation, groups, device="meta")
         try:
             made = layer(torch.zeros(1, 4, size, 9, device="meta"))
-        except RuntimeError:  # torch's way to say that the kernel is larger than the input
+        except RuntimeError:  # how torch reports a kernel larger than the input
             with pytest.raises(UsageError, match="is larger than its input's height"):
                 only(text, size, 9, 4)
             continue
@@ -135,7 +135,7 @@ def test_convolutions_agree_with_torch_over_a_grid():
     st.integers(0, 2),
 )
 def test_pools_agree_with_torch(kind, size, kernel, stride, padding):
-    """Pooling gives torch's sizes for all windows, strides and paddings that torch takes, and refuses the others."""
+    """Pooling has torch's sizes for all windows, strides and paddings that torch takes, and refuses others."""
     word, module = kind
     text = f"{word} {kernel[0]}x{kernel[1]} s{stride[0]}x{stride[1]} p{padding}"
     try:
@@ -157,8 +157,8 @@ def test_pools_agree_with_torch(kind, size, kernel, stride, padding):
     st.integers(1, 3),
     st.sampled_from(["conv 4", "pool", "avgpool"]),
 )
-def test_same_is_what_the_built_network_does(size, kernel, stride, dilation, word):
-    """What is measured is what is trained: the network built from `same` layers gives the sizes of the table."""
+def test_same_agrees_with_the_built_network(size, kernel, stride, dilation, word):
+    """The network built from `same` layers has the sizes in the table."""
     text = f"conv 4 k{kernel} s{stride} same d{dilation}" if word == "conv 4" else f"{word} {kernel} s{stride} same"
     network = build.build(parse(text), channels=4, height=size, width=size + 3)
     made = network(torch.zeros(1, 4, size, size + 3))
@@ -166,7 +166,7 @@ def test_same_is_what_the_built_network_does(size, kernel, stride, dilation, wor
 
 
 def test_every_kind_agrees_with_the_built_network():
-    """Shapes, parameters and bytes of a chain with every kind of layer are those of the modules in torch."""
+    """Shapes, parameters and bytes of a chain with every kind of layer are those of torch's modules."""
     text = "pad 1, conv 6 k3 bn relu, avgpool 2, conv 6 k3 g3 nobias, dropout 0.2, relu, pool 2 same, flatten, dense 7 nobias bn"
     rows = measure(text, 21, 18, 3, batch=5, bytes_per_value=2)
     network = build.build(parse(text), channels=3, height=21, width=18).eval()
@@ -179,7 +179,7 @@ def test_every_kind_agrees_with_the_built_network():
 
 
 def test_global_pools_and_vectors():
-    """gap and gmp leave the channels; dense, bn, dropout and activations take vectors."""
+    """gap and gmp keep the channels; dense, bn, dropout and activations take vectors."""
     rows = measure("gmp, dense 7 relu, bn, dropout 0.5, tanh", 9, 8, 5)
     assert [row.shape for row in rows] == [(5,), (7,), (7,), (7,), (7,)]
     assert measure("gap", 9, 8, 5)[0].shape == (5,)
@@ -199,8 +199,8 @@ def test_global_pools_and_vectors():
     st.sampled_from([1, 2]),
     st.sampled_from(["valid", "same", "p1"]),
 )
-def test_macs_are_one_for_every_product_in_the_loops(size, kernel, stride, groups, padding):
-    """Counting the textbook's seven nested loops one by one gives the same multiply-accumulates."""
+def test_macs_count_the_products_of_the_textbook_loops(size, kernel, stride, groups, padding):
+    """Counting in the textbook's seven nested loops gives the same multiply-accumulates."""
     row = only(f"conv 4 k{kernel} s{stride} {padding} g{groups}", size, size + 1, 2)
     count = 0
     for _row, _column, filter_ in itertools.product(range(row.height), range(row.width), range(4)):
@@ -214,7 +214,7 @@ def test_macs_are_one_for_every_product_in_the_loops(size, kernel, stride, group
 @settings(deadline=None, max_examples=60)
 @given(st.tuples(st.integers(3, 17), st.integers(3, 17)), st.integers(1, 4), st.integers(1, 4), st.integers(0, 1))
 def test_dropped_pixels_have_no_gradient(size, kernel, stride, padding):
-    """`dropped` is how many pixels of the input change no output, where windows leave no gaps between them."""
+    """`dropped` is the number of input pixels without effect on the output, if windows leave no gaps."""
     assume(stride <= kernel and kernel <= min(size))
     assume(padding <= kernel // 2)
     image = torch.zeros(1, 1, *size, requires_grad=True)
@@ -228,14 +228,14 @@ def test_dropped_pixels_have_no_gradient(size, kernel, stride, padding):
         ("pool 2", (5, 5), 9),  # one row and one column: 25 - 16
         ("pool 2", (5, 4), 4),
         ("pool 2 same", (5, 5), 0),
-        ("conv 1 k1 s3", (6, 6), 0),  # pixel 5 lies in a gap: a third window would begin behind it
-        ("conv 1 k2 s4", (5, 5), 9),  # a second window would begin on pixel 4, and does not fit
+        ("conv 1 k1 s3", (6, 6), 0),  # pixel 5 is in a gap: a third window would start after it
+        ("conv 1 k2 s4", (5, 5), 9),  # a second window would start at pixel 4, and does not fit
         ("conv 1 k3 d2 s2", (8, 8), 15),
-        ("conv 96 k11 s4", (224, 224), 224 * 224 - 223 * 223),  # AlexNet wants 227
+        ("conv 96 k11 s4", (224, 224), 224 * 224 - 223 * 223),  # AlexNet needs 227
     ],
 )
 def test_dropped_pixels_by_hand(text, size, dropped):
-    """Rows and columns that the first window which does not fit would have read are dropped; gaps are not."""
+    """Rows and columns that only a further window would read are dropped; gaps between windows are not."""
     assert only(text, *size, 1).dropped == dropped
 
 
@@ -243,7 +243,7 @@ def test_dropped_pixels_by_hand(text, size, dropped):
 
 
 def extent(network, image, row, column):
-    """Give first and last (row, column) of the pixels that one output value depends on."""
+    """Return first and last (row, column) of the pixels that one output value depends on."""
     image.grad = None
     network(image)[0, :, row, column].sum().backward()
     seen = (image.grad[0].abs().sum(0) > 0).nonzero()
@@ -260,8 +260,8 @@ def extent(network, image, row, column):
         "pad 1, 3 * (conv 2 k3 same, avgpool 2)",
     ],
 )
-def test_receptive_field_and_stride_are_where_the_gradient_is(text):
-    """The pixels that one output value depends on span the receptive field; its neighbour's lie one stride further."""
+def test_receptive_field_and_stride_agree_with_gradients(text):
+    """The pixels that one output value depends on span the receptive field; its neighbour's are one stride further."""
     layers = parse(text)
     row = dims.measure(layers, height=90, width=85, channels=2)[-1]
     network = build.build(layers, channels=2, height=90, width=85).double().eval()
@@ -277,8 +277,8 @@ def test_receptive_field_and_stride_are_where_the_gradient_is(text):
     assert row.stride == (stride[0] if stride[0] == stride[1] else f"{stride[0]}x{stride[1]}")
 
 
-def test_what_pools_globally_looks_at_the_whole_map():
-    """Behind gap, and behind flatten, a value depends on all pixels that the map depends on."""
+def test_receptive_field_of_global_pooling_is_the_whole_map():
+    """After gap and after flatten, a value depends on all pixels that the map depends on."""
     layers = parse("conv 2 k3 s2, gap, dense 3")
     rows = dims.measure(layers, height=20, width=20, channels=1)
     network = build.build(layers, channels=1, height=20, width=20)
@@ -300,19 +300,19 @@ def test_what_pools_globally_looks_at_the_whole_map():
         ("conv 8 k5", (3, 9, 1), ['conv1 ("conv 8 k5")', "kernel 5", "height 3"]),
         ("conv 8 k5", (9, 3, 1), ["kernel 5", "width 3"]),
         ("conv 8 k3 d4", (8, 8, 1), ["dilation 4 spans 9", "height 8"]),
-        ("conv 8 k7 p1", (4, 4, 1), ["kernel 7", "height 4 with padding 1, in all 6"]),
+        ("conv 8 k7 p1", (4, 4, 1), ["kernel 7", "height 4 with padding 1 (6 in all)"]),
         ("pool 2, pool 2, pool 2", (5, 5, 1), ['pool3 ("pool 2")', "kernel 2", "height 1"]),
         ("conv 8 k3 g2", (9, 9, 3), ["2 groups", "3 input channels"]),
         ("conv 9 k3 g2", (9, 9, 4), ["2 groups", "9 filters"]),
         ("pool 2 p2", (9, 9, 1), ["padding 2", "window 2"]),
         ("dense 10", (7, 7, 512), ["7x7x512", "put flatten or gap before it"]),
-        ("flatten, conv 8 k3", (4, 4, 2), ['conv1 ("conv 8 k3") wants height and width', "a vector of 32"]),
+        ("flatten, conv 8 k3", (4, 4, 2), ['conv1 ("conv 8 k3") needs height and width', "a vector of 32"]),
         ("gap, gap", (4, 4, 2), ["gap2", "a vector of 2"]),
         ("relu", (0, 4, 2), ["height is 0"]),
     ],
 )
 def test_a_layer_that_does_not_fit_is_named_with_both_numbers(text, size, words):
-    """The message has the layer, what it wants and what it was given, on one line."""
+    """The message has the layer, what it needs and what its input is, on one line."""
     with pytest.raises(UsageError) as caught:
         measure(text, *size)
     assert all(word in str(caught.value) for word in words), str(caught.value)
@@ -326,7 +326,7 @@ MANY = "pad 2, conv 16 k3x5 s2 p1 relu, bn, avgpool 3 s2, conv 32 k3 d2 g2, pool
 
 
 def test_the_total_is_the_sum_of_the_rows():
-    """Each column that can be summed is, and the total ends where the network ends."""
+    """Params, MACs, bytes and dropped pixels are summed; the shape is the last one."""
     rows = measure(MANY, 61, 64, 4)
     total = dims.total(rows)
     assert (total.layer, total.kind, total.shape) == ("total", "total", (10,))
@@ -337,8 +337,8 @@ def test_the_total_is_the_sum_of_the_rows():
 @pytest.mark.parametrize(
     "text", [MANY, "conv 32 k3 s2 same", "gmp", "flatten, dense 4 nobias, tanh", VGG16, "pool 3x2 s2"]
 )
-def test_every_formula_comes_to_its_value(text):
-    """What is written out is arithmetic that Python agrees with, and its values are the table's."""
+def test_formulas_evaluate_to_their_values(text):
+    """Python evaluates every formula to its value, and the values are those of the table."""
     rows = measure(text, 61, 64, 4, batch=3)
     start = dims.start(height=61, width=64, channels=4)
     lines = list(dims_pipe.explain(start, parse(text), batch=3))
@@ -350,13 +350,13 @@ def test_every_formula_comes_to_its_value(text):
         if len(parts) > 1:
             values.append((parts[0].strip(), parts[-1]))
     for name in ("params", "macs", "activation_bytes", "channels"):
-        written = [int(value) for said, value in values if said == name][: len(rows)]
+        written = [int(value) for found, value in values if found == name][: len(rows)]
         assert written == [getattr(row, name) for row in rows]
     assert [line.split(":")[0] for line in lines if re.match(r"\S+: ", line)] == [row.layer for row in rows]
 
 
-def test_the_formulas_of_the_card():
-    """The first example of all is written as a teacher would write it."""
+def test_formulas_of_the_first_example():
+    """Every number of a convolution, line by line."""
     start = dims.start(height=128, width=128, channels=3)
     assert list(dims_pipe.explain(start, parse("conv 32 k3 s2 same"))) == [
         "conv1: conv 32 k3 s2 same, input 128x128x3",
@@ -381,15 +381,15 @@ def as_tsv(rows):
     return [("\t".join(line) + "\n").encode() for line in lines]
 
 
-def test_a_table_is_read_as_it_was_written():
-    """Rows with maps, vectors and two-sided strides come back from TSV as they were, totals left out."""
+def test_table_round_trips_through_tsv():
+    """Rows with maps, vectors and strides of two sides are restored from TSV, without the totals."""
     rows = measure(MANY, 61, 64, 4)
     assert dims_pipe.read(as_tsv([*rows, dims.total(rows)]), name="a pipe") == rows
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
 def test_stages_add_up_to_the_whole_chain(cut):
-    """Wherever a chain is cut, the rows of two stages are those of the one."""
+    """Wherever a chain is cut, the rows of both stages are those of the whole."""
     texts = MANY.split(", ")
     first = measure(", ".join(texts[:cut]), 61, 64, 4, batch=2, bytes_per_value=2)
     later = dims_pipe.later(", ".join(texts[cut:]), as_tsv(first), name="a pipe")
@@ -397,7 +397,7 @@ def test_stages_add_up_to_the_whole_chain(cut):
 
 
 def test_a_later_stage_may_change_the_bytes_of_the_whole_table():
-    """--batch and --dtype hold for all rows, those of earlier stages too."""
+    """--batch and --dtype apply to all rows, also to those of earlier stages."""
     first = measure("conv 8 k3", 9, 9, 1)
     later = dims_pipe.later("pool 2", as_tsv(first), name="a pipe", bytes_per_value=64)
     assert later.rows() == measure("conv 8 k3, pool 2", 9, 9, 1, bytes_per_value=64)
@@ -408,27 +408,27 @@ def test_a_later_stage_may_change_the_bytes_of_the_whole_table():
     [
         ([], UsageError, "a pipe is empty"),
         ([b"\n"], UsageError, "a pipe is empty"),
-        ([b"path\tlabel\n", b"a.jpg\tcat\n"], FormatError, "no table of cnn-dims"),
-        ([b'{"layer": "conv1"}\n'], FormatError, "no table of cnn-dims"),
-        ([b"{not json\n"], FormatError, "no table of cnn-dims"),
-        ([b"\xff\xfe\n"], FormatError, "no table of cnn-dims"),
-        (["\t".join(dims_pipe.COLUMNS).encode()], FormatError, "without layers"),
+        ([b"path\tlabel\n", b"a.jpg\tcat\n"], FormatError, "not a table of cnn-dims"),
+        ([b'{"layer": "conv1"}\n'], FormatError, "not a table of cnn-dims"),
+        ([b"{not json\n"], FormatError, "not a table of cnn-dims"),
+        ([b"\xff\xfe\n"], FormatError, "not a table of cnn-dims"),
+        (["\t".join(dims_pipe.COLUMNS).encode()], FormatError, "the table has no layers"),
     ],
 )
-def test_what_is_no_table_is_refused(lines, kind, message):
-    """Anything else than a table of cnn-dims is an error of one line that names the place."""
+def test_rejects_other_tables(lines, kind, message):
+    """Anything else than a table of cnn-dims is an error of one line that names the source."""
     with pytest.raises(kind, match=message):
         dims_pipe.later("pool 2", lines, name="a pipe")
 
 
 @pytest.mark.parametrize("text", ["128", "128,128,3", "128x128x3", " 128, 128, 3"])
-def test_sizes_are_read_as_people_write_them(text):
+def test_size_formats(text):
     """H,W,C or HxWxC, or a number for a vector."""
     assert dims_pipe.size(text) in ((128,), (128, 128, 3))
 
 
 @pytest.mark.parametrize("text", ["", "128,128", "a,b,c", "1,2,3,4", "-1,2,3", "1.5,2,3"])
-def test_what_is_no_size_is_refused(text):
-    """The message shows what was given and how it is written."""
-    with pytest.raises(UsageError, match="is no size; give H,W,C"):
+def test_rejects_other_sizes(text):
+    """The message shows the value and the right form."""
+    with pytest.raises(UsageError, match="is not a size; give H,W,C"):
         dims_pipe.size(text)

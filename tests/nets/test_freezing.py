@@ -1,4 +1,4 @@
-"""What of a backbone is trained: by whose names it is said, and the two parts, which compute and learn what the whole does."""
+"""Layers to train, by name or number, and the split of a backbone into a frozen and a trained part."""
 
 import copy
 import functools
@@ -29,12 +29,12 @@ def whole(name):
 
 @functools.cache
 def backbone_of(name):
-    """Cut once: splitting sets anew which of its parameters are trained, and its mode."""
+    """Cut each network only once: splitting sets again which of its parameters are trained, and its mode."""
     return subgraph.cut(*whole(name))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _let_go():
+def _clear_caches():
     """Keep no network for the tests of other modules."""
     yield
     whole.cache_clear()
@@ -57,13 +57,13 @@ def statistics(module):
 
 
 def test_layers_are_counted_as_keras_counts_them():
-    """Every module with parameters of its own is one, in the order in which they run: a batch norm, too, also behind a convolution
-    that torchvision's graph runs together with it."""
+    """Every module with parameters of its own, in the order in which they run, also a batch norm that torchvision's graph runs
+    together with its convolution."""
     layers = freezing.layers(backbone_of("mobilenet_v2"))
     assert len(layers) == 104  # 52 convolutions and their batch norms
     assert layers[:2] == ("features.0.0", "features.0.1")
     assert freezing.layers(backbone_of("resnet18"))[-5:] == (
-        "layer4.0.downsample.1",  # it is defined behind conv2, and runs there
+        "layer4.0.downsample.1",  # it is defined after conv2, and runs there
         "layer4.1.conv1",
         "layer4.1.bn1",
         "layer4.1.conv2",
@@ -89,7 +89,7 @@ def test_layers_are_counted_as_keras_counts_them():
     ],
 )
 def test_training_begins_at_the_given_layer(name, unfreeze, first, count):
-    """By a module's name, by Keras' name of a layer or block, or by how many layers there are from the end."""
+    """By a module's name, by Keras' name of a layer or block, or by a number of layers counted from the end."""
     backbone = backbone_of(name)
     found = freezing.find(backbone, unfreeze, network=name)
     assert (found[0], len(found)) == (first, count)
@@ -97,12 +97,11 @@ def test_training_begins_at_the_given_layer(name, unfreeze, first, count):
 
 
 def test_training_of_a_chain_by_notation_begins_at_the_given_layer():
-    """The names are those that cnn-dims prints; one without weights stands for the place."""
+    """The names are those of cnn-dims; training may begin at a layer without weights."""
     backbone, find = chain(), functools.partial(freezing.find, network="layers")
     assert find(backbone, "conv3") == ("conv3", "bn2", "dense1")
-    assert (
-        find(backbone, "bn2_relu") == find(backbone, "flatten1") == ("dense1",)
-    )  # a module inside of a layer, and a layer
+    # A module inside a layer, and a layer
+    assert find(backbone, "bn2_relu") == find(backbone, "flatten1") == ("dense1",)
     assert find(backbone, "dropout1") == find(backbone, "conv3") == find(backbone, "3")
     assert find(backbone, "pool1") == ("conv2", "conv3", "bn2", "dense1")
     assert find(backbone, "all") == freezing.layers(backbone)
@@ -115,38 +114,36 @@ def test_training_of_a_chain_by_notation_begins_at_the_given_layer():
         (
             "squeezenet1_1",
             "featres.12",
-            r"--unfreeze featres\.12: the base of squeezenet1_1 has no .* did you mean features\.12",
+            r"--unfreeze featres\.12: the backbone of squeezenet1_1 has no .* did you mean features\.12",
         ),
-        ("squeezenet1_1", "26", "--unfreeze 26: the base of squeezenet1_1 has 25 layers with weights"),
+        ("squeezenet1_1", "26", "--unfreeze 26: the backbone of squeezenet1_1 has 25 layers with weights"),
         ("squeezenet1_1", "classifier.1", "no layer of this name"),  # the backbone ends before it
         ("squeezenet1_1", "???", r"its layers are features\.0, features\.3\.squeeze, .*, features\.12\.expand3x3"),
         ("vgg11", "block6", "did you mean block5"),
-        ("vgg11", "block5_pool", "no weights from there on; none trains the head alone"),
+        ("vgg11", "block5_pool", "no weights from there on; --unfreeze none trains the head alone"),
     ],
 )
-def test_unknown_layers_are_named(name, unfreeze, message):
-    """A name that the backbone lacks brings the nearest ones; more layers than there are, or none after a place, are refused."""
+def test_rejects_unknown_layers(name, unfreeze, message):
+    """Similar names are proposed for an unknown one; too many layers, or none after a place, are an error."""
     with pytest.raises(UsageError, match=message):
         freezing.find(backbone_of(name), unfreeze, network=name)
 
 
 def test_a_backbone_without_weights_has_nothing_to_train():
-    """A dense network's backbone is its flattening; only the head is left, which is said."""
+    """The backbone of a dense network is its flatten layer; only the head can be trained."""
     backbone = build.build(parse("flatten"), channels=3, height=8, width=8)
     assert freezing.find(backbone, "none", network="layers") == ()
     for unfreeze in ("all", "1", "dense1"):
-        with pytest.raises(
-            UsageError, match=f"--unfreeze {unfreeze}: all layers of layers that have weights are in its head"
-        ):
+        with pytest.raises(UsageError, match=f"--unfreeze {unfreeze}: the backbone has no layers with weights"):
             freezing.find(backbone, unfreeze, network="layers")
 
 
-# ---------------------------------------------------------------- in two
+# ---------------------------------------------------------------- two parts
 
 BOUNDARIES = [
     ("mobilenet_v2", "features.14", "features.13"),
-    ("mobilenet_v2", "features.14.conv.1", "features.14.conv.0"),  # this block keeps no input: its size changes
-    ("mobilenet_v2", "features.15.conv.1", "features.14"),  # inside of a residual block: in front of it
+    ("mobilenet_v2", "features.14.conv.1", "features.14.conv.0"),  # no shortcut in this block: its size changes
+    ("mobilenet_v2", "features.15.conv.1", "features.14"),  # inside a residual block: the boundary is before it
     ("mobilenet_v2", "1", "features.17"),
     ("mobilenet_v2", "features.1", "features.0"),
     ("resnet18", "layer4", "layer3.1"),
@@ -157,15 +154,15 @@ BOUNDARIES = [
     pytest.param("densenet121", "features.denseblock4.denselayer5", "features.transition3", marks=pytest.mark.slow),
     ("efficientnet_b0", "features.7.0.block.2", "features.7.0.block.1"),
     pytest.param("efficientnet_b0", "features.6.1", "features.6.0", marks=pytest.mark.slow),
-    pytest.param("swin_t", "features.5.3", "features.5.2", marks=pytest.mark.slow),  # channels come last inside of it
+    pytest.param("swin_t", "features.5.3", "features.5.2", marks=pytest.mark.slow),  # channels last inside
     ("vit_b_32", "encoder.layers.encoder_layer_10", "encoder.layers.encoder_layer_9"),
     pytest.param("inception_v3", "Mixed_7c.branch3x3_1", "Mixed_7b", marks=pytest.mark.slow),
 ]
 
 
 @pytest.mark.parametrize(("name", "unfreeze", "boundary"), BOUNDARIES)
-def test_both_parts_in_a_row_are_the_backbone(name, unfreeze, boundary):
-    """Bit for bit, with the boundary where one tensor alone is on its way; the whole network cut there gives the lower part."""
+def test_parts_in_sequence_equal_the_backbone(name, unfreeze, boundary):
+    """Identical outputs, with the boundary where a single tensor is passed on; the network cut there equals the lower part."""
     backbone, (module, _) = backbone_of(name), whole(name)
     given = inputs(96 if name == "inception_v3" else 64)
     with torch.no_grad():
@@ -176,7 +173,7 @@ def test_both_parts_in_a_row_are_the_backbone(name, unfreeze, boundary):
         between = parts.lower(given)
         kept = between.clone()
         assert torch.equal(parts.upper(between), expected)
-        assert torch.equal(between, kept)  # what is kept for the next epoch is not changed in place
+        assert torch.equal(between, kept)  # the cached output is not changed in place
         layer = subgraph.find_layer(name, module, boundary, size=64)
         assert torch.equal(subgraph.cut(module, layer)(given), kept)
 
@@ -185,7 +182,7 @@ def test_both_parts_in_a_row_are_the_backbone(name, unfreeze, boundary):
     ("unfreeze", "boundary"),
     [("all", None), ("conv2", "pool1"), ("bn2", "conv3"), ("dense1", "flatten1"), ("none", "dense1")],
 )
-def test_both_parts_of_a_chain_are_the_chain(unfreeze, boundary):
+def test_parts_of_a_chain_equal_the_chain(unfreeze, boundary):
     """The same by notation, with padding, dropout and batch norm on both sides."""
     backbone = chain()
     parts = freezing.divide(backbone, freezing.find(backbone, unfreeze, network="layers"))
@@ -197,8 +194,8 @@ def test_both_parts_of_a_chain_are_the_chain(unfreeze, boundary):
 
 
 @pytest.mark.parametrize("unfreeze", ["all", "none"])
-def test_all_and_none(unfreeze):
-    """With everything trained the lower part is the identity, with nothing the upper one."""
+def test_unfreeze_all_and_none(unfreeze):
+    """With everything trained the lower part is the identity, with nothing trained the upper one."""
     backbone, given = backbone_of("squeezenet1_1"), inputs()
     parts = freezing.divide(backbone, freezing.find(backbone, unfreeze, network="squeezenet1_1"))
     assert parts.boundary == (None if unfreeze == "all" else "features.12")
@@ -241,15 +238,15 @@ def test_the_boundary_is_a_layer_of_the_exported_backbone(tmp_path, name):
     ("name", "unfreeze"),
     [
         ("mobilenet_v2", "features.15.conv.1"),  # part of its block is frozen
-        ("mobilenet_v2", "1"),  # a batch norm that is trained, behind a frozen convolution that runs together with it
+        ("mobilenet_v2", "1"),  # a batch norm that is trained after a frozen convolution, which run as one node
         ("resnet18", "layer4.0.downsample"),
         ("efficientnet_b0", "features.6.1"),
         ("layers", "bn2"),
         ("layers", "conv2"),
     ],
 )
-def test_training_reaches_what_is_trained_and_nothing_else(name, unfreeze):
-    """Gradients come to the trained parameters, which are the backbone's own; statistics of frozen batch norms stay still."""
+def test_only_unfrozen_parameters_are_trained(name, unfreeze):
+    """The trained parameters, which are the backbone's own, get gradients; statistics of frozen batch norms do not change."""
     backbone = chain() if name == "layers" else backbone_of(name)
     backbone.zero_grad()  # the tests share their networks
     trained = freezing.find(backbone, unfreeze, network=name)
@@ -279,8 +276,8 @@ def test_training_reaches_what_is_trained_and_nothing_else(name, unfreeze):
         assert torch.equal(parts.upper(parts.lower(given)), backbone(given))
 
 
-def test_the_trained_part_drops_and_the_frozen_part_does_not():
-    """Stochastic depth and dropout of the trained part are at work in train mode, and at rest in eval mode and below."""
+def test_dropout_only_in_the_trained_part():
+    """Stochastic depth and dropout are active above the boundary in training mode, and inactive in eval mode and below it."""
     backbone = backbone_of("efficientnet_b0")
     parts = freezing.divide(backbone, freezing.find(backbone, "features.6.1", network="efficientnet_b0"))
     between = parts.lower.train()(inputs())
@@ -297,8 +294,8 @@ def test_the_trained_part_drops_and_the_frozen_part_does_not():
     assert not torch.equal(first, second)
 
 
-def test_a_copy_of_the_upper_part_stands_on_its_own():
-    """A running average is a deep copy: it computes the same, shares nothing, and freezes what the original freezes."""
+def test_copy_of_the_upper_part_is_independent():
+    """A running average is a deep copy: it computes the same, shares nothing, and freezes the same modules."""
     backbone = backbone_of("resnet18")
     parts = freezing.divide(backbone, freezing.find(backbone, "layer4.0.conv2", network="resnet18"))
     twin = copy.deepcopy(parts.upper).eval()
@@ -316,7 +313,7 @@ def test_a_copy_of_the_upper_part_stands_on_its_own():
 
 
 def numbers(stem, *counts):
-    """Give the names of blocks of stages, which are counted from 1."""
+    """Return the names of the blocks of stages, which are counted from 1."""
     return [f"{stem}{stage}.{block}" for stage, count in enumerate(counts, start=1) for block in range(count)]
 
 
@@ -358,8 +355,8 @@ GROUPS = {
         *(pytest.param(each, marks=pytest.mark.slow) for each in ("convnext_tiny", "regnet_y_400mf")),
     ],
 )
-def test_groups_go_down_block_by_block(name):
-    """Parameters stand together block by block, from the last block that is trained down; a stem's batch norm goes with its convolution."""
+def test_depth_groups_are_blocks(name):
+    """Parameters are grouped by block, from the last trained block down; a stem's batch norm belongs to its convolution."""
     backbone = backbone_of(name)
     groups = freezing.depth_groups(backbone, freezing.layers(backbone))
     blocks = []
@@ -392,8 +389,8 @@ def test_groups_go_down_block_by_block(name):
         ("layers", "none", []),
     ],
 )
-def test_groups_hold_what_is_trained(name, unfreeze, firsts):
-    """Only trained parameters are grouped, and a block that is trained in part is a group of what is trained of it."""
+def test_depth_groups_contain_only_trained_parameters(name, unfreeze, firsts):
+    """A block that is partly trained is a group of its trained parameters."""
     backbone = chain() if name == "layers" else backbone_of(name)
     trained = freezing.find(backbone, unfreeze, network=name)
     groups = freezing.depth_groups(backbone, trained)
@@ -401,8 +398,8 @@ def test_groups_hold_what_is_trained(name, unfreeze, firsts):
     assert {parameter.rpartition(".")[0] for group in groups for parameter in group} == set(trained)
 
 
-def test_what_is_frozen_stays_so_when_batch_norms_are_replaced():
-    """As torch does it for several GPUs: the new ones, in the places of the old, are in eval mode as well."""
+def test_synchronised_batch_norms_stay_frozen():
+    """torch replaces batch norms for several GPUs: the new ones of frozen layers are in eval mode as well."""
     backbone, *_ = backbones.pretrained("resnet18", weights="none")
     split = freezing.divide(backbone, freezing.find(backbone, "2", network="resnet18"))
     upper = nn.SyncBatchNorm.convert_sync_batchnorm(split.upper).train()

@@ -1,4 +1,4 @@
-"""Dimensions read off ONNX graphs, against the torch networks that they were exported from and against hand-made graphs."""
+"""Dimensions of ONNX graphs, compared with the torch networks that they were exported from and with graphs made by hand."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from cnnkit.nets.notation import parse
 
 
 def write(path, nodes, weights, *, shape, element=TensorProto.FLOAT, output="out"):
-    """Write a graph with an input `x`, and weights of ones in the given shapes."""
+    """Write a graph with an input `x` and weights of ones in the given shapes."""
     tensors = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
     graph = make_graph(
         nodes,
@@ -37,14 +37,14 @@ def ones(*shape):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A network as torch module, and as the .onnx that torch's exporter makes of it for any batch."""
+    """A network as torch module, and as the .onnx file of torch's exporter for any batch size."""
     text = "conv 8 k3 p1 relu, pool 3 s2 p1, conv 6 k3x1 g2 d2, avgpool 2, tanh, conv 4 k1 nobias bn relu, gap, dense 9 relu, dense 5"
     network = build.build(parse(text), channels=3, height=33, width=30).eval()
-    for value in network.parameters():  # the exporter leaves out what is zero
+    for value in network.parameters():  # the exporter omits zeros
         nn.init.uniform_(value, 0.1, 1.0)
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own
+        warnings.simplefilter("ignore")  # of the exporter
         torch.onnx.export(
             network,
             (torch.zeros(2, 3, 33, 30),),
@@ -72,7 +72,7 @@ def test_an_exported_network_is_measured_as_the_torch_network(exported):
 
 
 def test_reading_a_graph_needs_no_torch(exported):
-    """An .onnx is measured with the onnx package alone."""
+    """An .onnx file is measured with the onnx package alone."""
     code = (
         "import sys; from cnnkit.nets import graph_dims; graph_dims.measure_graph(sys.argv[1]);"
         "sys.exit('torch' in sys.modules or 'onnxruntime' in sys.modules)"
@@ -81,7 +81,7 @@ def test_reading_a_graph_needs_no_torch(exported):
 
 
 def test_a_graph_by_hand(tmp_path):
-    """Normalisation is no parameters, images may come as bytes with channels last, and branches meet in the larger field."""
+    """Constants that normalise are not parameters, images may be bytes with channels last, branches meet in the larger field."""
     path = write(
         tmp_path / "model.onnx",
         [
@@ -131,24 +131,24 @@ def test_a_graph_by_hand(tmp_path):
 CONV = [make_node("Conv", ["x", "w.weight"], ["out"])]
 
 
-def test_a_size_that_the_file_leaves_open_is_asked_for(tmp_path):
-    """Open sides are filled in by the size that is given, and without one the error asks for it."""
+def test_open_size_needs_the_input_option(tmp_path):
+    """Open sides are filled in from the given size; without one, the error names the option."""
     path = write(tmp_path / "open.onnx", CONV, {"w.weight": ones(4, 3, 3, 3)}, shape=["N", 3, "H", "W"])
     (row,) = graph_dims.measure_graph(path, size=(10, 12, 3))
     assert row.shape == (8, 10, 4)
-    with pytest.raises(FormatError, match="leaves the size of its images open; give --input H,W,C"):
+    with pytest.raises(FormatError, match="the size of its images is open; give --input H,W,C"):
         graph_dims.measure_graph(path)
 
 
-def test_a_size_that_contradicts_the_file_is_refused(tmp_path):
-    """The message gives both numbers."""
+def test_rejects_size_that_contradicts_the_file(tmp_path):
+    """The message has both numbers."""
     path = write(tmp_path / "fixed.onnx", CONV, {"w.weight": ones(4, 3, 3, 3)}, shape=[1, 3, 9, 9])
-    with pytest.raises(UsageError, match="height is 9, --input says 10"):
+    with pytest.raises(UsageError, match="height is 9, but --input has 10"):
         graph_dims.measure_graph(path, size=(10, 9, 3))
 
 
 def test_a_fixed_batch_is_counted_for_one_image(tmp_path):
-    """Multiply-accumulates and bytes of a network for four images at once are those of one image."""
+    """Multiply-accumulates and bytes of a network for four images are those of one image."""
     one, four = (
         graph_dims.measure_graph(
             write(tmp_path / f"{batch}.onnx", CONV, {"w.weight": ones(4, 3, 3, 3)}, shape=[batch, 3, 9, 9])
@@ -158,28 +158,28 @@ def test_a_fixed_batch_is_counted_for_one_image(tmp_path):
     assert one == four
 
 
-def test_weights_in_other_files_are_never_followed(tmp_path):
-    """A model with external data is refused in one line, and the file that it names is not touched."""
+def test_rejects_external_weights(tmp_path):
+    """A model with external data is an error of one line, and the external file is not opened."""
     path = tmp_path / "outside.onnx"
     model = onnx.load(write(path, CONV, {"w.weight": ones(64, 3, 3, 3)}, shape=[1, 3, 9, 9]))
     onnx.external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
     onnx.save(model, path)
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(FormatError, match="keeps weights in other files"):
+    with pytest.raises(FormatError, match="its weights are in other files"):
         graph_dims.measure_graph(str(path))
 
 
 @pytest.mark.parametrize("content", [b"", b"no network at all", b"\x08\x07"])
-def test_what_is_no_network_is_refused(tmp_path, content):
-    """Another file under the name of an .onnx is an error that names it."""
+def test_rejects_other_files(tmp_path, content):
+    """Another file with the ending .onnx is an error that names it."""
     path = tmp_path / "broken.onnx"
     path.write_bytes(content)
     with pytest.raises(FormatError, match=r"broken\.onnx"):
         graph_dims.measure_graph(str(path))
 
 
-def test_a_network_for_vectors_is_refused(tmp_path):
-    """A head alone takes no images, and the message says how many dimensions its input has."""
+def test_rejects_network_for_vectors(tmp_path):
+    """A head alone does not take images; the message has the number of dimensions of its input."""
     path = write(tmp_path / "head.onnx", [make_node("MatMul", ["x", "w"], ["out"])], {"w": ones(4, 2)}, shape=["N", 4])
     with pytest.raises(FormatError, match="its input has 2 dimensions"):
         graph_dims.measure_graph(path)

@@ -1,4 +1,4 @@
-"""ONNX graphs in every form that exporters, quantisers and optimisers write: parameters and multiply-accumulates are torch's."""
+"""ONNX graphs in all forms that exporters, quantisers and optimisers write: parameters and multiply-accumulates are torch's."""
 
 import collections
 import contextlib
@@ -31,12 +31,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from cnnkit.errors import FormatError
 from cnnkit.nets import dims, graph_control, graph_dims, graph_run, module_dims
 
-NEWEST = 24  # opset that this onnxruntime and onnx both take
+NEWEST = 24  # the newest opset that onnxruntime and onnx both support
 LEVELS = onnxruntime.GraphOptimizationLevel
 
 
 def filled(*shape, dtype=np.float32):
-    """Give weights of different values, none of which is zero."""
+    """Return weights with different values, none of them zero."""
     return (np.arange(1, math.prod(shape) + 1) / 7).astype(dtype).reshape(shape)
 
 
@@ -52,7 +52,7 @@ def model(
     functions=(),
     domains=(),
 ):
-    """Make a model; an input `x` of 1x3x12x12 unless others are given."""
+    """Make a model; by default with an input `x` of 1x3x12x12."""
     given = inputs or {"x": (element, (1, 3, 12, 12))}
     graph = make_graph(
         nodes,
@@ -67,7 +67,7 @@ def model(
 
 @pytest.fixture
 def measured(tmp_path):
-    """Save a model, and give its rows by layer with its parameters and multiply-accumulates in all."""
+    """Save a model, and return its rows by layer, its parameters and its multiply-accumulates."""
 
     def measure(made, **options):
         path = tmp_path / "model.onnx"
@@ -85,11 +85,11 @@ def flops(network, *shape):
     return counter.get_total_flops() // 2
 
 
-# The same small network at every opset: a stride, groups, a transposed convolution, an enlargement, a pool and two dense layers.
+# The same small network at every opset: stride, groups, a transposed convolution, upsampling, pooling and two dense layers.
 
 
 class Everything(torch.nn.Module):
-    """What the graphs of `everything` compute."""
+    """The network in the graphs of `everything`."""
 
     def __init__(self):
         super().__init__()
@@ -181,7 +181,7 @@ def everything(opset, dtype=np.float32):
         "head.weight": filled(10, 5, dtype=dtype),
     }
     made = model(nodes, weights, opset=opset, element=element, ir=3 if opset < 10 else 8)
-    if opset < 10:  # as files of that time have it, the stored tensors are inputs, too
+    if opset < 10:  # in old files, stored tensors are inputs, too
         for tensor in made.graph.initializer:
             made.graph.input.append(make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     return made
@@ -189,22 +189,22 @@ def everything(opset, dtype=np.float32):
 
 @pytest.fixture(scope="module")
 def wanted():
-    """Give the parameters and multiply-accumulates of the network in torch."""
+    """Parameters and multiply-accumulates of the network in torch."""
     network = Everything().eval()
     return sum(value.numel() for value in network.parameters()), flops(network, 1, 3, 12, 12)
 
 
 @pytest.mark.parametrize("opset", [*range(7, NEWEST + 1), onnx.defs.onnx_opset_version()])
-def test_every_opset_is_read_as_what_it_is(measured, wanted, opset):
-    """Pad, Slice, Upsample, Resize and shapes that are worked out are read under the opset of the file."""
+def test_every_opset(measured, wanted, opset):
+    """Pad, Slice, Upsample, Resize and computed shapes have the meaning of the file's opset."""
     params, macs, rows = measured(everything(opset))
     assert (params, macs) == wanted
     assert {row.layer: row.shape for row in rows}["transposed"] == (12, 12, 6)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_weights_of_other_floats_count_alike(measured, wanted, dtype):
-    """Half and double weights are as many parameters as single ones."""
+def test_weights_in_half_and_double_precision(measured, wanted, dtype):
+    """The number of parameters is the same."""
     assert measured(everything(17, dtype))[:2] == wanted
 
 
@@ -218,14 +218,14 @@ class _Images(CalibrationDataReader):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """The network at opset 13 as a file, with its batch normalisation folded as every optimiser does."""
+    """The network at opset 13 as a file, with its batch normalisation folded, as every optimiser does."""
     path = tmp_path_factory.mktemp("forms") / "plain.onnx"
     onnx.save(everything(13), path)
     return path
 
 
 def optimized(path, level):
-    """Let ONNX Runtime write the graph that it runs."""
+    """Save the graph that ONNX Runtime's optimiser makes."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level, options.log_severity_level = level, 4
     made = path.with_name(f"{path.stem}-{level.name}.onnx")
@@ -244,7 +244,7 @@ def whole(path):
 
 
 def without_norm(wanted):
-    """A normalisation that is folded leaves its shift in the bias of the convolution, and its factors in the weights."""
+    """Counts after a normalisation is folded: its shift remains as the bias of the convolution, its factors are in the weights."""
     params, macs = wanted
     return params - 16, macs
 
@@ -258,15 +258,15 @@ def without_norm(wanted):
     ],
 )
 def test_graphs_optimised_by_onnx_runtime(plain, wanted, level, operator):
-    """Fused operators and channels in padded blocks hold the same weights and the same work."""
+    """Fused operators and blocked channels have the same weights and multiply-accumulates."""
     path = optimized(plain, level)
     if operator not in operators(path):
         pytest.skip("this processor has no blocked channels")
     assert whole(path) == without_norm(wanted)
 
 
-def test_a_norm_on_blocked_channels_is_no_convolution(tmp_path):
-    """ONNX Runtime multiplies each channel by a convolution where it cannot fold a normalisation; it has no multiply-accumulates."""
+def test_norm_on_blocked_channels_is_not_a_convolution(tmp_path):
+    """ONNX Runtime writes a normalisation that it cannot fold as a depthwise convolution; it has no multiply-accumulates."""
     nodes = [
         make_node("Conv", ["x", "stem.weight"], ["maps"]),
         make_node("BatchNormalization", ["maps", "gamma", "beta", "mean", "variance"], ["norm"]),
@@ -283,12 +283,15 @@ def test_a_norm_on_blocked_channels_is_no_convolution(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("form", "per_channel"),  # onnxruntime's quantiser has no grouped transposed convolutions by channel as QDQ
+    (
+        "form",
+        "per_channel",
+    ),  # onnxruntime's quantiser cannot quantise grouped transposed convolutions per channel as QDQ
     [(QuantFormat.QDQ, False), (QuantFormat.QOperator, False), (QuantFormat.QOperator, True)],
 )
 @pytest.mark.parametrize("level", [None, LEVELS.ORT_ENABLE_ALL])
 def test_int8_networks(plain, wanted, form, per_channel, level):
-    """A quantised network has the parameters of the float one: no scales, no zero points."""
+    """A quantised network has the parameters of the float one, without scales and zero points."""
     path = plain.with_name(f"{form.name}-{per_channel}.onnx")
     quantize_static(
         str(optimized(plain, LEVELS.ORT_ENABLE_BASIC)),
@@ -301,8 +304,8 @@ def test_int8_networks(plain, wanted, form, per_channel, level):
 
 
 @pytest.mark.parametrize("level", [None, LEVELS.ORT_ENABLE_ALL])
-def test_networks_quantised_as_they_run(plain, wanted, level):
-    """Integer operators whose scales follow from the image count their weights only."""
+def test_dynamically_quantised_networks(plain, wanted, level):
+    """Of integer operators whose scales depend on the image only the weights count."""
     path = plain.with_name("dynamic.onnx")
     quantize_dynamic(str(optimized(plain, LEVELS.ORT_ENABLE_BASIC)), str(path), per_channel=True)
     assert "ConvInteger" in operators(path)
@@ -310,13 +313,13 @@ def test_networks_quantised_as_they_run(plain, wanted, level):
 
 
 def test_half_precision_with_casts_at_the_end_of_the_file(plain, wanted):
-    """Nodes that stand in another order than they run in are sorted."""
+    """Nodes that are not in the order in which they run are sorted."""
     path = plain.with_name("half.onnx")
     onnx.save(convert_float_to_float16(onnx.load(plain), keep_io_types=True), path)
     assert whole(path) == wanted
 
 
-# Single operators. Costs are worked out by hand, or torch's.
+# Single operators. Costs are computed by hand or by torch.
 
 STEM = make_node("Conv", ["x", "stem.weight"], ["maps"])
 STEM_WEIGHT = {"stem.weight": filled(4, 3, 3, 3)}  # 12x12 to 10x10, 108 weights, 10,800 multiply-accumulates
@@ -330,8 +333,8 @@ THREE = {**STEM_WEIGHT, "three": np.asarray([1, 4, 100])}
 MS = ("com.microsoft",)
 
 
-def microsoft(operator, inputs, outputs=("out",), **said):
-    return make_node(operator, list(inputs), list(outputs), domain="com.microsoft", **said)
+def microsoft(operator, inputs, outputs=("out",), **attrs):
+    return make_node(operator, list(inputs), list(outputs), domain="com.microsoft", **attrs)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +357,7 @@ def microsoft(operator, inputs, outputs=("out",), **said):
             [make_node("Gemm", ["vector", "w"], ["out"], transA=1, transB=1)],
             {"w": filled(5, 1)},
             *(5, 20),
-            id="Gemm with both turned",
+            id="Gemm with both transposed",
         ),
         pytest.param(
             [make_node("MatMul", ["w", "turned"], ["out"])],
@@ -402,19 +405,19 @@ def microsoft(operator, inputs, outputs=("out",), **said):
             [make_node("Einsum", ["vector", "v"], ["out"], equation="bc,c->bc")],
             {"v": filled(4)},
             *(4, 0),
-            id="Einsum that sums nothing",
+            id="Einsum without a sum",
         ),
         pytest.param(
             [make_node("Mul", ["vector", "v"], ["scaled"]), make_node("Add", ["scaled", "two"], ["out"])],
             {"v": filled(4), "two": np.float32(2)},
             *(4, 0),
-            id="a learned factor, and a number that is none",
+            id="a learned factor, and a constant number",
         ),
         pytest.param(
             [make_node("Clip", ["vector", "low", "high"], ["out"])],
             {"low": np.float32(0), "high": np.float32(6)},
             *(0, 0),
-            id="limits are no weights",
+            id="limits of Clip",
         ),
         pytest.param(
             [make_node("PRelu", ["vector", "slope"], ["out"])],
@@ -425,7 +428,7 @@ def microsoft(operator, inputs, outputs=("out",), **said):
     ],
 )
 def test_dense_operators(measured, nodes, weights, params, macs):
-    """Parameters are weights and biases, and every product counts once, whichever operator holds it."""
+    """Parameters are weights and biases, and every product counts once, whichever operator contains it."""
     turned = make_node("Transpose", ["vector"], ["turned"], perm=[1, 0])
     made = model([*FLAT, turned, *nodes], {**STEM_WEIGHT, **weights}, domains=MS)
     assert measured(made)[:2] == (108 + params, 10_800 + macs)
@@ -440,7 +443,7 @@ def test_dense_operators(measured, nodes, weights, params, macs):
             *(8, 0, 17),
             id="LayerNormalization",
         ),
-        pytest.param(  # ONNX Runtime writes it into graphs of opsets that lack it
+        pytest.param(  # ONNX Runtime writes it into graphs of older opsets
             [make_node("LayerNormalization", ["tokens", "gamma", "beta"], ["out"])],
             {"gamma": filled(4), "beta": filled(4)},
             *(8, 0, 13),
@@ -484,7 +487,7 @@ def test_dense_operators(measured, nodes, weights, params, macs):
     ],
 )
 def test_operators_on_tokens(measured, nodes, weights, params, macs, opset):
-    """Attention, normalisations and recurrent layers, as onnx and as ONNX Runtime write them."""
+    """Attention, normalisations and recurrent layers, as in onnx and in ONNX Runtime."""
     steps = make_node("Transpose", ["tokens"], ["steps"], perm=[1, 0, 2])
     made = model([*TOKENS, steps, *nodes], {**THREE, **weights}, opset=opset, domains=MS)
     assert measured(made)[:2] == (108 + params, 10_800 + macs)
@@ -512,7 +515,7 @@ def test_operators_on_tokens(measured, nodes, weights, params, macs, opset):
             ],
             {"w": filled(2, 4, 3, 3), "w2": filled(2, 4, 3, 3)},
             *(144, 64 * 144, (1, 2, 8, 8)),
-            id="a convolution with a sum",
+            id="a convolution with a fused sum",
         ),
         pytest.param(
             [make_node("ConvTranspose", ["maps", "w", "b"], ["out"], strides=[3, 2], group=2, output_padding=[1, 0])],
@@ -523,7 +526,7 @@ def test_operators_on_tokens(measured, nodes, weights, params, macs, opset):
     ],
 )
 def test_convolutions(measured, nodes, weights, params, macs, shape):
-    """Fused convolutions in either layout, and transposed ones."""
+    """Fused convolutions in both layouts, and transposed ones."""
     last = make_node("Transpose", ["maps"], ["last"], perm=[0, 2, 3, 1])
     _, whole_macs, rows = measured(model([STEM, last, *nodes], {**STEM_WEIGHT, **weights}, domains=MS))
     assert (sum(row.params for row in rows), whole_macs) == (108 + params, 10_800 + macs)
@@ -531,7 +534,7 @@ def test_convolutions(measured, nodes, weights, params, macs, shape):
 
 
 def test_shared_weights_count_once(measured):
-    """A weight that two layers use, also through a cast and a transposition, is one; the work is done twice."""
+    """A weight that two layers use, also through a cast and a transposition, counts once; its products count twice."""
     nodes = [
         make_node("Conv", ["x", "w", "b"], ["one"], pads=[1, 1, 1, 1]),
         make_node("Conv", ["one", "w", "b"], ["two"], pads=[1, 1, 1, 1]),
@@ -547,7 +550,7 @@ def test_shared_weights_count_once(measured):
 
 @pytest.mark.parametrize("identity", [False, True])
 def test_equal_biases_of_untrained_layers_count_in_each(measured, identity):
-    """Exporters store a vector of zeros once for all layers; torch has it in each."""
+    """Exporters store a vector of zeros once for all layers; in torch each layer has its own."""
     bias = "copy" if identity else "zeros"
     nodes = [
         make_node("Conv", ["x", "a", "zeros"], ["one"]),
@@ -558,8 +561,8 @@ def test_equal_biases_of_untrained_layers_count_in_each(measured, identity):
     assert measured(model(nodes, weights))[0] == 9 + 9 + 3 + 3
 
 
-def test_constants_before_the_first_layer_and_masks_are_no_weights(measured):
-    """The normalisation of the image is none, nor is a mask that attention adds."""
+def test_image_normalisation_and_masks_are_not_weights(measured):
+    """Constants before the first layer normalise the image; attention adds masks."""
     mask = np.where(np.arange(100).reshape(10, 10) % 3, 0, -1e9).astype(np.float32)
     nodes = [
         make_node("Sub", ["x", "mean"], ["centred"]),
@@ -572,8 +575,8 @@ def test_constants_before_the_first_layer_and_masks_are_no_weights(measured):
     assert measured(model(nodes, {**STEM_WEIGHT, "mean": filled(3, 1, 1), **quantised}))[0] == 108
 
 
-def test_positions_of_a_window_count_once_for_each_distance(measured):
-    """The 5x5 biases that two heads learned for a window of 3x3 are stored as 9x9 of them."""
+def test_position_biases_of_windows_count_once_per_offset(measured):
+    """The 5x5 biases that two heads learned for a window of 3x3 are stored as 9x9 values."""
     places = np.stack(np.meshgrid(np.arange(3), np.arange(3), indexing="ij"), -1).reshape(-1, 2)
     apart = places[:, None] - places + 2
     table = filled(2, 5, 5)
@@ -590,12 +593,12 @@ def test_positions_of_a_window_count_once_for_each_distance(measured):
     weights = {**STEM_WEIGHT, "m": filled(10, 9), "bias": bias[None]}
     weights |= {name: np.asarray([value]) for name, value in {"zero": 0, "one": 1, "two": 2, "nine": 9}.items()}
     assert measured(model(nodes, weights))[0] == 108 + 90 + 2 * 25
-    weights["bias"] = bias[None] + np.float32(0.5) * (np.arange(9) == 4)  # no longer one value a distance
+    weights["bias"] = bias[None] + np.float32(0.5) * (np.arange(9) == 4)  # no longer one value per offset
     assert measured(model(nodes, weights))[0] == 108 + 90 + 2 * 81
 
 
-def test_sparse_and_packed_weights_count_their_values(measured):
-    """A sparse tensor has as many parameters as its dense form, one of 4 bits as many as it has values."""
+def test_sparse_and_packed_weights(measured):
+    """A sparse tensor counts like its dense form, a 4-bit one by its number of values."""
     made = model(
         [*FLAT, make_node("MatMul", ["vector", "sparse"], ["out"]), make_node("MatMul", ["vector", "four"], ["more"])],
         STEM_WEIGHT,
@@ -628,7 +631,7 @@ def body(nodes, inputs, outputs, weights=None):
 
 
 def branches(condition, *, kernel=3):
-    """Make two branches of a convolution each, 36 weights or so on 10x10, behind a condition."""
+    """Make two branches with a convolution each, of about 36 weights on 10x10, after a condition."""
     one = body([make_node("Conv", ["maps", "w1"], ["y1"], pads=[1, 1, 1, 1])], {}, ["y1"], {"w1": filled(4, 4, 3, 3)})
     pads = [kernel // 2] * 4
     two = body([make_node("Conv", ["maps", "w2"], ["y2"], pads=pads)], {}, ["y2"], {"w2": filled(4, 4, kernel, kernel)})
@@ -636,7 +639,7 @@ def branches(condition, *, kernel=3):
 
 
 def test_the_branch_that_runs_counts(measured):
-    """A condition that follows from the size of the image decides; the other branch is not part of the network."""
+    """A condition that depends on the size of the image is evaluated; the other branch does not count."""
     condition = [
         make_node("Shape", ["x"], ["shape"]),
         make_node("Gather", ["shape", "two"], ["height"]),
@@ -647,7 +650,7 @@ def test_the_branch_that_runs_counts(measured):
 
 
 def test_branches_of_the_same_cost_count_once(measured):
-    """Where the file does not say which branch runs, both hold parameters, and one does the work."""
+    """If it is unknown which branch runs, the parameters of both count, and the multiply-accumulates of one."""
     condition = [
         make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
         make_node("Greater", ["largest", "half"], ["condition"]),
@@ -656,14 +659,16 @@ def test_branches_of_the_same_cost_count_once(measured):
     assert measured(made)[:2] == (108 + 288, 10_800 + 100 * 144)
 
 
-def test_branches_of_other_costs_are_refused(measured):
-    """One sentence says why no total is given."""
+def test_rejects_branches_of_different_costs(measured):
+    """The error explains why there are no totals."""
     condition = [
         make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
         make_node("Greater", ["largest", "half"], ["condition"]),
     ]
     made = model(branches(condition, kernel=5), {**STEM_WEIGHT, "half": np.float32(0.5)})
-    with pytest.raises(FormatError, match=r"which branch of If runs is not in the file, and they differ"):
+    with pytest.raises(
+        FormatError, match=r"the branches of If differ in their multiply-accumulates, and the file does not"
+    ):
         measured(made)
 
 
@@ -689,8 +694,8 @@ def loop(trips, *, going_on="given"):
     return model([STEM, *after], {**weights, **({"trips": np.asarray(5)} if trips else {})})
 
 
-def test_a_loop_works_as_often_as_it_runs(measured):
-    """Its weights count once, its work for every run, and what it gathers has one more side."""
+def test_loop_counts_every_run(measured):
+    """Its weights count once, its products for every run; an output that collects the runs has one more side."""
     params, macs, rows = measured(loop("trips"))
     assert (params, macs) == (108 + 144, 10_800 + 5 * 100 * 144)
     assert [row.layer for row in rows].count("w") == 1
@@ -698,14 +703,14 @@ def test_a_loop_works_as_often_as_it_runs(measured):
 
 
 @pytest.mark.parametrize(("trips", "going_on"), [("", "given"), ("trips", "worked out")])
-def test_a_loop_of_unknown_length_is_refused(measured, trips, going_on):
-    """What ends with the image is not counted, in one sentence."""
-    with pytest.raises(FormatError, match="how often Loop runs is not in the file"):
+def test_rejects_loop_of_unknown_length(measured, trips, going_on):
+    """A loop whose end depends on the image is an error of one line."""
+    with pytest.raises(FormatError, match="the file does not determine how often Loop runs"):
         measured(loop(trips, going_on=going_on))
 
 
 def test_a_long_loop_is_counted_without_running_it(measured):
-    """A million runs that are alike cost a million times as much."""
+    """A million equal runs cost a million times as much."""
     made = loop("trips")
     made.graph.initializer.remove(next(tensor for tensor in made.graph.initializer if tensor.name == "trips"))
     made.graph.initializer.append(numpy_helper.from_array(np.asarray(10**6), "trips"))
@@ -714,8 +719,8 @@ def test_a_long_loop_is_counted_without_running_it(measured):
     assert rows[-1].activation_bytes == 10**6 * 4 * 4
 
 
-def test_a_loop_that_counts_is_followed(measured):
-    """A condition that follows from the number of the run, with no limit, ends where it says."""
+def test_loop_ended_by_its_counter(measured):
+    """A condition that depends on the number of the run, without a limit, ends the loop in time."""
     inner = body(
         [
             make_node("Conv", ["s", "w"], ["s2"], pads=[1, 1, 1, 1]),
@@ -730,8 +735,8 @@ def test_a_loop_that_counts_is_followed(measured):
 
 
 @pytest.mark.parametrize(("trips", "condition"), [("many", "c"), ("", "yes")])
-def test_a_loop_around_nothing_ends(measured, monkeypatch, trips, condition):
-    """A body without a node takes no step of its own, and this one carries on a value that is known."""
+def test_empty_loop_ends(measured, monkeypatch, trips, condition):
+    """A body without nodes, which passes on a known value."""
     monkeypatch.setattr(graph_control, "_MOST_STEPS", 500)
     given = {"i": (TensorProto.INT64, ()), "c": (TensorProto.BOOL, ()), "s": (TensorProto.INT64, ())}
     inner = body([], given, [condition, "s"])
@@ -741,11 +746,11 @@ def test_a_loop_around_nothing_ends(measured, monkeypatch, trips, condition):
         make_node("Relu", ["maps"], ["out"]),
     ]
     weights = {**STEM_WEIGHT, "yes": np.asarray(True), "start": np.asarray(3), "many": np.asarray(10**12)}
-    with pytest.raises(FormatError, match="nodes run in its loops"):
+    with pytest.raises(FormatError, match="its loops run more than"):
         measured(model(nodes, weights))
 
 
-def test_a_scan_works_for_every_slice(measured):
+def test_scan_counts_every_slice(measured):
     """The body runs once for each row of the map."""
     inner = body(
         [
@@ -767,8 +772,8 @@ def test_a_scan_works_for_every_slice(measured):
     assert rows[-1].kind == "add"
 
 
-def test_functions_of_the_file_are_written_out(measured):
-    """A model's own functions count as what they hold."""
+def test_functions_are_inlined(measured):
+    """A model's own functions count as their nodes."""
     function = make_function(
         "own",
         "Block",
@@ -785,8 +790,8 @@ def test_functions_of_the_file_are_written_out(measured):
     assert measured(made)[:2] == (108 + 72, 10_800 + 64 * 72)
 
 
-def test_functions_that_call_themselves_or_grow_without_end_are_refused(measured):
-    """Neither runs out of memory or time."""
+def test_rejects_recursive_and_huge_functions(measured):
+    """Neither exhausts memory or time."""
     itself = make_function(
         "own",
         "Again",
@@ -804,11 +809,11 @@ def test_functions_that_call_themselves_or_grow_without_end_are_refused(measured
             make_node(f"F{place - 1}", [source], [result], domain="own") for source, result in (("a", "m"), ("m", "b"))
         ]
         doubling.append(make_function("own", f"F{place}", ["a"], ["b"], calls, opsets))
-    with pytest.raises(FormatError, match="nodes with its functions written out"):
+    with pytest.raises(FormatError, match="nodes after its functions are expanded"):
         measured(model([make_node("F59", ["x"], ["out"], domain="own")], functions=doubling, domains=["own"]))
 
 
-# What cannot be told, and inputs
+# Errors and inputs
 
 
 @pytest.mark.parametrize(
@@ -816,23 +821,23 @@ def test_functions_that_call_themselves_or_grow_without_end_are_refused(measured
     [
         pytest.param(
             model([STEM, make_node("Fold", ["maps"], ["out"], domain="acme")], STEM_WEIGHT, domains=["acme"]),
-            "what the operator acme.Fold multiplies is not known",
+            "the multiply-accumulates of the operator acme.Fold are unknown",
             id="an operator of another library",
         ),
         pytest.param(
             model([STEM, make_node("NoSuch", ["maps"], ["out"])], STEM_WEIGHT),
-            "what the operator NoSuch multiplies is not known",
-            id="an operator that onnx does not have",
+            "the multiply-accumulates of the operator NoSuch are unknown",
+            id="an unknown operator",
         ),
         pytest.param(
             model([STEM, make_node("MatMul", ["maps", "w"], ["out"])], {**STEM_WEIGHT, "w": filled(7, 2)}),
-            r"MatMul cannot be told|takes 7 values and is given 10",
-            id="sizes that do not fit",
+            r"MatMul is unknown|takes 7 values, but its input has 10",
+            id="mismatched sizes",
         ),
         pytest.param(
             model([make_node("Conv", ["x", "w"], ["out"])], {"w": filled(4, 5, 3, 3)}),
-            "takes 5 values and is given 3",
-            id="a convolution of more channels",
+            "takes 5 values, but its input has 3",
+            id="a convolution with other channels",
         ),
         pytest.param(  # on which ONNX Runtime crashes
             model([make_node("MaxPool", ["x"], ["out"], kernel_shape=[2, 2], strides=[0, 0])]),
@@ -840,11 +845,13 @@ def test_functions_that_call_themselves_or_grow_without_end_are_refused(measured
             id="a stride of zero",
         ),
         pytest.param(
-            model([make_node("Relu", [], ["out"])]), "computes nothing on its images", id="a node without an input"
+            model([make_node("Relu", [], ["out"])]),
+            "no node of the network depends on its images",
+            id="a node without an input",
         ),
         pytest.param(
             model([make_node("Conv", ["x"], ["out"])]),
-            "cannot be told|does not have the inputs",
+            "is unknown|does not have the inputs",
             id="a convolution without weights",
         ),
         pytest.param(
@@ -858,15 +865,17 @@ def test_functions_that_call_themselves_or_grow_without_end_are_refused(measured
                 STEM_WEIGHT,
                 inputs={"x": (TensorProto.FLOAT, (1, 3, 12, 12)), "boxes": (TensorProto.FLOAT, ("n", "m"))},
             ),
-            "its input boxes leaves its size open",
+            "the size of its input boxes is open",
             id="a second input of an open size",
         ),
         pytest.param(
-            model([make_node("Identity", ["x"], ["out"])]), "computes nothing on its images", id="nothing but a name"
+            model([make_node("Identity", ["x"], ["out"])]),
+            "no node of the network depends on its images",
+            id="only an Identity",
         ),
     ],
 )
-def test_what_cannot_be_told_is_said_in_a_sentence(measured, made, message):
+def test_rejects_what_cannot_be_measured(measured, made, message):
     """Never a wrong total, and never advice that does not help."""
     with pytest.raises(FormatError, match=message) as caught:
         measured(made)
@@ -874,25 +883,27 @@ def test_what_cannot_be_told_is_said_in_a_sentence(measured, made, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_graph_without_an_input_is_refused(measured):
-    """It computes a constant."""
+def test_rejects_graph_without_input(measured):
+    """Its output is constant."""
     made = model([make_node("Relu", ["w"], ["out"])], {"w": filled(1, 3, 2, 2)})
     del made.graph.input[:]
     with pytest.raises(FormatError, match="without an input"):
         measured(made)
 
 
-def test_a_size_that_the_layers_do_not_take_is_refused(measured):
-    """The sentence names the layer and both numbers, and --input is worth changing here."""
+def test_rejects_size_that_layers_do_not_take(measured):
+    """The error names the layer and both numbers, and advises another --input."""
     nodes = [make_node("Flatten", ["x"], ["flat"]), make_node("Gemm", ["flat", "w"], ["out"], name="head")]
     made = model(nodes, {"w": filled(432, 2)}, inputs={"x": (TensorProto.FLOAT, ("n", 3, "h", "w"))})
     assert measured(made, size=(12, 12, 3))[:2] == (864, 864)
-    with pytest.raises(FormatError, match=r"head \(Gemm\) takes 432 values and is given 507; give another --input"):
+    with pytest.raises(
+        FormatError, match=r"head \(Gemm\) takes 432 values, but its input has 507; give another --input"
+    ):
         measured(made, size=(13, 13, 3))
 
 
-def test_several_inputs_are_measured(measured):
-    """Work on another input counts; the images are the input of four sides, and both share the number of images."""
+def test_several_inputs(measured):
+    """Operations on other inputs count; the images are the input with four sides, and all share the batch size."""
     nodes = [
         *FLAT,
         make_node("Gemm", ["facts", "w"], ["more"]),
@@ -904,8 +915,8 @@ def test_several_inputs_are_measured(measured):
     assert rows[-1].shape == (6,)
 
 
-def test_shapes_that_the_graph_works_out_are_followed(measured):
-    """Sizes that go through Shape, arithmetic and casts need no ONNX Runtime."""
+def test_computed_shapes(measured):
+    """Sizes computed with Shape, arithmetic and casts need no ONNX Runtime."""
     nodes = [
         STEM,
         make_node("Shape", ["maps"], ["shape"]),
@@ -927,7 +938,7 @@ def test_shapes_that_the_graph_works_out_are_followed(measured):
 
 
 def test_onnx_runtime_finds_shapes_that_onnx_cannot(measured):
-    """An operator that only ONNX Runtime knows is run once for the shape of its result."""
+    """An operator of ONNX Runtime is run once to find the shape of its output."""
     nodes = [
         STEM,
         microsoft("ExpandDims", ["maps", "axis"], ["five"]),
@@ -938,21 +949,17 @@ def test_onnx_runtime_finds_shapes_that_onnx_cannot(measured):
     assert measured(model(nodes, weights, domains=MS))[:2] == (116, 10_800 + 800)
 
 
-def test_a_limit_of_the_run_is_named(measured, monkeypatch):
-    """Seconds and memory: a shape that only the run would show is missing for the limit, not for the network."""
+def test_limits_of_the_run_are_named(measured, monkeypatch):
+    """Seconds and memory: the error says that the limit, not the network, is the reason."""
     nodes = [STEM, microsoft("ExpandDims", ["maps", "axis"], ["out"])]
     made = model(nodes, {**STEM_WEIGHT, "axis": np.asarray(1, np.int32)}, domains=MS)
     with monkeypatch.context() as patched:
         patched.setattr(graph_run, "_MOST_SECONDS", 0.01)
-        with pytest.raises(
-            FormatError, match=r"ExpandDims cannot be told \(.* takes more than 0\.01 seconds, the most "
-        ):
+        with pytest.raises(FormatError, match=r"ExpandDims is unknown \(.* takes more than 0\.01 seconds, which "):
             measured(made)
     large = model([make_node("Expand", ["x", "sides"], ["out"])], {"sides": np.asarray([9, 3, 12000, 12000])})
     inputs = {"x": (TensorProto.FLOAT, (1, 3, 1, 1))}
-    with pytest.raises(
-        graph_run.RunError, match=r"takes more than 4 GB of memory, the most that it is given"
-    ) as caught:
+    with pytest.raises(graph_run.RunError, match=r"takes more than 4 GB of memory, which is the limit") as caught:
         graph_run.shapes_by_running(large, ["out"], inputs)
     assert not caught.value.refused
 
@@ -965,28 +972,28 @@ def test_a_limit_of_the_run_is_named(measured, monkeypatch):
             [make_node("MaxPool", ["maps"], ["out"], kernel_shape=[2, 2], pads=[2, 2, 2, 2])],
             "MaxPool: Pad should be smaller than kernel",
         ),
-        (  # found only when it runs
+        (  # found only by running it
             [make_node("Conv", ["x", "stem.weight"], ["out"], name="conv", kernel_shape=[5, 5])],
             r"conv \(Conv\): kernel_shape is not compatible with W shape",
         ),
     ],
 )
-def test_what_onnx_runtime_refuses_has_no_totals(measured, nodes, message):
-    """Attributes out of the range that the operator has, which onnx does not look at."""
+def test_rejects_what_onnx_runtime_refuses(measured, nodes, message):
+    """Attributes out of the operator's range, which onnx does not check."""
     with pytest.raises(FormatError, match=rf"model\.onnx: ONNX Runtime cannot run it: {message}"):
         measured(model([STEM, *nodes], STEM_WEIGHT), check=True)
 
 
-def test_what_onnx_runtime_lacks_is_counted(measured, wanted):
-    """It has no convolution of doubles on the CPU, and blocked channels only as this processor blocks them."""
+def test_operators_missing_in_onnx_runtime_are_counted(measured, wanted):
+    """It has no convolution of doubles on the CPU, and only blocks of this processor's size."""
     assert measured(everything(17, np.float64), check=True)[:2] == wanted
     blocked = make_node("Conv", ["x", "w"], ["out"], domain="com.microsoft.nchwc")
     made = model([blocked], {"w": filled(8, 3, 3, 3)}, domains=["com.microsoft.nchwc"])
     assert measured(made, check=True)[:2] == (216, 21_600)
 
 
-def test_a_map_of_no_pixels_costs_nothing(measured):
-    """A size of zero is a size."""
+def test_empty_map_costs_nothing(measured):
+    """A size of zero is valid."""
     nodes = [
         STEM,
         make_node("Slice", ["maps", "start", "start", "axis"], ["none"]),
@@ -1000,7 +1007,7 @@ def test_a_map_of_no_pixels_costs_nothing(measured):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])
 def test_published_networks_have_the_counts_of_torch(name, tmp_path):
-    """Exported at the newest and at old opsets, in half precision and optimised, they have the parameters and the work of torch."""
+    """Exported at the newest and at old opsets, in half precision and optimised, they have torch's parameters and multiply-accumulates."""
     network = torchvision.models.get_model(name, weights=None, num_classes=10).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -1008,7 +1015,7 @@ def test_published_networks_have_the_counts_of_torch(name, tmp_path):
             value.copy_(torch.rand(value.shape, generator=generator) + 0.1)
     rows = module_dims.measure_module(copy.deepcopy(network).to("meta"), torch.empty(1, 3, 64, 64, device="meta"))
     norms = sum(part.num_features for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d))
-    wanted = (dims.total(rows).params - norms, dims.total(rows).macs)  # folded, all but the shift
+    wanted = (dims.total(rows).params - norms, dims.total(rows).macs)  # folded, except for the shift
     for opset in (9, 17):
         path = tmp_path / f"{opset}.onnx"
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

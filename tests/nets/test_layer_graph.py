@@ -1,7 +1,8 @@
-"""Whole networks as graphs: layers by everybody's names, cuts anywhere, values as hooks on the network itself see them."""
+"""Whole networks as graphs: names of layers, parts, and values compared with hooks on the network."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ def write(path, text=TEXT, head=HEAD, *, pool=Pool.AVG, size=20):
 
 @pytest.fixture
 def model(tmp_path):
-    """A small trained network, with batch norm, dropout and two dense layers."""
+    """A small trained network with batch norm, dropout and two dense layers."""
     return read(write(tmp_path / "model.pt"))
 
 
@@ -51,7 +52,7 @@ def outputs(network, nodes, given, *, keep=True):
 
 
 def hooked(module, names, given):
-    """See what modules output in a copy of the network none of whose parts works in place."""
+    """Record the outputs of modules in a copy of the network without in-place operations."""
     module = copy.deepcopy(module)
     seen = {}
     for part in module.modules():
@@ -66,11 +67,11 @@ def hooked(module, names, given):
     return seen
 
 
-# ---------------------------------------------------------------- which layers
+# ---------------------------------------------------------------- layers
 
 
 def test_the_layers_of_squeezenet(published):
-    """The ends of its largest modules with their activations; neither parts of fire modules, dropout, nor the pooled vector."""
+    """The ends of its largest modules with their activations, without parts of fire modules, dropout or the pooled vector."""
     assert [(each.name, each.shape) for each in published("squeezenet1_1").layers()] == [
         ("features.1", (64, 111, 111)),
         ("features.2", (64, 55, 55)),
@@ -89,26 +90,26 @@ def test_the_layers_of_squeezenet(published):
 
 
 def test_the_layers_of_resnet(published):
-    """Residual blocks are one layer each; batch norm and its activation belong to what is before them."""
+    """Each residual block is one layer; batch norm and its activation belong to the layer before them."""
     names = ["relu", "maxpool", *(f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1))]
     assert [each.name for each in published("resnet18").layers()] == names
 
 
 def test_the_layers_of_a_network_by_notation(model):
-    """Each by the name that cnn-dims prints; batch norm, activation and dropout make no layers of their own."""
+    """Each layer has the name that cnn-dims prints; batch norm, activation and dropout are not layers of their own."""
     assert [(each.name, each.shape) for each in model.layers()] == [
         ("conv1", (4, 18, 18)), ("pool1", (4, 9, 9)), ("bn1", (6, 5, 5)),
     ]  # fmt: skip
 
 
-def test_padding_is_no_layer(tmp_path):
-    """What is padded for Keras' `same` is part of the layer that needs it: one layer for each that the notation has."""
+def test_padding_is_not_a_layer(tmp_path):
+    """The padding of Keras' `same` is part of the layer that needs it."""
     network = read(write(tmp_path / "same.pt", "conv 4 k3 s2 same relu, pool 3 s2 same, conv 6 k2 same"))
     assert [each.name for each in network.layers()] == ["conv1", "pool1", "conv2"]
 
 
 def test_names_of_a_model_by_notation(tmp_path, model):
-    """A layer's name means its activation, as cnn-dims has it; its modules have theirs; those of the head are called head.NAME."""
+    """A layer's name stands for its activation, as in cnn-dims; modules have their own names; those of the head are called head.NAME."""
     given = images(20)
     stored = torch_model.load(tmp_path / "model.pt")
     whole = classifier.from_header(stored.header, stored.state, name="model.pt")
@@ -127,8 +128,8 @@ def test_names_of_a_model_by_notation(tmp_path, model):
         torch.testing.assert_close(found, expected.relu())
 
 
-def test_kerass_names_of_a_vgg(published):
-    """A convolution of Keras includes its activation; the dense layers have Keras' names, too; torchvision's own are understood."""
+def test_keras_names_of_a_vgg(published):
+    """Keras' convolutions include their activation; dense layers have Keras' names, too; torchvision's names work as well."""
     network = published("vgg11")
     names = [each.name for each in network.layers()]
     assert names[:3] == ["block1_conv1", "block1_pool", "block2_conv1"]
@@ -151,11 +152,11 @@ def test_kerass_names_of_a_vgg(published):
         ("features.4.squeeze", "features.4.squeeze"),
         ("features.4.expand1x1_activation", "features.4.expand1x1_activation"),
         ("features.0", "features.0"),
-        ("features", "features.12"),  # a container means its end
+        ("features", "features.12"),  # the name of a container stands for its last layer
     ],
 )
-def test_a_layer_is_found(published, wanted, name):
-    """By its name, its path, its number among the layers that have maps, or from the end."""
+def test_finds_layers(published, wanted, name):
+    """By name, path, number among the layers with maps, or number from the end."""
     assert published("squeezenet1_1").find(wanted).name == name
 
 
@@ -170,8 +171,8 @@ def test_a_layer_is_found(published, wanted, name):
         ("", r'^squeezenet1_1 has no layer ""'),
     ],
 )
-def test_a_layer_that_there_is_not(published, wanted, message):
-    """Is answered with the nearest ones, or how many there are, or all of them."""
+def test_rejects_unknown_layer(published, wanted, message):
+    """The message has similar names, the number of layers, or all names."""
     with pytest.raises(UsageError, match=message):
         published("squeezenet1_1").find(wanted)
 
@@ -181,12 +182,12 @@ def test_a_layer_that_there_is_not(published, wanted, message):
     [("squeezenet1_1", "features.12"), ("resnet18", "layer4.1"), ("googlenet", "inception5b"), ("mobilenet_v2", "features.18")],
 )  # fmt: skip
 def test_the_last_layer_with_a_map(published, name, layer):
-    """Before the classifier, also one that has a convolution itself, as SqueezeNet's."""
+    """Before the classifier, even if the classifier has a convolution, as in SqueezeNet."""
     assert published(name).last_spatial().name == layer
 
 
 def test_the_last_map_of_a_head_with_convolutions(tmp_path):
-    """A trained head may have maps; they count, since they are this network's own."""
+    """Maps of a trained head count, since the head belongs to this network."""
     path = write(
         tmp_path / "m.pt", "conv 4 k3 relu, pool 2", "conv 6 k3 relu, dropout 0.5, gap, dense 2", pool=Pool.NONE
     )
@@ -195,27 +196,35 @@ def test_the_last_map_of_a_head_with_convolutions(tmp_path):
 
 
 def test_networks_without_maps(published, tmp_path):
-    """A ViT's tokens have no places, a flattened image neither; the message says so."""
+    """A ViT's tokens have no positions, nor has a flattened image; the message explains it."""
     network = published("vit_b_32")
-    said = r"^vit_b_32 turns its map into tokens after conv_proj, which have no places in the image; --layer conv_proj looks"
-    with pytest.raises(UsageError, match=said):
+    message = r"^vit_b_32 turns its map into tokens after conv_proj, and tokens have no position in the image; give --layer conv_proj"
+    with pytest.raises(UsageError, match=message):
         network.last_spatial()
-    assert network.find("conv_proj").is_spatial  # the advice is one that helps
+    assert network.find("conv_proj").is_spatial  # the remedy works
+    head = network.module.get_submodule("heads.head")
+    with torch.no_grad():  # torchvision initialises it with zeros, and then every gradient is zero
+        head.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+    noise = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    (found,) = cam.TorchCam(network, (), layer=network.find("conv_proj")).forward(noise).maps(np.array([7]))
+    torch.nn.init.zeros_(head.weight)  # other tests share the network
+    assert found.shape == (7, 7)
+    assert found.max() > 0
     with pytest.raises(
-        UsageError, match=r"encoder of vit_b_32 .* has no height and width; the last layer that has is conv_proj"
+        UsageError, match=r"encoder of vit_b_32 has output .*, without height and width; the last layer with both is conv_proj"
     ):
         cam.TorchCam(network, (), layer=network.find("encoder"))
     path = write(tmp_path / "flat.pt", "flatten, dense 8 relu", "dense 2")
-    with pytest.raises(UsageError, match=r"^flat.pt has no layer with height and width"):
+    with pytest.raises(UsageError, match=r"^flat.pt has no layer whose output has height and width"):
         read(path).last_spatial()
 
 
-# ---------------------------------------------------------------- in two
+# ---------------------------------------------------------------- parts of the network
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", pytest.param("resnet18", marks=pytest.mark.slow)])
-def test_divided_anywhere(published, whole, name):
-    """At every place of all, inside of a branch or a residual block as well, both parts together are torchvision's own network."""
+def test_divided_at_any_node(published, whole, name):
+    """At every node, also inside a branch or a residual block, both parts together equal torchvision's network."""
     network, given = published(name), images(64, batch=1)
     with torch.no_grad():
         expected = whole(name)[0](given)
@@ -232,8 +241,8 @@ def test_divided_anywhere(published, whole, name):
         pytest.param("densenet121", "features.denseblock2.denselayer3.conv1", marks=pytest.mark.slow),
     ],
 )
-def test_divided_inside_of_a_branch(published, name, layer):
-    """What else is on its way at that place goes along."""
+def test_divided_inside_a_branch(published, name, layer):
+    """Other tensors that are needed later are passed on."""
     network, given = published(name), images(64, batch=1)
     front, after = network.divide(network.find(layer).node)
     with torch.no_grad():
@@ -243,7 +252,7 @@ def test_divided_inside_of_a_branch(published, name, layer):
 
 
 def test_a_trained_model_divided(tmp_path, model):
-    """Both parts give the logits that the classifier itself gives of images."""
+    """Both parts give the same logits as the classifier."""
     stored = torch_model.load(tmp_path / "model.pt")
     whole = classifier.from_header(stored.header, stored.state, name="model.pt")
     images = torch.randint(0, 256, (3, 20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -257,8 +266,8 @@ def test_a_trained_model_divided(tmp_path, model):
     ("name", "kinds"),
     [("squeezenet1_1", (nn.Conv2d, nn.ReLU)), ("resnet18", (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d))],
 )
-def test_values_before_an_activation_that_works_in_place(published, whole, name, kinds):
-    """Every convolution and norm gives what a hook sees in a network that does nothing in place."""
+def test_values_before_an_inplace_activation(published, whole, name, kinds):
+    """Every convolution and norm returns what a hook records in a network without in-place operations."""
     network, module = published(name), whole(name)[0]
     names = [path for path, part in module.named_modules() if isinstance(part, kinds)]
     expected = hooked(module, names, images())
@@ -269,13 +278,13 @@ def test_values_before_an_activation_that_works_in_place(published, whole, name,
 
 
 def test_before_the_activation(published):
-    """The convolution, of a fire module both whose outputs are put together; a ReLU of it is the layer."""
+    """The convolution before a ReLU; for a fire module both convolutions, whose outputs are concatenated."""
     network, given = published("squeezenet1_1"), images()
     for name, paths in (
         ("features.1", ["features.0"]),
         ("features.4", ["features.4.expand1x1", "features.4.expand3x3"]),
         ("features.0", ["features.0"]),
-        ("features.2", ["features.2"]),  # a pooling has none
+        ("features.2", ["features.2"]),  # pooling has no activation
     ):
         layer = network.find(name)
         before = network.before_activation(layer)
@@ -295,20 +304,20 @@ def test_before_the_activation(published):
         ("resnet18", "layer2.1", "layer2.1.add"),
     ],
 )
-def test_batch_norm_stays_before_the_activation(published, name, layer, path):
-    """It is no activation, though it changes every value by itself."""
+def test_batch_norm_is_not_an_activation(published, name, layer, path):
+    """Although it is elementwise."""
     network = published(name)
     (node,) = network.before_activation(network.find(layer))
     assert node.meta["path"] == path
 
 
-def test_batch_norm_of_a_notation_stays(model):
-    """Likewise in a network by notation."""
+def test_batch_norm_of_a_notation_is_not_an_activation(model):
+    """The same in a network by notation."""
     assert [node.meta["path"] for node in model.before_activation(model.find("bn1"))] == ["bn1"]
     assert [node.meta["path"] for node in model.before_activation(model.find("conv1"))] == ["conv1"]
 
 
-# ---------------------------------------------------------------- nothing is touched
+# ---------------------------------------------------------------- side effects
 
 
 def state_of(module):
@@ -320,8 +329,8 @@ def state_of(module):
     )  # fmt: skip
 
 
-def test_modes_hooks_and_gradients_are_left(tmp_path):
-    """A network half in training, half frozen is so afterwards as well, after an exception too; batch norm has the same statistics."""
+def test_modes_hooks_and_gradients_are_restored(tmp_path):
+    """A network partly in training mode, partly frozen, stays so, also after an exception; statistics of batch norm do not change."""
     path = write(tmp_path / "flat.pt", head="dense 2", pool=Pool.FLATTEN)
     stored = torch_model.load(path)
     whole = classifier.from_header(stored.header, stored.state, name="flat.pt").train()
@@ -331,7 +340,7 @@ def test_modes_hooks_and_gradients_are_left(tmp_path):
     front, after = network.divide(network.last_spatial().node)
     network.upto([network.find("conv1").node])
     assert state_of(whole) == before
-    with pytest.raises(UsageError, match="takes no pictures of 40x40"):
+    with pytest.raises(UsageError, match="does not take images of 40x40"):
         network.resize(Preprocess(resize=40, size=40))
     assert state_of(whole) == before
     assert torch.is_grad_enabled()
@@ -344,7 +353,7 @@ def test_modes_hooks_and_gradients_are_left(tmp_path):
 
 @pytest.mark.slow
 def test_a_network_that_keeps_channels_last(published, whole):
-    """Swin's layers have maps (C, h, w) as everybody's have, of the values that its own modules output."""
+    """Maps of Swin's layers are (C, h, w) as in other networks, with the values of its own modules."""
     network, module = published("swin_t"), whole("swin_t")[0]
     names = ["features.0", "features.1.0", "features.2", "features.7.1", "norm"]
     layers = [network.find(name) for name in names]
@@ -357,7 +366,7 @@ def test_a_network_that_keeps_channels_last(published, whole):
 
 
 def test_other_sizes(tmp_path):
-    """A head behind global pooling takes any, rectangles too, and the shapes follow; a flattening one takes its own alone."""
+    """A network with global pooling takes any size, rectangles too, and the shapes follow; one with a flatten head takes only its own."""
     network, _ = layer_graph.of_name("squeezenet1_1", weights="none")
     network.resize(Preprocess(resize=96, size=96, across=160))
     assert network.last_spatial().shape == (512, 5, 9)
@@ -372,14 +381,14 @@ def test_other_sizes(tmp_path):
             assert model.last_spatial().shape == (6, 9, 9)
             continue
         with pytest.raises(
-            UsageError, match=r"model.pt takes no pictures of 36x36 \(.*\); a head behind global pooling"
+            UsageError, match=r"model.pt does not take images of 36x36 pixels \(.*\); a network needs global pooling"
         ):
             model.resize(wanted)
-        assert model.preprocess.size == 20  # a refusal changes nothing
+        assert model.preprocess.size == 20  # an error changes nothing
         assert model.last_spatial().shape == (6, 5, 5)
 
 
 def test_a_vit_takes_its_own_size_alone(published):
-    """Its embedding of positions has as many rows as the image has patches."""
-    with pytest.raises(UsageError, match=r"^vit_b_32 takes no pictures of 256x256 \("):
+    """Its position embedding has a row for each patch of the image."""
+    with pytest.raises(UsageError, match=r"^vit_b_32 does not take images of 256x256 pixels \("):
         published("vit_b_32").resize(Preprocess(resize=256, size=256))

@@ -1,4 +1,4 @@
-"""Dimensions of torch networks against torchvision's published tables, and against the same networks by notation."""
+"""Dimensions of torch networks, compared with torchvision's published tables and with the same networks by notation."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def measure(module, *shape):
     ],
 )
 def test_totals_are_torchvisions_published_ones(name):
-    """Parameters and multiply-accumulates are those of torchvision's own table, attention included."""
+    """Parameters and multiply-accumulates are those of torchvision's table, attention included."""
     published = torchvision.models.get_model_weights(name).DEFAULT.meta
     total = dims.total(module_dims.measure_network(name))
     assert total.params == published["num_params"]
@@ -31,7 +31,7 @@ def test_totals_are_torchvisions_published_ones(name):
 
 
 def test_vgg16_has_its_known_receptive_fields():
-    """The last pool of VGG16 looks at 212 pixels in steps of 32, and Keras' names stand beside torchvision's."""
+    """The receptive field of VGG16's last pool is 212 pixels, its stride 32; Keras' names are next to torchvision's."""
     rows = {row.layer: row for row in module_dims.measure_network("vgg16")}
     keras = module_dims.keras_names("vgg16")
     pool = rows["features.30"]
@@ -43,7 +43,7 @@ def test_vgg16_has_its_known_receptive_fields():
 
 
 def test_layers_are_named_as_torch_names_them():
-    """Every row but those of whole networks is named by a module, which --layer takes."""
+    """Every row except that of a whole network has a module's name, which --layer takes."""
     names = dict(torchvision.models.resnet18(weights=None).named_modules())
     rows = module_dims.measure_network("resnet18")
     assert all(row.layer in names for row in rows)
@@ -51,7 +51,7 @@ def test_layers_are_named_as_torch_names_them():
 
 
 def test_a_network_is_measured_as_its_notation_is():
-    """The network built from a notation has the sizes, counts and receptive fields of the notation's own table."""
+    """A network built from a notation has the sizes, counts and receptive fields of the notation's own table."""
     text = "conv 16 k2 same relu, pool 2, conv 32 k2 s2 same bn relu, pad 2, conv 8 k3 d2 p1 g2, avgpool 2, gmp, dense 50 relu, dense 5"
     chain = {row.layer: row for row in dims.measure(parse(text), height=41, width=32, channels=3)}
     rows = {row.layer: row for row in measure(build.build(parse(text), channels=3, height=41, width=32), 3, 41, 32)}
@@ -60,7 +60,7 @@ def test_a_network_is_measured_as_its_notation_is():
 
 
 class Branching(nn.Module):
-    """Two branches with other receptive fields, one convolution used twice, one never."""
+    """Two branches with different receptive fields, one convolution used twice, one never."""
 
     def __init__(self):
         super().__init__()
@@ -76,7 +76,7 @@ class Branching(nn.Module):
 
 
 def test_branches_shared_and_unused_weights():
-    """Where branches meet the larger field holds; a weight used twice counts once, its work twice; one never used not at all."""
+    """Where branches meet the larger field holds; a weight used twice counts once, its operations twice; an unused one does not count."""
     module = Branching()
     rows = {row.layer: row for row in measure(module, 3, 12, 12)}
     assert (rows["wide"].receptive_field, rows["narrow"].receptive_field) == (7, 1)
@@ -90,15 +90,15 @@ def test_branches_shared_and_unused_weights():
 
 
 def test_unused_parameters_are_reported(caplog):
-    """Weights that the pass leaves out are counted in a notice, with the name of the first."""
+    """A notice has the number of parameters that the pass does not use, and the name of the first tensor."""
     with caplog.at_level("INFO", logger="cnnkit"):
         measure(Branching(), 3, 12, 12)
-    assert "584 parameters take no part" in caplog.text
+    assert "584 parameters are not used" in caplog.text
     assert "unused.weight" in caplog.text
 
 
 class Failing(nn.Module):
-    """A network that breaks in the middle of a pass."""
+    """A network that raises an exception in the middle of a pass."""
 
     def __init__(self):
         super().__init__()
@@ -110,8 +110,8 @@ class Failing(nn.Module):
 
 
 @pytest.mark.parametrize(("module", "fails"), [(Failing(), True), (Branching(), False)])
-def test_a_network_is_left_as_it_was(module, fails):
-    """No hook, no mode, no gradient and no switch remains changed, after an exception either."""
+def test_network_state_is_restored(module, fails):
+    """Hooks, modes, gradients and settings are as before, also after an exception."""
     module.train()
     module.eval() if not fails else module.drop.eval()
     modes = [part.training for part in module.modules()]
@@ -129,7 +129,7 @@ def test_a_network_is_left_as_it_was(module, fails):
 
 
 def test_ceil_mode_drops_nothing():
-    """Rounding up reads what rounding down would drop."""
+    """Rounding up reads the pixels that rounding down would drop."""
     (down,) = measure(nn.MaxPool2d(2), 1, 5, 5)
     (up,) = measure(nn.MaxPool2d(2, ceil_mode=True), 1, 5, 5)
     assert (down.shape, down.dropped) == ((2, 2, 1), 9)
@@ -137,7 +137,7 @@ def test_ceil_mode_drops_nothing():
 
 
 def test_tokens_have_a_length_and_no_receptive_field():
-    """A transformer's rows behind its patches give length and channels, and leave unknown what they look at."""
+    """A transformer's tokens have length and channels; their receptive field is unknown."""
     rows = {row.layer: row for row in module_dims.measure_network("vit_b_16")}
     assert (rows["conv_proj"].receptive_field, rows["conv_proj"].stride) == (16, 16)
     tokens = rows["encoder.ln"]
@@ -145,14 +145,14 @@ def test_tokens_have_a_length_and_no_receptive_field():
 
 
 def test_channels_last_are_read_as_channels():
-    """A ConvNeXt block works with channels last, and its rows have height and width in their places all the same."""
+    """A ConvNeXt block uses channels last, and its rows still have the right height and width."""
     rows = {row.layer: row for row in module_dims.measure_network("convnext_tiny")}
     assert rows["features.1.0.block.3"].shape == (56, 56, 384)
     assert rows["features.1.0.block.3"].receptive_field == rows["features.1.0.block.0"].receptive_field == 28
 
 
 @pytest.mark.parametrize("size", [(8, 8, 3), (224, 224, 1), (1280,)])
-def test_a_size_that_does_not_fit_is_refused(size):
+def test_rejects_sizes_that_do_not_fit(size):
     """Images too small for a network, or with other channels, are an error that names both."""
     with pytest.raises(UsageError, match="vgg16"):
         module_dims.measure_network("vgg16", size=size)

@@ -1,4 +1,4 @@
-"""The layer notation: what is written is what is read, and an error points at the word."""
+"""The layer notation: parsing, and errors that name the word."""
 
 import contextlib
 
@@ -15,7 +15,7 @@ def names(text):
 
 
 def test_every_option_of_a_convolution_is_read():
-    """A convolution says filters, kernel, stride, padding, dilation, groups, bias and activation, in any order."""
+    """Filters, kernel, stride, padding, dilation, groups, bias and activation, in any order."""
     (layer,) = parse("conv 64 nobias g4 d2x1 p3 s1x2 k3x5 leaky_relu")
     assert (layer.kind, layer.name, layer.filters) == (LayerKind.conv, "conv1", 64)
     assert (layer.kernel, layer.stride, layer.dilation) == ((3, 5), (1, 2), (2, 1))
@@ -24,7 +24,7 @@ def test_every_option_of_a_convolution_is_read():
 
 
 def test_defaults_are_those_of_keras():
-    """A convolution steps by one and pads nothing; a pool steps by its window."""
+    """Convolutions have stride 1 and no padding; the stride of a pool is its window size."""
     conv, pool, overlapping, wide = parse("conv 8 k3, pool 2, avgpool 3 s2 same, pool 2x3")
     assert (conv.stride, conv.padding, conv.dilation, conv.groups, conv.bias) == ((1, 1), "valid", (1, 1), 1, True)
     assert (pool.kernel, pool.stride) == ((2, 2), (2, 2))
@@ -32,8 +32,8 @@ def test_defaults_are_those_of_keras():
     assert (wide.kernel, wide.stride) == ((2, 3), (2, 3))
 
 
-def test_an_activation_belongs_to_what_stands_before_it():
-    """Behind a layer an activation is the layer's; behind bn it is bn's; between commas it is a layer."""
+def test_activation_belongs_to_the_layer_before_it():
+    """After a layer an activation is the layer's, after bn it is bn's; between commas it is a layer."""
     conv, bn = parse("conv 64 k3 same bn relu")
     assert (conv.activation, bn.name, bn.activation) == (None, "bn1", Activation.relu)
     conv, bn = parse("conv 64 k3 relu bn")
@@ -42,15 +42,15 @@ def test_an_activation_belongs_to_what_stands_before_it():
     assert (conv.activation, relu.kind, relu.name) == (None, LayerKind.activation, "relu1")
 
 
-def test_each_activation_word_stands_after_a_layer_and_alone():
-    """All activations can be written both ways."""
+def test_every_activation_works_after_a_layer_and_alone():
+    """Every activation can be part of a layer or a layer of its own."""
     for word in Activation:
         after, alone = parse(f"dense 3 {word}, {word}")
         assert after.activation is alone.activation is word
 
 
 def test_layers_are_counted_by_kind():
-    """Names number each kind from one, through repetitions too, and no two layers share one."""
+    """Names number each kind from 1, also through repetitions, and are unique."""
     assert names("conv 1 k1, 2 * (conv 1 k1 bn, pool 2), relu, dense 3") == [
         *("conv1", "conv2", "bn1", "pool1", "conv3", "bn2", "pool2", "relu1", "dense1")
     ]
@@ -58,43 +58,43 @@ def test_layers_are_counted_by_kind():
     assert len(set(many)) == 140  # the 61st relu is relu61, so the first relu6 cannot be
 
 
-def test_numbering_goes_on_after_the_layers_before():
-    """Names that are taken are not given again."""
+def test_numbering_skips_taken_names():
+    """Names that are taken are not used again."""
     assert [layer.name for layer in parse("conv 1 k1, pool 2", taken={"conv1", "conv2"})] == ["conv3", "pool1"]
 
 
 def test_repetitions_nest():
-    """3 * ( ... ) writes its layers out three times, within another as well."""
+    """3 * ( ... ) repeats its layers three times, also inside another repetition."""
     assert [layer.kind for layer in parse("2 * (conv 1 k1, 3*(pool 2))")] == ["conv", "pool", "pool", "pool"] * 2
 
 
-def test_commas_new_lines_and_comments_are_the_same_everywhere():
-    """A chain reads the same on one line and over many, with comments, Windows line ends and capital letters."""
+def test_commas_and_new_lines_are_equivalent():
+    """A chain is the same on one line and on many, with comments, Windows line ends and capital letters."""
     one = parse("conv 32 k3 relu, 2 * (pool 2, bn), dense 10")
     many = parse("# a net\r\nConv 32 K3 ReLU   # first, (with a bracket\r\n\n2 * (\npool 2,\nbn\n),\ndense 10\n")
     assert one == many
 
 
-def test_a_file_holds_the_same_notation(tmp_path):
-    """@FILE reads layers from a file, and an error in it names the file."""
+def test_reads_layers_from_a_file(tmp_path):
+    """@FILE reads layers from a file; an error names the file."""
     file = tmp_path / "net.txt"
     file.write_text("conv 32 k3 relu\npool 2\n", encoding="utf-8")
     assert parse(f"@{file}") == parse("conv 32 k3 relu, pool 2")
     file.write_text("conv 32 k3 relu\npoll 2\n", encoding="utf-8")
-    with pytest.raises(NotationError, match=r'net\.txt: layer 2: "poll" is no layer; did you mean "pool"\?'):
+    with pytest.raises(NotationError, match=r'net\.txt: layer 2: "poll" is not a layer; did you mean "pool"\?'):
         parse(f"@{file}")
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    """A missing file and a file that is no text are errors of one line."""
+def test_unreadable_file_is_named(tmp_path):
+    """A missing file and a file that is not text are errors of one line."""
     with pytest.raises(NotationError, match=r"none\.txt: No such file"):
         parse(f"@{tmp_path / 'none.txt'}")
-    (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "image.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(NotationError, match="not a text file"):
-        parse(f"@{tmp_path / 'picture.jpg'}")
+        parse(f"@{tmp_path / 'image.jpg'}")
 
 
-def test_nothing_is_no_layers():
+def test_empty_text_has_no_layers():
     """Empty text, as for a head of one layer, has no layers."""
     assert parse("") == parse(" \n# nothing\n,") == ()
 
@@ -102,17 +102,17 @@ def test_nothing_is_no_layers():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("conv 3 k3, pool 2, poll 3", 'layer 3: "poll" is no layer; did you mean "pool"?'),
+        ("conv 3 k3, pool 2, poll 3", 'layer 3: "poll" is not a layer; did you mean "pool"?'),
         ("2 * (conv 3 k3), poll 3", 'layer 2: "poll"'),  # counted as written
         ("conv2d 3 k3", 'did you mean "conv"?'),
         ("fc 10", 'did you mean "dense"?'),
         ("dense 10 sofmax", 'did you mean "softmax"?'),
         ("conv 32", 'layer 1: "conv 32" has no kernel size; write "conv 32 k3"'),
-        ("conv k3", '"conv k3" lacks its number; write "conv 32 k3"'),
-        ("pool", '"pool" lacks its number; write "pool 2"'),
-        ("dense ten", '"dense ten" lacks its number'),
-        ("conv 3 k3 s2 s1", '"s1": the stride is said twice'),
-        ("conv 3 k3 same p1", '"p1": the padding is said twice'),
+        ("conv k3", '"conv k3" needs a number; write "conv 32 k3"'),
+        ("pool", '"pool" needs a number; write "pool 2"'),
+        ("dense ten", '"dense ten" needs a number'),
+        ("conv 3 k3 s2 s1", '"s1": the stride is given twice'),
+        ("conv 3 k3 same p1", '"p1": the padding is given twice'),
         ("conv 3 k0", '"k0": give a whole number, 1 or more'),
         ("conv 3 k3x", '"k3x": give a whole number'),
         ("conv 3.5 k3", '"3.5": give a whole number'),
@@ -120,22 +120,22 @@ def test_nothing_is_no_layers():
         ("pool 2 d2", '"d2" does not belong to pool; pool takes sN, pN, same, valid'),
         ("gap 3", '"3" does not belong to gap; write "gap"'),
         ("relu 3", '"3" does not belong to relu'),
-        ("conv 3 k3 relu tanh", '"tanh" behind "relu": a layer has one activation'),
-        ("dropout 1", "from 0 up to, not including, 1"),
-        ("dropout 1.2.3", "1.2.3 is no share"),
+        ("conv 3 k3 relu tanh", '"tanh" after "relu": a layer has one activation'),
+        ("dropout 1", "1 is not a share; give a number of at least 0 and less than 1"),
+        ("dropout 1.2.3", "1.2.3 is not a share"),
         ("conv 3 k3 pool 2", 'a comma is missing before "pool"'),
         ("2 * (pool 2) gap", 'a comma is missing before "gap"'),
-        ("3 * conv 3 k3", '"3 * conv 3 k3" repeats nothing; write "3 * ( ... )"'),
+        ("3 * conv 3 k3", '"3 * conv 3 k3" is not a repetition; write "3 * ( ... )"'),
         ("2 * (pool 2", '"(" without ")"'),
         ("pool 2)", '")" without "("'),
         ("(pool 2)", '"(" without a count'),
-        ("0 * (pool 2)", "a repetition gives 1 to"),
+        ("0 * (pool 2)", "a repetition has 1 to"),
         ("1000 * (1000 * (relu))", f"1 to {MOST_LAYERS}"),
-        ("activation", '"activation" is no layer'),
+        ("activation", '"activation" is not a layer'),
     ],
 )
-def test_an_error_points_at_the_word(text, message):
-    """What is wrong is said in one line, with the layer's place, the word and a remedy."""
+def test_errors_name_layer_word_and_remedy(text, message):
+    """One line, with the number of the layer, the word and a remedy."""
     with pytest.raises(NotationError) as caught:
         parse(text)
     assert message in str(caught.value)
@@ -144,14 +144,14 @@ def test_an_error_points_at_the_word(text, message):
 
 
 def test_brackets_cannot_exhaust_the_stack():
-    """Deep nesting is an error of the user's, no crash."""
+    """Deep nesting is a usage error, not a crash."""
     with pytest.raises(NotationError, match="brackets"):
         parse("1*(" * 5000 + "gap" + ")" * 5000)
 
 
 @given(st.text(alphabet="convpldesgaktru0123456789 x,.*()\n#@-", max_size=60).filter(lambda text: "@" not in text[:1]))
 def test_any_text_is_layers_or_a_notation_error(text):
-    """No text makes the parser fail in another way, or gives two layers of one name."""
+    """Any text parses or raises NotationError, and names are unique."""
     layers = ()
     with contextlib.suppress(NotationError):
         layers = parse(text)
@@ -169,8 +169,8 @@ _options = st.tuples(
 
 
 @given(_options)
-def test_a_layers_text_reads_as_the_same_layer(options):
-    """A layer keeps how it was written, and that reads back as itself."""
+def test_layer_text_round_trips(options):
+    """The text of a layer parses to the same layer."""
     filters, kernel, stride, padding, groups, bias = options
     written = f"conv {filters} k{kernel} s{stride} {padding} g{groups}{'' if bias else ' nobias'} relu"
     (layer,) = parse(written)

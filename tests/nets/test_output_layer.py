@@ -1,4 +1,4 @@
-"""A whole network's notation is cut into backbone and head, and its last layer follows from classes and loss."""
+"""Division of a whole network by notation into backbone and head, and the last layer for classes and loss."""
 
 import pytest
 
@@ -29,13 +29,13 @@ SETTINGS = {"loss": Loss.CATEGORICAL, "classes": 3, "size": 32, "channels": 3}
     ],
 )  # fmt: skip
 def test_the_backbone_ends_with_the_last_map(layers, backbone, head):
-    """A last layer that is written already is not added twice; its softmax may be left out."""
+    """A last layer that is already there is not added again; its softmax may be left out."""
     assert divide(layers, **SETTINGS) == (backbone, head)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_is_trained_is_what_is_measured(channels):
-    """Backbone and head together have the sizes and parameters that cnn-dims prints for the whole, layer by layer."""
+def test_parts_have_the_dims_of_the_whole(channels):
+    """Backbone and head together have the sizes and parameters that cnn-dims prints for the whole network."""
     layers = "2 * (conv 8 k3 bn relu, pool 2), flatten, dense 16 relu, dropout 0.5"
     backbone, head = divide(layers, **{**SETTINGS, "channels": channels})
     start = dims.start(height=32, width=32, channels=channels)
@@ -47,14 +47,14 @@ def test_what_is_trained_is_what_is_measured(channels):
     assert measured(f"{backbone}, {head}") == measured(f"{layers}, dense 3 softmax")
 
 
-def test_a_linear_layer_at_the_end_is_followed_by_another_which_is_reported(caplog):
-    """Whoever counted the classes wrongly learns of it."""
+def test_last_layer_of_other_size_gets_an_output_layer_and_a_notice(caplog):
+    """A wrong number of classes is noticed."""
     assert divide("gap, dense 10", **SETTINGS)[1] == "dense 10, dense 3 softmax"
-    assert caplog.messages == ['"dense 10" is followed by "dense 3 softmax", which the classes need']
+    assert caplog.messages == ['"dense 10" is not an output layer for 3 classes; added "dense 3 softmax"']
 
 
 def test_two_classes_can_share_a_sigmoid():
-    """One unit; a head for maps gets its flatten, one for vectors none."""
+    """One unit; a head for maps gets a flatten, one for vectors does not."""
     settings = {**SETTINGS, "classes": 2, "loss": Loss.BINARY}
     assert divide("conv 8 k3, gap", **settings)[1] == "gap, dense 1 sigmoid"
     assert divide("conv 8 k3, gap, dense 1 sigmoid", **settings)[1] == "gap, dense 1 sigmoid"
@@ -71,13 +71,13 @@ def test_two_classes_can_share_a_sigmoid():
         ("gap, dense 3 nobias softmax", r'^the last layer is "dense 3 nobias softmax"; 3 classes'),
         ("conv 3 k3, gap, softmax", r'^the last layer is "softmax"'),
         ("", r"^--layers is empty"),
-        ("dense 3 softmax", r'^"dense 3 softmax" alone does not take pictures; write "flatten" before it$'),
+        ("dense 3 softmax", r'^"dense 3 softmax" alone does not take images; write "flatten" before it$'),
         ("conv 8 k3, dense 4", r"put flatten or gap before it$"),
         ("5 * (conv 8 k3, pool 2), gap", r"^conv4 .* is larger than its input's height 2"),
-        ("conv 8 k3, poll 2", r'^layer 2: "poll" is no layer; did you mean "pool"\?$'),
+        ("conv 8 k3, poll 2", r'^layer 2: "poll" is not a layer; did you mean "pool"\?$'),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(layers, message):
-    """The wrong last layer with the right one, and what cnn-dims would say."""
+def test_rejects_layers_that_do_not_fit(layers, message):
+    """A wrong last layer is named with the right one; other errors are those of cnn-dims."""
     with pytest.raises(UsageError, match=message):
         divide(layers, **SETTINGS)

@@ -1,4 +1,4 @@
-"""Receptive fields of torch networks and of their ONNX exports, against the pixels that have a gradient."""
+"""Receptive fields of torch networks and of their ONNX exports, compared with gradients."""
 
 import contextlib
 import io
@@ -11,11 +11,11 @@ from torch import nn
 from cnnkit.nets import dims, graph_dims, module_dims
 from cnnkit.nets.notation import parse
 
-SIZE = (21, 19)  # what strides of 2 leave out is none of these
+SIZE = (21, 19)  # chosen so that strides of 2 drop no pixel
 
 
 class Squeezed(nn.Module):
-    """Squeeze and excitation: every channel is scaled by what the whole map holds."""
+    """Squeeze and excitation: every channel is scaled by a value that depends on the whole map."""
 
     def __init__(self, channels):
         super().__init__()
@@ -26,7 +26,7 @@ class Squeezed(nn.Module):
 
 
 class Rolled(nn.Module):
-    """Moves the map around its border."""
+    """Shifts the map cyclically."""
 
     def forward(self, maps):
         return torch.roll(maps, 7, 3)
@@ -40,7 +40,7 @@ class Mixed(nn.Module):
 
 
 class Branches(nn.Module):
-    """A wide and a narrow view, and the image itself."""
+    """A wide and a narrow branch, and the image itself."""
 
     def __init__(self):
         super().__init__()
@@ -55,7 +55,7 @@ def chain(*layers):
     torch.manual_seed(0)
     network = nn.Sequential(*layers).double().eval()
     for value in network.parameters():
-        nn.init.uniform_(value, 0.1, 1)  # nothing cancels, no activation is off
+        nn.init.uniform_(value, 0.1, 1)  # no two paths cancel, no activation is 0
     return network
 
 
@@ -84,8 +84,8 @@ EMPTY = {
 }
 
 
-def seen(network):
-    """Find how far apart the pixels are that one value of the result follows from, (height, width): the widest of all values."""
+def extent(network):
+    """Compute how far apart the pixels are that one output value depends on, (height, width): the maximum over all values."""
     image = torch.rand(1, 3, *SIZE, dtype=torch.float64, requires_grad=True)
     out = network(image)
     spans = [0, 0]
@@ -110,31 +110,30 @@ def shown(span):
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_receptive_fields_are_where_the_gradient_is(name, tmp_path):
-    """One value follows from as many pixels as the table says, and never from more than the image has."""
+def test_receptive_fields_agree_with_gradients(name, tmp_path):
+    """One value depends on as many pixels as in the table, and never on more than the image has."""
     network = EXACT[name]
     rows = module_dims.measure_module(network, torch.zeros(1, 3, *SIZE, dtype=torch.float64))
     by_onnx = exported(network, tmp_path / "network.onnx")[-1].receptive_field
-    wanted = shown(seen(network))
-    if name == "softmax along the rows":  # the height is taken for the whole too: an upper bound
+    wanted = shown(extent(network))
+    if name == "softmax along the rows":  # the whole height counts, too: an upper bound
         wanted = shown(SIZE)
     assert rows[-1].receptive_field == wanted
-    assert by_onnx in (
-        [wanted, None] if name == "group normalisation" else [wanted]
-    )  # written as reshapes, which hide the map
+    # A group normalisation is exported as reshapes, which lose the map
+    assert by_onnx in ([wanted, None] if name == "group normalisation" else [wanted])
 
 
 @pytest.mark.parametrize("name", EMPTY)
-def test_what_cannot_be_told_is_empty(name, tmp_path):
-    """A map that is moved, mixed or enlarged has no window that could be given."""
+def test_unknown_receptive_fields_are_empty(name, tmp_path):
+    """A map that is shifted, mixed or upsampled has no fixed window."""
     network = EMPTY[name]
     (*_, row) = module_dims.measure_module(network, torch.zeros(1, 3, *SIZE, dtype=torch.float64))
     assert row.receptive_field is None
     assert exported(network, tmp_path / "network.onnx")[-1].receptive_field is None
 
 
-def test_a_chain_by_notation_ends_at_the_image():
-    """Padding is no part of the image, whether layers slide, pool globally or flatten."""
+def test_receptive_field_of_a_chain_is_limited_to_the_image():
+    """Padding is not part of the image: sliding windows, global pooling and flatten."""
     text = "conv 4 k7 p3 s2, conv 4 k7 p3 s2, conv 4 k7 p3, gap, dense 3"
     fields = [row.receptive_field for row in dims.measure(parse(text), height=24, width=40, channels=3)]
     assert fields == [7, 19, "24x40", "24x40", "24x40"]  # 7, 7 + 6 * 2, 19 + 6 * 4, and all of the map
@@ -142,7 +141,7 @@ def test_a_chain_by_notation_ends_at_the_image():
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v3_small"])
 def test_published_networks_with_squeeze_and_excitation(name):
-    """After the first block that looks at the whole map every layer does, and steps stay those of the convolutions."""
+    """From the first such block on every receptive field is the whole image, and strides are those of the convolutions."""
     rows = module_dims.measure_network(name)
     fields = [row.receptive_field for row in rows]
     assert all(isinstance(field, int) and field <= 224 for field in fields)

@@ -1,4 +1,4 @@
-"""Cutting networks: the textbook's list, layers by everybody's names, and cuts that equal what a hook on the whole network sees."""
+"""Cuts of networks: the textbook's networks, names of layers, and outputs compared with hooks on the whole network."""
 
 import copy
 import functools
@@ -36,7 +36,7 @@ def inputs(size=64, batch=2):
     ],
 )
 def test_the_textbooks_networks(outline, name, resize, size, normalisation, layer, shape):
-    """Each is built, has its own input size and normalisation, and is cut where its last map is, as Keras' include_top=False does."""
+    """Each has its own input size and normalisation, and is cut at its last map, as with Keras' include_top=False."""
     module, preprocess = outline(catalogue.canonical(name))
     assert (preprocess.resize, preprocess.size, preprocess.fit) == (resize, size, Fit.CROP)
     assert (preprocess.mean, preprocess.std) == normalisation
@@ -69,15 +69,15 @@ KERAS_VGG16 = {
 
 
 def test_keras_names_of_vgg16s_layers():
-    """All of Keras' layer names mean the layer that Keras has there: channels, size for 64 pixels, and the ReLU inside."""
+    """Every Keras name stands for Keras' layer: channels, size for images of 64 pixels, and the ReLU included."""
     module, _ = catalogue.for_dims("vgg16")
-    module.eval().features.to_empty(device="cpu")  # its dense layers, nine tenths of it, are not asked for values
+    module.eval().features.to_empty(device="cpu")  # its dense layers, nine tenths of it, stay without values
     for value in module.features.parameters():
         nn.init.normal_(value, std=0.05, generator=torch.Generator().manual_seed(0))
     assert [name for name in subgraph.keras_names("vgg16") if name.startswith("block")] == list(KERAS_VGG16)
     for name, (channels, size) in KERAS_VGG16.items():
         layer = subgraph.find_layer("vgg16", module, name, size=224)
-        if name in ("block1_conv1", "block3_conv3", "block5_pool"):  # the others would take long and show no more
+        if name in ("block1_conv1", "block3_conv3", "block5_pool"):  # the others take long and add nothing
             with torch.no_grad():
                 seen = subgraph.cut(module, layer)(inputs(batch=1))
             assert seen.shape == (1, channels, size, size)
@@ -90,7 +90,7 @@ def test_keras_names_of_vgg16s_layers():
 
 
 def test_keras_names_of_the_other_vggs():
-    """VGG19 has four convolutions in its later blocks; batch norm does not change what a name means; others have no such names."""
+    """VGG19 has four convolutions in its later blocks; names are the same with batch norm; other networks have no such names."""
     names = subgraph.keras_names("vgg19")
     assert names["block5_conv4"] == "features.35"
     assert names["fc1"] == "classifier.1"
@@ -118,7 +118,7 @@ def test_keras_names_of_the_other_vggs():
     ],
 )
 def test_a_cut_equals_a_hook_on_the_whole_network(whole, name, layers, hooked):
-    """A backbone gives bit for bit what its layer outputs inside the whole network, and has no module that it does not need."""
+    """A backbone returns exactly its layer's output in the whole network, and has only the modules that it needs."""
     module, _ = whole(name)
     given = inputs(96 if name == "googlenet" else 64)
     total = sum(value.numel() for value in module.parameters())
@@ -131,8 +131,8 @@ def test_a_cut_equals_a_hook_on_the_whole_network(whole, name, layers, hooked):
             assert sum(value.numel() for value in backbone.parameters()) < total
 
 
-def test_channels_come_first(whole, hooked):
-    """A Swin transformer keeps channels last inside; its backbone gives maps (C, h, w) wherever it is cut."""
+def test_maps_have_channels_first(whole, hooked):
+    """A Swin transformer keeps channels last inside; its backbone returns maps (C, h, w) wherever it is cut."""
     module, _ = whole("swin_t")
     given = inputs()
     for layer, shape in {"features.0": (96, 16, 16), "features.3.1": (192, 8, 8), "norm": (768, 2, 2)}.items():
@@ -140,13 +140,13 @@ def test_channels_come_first(whole, hooked):
             seen = subgraph.cut(module, subgraph.find_layer("swin_t", module, layer, size=224))(given)
         assert seen.shape == (2, *shape)
         assert torch.equal(seen, hooked(module, layer, given).permute(0, 3, 1, 2))
-    for layer in ("features.0.0", "permute"):  # before and behind
+    for layer in ("features.0.0", "permute"):  # before and after the maps with channels last
         with torch.no_grad():
             assert subgraph.cut(module, layer)(given).shape[1] in (96, 768)
 
 
-def test_channels_come_first_for_timm(whole):
-    """The same for the networks of timm that say so."""
+def test_maps_have_channels_first_for_timm(whole):
+    """The same for timm's networks with channels last."""
     module, preprocess = whole("timm:mambaout_femto")
     layer = subgraph.find_layer("timm:mambaout_femto", module, None, size=preprocess.size)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_channels_come_first_for_timm(whole):
 
 
 def test_functional_nodes_can_be_cut_at(whole, hooked):
-    """Sums and functions that are no modules have names in the graph, and give what one computes by hand at that place."""
+    """Sums and functions, which are not modules, have names in the graph, and return the values computed by hand."""
     module, _ = whole("resnet18")
     block, given = module.layer1[1], inputs()
     with torch.no_grad():
@@ -170,7 +170,7 @@ def test_functional_nodes_can_be_cut_at(whole, hooked):
 
 @pytest.mark.parametrize("name", [pytest.param("inception_v3", marks=pytest.mark.slow), "googlenet"])
 def test_cuts_switch_between_training_and_evaluation(whole, name):
-    """A backbone may be trained, and in evaluation afterwards gives what it gave before: auxiliary classifiers do not come along."""
+    """A backbone can be trained, and then returns the same as before in eval mode; auxiliary classifiers are not included."""
     module, preprocess = whole(name)
     module = copy.deepcopy(module)
     layer = subgraph.find_layer(name, module, None, size=preprocess.size)
@@ -182,12 +182,12 @@ def test_cuts_switch_between_training_and_evaluation(whole, name):
     assert not any("aux" in key.lower() for key in backbone.state_dict())
 
 
-def test_an_unknown_layer_brings_near_ones(outline):
-    """A wrong layer is a usage error that proposes layers there are, by Keras' names too."""
+def test_unknown_layer_proposes_similar_ones(outline):
+    """Also by Keras' names."""
     module, _ = outline("squeezenet1_1")
     with pytest.raises(UsageError, match=r'squeezenet1_1 has no layer "feature.7"; did you mean .*features\.7'):
         subgraph.find_layer("squeezenet1_1", module, "feature.7", size=224)
-    for layer in ("???", "x"):  # the input has a name in the graph, and is no layer
+    for layer in ("???", "x"):  # x, the input, has a name in the graph but is not a layer
         with pytest.raises(UsageError, match="cnn-dims squeezenet1_1 lists them"):
             subgraph.find_layer("squeezenet1_1", module, layer, size=224)
     with pytest.raises(UsageError, match="block4_pool"):
@@ -199,14 +199,14 @@ def test_an_unknown_layer_brings_near_ones(outline):
     [
         ("squeezenet1_1", "features.12", (512, 13, 13)),
         ("resnet18", "layer4.1", (512, 7, 7)),
-        ("densenet121", "relu", (1024, 7, 7)),  # the ReLU behind the last batch norm is a function
+        ("densenet121", "relu", (1024, 7, 7)),  # the ReLU after the last batch norm is a function
         pytest.param("googlenet", "inception5b", (1024, 7, 7), marks=pytest.mark.slow),
         pytest.param("shufflenet_v2_x0_5", "conv5.2", (1024, 7, 7), marks=pytest.mark.slow),
-        ("swin_t", "permute", (768, 7, 7)),  # channels come last inside of it
+        ("swin_t", "permute", (768, 7, 7)),  # channels last inside
     ],
 )
 def test_the_default_layer_is_the_last_map(outline, name, layer, shape):
-    """Without a word about the layer, a backbone ends with the last map (C, h, w) before pooling and classifier."""
+    """By default a backbone ends with the last map (C, h, w) before pooling and classifier."""
     module, preprocess = outline(name)
     with torch.device("meta"):
         found = subgraph.find_layer(name, module, None, size=preprocess.size)
@@ -214,22 +214,23 @@ def test_the_default_layer_is_the_last_map(outline, name, layer, shape):
         assert subgraph.cut(module, found)(torch.zeros(1, 3, 224, 224)).shape == (1, *shape)
 
 
-def test_a_transformer_gives_what_its_classifier_reads():
-    """Tokens have no height and width: the backbone of a ViT ends with the vector of its class token."""
+def test_vit_backbone_ends_with_the_class_token():
+    """Tokens have no height and width, so the backbone returns the input of the classifier."""
     module, preprocess = catalogue.seeded(0, functools.partial(catalogue.network, "vit_b_32", size=64))
     assert (module.image_size, preprocess.size) == (64, 224)
     module.eval()
-    nn.init.normal_(module.heads.head.weight, generator=torch.Generator().manual_seed(0))  # torchvision starts it at 0
+    # torchvision initialises it to 0
+    nn.init.normal_(module.heads.head.weight, generator=torch.Generator().manual_seed(0))
     backbone = subgraph.cut(module, subgraph.find_layer("vit_b_32", module, None, size=64))
     with torch.no_grad():
         assert torch.equal(module.heads(backbone(inputs())), module(inputs()))
 
 
-# ---------------------------------------------------------------- what is left behind
+# ---------------------------------------------------------------- side effects
 
 
-def test_modes_are_as_before_whatever_happens(monkeypatch):
-    """A frozen part of a network that trains stays in its own mode, also where the network cannot be traced."""
+def test_modes_are_restored_after_an_exception(monkeypatch):
+    """A frozen part of a network in training mode stays in eval mode, also if the network cannot be traced."""
     module = torchvision.models.squeezenet1_0(weights=None).train()
     module.features[3].eval()
     modes = {name: each.training for name, each in module.named_modules()}

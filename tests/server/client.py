@@ -1,4 +1,4 @@
-"""Stand in for a command: hand everything over to serve.py, and end as its fork ends. Starts within milliseconds, so it imports little."""
+"""Run a command in a fork of serve.py, and end as the fork ends. It imports little, to start within milliseconds."""
 
 import _signal
 import _socket
@@ -10,7 +10,7 @@ import sys
 
 
 def closed_streams():
-    """List the standard streams that are closed, and open something in their place, so that a socket does not become one."""
+    """Return the closed standard streams, after opening /dev/null in their place, so that no socket gets their numbers."""
     closed = []
     for number in range(3):
         try:
@@ -20,8 +20,8 @@ def closed_streams():
     return closed
 
 
-def hand_over(path, words):
-    """Run a command in the server's fork, or become it where the server refuses; returns the fork's wait status."""
+def run_in_server(path, words):
+    """Run a command in a fork of the server, or execute it if the server refuses; return the fork's wait status."""
     limits = [(kind, resource.getrlimit(kind)) for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE)]
     os.umask(mask := os.umask(0))
     closed = closed_streams()
@@ -43,12 +43,12 @@ def hand_over(path, words):
     for each in signals:
         _signal.signal(each, lambda number, _frame: os.kill(fork, number))
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, signals)
-    answer = server.recv(8)
-    return int.from_bytes(answer, "little") if answer else 1 << 8
+    ended = server.recv(8)
+    return int.from_bytes(ended, "little") if ended else 1 << 8
 
 
 if __name__ == "__main__":
-    status = hand_over(sys.argv[1], sys.argv[2:])
+    status = run_in_server(sys.argv[1], sys.argv[2:])
     if os.WIFSIGNALED(status):
         _signal.signal(os.WTERMSIG(status), _signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))

@@ -1,8 +1,8 @@
-"""Run installed commands in forks of one process that has imported torch and its like already: each start saves seconds of imports.
+"""Run installed commands in forks of one process that has already imported torch, which saves seconds per start.
 
-`serve.py FOLDER` listens at FOLDER/socket, says so with a line, and ends when its standard input does. client.py stands in for every
-command: it hands over its words, environment, folder, limits and streams, passes signals on, and ends as the fork ends.
-What a start from nothing does is seen by the tests that start commands themselves.
+`serve.py FOLDER` listens at FOLDER/socket, prints a line when it is ready, and ends with its standard input. client.py replaces every
+command: it sends the command line, environment, folder, limits and streams, forwards signals, and ends as the fork ends.
+Other tests start the commands themselves.
 """
 
 import array
@@ -19,7 +19,7 @@ import socket
 import sys
 from importlib.metadata import entry_points
 
-#: What takes long to import and starts no thread; onnxruntime starts one.
+#: Modules that are slow to import and start no thread; onnxruntime starts one.
 HEAVY = [
     "PIL.Image",
     "matplotlib.backends.backend_agg",
@@ -40,19 +40,19 @@ HEAVY = [
 
 
 def load_everything():
-    """Import all that is heavy; cnnkit itself is imported by each fork, as by any other start."""
+    """Import slow modules; cnnkit is imported by each fork, as in a normal start."""
     for name in HEAVY:
         importlib.import_module(name)
-    with contextlib.suppress(ImportError, AttributeError):  # a second of every export, where this torch has it
+    with contextlib.suppress(ImportError, AttributeError):  # saves a second of every export; not in every torch
         from torch.onnx._internal.exporter import _registration
 
         _registration.ONNXRegistry.from_torchlib()
     gc.collect()
-    gc.freeze()  # or the first collection of every fork would copy all of it
+    gc.freeze()  # otherwise the first collection in every fork would copy all pages
 
 
 def receive(connection):
-    """Take a request: what to run and how, and the three streams."""
+    """Receive a request and the three streams."""
     space = socket.CMSG_SPACE(3 * array.array("i").itemsize)
     head, ancillary, _, _ = connection.recvmsg(8, space)
     streams = array.array("i")
@@ -65,7 +65,7 @@ def receive(connection):
 
 
 def take_over(request, streams):
-    """Become the process that asked, but for its number; returns the entry point to call."""
+    """Take over the environment of the client; return the entry point to call."""
     words, environment, folder, mask, limits, closed = request
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -86,12 +86,12 @@ def take_over(request, streams):
 
 
 def read_at_start(environment):
-    """Give those variables that Python and torch read when they start: a fork comes too late for others than the server's."""
+    """Return the variables that Python and torch read when they start; in a fork, they cannot differ from the server's."""
     return {name: value for name, value in environment.items() if name.startswith((b"PYTHON", b"OMP_", b"MKL_"))}
 
 
 def serve(folder):
-    """Answer requests until standard input ends. Returns in a fork, with the entry point to call there; None in the server."""
+    """Handle requests until standard input ends. Returns the entry point to call in a fork, and None in the server."""
     alive = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     ready = os.dup(1)
@@ -134,7 +134,7 @@ def serve(folder):
                     waiting.register(running[connection][0], selectors.EVENT_READ, connection)
                     waiting.register(connection, selectors.EVENT_READ)
                     connection.sendall(child.to_bytes(8, "little"))
-                elif key.data is None:  # whoever asked was killed, and so is the fork; its end comes by the line below
+                elif key.data is None:  # the client was killed: kill its fork, whose end is handled below
                     waiting.unregister(key.fileobj)
                     if key.fileobj in running:
                         os.kill(running[key.fileobj][1], signal.SIGKILL)
@@ -151,13 +151,13 @@ def serve(folder):
 
 
 def finish(main):
-    """Run a command and end, without the second that an interpreter takes to throw all of torch away."""
+    """Run a command and exit without the interpreter's cleanup, which takes a second with torch."""
     try:
         main()
     except SystemExit as stop:
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, AttributeError):  # full, or closed
+            with contextlib.suppress(OSError, AttributeError):  # full disk, or closed
                 stream.flush()
         os._exit(stop.code or 0)
 

@@ -1,10 +1,10 @@
-"""Compare what cnn-dims counts in ONNX files with torch, over torchvision's networks, number formats, optimisers and opsets.
+"""Compare the counts of cnn-dims for ONNX files with torch's, for torchvision's networks, number formats, optimisers and opsets.
 
     .venv/bin/python tests/sweeps/graph_dims_matrix.py [NETWORK ...]
 
-Every network has random weights, and ten classes, to be small. Prints one line for each file that differs, then the counts. A file passes
-if parameters and multiply-accumulates are those of torch; where the exporter or the optimiser folded batch norms into convolutions, no
-fewer parameters than torch.fx leaves when it does so.
+Every network has random weights, and only ten classes. Prints one line for each file that differs, then the counts. A file passes if
+parameters and multiply-accumulates are torch's; where the exporter or the optimiser folded batch norms into convolutions, there must be
+at least as many parameters as after folding by torch.fx.
 """
 
 import contextlib
@@ -51,12 +51,12 @@ class Images(CalibrationDataReader):
         self._left = [{name: np.random.default_rng(seed).random(shape, np.float32)} for seed in range(2)]
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Give the next one."""
+        """Return the next image."""
         return self._left.pop() if self._left else None
 
 
 def network(name: str) -> torch.nn.Module:
-    """Make a network with random weights, none of which are equal, and ten classes."""
+    """Make a network with ten classes and random weights, all different."""
     extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     made = torchvision.models.get_model(name, weights=None, num_classes=10, **extra).eval()
     made.aux_logits = False
@@ -71,7 +71,7 @@ def network(name: str) -> torch.nn.Module:
 
 
 def counted(made: torch.nn.Module, images: torch.Tensor) -> tuple[int, int, int]:
-    """Count by torch: parameters, multiply-accumulates, and parameters after batch norms are folded into convolutions."""
+    """Return torch's counts: parameters, multiply-accumulates, and parameters with batch norms folded into convolutions."""
     torch.backends.mha.set_fastpath_enabled(False)
     meta = network_on_meta(made)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -81,12 +81,12 @@ def counted(made: torch.nn.Module, images: torch.Tensor) -> tuple[int, int, int]
 
 
 def network_on_meta(made: torch.nn.Module) -> torch.nn.Module:
-    """Copy a network to where nothing is computed, so that attention is taken apart."""
+    """Copy a network to the meta device, where attention is not fused."""
     return copy.deepcopy(made).to("meta")
 
 
 def exports(made: torch.nn.Module, images: torch.Tensor, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Export a network at every opset by either exporter."""
+    """Export a network at every opset with both exporters."""
     for opset in LEGACY:
         path = folder / f"legacy{opset}.onnx"
         with contextlib.suppress(Exception):  # opsets that lack an operator of the network
@@ -109,7 +109,7 @@ def exports(made: torch.nn.Module, images: torch.Tensor, folder: Path) -> Iterat
 
 
 def forms(path: Path) -> Iterator[tuple[str, Path]]:
-    """Write a file in every number format and at every level of ONNX Runtime's optimiser."""
+    """Yield a file in every number format and at every level of ONNX Runtime's optimiser."""
     yield "float32", path
     for level in LEVELS:
         yield f"float32 {level}", optimized(path, level)
@@ -130,7 +130,7 @@ def forms(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def optimized(path: Path, level: str) -> Path:
-    """Let ONNX Runtime write the graph that it runs."""
+    """Save the graph that ONNX Runtime's optimiser makes."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.log_severity_level = 4
@@ -141,7 +141,7 @@ def optimized(path: Path, level: str) -> Path:
 
 
 def files(made: torch.nn.Module, images: torch.Tensor, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Give every file: all opsets as they are exported, opset 13 or the like in all forms."""
+    """Yield all files: each opset as exported, and opset 13 or a similar one in all forms."""
     done = False
     for name, path in exports(made, images, folder):
         if name in ("legacy 13", "new 18") or (name == "legacy 17" and not done):
@@ -152,7 +152,7 @@ def files(made: torch.nn.Module, images: torch.Tensor, folder: Path) -> Iterator
                     form, file = next(found)
                 except StopIteration:
                     break
-                except Exception as error:  # the quantiser or the optimiser cannot
+                except Exception as error:  # the quantiser or the optimiser failed
                     print(
                         f"  not made after {name}: {str(error).splitlines()[0][:100]}", file=sys.__stdout__, flush=True
                     )
@@ -163,7 +163,7 @@ def files(made: torch.nn.Module, images: torch.Tensor, folder: Path) -> Iterator
 
 
 def main(names: list[str]) -> int:
-    """Measure all files, and print what differs."""
+    """Measure all files, and print the differences."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     counts: Counter[str] = Counter()
@@ -186,7 +186,7 @@ def main(names: list[str]) -> int:
                     counts["equal" if total.params == params else "equal, norms folded"] += 1
                 else:
                     counts["different"] += 1
-                    found = f"params {total.params} for {params}, macs {total.macs} for {macs}"
+                    found = f"params {total.params}, torch {params}; macs {total.macs}, torch {macs}"
                     print(f"{name}, {form}: {found}", file=sys.__stdout__, flush=True)
         print(f"{name}: {dict(counts)}, {time.monotonic() - started:.0f} s", flush=True)
     return 1 if counts["different"] or counts["refused"] else 0

@@ -1,4 +1,4 @@
-"""Images as a training sees them: the same from memory and from disk, in an order that follows from seed and epoch alone."""
+"""Training images: the same from memory and from disk, in an order that depends only on seed and epoch."""
 
 from pathlib import Path
 
@@ -42,8 +42,8 @@ def shown(images, *, epoch, batch=4, count=None):
     return list(images.inputs(rows, epoch))
 
 
-def test_from_memory_and_from_disk_the_batches_are_the_same(images):
-    """With augmentation, several threads and a last odd batch; validation shows plain images, as prediction prepares them."""
+def test_batches_from_memory_and_from_disk_are_the_same(images):
+    """With augmentation, several threads and a smaller last batch; validation images are those of prediction."""
     root = images(red=5, blue=6)
     augmenter = Augmenter(augment_notation.parse("rotate 30, hflip, noise 0.1"), seed=3)
     kept = opened(root, augmenter=augmenter)
@@ -58,12 +58,12 @@ def test_from_memory_and_from_disk_the_batches_are_the_same(images):
         torch.cat(shown(kept, epoch=1)).float().sum(0), torch.cat(shown(kept, epoch=2)).float().sum(0)
     )
     (plain,) = kept.inputs([torch.arange(11)], None)
-    wanted = [preprocessing.load(image.path, SQUARE) for image in kept.images]
-    assert np.array_equal(plain.numpy(), np.stack(wanted))
+    expected = [preprocessing.load(image.path, SQUARE) for image in kept.images]
+    assert np.array_equal(plain.numpy(), np.stack(expected))
     assert kept.targets.tolist() == [0] * 6 + [1] * 5
 
 
-def test_every_epoch_shows_each_image_another_copy_by_its_content(images):
+def test_augmented_copies_depend_on_epoch_and_content(images):
     """A copy does not depend on the batch, the order or the neighbours."""
     root = images(red=4, blue=4)
     augmenter = Augmenter(augment_notation.parse("shift 0.2"), seed=0)
@@ -75,18 +75,18 @@ def test_every_epoch_shows_each_image_another_copy_by_its_content(images):
 
 
 def test_images_are_blended_with_their_partners(images):
-    """Each keeps its share, whether its partner is in the batch too or not; copies are blended as this epoch shows them."""
+    """Each keeps its share, whether its partner is in the batch or not; the epoch's augmented copies are blended."""
     read = opened(images(red=4, blue=4), augmenter=Augmenter(augment_notation.parse("shift 0.2"), seed=0))
     rows, partners = torch.tensor([6, 1, 3]), torch.tensor([1, 1, 7])
     everything = next(read.inputs([torch.arange(8)], 2)).double()
     (blended,) = read.inputs([rows], 2, [MixupPairs(partners, 0.7)])
-    wanted = 0.7 * everything[rows] + 0.3 * everything[partners]
-    assert float((blended.double() - wanted).abs().max()) <= 0.5 + 1e-4
+    expected = 0.7 * everything[rows] + 0.3 * everything[partners]
+    assert float((blended.double() - expected).abs().max()) <= 0.5 + 1e-4
 
 
 @pytest.mark.parametrize(("count", "batch", "size"), [(23, 8, 1), (23, 8, 2), (25, 8, 2), (17, 4, 3), (6, 8, 2)])
-def test_the_shares_of_all_processes_make_up_the_batches_of_one(count, batch, size):
-    """Every row once, each process about as many, none without; the order of the next epoch is another one."""
+def test_shares_of_all_processes_are_the_batches_of_one(count, batch, size):
+    """Every row once, equal shares up to one row, none empty; the next epoch has another order."""
     batches = dataset.shuffled_batches(count, batch=batch, generator=torch.Generator().manual_seed(5), processes=size)
     assert torch.equal(torch.cat(batches), torch.randperm(count, generator=torch.Generator().manual_seed(5)))
     assert [len(rows) for rows in batches[:-1]] == [batch] * (len(batches) - 1)
@@ -111,40 +111,42 @@ def test_statistics_are_those_of_all_pixels(images, grey):
     values = np.stack([preprocessing.load(image.path, prepare) for image in read.images]).reshape(-1, 3) / 255
     if grey:
         values = (values @ np.array(LUMA))[:, None].repeat(3, axis=1)
-    for measured, wanted in (
+    for measured, expected in (
         (read.statistics.mean, values.mean(0)),
         (read.statistics.deviation, values.std(0)),
         (read.statistics.largest, values.max(0)),
     ):
-        np.testing.assert_allclose(measured, wanted, rtol=1e-6)
+        np.testing.assert_allclose(measured, expected, rtol=1e-6)
 
 
-def test_an_image_that_cannot_be_read_is_left_out(images):
-    """It is named with its reason; rows, targets and statistics are those of the others."""
+def test_unreadable_images_are_skipped(images):
+    """They are named with the reason; rows, targets and statistics are those of the others."""
     root = images(red=3, blue=3)
     whole = opened(root)
-    (root / "blue" / "01a.png").write_bytes(b"no picture")
+    (root / "blue" / "01a.png").write_bytes(b"not an image")
     named = []
     part = opened(root, skip=lambda path, reason: named.append((Path(path).name, reason)))
     ((name, reason),) = named
     assert name == "01a.png"
-    assert reason.startswith("no picture")
+    assert reason.startswith("not an image")
     assert part.targets.tolist() == [0, 0, 0, 1, 1, 1]
     assert part.statistics == whole.statistics
     assert torch.equal(torch.cat(shown(part, epoch=1)), torch.cat(shown(whole, epoch=1)))
 
 
-def test_an_image_that_goes_missing_later_is_one_line(images):
-    """Only where images are read anew; which epoch's batch would lack it, nobody could say."""
+def test_an_image_that_is_missing_later_is_one_line(images):
+    """An error, not a skipped image: images are read again only if they do not fit into memory."""
     root = images(red=3, blue=3)
     read = opened(root, budget=0)
     (root / "red" / "02.png").unlink()
-    with pytest.raises(CnnkitError, match=r"red/02\.png: could be read before, and now no such file or directory$"):
+    with pytest.raises(
+        CnnkitError, match=r"red/02\.png: was readable in an earlier epoch, but now: no such file or directory$"
+    ):
         shown(read, epoch=1)
 
 
-def test_stored_views_take_turns():
-    """An epoch shows every row one of its views, neighbours different ones; as many epochs as views show all."""
+def test_cached_views_take_turns():
+    """An epoch uses one view of every row, different ones for neighbours; N epochs use all N views."""
     targets = torch.arange(6)
     views = [torch.arange(6)[:, None] + 10.0 * view for view in range(3)]
     stored = CachedFeatures(views, targets, device=torch.device("cpu"))
@@ -159,14 +161,14 @@ def test_stored_views_take_turns():
     assert torch.equal(torch.cat(list(stored.inputs(rows, None)))[:, 0].long(), torch.cat(rows))
 
 
-def test_a_process_may_have_no_row_to_validate():
-    """Fewer images than processes: no batch, not an empty one."""
+def test_a_process_may_have_no_validation_row():
+    """With fewer images than processes there is no batch, not an empty one."""
     assert dataset.ordered_batches(2, batch=4, world=World(2, 3)) == []
     assert [rows.tolist() for rows in dataset.ordered_batches(2, batch=4, world=World(1, 3))] == [[1]]
 
 
-def test_row_numbers_go_to_a_device_at_once():
-    """One copy for all batches, cut as they were; on a CPU they stay what they are."""
+def test_row_numbers_are_copied_to_a_device_at_once():
+    """One copy for all batches, divided as before; on a CPU they are returned unchanged."""
     batches = [torch.tensor([3, 1]), torch.tensor([2]), torch.tensor([0, 4])]
     assert dataset.on_device(batches, torch.device("cpu")) is batches
     there = dataset.on_device(batches, torch.device("meta"))

@@ -1,4 +1,4 @@
-"""Several processes: which one this is, and what is said where somebody else's variables look like torchrun's."""
+"""Training in several processes: rank and device of a process, and errors about torchrun's variables."""
 
 import contextlib
 
@@ -16,7 +16,7 @@ from cnnkit.train.distributed import ALONE, World
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch):
-    """A world of one is none, however it is told."""
+    """WORLD_SIZE may be unset, empty or 1."""
     for size in (None, "", "1"):
         monkeypatch.delenv("WORLD_SIZE", raising=False)
         if size is not None:
@@ -28,26 +28,28 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
 @pytest.mark.parametrize(
     ("size", "rank", "message"),
     [
-        ("4", None, r'^RANK is "" beside WORLD_SIZE 4: start several processes with torchrun, or unset WORLD_SIZE$'),
-        ("4", "first", r'^RANK is "first" beside WORLD_SIZE 4: '),
+        ("4", None, r'^RANK is "" with WORLD_SIZE 4; start several processes with torchrun, or unset WORLD_SIZE$'),
+        ("4", "first", r'^RANK is "first" with WORLD_SIZE 4; '),
         ("all", "0", r'^WORLD_SIZE is "all" '),
     ],
 )
-def test_half_a_world_is_a_line(monkeypatch, size, rank, message):
-    """Batch systems export variables of these names; to wait for processes that nobody started would take for ever."""
+def test_incomplete_torchrun_variables_are_one_line(monkeypatch, size, rank, message):
+    """Batch systems export some of these variables; waiting for processes that do not exist would never end."""
     monkeypatch.setenv("WORLD_SIZE", size)
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
     with pytest.raises(UsageError, match=message), distributed.joined(devices.parse("cpu")):
-        pytest.fail("nobody else is there")
+        pytest.fail("there are no other processes")
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.BatchNorm2d(4)], ids=["1d", "2d"])
-def test_batch_norm_does_not_train_in_several_processes_on_cpus(layer):
-    """One process, a GPU each, and frozen statistics are fine; the module's mode is as it was."""
+def test_rejects_batch_norm_in_several_processes_on_cpus(layer):
+    """One process, one GPU each, and networks without batch norm are accepted; the module's mode is unchanged."""
     module, cpu = nn.Sequential(nn.Conv2d(3, 4, 1), layer).eval(), torch.device("cpu")
-    with pytest.raises(UsageError, match=r"^batch norm does not train in 2 processes on CPUs, .* or leave bn out$"):
+    with pytest.raises(
+        UsageError, match=r"^batch norm cannot share its statistics between 2 processes on CPUs; .* or leave bn out$"
+    ):
         World(1, 2).check_batch_norm(module, cpu)
     assert not any(each.training for each in module.modules())
     ALONE.check_batch_norm(module, cpu)
@@ -55,8 +57,8 @@ def test_batch_norm_does_not_train_in_several_processes_on_cpus(layer):
     World(1, 2).check_batch_norm(module[:1], cpu)
 
 
-def test_a_look_at_batch_norm_leaves_each_module_in_its_own_mode():
-    """A backbone stays in eval mode beside a head that trains, whether the two are refused or not."""
+def test_checking_batch_norm_does_not_change_modes():
+    """A backbone stays in eval mode and a head in training mode, whether they are rejected or not."""
     for layer in (nn.BatchNorm2d(4), nn.ReLU()):
         backbone, head = nn.Sequential(nn.Conv2d(3, 4, 1), layer).eval(), nn.Sequential(nn.Linear(4, 2)).train()
         both = nn.ModuleList([backbone, head])
@@ -67,34 +69,34 @@ def test_a_look_at_batch_norm_leaves_each_module_in_its_own_mode():
         assert all(each.training for each in head.modules())
 
 
-def test_the_first_process_alone_speaks():
-    """The others do the same work, and say nothing of it: neither bad images nor epochs nor progress."""
-    said = []
+def test_only_the_first_process_reports():
+    """The others report no skipped images, epochs or progress."""
+    calls = []
     ours = Callbacks(
-        skip=lambda *_: said.append("skip"),
-        report=lambda *_: said.append("report"),
-        progress=lambda *_: said.append("progress"),
+        skip=lambda *_: calls.append("skip"),
+        report=lambda *_: calls.append("report"),
+        progress=lambda *_: calls.append("progress"),
     )
     assert World(0, 2).callbacks(ours) is ours
     assert World().callbacks(ours) is ours
     others = World(1, 2).callbacks(ours)
-    others.skip("1.png", "no picture")
+    others.skip("1.png", "not an image")
     others.report(None)
     others.progress(1, None)
-    assert said == []
+    assert calls == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_shares_make_up_the_whole(size):
-    """Every row belongs to one process."""
+def test_every_row_belongs_to_one_process(size):
+    """Shares differ by at most one row."""
     rows = torch.arange(7)
     shares = [World(rank, size).share(rows) for rank in range(size)]
     assert sorted(torch.cat(shares).tolist()) == rows.tolist()
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_process_says_which_gpu_is_its_own(monkeypatch):
-    """To NCCL at the start, which would else guess it from the rank at the first exchange; on CPUs there is nothing to say."""
+def test_process_group_gets_the_gpu_of_the_process(monkeypatch):
+    """Without it NCCL would guess the GPU from the rank; on CPUs there is none."""
     for variable, value in (("WORLD_SIZE", "2"), ("RANK", "3"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(variable, value)
     begun = []
@@ -113,7 +115,7 @@ def test_a_process_says_which_gpu_is_its_own(monkeypatch):
 
 
 def test_a_device_that_fails_is_one_line(monkeypatch):
-    """In whatever part of a training; a bug stays one."""
+    """In any part of a training; other errors are not changed."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     failed = pytest.raises(DeviceError, match=r"^the GPU failed: CUDA error: an illegal memory access was encountered")
     with failed, distributed.joined(devices.parse("cpu")):

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is frozen does not move, what is trained learns what it would in a loop written out in torch."""
+"""Fine-tuning: frozen layers do not change, trained layers are those of a loop written out in torch."""
 
 import dataclasses
 import logging
@@ -25,7 +25,7 @@ from cnnkit.train.finetune import finetune
 from cnnkit.train.network_config import InitFrom, NetworkConfig, refuse_overwriting
 from cnnkit.train.scratch import train_from_scratch
 
-# Ends with a map, as a backbone does; nothing in it is random once it is trained.
+# Ends with a map, as a backbone does; nothing in it is random after training.
 LAYERS = "conv 6 k3 bn relu, pool 2, conv 6 k3 bn relu, conv 8 k3 bn relu, conv 8 k3 relu, gap"
 TINTS = {"blue": (30, 30, 120), "green": (30, 110, 30), "red": (120, 30, 30)}
 CPU = RunConfig(device="cpu")
@@ -44,13 +44,13 @@ def draw_images(folder, classes):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Twenty-seven images for training and fifteen for validation."""
+    """Make 27 images for training and 15 for validation."""
     return draw_images(tmp_path_factory.mktemp("three"), TINTS)
 
 
 @pytest.fixture(scope="module")
 def start(data, tmp_path_factory):
-    """A network that was trained on them for a while."""
+    """Train a network on them for a few epochs."""
     path = tmp_path_factory.mktemp("start") / "net.pt"
     from_scratch(data, path)
     return path
@@ -65,7 +65,7 @@ def from_scratch(data, path, *, grey=False, **settings):
 
 
 def tune(start, data, output, unfreeze="conv3", *, run=CPU, report=None, loss=None, config=None, **freezing):
-    """Fine-tune as cnn-finetune does; everything at once is one batch, so that the order does not matter."""
+    """Fine-tune as cnn-finetune does; all images are one batch, so that the order does not matter."""
     settings = {"epochs": 4, "batch": 64, "lr": 0.05, "optimizer": Optimizer.SGD, "amp": Amp.OFF} | (config or {})
     classes = len(data.classes)
     init = start if isinstance(start, InitFrom) else InitFrom(model=start)
@@ -96,7 +96,7 @@ def network(path):
 
 
 def moved(before, after):
-    """The names of what changed; all that did not is the same to the bit."""
+    """Return the names of changed tensors; all others are equal to the bit."""
     before, after = torch_model.load(before).state, torch_model.load(after).state
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
@@ -106,7 +106,7 @@ def statistics(names):
     return {name for name in names if "running_" in name or "num_batches" in name}
 
 
-# ---------------------------------------------------------------- what moves
+# ---------------------------------------------------------------- what changes
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def statistics(names):
         ("all", {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "conv4"}),
     ],
 )
-def test_what_is_frozen_is_the_same_to_the_bit(data, start, tmp_path, unfreeze, layers):
-    """Parameters below, and by default all statistics of the backbone's batch norms; every parameter of what is trained moves."""
+def test_frozen_tensors_are_equal_to_the_bit(data, start, tmp_path, unfreeze, layers):
+    """Parameters below, and by default all batch norm statistics of the backbone; every trained parameter changes."""
     tune(start, data, tmp_path / "tuned.pt", unfreeze)
     changed = moved(start, tmp_path / "tuned.pt")
     trained = {name for name in changed if name.startswith("base.")}
@@ -130,8 +130,8 @@ def test_what_is_frozen_is_the_same_to_the_bit(data, start, tmp_path, unfreeze, 
     assert any(name.startswith("head.") for name in changed)
 
 
-def test_statistics_of_what_is_trained_move_only_if_asked(data, start, tmp_path):
-    """Of the trained layers and no others."""
+def test_train_bn_updates_statistics_of_trained_layers_only(data, start, tmp_path):
+    """Batch norm statistics of frozen layers do not change."""
     tune(start, data, tmp_path / "tuned.pt", "conv3", freeze_bn=False)
     names = {f"base.bn3.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
     assert statistics(moved(start, tmp_path / "tuned.pt")) == names
@@ -141,7 +141,7 @@ def test_statistics_of_what_is_trained_move_only_if_asked(data, start, tmp_path)
 
 
 def by_hand(start, data, *, trained, still, epochs=4, lr=0.05):
-    """The loop that one would write: the whole network in every epoch, what is frozen in eval mode."""
+    """Train in a plain loop: the whole network in every epoch, frozen layers in eval mode."""
     whole = network(start)
     images, targets = tensors(data.train, data, whole.preprocess)
     layers = [whole.base.get_submodule(name) for name in trained]
@@ -162,8 +162,8 @@ def by_hand(start, data, *, trained, still, epochs=4, lr=0.05):
 
 
 @pytest.mark.parametrize("still", [True, False])
-def test_kept_outputs_and_the_plain_run_and_a_loop_in_torch_agree(data, start, tmp_path, still):
-    """The weights after four epochs, with outputs of ONNX Runtime kept or asked for in every epoch, are those of the loop."""
+def test_weights_are_those_of_a_loop_in_torch(data, start, tmp_path, still):
+    """After four epochs, with features of ONNX Runtime cached or computed in every epoch."""
     expected = by_hand(start, data, trained=("conv3", "bn3", "conv4"), still=still)
     for views in (1, 0):
         result, model = tune(
@@ -188,9 +188,9 @@ def test_kept_outputs_and_the_plain_run_and_a_loop_in_torch_agree(data, start, t
     )
 
 
-def test_lower_blocks_learn_more_slowly(data, start, tmp_path):
-    """One step of plain descent goes as far as the rate says: the head's whole, each block below half of the one above, its batch norm
-    at its convolution's."""
+def test_layer_decay_slows_lower_blocks(data, start, tmp_path):
+    """Changes of one gradient step are proportional to the rate: the head's in full, each block's half of that above, batch norms
+    as their convolutions."""
     for name, decay in (("whole", None), ("slowed", 0.5)):
         tune(start, data, tmp_path / f"{name}.pt", "conv2", layer_decay=decay, config={"epochs": 1, "lr": 1.0})
     states = [torch_model.load(path).state for path in (start, tmp_path / "whole.pt", tmp_path / "slowed.pt")]
@@ -209,8 +209,8 @@ def test_lower_blocks_learn_more_slowly(data, start, tmp_path):
 # ---------------------------------------------------------------- views
 
 
-def test_as_many_versions_as_asked_for_and_no_more(data, start, tmp_path, monkeypatch):
-    """With --views 2, each image is augmented twice whatever the number of epochs; without, once in every epoch."""
+def test_views_is_the_number_of_augmented_versions(data, start, tmp_path, monkeypatch):
+    """With --views 2, each image is augmented twice for any number of epochs; without, once in every epoch."""
     made = []
     real = Augmenter.__call__
 
@@ -224,24 +224,24 @@ def test_as_many_versions_as_asked_for_and_no_more(data, start, tmp_path, monkey
     assert len(made) == len(set(made)) == 2 * 27
     assert {copy for _, copy in made} == {1, 2}
     made.clear()
-    tune(start, data, tmp_path / "anew.pt", config=config)
-    epochs = made[2 * 27 :]  # behind the batch that is timed
+    tune(start, data, tmp_path / "every.pt", config=config)
+    epochs = made[2 * 27 :]  # after the batch that is timed
     assert [copy for _, copy in epochs] == [copy for copy in (1, 2, 3, 4) for _ in range(27)]
 
 
 @pytest.mark.parametrize(
     ("config", "remedy", "validated"),
     [
-        ({"augment": "hflip"}, "; --views K runs it on K versions of every picture, once", 15),
-        ({"mixup": 0.3}, "", 15),  # whose images are others in every epoch
+        ({"augment": "hflip"}, "; --views K would run it only once, on K versions of each image", 15),
+        ({"mixup": 0.3}, "", 15),  # images differ in every epoch
         ({"mixup": 0.3, "augment": "hflip"}, "", 15),
-        ({}, "; --views 1 runs it once", 4 * 15),
+        ({}, "; --views 1 would run it only once", 4 * 15),
     ],
 )
-def test_what_the_frozen_part_costs_in_every_epoch_is_reported(
+def test_time_of_the_frozen_part_per_epoch_is_reported(
     data, start, tmp_path, caplog, monkeypatch, config, remedy, validated
 ):
-    """With its remedy, where there is one; and validation images pass once all the same, unless that was asked for."""
+    """With a remedy, if there is one; validation images pass only once if training images are augmented."""
     shown = []
 
     def counting(request, module, *, device, precision, real=frozen.frozen_network):
@@ -251,13 +251,16 @@ def test_what_the_frozen_part_costs_in_every_epoch_is_reported(
     monkeypatch.setattr(frozen, "frozen_network", counting)
     caplog.set_level(logging.INFO, "cnnkit")
     tune(start, data, tmp_path / "tuned.pt", config=config, views=0)
-    assert re.search(rf"runs in every epoch, which takes \d+\.\d s of it{re.escape(remedy)}\n", caplog.text)
-    measured, begun = 2 * 27, 15 if validated > 15 else 0  # batches that are timed; the start where nothing is kept
+    assert re.search(rf"runs in every epoch and takes \d+\.\d s of each{re.escape(remedy)}\n", caplog.text)
+    measured, begun = (
+        2 * 27,
+        15 if validated > 15 else 0,
+    )  # batches that are timed; validation before training, if nothing is cached
     assert sum(shown) == measured + begun + 4 * 27 + validated
 
 
 def test_a_complete_training_is_found_before_the_frozen_part_runs(data, start, tmp_path, caplog):
-    """As is one that is not this one."""
+    """Also the complete training with other options, which is refused."""
     options = {"views": 2, "config": {"augment": "hflip", "epochs": 2}}
     first, _ = tune(start, data, tmp_path / "tuned.pt", **options)
     caplog.set_level(logging.INFO, "cnnkit")
@@ -271,35 +274,35 @@ def test_a_complete_training_is_found_before_the_frozen_part_runs(data, start, t
 
 
 def test_outputs_on_disk_give_the_same_bytes(data, start, tmp_path, caplog):
-    """As do images that are read anew every time: --cache is about memory alone."""
+    """Also images that are read again in every epoch: --cache only affects memory."""
     config = {"augment": "hflip", "batch": 8}
     tune(start, data, tmp_path / "memory.pt", views=2, config=config)
     with caplog.at_level(logging.INFO, "cnnkit"):
         tune(start, data, tmp_path / "disk.pt", views=2, config=config, run=RunConfig(cache="0", device="cpu"))
-    assert "more than --cache; it is kept on disk" in caplog.text
+    assert "more than --cache; keeping them on disk" in caplog.text
     assert (tmp_path / "memory.pt").read_bytes() == (tmp_path / "disk.pt").read_bytes()
 
 
-# ---------------------------------------------------------------- beginnings
+# ---------------------------------------------------------------- new heads and warm-up
 
 
 FRESH = InitFrom(backbone="squeezenet1_1", weights="none", size=32)
 
 
-def test_a_fresh_head_must_be_trained_before_the_backbone_is(data, tmp_path):
-    """Its random gradients would wreck the backbone: refused with that reason and both remedies; alone it may be trained."""
+def test_a_new_head_needs_a_warm_up_before_the_backbone_is_trained(data, tmp_path):
+    """Else refused, with the reason and both remedies; the head alone can be trained."""
     with pytest.raises(
-        UsageError, match=r"no trained head yet: .* would wreck .* --warmup-head 5, or alone with --unfreeze none"
+        UsageError, match=r"is untrained, .* would spoil .* --warmup-head 5, or only the head with --unfreeze none"
     ):
         tune(FRESH, data, tmp_path / "tuned.pt", "1")
     assert not list(tmp_path.iterdir())
     result, model = tune(FRESH, data, tmp_path / "head.pt", "none", config={"epochs": 1})
     assert (result.epochs, model.header.backbone.name, model.header.head) == (1, "squeezenet1_1", "dense 3 softmax")
-    assert model.header.backbone.weights_sha256  # the backbone is what it was, and found again by it
+    assert model.header.backbone.weights_sha256  # the backbone is unchanged, and found by its hash
 
 
-def test_the_head_is_trained_first_where_that_is_asked_for(data, start, tmp_path):
-    """Its epochs stand in the history before the others and have its own rate; the backbone does not move in them."""
+def test_warmup_head_trains_the_head_first(data, start, tmp_path):
+    """Its epochs are first in the history, at the head's rate; the backbone does not change in them."""
     seen = []
     config = {"epochs": 2, "lr": 1e-3}
     result, model = tune(start, data, tmp_path / "tuned.pt", warmup_head=3, config=config, report=seen.append)
@@ -312,30 +315,30 @@ def test_the_head_is_trained_first_where_that_is_asked_for(data, start, tmp_path
     assert seen[2].val_loss == pytest.approx(alone.val_loss, rel=1e-4)  # the same head on the same backbone
 
 
-def test_what_the_warm_up_came_to_is_kept_where_the_rest_spoils_it(data, start, tmp_path, caplog):
-    """The model holds the best epoch of its history, whichever part of the training that is; also where a loss is no number."""
+def test_the_best_epoch_may_be_of_the_warm_up(data, start, tmp_path, caplog):
+    """The model has the best epoch of the whole history, also if the loss became NaN afterwards."""
     result, model = tune(
         start, data, tmp_path / "worse.pt", warmup_head=3, config={"lr": 30.0, "epochs": 2, "patience": 1}
     )
     losses = [row["val_loss"] for row in model.history]
-    assert len(losses) == 4  # patience waits for what follows the warm-up
+    assert len(losses) == 4  # patience counts only epochs after the warm-up
     assert result.best_epoch == 1 + losses.index(min(losses)) == 3
-    assert "no epoch after the warm-up was better than epoch 3: the base is as it was" in caplog.messages
+    assert "no epoch after the warm-up was better than epoch 3: the backbone is unchanged" in caplog.messages
     assert {name.split(".")[0] for name in moved(start, tmp_path / "worse.pt")} == {"head"}
-    with pytest.raises(CnnkitError, match=r"the network answers with no numbers .* holds epoch 3, the best before"):
+    with pytest.raises(CnnkitError, match=r"outputs became NaN or infinite .* has the best epoch before, 3$"):
         tune(start, data, tmp_path / "wrecked.pt", warmup_head=3, config={"lr": 1e30})
     assert torch_model.load(tmp_path / "wrecked.pt").state.keys() == model.state.keys()
 
 
-def test_a_warm_up_that_comes_to_no_number_keeps_its_best_epoch(data, start, tmp_path, monkeypatch):
-    """The training ends there, with the head as it was then."""
+def test_a_warm_up_whose_loss_is_not_finite_keeps_its_best_epoch(data, start, tmp_path, monkeypatch):
+    """The training ends there, with the head of that epoch."""
     real = optim.lr_factor
     monkeypatch.setattr(
         optim,
         "lr_factor",
         lambda which, *, step, **others: real(which, step=step, **others) * (math.inf if step >= 2 else 1),
     )
-    with pytest.raises(CnnkitError, match=r" epoch 3.* holds epoch 2, the best before"):
+    with pytest.raises(CnnkitError, match=r" epoch 3.* has the best epoch before, 2$"):
         tune(start, data, tmp_path / "kept.pt", warmup_head=5)
     kept = torch_model.load(tmp_path / "kept.pt")
     assert [row["epoch"] for row in kept.history] == [1, 2]
@@ -345,8 +348,8 @@ def test_a_warm_up_that_comes_to_no_number_keeps_its_best_epoch(data, start, tmp
         torch.testing.assert_close(kept.state[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_a_fresh_head_starts_as_asked_for(data, tmp_path):
-    """Zeros stay in a rate of zero; a model has weights of its own."""
+def test_init_sets_the_weights_of_a_new_head(data, tmp_path):
+    """At a learning rate of zero, zeros remain."""
     start = dataclasses.replace(FRESH, init=Initializer.ZEROS)
     _, model = tune(start, data, tmp_path / "zeros.pt", "none", config={"epochs": 1, "lr": 0.0})
     assert not model.state["head.dense1.weight"].any()
@@ -354,7 +357,7 @@ def test_a_fresh_head_starts_as_asked_for(data, tmp_path):
 
 
 def test_a_tuned_network_can_be_tuned_further(data, start, tmp_path):
-    """From deeper down; what the second one freezes is what the first one left."""
+    """From a lower layer; frozen layers are those of the first tuning."""
     tune(start, data, tmp_path / "once.pt", "conv4")
     tune(tmp_path / "once.pt", data, tmp_path / "twice.pt", "conv3")
     changed = moved(tmp_path / "once.pt", tmp_path / "twice.pt")
@@ -362,7 +365,7 @@ def test_a_tuned_network_can_be_tuned_further(data, start, tmp_path):
 
 
 def test_grey_networks_stay_grey(data, tmp_path):
-    """The frozen part takes the images as files have them and makes them grey itself."""
+    """The frozen part takes colour images and converts them to grey itself."""
     from_scratch(data, tmp_path / "grey.pt", grey=True)
     result, model = tune(tmp_path / "grey.pt", data, tmp_path / "tuned.pt", "conv3")
     assert model.header.preprocess.grey
@@ -374,16 +377,18 @@ def test_grey_networks_stay_grey(data, tmp_path):
 
 
 def test_the_loss_follows_from_the_network(tmp_path):
-    """One sigmoid stays one; another loss than it is made for is refused."""
+    """One sigmoid remains one; a loss that the network is not made for is refused."""
     two = draw_images(tmp_path / "two", ("blue", "red"))
     from_scratch(two, tmp_path / "net.pt", loss=Loss.BINARY)
     _, model = tune(tmp_path / "net.pt", two, tmp_path / "tuned.pt")
     assert (model.header.training["loss"], model.state["head.dense1.weight"].shape[0]) == ("binary", 1)
-    with pytest.raises(UsageError, match='ends in "dense 1 sigmoid", which is trained with --loss binary'):
+    with pytest.raises(
+        UsageError, match='ends in "dense 1 sigmoid", which needs --loss binary; drop --loss categorical'
+    ):
         tune(tmp_path / "net.pt", two, tmp_path / "tuned.pt", loss=Loss.CATEGORICAL)
 
 
-# ---------------------------------------------------------------- interrupted
+# ---------------------------------------------------------------- interruption and resuming
 
 
 def interrupted(start, data, output, *, after, **options):
@@ -398,8 +403,8 @@ def interrupted(start, data, output, *, after, **options):
 
 
 @pytest.mark.parametrize("after", [1, 4], ids=["while the head is warmed up", "later"])
-def test_resumed_it_ends_with_the_same_bytes(data, start, tmp_path, after):
-    """As uninterrupted; what the warm-up had done is done again, what followed it is not."""
+def test_resume_is_byte_identical(data, start, tmp_path, after):
+    """An interrupted warm-up starts over, later epochs are resumed."""
     options = {
         "warmup_head": 2,
         "layer_decay": 0.7,
@@ -429,31 +434,32 @@ def test_resumed_it_ends_with_the_same_bytes(data, start, tmp_path, after):
 
 
 @pytest.mark.parametrize("monitor", Monitor)
-def test_the_start_is_measured_and_no_worse_epoch_passes_for_progress(data, start, tmp_path, caplog, monitor):
-    """It is what the last epoch of a training that made it reported; also after a stop, when it is long gone."""
+def test_warns_if_no_epoch_is_better_than_the_start(data, start, tmp_path, caplog, monitor):
+    """The start has the measures that its training reported; they are remembered by a resumed training, too."""
     caplog.set_level(logging.INFO, "cnnkit")
     made, _ = tune(start, data, tmp_path / "made.pt", config={"epochs": 6, "monitor": monitor})
     config = {"epochs": 2, "lr": 30.0, "monitor": monitor}
     caplog.clear()
     tune(tmp_path / "made.pt", data, tmp_path / "worse.pt", config=config)
-    figures = f"val {made.val_loss:.4f}, {made.val_accuracy:.4f}"
-    assert f"start: {figures}" in caplog.messages
-    told = [line for line in caplog.messages if line.startswith(f"no epoch was better than the start ({figures}): ")]
-    assert len(told) == 1
-    assert "worse.pt is no improvement" in told[0]
+    figures = f"val loss {made.val_loss:.4f}, accuracy {made.val_accuracy:.4f}"
+    assert f"before training: {figures}" in caplog.messages
+    begin = f"no epoch was better than before training ({figures}): "
+    warnings = [line for line in caplog.messages if line.startswith(begin)]
+    assert len(warnings) == 1
+    assert "worse.pt is no improvement" in warnings[0]
 
     interrupted(tmp_path / "made.pt", data, tmp_path / "again.pt", after=1, config=config)
     caplog.clear()
     resuming = dataclasses.replace(CPU, resume=True)
     tune(tmp_path / "made.pt", data, tmp_path / "again.pt", config=config, run=resuming)
-    assert [line.replace("again", "worse") for line in caplog.messages if "no epoch was better" in line] == told
+    assert [line.replace("again", "worse") for line in caplog.messages if "no epoch was better" in line] == warnings
     caplog.clear()
     tune(start, data, tmp_path / "better.pt", config={"epochs": 2})
     assert not any("no epoch was better" in line for line in caplog.messages)
 
 
-def test_it_goes_on_with_the_same_training_only(data, start, tmp_path):
-    """What is frozen, and from what it started, is part of it."""
+def test_resume_rejects_another_training(data, start, tmp_path):
+    """Other frozen layers, or another model at the start."""
     interrupted(start, data, tmp_path / "tuned.pt", after=2)
     run = RunConfig(device="cpu", resume=True)
     with pytest.raises(UsageError, match="another value of --unfreeze"):
@@ -467,7 +473,7 @@ def test_it_goes_on_with_the_same_training_only(data, start, tmp_path):
 
 
 def test_adamw_without_weight_decay_is_adam(data, start, tmp_path):
-    """And with some it is another training; what differs from the default is recorded."""
+    """With weight decay it is another training; values that differ from the default are recorded."""
     settings = {"epochs": 1, "lr": 0.01, "optimizer": Optimizer.ADAMW}
     _, adam = tune(start, data, tmp_path / "adam.pt", config=settings | {"optimizer": Optimizer.ADAM})
     _, none = tune(start, data, tmp_path / "none.pt", config=settings | {"weight_decay": 0.0})
@@ -479,38 +485,44 @@ def test_adamw_without_weight_decay_is_adam(data, start, tmp_path):
     assert recorded == ["absent", 0.0, "absent", "absent"]
 
 
-# ---------------------------------------------------------------- refused
+# ---------------------------------------------------------------- errors
 
 REFUSED = [
-    ({"layer_decay": 0.5, "unfreeze": "none"}, {}, "of which --unfreeze none trains none"),
-    ({"layer_decay": 0.0}, {}, "--layer-decay 0 would leave the base as it is"),
-    ({"views": 2}, {}, "--views 2 keeps augmented versions; give --augment"),
-    ({"views": 2, "unfreeze": "all"}, {"augment": "hflip"}, "--unfreeze all leaves none frozen"),
+    (
+        {"layer_decay": 0.5, "unfreeze": "none"},
+        {},
+        "--layer-decay needs trained backbone layers, and --unfreeze is none",
+    ),
+    ({"layer_decay": 0.0}, {}, "--layer-decay 0 would not train the backbone"),
+    ({"views": 2}, {}, "--views 2 caches augmented versions; give --augment"),
+    ({"views": 2, "unfreeze": "all"}, {"augment": "hflip"}, "--unfreeze all freezes nothing"),
     ({"unfreeze": "conv5"}, {}, "has no layer of this name; did you mean conv"),
     ({"unfreeze": "8"}, {}, "has 7 layers with weights"),
 ]
 
 
-@pytest.mark.parametrize(("thawing", "config", "message"), REFUSED)
-def test_what_would_be_ignored_or_is_not_there_is_refused(data, start, tmp_path, thawing, config, message):
-    """Before anything is trained, and nothing is written."""
+@pytest.mark.parametrize(("freezing", "config", "message"), REFUSED)
+def test_rejects_ignored_options_and_unknown_layers(data, start, tmp_path, freezing, config, message):
+    """Before anything is trained; nothing is written."""
     with pytest.raises(UsageError, match=message):
-        tune(start, data, tmp_path / "tuned.pt", config=config, **thawing)
+        tune(start, data, tmp_path / "tuned.pt", config=config, **freezing)
     assert not list(tmp_path.iterdir())
 
 
-def test_models_that_do_not_fit_are_refused(data, start, tmp_path):
-    """Another set of classes, settings of which the model has its own, no such file, and the file that it starts from as its output."""
+def test_rejects_models_that_do_not_fit(data, start, tmp_path):
+    """Other classes, settings that the model has, a missing file, and the model itself as the output."""
     others = dataclasses.replace(data, classes=("blue", "green", "pink"))
-    with pytest.raises(CnnkitError, match=r"net\.pt knows blue, green, red; the pictures are of blue, green, pink"):
+    with pytest.raises(
+        CnnkitError, match=r"net\.pt has the classes blue, green, red, but the images have blue, green, pink"
+    ):
         tune(start, others, tmp_path / "tuned.pt")
     for name, value in (("head", "dense 3"), ("size", 32), ("weights", "none"), ("init", Initializer.HE)):
         own = "weights" if name == "init" else name
         with pytest.raises(UsageError, match=f"its own {own}; --{name} goes with --backbone"):
             tune(InitFrom(model=start, **{name: value}), data, tmp_path / "tuned.pt")
-    with pytest.raises(CnnkitError, match="no such model; cnn-train-head and cnn-train make one"):
+    with pytest.raises(CnnkitError, match=r"gone\.pt: no such file; cnn-train-head and cnn-train write models"):
         tune(Path("gone.pt"), data, tmp_path / "tuned.pt")
     before = start.read_bytes()
-    with pytest.raises(UsageError, match="is what the training starts from"):
+    with pytest.raises(UsageError, match="is the model that the training starts from"):
         tune(start, data, start)
     assert start.read_bytes() == before

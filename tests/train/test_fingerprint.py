@@ -1,4 +1,4 @@
-"""The mark of a training: what makes it another one, and which of several differences its user hears of."""
+"""The fingerprint of a training: what makes it a different training, and which difference is reported."""
 
 import dataclasses
 from pathlib import Path
@@ -16,7 +16,7 @@ SQUARE = Preprocess(fit=Fit.SQUASH, resize=16, size=16)
 
 
 def header(config=None, *, backbone=NET, preprocess=SQUARE, head="flatten, dense 2 softmax", made_by=None, **training):
-    told = (
+    record = (
         {"command": "cnn-train", "rows": 21, "pictures": "1a2b"} | training | (config or ImageTrainConfig()).described()
     )
     return Header(
@@ -25,19 +25,19 @@ def header(config=None, *, backbone=NET, preprocess=SQUARE, head="flatten, dense
         preprocess=preprocess,
         backbone=backbone,
         head=head,
-        training=told,
+        training=record,
         made_by=made_by or {"torch": "2.15"},
     )
 
 
 def refused(one, other, schedule=Schedule.CONSTANT):
-    """Give what is said of the first difference: its name and both values; nothing where there is none."""
+    """Return the reported difference, its name and both values; None if there is none."""
     try:
         check_same_run(Path("m.checkpoint.pt"), fingerprint(one, schedule), fingerprint(other, schedule))
     except UsageError as error:
-        begins, said, *end = str(error).partition("; go on with the same, or begin anew without --resume")
+        begins, found, *end = str(error).partition("; give the same value, or start over without --resume")
         assert end == [""]
-        return begins.removeprefix("m.checkpoint.pt is of a training with another value of ") if said else None
+        return begins.removeprefix("m.checkpoint.pt is of a training with another value of ") if found else None
     return None
 
 
@@ -46,13 +46,13 @@ def changed(**changes):
 
 
 def test_the_same_options_are_the_same_training():
-    """Whatever versions compute it, and however many images were counted; a value that is not set is none that is."""
+    """With any library versions and any number of rows; a value of None is the same as no value."""
     assert refused(header(), header(made_by={"torch": "9"}, rows=22, unfreeze=None)) is None
     assert refused(header(), Header.from_json(header().to_json(), name="m.pt")) is None
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "difference"),
     [
         (changed(lr=0.02), "--lr: none, now 0.02"),
         (changed(optimizer=Optimizer.SGD), "--optimizer: adam, now sgd"),
@@ -64,7 +64,7 @@ def test_the_same_options_are_the_same_training():
         (changed(schedule=Schedule.STEP), "--schedule: constant, now step"),
         (header(layer_decay=0.5), "--layer-decay: none, now 0.5"),
         (header(command="cnn-finetune"), "the command: cnn-train, now cnn-finetune"),
-        (header(pictures="3c"), "the pictures: 1a2b, now 3c"),
+        (header(pictures="3c"), "the images: 1a2b, now 3c"),
         (header(**{"from": "77"}), "the model at the start: none, now 77"),
         (header(head="gap, dense 2 softmax"), "the head: flatten, dense 2 softmax, now gap, dense 2 softmax"),
         (header(preprocess=dataclasses.replace(SQUARE, size=20)), "--size: 16, now 20"),
@@ -83,16 +83,16 @@ def test_the_same_options_are_the_same_training():
         (header().but(classes=("cat", "cow")), 'the classes: ["cat", "dog"], now ["cat", "cow"]'),
     ],
 )
-def test_every_other_value_is_another_training(other, said):
-    """It is named as it stands on the command line where it stands there, with both values, in either order."""
-    assert refused(header(), other) == said
-    name, values = said.split(": ", 1)
+def test_every_other_value_is_another_training(other, difference):
+    """Options are named as on the command line, with both values, in either order."""
+    assert refused(header(), other) == difference
+    name, values = difference.split(": ", 1)
     kept, now = values.split(", now ")
     assert refused(other, header()) == f"{name}: {now}, now {kept}"
 
 
-def test_given_options_are_named_before_what_follows_from_them():
-    """Another normalisation gives another mean, other layers another head; of options the first in the order of the record."""
+def test_options_are_reported_before_values_that_follow_from_them():
+    """Another normalization gives another mean, other layers another head; of options the first in the record is reported."""
     other = header(
         ImageTrainConfig(batch=8, seed=3),
         backbone=dataclasses.replace(NET, layer="pool3"),
@@ -107,10 +107,10 @@ def test_given_options_are_named_before_what_follows_from_them():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "looks_ahead"),
+    ("schedule", "depends"),
     [(Schedule.CONSTANT, False), (Schedule.PLATEAU, False), (Schedule.COSINE, True), (Schedule.STEP, True)],
 )
-def test_another_end_is_another_training_where_the_rate_looks_ahead(schedule, looks_ahead):
-    """A cosine over 40 epochs is at another rate from the first step on; a constant one can go on from 30 to 40."""
-    ends = [header(ImageTrainConfig(schedule=schedule, epochs=epochs)) for epochs in (30, 40)]
-    assert refused(*ends, schedule) == ("--epochs: 30, now 40" if looks_ahead else None)
+def test_epochs_matter_only_if_the_schedule_depends_on_them(schedule, depends):
+    """A cosine over 40 epochs differs from the first step on; a training with a constant rate can be resumed from 30 to 40."""
+    headers = [header(ImageTrainConfig(schedule=schedule, epochs=epochs)) for epochs in (30, 40)]
+    assert refused(*headers, schedule) == ("--epochs: 30, now 40" if depends else None)

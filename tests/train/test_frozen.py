@@ -1,4 +1,4 @@
-"""The frozen part: what it outputs, by what it is computed, and where the outputs are kept."""
+"""The frozen part: its outputs, what computes them, and where they are cached."""
 
 import errno
 import logging
@@ -32,13 +32,13 @@ def backbone():
 
 
 @pytest.fixture
-def request_of_backbone(backbone):
+def spec(backbone):
     return BackboneSpec(layers=TEXT, weights="none", size=12, pool=Pool.NONE)
 
 
 @pytest.fixture
 def seen(tmp_path, backbone):
-    """Seventy images, more than two batches, of which each has its own brightness."""
+    """Make 70 images, more than two batches, each with another brightness."""
     listed = []
     for index in range(70):
         path = tmp_path / f"{index:02d}.png"
@@ -62,25 +62,25 @@ def kept(images, network, copies, folder, *, budget=1 << 30):
 
 
 def refuse(_request):
-    raise CnnkitError("torch cannot export this base")
+    raise CnnkitError("torch cannot export this backbone")
 
 
-def test_onnx_runtime_gives_the_same_outputs_as_torch(backbone, request_of_backbone, seen, monkeypatch, caplog):
-    """Dropout and batch norm at rest; where a part cannot be exported, torch computes it, and a notice says so."""
+def test_onnx_runtime_gives_the_same_outputs_as_torch(backbone, spec, seen, monkeypatch, caplog):
+    """With dropout and batch norm in eval mode; if the export fails, torch runs the part, with a notice."""
     images = next(seen.inputs([torch.arange(40)], None))
     with torch.no_grad():
         expected = backbone(images)
-    network = frozen.frozen_network(request_of_backbone, backbone, device=CPU)
+    network = frozen.frozen_network(spec, backbone, device=CPU)
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(frozen.onnx_backbone, "get", refuse)
     with caplog.at_level(logging.INFO, "cnnkit"):
-        network = frozen.frozen_network(request_of_backbone, backbone, device=CPU)
-    assert "the frozen part runs in torch: torch cannot export this base" in caplog.text
+        network = frozen.frozen_network(spec, backbone, device=CPU)
+    assert "running the frozen part in torch, not in ONNX Runtime: torch cannot export this backbone" in caplog.text
     assert torch.equal(network(images), expected)
 
 
-def test_what_the_memory_does_not_hold_goes_in_halves(backbone, request_of_backbone, seen, monkeypatch):
-    """The same outputs, in order; a single image that does not fit is the end of it."""
+def test_batches_that_do_not_fit_into_memory_are_halved(backbone, spec, seen, monkeypatch):
+    """The outputs are the same, in order; a single image that does not fit is an error."""
     images = next(seen.inputs([torch.arange(7)], None))
     with torch.no_grad():
         expected = backbone(images)
@@ -94,7 +94,7 @@ def test_what_the_memory_does_not_hold_goes_in_halves(backbone, request_of_backb
         return forward(self, images)
 
     monkeypatch.setattr(type(backbone), "forward", small)
-    network = frozen.frozen_network(request_of_backbone, backbone, device=CPU)
+    network = frozen.frozen_network(spec, backbone, device=CPU)
     torch.testing.assert_close(network(images), expected)
     assert held == [2, 2, 3]
     room[0] = 0
@@ -103,7 +103,7 @@ def test_what_the_memory_does_not_hold_goes_in_halves(backbone, request_of_backb
 
 
 def test_frozen_part_runs_once_for_every_copy_of_every_image(seen, tmp_path):
-    """In the images' order, whatever the batches: row i of copy c is what the network says of that copy of image i."""
+    """In the images' order, for any batches: row i of copy c is the network's output for that copy of image i."""
     shown = []
 
     def network(images):
@@ -118,33 +118,33 @@ def test_frozen_part_runs_once_for_every_copy_of_every_image(seen, tmp_path):
     assert not torch.equal(outputs[1], outputs[2])
 
 
-def test_more_than_the_budget_goes_to_disk(seen, tmp_path, caplog):
-    """The same values, by a file that nobody sees and that is gone with the process; a notice names its size."""
+def test_features_above_the_budget_go_to_disk(seen, tmp_path, caplog):
+    """The values are the same; the file has no name and vanishes with the process; a notice has its size."""
     network = torch.Tensor.float
     before = set(os.listdir(tmp_path))
     in_memory = kept(seen, network, [1, 2], tmp_path)
     with caplog.at_level(logging.INFO, "cnnkit"):
         on_disk = kept(seen, network, [1, 2], tmp_path, budget=2 * 70 * 12 * 12 * 3 * 4 - 1)
-    assert "0.0 GiB, more than --cache; it is kept on disk" in caplog.text
+    assert "0.0 GiB, more than --cache; keeping them on disk" in caplog.text
     assert all(torch.equal(one, other) for one, other in zip(in_memory, on_disk, strict=True))
     assert set(os.listdir(tmp_path)) == before
 
 
 def test_a_full_disk_is_one_line_before_the_frozen_part_runs(seen, tmp_path, monkeypatch):
-    """The room is taken at once: a file with holes would end the process by a signal once they cannot be filled."""
+    """The space is allocated at once: a sparse file would end the process by a signal when the disk is full."""
 
     def refuse(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     with pytest.raises(
-        CnnkitError, match=r"no space left on device; the frozen part's answers take .* --cache, or --views 0"
+        CnnkitError, match=r"no space left on device; the frozen part's features need .* --cache, or --views 0"
     ):
         kept(seen, torch.Tensor.float, [None], tmp_path, budget=0)
 
 
 def test_views_take_turns():
-    """In K epochs every row is seen in each of its K versions once, and neighbours in different ones; to validate, the first counts."""
+    """K epochs use each of K views of a row once, different ones for neighbours; validation uses the first."""
     views = [torch.full((5, 2), float(number)) for number in range(3)]
     stored = CachedFeatures(views, torch.zeros(5, dtype=torch.long), device=CPU)
     rows = [torch.tensor([4, 0]), torch.tensor([1, 2, 3])]
@@ -158,8 +158,8 @@ def test_views_take_turns():
     assert torch.cat(list(stored.inputs(rows, None))).eq(0).all()
 
 
-def test_the_time_of_an_epoch_is_measured_on_a_batch(seen):
-    """Not on all images: a batch to warm up with, and one that is timed."""
+def test_the_time_of_an_epoch_is_estimated_from_a_batch(seen):
+    """A batch as a warm-up, and one that is timed."""
     shown = []
     assert 0 < frozen.seconds_per_epoch(seen, lambda images: shown.append(len(images)) or images) < 60
     assert shown == [32, 32]

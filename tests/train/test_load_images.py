@@ -1,4 +1,4 @@
-"""The images of a training: how training and validation set share memory, what bad ones empty, and what makes them these and no others."""
+"""Loading the images of a training: memory of the two sets, classes without usable images, and the hash of their content."""
 
 import logging
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ SQUARE = Preprocess(fit=Fit.SQUASH, resize=SIZE, size=SIZE)
 
 @pytest.fixture
 def photos(images):
-    """Five images to train and four to validate."""
+    """Make five training and four validation images."""
     images("photos/train", red=3, blue=2)
     return images("photos/val", red=2, blue=2).parent
 
@@ -42,49 +42,50 @@ def load(folder, *, cache=1 << 20, augment=None, measured=False, skip=None, prog
 
 
 @pytest.mark.parametrize(
-    ("images_of_memory", "kept", "said"),
+    ("images_of_memory", "kept", "not_kept"),
     [
         (9, (5, 4), []),
         (8, (5, 0), ["validation"]),
         (5, (5, 0), ["validation"]),
-        (4, (0, 4), ["training"]),  # what the larger set cannot use, the smaller one may
+        (4, (0, 4), ["training"]),  # memory that is too small for the larger set may be enough for the smaller one
         (3, (0, 0), ["training", "validation"]),
         (0, (0, 0), ["training", "validation"]),
     ],
 )
-def test_training_has_the_first_claim_on_memory(photos, caplog, images_of_memory, kept, said):
-    """A set is kept whole or not at all, validation in what training leaves; what is read in every epoch is named."""
+def test_the_training_set_is_kept_first(photos, caplog, images_of_memory, kept, not_kept):
+    """A set is kept as a whole or not at all, validation in the memory that is left; a notice names sets that are not kept."""
     with caplog.at_level(logging.INFO):
         train, val = load(photos, cache=images_of_memory * BYTES)
     assert (train.nbytes, val.nbytes) == tuple(count * BYTES for count in kept)
     assert caplog.messages == [
-        f"--cache does not hold the pictures for {name}: they are read in every epoch" for name in said
+        f"the {name} images do not fit into --cache {images_of_memory * BYTES}: they are read again in every epoch"
+        for name in not_kept
     ]
 
 
-def test_one_byte_less_is_too_little(photos):
-    """A budget is the last byte that may be taken."""
+def test_the_budget_is_exact_to_the_byte(photos):
+    """With one byte less, a set does not fit."""
     assert load(photos, cache=9 * BYTES - 1)[1].nbytes == 0
 
 
-def test_progress_counts_both_parts_as_one(photos):
-    """One bar from the first image for training to the last one for validation."""
+def test_progress_counts_both_sets_together(photos):
+    """From the first training image to the last validation image."""
     seen = []
     load(photos, progress=lambda *counted: seen.append(counted))
     assert seen == [(done, 9) for done in range(1, 10)]
 
 
-def test_without_validation_there_is_no_second_part(photos, caplog):
-    """Nothing is said of what is not there."""
+def test_the_validation_set_is_optional(photos, caplog):
+    """It is None, and no notice names it."""
     with caplog.at_level(logging.INFO):
         train, val = load(photos / "train", cache=0)
     assert val is None
     assert len(train.targets) == 5
-    assert caplog.messages == ["--cache does not hold the pictures for training: they are read in every epoch"]
+    assert caplog.messages == ["the training images do not fit into --cache 0: they are read again in every epoch"]
 
 
-def test_only_training_images_are_changed_and_measured(photos):
-    """Validation sees them as prediction does, in every epoch; nothing is measured unless that is wanted."""
+def test_only_training_images_are_augmented_and_measured(photos):
+    """Validation images are those of prediction, in every epoch; statistics are measured only with `measured`."""
     train, val = load(photos, augment="vflip, rotate 90", measured=True)
     assert train.statistics is not None
     assert val.statistics is None
@@ -99,30 +100,30 @@ def test_only_training_images_are_changed_and_measured(photos):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_class_that_bad_images_empty_is_refused_by_name(photos, split):
-    """In either split; a class that keeps one image is none."""
+def test_rejects_a_class_without_usable_images(photos, split):
+    """In either split; one usable image is enough."""
     bad = [photos / split / "red" / "00.png", *(photos / split / "blue").iterdir()]
     for path in bad[:-1]:
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"not an image")
     skipped = []
     train, val = load(photos, skip=lambda path, reason: skipped.append(path))
     assert skipped == sorted(map(str, bad[:-1]), key=lambda path: "red" in path)
     assert (len(train.targets), len(val.targets)) == ((3, 4) if split == "train" else (5, 2))
-    bad[-1].write_bytes(b"no picture")
-    with pytest.raises(CnnkitError, match=r"^no picture of the class blue could be used$"):
+    bad[-1].write_bytes(b"not an image")
+    with pytest.raises(CnnkitError, match=r"^all images of the class blue were skipped; "):
         load(photos, skip=lambda path, reason: None)
 
 
-# ---------------------------------------------------------------- identity
+# ---------------------------------------------------------------- content hash
 
 
-def told(*rows):
-    """Stand in for a set: its fingerprints and targets."""
+def image_set(*rows):
+    """Make a stand-in for a set, with fingerprints and targets."""
     return SimpleNamespace(fingerprints=[name for name, _ in rows], targets=torch.tensor([row for _, row in rows]))
 
 
-def test_a_class_that_nothing_validates_is_no_emptied_one(photos):
-    """It had no images there to begin with."""
+def test_accepts_a_class_without_validation_images(photos):
+    """Other than a class whose validation images were all skipped."""
     for path in (photos / "val" / "blue").iterdir():
         path.unlink()
     (photos / "val" / "blue").rmdir()
@@ -131,17 +132,17 @@ def test_a_class_that_nothing_validates_is_no_emptied_one(photos):
     assert set(val.targets.tolist()) == {1}
 
 
-def test_files_that_are_not_images_are_not_reported_as_too_many(photos, caplog):
-    """Nothing is kept of them, for another reason than --cache."""
+def test_a_set_without_usable_images_is_not_blamed_on_the_cache(photos, caplog):
+    """The notice about --cache is only for images that do not fit."""
     for path in photos.rglob("*.png"):
-        path.write_bytes(b"no picture")
-    with caplog.at_level(logging.INFO), pytest.raises(CnnkitError, match="could be used"):
+        path.write_bytes(b"not an image")
+    with caplog.at_level(logging.INFO), pytest.raises(CnnkitError, match="were skipped"):
         load(photos, skip=lambda *_: None)
     assert "--cache" not in caplog.text
 
 
-def test_the_same_images_elsewhere_are_the_same_training(photos, tmp_path):
-    """Under other names, too; another content, even of the same pixels, is another one."""
+def test_the_hash_does_not_depend_on_paths(photos, tmp_path):
+    """Nor on file names; it depends on the bytes of the files, even if the pixels are equal."""
     first = dataset.content_hash(*load(photos))
     assert first == dataset.content_hash(*load(photos, cache=0, augment="hflip"))
     photos.rename(tmp_path / "moved")
@@ -153,18 +154,18 @@ def test_the_same_images_elsewhere_are_the_same_training(photos, tmp_path):
     assert dataset.content_hash(*load(moved)) != first
 
 
-def test_another_order_class_or_part_is_another_training():
-    """Each of these differs from all others, and none from itself."""
+def test_the_hash_depends_on_order_class_and_split():
+    """All of these differ from each other."""
     a, b, c = ("aa", 0), ("bb", 0), ("cc", 1)
     different = [
-        (told(a, b, c), told(a)),
-        (told(b, a, c), told(a)),
-        (told(("aa", 1), b, c), told(a)),
-        (told(a, b), told(c, a)),
-        (told(a, b, c, a), None),
-        (told(a, b, c), None),
-        (told(a, b, c), told(a, a)),
-        (told(a, b, c), told(("aa", 1))),
+        (image_set(a, b, c), image_set(a)),
+        (image_set(b, a, c), image_set(a)),
+        (image_set(("aa", 1), b, c), image_set(a)),
+        (image_set(a, b), image_set(c, a)),
+        (image_set(a, b, c, a), None),
+        (image_set(a, b, c), None),
+        (image_set(a, b, c), image_set(a, a)),
+        (image_set(a, b, c), image_set(("aa", 1))),
     ]
     assert len({dataset.content_hash(*parts) for parts in different}) == len(different)
-    assert dataset.content_hash(told(a, b), told(c)) == dataset.content_hash(told(a, b), told(c))
+    assert dataset.content_hash(image_set(a, b), image_set(c)) == dataset.content_hash(image_set(a, b), image_set(c))

@@ -15,7 +15,7 @@ from cnnkit.train.optim import Criterion, balanced_weights
 
 
 def rows(classes, count=90, seed=0, overlap=1.5):
-    """Clouds that overlap, the first class the most frequent."""
+    """Draw overlapping clouds; the first class is the most frequent."""
     generator = np.random.default_rng(seed)
     targets = np.minimum(generator.geometric(0.4, count) - 1, classes - 1)
     centres = generator.normal(size=(classes, 6))
@@ -33,8 +33,8 @@ def zeros(outputs):
 @pytest.mark.parametrize("c", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize(("classes", "loss"), [(2, Loss.BINARY), (2, Loss.CATEGORICAL), (4, Loss.CATEGORICAL)])
-def test_it_is_scikit_learns_logistic_regression(classes, loss, balanced, c):
-    """Probabilities to 1e-3 on rows not seen, weights too, for one sigmoid and for a softmax, with class weights and without."""
+def test_agrees_with_scikit_learns_logistic_regression(classes, loss, balanced, c):
+    """Probabilities on other rows to 1e-3, and weights, for one sigmoid and for a softmax, with and without class weights."""
     values, targets = rows(classes)
     others, _ = rows(classes, seed=1)
     weights = balanced_weights(targets, classes) if balanced else None
@@ -44,7 +44,7 @@ def test_it_is_scikit_learns_logistic_regression(classes, loss, balanced, c):
         layer, values, targets, l2=0.5 / (c * counted), criterion=Criterion(loss, class_weights=weights)
     )
 
-    # Two classes by softmax hold w and -w: half of each, at twice the penalty of the one vector that scikit-learn holds
+    # A softmax over two classes has weights w/2 and -w/2, with half the penalty of scikit-learn's single vector w
     halves = loss is Loss.CATEGORICAL and classes == 2
     reference = LogisticRegression(
         C=2 * c if halves else c, class_weight="balanced" if balanced else None, tol=1e-8, max_iter=5000
@@ -59,7 +59,7 @@ def test_it_is_scikit_learns_logistic_regression(classes, loss, balanced, c):
 
 
 def test_the_solution_does_not_depend_on_the_start():
-    """The problem is convex: from zeros and from far away the same probabilities come out."""
+    """The problem is convex: starts at zeros and far away give the same probabilities."""
     values, targets = rows(3)
     far = nn.Linear(6, 3)
     nn.init.normal_(far.weight, std=3.0, generator=torch.Generator().manual_seed(0))
@@ -71,7 +71,7 @@ def test_the_solution_does_not_depend_on_the_start():
 
 
 def test_a_stronger_penalty_gives_smaller_weights():
-    """And a very strong one leaves the biases alone: the output is how frequent each class is."""
+    """With a very strong one only the biases are left: the output is the frequency of each class."""
     values, targets = rows(3)
     norms = []
     for l2 in (1e-4, 1e-2, 1.0, 100.0):
@@ -84,15 +84,15 @@ def test_a_stronger_penalty_gives_smaller_weights():
     np.testing.assert_allclose(shares.numpy(), np.bincount(targets.numpy()) / len(targets), atol=2e-3)
 
 
-def walked(train, validate, strengths=head.STRENGTHS):
+def solved_path(train, validate, strengths=head.STRENGTHS):
     layer = zeros(int(train[1].max()) + 1)
     return list(head.regularization_path(layer, train, validate, strengths=strengths, criterion=Criterion())), layer
 
 
 def test_the_path_reports_every_strength_as_an_epoch():
-    """From strong to weak, training loss falling; the measures are those of the layer solved for that strength alone."""
+    """From strong to weak, with falling training loss; the measures are those of a layer solved for that strength only."""
     train, validate = rows(3), rows(3, seed=1)
-    found, _ = walked(train, validate, strengths=(1.0, 0.1, 0.01))
+    found, _ = solved_path(train, validate, strengths=(1.0, 0.1, 0.01))
     assert [strength for strength, _ in found] == [1.0, 0.1, 0.01]
     assert [epoch.epoch for _, epoch in found] == [1, 2, 3]
     losses = [epoch.train_loss for _, epoch in found]
@@ -109,9 +109,9 @@ def test_the_path_reports_every_strength_as_an_epoch():
 
 
 def test_the_path_stops_when_weaker_penalties_do_not_help():
-    """After three strengths in a row above the lowest validation loss; training loss has no say, it goes on falling."""
+    """After three strengths in a row above the lowest validation loss, although the training loss still falls."""
     train = rows(3, count=24, overlap=4.0)
-    found, _ = walked(train, rows(3, seed=1, overlap=4.0))
+    found, _ = solved_path(train, rows(3, seed=1, overlap=4.0))
     losses = [epoch.val_loss for _, epoch in found]
     assert len(found) < len(head.STRENGTHS)
     assert losses.index(min(losses)) == len(losses) - 1 - head.STRENGTHS_PATIENCE
@@ -119,8 +119,8 @@ def test_the_path_stops_when_weaker_penalties_do_not_help():
     assert train_losses.index(min(train_losses)) == len(found) - 1
 
 
-def test_without_validation_no_strength_is_left_out():
-    """Nothing says that weaker ones do not help."""
-    found, _ = walked(rows(3), None, strengths=(1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5))
+def test_without_validation_every_strength_is_solved():
+    """There is no validation loss to stop at."""
+    found, _ = solved_path(rows(3), None, strengths=(1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5))
     assert len(found) == 6
     assert all(epoch.val_loss is None and math.isfinite(epoch.train_loss) for _, epoch in found)

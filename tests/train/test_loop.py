@@ -1,4 +1,4 @@
-"""The training loop, against a loop written out in torch: which epoch is kept, when it stops, and what it leaves behind."""
+"""The training loop, against a loop written out in torch: the best epoch, early stopping, and the final state."""
 
 import copy
 import math
@@ -42,8 +42,8 @@ def fitted(module, train, validate=None, *, lr=0.1, epochs=4, criterion=None, mo
     return list(records), best
 
 
-def test_it_is_the_loop_that_one_would_write():
-    """Weights after three epochs are those of a loop in torch with the same batches, smoothing and both penalties included."""
+def test_weights_are_those_of_a_loop_in_torch():
+    """After three epochs with the same batches, with smoothing, class weights and both penalties."""
     inputs, targets = rows()
     module, other = head(), head()
     objective = Criterion(smoothing=0.1, class_weights=torch.tensor([1.0, 2.0, 0.5]), l1=1e-3, l2=1e-2)
@@ -71,8 +71,8 @@ def test_it_is_the_loop_that_one_would_write():
     assert {record.lr for record in records} == {0.1}
 
 
-def test_validation_counts_neither_penalties_nor_smoothing_nor_weights():
-    """The validation loss is scikit-learn's log_loss, whatever is trained with and however the rows are cut into batches."""
+def test_validation_ignores_penalties_smoothing_and_class_weights():
+    """The validation loss is scikit-learn's log_loss, for any training loss and batch size."""
     inputs, targets = rows()
     module = head().eval()
     objective = Criterion(smoothing=0.3, class_weights=torch.tensor([9.0, 1.0, 1.0]), l1=1.0, l2=1.0)
@@ -110,12 +110,12 @@ NAN = math.nan
     ],
 )
 def test_the_best_epoch_by_either_measure(monitor, measures, kept):
-    """Lowest loss, or highest accuracy with the lower loss among equals; the first of equal ones; the last without validation."""
+    """Lowest loss, or highest accuracy and then lowest loss; the first of equal epochs; the last one without validation."""
     assert offered(monitor, *measures) == kept
 
 
 def test_the_best_state_is_a_copy_of_that_epochs_weights():
-    """What is kept gives the best epoch's measures again, though training went on."""
+    """It has the best epoch's measures, although training continued."""
     inputs, targets = rows()
     checks, outputs = rows(seed=1)
     module = head()
@@ -136,7 +136,7 @@ def test_the_best_state_is_a_copy_of_that_epochs_weights():
 
 
 def test_without_validation_the_last_epoch_is_kept():
-    """There is nothing to choose by: measures are absent, and the state is the module's own."""
+    """Measures are None, and the state is the module's."""
     inputs, targets = rows()
     module = head()
     records, best = fitted(module, lambda: in_order(inputs, targets), epochs=3)
@@ -147,7 +147,7 @@ def test_without_validation_the_last_epoch_is_kept():
 
 @pytest.mark.parametrize(("patience", "epochs", "done"), [(3, 20, 4), (1, 20, 2), (None, 6, 6), (9, 6, 6)])
 def test_patience_counts_epochs_without_a_better_one(patience, epochs, done):
-    """At a rate of zero the first epoch stays the best: training ends `patience` epochs after it."""
+    """At a learning rate of zero the first epoch is the best: training ends `patience` epochs after it."""
     inputs, targets = rows()
     records, best = fitted(
         head(),
@@ -160,8 +160,8 @@ def test_patience_counts_epochs_without_a_better_one(patience, epochs, done):
     assert (len(records), best.epoch.epoch) == (done, 1)
 
 
-def test_a_loss_that_is_no_number_ends_training_with_the_best_kept():
-    """The message says where and at which rate; the epoch before is whole in `best`."""
+def test_nan_loss_stops_and_keeps_the_best_epoch():
+    """The message has the step and the rate; `best` has the epoch before."""
     inputs, targets = rows()
     broken = inputs.clone()
     broken[20] = math.inf
@@ -175,7 +175,7 @@ def test_a_loss_that_is_no_number_ends_training_with_the_best_kept():
     best = BestEpoch(Monitor.VAL_LOSS)
     stepper = torch.optim.SGD(module.parameters(), lr=0.1)
     with pytest.raises(
-        CnnkitError, match=r"^the loss is nan in epoch 2, step 2, at a learning rate of 0\.1; give a smaller --lr$"
+        CnnkitError, match=r"^the loss became nan in epoch 2, step 2, at a learning rate of 0\.1; give a smaller --lr$"
     ):
         seen.extend(
             fit(
@@ -191,7 +191,7 @@ def test_a_loss_that_is_no_number_ends_training_with_the_best_kept():
 
 
 def test_train_mode_while_training_and_eval_mode_afterwards():
-    """Dropout acts on training batches alone; after every epoch, and during validation, the module is in eval mode."""
+    """Dropout is active only for training batches; during validation and after every epoch, the module is in eval mode."""
     inputs, targets = rows()
     module = nn.Sequential(nn.Dropout(0.5), head()).eval()
     flags = []
@@ -210,7 +210,7 @@ def test_train_mode_while_training_and_eval_mode_afterwards():
         epochs=2,
     ):
         after.append(module.training)
-    # The generator of training batches begins after train mode was set
+    # The generator of training batches starts after the switch to training mode
     assert (all(flags), len(flags), after) == (True, 12, [False, False])
 
 
@@ -228,8 +228,8 @@ def test_train_mode_while_training_and_eval_mode_afterwards():
         (1, 1, [1]),
     ],
 )
-def test_shuffling_gives_every_row_once_and_no_lonely_last_one(count, batch, sizes):
-    """A last batch of one row joins the one before, for batch norm; inputs keep their targets."""
+def test_shuffled_batches_have_every_row_once_and_no_single_last_row(count, batch, sizes):
+    """A last batch of one row is merged with the one before, for batch norm; inputs keep their targets."""
     inputs = torch.arange(count, dtype=torch.float32)[:, None]
     got = list(shuffled(inputs, torch.arange(count) * 10, batch=batch, generator=torch.Generator().manual_seed(0)))
     assert [len(targets) for _, targets in got] == sizes
@@ -238,8 +238,8 @@ def test_shuffling_gives_every_row_once_and_no_lonely_last_one(count, batch, siz
     assert torch.equal(torch.cat([targets for _, targets in got]), values.long() * 10)
 
 
-def test_the_order_comes_from_the_generator_alone():
-    """The same seed gives the same orders, epoch after epoch, and another seed others; torch's global generator is not touched."""
+def test_the_order_depends_only_on_the_generator():
+    """The same seed gives the same order in each epoch; torch's global generator is not used."""
     inputs, targets = rows()
 
     def orders(seed):
@@ -257,8 +257,8 @@ def test_the_order_comes_from_the_generator_alone():
     assert not torch.equal(first, orders(2)[0])
 
 
-def test_in_order_gives_rows_as_they_stand():
-    """Every row, once, unmoved, whatever the batch."""
+def test_in_order_keeps_the_order_of_rows():
+    """Every row once, for any batch size."""
     inputs, targets = rows()
     for batch in (1, 16, 40, 100):
         got = list(in_order(inputs, targets, batch=batch))
@@ -269,8 +269,8 @@ def test_in_order_gives_rows_as_they_stand():
 
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 3.0])])
-def test_a_step_waits_for_no_device(mixed, weights):
-    """Neither for the loss nor for targets and counts: a device that has shapes and no values gives none to wait for."""
+def test_a_step_does_not_wait_for_the_device(mixed, weights):
+    """No loss, target or count is read: a device without values, which has only shapes, would raise an error."""
     module = head().to("meta")
     step = TrainStep(
         module,
@@ -285,15 +285,15 @@ def test_a_step_waits_for_no_device(mixed, weights):
 @pytest.mark.parametrize(
     "read", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x.tolist(), lambda x: x.to("cpu"), torch.nonzero]
 )
-def test_reading_a_value_is_seen(read):
-    """What the tests around this one rely on: a device without values raises where one is read, or where its number is a shape."""
+def test_a_device_without_values_detects_reads(read):
+    """The tests around this one rely on it: an error is raised if a value is read, or determines a shape."""
     with pytest.raises((RuntimeError, NotImplementedError)):
         read(torch.empty(3, device="meta"))
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
 def test_a_whole_step_reads_no_value(optimizer):
-    """Gradients, their norm, the optimizer and the moving average, on a device that has shapes and no values."""
+    """Gradients, their norm, the optimizer and the moving average, on a device without values."""
     module = head().to("meta")
     step = TrainStep(
         module, Criterion(l1=0.1), optimizer(module.parameters(), lr=0.1), clip=1.0, ema=ModelEma(module, 0.9)
@@ -303,8 +303,8 @@ def test_a_whole_step_reads_no_value(optimizer):
     assert (measures.shape, measures.device.type) == ((3,), "meta")
 
 
-def test_validation_waits_once_and_knows_an_empty_share():
-    """Only its sums are read; a process whose share has no row adds nothing, and takes part."""
+def test_validation_reads_only_its_sums_and_accepts_an_empty_share():
+    """A process whose share has no row adds nothing, but takes part in the sum."""
     inputs, targets = rows()
     module = head().eval()
     batches = list(in_order(inputs, targets, batch=7))
@@ -326,8 +326,8 @@ def test_validation_waits_once_and_knows_an_empty_share():
         evaluate(module.to("meta"), there, Criterion(), world=Reached())
 
 
-def test_what_is_not_trained_is_shorter_on_a_gpu_alone(monkeypatch):
-    """There it is cast as training is; on a processor it is float32, whatever is trained in."""
+def test_untrained_parts_use_mixed_precision_on_a_gpu_only(monkeypatch):
+    """On a CPU they use float32, for any precision of the training."""
     casts = []
     monkeypatch.setattr(torch, "autocast", lambda *words: casts.append(words) or torch.inference_mode())
     for device, dtype, expected in (

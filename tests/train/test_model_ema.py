@@ -1,4 +1,4 @@
-"""The moving average of weights, against the recurrence, and what a module has before, meanwhile and afterwards."""
+"""The moving average of weights, against the recurrence, and the module's weights within and after its context."""
 
 import copy
 
@@ -11,7 +11,7 @@ from cnnkit.train.optim import ModelEma
 
 
 def changing(module, count):
-    """Change the weights and the counters, and give what they were each time."""
+    """Change the weights and the counters, and yield the weights each time."""
     for step in range(count):
         with torch.no_grad():
             module[0].weight += step + 1
@@ -21,7 +21,7 @@ def changing(module, count):
 
 
 def test_the_average_follows_the_recurrence():
-    """The decay grows from 2/11 to what was asked for; statistics are averaged too, counters taken as they are."""
+    """The decay grows from 2/11 to the given one; statistics are averaged too, counters are copied."""
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     average = ModelEma(module, 0.3)
     expected, mean = module[0].weight.detach().clone(), torch.zeros(2)
@@ -35,8 +35,8 @@ def test_the_average_follows_the_recurrence():
     assert average.values["1.num_batches_tracked"] == 6
 
 
-def test_the_module_has_it_for_a_while_and_its_own_weights_again():
-    """After an exception too."""
+def test_in_place_restores_the_modules_weights():
+    """Also after an exception."""
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     average = ModelEma(module, 0.9)
     *_, own = changing(module, 3)
@@ -51,8 +51,8 @@ def test_the_module_has_it_for_a_while_and_its_own_weights_again():
     assert torch.equal(module[0].weight, own)
 
 
-def test_what_a_checkpoint_kept_goes_on_as_before():
-    """Steps and values: the next update gives the same."""
+def test_restored_average_continues_as_before():
+    """Steps and values are restored: the next update gives the same."""
     modules = [nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2)]
     modules[1].load_state_dict(modules[0].state_dict())
     one, other = (ModelEma(module, 0.9) for module in modules)
@@ -67,7 +67,7 @@ def test_what_a_checkpoint_kept_goes_on_as_before():
 
 
 class Calls(TorchDispatchMode):
-    """Notes operators."""
+    """Records operators."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ class Calls(TorchDispatchMode):
 
 
 def test_all_tensors_are_averaged_at_once():
-    """One operator for all of them; none of their values is read, which a device without values would not allow."""
+    """One operator for all of them, without reading values, which a device without values would detect."""
     module = nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(5)))
     for each in (module, copy.deepcopy(module).to("meta")):
         average = ModelEma(each, 0.9)

@@ -1,4 +1,4 @@
-"""Losses, penalties, class weights and optimizers, against values worked by hand, Keras' definitions, scikit-learn and torch."""
+"""Losses, penalties, class weights and optimizers, against values computed by hand, Keras' definitions, scikit-learn and torch."""
 
 import copy
 import math
@@ -16,36 +16,36 @@ from cnnkit.train.config import TrainConfig
 from cnnkit.train.optim import Criterion
 
 
-def some(classes=3, rows=7, seed=0):
+def some_logits(classes=3, rows=7, seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, classes, generator=generator)
     return logits, torch.arange(rows) % classes
 
 
 def test_categorical_loss_is_the_mean_negative_log_softmax():
-    """One row by hand, many rows as scikit-learn's log_loss."""
+    """One row by hand, several rows against scikit-learn's log_loss."""
     row = torch.tensor([[1.0, 2.0, 0.0]])
     by_hand = -math.log(math.e**2 / (math.e + math.e**2 + 1))
     assert float(Criterion()(row, torch.tensor([1]))) == pytest.approx(by_hand, rel=1e-6)
-    logits, targets = some()
+    logits, targets = some_logits()
     expected = log_loss(targets.numpy(), logits.double().softmax(1).numpy(), labels=[0, 1, 2])
     assert float(Criterion()(logits, targets)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 def test_smoothing_spreads_over_all_classes(smoothing):
-    """The target becomes 1 - s + s / K for the class and s / K for the others, as Keras has it."""
-    logits, targets = some()
-    wanted = np.full((7, 3), smoothing / 3)
-    wanted[np.arange(7), targets.numpy()] += 1 - smoothing
-    by_hand = -(wanted * logits.double().log_softmax(1).numpy()).sum(1).mean()
+    """The target is 1 - s + s / K for the class and s / K for the others, as in Keras."""
+    logits, targets = some_logits()
+    smoothed = np.full((7, 3), smoothing / 3)
+    smoothed[np.arange(7), targets.numpy()] += 1 - smoothing
+    by_hand = -(smoothed * logits.double().log_softmax(1).numpy()).sum(1).mean()
     assert float(Criterion(smoothing=smoothing)(logits, targets)) == pytest.approx(by_hand, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", list(Loss))
 def test_class_weights_make_a_weighted_mean(loss):
-    """Rows count by their class: sum of weight * loss over the sum of weights, so that equal weights change nothing."""
-    logits, targets = some(classes=2)
+    """Sum of weight * loss divided by the sum of weights, so that equal weights have no effect."""
+    logits, targets = some_logits(classes=2)
     weights = torch.tensor([1.0, 5.0])
     given = logits[:, :1] if loss is Loss.BINARY else logits
     apart = torch.stack([Criterion(loss)(given[row : row + 1], targets[row : row + 1]) for row in range(7)])
@@ -62,8 +62,8 @@ def test_class_weights_make_a_weighted_mean(loss):
     ids=["plain", "smooth", "weighted"],
 )
 def test_one_sigmoid_is_a_softmax_over_zero_and_its_logit(options):
-    """The binary loss on z is the categorical one on (0, z), value and gradient."""
-    _, targets = some(classes=2)
+    """The binary loss of z is the categorical loss of (0, z), in value and gradient."""
+    _, targets = some_logits(classes=2)
     one = torch.randn(7, 1, generator=torch.Generator().manual_seed(1), requires_grad=True)
     two = torch.cat([torch.zeros(7, 1), one], 1)
     binary, categorical = Criterion(Loss.BINARY, **options)(one, targets), Criterion(**options)(two, targets)
@@ -73,7 +73,7 @@ def test_one_sigmoid_is_a_softmax_over_zero_and_its_logit(options):
 
 
 def test_a_confident_sigmoid_does_not_overflow():
-    """The loss is computed from logits: 1,000 on the wrong side costs 1,000, not infinity."""
+    """The loss is computed from logits: a wrong logit of 1,000 has a loss of 1,000, not infinity."""
     logits = torch.tensor([[1000.0], [-1000.0]])
     assert float(Criterion(Loss.BINARY)(logits, torch.tensor([0, 1]))) == pytest.approx(1000.0)
 
@@ -86,7 +86,7 @@ def test_balanced_weights_are_scikit_learns():
 
 
 def test_penalties_are_keras_regularisers():
-    """l1 * sum |w| + l2 * sum w**2 over dense and convolutional weights; biases, batch norm and frozen layers do not count."""
+    """l1 * sum |w| + l2 * sum w**2 over dense and convolutional weights, without biases, batch norm and frozen layers."""
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2), nn.Linear(2, 1))
     with torch.no_grad():
         for parameter in network.parameters():
@@ -128,8 +128,8 @@ def three_steps(make):
 
 @pytest.mark.parametrize("lr", [None, 0.05])
 @pytest.mark.parametrize("name", list(Optimizer))
-def test_every_optimizer_steps_as_torchs_at_keras_rates(name, lr):
-    """Three steps down a bowl are those of torch's class of that name, by Keras' default rate or the one given."""
+def test_every_optimizer_is_torchs_at_keras_rates(name, lr):
+    """Three steps on a parabola are those of torch's class, at Keras' default rate or a given one."""
     extra = {"weight_decay": 0.004} if name == "adamw" else {}
     rate = lr or (0.01 if name == "sgd" else 0.001)
     expected = three_steps(lambda parameters: TORCHS[name](parameters, lr=rate, **extra))
@@ -139,7 +139,7 @@ def test_every_optimizer_steps_as_torchs_at_keras_rates(name, lr):
 
 
 def test_no_two_optimizers_are_the_same():
-    """Every name stands for something of its own, at one and the same rate."""
+    """At the same rate they give different steps."""
     ends = {
         tuple(three_steps(lambda each, name=name: optim.optimizer(TrainConfig(optimizer=name, lr=0.1), each)).tolist())
         for name in Optimizer
@@ -148,7 +148,7 @@ def test_no_two_optimizers_are_the_same():
 
 
 def test_correct_predictions_are_counted():
-    """The largest logit, or the sign of a single one; zero is the first class, as it is for equal logits."""
+    """By the largest logit, or the sign of a single one; zero means the first class, as do equal logits."""
     logits = torch.tensor([[0.1, 0.9], [2.0, 1.0], [0.0, 0.0]])
     assert optim.predicted_classes(logits).tolist() == [1, 0, 0]
     assert optim.correct(logits, torch.tensor([1, 1, 0])) == 2
@@ -157,14 +157,14 @@ def test_correct_predictions_are_counted():
 
 
 class OnGpu(nn.Parameter):
-    """Says that it is on a GPU."""
+    """A parameter that claims to be on a GPU."""
 
     is_cuda = True
 
 
 @pytest.mark.parametrize("name", list(Optimizer))
-def test_optimizers_are_fused_on_gpus_where_torch_has_it(name):
-    """Not on a processor, whose bits would change; not where one of the parameters stays there."""
+def test_optimizers_are_fused_on_gpus_if_torch_supports_it(name):
+    """Not on a CPU, where the rounding would change, nor if one of the parameters is there."""
     there, here = OnGpu(torch.ones(2)), nn.Parameter(torch.ones(2))
     config = TrainConfig(optimizer=name)
     fused = [
@@ -177,8 +177,8 @@ def test_optimizers_are_fused_on_gpus_where_torch_has_it(name):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_an_optimizer_goes_on_on_another_kind_of_device(name):
-    """A checkpoint of the one kind, whose steps were not fused, goes on in a fused one, and back: each stays what it is."""
+def test_an_optimizer_is_restored_on_another_type_of_device(name):
+    """From steps that are not fused to fused ones, and back: `fused` is that of the new device."""
 
     def steps(parameter, optimizer, count):
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Standardising, PCA and whitening against scikit-learn's, and their folding into every kind of head."""
+"""Standardization, PCA and whitening, against scikit-learn, and folding them into every kind of head."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from cnnkit.train import preparation
 
 
 def rows(count=60, columns=9, seed=0):
-    """Columns of unlike scales that depend on each other, as pooled features do."""
+    """Draw correlated columns of different scales, like pooled features."""
     generator = np.random.default_rng(seed)
     mixed = generator.normal(size=(count, columns)) @ generator.normal(size=(columns, columns))
     return torch.from_numpy((mixed * np.geomspace(0.1, 10, columns) + np.arange(columns)).astype(np.float32))
@@ -24,13 +24,13 @@ def mapped(prepared, features):
     return prepared(features.double()).numpy()
 
 
-def test_nothing_asked_for_is_nothing():
-    """No map at all, rather than an identity."""
+def test_without_options_there_is_no_map():
+    """None, not an identity."""
     assert preparation.fit(rows()) is None
 
 
-def test_standardising_is_scikit_learns_scaler():
-    """On rows it was not fitted on too."""
+def test_standardization_is_scikit_learns_scaler():
+    """On other rows than those it was fitted on."""
     train, other = rows(), rows(seed=1)
     expected = StandardScaler().fit(train.double().numpy()).transform(other.double().numpy())
     np.testing.assert_allclose(mapped(preparation.fit(train, standardize=True), other), expected, atol=1e-9)
@@ -40,27 +40,27 @@ def test_standardising_is_scikit_learns_scaler():
 @pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("pca", [1, 4, 9])
 def test_components_are_scikit_learns(standardize, whiten, pca):
-    """PCA, with whitening and without, after standardising where that is asked for."""
+    """PCA, with and without whitening and standardization."""
     train, other = rows(), rows(seed=1)
-    known, asked = train.double().numpy(), other.double().numpy()
+    fitted, mapped_rows = train.double().numpy(), other.double().numpy()
     if standardize:
-        scaler = StandardScaler().fit(known)
-        known, asked = scaler.transform(known), scaler.transform(asked)
-    expected = PCA(pca, whiten=whiten, svd_solver="full").fit(known).transform(asked)
+        scaler = StandardScaler().fit(fitted)
+        fitted, mapped_rows = scaler.transform(fitted), scaler.transform(mapped_rows)
+    expected = PCA(pca, whiten=whiten, svd_solver="full").fit(fitted).transform(mapped_rows)
     found = preparation.fit(train, standardize=standardize, pca=pca, whiten=whiten)
     np.testing.assert_allclose(mapped(found, other), expected, atol=1e-6)
 
 
 def test_whitening_alone_keeps_every_component():
-    """Columns become uncorrelated with deviation 1."""
+    """Columns become uncorrelated, with standard deviation 1."""
     train = rows()
     white = mapped(preparation.fit(train, whiten=True), train)
     assert white.shape == (60, 9)
     np.testing.assert_allclose(np.cov(white.T), np.eye(9), atol=1e-6)
 
 
-def test_whitening_fewer_rows_than_columns_keeps_what_has_variance():
-    """Ten rows span nine directions; the others are not blown up from rounding."""
+def test_whitening_fewer_rows_than_columns_keeps_components_with_variance():
+    """Ten rows span nine directions; rounding errors in the others are not amplified."""
     train = rows(count=10, columns=30)
     white = preparation.fit(train, whiten=True)
     assert len(white.matrix) == 9
@@ -68,8 +68,8 @@ def test_whitening_fewer_rows_than_columns_keeps_what_has_variance():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
-def test_a_column_that_does_not_change_becomes_zero(value):
-    """Neither divided by nothing, nor blown up where float32's last digit flickers."""
+def test_a_constant_column_becomes_zero(value):
+    """Without division by zero, also if float32's last digit varies."""
     train = rows()
     train[:, 3] = value
     train[::2, 3] = float(np.nextafter(np.float32(value), np.float32(1e9)))
@@ -81,19 +81,19 @@ def test_a_column_that_does_not_change_becomes_zero(value):
     assert len(white.matrix) == 8
 
 
-def test_components_that_cannot_be_are_a_usage_error():
+def test_rejects_too_many_components():
     """The message has all three numbers."""
-    with pytest.raises(UsageError, match=r"--pca 10: 60 rows of 9 features have 9 components at most"):
+    with pytest.raises(UsageError, match=r"--pca 10: 60 rows of 9 features have at most 9 components"):
         preparation.fit(rows(), pca=10)
-    with pytest.raises(UsageError, match=r"--pca 9: 9 rows of 9 features have 8 components at most"):
+    with pytest.raises(UsageError, match=r"--pca 9: 9 rows of 9 features have at most 8 components"):
         preparation.fit(rows(count=9), pca=9)
 
 
-@pytest.mark.parametrize("asked", [{"standardize": True}, {"pca": 2}, {"whiten": True}])
-def test_maps_with_height_and_width_are_a_usage_error(asked):
-    """The message names the options that would give vectors."""
+@pytest.mark.parametrize("options", [{"standardize": True}, {"pca": 2}, {"whiten": True}])
+def test_rejects_spatial_features(options):
+    """The message names options that give vectors."""
     with pytest.raises(UsageError, match="need vectors; extract with --pool avg, max or flatten"):
-        preparation.fit(torch.zeros(5, 3, 2, 2), **asked)
+        preparation.fit(torch.zeros(5, 3, 2, 2), **options)
 
 
 HEADS = {
@@ -106,7 +106,7 @@ HEADS = {
     "relu": ("relu, dense 1 sigmoid", "dense {}, relu, dense 1 sigmoid"),
 }
 
-ASKED = {
+OPTIONS = {
     "standardize": {"standardize": True},
     "pca": {"pca": 4},
     "whiten": {"whiten": True},
@@ -114,12 +114,12 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize(("text", "whole_text"), HEADS.values(), ids=HEADS)
-def test_the_folded_head_does_to_features_what_the_head_does_to_prepared_ones(text, whole_text, asked):
-    """Logits to 1e-4, in float32 as they will be computed, and the notation builds the very network."""
+def test_the_folded_head_gives_the_logits_of_prepared_features(text, whole_text, options):
+    """To 1e-4 in float32, and the notation builds the same network."""
     train, other = rows(), rows(seed=1)
-    prepared = preparation.fit(train, **asked)
+    prepared = preparation.fit(train, **options)
     width = len(prepared.matrix)
     generator = torch.Generator().manual_seed(0)
     head = classifier.build_head(text, (width,))
@@ -143,8 +143,8 @@ def test_the_folded_head_does_to_features_what_the_head_does_to_prepared_ones(te
     torch.testing.assert_close(found / scale, expected / scale, atol=1e-4, rtol=0)
 
 
-def test_folding_leaves_the_trained_head_alone():
-    """The weights that were trained are copied, not changed."""
+def test_folding_does_not_change_the_trained_head():
+    """Its weights are copied."""
     prepared = preparation.fit(rows(), standardize=True)
     head = classifier.build_head("dense 3 softmax", (9,))
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}

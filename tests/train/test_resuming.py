@@ -1,4 +1,4 @@
-"""What goes wrong while a training resumes, in one line that blames the right one."""
+"""Errors while a training resumes: one line that names the checkpoint, or the device."""
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from cnnkit.train import resuming
 
 @pytest.mark.parametrize(
     "error",
-    [KeyError("mark"), TypeError("no number"), RuntimeError("line\nsize mismatch"), IndexError(), ValueError("x")],
+    [KeyError("mark"), TypeError("not a mapping"), RuntimeError("line\nsize mismatch"), IndexError(), ValueError("x")],
 )
-def test_content_that_does_not_fit_names_the_file(tmp_path, error):
-    """What goes wrong while a checkpoint is taken up is one line; memory that is full, or what the user can mend, is not that."""
+def test_unusable_content_names_the_file(tmp_path, error):
+    """Any error while a checkpoint is restored becomes one line with its name."""
     path = tmp_path / "m.checkpoint.pt"
-    expected = pytest.raises(FormatError, match=r"m\.checkpoint\.pt: not what a training leaves \(.*\); remove it")
-    with expected as caught, resuming.taking_up(path):
+    expected = pytest.raises(FormatError, match=r"m\.checkpoint\.pt: not a usable checkpoint \(.*\); remove it")
+    with expected as caught, resuming.restoring(path):
         raise error
     assert "\n" not in str(caught.value)
 
@@ -32,8 +32,8 @@ def test_content_that_does_not_fit_names_the_file(tmp_path, error):
         UsageError("another --lr"),
     ],
 )
-def test_a_device_that_fails_is_not_the_checkpoints_fault(tmp_path, error):
-    """Memory that is full, a GPU that is lost, and what the user can mend pass as they are: nobody is told to remove good work."""
-    with pytest.raises(type(error)) as caught, resuming.taking_up(tmp_path / "m.checkpoint.pt"):
+def test_device_errors_do_not_blame_the_checkpoint(tmp_path, error):
+    """Full memory, a lost GPU and usage errors are raised unchanged, so that no intact checkpoint is removed."""
+    with pytest.raises(type(error)) as caught, resuming.restoring(tmp_path / "m.checkpoint.pt"):
         raise error
     assert caught.value is error

@@ -1,4 +1,4 @@
-"""The learning rate over a training, against torch's own schedulers."""
+"""Learning-rate schedules, against torch's schedulers."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def optimizer():
 
 
 def stepped(make, *, count=STEPS * EPOCHS):
-    """What a scheduler of torch gives for every step."""
+    """Return the rates of a torch scheduler for every step."""
     over = optimizer()
     scheduler = make(over)
     rates = []
@@ -32,7 +32,7 @@ def stepped(make, *, count=STEPS * EPOCHS):
 
 
 def test_constant():
-    """Nothing changes."""
+    """The factor is always 1."""
     assert factors(Schedule.CONSTANT) == [1.0] * 40
 
 
@@ -55,15 +55,15 @@ def test_steps_at_half_and_three_quarters():
         (Schedule.COSINE, lambda over: lr_scheduler.CosineAnnealingLR(over, STEPS * (EPOCHS - 2))),
     ],
 )
-def test_warm_up_rises_by_equal_steps_and_leaves_the_schedule_the_rest(schedule, make):
+def test_warm_up_is_linear_and_the_schedule_has_the_rest(schedule, make):
     """LinearLR from 1/11 to 1 over two epochs of five steps, then the schedule over the other six."""
     rising = stepped(lambda over: lr_scheduler.LinearLR(over, start_factor=1 / 11, total_iters=10), count=10)
     assert factors(schedule, warmup=2.0) == pytest.approx(rising + stepped(make, count=30), abs=1e-9)
 
 
 @pytest.mark.parametrize(("warmup", "expected"), [(0.5, [1 / 3, 2 / 3, 1.0, 1.0]), (0.2, [0.5, 1.0, 1.0, 1.0])])
-def test_part_of_an_epoch_can_warm_up(warmup, expected):
-    """2.5 steps rise in three, 1 step in one."""
+def test_warm_up_of_less_than_an_epoch(warmup, expected):
+    """A warm-up of 2.5 steps reaches 1 in the third step, of 1 step in the second."""
     assert factors(Schedule.CONSTANT, warmup=warmup)[:4] == pytest.approx(expected)
 
 
@@ -77,7 +77,7 @@ def test_part_of_an_epoch_can_warm_up(warmup, expected):
     ],
 )
 def test_plateau_follows_the_validation_loss(losses):
-    """ReduceLROnPlateau by a fifth after five epochs without a lower loss (torch counts those beyond its patience)."""
+    """ReduceLROnPlateau to a fifth after five epochs without a lower loss (torch counts those beyond its patience)."""
     over = optimizer()
     scheduler = lr_scheduler.ReduceLROnPlateau(over, factor=0.2, patience=4, threshold=1e-4, threshold_mode="abs")
     before = []

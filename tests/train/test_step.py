@@ -1,4 +1,4 @@
-"""A step of a training, against a loop written out in torch: rates, clipping, mixed targets, averages, and batches that do not fit."""
+"""A training step, against a loop written out in torch: rates, clipping, mixed targets, averages, and batches that do not fit."""
 
 import math
 import re
@@ -36,7 +36,7 @@ def same(module, other):
 
 
 class Small(nn.Module):
-    """Stands for a GPU whose memory holds so many rows at once."""
+    """Simulates a GPU whose memory is full with more than `most` rows."""
 
     def __init__(self, module, most):
         super().__init__()
@@ -66,8 +66,8 @@ def test_gradients_are_clipped_by_their_common_norm():
 
 
 @pytest.mark.parametrize("loss", Loss)
-def test_mixed_targets_cost_their_shares(loss):
-    """lambda times the loss of the one class and the rest times that of the other, as mixup's authors write it."""
+def test_mixed_targets_have_the_loss_of_their_shares(loss):
+    """lambda times the loss of one class plus 1 - lambda times that of the other, as in the mixup paper."""
     inputs, targets = rows()
     targets = targets.clamp(max=1)
     outputs = 1 if loss is Loss.BINARY else 2
@@ -75,26 +75,26 @@ def test_mixed_targets_cost_their_shares(loss):
     step = TrainStep(module, Criterion(loss), sgd(module))
     loss_sum, right, count = step(inputs, MixupTargets(targets, targets.flip(0), 0.3)).tolist()
 
-    def cost(logits, wanted):
+    def loss_of(logits, targets):
         if loss is Loss.BINARY:
-            return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], wanted.float())
-        return nn.functional.cross_entropy(logits, wanted)
+            return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], targets.float())
+        return nn.functional.cross_entropy(logits, targets)
 
     logits = other(inputs)
-    said = (logits[:, 0] > 0).long() if loss is Loss.BINARY else logits.argmax(1)
-    wanted = 0.3 * cost(logits, targets) + 0.7 * cost(logits, targets.flip(0))
+    predicted = (logits[:, 0] > 0).long() if loss is Loss.BINARY else logits.argmax(1)
+    mixed = 0.3 * loss_of(logits, targets) + 0.7 * loss_of(logits, targets.flip(0))
     steps = sgd(other)
-    wanted.backward()
+    mixed.backward()
     steps.step()
     same(module, other)
-    assert loss_sum == pytest.approx(20 * wanted.item(), rel=1e-5)
-    expected = 0.3 * (said == targets).sum() + 0.7 * (said == targets.flip(0)).sum()
+    assert loss_sum == pytest.approx(20 * mixed.item(), rel=1e-5)
+    expected = 0.3 * (predicted == targets).sum() + 0.7 * (predicted == targets.flip(0)).sum()
     assert (right, count) == (pytest.approx(expected.item()), 20)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_a_batch_in_parts_gives_the_gradients_of_the_whole(mixed, caplog):
-    """Class weights, smoothing, penalty and clip included; what is said holds for the batches after, odd ones too."""
+def test_a_batch_in_pieces_gives_the_gradients_of_the_whole(mixed, caplog):
+    """With class weights, smoothing, penalty and clip; later batches, also odd ones, are divided without another notice."""
     module, other = head(), head()
     settings = Criterion(smoothing=0.1, class_weights=torch.tensor([1.0, 5.0, 0.2]), l2=0.01)
     small = Small(module, most=6)
@@ -102,40 +102,41 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(mixed, caplog):
     whole = TrainStep(other, settings, sgd(other), clip=1.0)
     for count in (20, 20, 3, 1, 20):
         inputs, targets = rows(count)
-        wanted = MixupTargets(targets, targets.flip(0), 0.4) if mixed else targets
-        torch.testing.assert_close(step(inputs, wanted), whole(inputs, wanted))
+        expected = MixupTargets(targets, targets.flip(0), 0.4) if mixed else targets
+        torch.testing.assert_close(step(inputs, expected), whole(inputs, expected))
     same(module, other)
-    assert small.seen == [1] + [5] * 8 + [1] * 4 + [5] * 4  # the first one was for counting
-    assert [re.search(r"batch of 20: it goes in (\d) parts", each)[1] for each in caplog.messages] == ["2", "4"]
+    assert small.seen == [1] + [5] * 8 + [1] * 4 + [5] * 4  # the first call counts operations
+    notices = [re.search(r"batch of 20 does not fit .* into (\d) pieces", each)[1] for each in caplog.messages]
+    assert notices == ["2", "4"]
 
 
 def test_an_image_that_does_not_fit_alone_is_one_line():
-    """There is nothing left to halve."""
+    """A batch of one image cannot be divided."""
     module = Small(head(), most=0)
     with pytest.raises(
-        CnnkitError, match=r"^the memory of cpu does not hold a batch of 20; give a smaller --batch or --size$"
+        CnnkitError, match=r"^a batch of 20 does not fit into the memory of cpu; give a smaller --batch or --size$"
     ):
         TrainStep(module, Criterion(), sgd(module))(*rows())
 
 
 def test_batch_norm_on_one_image_is_one_line():
-    """It has no variance to divide by; torch's other complaints stay what they are."""
+    """There is no variance to divide by; torch's other errors are not changed."""
     module = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     step = TrainStep(module.train(), Criterion(), sgd(module))
-    with pytest.raises(CnnkitError, match=r"^batch norm cannot train on a single picture at a time; give a larger "):
+    with pytest.raises(CnnkitError, match=r"^batch norm cannot train on a single image at a time; give a larger "):
         step(*rows(1))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         step(torch.zeros(4, 7), torch.zeros(4, dtype=torch.long))
 
 
-def test_rates_are_multiplied_and_layers_keep_their_ratio():
-    """Every group has its own rate times the factor of the step; the rate told is the first group's."""
+def test_the_factor_multiplies_the_rate_of_every_group():
+    """The reported rate is the first group's."""
     module, other = head(), head()
     groups = [{"params": module[2].parameters(), "lr": 0.1}, {"params": module[0].parameters(), "lr": 0.01}]
-    asked = []
+    calls = []
 
     def rate(number, index, before):
-        asked.append((number, index, len(before)))
+        calls.append((number, index, len(before)))
         return 0.5**index
 
     step = TrainStep(module, Criterion(), torch.optim.SGD(groups, lr=1.0), rate=rate)
@@ -150,12 +151,12 @@ def test_rates_are_multiplied_and_layers_keep_their_ratio():
             for parameter in layer.parameters():
                 parameter.data -= lr * 0.5**index * parameter.grad
     same(module, other)
-    assert asked == [(3, 0, 2), (3, 1, 2)]
+    assert calls == [(3, 0, 2), (3, 1, 2)]
     assert step.lr == pytest.approx(0.05)
 
 
-def test_averages_are_validated_and_kept_and_training_goes_on_from_the_weights():
-    """The averages follow the recurrence worked by hand; training is what it would be without them."""
+def test_averages_are_validated_and_kept_and_do_not_affect_training():
+    """The averages follow the recurrence computed by hand; the weights are those of a training without them."""
     inputs, targets = rows()
     module, other = head(), head()
     averaged = {name: tensor.clone() for name, tensor in other.state_dict().items()}
@@ -180,9 +181,9 @@ def test_averages_are_validated_and_kept_and_training_goes_on_from_the_weights()
             decay = min(0.5, (1 + count) / (10 + count))
             for name, tensor in other.state_dict().items():
                 averaged[name] = decay * averaged[name] + (1 - decay) * tensor
-        checked = head()
-        checked.load_state_dict(averaged)
-        losses.append(nn.functional.cross_entropy(checked(inputs), targets).item())
+        validated = head()
+        validated.load_state_dict(averaged)
+        losses.append(nn.functional.cross_entropy(validated(inputs), targets).item())
     same(module, other)
     assert [record.val_loss for record in records] == pytest.approx(losses, rel=1e-5)
     assert best.epoch.epoch == 3
@@ -190,14 +191,14 @@ def test_averages_are_validated_and_kept_and_training_goes_on_from_the_weights()
         torch.testing.assert_close(tensor, averaged[name])
 
 
-def test_losses_are_looked_at_in_every_step_on_a_processor():
-    """The step and the rate of the very batch are named."""
+def test_losses_are_checked_in_every_step_on_a_cpu():
+    """The message has the step and the rate of that batch."""
     inputs, targets = rows()
     inputs[13] = math.nan
     module = head()
     step = TrainStep(module, Criterion(), sgd(module), rate=lambda _number, index, _before: 1 / (1 + index))
     with pytest.raises(
-        DivergedError, match=r"^the loss is nan in epoch 7, step 4, at a learning rate of 0\.025; give a "
+        DivergedError, match=r"^the loss became nan in epoch 7, step 4, at a learning rate of 0\.025; give a "
     ):
         list(
             fit(
@@ -211,12 +212,12 @@ def test_losses_are_looked_at_in_every_step_on_a_processor():
         )
 
 
-def test_what_torch_compile_cannot_do_is_one_line(monkeypatch, tmp_path):
-    """Without a C++ compiler, say: its own first line, and what to do."""
+def test_an_error_of_torch_compile_is_one_line(monkeypatch, tmp_path):
+    """For example without a C++ compiler: the first line of torch's error, and the remedy."""
     from torch._inductor import config
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(config.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
     module = head()
-    with pytest.raises(CnnkitError, match=r"^--compile: .*No working C\+\+ compiler found.*; train without it$"):
+    with pytest.raises(CnnkitError, match=r"^--compile: .*No working C\+\+ compiler found.*; train without --compile$"):
         TrainStep(module, Criterion(), sgd(module), compiled=True)(*rows())

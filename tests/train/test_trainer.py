@@ -1,4 +1,4 @@
-"""A whole training by the library: what goes on after a stop, what is borrowed and given back, and what memory does not hold."""
+"""Whole trainings by the library: resuming, torch's global state, full memory and checkpoints."""
 
 import dataclasses
 from pathlib import Path
@@ -59,8 +59,8 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("optimizer", Optimizer)
-def test_every_optimizer_goes_on_where_it_stopped(tmp_path, monkeypatch, optimizer):
-    """After any epoch the state of each comes back to the bit: model and history are those of a training that never stopped."""
+def test_resume_is_byte_identical(tmp_path, monkeypatch, optimizer):
+    """With every optimizer, model and history are those of a training that was not interrupted."""
     monkeypatch.chdir(tmp_path)
     config = ImageTrainConfig(optimizer=optimizer, epochs=4, batch=4, lr=0.05, schedule=Schedule.COSINE, ema=0.8)
 
@@ -80,8 +80,8 @@ def test_every_optimizer_goes_on_where_it_stopped(tmp_path, monkeypatch, optimiz
     assert Path("m.csv").read_text().count("\n") == 5
 
 
-def test_torchs_generator_is_given_back(tmp_path):
-    """Dropout draws from it meanwhile, from seeds of its own: whoever draws before or after neither sees nor changes anything."""
+def test_global_rng_is_untouched(tmp_path):
+    """Dropout draws from torch's global generator with its own seeds: draws before and after are not affected, and have no effect."""
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     results = []
@@ -95,8 +95,8 @@ def test_torchs_generator_is_given_back(tmp_path):
     assert not torch.equal(before, torch.random.get_rng_state())
 
 
-def test_what_goes_in_parts_is_validated_in_parts_too(tmp_path, monkeypatch):
-    """And a checkpoint remembers into how many; the history is that of a memory that holds all at once."""
+def test_validation_batches_are_divided_as_training_batches(tmp_path, monkeypatch):
+    """The history is that of a training with enough memory."""
     monkeypatch.chdir(tmp_path)
     sizes = []
 
@@ -121,15 +121,15 @@ def test_what_goes_in_parts_is_validated_in_parts_too(tmp_path, monkeypatch):
         assert one == pytest.approx(other, rel=1e-5)
 
 
-def test_memory_that_ends_elsewhere_is_one_line(tmp_path, monkeypatch):
-    """In validation, say, or when the optimizer makes its state; what is done can be resumed."""
+def test_full_memory_outside_of_a_step_is_one_line(tmp_path, monkeypatch):
+    """For example in validation, or when the optimizer makes its state; finished epochs can be resumed."""
     made = task()
     calls = []
 
     def forward(images):
         if (
             not made.whole.training and calls.append(0) is None and len(calls) > 2
-        ):  # one was for counting, one the first epoch's
+        ):  # the first call counts operations, the second is the first epoch's
             raise torch.OutOfMemoryError("CUDA out of memory")
         return Classifier.forward(made.whole, images)
 
@@ -142,28 +142,30 @@ def test_memory_that_ends_elsewhere_is_one_line(tmp_path, monkeypatch):
     assert (tmp_path / "m.checkpoint.pt").exists()
 
 
-def test_more_processes_than_images_are_refused(tmp_path):
-    """A process without a row in a batch would have nothing to average."""
+def test_rejects_more_processes_than_rows_in_a_batch(tmp_path):
+    """A process without a row in a batch would have no gradient."""
     from cnnkit.train.distributed import World
 
     many = dataclasses.replace(place(tmp_path / "m.pt"), world=World(0, 3))
-    with pytest.raises(CnnkitError, match=r"^--batch 2 leaves some of 3 processes without a picture$"):
+    with pytest.raises(
+        CnnkitError, match=r"^--batch 2 leaves some of 3 processes without an image; give a larger --batch"
+    ):
         run(task(), ImageTrainConfig(batch=2), many)
 
 
 def test_a_batch_of_one_image_and_batch_norm(tmp_path):
-    """Maps have many values a channel, and train; vectors have one, which is one line."""
+    """Maps have several values per channel, and can be trained; vectors have one, which is an error in one line."""
     config = ImageTrainConfig(epochs=1, batch=1)
     assert run(task(), config, place(tmp_path / "m.pt")).epochs == 1
     vectors = task()
     vectors.whole.head.append(nn.BatchNorm1d(2))
-    with pytest.raises(CnnkitError, match=r"^batch norm cannot train on a single picture at a time; "):
+    with pytest.raises(CnnkitError, match=r"^batch norm cannot train on a single image at a time; "):
         run(vectors, config, place(tmp_path / "m.pt"))
 
 
 @pytest.mark.parametrize(("every", "written"), [(0.0, [1, 2, 3, 4]), (1e9, [1, 4])])
-def test_checkpoints_are_written_every_so_often(tmp_path, monkeypatch, every, written):
-    """After the first and the last epoch always, between them where the last one is old enough."""
+def test_checkpoint_every_is_the_minimum_time_between_checkpoints(tmp_path, monkeypatch, every, written):
+    """Those of the first and the last epoch are always written."""
     seen = []
     monkeypatch.setattr(checkpoint, "save", lambda path, content: seen.append(content["epochs"][-1]["epoch"]))
     context = dataclasses.replace(place(tmp_path / "m.pt"), checkpoint_every=every)
@@ -172,8 +174,8 @@ def test_checkpoints_are_written_every_so_often(tmp_path, monkeypatch, every, wr
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("a bug")])
-def test_an_interruption_writes_what_is_done(tmp_path, monkeypatch, error, caplog):
-    """In the middle of a later epoch, long before a checkpoint is due: it holds the last whole epoch, as it was at its end."""
+def test_an_interruption_writes_a_checkpoint(tmp_path, monkeypatch, error, caplog):
+    """In the middle of an epoch, before a checkpoint is due: it has the state at the end of the last finished epoch."""
     monkeypatch.chdir(tmp_path)
     config = ImageTrainConfig(epochs=5, batch=4, lr=0.05, ema=0.8)
     whole = run(task(), config, place("whole.pt"))
@@ -185,7 +187,7 @@ def test_an_interruption_writes_what_is_done(tmp_path, monkeypatch, error, caplo
     with pytest.raises(error if isinstance(error, type) else type(error)):
         run(task(), config, dataclasses.replace(place("m.pt", progress=stop), checkpoint_every=1e9))
     assert len(checkpoint.load(Path("m.checkpoint.pt"))["epochs"]) == 3
-    assert "m.checkpoint.pt holds what is done" in caplog.text
+    assert "m.checkpoint.pt has the finished epochs" in caplog.text
     resumed = run(task(), config, place("m.pt", resume=True))
     assert dataclasses.replace(resumed, seconds=0, model="") == dataclasses.replace(whole, seconds=0, model="")
     assert Path("m.pt").read_bytes() == Path("whole.pt").read_bytes()
@@ -193,7 +195,7 @@ def test_an_interruption_writes_what_is_done(tmp_path, monkeypatch, error, caplo
 
 @pytest.mark.parametrize(("share", "kept"), [(0, 4), (1e9, 2)])
 def test_a_large_network_is_not_copied_after_each_epoch(tmp_path, monkeypatch, share, kept):
-    """Where that takes long: an interruption then loses the epochs since the last copy."""
+    """If copying takes long, an interruption loses the epochs since the last copy."""
     monkeypatch.setattr(trainer, "_QUICK", 0)
     monkeypatch.setattr(trainer, "_COPYING_SHARE", share)
 
@@ -210,8 +212,8 @@ def test_a_large_network_is_not_copied_after_each_epoch(tmp_path, monkeypatch, s
     assert len(checkpoint.load(tmp_path / "m.checkpoint.pt")["epochs"]) == kept
 
 
-def test_a_checkpoint_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch, caplog):
-    """The disk is full when a training is interrupted: the interruption is reported, the disk is a warning."""
+def test_a_failed_checkpoint_does_not_hide_the_error(tmp_path, monkeypatch, caplog):
+    """If the disk is full when a training is interrupted, the interruption is raised, and the disk is a warning."""
 
     def stop(epoch):
         if epoch.epoch == 2:
@@ -227,12 +229,12 @@ def test_a_checkpoint_that_cannot_be_written_hides_no_error(tmp_path, monkeypatc
             ImageTrainConfig(epochs=3, batch=4),
             dataclasses.replace(place(tmp_path / "m.pt", report=stop), checkpoint_every=1e9),
         )
-    assert "the last epochs could not be kept: No space left on device" in caplog.text
-    assert len(checkpoint.load(tmp_path / "m.checkpoint.pt")["epochs"]) == 1  # the one before stays
+    assert "could not write the checkpoint of the last epochs: No space left on device" in caplog.text
+    assert len(checkpoint.load(tmp_path / "m.checkpoint.pt")["epochs"]) == 1  # the earlier checkpoint is kept
 
 
-def test_a_checkpoint_of_another_device_lacks_a_scaler(tmp_path, monkeypatch):
-    """A CPU has none, a GPU that computes in float16 has one, which starts anew."""
+def test_resumes_a_checkpoint_without_a_scaler(tmp_path, monkeypatch):
+    """A CPU has none; a GPU that computes in float16 starts with a new one."""
     monkeypatch.chdir(tmp_path)
 
     def stop(_epoch):
@@ -246,8 +248,8 @@ def test_a_checkpoint_of_another_device_lacks_a_scaler(tmp_path, monkeypatch):
     assert trainer.resumed() is not None
 
 
-def test_deterministic_training_is_recorded_and_gives_back_what_it_borrows(tmp_path):
-    """On a processor it gives the same bytes as without, but for the Header, which says so where it was asked for."""
+def test_deterministic_training_is_recorded_and_restores_torchs_settings(tmp_path):
+    """On a CPU it gives the same weights as without; the Header differs."""
     seen = []
 
     def look(*_):

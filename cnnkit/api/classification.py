@@ -1,0 +1,155 @@
+"""Classification with exported networks, as cnn-predict does it. No torch, except for test-time augmentation that needs resampling."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.api import images as inputs
+from cnnkit.api.images import Errors, ImageLike
+from cnnkit.callbacks import Callbacks
+from cnnkit.choices import Crops, Precision, Vote
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import UsageError
+from cnnkit.formats.predictions import Prediction
+from cnnkit.infer import predict
+from cnnkit.infer.config import PredictConfig
+from cnnkit.infer.predict import ImageOutput, Predictor
+from cnnkit.option_fields import DEFAULT_BATCH
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImagePrediction:
+    """The prediction for one image.
+
+    Attributes:
+        path: The file, or `image N` for the N-th of images in memory.
+        label: The most probable class.
+        probability: Its probability, 0 to 1.
+        probabilities: That of every class, float32 (classes,), in the order of `Classifier.classes`.
+    """
+
+    path: str
+    label: str
+    probability: float
+    probabilities: NDArray[np.float32] = field(repr=False)
+    _output: ImageOutput = field(repr=False)
+    _classes: tuple[str, ...] = field(repr=False)
+
+    def top(self, k: int | None = None) -> list[Prediction]:
+        """Return the k most probable classes, the best first, as rows that `write_predictions` takes; by default all."""
+        return list(predict.rows([self._output], self._classes, top=len(self._classes) if k is None else k))
+
+
+class Classifier:
+    """An exported network, loaded once, or several that vote.
+
+    Attributes:
+        classes: In the order of `probabilities`.
+        device: cpu or cuda.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        device: str = "auto",
+        batch: int | None = None,
+        jobs: int | None = None,
+        precision: str = "float32",
+        vote: str = "soft",
+        tta: str | None = None,
+        views: int | None = None,
+        crops: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Load networks.
+
+        Args:
+            model: A .onnx from cnn-export, or several of the same classes. For a .pt run cnn-export first.
+            device: auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.
+            batch: Images that go through the network at once; by default 32, on a GPU 128.
+            jobs: Threads that decode images; by default all cores.
+            precision: float32, tf32 or float16, on a GPU.
+            vote: soft for the mean of the probabilities of several models or views, hard for the majority.
+            tta: Test-time augmentation in the notation, for example "crop 0.9, hflip".
+            views: How many views `tta` draws.
+            crops: 5 or 10 crops of each image in place of `tta`.
+            seed: Of what `tta` draws.
+
+        Raises:
+            UsageError: Options contradict each other or the networks.
+            FormatError: A file is not a classifier.
+            DeviceError: The device does not exist.
+        """
+        if batch is not None and batch < 1:
+            raise UsageError(f"batch={batch}: give a number from 1")
+        config = PredictConfig(
+            device=device,
+            batch=DEFAULT_BATCH if batch is None else batch,
+            on_command_line=frozenset() if batch is None else frozenset({"batch"}),
+            jobs=jobs,
+            precision=inputs.choice(Precision, precision, "precision"),
+            vote=inputs.choice(Vote, vote, "vote"),
+            tta=tta,
+            views=views,
+            crops=None if crops is None else inputs.choice(Crops, str(crops), "crops"),
+            seed=seed,
+        )
+        make_copies = None
+        if config.needs_torch_views:
+            from cnnkit.infer import torch_views  # torch, for other words than flips and crops
+
+            make_copies = torch_views.TorchCopies()
+        models = [model] if isinstance(model, str | os.PathLike) else model
+        self._predictor = Predictor([os.fspath(each) for each in models], config, make_copies=make_copies)
+        self.classes: tuple[str, ...] = tuple(self._predictor.classes)
+        self.device: str = self._predictor.device
+
+    def predict(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        split: str | None = None,
+        errors: Errors = "raise",
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> list[ImagePrediction]:
+        """Predict images.
+
+        Args:
+            images: One or several: paths, folders, manifests, Pillow images, or arrays of uint8 (H, W, 3).
+            split: Use only this split of folders and manifests.
+            errors: raise for an image that cannot be used, or skip, which logs it and leaves it out.
+            progress: Called after every batch with the images done and their number.
+
+        Returns:
+            One prediction an image, in order.
+
+        Raises:
+            BadImageError: An image cannot be used.
+            CnnkitError: A path does not exist.
+        """
+        return list(self._stream(inputs.image_files(images, split=split), inputs.callbacks(errors, progress=progress)))
+
+    def stream(
+        self, images: Iterable[ImageLike], *, split: str | None = None, errors: Errors = "raise"
+    ) -> Iterator[ImagePrediction]:
+        """Predict images one batch after the other, for more of them than memory holds. Args, Raises as `predict`."""
+        return self._stream(inputs.iterate(images, split=split), inputs.callbacks(errors))
+
+    def predict_proba(
+        self, images: ImageLike | Iterable[ImageLike], *, split: str | None = None
+    ) -> NDArray[np.float32]:
+        """Return the probability of every class, (images, classes). Args, Raises as `predict`."""
+        found = [each.probabilities for each in self.predict(images, split=split)]
+        return np.stack(found) if found else np.empty((0, len(self.classes)), dtype=np.float32)
+
+    def _stream(self, found: Iterable[ImageFile], callbacks: Callbacks) -> Iterator[ImagePrediction]:
+        for output in self._predictor.images(found, callbacks=callbacks):
+            if output.probabilities is None:
+                continue
+            (best,) = predict.rows([output], self.classes)
+            assert best.probability is not None
+            yield ImagePrediction(output.path, best.label, best.probability, output.probabilities, output, self.classes)

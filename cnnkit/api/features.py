@@ -1,0 +1,134 @@
+"""The features of images, as cnn-extract computes them. Torch is loaded once for a backbone that is not in the cache yet."""
+
+import os
+from collections.abc import Callable, Iterable
+
+from cnnkit.api import images as inputs
+from cnnkit.api.images import Errors, ImageLike
+from cnnkit.choices import Engine, FeatureDtype, Fit, Pool, Precision
+from cnnkit.engine.config import BackboneSpec
+from cnnkit.formats.features import Features
+from cnnkit.formats.header import Header
+from cnnkit.infer import extract
+from cnnkit.infer.config import ExtractConfig
+from cnnkit.option_fields import DEFAULT_BATCH
+
+
+class FeatureExtractor:
+    """A convolutional backbone, loaded once.
+
+    Attributes:
+        header: Backbone, layer and preprocessing, as the `.json` next to features has them.
+    """
+
+    def __init__(
+        self,
+        backbone: str | os.PathLike[str] | None = None,
+        *,
+        layers: str | None = None,
+        layer: str | None = None,
+        pool: str | None = None,
+        weights: str | os.PathLike[str] = "default",
+        size: int | None = None,
+        resize: int | None = None,
+        fit: str | None = None,
+        dtype: str = "float32",
+        engine: str = "onnx",
+        device: str = "auto",
+        precision: str = "float32",
+        batch: int | None = None,
+        jobs: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Load a backbone.
+
+        Args:
+            backbone: A network of torchvision, timm:NAME, or a .pt or .onnx made by cnnkit; by default mobilenet_v2.
+            layers: A backbone in the notation instead.
+            layer: Cut after this layer; by default the last one with spatial extent.
+            pool: avg, max, flatten, or none for maps (C, H, W); by default avg.
+            weights: A state_dict file, default for those of the library, or none for random values.
+            size: Side of the input of the network, in pixels; by default its own.
+            resize: Shorter side before the centre crop, in pixels; by default in proportion to `size`.
+            fit: How an image becomes a square: crop, squash or pad; by default crop.
+            dtype: Of the features: float32 or float16.
+            engine: onnx or torch.
+            device: auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.
+            precision: float32, tf32 or float16, on a GPU.
+            batch: Images that go through the network at once; by default 32, on a GPU 128.
+            jobs: Threads that decode images; by default all cores.
+            seed: Of random weights.
+
+        Raises:
+            UsageError: There is no such network or layer.
+            CnnkitError: Its weights cannot be had.
+            DeviceError: The device does not exist.
+        """
+        config = ExtractConfig(
+            dtype=inputs.choice(FeatureDtype, dtype, "dtype"),
+            engine=inputs.choice(Engine, engine, "engine"),
+            device=device,
+            precision=inputs.choice(Precision, precision, "precision"),
+            batch=DEFAULT_BATCH if batch is None else batch,
+            on_command_line=frozenset() if batch is None else frozenset({"batch"}),
+            jobs=jobs,
+        )
+        spec = BackboneSpec(
+            backbone=None if backbone is None else os.fspath(backbone),
+            layers=layers,
+            layer=layer,
+            pool=None if pool is None else inputs.choice(Pool, pool, "pool"),
+            weights=os.fspath(weights),
+            size=size,
+            resize=resize,
+            fit=None if fit is None else inputs.choice(Fit, fit, "fit"),
+        )
+        self._extractor = extract.Extractor(config, spec=spec.named(seed=seed))
+        self.header: Header = self._extractor.header
+
+    def extract(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        split: str | None = None,
+        errors: Errors = "raise",
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Features:
+        """Compute the features of images.
+
+        Args:
+            images: One or several: paths, folders, manifests, Pillow images, or arrays of uint8 (H, W, 3).
+            split: Use only this split of folders and manifests.
+            errors: raise for an image that cannot be used, or skip, which logs it and leaves it out.
+            progress: Called after every batch with the images done and their number.
+
+        Returns:
+            `values` (images, D), or maps (images, C, H, W) with pool="none"; `rows` with path, label and split of each.
+
+        Raises:
+            BadImageError: An image cannot be used.
+            CnnkitError: A path does not exist, or no image can be used.
+        """
+        found = inputs.image_files(images, split=split)
+        return self._extractor.extract(found, callbacks=inputs.callbacks(errors, progress=progress))
+
+
+def extract_features(
+    images: ImageLike | Iterable[ImageLike],
+    backbone: str | os.PathLike[str] | None = None,
+    *,
+    layers: str | None = None,
+    layer: str | None = None,
+    pool: str | None = None,
+    weights: str | os.PathLike[str] = "default",
+    size: int | None = None,
+    fit: str | None = None,
+    split: str | None = None,
+    errors: Errors = "raise",
+    device: str = "auto",
+) -> Features:
+    """Compute the features of images with a backbone that is loaded for this call; Args as `FeatureExtractor` and its `extract`."""
+    extractor = FeatureExtractor(
+        backbone, layers=layers, layer=layer, pool=pool, weights=weights, size=size, fit=fit, device=device
+    )
+    return extractor.extract(images, split=split, errors=errors)

@@ -1,0 +1,164 @@
+"""Reading and writing the files of the commands: manifests, predictions, features, histories and headers.
+
+Paths in what is read open from the current folder, and are written as seen from the file that lists them.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnnkit import files
+from cnnkit.data import source
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import FormatError
+from cnnkit.formats import history, manifest, predictions
+from cnnkit.formats.header import Header
+from cnnkit.formats.history import HistoryRow
+from cnnkit.formats.manifest import ManifestRow
+from cnnkit.formats.predictions import Prediction
+
+if TYPE_CHECKING:
+    from cnnkit.formats.features import Features
+
+PathLike = str | os.PathLike[str]
+
+
+def find_images(sources: PathLike | Iterable[PathLike], *, split: str | None = None) -> list[ImageFile]:
+    """Find images, as every command does.
+
+    Args:
+        sources: Images, folders (the label of photos/CLASS/image.jpg is CLASS) and manifests.
+        split: Use only this split of a manifest, or this subfolder of a folder.
+
+    Returns:
+        Path, label, split and group of each image, folders in the order of their names.
+
+    Raises:
+        CnnkitError: A source does not exist, or holds no image.
+    """
+    named = [sources] if isinstance(sources, str | os.PathLike) else sources
+    paths = (os.fspath(each) for each in named)
+    # A file called - is a file here, and not standard input
+    return list(source.find([f".{os.sep}-" if path == "-" else path for path in paths], split=split))
+
+
+def read_manifest(path: PathLike) -> list[ManifestRow]:
+    """Read the table that cnn-split writes, or any table with a column path.
+
+    Raises:
+        FormatError: It is not a manifest.
+        OSError: It cannot be read.
+    """
+    return _from_here(manifest.load(Path(path)), Path(path).parent)
+
+
+def write_manifest(path: PathLike, rows: Iterable[ManifestRow]) -> None:
+    """Write a manifest, as cnn-split does: TSV, with a column group where a row has one.
+
+    Args:
+        path: The .tsv.
+        rows: Their paths open from the current folder.
+
+    Raises:
+        UsageError: `path` does not end in .tsv, by which the commands know a manifest.
+    """
+    manifest.check_name(Path(path), option="path")
+    moved = manifest.moved(rows, Path(path).parent)
+    manifest.save(Path(path), moved, columns=manifest.columns(moved))
+
+
+def read_predictions(path: PathLike) -> list[Prediction]:
+    """Read the predictions that cnn-predict writes, or a table of another program with the columns path and label.
+
+    Raises:
+        FormatError: They are not predictions.
+        OSError: They cannot be read.
+    """
+    with files.open_text(Path(path)) as file:
+        return list(predictions.parse(file, name=os.fspath(path)))
+
+
+def write_predictions(path: PathLike, rows: Iterable[Prediction]) -> None:
+    """Write predictions as cnn-predict prints them, for cnn-eval to read.
+
+    Args:
+        path: The .tsv.
+        rows: For example from `ImagePrediction.top`.
+    """
+    predictions.save(Path(path), rows)
+
+
+def read_features(path: PathLike) -> "Features":
+    """Read the features that cnn-extract writes; their values are mapped, not read.
+
+    Args:
+        path: The .npy, with the .tsv and the .json next to it.
+
+    Raises:
+        FormatError: A file is missing or broken.
+    """
+    from cnnkit.formats import features
+
+    found = features.load(Path(path))
+    return replace(found, rows=_from_here(found.rows, Path(path).parent))
+
+
+def write_features(path: PathLike, given: "Features") -> None:
+    """Write features as cnn-extract does, for cnn-train-head to read.
+
+    Args:
+        path: The .npy; a .tsv and a .json are written next to it.
+        given: The paths of its rows open from the current folder.
+
+    Raises:
+        UsageError: `path` does not end in .npy, or a manifest of the same name lies next to it.
+    """
+    from cnnkit.formats import features
+
+    features.save(Path(path), replace(given, rows=manifest.moved(given.rows, Path(path).parent)))
+
+
+def read_history(path: PathLike) -> list[HistoryRow]:
+    """Read the training history next to a model, one row an epoch.
+
+    Raises:
+        FormatError: It is not a history.
+        OSError: It cannot be read.
+    """
+    return history.read(Path(path))
+
+
+def read_header(path: PathLike) -> Header:
+    """Read what a file says of itself: kind, classes, preprocessing, backbone, head and training.
+
+    Args:
+        path: A model (.pt, which loads torch; .onnx), or features (.npy or their .json).
+
+    Raises:
+        FormatError: It was not made by cnnkit.
+        OSError: It cannot be read.
+    """
+    path = Path(path)
+    found: Header | None = None
+    if path.suffix == ".onnx":
+        from cnnkit.formats import onnx_model
+
+        found = onnx_model.load(path).header
+    elif path.suffix == ".pt":
+        from cnnkit.formats import torch_model
+
+        found = torch_model.load(path).header
+    elif path.suffix in (".npy", ".json"):
+        from cnnkit.formats import features
+
+        found = features.load_header(path.with_suffix(".npy"))
+    if found is None:
+        raise FormatError(f"{path}: no cnnkit header in it; give a .pt or .onnx made by cnnkit, or features .npy")
+    return found
+
+
+def _from_here(rows: Iterable[ManifestRow], folder: Path) -> list[ManifestRow]:
+    """Turn the paths of a file in a folder into paths from the current folder."""
+    return [replace(row, path=os.path.join("" if folder == Path() else folder, row.path)) for row in rows]

@@ -1,0 +1,98 @@
+"""The images that a caller passes in: paths, folders, manifests, Pillow images and arrays, as one list of images to read."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import StrEnum
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnnkit.api.files import find_images
+from cnnkit.callbacks import Callbacks, raise_skip
+from cnnkit.data import in_memory
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import UsageError
+
+log = logging.getLogger("cnnkit")
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+#: One image: the path of a file, an image of `find_images`, a Pillow image, or pixels as uint8 (H, W, 3) or (H, W). A path may also be that
+#: of a folder or of a manifest: then it stands for all images in it.
+ImageLike = str | os.PathLike[str] | ImageFile | Image.Image | NDArray[Any]
+
+_GIVE = "give a path, a Pillow image, or an array of uint8 (H, W, 3)"
+
+#: What to do with an image that cannot be used.
+Errors = Literal["raise", "skip"]
+
+
+def image_files(images: ImageLike | Iterable[ImageLike], *, split: str | None = None) -> list[ImageFile]:
+    """List images to read, in order.
+
+    Args:
+        images: One, or several.
+        split: Use only this split of folders and manifests.
+
+    Raises:
+        UsageError: Something else than an image, or an array of another shape or type.
+        CnnkitError: A path does not exist, or a folder holds no image.
+    """
+    return [*iterate(images, split=split)]
+
+
+def iterate(images: ImageLike | Iterable[ImageLike], *, split: str | None = None) -> Iterator[ImageFile]:
+    """Yield images to read as they are needed, as `image_files` does."""
+    if isinstance(images, str | os.PathLike | ImageFile | Image.Image) or _is_one_array(images):
+        images = [images]  # type: ignore[list-item] # an array of two or three axes is one image
+    if not isinstance(images, Iterable):
+        raise UsageError(f"{type(images).__name__} is not an image; {_GIVE}")
+    if isinstance(images, Sequence) and all(isinstance(each, str | os.PathLike) for each in images):
+        yield from find_images(images, split=split)  # together: one search, one notice
+        return
+    for number, image in enumerate(images):
+        if isinstance(image, str | os.PathLike):
+            yield from find_images(image, split=split)
+        elif isinstance(image, ImageFile):
+            yield image
+        elif isinstance(image, Image.Image):
+            name = str(getattr(image, "filename", "")) or f"image {number}"
+            yield in_memory.from_pillow(image, name=name)
+        elif isinstance(image, np.ndarray):
+            yield in_memory.from_array(image, name=f"image {number}")
+        else:
+            raise UsageError(f"image {number}: {type(image).__name__} is not an image; {_GIVE}")
+
+
+def _is_one_array(images: object) -> bool:
+    return isinstance(images, np.ndarray) and images.ndim < 4
+
+
+def callbacks(errors: Errors, *, progress: Callable[[int, int | None], None] | None = None) -> Callbacks:
+    """Make the callbacks of a call: an image that cannot be used is an error, or logged and skipped.
+
+    Raises:
+        UsageError: `errors` is neither.
+    """
+    if errors not in ("raise", "skip"):
+        raise UsageError(f'errors="{errors}": give raise or skip')
+    skip = raise_skip if errors == "raise" else _log_skipped
+    return Callbacks(skip=skip) if progress is None else Callbacks(skip=skip, progress=progress)
+
+
+def _log_skipped(path: str, reason: str) -> None:
+    log.warning("%s: %s; skipped", path, reason)
+
+
+def choice(choices: type[Choice], value: str, name: str) -> Choice:
+    """Turn a word into the choice of that value.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if value not in list(choices):
+        raise UsageError(f'{name}="{value}": give one of {", ".join(choices)}')
+    return choices(value)

@@ -1,0 +1,402 @@
+"""The Python interface that `cnnkit` exports gives what the commands give on the same files, and loads no more than it needs."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cnnkit
+from cnnkit import Classifier
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {
+    "torch",
+    "torchvision",
+    "onnxruntime",
+    "onnx",
+    "numpy",
+    "PIL",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "typer",
+    "rich",
+}
+BACKBONE = '--layers "conv 8 k3 same relu, pool 2" --weights none --size 16 --fit crop'
+LIKE_BACKBONE = {"layers": "conv 8 k3 same relu, pool 2", "weights": "none", "size": 16, "fit": "crop"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, shell):
+    """Make photos/, a manifest, features, a model and two exported networks by the commands."""
+    place = tmp_path_factory.mktemp("interface")
+    generator = np.random.default_rng(0)
+    for label, tint in (("red", (150, 0, 0)), ("blue", (0, 0, 150))):
+        (place / "photos" / label).mkdir(parents=True)
+        for index in range(8):
+            pixels = (generator.uniform(0, 90, (24, 36, 3)) + tint).astype(np.uint8)
+            Image.fromarray(pixels).save(place / "photos" / label / f"{index} {label}.png")
+    lines = (
+        "cnn-split photos --ratio 0.5,0.5 --seed 0 --manifest split.tsv",
+        f"cnn-extract split.tsv --split train -o train.npy {BACKBONE}",
+        "cnn-train-head train.npy -o one.pt --epochs 2",
+        "cnn-train-head train.npy -o two.pt --epochs 2 --seed 1",
+        "cnn-export one.pt -o one.onnx --cam",
+        "cnn-export two.pt -o two.onnx",
+    )
+    for line in lines:
+        shell(line, cwd=place)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _inside(request, monkeypatch):
+    """Work in the folder of those files, if a test uses them."""
+    if "folder" in request.fixturenames:
+        monkeypatch.chdir(request.getfixturevalue("folder"))
+
+
+def loaded_by(program, cwd=None):
+    """Run a program in a new Python, and list the packages that it has loaded."""
+    text = f"{program}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", text], cwd=cwd, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_import_loads_nothing_heavy():
+    by_itself = loaded_by("pass")  # for example for an editable installation
+    loaded = loaded_by("import cnnkit; assert 'Classifier' in dir(cnnkit)")
+    assert loaded - by_itself == {"cnnkit"}
+
+
+def test_every_public_name_is_found_and_typed():
+    """`__all__`, the modules of `__getattr__` and the imports for type checkers name the same things."""
+    tree = ast.parse((ROOT / "cnnkit" / "__init__.py").read_text(encoding="utf-8"))
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = {alias.name: node.module for node in typed.body for alias in node.names}
+    lazy = {name: module for module, names in cnnkit._MODULES.items() for name in names}
+    assert imports == lazy
+    assert {*lazy, "__version__"} == {*cnnkit.__all__}
+    assert cnnkit.__all__ == sorted(cnnkit.__all__)
+    for name in cnnkit.__all__:
+        assert getattr(cnnkit, name) is not None
+        assert name in dir(cnnkit)
+    with pytest.raises(AttributeError, match="no attribute 'Clasifier'"):
+        cnnkit.Clasifier  # noqa: B018
+    assert issubclass(cnnkit.BadImageError, cnnkit.CnnkitError)
+
+
+@pytest.mark.parametrize(
+    ("program", "unused"),
+    [
+        ("cnnkit.Classifier('one.onnx', device='cpu').predict('photos')", {"torch", "matplotlib", "typer", "rich"}),
+        ("cnnkit.Classifier('one.onnx', device='cpu', tta='hflip').predict('photos')", {"torch", "matplotlib"}),
+        ("[*cnnkit.heat_maps('one.onnx', 'photos', device='cpu')]", {"torch", "typer", "rich"}),
+        ("cnnkit.read_features('train.npy'); cnnkit.read_header('one.onnx')", {"torch", "onnxruntime", "PIL"}),
+        (
+            "cnnkit.read_manifest('split.tsv'); cnnkit.find_images('photos'); cnnkit.read_history('one.csv');"
+            "cnnkit.layer_dims('conv 32 k3 s2', input=(224, 224, 3))",
+            HEAVY,
+        ),
+        ("cnnkit.network_dims('one.onnx')", {"torch", "PIL"}),
+    ],
+    ids=[
+        "classifier",
+        "flips",
+        "heat maps of an .onnx",
+        "features and headers",
+        "tables and layers",
+        "dims of an .onnx",
+    ],
+)
+def test_loads_only_what_it_needs(program, unused, folder):
+    assert not loaded_by(f"import cnnkit\n{program}", cwd=folder) & unused
+
+
+@pytest.mark.slow
+def test_mypy_strict_accepts_a_program(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from pathlib import Path\n"
+        "import cnnkit\n"
+        "from cnnkit import Classifier, heat_map, layer_dims\n"
+        "for each in Classifier(Path('model.onnx'), device='cpu').predict(['a.jpg', Path('b.jpg')]):\n"
+        "    label: str = each.label\n"
+        "    best: float = each.probabilities.max().item()\n"
+        "rows: tuple[cnnkit.DimsRow, ...] = layer_dims('conv 32 k3', input=(224, 224, 3))\n"
+        "heat_map('model.pt', 'a.jpg').overlay().save('overlay.png')\n"
+        "labels: list[str | None] = cnnkit.extract_features('photos').labels\n"
+    )
+    words = ["-m", "mypy", "--strict", "--follow-imports", "silent", "--cache-dir", "cache", program.name]
+    env = {**os.environ, "MYPYPATH": str(ROOT)}  # it does not see editable installations
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+# ---------------------------------------------------------------- classification
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, ""),
+        ({"batch": 3}, "--batch 3"),
+        ({"crops": 5}, "--crops 5"),
+        ({"tta": "crop 0.8, hflip", "views": 3, "seed": 4}, '--tta "crop 0.8, hflip" --views 3 --seed 4'),
+        ({"tta": "rotate 20", "views": 2, "vote": "hard"}, '--tta "rotate 20" --views 2 --vote hard'),
+    ],
+    ids=["plain", "batch", "crops", "tta", "resampled"],
+)
+def test_predictions_are_those_of_the_command(options, words, folder, shell, tmp_path):
+    printed = shell(f"cnn-predict -m one.onnx split.tsv --split val --top all --device cpu {words}", cwd=folder).out
+    found = Classifier("one.onnx", device="cpu", **options).predict("split.tsv", split="val")
+    cnnkit.write_predictions(tmp_path / "out.tsv", [row for each in found for row in each.top()])
+    assert (tmp_path / "out.tsv").read_text() == printed
+    best = cnnkit.read_predictions(tmp_path / "out.tsv")[::2]
+    assert [(each.path, each.label) for each in found] == [(row.path, row.label) for row in best]
+
+
+def test_several_models_vote(folder, shell, tmp_path):
+    printed = shell("cnn-predict -m one.onnx -m two.onnx photos --top all --device cpu", cwd=folder).out
+    classifier = Classifier(["one.onnx", Path("two.onnx")], device="cpu")
+    rows = [row for each in classifier.predict(Path("photos")) for row in each.top()]
+    cnnkit.write_predictions(tmp_path / "out.tsv", rows)
+    assert (tmp_path / "out.tsv").read_text() == printed
+
+
+def test_results_agree_with_each_other(folder):
+    """Classes, probabilities, `predict_proba`, `top` and `stream` say the same."""
+    classifier = Classifier("one.onnx", device="cpu")
+    assert (classifier.classes, classifier.device) == (("blue", "red"), "cpu")
+    found = classifier.predict("photos")
+    shares = classifier.predict_proba("photos")
+    assert (shares.shape, shares.dtype) == ((16, 2), np.float32)
+    assert np.array_equal(shares, [each.probabilities for each in found])
+    for each in found:
+        assert each.label == classifier.classes[each.probabilities.argmax()]
+        assert each.probability == pytest.approx(each.probabilities.max(), abs=1e-7)
+        assert [row.label for row in each.top(1)] == [each.label]
+        assert len(each.top()) == 2
+    images = cnnkit.find_images("photos")
+    assert {image.label for image in images} == {"red", "blue"}
+    endless = (image for _ in iter(int, 1) for image in images)
+    stream = classifier.stream(endless)
+    assert [next(stream).path for _ in range(20)] == [each.path for each in [*found, *found[:4]]]
+    assert classifier.predict([]) == []
+    assert classifier.predict_proba([]).shape == (0, 2)
+
+
+def photographs(folder):
+    """Write images that need more than decoding: turned by EXIF, with alpha, of a palette, grey, of 16 bits."""
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "turned.jpg", exif=exif)
+    image.convert("RGBA").save(folder / "alpha.png")
+    image.convert("P").save(folder / "palette.png")
+    image.convert("L").save(folder / "grey.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(folder / "deep.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("options", [{}, {"crops": 10}, {"tta": "hflip"}], ids=["plain", "crops", "flips"])
+def test_pillow_images_and_arrays_are_prepared_as_files(options, folder, tmp_path):
+    paths = photographs(tmp_path)
+    classifier = Classifier("one.onnx", device="cpu", **options)
+    expected = classifier.predict_proba(paths)
+    opened = [Image.open(path) for path in paths]
+    assert np.array_equal(classifier.predict_proba(opened), expected)
+    assert [each.path for each in classifier.predict(opened)] == [str(path) for path in paths]
+    for path, shares in zip(paths, expected, strict=True):
+        if path.name in ("alpha.png", "grey.png"):
+            with Image.open(path) as image:
+                (each,) = classifier.predict(np.asarray(image))
+            assert np.array_equal(each.probabilities, shares), path
+            assert each.path == "image 0"
+    batch = np.zeros((3, 20, 30, 3), dtype=np.uint8)
+    assert [each.path for each in classifier.predict(batch)] == ["image 0", "image 1", "image 2"]
+
+
+def test_images_that_cannot_be_used_are_errors_or_skipped(folder, tmp_path, caplog):
+    good = Path("photos/red/0 red.png")
+    (tmp_path / "broken.png").write_bytes(good.read_bytes()[:200])
+    classifier = Classifier("one.onnx", device="cpu")
+    mixed = [good, tmp_path / "broken.png", Image.fromarray(np.full((4, 4), 7.0, np.float32))]
+    with pytest.raises(cnnkit.BadImageError, match=r"broken\.png: "):
+        classifier.predict(mixed)
+    assert [each.path for each in classifier.predict(mixed, errors="skip")] == [str(good)]
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records if record.levelname == "WARNING"] == [
+        str(tmp_path / "broken.png"),
+        "image 2",
+    ]
+    with pytest.raises(cnnkit.CnnkitError, match="nowhere"):
+        classifier.predict("nowhere.jpg")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((4, 4, 3)), r"image 0: an array of float64, shape \(4, 4, 3\); give uint8"),
+        (np.zeros((4, 4, 2), np.uint8), "shape"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        ([None], "image 0: NoneType is not an image; give a path"),
+        (7, "^int is not an image"),
+    ],
+    ids=["floats", "two channels", "empty", "none", "number"],
+)
+def test_refuses_what_is_not_an_image(images, message, folder):
+    with pytest.raises(cnnkit.UsageError, match=message):
+        Classifier("one.onnx", device="cpu").predict(images)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Classifier("one.pt"), cnnkit.UsageError, "prediction needs an ONNX file"),
+        (lambda: Classifier("split.tsv"), cnnkit.FormatError, "split.tsv"),
+        (lambda: Classifier("one.onnx", precision="int4"), cnnkit.UsageError, 'precision="int4": give one of float32'),
+        (lambda: Classifier("one.onnx", batch=0), cnnkit.UsageError, "from 1"),
+        (lambda: Classifier("one.onnx", device="gpu"), cnnkit.CnnkitError, "gpu"),
+        (lambda: cnnkit.heat_map("one.pt", "photos/red/0 red.png", target="green"), cnnkit.UsageError, "green"),
+        (lambda: cnnkit.heat_map("one.pt", "photos"), cnnkit.CnnkitError, "16 maps"),
+        (lambda: cnnkit.layer_dims("conv 32 q3", input=(9, 9, 3)), cnnkit.NotationError, "q3"),
+        (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9)), cnnkit.UsageError, "9,9"),
+        (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9, 3), dtype="int4"), cnnkit.UsageError, "bfloat16"),
+        (lambda: cnnkit.read_header("split.tsv"), cnnkit.FormatError, "no cnnkit header"),
+        (lambda: cnnkit.write_manifest("split.txt", []), cnnkit.UsageError, "tsv"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_errors_are_those_of_the_library(make, error, message, folder):
+    with pytest.raises(error, match=message):
+        make()
+
+
+# ---------------------------------------------------------------- features, heat maps, layers
+
+
+def test_features_are_those_of_the_command(folder, shell, tmp_path):
+    shell(f"cnn-extract split.tsv --split val -o '{tmp_path}/command.npy' {BACKBONE} --device cpu", cwd=folder)
+    found = cnnkit.extract_features("split.tsv", split="val", device="cpu", **LIKE_BACKBONE)
+    assert found.values.shape == (8, 8)
+    assert found.labels == ["blue"] * 4 + ["red"] * 4
+    cnnkit.write_features(tmp_path / "python.npy", found)
+    for suffix in (".npy", ".tsv", ".json"):
+        assert (tmp_path / f"python{suffix}").read_bytes() == (tmp_path / f"command{suffix}").read_bytes(), suffix
+    again = cnnkit.read_features(tmp_path / "python.npy")
+    assert np.array_equal(again.values, found.values)
+    assert again.header == found.header == cnnkit.read_header(tmp_path / "python.npy")
+    assert [Path(row.path).samefile(other.path) for row, other in zip(again.rows, found.rows, strict=True)] == [
+        True
+    ] * 8
+
+
+def test_a_backbone_is_loaded_once_for_several_calls(folder):
+    """Maps instead of vectors, of float16, by torch as by ONNX Runtime, of files as of images in memory."""
+    extractor = cnnkit.FeatureExtractor(pool="none", device="cpu", **LIKE_BACKBONE)
+    paths = [image.path for image in cnnkit.find_images("photos")][:3]
+    maps = extractor.extract(paths).values
+    assert maps.shape == (3, 8, 8, 8)
+    assert np.array_equal(extractor.extract([Image.open(path) for path in paths]).values, maps)
+    assert extractor.header.backbone.layer == "pool1"
+    other = cnnkit.FeatureExtractor(pool="none", device="cpu", dtype="float16", engine="torch", **LIKE_BACKBONE)
+    assert other.extract(paths).values == pytest.approx(maps, abs=1e-2)
+    assert other.extract(paths).values.dtype == np.float16
+    with pytest.raises(cnnkit.CnnkitError, match="no image"):
+        extractor.extract([])
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("one.onnx", {}, ""),
+        ("one.pt", {"target": ["top", "blue"], "method": "gradcam++"}, "--class top --class blue --method gradcam++"),
+        ("one.pt", {"target": "true", "contrast": True, "size": "24"}, "--class true --contrast --size 24"),
+    ],
+    ids=["onnx", "two classes", "contrast"],
+)
+def test_heat_maps_are_those_of_the_command(model, options, words, folder, shell, tmp_path):
+    line = f"cnn-cam -m {model} photos -o '{tmp_path}/maps' --raw --box 0.5 --json --device cpu {words}"
+    records = [json.loads(line) for line in shell(line, cwd=folder).out.splitlines()]
+    maps = [*cnnkit.heat_maps(model, "photos", device="cpu", **options)]
+    assert len(maps) == len(records) >= 16
+    for found, record in zip(maps, records, strict=True):
+        told = (found.path, found.label, found.target, found.probability)
+        assert told == (record["path"], record["label"], record["class"], record["probability"])
+        assert np.array_equal(found.values, np.load(f"{record['overlay']}.map.npy"))
+        assert np.array_equal(found.pixels(), np.load(f"{record['overlay']}.pixels.npy"))
+        with Image.open(record["overlay"]) as drawn:
+            assert np.array_equal(found.overlay(box=0.5), drawn)
+        assert [found.box(0.5), found.peak()] == [record[key] and tuple(record[key]) for key in ("box", "peak")]
+
+
+def test_a_heat_map_of_an_image_in_memory(folder):
+    path = "photos/red/0 red.png"
+    one = cnnkit.heat_map("one.onnx", path, device="cpu")
+    with Image.open(path) as image:
+        other = cnnkit.heat_map("one.onnx", np.asarray(image), device="cpu", target="red")
+    assert np.array_equal(cnnkit.heat_map("one.onnx", path, device="cpu", target="red").values, other.values)
+    assert (one.path, other.path) == (path, "image 0")
+    assert other.overlay(colormap="viridis", alpha=0.3).size == (36, 24)
+
+
+def test_layer_arithmetic_is_that_of_the_command(folder, shell):
+    layers = "conv 32 k3 s2 relu, pool 2, flatten, dense 10 softmax"
+    line = f'cnn-dims --input 64,48,3 --layers "{layers}" --batch 4 --dtype float16 --json'
+    records = [json.loads(line) for line in shell(line, cwd=folder).out.splitlines()]
+    rows = cnnkit.layer_dims(layers, input=(64, 48, 3), batch=4, dtype="float16")
+    assert [asdict(row) for row in (*rows, cnnkit.total_dims(rows))] == records
+    assert rows[0].shape == (31, 23, 32)
+    with pytest.raises(cnnkit.UsageError, match="no layers"):
+        cnnkit.total_dims([])
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "words"),
+    [("one.onnx", {}, ""), (Path("one.pt"), {}, ""), ("squeezenet1_1", {"input": (64, 64, 3)}, "--input 64,64,3")],
+    ids=["onnx", "pt", "name"],
+)
+def test_dims_of_networks_are_those_of_the_command(network, options, words, folder, shell):
+    records = [json.loads(line) for line in shell(f"cnn-dims {network} {words} --json", cwd=folder).out.splitlines()]
+    rows = cnnkit.network_dims(network, **options)
+    assert [asdict(row) for row in (*rows, cnnkit.total_dims(rows))] == records
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_a_manifest_is_written_as_it_was_read(folder, tmp_path):
+    rows = cnnkit.read_manifest("split.tsv")
+    assert {row.split for row in rows} == {"train", "val"}
+    cnnkit.write_manifest("again.tsv", rows)
+    assert Path("again.tsv").read_bytes() == Path("split.tsv").read_bytes()
+    cnnkit.write_manifest(tmp_path / "elsewhere.tsv", rows)
+    found = cnnkit.read_manifest(tmp_path / "elsewhere.tsv")
+    assert all(Path(row.path).samefile(other.path) for row, other in zip(found, rows, strict=True))
+    images = cnnkit.find_images([tmp_path / "elsewhere.tsv"], split="val")
+    assert {(image.label, image.split) for image in images} == {("red", "val"), ("blue", "val")}
+
+
+def test_headers_and_histories_are_read(folder):
+    kinds = [cnnkit.read_header(name).kind for name in ("train.npy", "one.pt", "one.onnx")]
+    assert kinds == ["features", "model", "onnx"]
+    assert cnnkit.read_header("one.onnx").classes == ("blue", "red")
+    assert [row.epoch for row in cnnkit.read_history("one.csv")] == [1, 2]
+
+
+def test_features_need_a_row_for_each_value(folder, tmp_path):
+    found = cnnkit.read_features("train.npy")
+    short = cnnkit.Features(found.values, found.rows[:-1], found.header)
+    with pytest.raises(cnnkit.UsageError, match="8 rows of values, but 7 images"):
+        cnnkit.write_features(tmp_path / "short.npy", short)
