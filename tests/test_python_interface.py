@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -121,26 +120,6 @@ def test_every_public_name_is_found_and_typed():
 )
 def test_loads_only_what_it_needs(program, unused, folder):
     assert not loaded_by(f"import cnnkit\n{program}", cwd=folder) & unused
-
-
-@pytest.mark.slow
-def test_mypy_strict_accepts_a_program(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(
-        "from pathlib import Path\n"
-        "import cnnkit\n"
-        "from cnnkit import Classifier, heat_map, layer_dims\n"
-        "for each in Classifier(Path('model.onnx'), device='cpu').predict(['a.jpg', Path('b.jpg')]):\n"
-        "    label: str = each.label\n"
-        "    best: float = each.probabilities.max().item()\n"
-        "rows: tuple[cnnkit.DimsRow, ...] = layer_dims('conv 32 k3', input=(224, 224, 3))\n"
-        "heat_map('model.pt', 'a.jpg').overlay().save('overlay.png')\n"
-        "labels: list[str | None] = cnnkit.extract_features('photos').labels\n"
-    )
-    words = ["-m", "mypy", "--strict", "--follow-imports", "silent", "--cache-dir", "cache", program.name]
-    env = {**os.environ, "MYPYPATH": str(ROOT)}  # it does not see editable installations
-    done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
 
 
 # ---------------------------------------------------------------- classification

@@ -211,7 +211,8 @@ def test_networks_without_maps(published, tmp_path):
     assert found.shape == (7, 7)
     assert found.max() > 0
     with pytest.raises(
-        UsageError, match=r"encoder of vit_b_32 has output .*, without height and width; the last layer with both is conv_proj"
+        UsageError,
+        match=r"encoder of vit_b_32 has output .*, without height and width; the last layer with both is conv_proj",
     ):
         cam.TorchCam(network, (), layer=network.find("encoder"))
     path = write(tmp_path / "flat.pt", "flatten, dense 8 relu", "dense 2")
