@@ -9,7 +9,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-ROAD := quickstart
+OUT := quickstart
 # Tests run in two processes of one thread each. Each test file runs in one process, so that its fixtures are made once; the slowest files
 # run first (tests/conftest.py). For a single file: .venv/bin/python -m pytest tests/test_cli.py
 # MAKEFLAGS is empty for tests that call make: they must not use the job server of this make.
@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 
 quickstart: $(BIN)/cnn-eval
-	@$(MAKE) --no-print-directory -f examples/digits/Makefile BIN=$(BIN)/ OUT=$(ROAD)
+	@$(MAKE) --no-print-directory -f examples/digits/Makefile BIN=$(BIN)/ OUT=$(OUT)
 
 test: checks fast-tests
 
@@ -74,4 +74,4 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 clean:
-	rm -rf .venv $(ROAD)
+	rm -rf .venv $(OUT)

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import pty
 import re
@@ -13,6 +14,7 @@ import sys
 import termios
 import time
 from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -173,20 +175,25 @@ def test_values_are_completed(line, found, values, folder):
         ("cnn-split ", "file", ".tsv .txt .jpg .png .heic"),
         ("cnn-finetune ", "file", ".pt .tsv"),
         ("cnn-cam --truth", None, ""),
+        ("cnn-eval p.tsv --truth ", "file", ".tsv .csv .jsonl"),
+        ("cnn-train --val ", "file", ".tsv .csv .jsonl"),
+        ("cnn-train-head --val ", "file", ".tsv .npy"),
     ],
 )
 def test_files_are_listed_by_the_shell(line, kind, extensions, complete, folder):
     """With the extensions to list."""
     found = [each for each in complete(line) if each[0] in ("file", "dir")]
     assert [each[0] for each in found] == ([kind] if kind else [])
-    assert set(extensions.split()) <= {word for each in found for word in each[2].split()}
+    listed = {word for each in found for word in each[2].split()}
+    assert set(extensions.split()) <= listed
+    assert ".png" not in listed or not line.endswith(("--truth ", "--val "))  # a single image has no class
 
 
 def test_unfinished_words_get_no_space(complete, folder):
     """No space follows a candidate that is not finished."""
     assert ("plain", "resnet18", "") in complete("cnn-train --arch resnet1")
     assert complete('cnn-augment --augment "hf') == [("open", "hflip", "")]
-    if "timm" in sys.modules or completing.candidates.find_spec("timm"):
+    if find_spec("timm"):
         assert complete("cnn-train --arch tim") == [("open", "timm:", "")]
         assert ("plain", "timm:resnet50", "") in complete("cnn-train --arch timm:resnet5")
 
@@ -199,8 +206,10 @@ def test_classes_are_those_of_the_model(name, values, model):
 @pytest.mark.parametrize("name", ["pipe.pt", "pipe.onnx", "pipe.tsv"])
 def test_pipes_are_not_waited_for(name, values, folder):
     os.mkfifo(name)
-    values(f"cnn-cam -m {name} --class ")
-    values(f"cnn-cam {name} --split ")
+    start = time.monotonic()
+    assert values(f"cnn-cam -m {name} --class ")[:3] == ["top", "true", "all"]
+    assert values(f"cnn-cam {name} --split ") == ["train", "val", "test"]
+    assert time.monotonic() - start < 30
 
 
 def test_networks_are_those_that_torchvision_lists(folder):
@@ -253,11 +262,15 @@ def test_one_process_lists_layers_at_a_time(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vgg16"])
 def test_layers_that_are_offered_are_accepted(name, values, folder, monkeypatch):
-    """By the code that reads the options; the list comes from the process that completion starts."""
+    """By the code that reads the options; the list of one network comes from the process that completion starts."""
     from cnnkit.choices import Pool
-    from cnnkit.nets import backbones, freezing, layer_graph
+    from cnnkit.nets import backbones, catalogue, freezing, layer_graph
 
     monkeypatch.setattr(candidates, "PATIENCE", 100)
+    if name == "vgg16":
+        candidates.keep_layers(name)
+        monkeypatch.setattr(candidates.subprocess, "Popen", None)
+    monkeypatch.setattr(catalogue, "network_for", functools.cache(catalogue.network_for))  # builds it once
     spatial = values(f"cnn-cam -m {name} --layer ")
     trained = values(f"cnn-finetune --backbone {name} --unfreeze ")
     assert len(spatial) > 10

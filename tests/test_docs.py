@@ -5,7 +5,6 @@ A comment before a block changes that:
 
     <!-- photos -->      runs in another folder, with photographs and pretrained weights; on docs/ pages one that has what the tutorial made
     <!-- status 2 -->    every command of the block ends with this exit status; what it prints on stderr is shown too
-    <!-- not run -->     a command that a test cannot run, such as a download; its options are checked nevertheless
 
 `python tests/test_docs.py [PAGE ...]` runs the commands, writes their outputs into the pages, and images that they draw to docs/images.
 """
@@ -55,14 +54,13 @@ class Shown:
     output: str
     photos: bool
     status: int
-    run: bool
 
 
 def marks_of(match):
-    """Read the comment before a block: whether it needs photographs, the exit status, and whether a test can run it."""
+    """Read the comment before a block: whether it needs photographs, and the exit status."""
     marks = [mark.strip() for mark in (match["marks"] or "").split(",")]
     status = next((int(mark.split()[1]) for mark in marks if mark.startswith("status ")), 0)
-    return "photos" in marks, status, "not run" not in marks
+    return "photos" in marks, status
 
 
 def commands_of(body):
@@ -130,7 +128,7 @@ def outcome(tmp_path_factory, request, commands):
         for other in range(number + 1):
             each = ENTRIES[other]
             shares = folder_of(each.page, each.photos) == folder_of(entry.page, entry.photos)
-            if each.run and shares and other not in outputs:
+            if shares and other not in outputs:
                 outputs[other] = perform(each.command, folder(each), status=each.status, commands=commands)
         return outputs[number]
 
@@ -143,8 +141,8 @@ ENTRIES = shown()
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    [number for number, entry in enumerate(ENTRIES) if entry.run],
-    ids=[f"{entry.page}: {entry.command[:60]}" for entry in ENTRIES if entry.run],
+    range(len(ENTRIES)),
+    ids=[f"{entry.page}: {entry.command[:60]}" for entry in ENTRIES],
 )
 def test_command_prints_what_the_page_shows(number, outcome):
     """Words are equal; figures are close; those of the machine are not compared."""
@@ -173,9 +171,7 @@ def assert_like(found, wanted, columns):
             assert float(one) == pytest.approx(float(other), abs=0.01)
         elif index < len(columns) and columns[index] in ("best_epoch", "epochs", "train_accuracy"):
             assert re.fullmatch(r"[\d.]+", one)
-        elif other.startswith("{"):
-            assert re.sub(r"\d\.\d+(e-\d+)?", "#", one) == re.sub(r"\d\.\d+(e-\d+)?", "#", other)
-        elif not columns:  # a sentence, or figures in a row
+        elif not columns or other.startswith("{"):  # a sentence, or figures in a row, or JSON
             number = r"-?\d+\.\d+(e-?\d+)?"
             assert re.sub(number, "#", one) == re.sub(number, "#", other)
             pairs = zip(re.finditer(number, one), re.finditer(number, other), strict=True)
@@ -275,9 +271,9 @@ def overwrite(names):
             name = str(page.relative_to(ROOT))
 
             def replaced(match, name=name):
-                photos, status, run = marks_of(match)
+                photos, status = marks_of(match)
                 chosen = not wanted or name in wanted or (photos and name == TUTORIAL)
-                if not run or not chosen or (photos and not SHARED.is_dir()):
+                if not chosen or (photos and not SHARED.is_dir()):
                     return match[0]
                 lines = []
                 for command, _ in commands_of(match["body"]):

@@ -429,8 +429,10 @@ _OPTIONS: dict[str, Complete] = {
     "--layers": _layer_notation,
     "--probes": _comma_separated(*ProbeName, alone=("all", "none")),
     "--split": _splits,
+    "--truth": _file_argument(*_TABLES),
     "--tta": _augmentation,
     "--unfreeze": _trained_layers,
+    "--val": _file_argument(*_TABLES, ".npy"),
     "--weights": _or_files(_words("default", "none"), *_WEIGHTS),
     "--with": _comma_separated("width", "height", "aspect", "bytes"),
 }

@@ -13,7 +13,6 @@ The scripts of typer list no files by type, and break words at spaces and colons
 """
 
 import os
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +135,8 @@ def wire(command: Any, name: str) -> None:  # noqa: ANN401 - typer's own click i
 
 def commands() -> list[str]:
     """List the commands that are installed."""
+    from importlib.metadata import distribution  # not above: it takes as long as a tenth of a command's start
+
     return sorted(each.name for each in distribution("cnnkit").entry_points if each.module.startswith("cnnkit_tools."))
 
 

@@ -32,7 +32,7 @@ GATED = frozenset({"cnn-check", "cnn-compare", "cnn-dims", "cnn-eval"})
 _STATUS = {
     "0": "Success.",
     "1": "Failure; the reason is printed on standard error.",
-    "2": "Wrong usage; nothing was read or written.",
+    "2": "Wrong usage; nothing was written.",
     "3": "Success, but some images could not be read and were skipped. Each is named on standard error, and in the file of --errors.",
     "4": "A limit given on the command line was not met. The output is complete.",
     "130, 143": "Interrupted, or terminated by a signal.",
@@ -46,6 +46,7 @@ _VARIABLES = {
     "TORCH_HOME": "Folder for downloaded weights. Default: ~/.cache/torch.",
     "CUDA_VISIBLE_DEVICES": "The GPUs that may be used, by number.",
     "NO_COLOR": "If set, output on a terminal has no colours.",
+    "ORT_DISABLE_TELEMETRY": "If set to 0, ONNX Runtime's telemetry is allowed; it is off by default.",
 }
 #: Options that make a variable matter.
 _MATTERS = {

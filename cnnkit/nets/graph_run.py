@@ -31,7 +31,7 @@ _RUN = "running the network with ONNX Runtime"
 _LIMIT = "which is the limit"
 
 
-class RunError(Exception):
+class GraphRunError(Exception):
     """A graph did not run.
 
     `refused`: the graph is invalid for ONNX Runtime; false where time, memory or an operator of this version is lacking.
@@ -54,11 +54,10 @@ def shapes_by_running(
         run: Whether to run the graph; otherwise it is only loaded, and the result is empty.
 
     Raises:
-        RunError: It does not load or run, or takes too much memory or time.
+        GraphRunError: It does not load or run, or takes too much memory or time.
     """
     # -P, and cnnkit's own folder last: else Python would import from the current folder first, which may contain an onnx.py
     command = [sys.executable, "-P", "-c", _PROGRAM.format(run=run), str(Path(__file__).parents[2])]
-    environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
     try:
         done = subprocess.run(
             command,
@@ -66,20 +65,19 @@ def shapes_by_running(
             capture_output=True,
             timeout=_MOST_SECONDS,
             check=False,
-            env=environment,
         )
     except subprocess.TimeoutExpired as error:
-        raise RunError(f"{_RUN} takes more than {_MOST_SECONDS} seconds, {_LIMIT}") from error
+        raise GraphRunError(f"{_RUN} takes more than {_MOST_SECONDS} seconds, {_LIMIT}") from error
     try:
         result: dict[str, Any] = json.loads(done.stdout)
     except ValueError as error:
         if done.returncode == -getattr(signal, "SIGKILL", 9):
-            raise RunError(
+            raise GraphRunError(
                 f"{_RUN} was killed by the system, probably for lack of memory; it may take up to {_gigabytes()}"
             ) from error
-        raise RunError("ONNX Runtime crashes on it", refused=done.returncode < 0) from error
+        raise GraphRunError("ONNX Runtime crashes on it", refused=done.returncode < 0) from error
     if "error" in result:
-        raise RunError(result["error"], refused=result["refused"])
+        raise GraphRunError(result["error"], refused=result["refused"])
     return dict(zip(names, map(tuple, result["shapes"]), strict=True)) if run else {}
 
 

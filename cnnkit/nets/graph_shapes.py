@@ -23,7 +23,7 @@ from onnx.shape_inference import infer_node_outputs
 
 from cnnkit.formats import onnx_errors
 from cnnkit.nets.graph_nodes import BLOCKED, MICROSOFT, MOST_VALUES, STANDARD, Constant
-from cnnkit.nets.graph_run import RunError, shapes_by_running
+from cnnkit.nets.graph_run import GraphRunError, shapes_by_running
 
 Shape = tuple[int, ...]
 
@@ -253,7 +253,7 @@ class Shapes:
         ]
         try:
             return shapes_by_running(self._model, outputs, self._inputs)
-        except RunError as error:
+        except GraphRunError as error:
             self._failure = str(error)
             return {}
 
@@ -268,7 +268,7 @@ class Shapes:
         by_value = any(node.op_type in _BY_VALUE for node in self._model.graph.node)  # may fail on zeros
         try:
             shapes_by_running(self._model, (), self._inputs, run=run and not by_value)
-        except RunError as error:
+        except GraphRunError as error:
             return str(error) if error.refused else None
         return None
 

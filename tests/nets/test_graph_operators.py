@@ -959,7 +959,7 @@ def test_limits_of_the_run_are_named(measured, monkeypatch):
             measured(made)
     large = model([make_node("Expand", ["x", "sides"], ["out"])], {"sides": np.asarray([9, 3, 12000, 12000])})
     inputs = {"x": (TensorProto.FLOAT, (1, 3, 1, 1))}
-    with pytest.raises(graph_run.RunError, match=r"takes more than 4 GB of memory, which is the limit") as caught:
+    with pytest.raises(graph_run.GraphRunError, match=r"takes more than 4 GB of memory, which is the limit") as caught:
         graph_run.shapes_by_running(large, ["out"], inputs)
     assert not caught.value.refused
 
