@@ -672,7 +672,7 @@ def test_rejects_branches_of_different_costs(measured):
         measured(made)
 
 
-def loop(trips, *, going_on="given"):
+def loop(trips, *, going_on="given", number=5):
     nodes = [
         make_node(
             "Identity" if going_on == "given" else "Greater", ["c"] if going_on == "given" else ["s0", "limit"], ["c2"]
@@ -691,12 +691,13 @@ def loop(trips, *, going_on="given"):
         make_node("Loop", [trips, "yes", "maps"], ["last", "all"], body=inner),
         make_node("Relu", ["all"], ["out"]),
     ]
-    return model([STEM, *after], {**weights, **({"trips": np.asarray(5)} if trips else {})})
+    return model([STEM, *after], {**weights, **({"trips": np.asarray(number)} if trips else {})})
 
 
-def test_loop_counts_every_run(measured):
+@pytest.mark.parametrize("number", [5, [5]], ids=["scalar", "one value"])
+def test_loop_counts_every_run(measured, number):
     """Its weights count once, its products for every run; an output that collects the runs has one more side."""
-    params, macs, rows = measured(loop("trips"))
+    params, macs, rows = measured(loop("trips", number=number))
     assert (params, macs) == (108 + 144, 10_800 + 5 * 100 * 144)
     assert [row.layer for row in rows].count("w") == 1
     assert rows[-1].activation_bytes == 5 * 4 * 4
