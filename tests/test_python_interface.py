@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -328,6 +329,15 @@ def test_a_heat_map_of_an_image_in_memory(folder):
     assert np.array_equal(cnnkit.heat_map("one.onnx", path, device="cpu", target="red").values, other.values)
     assert (one.path, other.path) == (path, "image 0")
     assert other.overlay(colormap="viridis", alpha=0.3).size == (36, 24)
+
+
+def test_an_image_in_memory_is_in_no_class_folder(folder, monkeypatch):
+    """Its true class is unknown, also in a current folder that has the name of a class."""
+    network = os.path.abspath("one.onnx")
+    monkeypatch.chdir("photos/red")
+    with pytest.raises(cnnkit.BadImageError, match="no label"):
+        cnnkit.heat_map(network, np.zeros((24, 36, 3), np.uint8), device="cpu", target="true")
+    assert cnnkit.heat_map(network, "0 red.png", device="cpu", target="true").target == "red"
 
 
 def test_layer_arithmetic_is_that_of_the_command(folder, shell):
