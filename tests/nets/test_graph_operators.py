@@ -69,8 +69,8 @@ def model(
 def measured(tmp_path):
     """Save a model, and return its rows by layer, its parameters and its multiply-accumulates."""
 
-    def measure(made, **options):
-        path = tmp_path / "model.onnx"
+    def measure(made, *, name="model.onnx", **options):
+        path = tmp_path / name
         onnx.save(made, path)
         rows = graph_dims.measure_graph(str(path), **options)
         whole = dims.total(rows)
@@ -898,9 +898,9 @@ def test_rejects_size_that_layers_do_not_take(measured):
     made = model(nodes, {"w": filled(432, 2)}, inputs={"x": (TensorProto.FLOAT, ("n", 3, "h", "w"))})
     assert measured(made, size=(12, 12, 3))[:2] == (864, 864)
     with pytest.raises(
-        FormatError, match=r"head \(Gemm\) takes 432 values, but its input has 507; give another --input"
+        FormatError, match=r"my%20net.onnx: head \(Gemm\) takes 432 values, but its input has 507; give another --input"
     ):
-        measured(made, size=(13, 13, 3))
+        measured(made, name="my%20net.onnx", size=(13, 13, 3))
 
 
 def test_several_inputs(measured):
