@@ -302,7 +302,7 @@ def test_a_backbone_is_loaded_once_for_several_calls(folder):
     [
         ("one.onnx", {}, ""),
         ("one.pt", {"target": ["top", "blue"], "method": "gradcam++"}, "--class top --class blue --method gradcam++"),
-        ("one.pt", {"target": "true", "contrast": True, "size": "24"}, "--class true --contrast --size 24"),
+        ("one.pt", {"target": "true", "contrast": True, "size": 24}, "--class true --contrast --size 24"),
     ],
     ids=["onnx", "two classes", "contrast"],
 )

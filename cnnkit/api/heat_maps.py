@@ -104,7 +104,7 @@ def heat_maps(
     contrast: bool = False,
     fine: bool = False,
     weights: str | os.PathLike[str] = "default",
-    size: str | None = None,
+    size: int | str | None = None,
     fit: str | None = None,
     split: str | None = None,
     device: str = "auto",
@@ -148,7 +148,9 @@ def heat_maps(
             fine=fine,
         ),
         InputOptions(
-            weights=os.fspath(weights), size=size, fit=None if fit is None else inputs.choice(Fit, fit, "fit")
+            weights=os.fspath(weights),
+            size=None if size is None else str(size),
+            fit=None if fit is None else inputs.choice(Fit, fit, "fit"),
         ),
         device=device,
         batch=batch,
