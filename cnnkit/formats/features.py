@@ -74,10 +74,13 @@ def load(path: str | Path) -> Features:
     """Read features; the values are memory-mapped.
 
     Raises:
+        UsageError: The path does not end in .npy.
         FormatError: The `.tsv` or `.json` is missing, broken or of another length.
         OSError: It cannot be read.
     """
     path = Path(path)
+    if path.suffix != ".npy":
+        raise UsageError(f"{path}: not a features file; give the .npy written by cnn-extract")
     described, listed = sibling(path, ".json"), sibling(path, ".tsv")
     if not path.exists():
         raise FormatError(f"{path}: no such file; make features with cnn-extract")
