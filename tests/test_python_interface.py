@@ -389,3 +389,12 @@ def test_features_need_a_row_for_each_value(folder, tmp_path):
     short = cnnkit.Features(found.values, found.rows[:-1], found.header)
     with pytest.raises(cnnkit.UsageError, match="8 rows of values, but 7 images"):
         cnnkit.write_features(tmp_path / "short.npy", short)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("int64", (8, -1)), ("float32", (8, 1, -1)), ("complex64", (8, -1))])
+def test_writes_no_features_that_it_would_not_read(dtype, shape, folder, tmp_path):
+    found = cnnkit.read_features("train.npy")
+    other = cnnkit.Features(found.values.astype(dtype).reshape(shape), found.rows, found.header)
+    with pytest.raises(cnnkit.UsageError, match=rf"values of {dtype} and shape .*; give float16, float32 or float64"):
+        cnnkit.write_features(tmp_path / "other.npy", other)
+    assert not [*tmp_path.iterdir()]
