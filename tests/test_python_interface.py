@@ -30,6 +30,7 @@ HEAVY = {
     "rich",
 }
 BACKBONE = '--layers "conv 8 k3 same relu, pool 2" --weights none --size 16 --fit crop'
+RED = "photos/red/0 red.png"
 LIKE_BACKBONE = {"layers": "conv 8 k3 same relu, pool 2", "weights": "none", "size": 16, "fit": "crop"}
 
 
@@ -260,6 +261,34 @@ def test_refuses_what_is_not_an_image(images, message, folder):
 )
 def test_errors_are_those_of_the_library(make, error, message, folder):
     with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Classifier("one.onnx", jobs=-1), "jobs=-1: give a number from 1$"),
+        (lambda: Classifier("one.onnx", tta="hflip", views=-1), "views=-1: give a number from 2$"),
+        (lambda: Classifier("one.onnx", seed=-1), "seed=-1: give a number from 0 to 4294967295$"),
+        (lambda: Classifier([]), "no model; give a .onnx from cnn-export"),
+        (lambda: Classifier("one.onnx", device="cpu").predict("photos")[0].top(-1), "k=-1: give a number from 1$"),
+        (lambda: cnnkit.FeatureExtractor(batch=0, **LIKE_BACKBONE), "batch=0: give a number from 1$"),
+        (lambda: cnnkit.FeatureExtractor(batch=-2, **LIKE_BACKBONE), "batch=-2"),
+        (lambda: cnnkit.FeatureExtractor(jobs=0, **LIKE_BACKBONE), "jobs=0"),
+        (lambda: cnnkit.FeatureExtractor(seed=-1, **LIKE_BACKBONE), "seed=-1"),
+        (lambda: cnnkit.FeatureExtractor(**{**LIKE_BACKBONE, "size": 0}), "size=0"),
+        (lambda: cnnkit.FeatureExtractor(resize=0, **LIKE_BACKBONE), "resize=0"),
+        (lambda: cnnkit.heat_maps("one.onnx", "photos", batch=0), "batch=0"),
+        (lambda: cnnkit.heat_maps("one.onnx", "photos", jobs=0), "jobs=0"),
+        (lambda: cnnkit.heat_maps("one.onnx", "photos", size=0), "0"),
+        (lambda: cnnkit.heat_map("one.onnx", RED, device="cpu").overlay(alpha=7), "alpha=7: give a number from 0.0 to"),
+        (lambda: cnnkit.heat_map("one.onnx", RED, device="cpu").overlay(box=-1), "box=-1"),
+        (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9, 3), batch=-3), "batch=-3: give a number from 1$"),
+        (lambda: cnnkit.network_dims("one.onnx", batch=0), "batch=0"),
+    ],
+)
+def test_numbers_out_of_range_are_usage_errors(make, message, folder):
+    with pytest.raises(cnnkit.UsageError, match=message):
         make()
 
 
