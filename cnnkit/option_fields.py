@@ -169,8 +169,8 @@ def check_range(name: str, value: object, *, minimum: float | None = None, maxim
     if not isinstance(value, int | float) or (minimum is None and maximum is None):
         return
     if not (-math.inf if minimum is None else minimum) <= value <= (math.inf if maximum is None else maximum):
-        bounds = [f"from {minimum}"] if minimum is not None else []
-        bounds += [f"to {maximum}"] if maximum is not None else []
+        bounds = [f"from {minimum:.10g}"] if minimum is not None else []
+        bounds += [f"to {maximum:.10g}"] if maximum is not None else []
         raise UsageError(f"{name}={value}: give a number {' '.join(bounds)}")
 
 
