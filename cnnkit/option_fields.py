@@ -9,10 +9,13 @@ A command that declares a parameter of this type has the options `--lr` and `--c
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from cnnkit.errors import UsageError
 
 _KEY = "cnnkit.option"
 
@@ -138,6 +141,37 @@ def given(*configs: object, names: Collection[str] | None = None) -> list[str]:
                 positive, _, negative = each.flags[0].partition("/")
                 found.append(negative if negative and value is False else positive)
     return found
+
+
+def check_ranges(config: Any) -> None:  # noqa: ANN401 - any dataclass
+    """Check the numbers of a configuration that was made in Python; typer checks those of a command line.
+
+    Raises:
+        UsageError: One is below the `minimum` or above the `maximum` of its option.
+    """
+    for field in dataclasses.fields(config):
+        if _KEY in field.metadata:
+            described = field.metadata[_KEY]
+            check_range(
+                field.name,
+                getattr(config, field.name),
+                minimum=described["minimum"],
+                maximum=described["maximum"],
+            )
+
+
+def check_range(name: str, value: object, *, minimum: float | None = None, maximum: float | None = None) -> None:
+    """Check one number; whatever is not a number passes.
+
+    Raises:
+        UsageError: It is below `minimum`, above `maximum`, or NaN.
+    """
+    if not isinstance(value, int | float) or (minimum is None and maximum is None):
+        return
+    if not (-math.inf if minimum is None else minimum) <= value <= (math.inf if maximum is None else maximum):
+        bounds = [f"from {minimum:.10g}"] if minimum is not None else []
+        bounds += [f"to {maximum:.10g}"] if maximum is not None else []
+        raise UsageError(f"{name}={value}: give a number {' '.join(bounds)}")
 
 
 def has_options(annotation: object) -> bool:

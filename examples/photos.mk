@@ -47,8 +47,16 @@ endif
 ifeq ($(shell test -d '$(PHOTOS)' && echo yes),)
 $(error PHOTOS="$(PHOTOS)": no such folder; give one that has a folder for each class, PHOTOS/CLASS/image.jpg)
 endif
-ifneq ($(shell mkdir -p '$(OUT)'; case "$$(cd '$(OUT)' && pwd -P)/" in ("$$(cd '$(PHOTOS)' && pwd -P)"/*) echo inside;; esac),)
+ifneq ($(filter . ./,$(OUT)),)
+$(error OUT="$(OUT)": the current folder is not supported; give another folder, such as OUT=photos-model)
+endif
+# The nearest folder that exists; realpath -m would do, but macOS has no -m.
+ifneq ($(shell d='$(OUT)'; until test -d "$$d"; do d="$$(dirname "$$d")"; done; \
+    case "$$(cd "$$d" && pwd -P)/" in ("$$(cd '$(PHOTOS)' && pwd -P)"/*) echo inside;; esac),)
 $(error OUT="$(OUT)" lies in PHOTOS="$(PHOTOS)", where its drawings would be taken for photos; give another folder)
+endif
+ifneq ($(shell mkdir -p '$(OUT)' && echo yes),yes)
+$(error OUT="$(OUT)": the folder cannot be made)
 endif
 
 # The list of images and the variables go into files that are replaced only when their content changes.

@@ -360,14 +360,17 @@ def home(tmp_path, monkeypatch):
 def test_installation_is_for_all_commands_and_done_once(shell, home):
     """A second installation changes nothing; the start-up file keeps its other lines."""
     (home / f".{shell}rc").write_text("alias x=y")  # without an end of line
-    completion.install(shell)
+    place = completion.install(shell)
+    assert place.is_dir() if shell == "fish" else place.is_file()
     written = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     scripts = b"".join(text for path, text in written.items() if path.name != f".{shell}rc").decode()
     for name in COMMANDS:
         assert re.search(rf"\b{name}(?![\w-])", scripts)
     completion.install(shell)
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == written
-    if shell != "fish":
+    if shell == "fish":
+        assert {path.stem for path in place.iterdir()} == set(COMMANDS)
+    else:
         first, *lines = written[home / f".{shell}rc"].decode().splitlines()
         assert (first, len(lines)) == ("alias x=y", 1)
 

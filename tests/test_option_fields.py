@@ -7,7 +7,8 @@ import pytest
 
 from cnnkit import cli
 from cnnkit.choices import Schedule
-from cnnkit.option_fields import RemembersGiven, given, has_options, option, options
+from cnnkit.errors import UsageError
+from cnnkit.option_fields import RemembersGiven, check_ranges, given, has_options, option, options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,3 +150,16 @@ def test_default_given_on_the_command_line_counts_as_given(call):
     assert given(written) == ["--steps", "--freeze-bn"]
     assert given(written, names=("freeze_bn",)) == ["--freeze-bn"]
     assert given(call(Ignored, "--train-bn")[1]) == ["--train-bn"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", -0.1), ("lr", float("nan")), ("seed", -1), ("seed", 100)])
+def test_rejects_numbers_out_of_range(name, value):
+    with pytest.raises(UsageError, match=f"^{name}={value}: give a number from 0"):
+        check_ranges(Changed(**{name: value}))
+
+
+@pytest.mark.parametrize("values", [{}, {"seed": 0}, {"seed": 99, "workers": -1}])
+def test_accepts_numbers_at_the_limits(values):
+    """Fields that are no options have no limits, and None passes."""
+    check_ranges(Changed(**values))
+    check_ranges(Base())

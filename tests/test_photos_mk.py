@@ -205,15 +205,22 @@ def test_the_gate_fails_on_a_measure_and_on_faults(folder, make):
         ({"PHOTOS": ""}, 'PHOTOS="": no such folder'),
         ({"OUT": "my out"}, 'OUT="my out": give a folder whose name has no spaces'),
         ({"OUT": "photos/out"}, 'OUT="photos/out" lies in PHOTOS="photos"'),
+        ({"OUT": "photos/../photos/new/out/"}, 'lies in PHOTOS="photos"'),
+        ({"OUT": "."}, 'OUT=".": the current folder is not supported; give another folder'),
+        ({"OUT": "./"}, 'OUT="./": the current folder is not supported'),
+        ({"OUT": "file/out"}, 'OUT="file/out": the folder cannot be made'),
         ({"FIND": "false"}, "this needs GNU find"),
     ],
-    ids=["no folder", "empty", "spaces", "inside", "find"],
+    ids=["no folder", "empty", "spaces", "inside", "inside by a detour", "here", "here with slash", "no place", "find"],
 )
 def test_refuses_folders_in_a_sentence(variables, message, make, tmp_path):
     (tmp_path / "photos").mkdir()
+    (tmp_path / "file").touch()
     outcome = make(tmp_path, status=2, **{"PHOTOS": "photos", **variables})
     assert message in outcome.err
     assert "cnn-" not in outcome.out
+    assert {path.name for path in tmp_path.rglob("*")} <= {"photos", "file", "out", "photos.list.new"}
+    assert not (tmp_path / "photos" / "out").exists()
 
 
 def test_the_rules_in_the_page_are_those_of_the_makefile():

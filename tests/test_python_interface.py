@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -29,6 +30,7 @@ HEAVY = {
     "rich",
 }
 BACKBONE = '--layers "conv 8 k3 same relu, pool 2" --weights none --size 16 --fit crop'
+RED = "photos/red/0 red.png"
 LIKE_BACKBONE = {"layers": "conv 8 k3 same relu, pool 2", "weights": "none", "size": 16, "fit": "crop"}
 
 
@@ -263,6 +265,37 @@ def test_errors_are_those_of_the_library(make, error, message, folder):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Classifier("one.onnx", jobs=-1), "jobs=-1: give a number from 1$"),
+        (lambda: Classifier("one.onnx", tta="hflip", views=-1), "views=-1: give a number from 2$"),
+        (lambda: Classifier("one.onnx", seed=-1), "seed=-1: give a number from 0 to 4294967295$"),
+        (lambda: Classifier([]), "no model; give a .onnx from cnn-export"),
+        (lambda: Classifier("one.onnx", device="cpu").predict("photos")[0].top(-1), "k=-1: give a number from 1$"),
+        (lambda: cnnkit.FeatureExtractor(batch=0, **LIKE_BACKBONE), "batch=0: give a number from 1$"),
+        (lambda: cnnkit.FeatureExtractor(batch=-2, **LIKE_BACKBONE), "batch=-2"),
+        (lambda: cnnkit.FeatureExtractor(jobs=0, **LIKE_BACKBONE), "jobs=0"),
+        (lambda: cnnkit.FeatureExtractor(seed=-1, **LIKE_BACKBONE), "seed=-1"),
+        (lambda: cnnkit.FeatureExtractor(**{**LIKE_BACKBONE, "size": 0}), "size=0"),
+        (lambda: cnnkit.FeatureExtractor(resize=0, **LIKE_BACKBONE), "resize=0"),
+        (lambda: cnnkit.heat_maps("one.onnx", "photos", batch=0), "batch=0"),
+        (lambda: cnnkit.heat_maps("one.onnx", "photos", jobs=0), "jobs=0"),
+        (lambda: cnnkit.heat_maps("one.onnx", "photos", size=0), "0"),
+        (
+            lambda: cnnkit.heat_map("one.onnx", RED, device="cpu").overlay(alpha=7),
+            "alpha=7: give a number from 0 to 1$",
+        ),
+        (lambda: cnnkit.heat_map("one.onnx", RED, device="cpu").overlay(box=-1), "box=-1"),
+        (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9, 3), batch=-3), "batch=-3: give a number from 1$"),
+        (lambda: cnnkit.network_dims("one.onnx", batch=0), "batch=0"),
+    ],
+)
+def test_numbers_out_of_range_are_usage_errors(make, message, folder):
+    with pytest.raises(cnnkit.UsageError, match=message):
+        make()
+
+
 # ---------------------------------------------------------------- features, heat maps, layers
 
 
@@ -302,7 +335,7 @@ def test_a_backbone_is_loaded_once_for_several_calls(folder):
     [
         ("one.onnx", {}, ""),
         ("one.pt", {"target": ["top", "blue"], "method": "gradcam++"}, "--class top --class blue --method gradcam++"),
-        ("one.pt", {"target": "true", "contrast": True, "size": "24"}, "--class true --contrast --size 24"),
+        ("one.pt", {"target": "true", "contrast": True, "size": 24}, "--class true --contrast --size 24"),
     ],
     ids=["onnx", "two classes", "contrast"],
 )
@@ -329,6 +362,15 @@ def test_a_heat_map_of_an_image_in_memory(folder):
     assert np.array_equal(cnnkit.heat_map("one.onnx", path, device="cpu", target="red").values, other.values)
     assert (one.path, other.path) == (path, "image 0")
     assert other.overlay(colormap="viridis", alpha=0.3).size == (36, 24)
+
+
+def test_an_image_in_memory_is_in_no_class_folder(folder, monkeypatch):
+    """Its true class is unknown, also in a current folder that has the name of a class."""
+    network = os.path.abspath("one.onnx")
+    monkeypatch.chdir("photos/red")
+    with pytest.raises(cnnkit.BadImageError, match="no label"):
+        cnnkit.heat_map(network, np.zeros((24, 36, 3), np.uint8), device="cpu", target="true")
+    assert cnnkit.heat_map(network, "0 red.png", device="cpu", target="true").target == "red"
 
 
 def test_layer_arithmetic_is_that_of_the_command(folder, shell):
@@ -380,3 +422,12 @@ def test_features_need_a_row_for_each_value(folder, tmp_path):
     short = cnnkit.Features(found.values, found.rows[:-1], found.header)
     with pytest.raises(cnnkit.UsageError, match="8 rows of values, but 7 images"):
         cnnkit.write_features(tmp_path / "short.npy", short)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("int64", (8, -1)), ("float32", (8, 1, -1)), ("complex64", (8, -1))])
+def test_writes_no_features_that_it_would_not_read(dtype, shape, folder, tmp_path):
+    found = cnnkit.read_features("train.npy")
+    other = cnnkit.Features(found.values.astype(dtype).reshape(shape), found.rows, found.header)
+    with pytest.raises(cnnkit.UsageError, match=rf"values of {dtype} and shape .*; give float16, float32 or float64"):
+        cnnkit.write_features(tmp_path / "other.npy", other)
+    assert not [*tmp_path.iterdir()]

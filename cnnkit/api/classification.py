@@ -17,7 +17,7 @@ from cnnkit.formats.predictions import Prediction
 from cnnkit.infer import predict
 from cnnkit.infer.config import PredictConfig
 from cnnkit.infer.predict import ImageOutput, Predictor
-from cnnkit.option_fields import DEFAULT_BATCH
+from cnnkit.option_fields import DEFAULT_BATCH, check_range, check_ranges
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +39,12 @@ class ImagePrediction:
     _classes: tuple[str, ...] = field(repr=False)
 
     def top(self, k: int | None = None) -> list[Prediction]:
-        """Return the k most probable classes, the best first, as rows that `write_predictions` takes; by default all."""
+        """Return the k most probable classes, the best first, as rows that `write_predictions` takes; by default all.
+
+        Raises:
+            UsageError: k is below 1.
+        """
+        check_range("k", k, minimum=1)
         return list(predict.rows([self._output], self._classes, top=len(self._classes) if k is None else k))
 
 
@@ -84,8 +89,9 @@ class Classifier:
             FormatError: A file is not a classifier.
             DeviceError: The device does not exist.
         """
-        if batch is not None and batch < 1:
-            raise UsageError(f"batch={batch}: give a number from 1")
+        models = [model] if isinstance(model, str | os.PathLike) else model
+        if not models:
+            raise UsageError("no model; give a .onnx from cnn-export")
         config = PredictConfig(
             device=device,
             batch=DEFAULT_BATCH if batch is None else batch,
@@ -98,12 +104,12 @@ class Classifier:
             crops=None if crops is None else inputs.choice(Crops, str(crops), "crops"),
             seed=seed,
         )
+        check_ranges(config)
         make_copies = None
         if config.needs_torch_views:
             from cnnkit.infer import torch_views  # torch, for other words than flips and crops
 
             make_copies = torch_views.TorchCopies()
-        models = [model] if isinstance(model, str | os.PathLike) else model
         self._predictor = Predictor([os.fspath(each) for each in models], config, make_copies=make_copies)
         self.classes: tuple[str, ...] = tuple(self._predictor.classes)
         self.device: str = self._predictor.device

@@ -11,7 +11,7 @@ from cnnkit.formats.features import Features
 from cnnkit.formats.header import Header
 from cnnkit.infer import extract
 from cnnkit.infer.config import ExtractConfig
-from cnnkit.option_fields import DEFAULT_BATCH
+from cnnkit.option_fields import DEFAULT_BATCH, MOST_SEED, check_range, check_ranges
 
 
 class FeatureExtractor:
@@ -60,7 +60,7 @@ class FeatureExtractor:
             seed: Of random weights.
 
         Raises:
-            UsageError: There is no such network or layer.
+            UsageError: There is no such network or layer, or a number is out of range.
             CnnkitError: Its weights cannot be had.
             DeviceError: The device does not exist.
         """
@@ -83,6 +83,8 @@ class FeatureExtractor:
             resize=resize,
             fit=None if fit is None else inputs.choice(Fit, fit, "fit"),
         )
+        check_ranges(spec)
+        check_range("seed", seed, minimum=0, maximum=MOST_SEED)
         self._extractor = extract.Extractor(config, spec=spec.named(seed=seed))
         self.header: Header = self._extractor.header
 

@@ -113,7 +113,8 @@ def write_features(path: PathLike, given: "Features") -> None:
         given: The paths of its rows open from the current folder.
 
     Raises:
-        UsageError: `path` does not end in .npy, or a manifest of the same name lies next to it.
+        UsageError: `path` does not end in .npy, a manifest of the same name lies next to it, or the values are not floating-point
+            numbers (N, D) or (N, C, H, W).
     """
     from cnnkit.formats import features
 

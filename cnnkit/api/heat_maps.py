@@ -18,6 +18,7 @@ from cnnkit.explain import cam_render, cam_run, colormaps, upsampling
 from cnnkit.explain.cam_run import CamModel
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.explain.upsampling import Box
+from cnnkit.option_fields import check_range, check_ranges
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,9 +60,10 @@ class HeatMap:
             box: Also draw a box around the largest connected region above this share of the maximum.
 
         Raises:
-            UsageError: There is no such colour map.
+            UsageError: There is no such colour map, or a number is not from 0 to 1.
             BadImageError: The image cannot be read any more.
         """
+        check_ranges(RenderOptions(alpha=alpha, box=box))
         palette = colormaps.color_table(colormap)
         image = in_memory.load(self._image)
         heat, part, _ = self._spread(image.size)
@@ -104,7 +106,7 @@ def heat_maps(
     contrast: bool = False,
     fine: bool = False,
     weights: str | os.PathLike[str] = "default",
-    size: str | None = None,
+    size: int | str | None = None,
     fit: str | None = None,
     split: str | None = None,
     device: str = "auto",
@@ -135,10 +137,12 @@ def heat_maps(
         One map for each image and target, in order.
 
     Raises:
-        UsageError: There is no such class, layer or method, or the network has no maps by it.
+        UsageError: There is no such class, layer or method, the network has no maps by it, or a number is out of range.
         BadImageError: An image cannot be used.
         CnnkitError: The model or an image does not exist.
     """
+    for name, number in (("batch", batch), ("jobs", jobs)):
+        check_range(name, number, minimum=1)
     network = cam_run.open_model(
         os.fspath(model),
         CamOptions(
@@ -148,7 +152,9 @@ def heat_maps(
             fine=fine,
         ),
         InputOptions(
-            weights=os.fspath(weights), size=size, fit=None if fit is None else inputs.choice(Fit, fit, "fit")
+            weights=os.fspath(weights),
+            size=None if size is None else str(size),
+            fit=None if fit is None else inputs.choice(Fit, fit, "fit"),
         ),
         device=device,
         batch=batch,

@@ -7,6 +7,7 @@ from cnnkit.errors import UsageError
 from cnnkit.nets import dims, dims_pipe
 from cnnkit.nets.dims import DimsRow, Dtype
 from cnnkit.nets.network_dims import measure
+from cnnkit.option_fields import check_range
 
 
 def layer_dims(layers: str, input: Sequence[int], *, batch: int = 1, dtype: str = "float32") -> tuple[DimsRow, ...]:
@@ -68,4 +69,5 @@ def _size(sides: Sequence[int]) -> tuple[int, ...]:
 def _bytes(batch: int, dtype: str) -> int:
     if dtype not in list(Dtype):
         raise UsageError(f'dtype "{dtype}": give one of {", ".join(Dtype)}')
+    check_range("batch", batch, minimum=1)
     return batch * Dtype(dtype).bytes

@@ -159,7 +159,7 @@ def install(shell: str) -> Path:
     """Write the scripts, and load them from the start-up file of the shell. A second installation changes nothing.
 
     Returns:
-        The script, or the last one.
+        The script; for fish, the folder of the scripts.
     """
     written = scripts(shell)
     for path, text in written.items():
@@ -173,7 +173,7 @@ def install(shell: str) -> Path:
         (settings / ".zcompdump").unlink(missing_ok=True)  # compinit's cache, which may lack new commands
         for name in commands():  # typer's scripts would take precedence
             (Path.home() / ".zfunc" / f"_{name}").unlink(missing_ok=True)
-    return path
+    return path.parent if shell == "fish" else path
 
 
 def _add_line(path: Path, line: str) -> None:

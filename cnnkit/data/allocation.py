@@ -84,6 +84,8 @@ _FRACTION = re.compile(r"([0-9]{1,12})/([0-9]{1,12})")
 
 def _positive(word: str, option: str) -> Fraction:
     word = word.strip()
+    if not word:
+        raise UsageError(f"{option}: a number is missing; give numbers separated by commas{_proposal(option)}")
     fraction = _FRACTION.fullmatch(word)
     if not _NUMBER.fullmatch(word) and not (fraction and int(fraction[1]) < int(fraction[2])):
         raise UsageError(f"{option}: {word!r} is not a number; give numbers separated by commas{_proposal(option)}")

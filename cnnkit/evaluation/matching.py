@@ -4,12 +4,14 @@ import logging
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit import class_names, messages
+from cnnkit.data import image_formats
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats.predictions import WITHHELD, Prediction
 
@@ -124,6 +126,25 @@ class Truth:
         """All labels that occur."""
         return {image.label for image in self.images.values() if image.label}
 
+    def resolve(self, path: str) -> str:
+        """Return the real path of an image; of one written without extension, that of the only listed image of this name."""
+        resolved = os.path.realpath(path)
+        whole = image_formats.extension_of(path) in image_formats.EXTENSIONS
+        if resolved in self.images or whole or os.path.lexists(resolved):
+            return resolved
+        return self._by_stem.get(resolved) or resolved
+
+    @cached_property
+    def _by_stem(self) -> dict[str, str | None]:
+        """The real path of each image by its path without image extension; None if several images share that."""
+        found: dict[str, str | None] = {}
+        for resolved, image in self.images.items():
+            if image_formats.extension_of(image.path) in image_formats.EXTENSIONS:
+                folder, name = os.path.split(os.path.splitext(image.path)[0])
+                for stem in {os.path.join(os.path.realpath(folder), name), os.path.splitext(resolved)[0]}:
+                    found[stem] = resolved if found.get(stem, resolved) == resolved else None
+        return found
+
     def of(self, path: str, resolved: str) -> str | None:
         """Look up the label of an image; None if it has none."""
         del path
@@ -143,6 +164,10 @@ class FolderTruth:
     def __init__(self) -> None:
         self.labels: set[str] = set()
         self.images: dict[str, LabelledImage] = {}  # there is no list of images
+
+    def resolve(self, path: str) -> str:
+        """Return the real path of an image."""
+        return os.path.realpath(path)
 
     def of(self, path: str, resolved: str) -> str | None:
         """Return the name of the folder in the path as written: a link is in the folder of its class."""
@@ -233,7 +258,7 @@ def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, n
     for row in predictions:
         image = by_written.get(row.path)
         if image is None:
-            resolved = os.path.realpath(row.path)
+            resolved = truth.resolve(row.path)
             if resolved not in images:
                 true = truth.of(row.path, resolved)
                 images[resolved] = _Image(row.path, true or "")

@@ -15,6 +15,7 @@ from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import CamMethod
 from cnnkit.data import augment_plan, preprocessing, reader
+from cnnkit.data.in_memory import MemoryImage
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
@@ -262,6 +263,8 @@ class _ClassChooser:
 
     def truth(self, image: ImageFile) -> str | None:
         """Return the true class of an image: its label, or as in cnn-eval the name of its folder; None unless the model has that class."""
+        if image.label is None and isinstance(image, MemoryImage):
+            return None
         name = os.path.basename(os.path.dirname(os.path.abspath(image.path))) if image.label is None else image.label
         number = self._numbers.get(class_names.normal(name))
         return None if number is None else self._classes[number]

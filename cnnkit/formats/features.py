@@ -74,10 +74,13 @@ def load(path: str | Path) -> Features:
     """Read features; the values are memory-mapped.
 
     Raises:
+        UsageError: The path does not end in .npy.
         FormatError: The `.tsv` or `.json` is missing, broken or of another length.
         OSError: It cannot be read.
     """
     path = Path(path)
+    if path.suffix != ".npy":
+        raise UsageError(f"{path}: not a features file; give the .npy written by cnn-extract")
     described, listed = sibling(path, ".json"), sibling(path, ".tsv")
     if not path.exists():
         raise FormatError(f"{path}: no such file; make features with cnn-extract")
@@ -140,8 +143,13 @@ def save(path: str | Path, given: Features) -> None:
         given: The features, with paths relative to the folder of the `.npy`.
 
     Raises:
-        UsageError: As `check_neighbours`, or the number of rows is not that of the values.
+        UsageError: As `check_neighbours`; the number of rows is not that of the values; or `load` would refuse the values.
     """
+    if given.values.dtype.name not in ("float16", "float32", "float64") or given.values.ndim not in (2, 4):
+        raise UsageError(
+            f"{path}: values of {given.values.dtype} and shape {given.values.shape}; "
+            "give float16, float32 or float64, (N, D) or (N, C, H, W)"
+        )
     if len(given.rows) != len(given.values):
         raise UsageError(f"{path}: {len(given.values)} rows of values, but {len(given.rows)} images")
     columns = (*COLUMNS, "view") if given.header.has_views else COLUMNS

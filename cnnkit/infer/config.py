@@ -11,7 +11,7 @@ from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
 from cnnkit.engine.config import BulkConfig
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import MOST_SEED, option, seed_option
+from cnnkit.option_fields import MOST_SEED, check_ranges, option, seed_option
 
 # Groups of options in the help; options without a group come first.
 AVERAGING, EXTERNAL = "Test-time augmentation", "Networks without a cnnkit header"
@@ -48,8 +48,9 @@ class ExtractConfig(BulkConfig):
         """Refuse options that contradict each other.
 
         Raises:
-            UsageError: Views without augmentation, augmentation without views, or an unknown device.
+            UsageError: Views without augmentation, augmentation without views, an unknown device, or a number out of range.
         """
+        check_ranges(self)
         if (self.views is None) != (self.augment is None):
             raise UsageError("--views K is the number of copies, --augment their augmentation; give both or neither")
         devices.check_precision(self.precision, devices.parse(self.device))
@@ -106,8 +107,9 @@ class PredictConfig(BulkConfig):
             as_json: Whether records are printed as JSON.
 
         Raises:
-            UsageError: Options contradict each other.
+            UsageError: Options contradict each other, or a number is out of range.
         """
+        check_ranges(self)
         devices.check_precision(self.precision, devices.parse(self.device))
         most = self.most
         if self.labels_only and (most != 1 or self.logits or as_json):

@@ -136,7 +136,7 @@ class Walk(ABC):
         """Walk along the body of a loop as often as the file says that it runs."""
         body = attributes(node)["body"]
         trips, condition = (self._shapes.values.get(name) if name else None for name in (*node.input[:2], "")[:2])
-        most = int(trips) if trips is not None else None
+        most = int(trips.item()) if trips is not None else None
         if condition is not None and not bool(condition):
             most = 0
         graph = self._body(body)

@@ -15,7 +15,7 @@ known which one runs, or if both cost the same; loops as often as they run.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -302,9 +302,9 @@ class _Measurement(Walk):
             )
         self._rows[id(node)] = row
 
-    def _of(self, node: NodeProto) -> str:
-        """Return the error message for a node's shapes: its name, `%s` for the reason, and the remedy."""
-        return f"{self._path}: {called(node)} %s{self._remedy}"
+    def _of(self, node: NodeProto) -> Callable[[str], str]:
+        """Return what makes the error message for a node's shapes from the reason: its name, the reason, and the remedy."""
+        return lambda reason: f"{self._path}: {called(node)} {reason}{self._remedy}"
 
     def _check_known(self, node: NodeProto) -> None:
         """Refuse an operator whose multiplications are unknown."""

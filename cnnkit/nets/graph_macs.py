@@ -28,13 +28,13 @@ def multiplies(node: NodeProto) -> bool:
     return node.op_type in _MULTIPLYING
 
 
-def check(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: str) -> None:
+def check(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: Callable[[str], str]) -> None:
     """Check that the input of an operator has the size that its weights need.
 
     Args:
         node: A standard operator.
         shape_of: Returns the shape of a value, None if it is unknown.
-        sentence: Error message, with `%s` for the reason.
+        sentence: Makes the error message from the reason.
 
     Raises:
         FormatError: The shapes do not fit together.
@@ -56,17 +56,17 @@ def check(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: st
         case _:
             has, takes = given[2], weights[2]
     if has != takes:
-        raise FormatError(sentence % f"takes {takes} values, but its input has {has}")
+        raise FormatError(sentence(f"takes {takes} values, but its input has {has}"))
 
 
-def count(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: str) -> int:
+def count(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: Callable[[str], str]) -> int:
     """Count the multiply-accumulates of a node for all images; arguments and errors as `check`."""
     if not multiplies(node):
         return 0
     shapes = [shape_of(name) if name else () for name in node.input]
     made = shape_of(node.output[0])
     if made is None or any(shape is None for shape in shapes):
-        raise FormatError(sentence % "has inputs of unknown shape, so its multiply-accumulates cannot be counted")
+        raise FormatError(sentence("has inputs of unknown shape, so its multiply-accumulates cannot be counted"))
     given = [shape for shape in shapes if shape is not None]
     attrs = attributes(node)
     match node.op_type:
@@ -86,11 +86,11 @@ def count(node: NodeProto, shape_of: Callable[[str], Shape | None], sentence: st
             return _attention(node, given, made, sentence)
 
 
-def _attention(node: NodeProto, given: Sequence[Shape], made: Shape, sentence: str) -> int:
+def _attention(node: NodeProto, given: Sequence[Shape], made: Shape, sentence: Callable[[str], str]) -> int:
     """Count the products of queries and keys, and of attention weights and values, in all heads."""
     if len(given) < 3 or not given[1] or len(given[0]) not in (3, 4):
         raise FormatError(
-            sentence % "has queries, keys and values in one tensor, so its multiply-accumulates cannot be counted"
+            sentence("has queries, keys and values in one tensor, so its multiply-accumulates cannot be counted")
         )
     length = given[1][-2]
     past = 4 if node.op_type == "Attention" else 6
@@ -99,7 +99,7 @@ def _attention(node: NodeProto, given: Sequence[Shape], made: Shape, sentence: s
     return (math.prod(given[0]) + math.prod(made)) * length
 
 
-def _einsum(equation: str, given: Sequence[Shape], sentence: str) -> int:
+def _einsum(equation: str, given: Sequence[Shape], sentence: Callable[[str], str]) -> int:
     """Count the products of an Einsum, contracted from left to right, as in torch."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     sides: dict[str, int] = {}
@@ -107,7 +107,7 @@ def _einsum(equation: str, given: Sequence[Shape], sentence: str) -> int:
     unnamed: set[str] = set()
     written = left.split(",")
     if len(written) != len(given):
-        raise FormatError(sentence % f"has {len(given)} operands, but its equation {equation} has {len(written)}")
+        raise FormatError(sentence(f"has {len(given)} operands, but its equation {equation} has {len(written)}"))
     for term, shape in zip(written, given, strict=True):
         before, dots, after = term.partition("...")
         rest = len(shape) - len(before) - len(after)
@@ -115,7 +115,7 @@ def _einsum(equation: str, given: Sequence[Shape], sentence: str) -> int:
         letters = [*before, *dotted, *after]
         if len(letters) != len(shape):
             raise FormatError(
-                sentence % f"has an operand of {len(shape)} dimensions, but not in its equation {equation}"
+                sentence(f"has an operand of {len(shape)} dimensions, but not in its equation {equation}")
             )
         unnamed.update(dotted)
         for letter, side in zip(letters, shape, strict=True):

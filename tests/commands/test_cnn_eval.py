@@ -421,6 +421,25 @@ def test_errors_name_mismatched_predictions(run, folder, predictions, message):
     assert not (folder / "c.png").exists()
 
 
+@pytest.mark.parametrize("suffix", ["", ".png"])
+def test_matches_paths_without_extension(run, folder, suffix):
+    """Predictions and truth name an image without its extension, or only the predictions do."""
+    lines = []
+    for label in ("red", "blue"):
+        (folder / "photos" / label).mkdir(parents=True)
+        (folder / "photos" / label / "0.png").touch()
+        lines.append(f"photos/{label}/0")
+    (folder / "truth.csv").write_text("path,label\n" + "".join(f"{each}{suffix},{each[7:-2]}\n" for each in lines))
+    (folder / "pred.csv").write_text("path,label\n" + "".join(f"{each},red\n" for each in lines))
+    outcome = run("cnn-eval", "pred.csv", "--truth", "truth.csv", "--json")
+    assert (json.loads(outcome.out)["n"], json.loads(outcome.out)["accuracy"]) == (2, 0.5)
+    assert "not predicted" not in outcome.err
+    (folder / "photos" / "red" / "0.jpg").touch()
+    (folder / "truth.csv").write_text("path,label\nphotos/red/0.png,red\nphotos/red/0.jpg,red\n")
+    outcome = run("cnn-eval", "pred.csv", "--truth", "truth.csv", status=1)
+    assert "truth.csv has no label for photos/red/0, photos/blue/0" in outcome.err
+
+
 # ---------------------------------------------------------------- folds
 
 FOLDS = 4

@@ -180,7 +180,7 @@ def test_missing_or_wrong_files_are_one_line_before_torch_is_loaded(run, here, s
         (("train.npy", "--val", "gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
         (("train.npy", "-o", "x.onnx"), 2, "x.onnx: the model's name must end in .pt"),
         (("train.npy", "-o", "nowhere/x.pt"), 1, "nowhere: no such folder to write x.pt into"),
-        (("train.tsv", "-o", "x.pt"), 2, "train.tsv: features are written to a .npy file"),
+        (("train.tsv", "-o", "x.pt"), 2, "train.tsv: not a features file; give the .npy written by cnn-extract"),
         (
             ("train.npy", "-o", "x.pt", "--weights", "gone.pth"),
             1,

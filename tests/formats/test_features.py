@@ -159,7 +159,7 @@ def test_rejects_names_other_than_npy(tmp_path):
     for name in ("train.npz", "train", "train.json"):
         with pytest.raises(UsageError, match=r"features are written to a \.npy file"):
             writer(tmp_path / name)
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match=r"not a features file; give the \.npy written by cnn-extract"):
             features.load(tmp_path / name)
     assert os.listdir(tmp_path) == []
 

@@ -69,8 +69,8 @@ def model(
 def measured(tmp_path):
     """Save a model, and return its rows by layer, its parameters and its multiply-accumulates."""
 
-    def measure(made, **options):
-        path = tmp_path / "model.onnx"
+    def measure(made, *, name="model.onnx", **options):
+        path = tmp_path / name
         onnx.save(made, path)
         rows = graph_dims.measure_graph(str(path), **options)
         whole = dims.total(rows)
@@ -672,7 +672,7 @@ def test_rejects_branches_of_different_costs(measured):
         measured(made)
 
 
-def loop(trips, *, going_on="given"):
+def loop(trips, *, going_on="given", number=5):
     nodes = [
         make_node(
             "Identity" if going_on == "given" else "Greater", ["c"] if going_on == "given" else ["s0", "limit"], ["c2"]
@@ -691,12 +691,13 @@ def loop(trips, *, going_on="given"):
         make_node("Loop", [trips, "yes", "maps"], ["last", "all"], body=inner),
         make_node("Relu", ["all"], ["out"]),
     ]
-    return model([STEM, *after], {**weights, **({"trips": np.asarray(5)} if trips else {})})
+    return model([STEM, *after], {**weights, **({"trips": np.asarray(number)} if trips else {})})
 
 
-def test_loop_counts_every_run(measured):
+@pytest.mark.parametrize("number", [5, [5]], ids=["scalar", "one value"])
+def test_loop_counts_every_run(measured, number):
     """Its weights count once, its products for every run; an output that collects the runs has one more side."""
-    params, macs, rows = measured(loop("trips"))
+    params, macs, rows = measured(loop("trips", number=number))
     assert (params, macs) == (108 + 144, 10_800 + 5 * 100 * 144)
     assert [row.layer for row in rows].count("w") == 1
     assert rows[-1].activation_bytes == 5 * 4 * 4
@@ -897,9 +898,9 @@ def test_rejects_size_that_layers_do_not_take(measured):
     made = model(nodes, {"w": filled(432, 2)}, inputs={"x": (TensorProto.FLOAT, ("n", 3, "h", "w"))})
     assert measured(made, size=(12, 12, 3))[:2] == (864, 864)
     with pytest.raises(
-        FormatError, match=r"head \(Gemm\) takes 432 values, but its input has 507; give another --input"
+        FormatError, match=r"my%20net.onnx: head \(Gemm\) takes 432 values, but its input has 507; give another --input"
     ):
-        measured(made, size=(13, 13, 3))
+        measured(made, name="my%20net.onnx", size=(13, 13, 3))
 
 
 def test_several_inputs(measured):
