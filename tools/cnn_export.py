@@ -42,6 +42,7 @@ def main(
       cnn-export head.pt -o head.onnx --verify split.tsv --split val
       cnn-export head.pt -o head.onnx --cam --features
       cnn-export head.pt -o any.onnx --cam --dynamic-size
+      cnn-export head.pt -o head-only.onnx --head-only
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
     """
     if not verify and (split is not None or null or folders is not None):

@@ -68,7 +68,7 @@ class AdviseConfig:
 
     backbone: str = option("mobilenet_v2", "Pretrained network to measure with.", metavar="NAME")
     weights: str = option(
-        "default", "Weights of the backbone: a state_dict, or the pretrained ones (default).", metavar="FILE|default"
+        "default", "Weights: a state_dict file, or default (pretrained).", metavar="FILE|default"
     )
     device: str = device_option()
     jobs: int | None = jobs_option()

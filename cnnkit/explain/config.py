@@ -21,7 +21,7 @@ class NetworkOptions(RemembersGiven):
 
     weights: str = option(
         "default",
-        "Weights of a network given by name: a state_dict, its pretrained weights (default), or random ones (none).",
+        "Weights: a state_dict file, default (pretrained), or none (random).",
         metavar="FILE|default|none",
     )
     size: str | None = None
@@ -37,7 +37,11 @@ class InputOptions(NetworkOptions):
         "Input size: one side, or HEIGHTxWIDTH. [default: that of the model]",
         metavar="PIXELS|HxW",
     )
-    fit: Fit | None = option(None, "How images are fitted to the input size. [default: as the model does]")
+    fit: Fit | None = option(
+        None,
+        "How images are made square: crop the centre, squash (change the aspect ratio), or pad. "
+        "[default: as stored in the model]",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -203,7 +203,10 @@ class ModelSpec:
         group=EXTERNAL,
     )
     fit: Fit | None = option(
-        None, "Without a cnnkit header: how to make an image square. [default: crop]", group=EXTERNAL
+        None,
+        "Without a cnnkit header: how images are made square: crop the centre, squash (change the aspect ratio), or pad. "
+        "[default: crop]",
+        group=EXTERNAL,
     )
     interpolation: Interpolation | None = option(
         None, "Without a cnnkit header: interpolation when resizing. [default: bilinear]", group=EXTERNAL

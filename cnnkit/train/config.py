@@ -287,14 +287,14 @@ class HeadConfig(TrainConfig):
     )
     solver: Solver = option(
         Solver.GRADIENT,
-        "Solver. lbfgs: logistic regression, without a learning rate to tune.",
+        "gradient: epochs of mini-batches with --optimizer; lbfgs: logistic regression, no learning rate to tune.",
         after=("loss",),
         group=LEARNING,
     )
     epochs: int = option(50, "Maximum number of epochs.", minimum=1, group=LEARNING)
     l2: float = option(
         0.0,
-        "Factor of the L2 penalty, sum of w squared; if not given, lbfgs selects it on the validation set.",
+        "Factor of the L2 penalty, sum of w squared. [default: 0; lbfgs: selected on the validation set]",
         minimum=0.0,
         group=LEARNING,
     )

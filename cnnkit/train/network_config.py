@@ -40,7 +40,12 @@ class NetworkConfig:
     size: int | None = option(
         None, "Input side in pixels. [default: 150; with --arch: the network's]", minimum=1, group=NETWORK
     )
-    fit: Fit | None = option(None, "How an image is made square. [default: squash; with --arch: crop]", group=NETWORK)
+    fit: Fit | None = option(
+        None,
+        "How images are made square: crop the centre, squash (change the aspect ratio), or pad. "
+        "[default: squash; with --arch: crop]",
+        group=NETWORK,
+    )
     grey: bool = option(False, "Convert images to grey (one channel), inside the network.", group=NETWORK)
     normalize: Normalize = option(
         Normalize.STANDARD,
@@ -97,7 +102,7 @@ class InitFrom:
     )
     weights: str = option(
         "default",
-        "With --backbone: a state_dict, the library's weights, or none (random).",
+        "With --backbone: weights: a state_dict file, default (pretrained), or none (random).",
         metavar="FILE|default|none",
         group=NETWORK,
     )
@@ -110,7 +115,11 @@ class InitFrom:
     size: int | None = option(
         None, "With --backbone: input side in pixels. [default: the network's]", minimum=1, group=NETWORK
     )
-    fit: Fit | None = option(None, "With --backbone: how an image is made square. [default: crop]", group=NETWORK)
+    fit: Fit | None = option(
+        None,
+        "With --backbone: how images are made square: crop the centre, squash (change the aspect ratio), or pad. [default: crop]",
+        group=NETWORK,
+    )
     init: Initializer | None = option(
         None, "With --backbone: initialization of the head's weights. [default: glorot]", group=NETWORK
     )
