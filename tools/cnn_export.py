@@ -19,7 +19,7 @@ def main(
     output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE", help="ONNX file to write.")],
     verify: Annotated[
         list[str] | None,
-        cli.Option("--verify", metavar="SOURCE", help="Also compare on these images; may be given several times."),
+        cli.Option("--verify", metavar="SOURCE", help="Also compare on these images; may be repeated."),
     ] = None,
     *,
     config: ExportConfig,

@@ -31,7 +31,7 @@ def main(
             "--output",
             "-o",
             metavar="FILE.pt",
-            help="Model to write; an existing file is replaced at the end.",
+            help="Model to write; an existing file is replaced at the end. [required]",
         ),
     ] = None,
     val: cli.options.Val = None,

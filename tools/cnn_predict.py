@@ -12,9 +12,7 @@ from cnnkit.infer.config import ModelSpec, PredictConfig
 def main(
     models: Annotated[
         list[Path],
-        cli.Option(
-            "--model", "-m", metavar="MODEL.onnx", help="Exported network; may be given several times, see --vote."
-        ),
+        cli.Option("--model", "-m", metavar="MODEL.onnx", help="Exported network; may be repeated, see --vote."),
     ],
     sources: cli.options.Sources = None,
     *,

@@ -146,7 +146,7 @@ class AugmentConfig:
 
     augment: str | None = option(
         None,
-        "Augmentations, separated by commas (see the words below), or @FILE.",
+        "Augmentations, separated by commas (see the words below), or @FILE. [required]",
         metavar="NOTATION",
         after=("output",),
     )

@@ -39,7 +39,7 @@ class InputOptions(NetworkOptions):
     )
     fit: Fit | None = option(
         None,
-        "How images are made square: crop the centre, squash (change the aspect ratio), or pad. "
+        "How images are fitted to the input size: crop the centre, squash (change the aspect ratio), or pad. "
         "[default: as stored in the model]",
     )
 
@@ -126,7 +126,7 @@ class RenderOptions(DrawOptions):
     )
     classes: list[str] | None = option(
         None,
-        "Class to map: a name, the predicted class (top), the label of the image (true), or all; may repeat. "
+        "Class to map: a name, the predicted class (top), the label of the image (true), or all; may be repeated. "
         "name:top is a class named top. [default: top]",
         "--class",
         metavar="NAME|top|true|all",
@@ -134,7 +134,7 @@ class RenderOptions(DrawOptions):
     )
     box: float | None = option(
         None,
-        "Draw a box around the largest connected region above SHARE of the maximum, as in --box 0.5.",
+        "Draw a box around the largest connected region above SHARE of the maximum, as in --box 0.5. [default: off]",
         minimum=0.0,
         maximum=1.0,
         metavar="SHARE",
@@ -181,7 +181,7 @@ class FeatureMapOptions(DrawOptions):
 
     layers: list[str] | None = option(
         None,
-        "Layer, by name or number (-1 is the last), or all; may repeat. [default: all]",
+        "Layer, by name or number (-1 is the last), or all; may be repeated. [default: all]",
         "--layer",
         metavar="NAME|INDEX|all",
     )

@@ -165,16 +165,19 @@ class ModelSpec:
     )
     mean: str | None = option(
         None,
-        "Without a cnnkit header: mean of the input, for values from 0 to 1, in the order of --channels.",
+        "Without a cnnkit header: mean of each channel, in the units of --range and the order of --channels; or one number.",
         metavar="R,G,B",
         group=EXTERNAL,
     )
     std: str | None = option(
-        None, "Without a cnnkit header: standard deviation of the input.", metavar="R,G,B", group=EXTERNAL
+        None,
+        "Without a cnnkit header: standard deviation of each channel, in the same units; or one number.",
+        metavar="R,G,B",
+        group=EXTERNAL,
     )
     range: PixelRange | None = option(
         None,
-        "Without a cnnkit header: value of white pixels, in the units of --mean and --std. [default: 1]",
+        "Without a cnnkit header: value of white pixels for --mean and --std. [default: 1]",
         group=EXTERNAL,
     )
     channels: ChannelOrder | None = option(

@@ -49,7 +49,8 @@ class NetworkConfig:
     grey: bool = option(False, "Convert images to grey (one channel), inside the network.", group=NETWORK)
     normalize: Normalize = option(
         Normalize.STANDARD,
-        "Normalization of pixel values from 0 to 1; the last three use statistics of the training set.",
+        "Normalization of pixel values (0 to 1): imagenet (ImageNet's mean and standard deviation), scale (none), or by the training set: "
+        "center (mean 0), standard (mean 0, standard deviation 1), maxabs (divide by the largest absolute value).",
         group=NETWORK,
     )
     init: Initializer | None = option(
