@@ -28,7 +28,10 @@ def main(
     output: Annotated[
         Path | None,
         cli.Option(
-            "--output", "-o", metavar="FILE.npy", help="File of features to write. [required unless --bench or --stats]"
+            "--output",
+            "-o",
+            metavar="FILE.npy",
+            help="File of features to write. [required unless --bench, or --stats of a FILE.npy]",
         ),
     ] = None,
     *,
