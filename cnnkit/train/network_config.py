@@ -103,7 +103,7 @@ class InitFrom:
     )
     weights: str = option(
         "default",
-        "With --backbone: weights: a state_dict file, default (pretrained), or none (random).",
+        "Weights of the --backbone: a state_dict file, default (pretrained), or none (random).",
         metavar="FILE|default|none",
         group=NETWORK,
     )
