@@ -89,7 +89,7 @@ def option(
 
 def seed_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `seed: int`, which means the same in every command."""
-    return option(0, "Random seed; the same seed gives the same bytes.", minimum=0, maximum=MOST_SEED, after=after)
+    return option(0, "Random seed, for reproducible output.", minimum=0, maximum=MOST_SEED, after=after)
 
 
 def jobs_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
@@ -99,7 +99,12 @@ def jobs_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `op
 
 def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `device: str`: where networks run."""
-    return option("auto", "auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.", metavar="DEVICE", after=after)
+    return option(
+        "auto",
+        "Device: auto (a GPU if one works, else the CPU), cpu, cuda or cuda:N (fails without that GPU).",
+        metavar="DEVICE",
+        after=after,
+    )
 
 
 def batch_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`

@@ -3,6 +3,8 @@
 photos/train/cat/1.jpg   ->   one record on stdout: size, similarity, accuracy by layer, and a command; no file is written
 """
 
+from typing import Annotated
+
 from cnnkit import cli
 from cnnkit.audit.config import AdviseConfig
 
@@ -10,7 +12,14 @@ from cnnkit.audit.config import AdviseConfig
 @cli.image_command
 def main(
     sources: cli.options.Labelled = None,
-    val: cli.options.Val = None,
+    val: Annotated[
+        list[str] | None,
+        cli.Option(
+            "--val",
+            metavar="SOURCE",
+            help="Validation set for the printed command. [default: the split val of SOURCE]",
+        ),
+    ] = None,
     *,
     config: AdviseConfig,
     errors: cli.options.Errors = None,
@@ -19,9 +28,9 @@ def main(
 ) -> None:
     """Measure which case of transfer learning applies to a set of images, and print the training command for it.
 
-    Reads a folder photos/CLASS/image.jpg, one with photos/train/, or a manifest. No network is trained and no file is written:
-    some training images pass through a pretrained network, and logistic regressions on the features of its last layer and of
-    earlier layers are compared. If an earlier layer is clearly better, the images differ from those the network was trained on.
+    Reads a folder photos/CLASS/image.jpg, one with photos/train/, or a manifest. No network is trained and no file is written: some
+    training images pass through a pretrained network, and logistic regressions on the features of its last and earlier layers are
+    compared. If an earlier layer is clearly better, the images differ from those the network was trained on.
 
     The record has the number of images of the smallest class (per_class), the cross-validated accuracy on each layer's features,
     the last layer first, and how much better the best earlier layer is than the last one (gain), with its standard error.

@@ -24,7 +24,7 @@ def main(
             "--output",
             "-o",
             metavar="DIR|-",
-            help="Folder for the copies. With - no copies are written, and their parameters are printed.",
+            help="Folder for the copies. With - no copies are written, and their parameters are printed. [required unless --sheet]",
         ),
     ] = None,
     sheet: Annotated[

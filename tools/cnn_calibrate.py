@@ -38,10 +38,10 @@ def main(
     The probability of every class is needed (cnn-predict --top all); for two classes one is enough.
 
     Examples:
-      cnn-predict -m head.onnx split.tsv --split val --top 5 > val.tsv
+      cnn-predict -m head.onnx split.tsv --split val --top all > val.tsv
       cnn-calibrate val.tsv --truth split.tsv --split val -m head.onnx -o calibrated.onnx
       cnn-calibrate val.tsv --truth split.tsv --split val --reliability reliability.png
-      cnn-predict -m calibrated.onnx split.tsv --split test --top 5 | cnn-eval --truth split.tsv --split test
+      cnn-predict -m calibrated.onnx split.tsv --split test --top all | cnn-eval --truth split.tsv --split test
     """
     config = config.checked()
 

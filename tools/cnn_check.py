@@ -24,7 +24,7 @@ def main(
             help="Write a manifest without broken and duplicate images, with groups of images that must share a split.",
         ),
     ] = None,
-    fail: Annotated[bool, cli.Option("--fail", help="Exit 4 if there is an error or a warning.")] = False,
+    fail: Annotated[bool, cli.Option("--fail", help="Exit with status 4 if there is an error or a warning.")] = False,
     table: Annotated[
         CheckTable | None,
         cli.Option("--table", help="Table to print. [default: findings; on a terminal all three]", show_default=False),

@@ -55,7 +55,7 @@ def main(
       cnn-eval test.tsv --truth split.tsv --split test --complete
       cnn-eval test.tsv --truth split.tsv --confusion confusion.png --json | jq .per_class
       cnn-eval test.tsv --fail-under accuracy=0.95 --fail-under recall:cat=0.9 --fail-over ece=0.1
-      cnn-eval test.tsv --worst 20 | tail -n +2 | cut -f 1 | xargs -d '\\n' open
+      cnn-eval test.tsv --worst 20 | tail -n +2 | cut -f 1 | xargs -d '\\n' -n 1 xdg-open
       cat fold?.tsv | cnn-eval --folds --truth folds.tsv
       cnn-eval test.tsv --coverage | awk 'NR > 1 && $4 >= 0.99 {print $1; exit}'
     """

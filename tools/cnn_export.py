@@ -19,7 +19,7 @@ def main(
     output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE", help="ONNX file to write.")],
     verify: Annotated[
         list[str] | None,
-        cli.Option("--verify", metavar="SOURCE", help="Also compare on these images; may be given several times."),
+        cli.Option("--verify", metavar="SOURCE", help="Also compare on these images; may be repeated."),
     ] = None,
     *,
     config: ExportConfig,
@@ -42,6 +42,7 @@ def main(
       cnn-export head.pt -o head.onnx --verify split.tsv --split val
       cnn-export head.pt -o head.onnx --cam --features
       cnn-export head.pt -o any.onnx --cam --dynamic-size
+      cnn-export head.pt -o head-only.onnx --head-only
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
     """
     if not verify and (split is not None or null or folders is not None):

@@ -26,7 +26,13 @@ _BENCH_OPTIONS = ("--engine", "--device", "--precision", "--batch", "--jobs", "-
 def main(
     sources: cli.options.Sources = None,
     output: Annotated[
-        Path | None, cli.Option("--output", "-o", metavar="FILE.npy", help="File of features to write.")
+        Path | None,
+        cli.Option(
+            "--output",
+            "-o",
+            metavar="FILE.npy",
+            help="File of features to write. [required unless --bench, or --stats of a FILE.npy]",
+        ),
     ] = None,
     *,
     spec: BackboneSpec,

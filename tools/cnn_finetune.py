@@ -31,7 +31,7 @@ def main(
             "--output",
             "-o",
             metavar="FILE.pt",
-            help="Model to write; an existing file is replaced at the end.",
+            help="Model to write; an existing file is replaced at the end. [required]",
         ),
     ] = None,
     val: cli.options.Val = None,
@@ -56,7 +56,7 @@ def main(
 
     Examples:
       cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze features.14 --lr 1e-5
-      cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze block5 \\
+      cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze features.14 \\
           --augment "rotate 20, hflip" --views 4
       cnn-finetune head.pt folds.tsv --hold-out fold0 -o fold0.pt --unfreeze features.14
       cnn-finetune --backbone resnet50 photos/ -o model.pt --warmup-head 5 \\

@@ -12,9 +12,7 @@ from cnnkit.infer.config import ModelSpec, PredictConfig
 def main(
     models: Annotated[
         list[Path],
-        cli.Option(
-            "--model", "-m", metavar="MODEL.onnx", help="Exported network; may be given several times, see --vote."
-        ),
+        cli.Option("--model", "-m", metavar="MODEL.onnx", help="Exported network; may be repeated, see --vote."),
     ],
     sources: cli.options.Sources = None,
     *,
@@ -45,7 +43,7 @@ def main(
       cnn-predict -m one.onnx -m two.onnx -m three.onnx --vote hard photos/
       cnn-predict -m head.onnx split.tsv --split test --tta "crop 0.9, hflip" --views 16
       cnn-predict -m any.onnx landscapes/ --size native
-      cnn-predict -m head.onnx test.npy --top 3
+      cnn-predict -m head-only.onnx test.npy --top 3
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt photos/
       cnn-predict -m vgg.onnx --size 224 --channels bgr --range 255 --mean 103.939,116.779,123.68 --std 1 --labels classes.txt photos/
     """

@@ -21,7 +21,10 @@ def main(
     output: Annotated[
         Path | None,
         cli.Option(
-            "--output", "-o", metavar="FILE.pt", help="Model to write; an existing file is replaced at the end."
+            "--output",
+            "-o",
+            metavar="FILE.pt",
+            help="Model to write; an existing file is replaced at the end. [required]",
         ),
     ] = None,
     val: cli.options.Val = None,

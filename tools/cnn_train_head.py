@@ -25,7 +25,10 @@ def main(
     output: Annotated[
         Path | None,
         cli.Option(
-            "--output", "-o", metavar="FILE.pt", help="Model to write; an existing file is replaced at the end."
+            "--output",
+            "-o",
+            metavar="FILE.pt",
+            help="Model to write; an existing file is replaced at the end. [required unless --with]",
         ),
     ] = None,
     val: Annotated[

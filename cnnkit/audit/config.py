@@ -67,9 +67,7 @@ class AdviseConfig:
     """The pretrained network that a set of images is measured with; `seed` samples the images and divides them into folds."""
 
     backbone: str = option("mobilenet_v2", "Pretrained network to measure with.", metavar="NAME")
-    weights: str = option(
-        "default", "Weights of the backbone: a state_dict, or the pretrained ones (default).", metavar="FILE|default"
-    )
+    weights: str = option("default", "Weights: a state_dict file, or default (pretrained).", metavar="FILE|default")
     device: str = device_option()
     jobs: int | None = jobs_option()
     seed: int = seed_option()

@@ -174,7 +174,7 @@ def _overview(manuals: Mapping[str, _Manual]) -> str:
     lines += [".SH FILES"]
     lines += _table(
         {
-            "photos/CLASS/image.jpg": "A folder of images: the name of the folder that holds an image is its class. "
+            "photos/CLASS/image.jpg": "A folder of images: the first folder below photos/ (or below a split) is the class. "
             "Folders called train, val, test or fold0 are splits, with class folders in them.",
             "FILE.tsv, FILE.csv, FILE.jsonl": "A manifest: a table of images with the columns path, label and split.",
             "FILE.npy, FILE.tsv, FILE.json": "Features of images, their manifest, and how they were made.",

@@ -22,6 +22,7 @@ def typer_option(option: OptionField) -> Any:  # noqa: ANN401 - typer's own clas
         metavar=option.metavar,
         min=option.minimum,
         max=option.maximum,
+        show_default="[default: " not in option.help,  # else the help has it in its own words
         rich_help_panel=option.group,
     )
 
@@ -104,8 +105,8 @@ TruthSource = Annotated[
     typer.Option(
         "--truth",
         metavar="SOURCE",
-        help="A manifest (.tsv, .csv or .jsonl) with labels, or a folder of class folders. [default: the class of an image is the name "
-        "of its folder]",
+        help="A manifest (.tsv, .csv or .jsonl) with labels, or a folder of class folders. [default: the name of the folder "
+        "that directly contains each image]",
     ),
 ]
 #: For commands that decode images.

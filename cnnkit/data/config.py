@@ -146,7 +146,7 @@ class AugmentConfig:
 
     augment: str | None = option(
         None,
-        "Augmentations, separated by commas (see the words below), or @FILE.",
+        "Augmentations, separated by commas (see the words below), or @FILE. [required]",
         metavar="NOTATION",
         after=("output",),
     )
@@ -158,7 +158,10 @@ class AugmentConfig:
         minimum=1,
         metavar="N",
     )
-    fit: Fit | None = option(None, "How --size makes an image square. [default: crop]")
+    fit: Fit | None = option(
+        None,
+        "With --size: how images are made square: crop the centre, squash (change the aspect ratio), or pad. [default: crop]",
+    )
     force: bool = option(
         False, "Write into a DIR that is not empty, replace earlier copies in it, and accept val and test images."
     )

@@ -47,7 +47,7 @@ class BulkConfig(InferenceConfig):
 
     batch: int = option(
         DEFAULT_BATCH,
-        f"Images per batch. On a GPU the default is {GPU_BATCH}.",
+        f"Batch size, in images. [default: {DEFAULT_BATCH}; {GPU_BATCH} on a GPU]",
         minimum=1,
         after=("device",),
     )
@@ -89,7 +89,7 @@ class BackboneSpec(RemembersGiven):
     layers: str | None = option(None, "Backbone in layer notation, or @FILE.", metavar="NOTATION")
     weights: str = option(
         "default",
-        "State_dict file, default for pretrained weights, or none for random weights from --seed.",
+        "Weights: a state_dict file, default (pretrained; with --layers, random), or none (random).",
         metavar="FILE|default|none",
     )
     layer: str | None = option(
@@ -98,11 +98,17 @@ class BackboneSpec(RemembersGiven):
         metavar="NAME",
     )
     pool: Pool | None = option(None, "Pooling after that layer. [default: avg, or that of the .pt or .onnx]")
-    size: int | None = option(None, "Side of the network's input, in pixels. [default: the network's own]", minimum=1)
+    size: int | None = option(
+        None, "Side of the network's input, in pixels. [default: the network's own; 32 with --layers]", minimum=1
+    )
     resize: int | None = option(
         None, "Shorter side before the centre crop, in pixels. [default: in proportion to --size]", minimum=1
     )
-    fit: Fit | None = option(None, "How to make an image square. [default: crop]")
+    fit: Fit | None = option(
+        None,
+        "How images are made square: crop the centre, squash (change the aspect ratio), or pad. "
+        "[default: crop; squash with --layers; as stored in a .pt or .onnx]",
+    )
     seed: int = 0
 
     def named(self, *, seed: int) -> Self:
@@ -123,7 +129,10 @@ class ExportConfig(InferenceConfig):
         ExportInput.UINT8, "Input of the graph: uint8 images (N, H, W, 3), or normalised float32 (N, 3, H, W)."
     )
     features: bool = option(False, "Add the output features: the input of the head, (N, D).")
-    cam: bool = option(False, "Add the output cam: class activation maps, (N, classes, h, w).")
+    cam: bool = option(
+        False,
+        "Add the output cam: class activation maps, (N, classes, h, w); needs global average pooling, then one dense layer.",
+    )
     head_only: bool = option(False, "Export only the head: features in, probabilities out.")
     fp16: bool = option(False, "Compute in float16; outputs stay float32.")
     dynamic_size: bool = option(

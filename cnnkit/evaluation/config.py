@@ -45,7 +45,7 @@ class CompareConfig(MatchConfig):
         metavar="FILE",
     )
     fail_if_worse: bool = option(
-        False, "Exit 4 if B is worse than A: the 95 % interval of the difference is below zero."
+        False, "Exit with status 4 if B is worse than A: the 95 % interval of the difference is below zero."
     )
 
 
@@ -77,12 +77,12 @@ class EvalConfig(MatchConfig):
     )
     fail_under: list[str] | None = option(
         None,
-        f"Exit 4 if MEASURE is below BOUND; may repeat. Measures: {', '.join(bounds.HIGHER_IS_BETTER)}.",
+        f"Exit with status 4 if MEASURE is below BOUND; may be repeated. Measures: {', '.join(bounds.HIGHER_IS_BETTER)}.",
         metavar="MEASURE=BOUND",
     )
     fail_over: list[str] | None = option(
         None,
-        f"Exit 4 if MEASURE is above BOUND; may repeat. Measures: {', '.join(bounds.LOWER_IS_BETTER)}.",
+        f"Exit with status 4 if MEASURE is above BOUND; may be repeated. Measures: {', '.join(bounds.LOWER_IS_BETTER)}.",
         metavar="MEASURE=BOUND",
     )
 

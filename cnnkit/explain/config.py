@@ -21,7 +21,7 @@ class NetworkOptions(RemembersGiven):
 
     weights: str = option(
         "default",
-        "Weights of a network given by name: a state_dict, its pretrained weights (default), or random ones (none).",
+        "Weights: a state_dict file, default (pretrained), or none (random).",
         metavar="FILE|default|none",
     )
     size: str | None = None
@@ -37,7 +37,11 @@ class InputOptions(NetworkOptions):
         "Input size: one side, or HEIGHTxWIDTH. [default: that of the model]",
         metavar="PIXELS|HxW",
     )
-    fit: Fit | None = option(None, "How images are fitted to the input size. [default: as the model does]")
+    fit: Fit | None = option(
+        None,
+        "How images are fitted to the input size: crop the centre, squash (change the aspect ratio), or pad. "
+        "[default: as stored in the model]",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +126,7 @@ class RenderOptions(DrawOptions):
     )
     classes: list[str] | None = option(
         None,
-        "Class to map: a name, the predicted class (top), the label of the image (true), or all; may repeat. "
+        "Class to map: a name, the predicted class (top), the label of the image (true), or all; may be repeated. "
         "name:top is a class named top. [default: top]",
         "--class",
         metavar="NAME|top|true|all",
@@ -130,7 +134,7 @@ class RenderOptions(DrawOptions):
     )
     box: float | None = option(
         None,
-        "Draw a box around the largest connected region above SHARE of the maximum, as in --box 0.5.",
+        "Draw a box around the largest connected region above SHARE of the maximum, as in --box 0.5. [default: off]",
         minimum=0.0,
         maximum=1.0,
         metavar="SHARE",
@@ -177,7 +181,7 @@ class FeatureMapOptions(DrawOptions):
 
     layers: list[str] | None = option(
         None,
-        "Layer, by name or number (-1 is the last), or all; may repeat. [default: all]",
+        "Layer, by name or number (-1 is the last), or all; may be repeated. [default: all]",
         "--layer",
         metavar="NAME|INDEX|all",
     )

@@ -167,16 +167,19 @@ class ModelSpec:
     )
     mean: str | None = option(
         None,
-        "Without a cnnkit header: mean of the input, for values from 0 to 1, in the order of --channels.",
+        "Without a cnnkit header: mean of each channel, in the units of --range and the order of --channels; or one number.",
         metavar="R,G,B",
         group=EXTERNAL,
     )
     std: str | None = option(
-        None, "Without a cnnkit header: standard deviation of the input.", metavar="R,G,B", group=EXTERNAL
+        None,
+        "Without a cnnkit header: standard deviation of each channel, in the same units; or one number.",
+        metavar="R,G,B",
+        group=EXTERNAL,
     )
     range: PixelRange | None = option(
         None,
-        "Without a cnnkit header: value of white pixels, in the units of --mean and --std. [default: 1]",
+        "Without a cnnkit header: value of white pixels for --mean and --std. [default: 1]",
         group=EXTERNAL,
     )
     channels: ChannelOrder | None = option(
@@ -205,7 +208,10 @@ class ModelSpec:
         group=EXTERNAL,
     )
     fit: Fit | None = option(
-        None, "Without a cnnkit header: how to make an image square. [default: crop]", group=EXTERNAL
+        None,
+        "Without a cnnkit header: how images are made square: crop the centre, squash (change the aspect ratio), or pad. "
+        "[default: crop]",
+        group=EXTERNAL,
     )
     interpolation: Interpolation | None = option(
         None, "Without a cnnkit header: interpolation when resizing. [default: bilinear]", group=EXTERNAL

@@ -249,7 +249,9 @@ class DimsConfig:
     pool: str | None = option(None, "Max pooling; window size K or HxW.", metavar="K")
     avgpool: str | None = option(None, "Average pooling; window size K or HxW.", metavar="K")
     dense: int | None = option(None, "Dense layer with N units.", metavar="N", minimum=1)
-    kernel: str | None = option(None, "Kernel size of the convolution, K or HxW.", "--kernel", "--k", metavar="K")
+    kernel: str | None = option(
+        None, "Kernel size of the convolution, K or HxW. [required with --filters]", "--kernel", "--k", metavar="K"
+    )
     stride: str | None = option(
         None, "Stride, S or HxW. [default: 1; for pooling, the window size]", "--stride", "--s", metavar="S"
     )

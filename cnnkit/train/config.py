@@ -114,15 +114,17 @@ class TrainConfig(RemembersGiven):
     )
     ema: float | None = option(
         None,
-        "Validate and keep an exponential moving average of the weights, with this decay, such as 0.999.",
+        "Validate and keep an exponential moving average of the weights, with this decay, such as 0.999. [default: off]",
         minimum=0.0,
         maximum=1.0,
         metavar="DECAY",
         group=LEARNING,
     )
-    clip: float | None = option(None, "Clip the norm of the gradients to this value.", minimum=0.0, group=LEARNING)
+    clip: float | None = option(
+        None, "Clip the norm of the gradients to this value. [default: off]", minimum=0.0, group=LEARNING
+    )
     patience: int | None = option(
-        None, "Stop after this many epochs without an improvement.", minimum=1, group=LEARNING
+        None, "Stop after this many epochs without an improvement. [default: off]", minimum=1, group=LEARNING
     )
     monitor: Monitor = option(Monitor.VAL_LOSS, "Validation measure that selects the best epoch.", group=LEARNING)
     deterministic: bool = option(
@@ -287,14 +289,14 @@ class HeadConfig(TrainConfig):
     )
     solver: Solver = option(
         Solver.GRADIENT,
-        "Solver. lbfgs: logistic regression, without a learning rate to tune.",
+        "gradient: epochs of mini-batches with --optimizer; lbfgs: logistic regression, no learning rate to tune.",
         after=("loss",),
         group=LEARNING,
     )
     epochs: int = option(50, "Maximum number of epochs.", minimum=1, group=LEARNING)
     l2: float = option(
         0.0,
-        "Factor of the L2 penalty, sum of w squared; if not given, lbfgs selects it on the validation set.",
+        "Factor of the L2 penalty, sum of w squared. [default: 0; lbfgs: selected on the validation set]",
         minimum=0.0,
         group=LEARNING,
     )
@@ -308,7 +310,7 @@ class HeadConfig(TrainConfig):
     )
     pca: int | None = option(
         None,
-        "Keep N principal components of the features.",
+        "Keep N principal components of the features. [default: off]",
         minimum=1,
         metavar="N",
         after=("standardize",),
@@ -413,7 +415,7 @@ class FreezeConfig:
     )
     layer_decay: float | None = option(
         None,
-        "Learning rate of each block, as a share of the rate of the next block towards the head.",
+        "Learning rate of each block, as a share of the rate of the next block towards the head. [default: off]",
         minimum=0.0,
         maximum=1.0,
         group=FREEZING,

@@ -40,11 +40,17 @@ class NetworkConfig:
     size: int | None = option(
         None, "Input side in pixels. [default: 150; with --arch: the network's]", minimum=1, group=NETWORK
     )
-    fit: Fit | None = option(None, "How an image is made square. [default: squash; with --arch: crop]", group=NETWORK)
+    fit: Fit | None = option(
+        None,
+        "How images are made square: crop the centre, squash (change the aspect ratio), or pad. "
+        "[default: squash; with --arch: crop]",
+        group=NETWORK,
+    )
     grey: bool = option(False, "Convert images to grey (one channel), inside the network.", group=NETWORK)
     normalize: Normalize = option(
         Normalize.STANDARD,
-        "Normalization of pixel values from 0 to 1; the last three use statistics of the training set.",
+        "Normalization of pixel values (0 to 1): imagenet (ImageNet's mean and standard deviation), scale (none), or by the training set: "
+        "center (mean 0), standard (mean 0, standard deviation 1), maxabs (divide by the largest absolute value).",
         group=NETWORK,
     )
     init: Initializer | None = option(
@@ -97,7 +103,7 @@ class InitFrom:
     )
     weights: str = option(
         "default",
-        "With --backbone: a state_dict, the library's weights, or none (random).",
+        "Weights of the --backbone: a state_dict file, default (pretrained), or none (random).",
         metavar="FILE|default|none",
         group=NETWORK,
     )
@@ -110,7 +116,11 @@ class InitFrom:
     size: int | None = option(
         None, "With --backbone: input side in pixels. [default: the network's]", minimum=1, group=NETWORK
     )
-    fit: Fit | None = option(None, "With --backbone: how an image is made square. [default: crop]", group=NETWORK)
+    fit: Fit | None = option(
+        None,
+        "With --backbone: how images are made square: crop the centre, squash (change the aspect ratio), or pad. [default: crop]",
+        group=NETWORK,
+    )
     init: Initializer | None = option(
         None, "With --backbone: initialization of the head's weights. [default: glorot]", group=NETWORK
     )
