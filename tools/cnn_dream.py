@@ -23,7 +23,7 @@ def main(
     """Amplify in an image the patterns that a layer of a network detects (DeepDream).
 
     Gradient ascent maximises the mean square of the layer's activations, first on a small copy of the image, then on larger ones
-    (octaves). Prints a record with that mean square for the image (start) and for the dream (activation).
+    (octaves). Prints a row with that mean square for the image (start) and for the dream (activation).
 
     Examples:
       cnn-dream inception_v3 sky.jpg --layer Mixed_5d -o dream.png

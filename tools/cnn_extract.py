@@ -39,7 +39,7 @@ def main(
         bool,
         cli.Option(
             "--stats",
-            help="Print statistics of each column: mean, variance, range, share of zeros, whether it is constant or a duplicate. "
+            help="Print statistics of each column: mean, variance, range, share of zeros, whether it is constant (dead) or a duplicate. "
             "SOURCE may be a FILE.npy of features.",
         ),
     ] = False,

@@ -28,7 +28,7 @@ def main(
 ) -> None:
     """Predict the classes of images, with one exported network or several.
 
-    Writes path, rank, label and probability, in the order of the images. Preprocessing and classes are read from the model. The
+    Prints path, rank, label and probability, in the order of the images. Preprocessing and classes are read from the model. The
     names of class folders (photos/CLASS/image.jpg) are not used. A SOURCE may also be a FILE.npy of features, for a head from
     cnn-export --head-only.
 

@@ -94,10 +94,10 @@ class BackboneSpec(RemembersGiven):
     )
     layer: str | None = option(
         None,
-        "Layer whose output is used; cnn-dims lists the names. [default: the last with spatial extent]",
+        "Layer whose output is used; cnn-dims lists the names. [default: the last layer with spatial dimensions]",
         metavar="NAME",
     )
-    pool: Pool | None = option(None, "Pooling after that layer. [default: avg, or that of the .pt or .onnx]")
+    pool: Pool | None = option(None, "Pooling of the output of --layer. [default: avg, or that of the .pt or .onnx]")
     size: int | None = option(None, "Side of the network's input, in pixels. [default: the network's own]", minimum=1)
     resize: int | None = option(
         None, "Shorter side before the centre crop, in pixels. [default: in proportion to --size]", minimum=1
@@ -132,7 +132,7 @@ class ExportConfig(InferenceConfig):
     )
     opset: int | None = option(None, f"ONNX operator set, {OPSETS[0]} to {OPSETS[1]}. [default: the exporter's]")
     tolerance: float | None = option(
-        None, "Largest allowed difference of a probability. [default: 0.0001; 0.05 with --fp16]", minimum=0.0
+        None, "Maximum absolute difference between probabilities. [default: 0.0001; 0.05 with --fp16]", minimum=0.0
     )
 
     @property

@@ -202,7 +202,7 @@ def check_loss(loss: Loss | None, *, classes: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTrainConfig(TrainConfig):
-    """Additional settings of trainings on images; `epochs` and `warmup` are in epochs, units of the others are in the option help."""
+    """Additional settings of training on images; `epochs` and `warmup` are in epochs, units of the others are in the option help."""
 
     augment: str | None = option(
         None,
@@ -420,7 +420,8 @@ class FreezeConfig:
     )
     views: int | None = option(
         None,
-        "Run the frozen part once on K augmented versions of each image and cache its features; 0: run it in each epoch. "
+        "Number of augmented versions of each image on which the frozen layers run once, with cached features; 0 runs them in "
+        "each epoch. "
         "[default: 0 with --augment or --mixup, else 1, not augmented]",
         minimum=0,
         metavar="K",
@@ -492,11 +493,11 @@ class RunConfig(DeviceConfig):
         "Memory for decoded images, such as 500M or 4G; sets that do not fit are read again in each epoch.",
         metavar="SIZE",
     )
-    resume: bool = option(False, "Resume an interrupted training after its last finished epoch.")
+    resume: bool = option(False, "Resume an interrupted run from its last checkpoint.")
     checkpoint_every: float = option(
         CHECKPOINT_EVERY,
-        "Minimum time between checkpoints for --resume, in seconds. An interruption also writes one; that of a large network may be "
-        "a few seconds old.",
+        "Minimum time between checkpoints, in seconds. One is also written on interruption; for a large network it may be a few "
+        "seconds old.",
         minimum=0.0,
         metavar="SECONDS",
         after=("resume",),
