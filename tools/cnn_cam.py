@@ -63,10 +63,12 @@ def main(
       cnn-cam -m model.pt photos/ -o maps/
       cnn-cam -m model.pt split.tsv --split val --class true --sheet sheet.png
       cnn-cam -m model.pt both.jpg -o maps/ --class cat --class dog --box 0.5
-      cnn-cam -m model.onnx photos/ -o maps/ --method cam --json | jq -r "select(.probability < 0.6).overlay"
+      cnn-cam -m model.onnx photos/ -o maps/ --method cam --json \\
+          | jq -r "select(.probability < 0.6).overlay"
       cnn-cam -m mobilenet_v2 elephants.jpg -o maps/ --fine --size 448
       cnn-cam -m any.onnx landscape.jpg -o maps/ --size 900x1200
-      cnn-eval test.tsv --worst 20 | cnn-cam -m model.pt - --class top --class true --sheet mistakes.png
+      cnn-eval test.tsv --worst 20 \\
+          | cnn-cam -m model.pt - --class top --class true --sheet mistakes.png
       cnn-cam -m model.pt photos/ --faithful --method layercam > faithful.tsv
     """
     render = render.checked()

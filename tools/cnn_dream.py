@@ -22,7 +22,7 @@ def main(
 ) -> None:
     """Amplify in an image the patterns that a layer of a network detects (DeepDream).
 
-    Gradient ascent maximises the mean square of the layer's activations, first on a small copy of the image, then on larger ones
+    Gradient ascent maximizes the mean square of the layer's activations, first on a small copy of the image, then on larger ones
     (octaves). Prints a row with that mean square for the image (start) and for the dream (activation).
 
     Examples:

@@ -31,7 +31,7 @@ def main(
 ) -> None:
     """Export a model to an ONNX file, and check that its outputs are the same.
 
-    The ONNX graph takes uint8 images and gives probabilities; it includes normalisation, class names and preprocessing. The
+    The ONNX graph takes uint8 images and gives probabilities; it includes normalization, class names and preprocessing. The
     outputs of ONNX Runtime and torch are compared at batch sizes 1, 2 and --batch on random images, and on those of --verify; the file
     is written only if they agree.
 

@@ -59,8 +59,10 @@ def main(
 
     Examples:
       cnn-extract split.tsv --split train -o train.npy --backbone resnet50
-      cnn-extract photos/ -o x.npy --backbone mobilenet_v2 --weights mobilenet_v2.pth --layer features.14
-      cnn-extract digits/ -o x.npy --layers "conv 32 k3 relu, pool 2" --weights none --size 16 --pool flatten
+      cnn-extract photos/ -o x.npy --backbone mobilenet_v2 --weights mobilenet_v2.pth \\
+          --layer features.14
+      cnn-extract digits/ -o x.npy --layers "conv 32 k3 relu, pool 2" \\
+          --weights none --size 16 --pool flatten
       cnn-extract split.tsv --split train -o train.npy --views 10 \\
           --augment "rotate 40, shift 0.2, zoom 0.2, hflip"
       cnn-extract train.npy --stats

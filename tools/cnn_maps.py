@@ -38,7 +38,7 @@ def main(
     mean and maximum are over all values, most_active is the channel with the largest mean. -o draws every channel and a mosaic of each
     layer.
 
-    With --layer all, and for an .onnx, a layer includes the normalisation and activation after it. A layer of a .pt given by name is
+    With --layer all, and for an .onnx, a layer includes the normalization and activation after it. A layer of a .pt given by name is
     that layer alone.
 
     Examples:

@@ -115,12 +115,12 @@ class BackboneSpec(RemembersGiven):
 class ExportConfig(InferenceConfig):
     """What is exported, and how it is compared with torch.
 
-    `input` float is normalised float32 (N, 3, H, W), for grey images (N, 1, H, W). For the comparison, ONNX Runtime runs on `device` with
+    `input` float is normalized float32 (N, 3, H, W), for grey images (N, 1, H, W). For the comparison, ONNX Runtime runs on `device` with
     batches of up to `batch`.
     """
 
     input: ExportInput = option(
-        ExportInput.UINT8, "Input of the graph: uint8 images (N, H, W, 3), or normalised float32 (N, 3, H, W)."
+        ExportInput.UINT8, "Input of the graph: uint8 images (N, H, W, 3), or normalized float32 (N, 3, H, W)."
     )
     features: bool = option(False, "Add the output features: the input of the head, (N, D).")
     cam: bool = option(False, "Add the output cam: class activation maps, (N, classes, h, w).")
