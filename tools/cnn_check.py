@@ -45,8 +45,8 @@ def main(
     are often taken class by class.
 
     Accuracies of probes are balanced and cross-validated. "Well above chance": significant at 5 % over all probes of the class, or of
-    the split, and at least a tenth of the way from chance to 100 %. The smallest p-value is
-    about 0.003, or 0.01 for a probe that is not well above chance.
+    the split, and at least a tenth of the way from chance to 100 %. The smallest p-value is about 0.003, or
+    0.01 for a probe that is not well above chance.
 
     Examples:
       cnn-check photos/
@@ -74,8 +74,7 @@ def main(
         left = fixed_manifest.fixed(found)
         manifest.save(fix, manifest.moved(left.rows, fix.parent), columns=manifest.columns(left.rows))
     counts = {f"{level}s": found.count(level) for level in Level}
-    bounds = {name: (counts[name], 0.0) for name in ("errors", "warnings")} if fail else {}
-    with cli.gated({}, at_most=bounds):
+    with cli.gated({}, none={name: counts[name] for name in ("errors", "warnings")} if fail else {}):
         if cli.for_people() and not as_json:
             cli.emit_tables(found.tables(table))
         else:

@@ -123,7 +123,7 @@ def test_fail_makes_findings_exit_4_and_notes_do_not(run, clean):
     (clean / "dog" / "empty.jpg").write_bytes(b"")
     outcome = run("cnn-check", "photos", "--fail", "--probes", "none", status=4)
     assert [kind for _, kind, _, _ in found(outcome)] == ["empty", "identical"]
-    assert "errors 1 is above 0" in outcome.err
+    assert "1 error, 0 allowed" in outcome.err
     assert run("cnn-check", "photos", "--probes", "none").status == 0
 
 
