@@ -3,7 +3,7 @@
 train.npy train.tsv train.json   ->  head.pt    the whole network: backbone and head
 val.npy   val.tsv   val.json         head.csv   its history, one row per epoch
 
-With --with, no file is written: three records on stdout, for the features, with additional inputs, and for those inputs alone.
+With --with, no file is written: three rows on stdout, for the features, with additional inputs, and for those inputs alone.
 """
 
 from pathlib import Path

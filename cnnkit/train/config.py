@@ -1,4 +1,4 @@
-"""Configuration of a training: dataclasses whose fields are the options. They validate themselves, without torch or numpy.
+"""Configuration of a training run: dataclasses whose fields are the options. They validate themselves, without torch or numpy.
 
 The functions of this package take what `checked()` returns: contradictions rejected, defaults and notations written out.
 """
@@ -79,7 +79,7 @@ class Epoch:
 
 _SMOOTHING = "Label smoothing: share of the target that is spread over all classes."
 
-#: Seconds between two checkpoints of a training.
+#: Seconds between two checkpoints of a training run.
 CHECKPOINT_EVERY = 60.0
 
 
