@@ -118,7 +118,7 @@ def test_exit_statuses_are_those_of_the_command(name):
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert (name in man.GATED) == bool(called & {"cli.gate", "cli.gated"})
     statuses = sections(name)["EXIT STATUS"]
-    assert (" 4 A limit" in statuses) == (name in man.GATED)
+    assert (" 4 A condition" in statuses) == (name in man.GATED)
     assert (" 3 Success, but" in statuses) == ("--errors" in sections(name)["OPTIONS"])
 
 

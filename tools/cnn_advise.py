@@ -1,6 +1,6 @@
-"""Measure which case of transfer learning applies to a set of images, and print the training command for it.
+"""Measure which case of transfer learning a dataset is, and print the training command for it.
 
-photos/train/cat/1.jpg   ->   one record on stdout: size, similarity, accuracy by layer, and a command; no file is written
+photos/train/cat/1.jpg   ->   one row on stdout: size, similarity, accuracy by layer, and a command; no file is written
 """
 
 from typing import Annotated
@@ -26,13 +26,13 @@ def main(
     folders: cli.options.Folders = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Measure which case of transfer learning applies to a set of images, and print the training command for it.
+    """Measure which case of transfer learning a dataset is, and print the training command for it.
 
     Reads a folder photos/CLASS/image.jpg, one with photos/train/, or a manifest. No network is trained and no file is written: some
     training images pass through a pretrained network, and logistic regressions on the features of its last and earlier layers are
     compared. If an earlier layer is clearly better, the images differ from those the network was trained on.
 
-    The record has the number of images of the smallest class (per_class), the cross-validated accuracy on each layer's features,
+    The row has the number of images of the smallest class (per_class), the cross-validated accuracy on each layer's features,
     the last layer first, and how much better the best earlier layer is than the last one (gain), with its standard error.
     examples/transfer/ works through the four cases.
 

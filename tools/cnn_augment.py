@@ -3,7 +3,7 @@
 photos/cat/1.jpg            ->  DIR/cat/1~01.jpg, DIR/cat/1~02.jpg, ...
 photos/cat/indoors/2.gif        DIR/cat/indoors/2.gif~01.png, ...         formats that are not written become PNG
 photos/dog/1.png                DIR/dog/1~01.png, ...
-                                DIR/augment.tsv                           path label split group source copy, and the drawn values
+                                DIR/augment.tsv                           path label split group source copy, and the parameters
 """
 
 from pathlib import Path
@@ -44,10 +44,10 @@ def main(
     """Write augmented copies of images, N copies of each.
 
     Reads a folder (photos/CLASS/image.jpg), a manifest or a list of paths. Writes DIR/CLASS/image~01.jpg, ... and DIR/augment.tsv: path,
-    label, split, group, source, copy, and the values drawn for each copy. Prints a summary.
+    label, split, group, source, copy, and the parameters of each copy. Prints a summary.
 
-    The same image and the same seed give the same copies, whatever the file's name and the other images. Adding a word to --augment does
-    not change the values drawn for the other words. All geometric changes are made with one interpolation.
+    The same image and seed give the same copies, regardless of file names and other images. Adding a word to --augment does not change
+    the parameters of the other words. All geometric transformations are combined and the image is resampled once.
 
     Images of validation and test splits are refused, whether a manifest or a folder name gives the split. The copies of an image form
     a group, which cnn-split keeps together.

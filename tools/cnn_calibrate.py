@@ -28,7 +28,7 @@ def main(
     """Calibrate probabilities: fit a temperature and write it into the exported network.
 
     Of predictions with probability 0.9, nine in ten should be correct. Networks are often overconfident; dividing their logits by one
-    number, the temperature, corrects that. It is fitted to labelled images, best those of the validation set, by minimising the log-loss.
+    number, the temperature, corrects that. It is fitted to labelled images, best those of the validation set, by minimizing the log-loss.
     No prediction changes, so accuracy does not either.
 
     Prints log_loss and ece (expected calibration error, 15 bins) before and after, on the same images. With -m and -o it writes a copy of
@@ -41,7 +41,8 @@ def main(
       cnn-predict -m head.onnx split.tsv --split val --top all > val.tsv
       cnn-calibrate val.tsv --truth split.tsv --split val -m head.onnx -o calibrated.onnx
       cnn-calibrate val.tsv --truth split.tsv --split val --reliability reliability.png
-      cnn-predict -m calibrated.onnx split.tsv --split test --top all | cnn-eval --truth split.tsv --split test
+      cnn-predict -m calibrated.onnx split.tsv --split test --top all \\
+          | cnn-eval --truth split.tsv --split test
     """
     config = config.checked()
 

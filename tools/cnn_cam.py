@@ -1,10 +1,10 @@
 """cnn-cam: class activation maps, which show where in an image a network finds evidence for a class.
 
-photos/cat/1.jpg    ->  OUT/cat/1.jpg               the overlay, of the image's size and format
-                        OUT/cat/1~dog.jpg           the overlay of one class, if maps of several are requested
-photos/cat/2.gif        OUT/cat/2.gif.png           formats that are not written become PNG
-                        OUT/cat/1.jpg.map.npy       with --raw: the map at the size of the layer
-                        OUT/cat/1.jpg.pixels.npy    with --raw: the map at the size of the image
+photos/cat/1.jpg    ->  DIR/cat/1.jpg               the overlay, of the image's size and format
+                        DIR/cat/1~dog.jpg           the overlay of one class, if maps of several are requested
+photos/cat/2.gif        DIR/cat/2.gif.png           formats that are not written become PNG
+                        DIR/cat/1.jpg.map.npy       with --raw: the map at the size of the layer
+                        DIR/cat/1.jpg.pixels.npy    with --raw: the map at the size of the image
 """
 
 import inspect
@@ -51,7 +51,7 @@ def main(
 ) -> None:
     """Draw class activation maps: heat maps of where in an image a network finds evidence for a class.
 
-    Reads images, class folders (photos/CLASS/image.jpg) or a manifest. Prints a record for each map: label is the predicted class,
+    Reads images, class folders (photos/CLASS/image.jpg) or a manifest. Prints a row for each map: label is the predicted class,
     class and probability are those of the map, overlay is the file written. peak (x, y) and box (left, top, right, bottom) are pixels of
     the image. maximum is the largest value of the map; 0 means no evidence for the class. Maxima are comparable only within one method
     and layer.
@@ -63,10 +63,12 @@ def main(
       cnn-cam -m model.pt photos/ -o maps/
       cnn-cam -m model.pt split.tsv --split val --class true --sheet sheet.png
       cnn-cam -m model.pt both.jpg -o maps/ --class cat --class dog --box 0.5
-      cnn-cam -m model.onnx photos/ -o maps/ --method cam --json | jq -r "select(.probability < 0.6).overlay"
+      cnn-cam -m model.onnx photos/ -o maps/ --method cam --json \\
+          | jq -r "select(.probability < 0.6).overlay"
       cnn-cam -m mobilenet_v2 elephants.jpg -o maps/ --fine --size 448
       cnn-cam -m any.onnx landscape.jpg -o maps/ --size 900x1200
-      cnn-eval test.tsv --worst 20 | cnn-cam -m model.pt - --class top --class true --sheet mistakes.png
+      cnn-eval test.tsv --worst 20 \\
+          | cnn-cam -m model.pt - --class top --class true --sheet mistakes.png
       cnn-cam -m model.pt photos/ --faithful --method layercam > faithful.tsv
     """
     render = render.checked()

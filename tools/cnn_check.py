@@ -1,4 +1,4 @@
-"""cnn-check: check a set of images before training."""
+"""cnn-check: check a dataset before training."""
 
 import os
 from pathlib import Path
@@ -34,10 +34,10 @@ def main(
     null: cli.options.Null = False,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Check a set of images before training: list errors, warnings and notes.
+    """Check a dataset before training: list errors, warnings and notes.
 
-    Reads class folders (photos/CLASS/image.jpg), a manifest or a list. Prints a record for each finding: errors (not an image; one image
-    with two labels or in two splits), warnings (sizes, class balance, leaks) and notes.
+    Reads class folders (photos/CLASS/image.jpg), a manifest or a list of paths. Prints a row for each finding: errors (not an image;
+    one image with two labels or in two splits), warnings (sizes, class balance, leaks) and notes.
 
     A leak probe is a small decision tree that predicts the class, or the split, from one property alone: width, height, aspect, bytes,
     format, JPEG quality, mean or border colour, camera, time, name or number of an image, or from all except the colours. If it does so
@@ -45,7 +45,8 @@ def main(
     are often taken class by class.
 
     Accuracies of probes are balanced and cross-validated. "Well above chance": significant at 5 % over all probes of the class, or of
-    the split, and at least a tenth of the way from chance to 100 %. For probes that do not leak, p = 0.01 means at most 0.01.
+    the split, and at least a tenth of the way from chance to 100 %. The smallest p-value is about 0.003, or
+    0.01 for a probe that is not well above chance.
 
     Examples:
       cnn-check photos/
@@ -73,8 +74,7 @@ def main(
         left = fixed_manifest.fixed(found)
         manifest.save(fix, manifest.moved(left.rows, fix.parent), columns=manifest.columns(left.rows))
     counts = {f"{level}s": found.count(level) for level in Level}
-    bounds = {name: (counts[name], 0.0) for name in ("errors", "warnings")} if fail else {}
-    with cli.gated({}, at_most=bounds):
+    with cli.gated({}, none={name: counts[name] for name in ("errors", "warnings")} if fail else {}):
         if cli.for_people() and not as_json:
             cli.emit_tables(found.tables(table))
         else:

@@ -15,7 +15,7 @@ def main(
     ],
     second: Annotated[
         Path,
-        cli.Argument(metavar="B", show_default=False, help="Predictions of the other model, for the same images."),
+        cli.Argument(metavar="B", show_default=False, help="Predictions of the other model for the same images; or -."),
     ],
     truth: cli.options.TruthSource = None,
     split: cli.options.Split = None,
@@ -29,8 +29,8 @@ def main(
     Prints the accuracies of A and B, the difference B - A with its 95 % interval, the numbers of images that both, only A, only B and
     neither predict correctly, and the p-value of McNemar's exact test. A withheld prediction counts as wrong.
 
-    The interval is the wider one of Newcombe's for paired samples and of the inverted exact test. It excludes 0 exactly if p < 0.05: then
-    one model is better. The notice and --fail-if-worse follow it.
+    The interval is the wider of Newcombe's interval for paired samples and the inverted exact test. It excludes 0 if and only if
+    p < 0.05; the notice and --fail-if-worse use it.
 
     Both files must have the same images, once each, in any order. The test assumes independent images; a warning counts those that share
     a group of the manifest.

@@ -38,14 +38,15 @@ def main(
     batch; dropped, pixels at the edge of the layer's input that no window reads; image, size of the input image, which limits
     receptive fields.
 
-    An .onnx file may be quantised, or optimised by ONNX Runtime: its weights and biases count as params, its scales and zero
+    An .onnx file may be quantized, or optimized by ONNX Runtime: its weights and biases count as params, its scales and zero
     points do not. A file that ONNX Runtime refuses to load or run is an error.
 
     Examples:
       cnn-dims --input 128,128,3 --filters 32 --k 3 --s 2 --pad same
       cnn-dims --input 128,128,3 --filters 32 --k 3 --s 2 --pad same --explain
       cnn-dims --input 32,32,3 --layers "conv 16 k2 same relu, pool 2, flatten, dense 10 softmax"
-      cnn-dims --input 200,200,1 --filters 16 --k 2 --s 2 | cnn-dims --filters 32 --k 3 --pad same | cnn-dims --pool 2
+      cnn-dims --input 200,200,1 --filters 16 --k 2 --s 2 \\
+          | cnn-dims --filters 32 --k 3 --pad same | cnn-dims --pool 2
       cnn-dims vgg16 --batch 32 --dtype float16
       cnn-dims model.onnx --max-params 5000000 --json | jq .params
     """

@@ -22,8 +22,8 @@ def main(
 ) -> None:
     """Amplify in an image the patterns that a layer of a network detects (DeepDream).
 
-    Gradient ascent maximises the mean square of the layer's activations, first on a small copy of the image, then on larger ones
-    (octaves). Prints a record with that mean square for the image (start) and for the dream (activation).
+    Gradient ascent maximizes the mean square of the layer's activations, first on a small copy of the image, then on larger ones
+    (octaves). Prints a row with that mean square for the image (start) and for the dream (activation).
 
     Examples:
       cnn-dream inception_v3 sky.jpg --layer Mixed_5d -o dream.png

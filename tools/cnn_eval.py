@@ -41,13 +41,13 @@ def main(
     the precision, recall and F1 of each class, and the confusion matrix. In a pipe: rows of measure and value, those of a class as
     recall:cat; only --json has the matrix.
 
-    The truth is --truth, or the folder of each image (photos/CLASS/image.jpg). Every image must be predicted at most once, and must have
-    a true label. log_loss and roc_auc need the probability of every class (cnn-predict --top all); for two classes one is enough.
-    A notice counts images whose probabilities do not sum to 1. A measure that cannot be computed is empty, null in JSON, and fails its
-    bound.
+    The true labels are those of --truth, or else the folder names (photos/CLASS/image.jpg). Every image must be predicted at most once,
+    and must have a true label. log_loss and roc_auc need the probability of every class (cnn-predict --top all); for two classes one is
+    enough. A notice counts images whose probabilities do not sum to 1. A measure that cannot be computed is empty (null in JSON) and
+    violates its bound.
 
     With --folds, bounds apply to the out-of-fold predictions: each image is predicted once, by the model that was not trained on it. If
-    the files predict the same images, bounds apply to the means. The standard deviation is that of a sample.
+    the files predict the same images, bounds apply to the means. Standard deviations are those of a sample (n - 1).
 
     Examples:
       cnn-predict -m head.onnx photos/ | cnn-eval

@@ -1,4 +1,4 @@
-"""Export a model to an ONNX file, and check that it computes the same."""
+"""Export a model to an ONNX file, and check that its outputs are the same."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,10 +29,10 @@ def main(
     errors: cli.options.Errors = None,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Export a model to an ONNX file, and check that it computes the same.
+    """Export a model to an ONNX file, and check that its outputs are the same.
 
-    The ONNX graph takes uint8 images and gives probabilities; it includes normalisation, class names and preprocessing. The
-    outputs of ONNX Runtime and torch are compared at batch 1, 2 and --batch on random images, and on those of --verify; the file
+    The ONNX graph takes uint8 images and gives probabilities; it includes normalization, class names and preprocessing. The
+    outputs of ONNX Runtime and torch are compared at batch sizes 1, 2 and --batch on random images, and on those of --verify; the file
     is written only if they agree.
 
     A model exported with --dynamic-size is also compared at other image sizes, and can be used with cnn-predict --size and

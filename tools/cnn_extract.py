@@ -45,7 +45,7 @@ def main(
         bool,
         cli.Option(
             "--stats",
-            help="Print statistics of each column: mean, variance, range, share of zeros, whether it is constant or a duplicate. "
+            help="Print statistics of each column: mean, variance, range, share of zeros, whether it is constant (dead) or a duplicate. "
             "SOURCE may be a FILE.npy of features.",
         ),
     ] = False,
@@ -65,8 +65,10 @@ def main(
 
     Examples:
       cnn-extract split.tsv --split train -o train.npy --backbone resnet50
-      cnn-extract photos/ -o x.npy --backbone mobilenet_v2 --weights mobilenet_v2.pth --layer features.14
-      cnn-extract digits/ -o x.npy --layers "conv 32 k3 relu, pool 2" --weights none --size 16 --pool flatten
+      cnn-extract photos/ -o x.npy --backbone mobilenet_v2 --weights mobilenet_v2.pth \\
+          --layer features.14
+      cnn-extract digits/ -o x.npy --layers "conv 32 k3 relu, pool 2" \\
+          --weights none --size 16 --pool flatten
       cnn-extract split.tsv --split train -o train.npy --views 10 \\
           --augment "rotate 40, shift 0.2, zoom 0.2, hflip"
       cnn-extract train.npy --stats

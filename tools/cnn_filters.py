@@ -37,8 +37,8 @@ def main(
 ) -> None:
     """Draw the patterns that the filters of a layer respond to.
 
-    Starting from grey noise, gradient ascent maximises the mean activation of each filter; the patterns are drawn as one mosaic.
-    Prints a record for each filter: its mean activation for the noise (start) and for its pattern (activation).
+    Starting from grey noise, gradient ascent maximizes the mean activation of each filter; the patterns are drawn as one mosaic.
+    Prints a row for each filter: its mean activation for the noise (start) and for its pattern (activation).
 
     Examples:
       cnn-filters vgg16 --layer block3_conv1 --filters 0-63 -o filters.png

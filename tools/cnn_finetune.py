@@ -2,7 +2,7 @@
 
 head.pt                  ->  tuned.pt               the whole network, with the weights of its best epoch
 photos/train/cat/1.jpg       tuned.csv              its history, one row per epoch
-photos/val/cat/2.jpg         tuned.checkpoint.pt    during the training: the checkpoint for --resume
+photos/val/cat/2.jpg         tuned.checkpoint.pt    during training: the checkpoint for --resume
 """
 
 import dataclasses

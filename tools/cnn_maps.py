@@ -1,8 +1,8 @@
 """cnn-maps: the activations of the layers of a network for one image.
 
-OUT/block1_conv1.png            mosaic of all channels
-OUT/block1_conv1/007.png        one channel
-OUT/block1_conv1.npy            with --raw: float32 (C, h, w)
+DIR/block1_conv1.png            mosaic of all channels
+DIR/block1_conv1/007.png        one channel
+DIR/block1_conv1.npy            with --raw: float32 (C, h, w)
 """
 
 from pathlib import Path
@@ -34,11 +34,11 @@ def main(
 ) -> None:
     """Show the feature maps of a network: the activations of its layers for one image.
 
-    Prints a record for each layer: silent is the share of channels that are zero everywhere, zeros the share of values that are zero,
+    Prints a row for each layer: silent is the share of channels that are zero everywhere, zeros the share of values that are zero,
     mean and maximum are over all values, most_active is the channel with the largest mean. -o draws every channel and a mosaic of each
     layer.
 
-    With --layer all, and for an .onnx, a layer includes the normalisation and activation after it. A layer of a .pt given by name is
+    With --layer all, and for an .onnx, a layer includes the normalization and activation after it. A layer of a .pt given by name is
     that layer alone.
 
     Examples:

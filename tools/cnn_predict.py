@@ -26,7 +26,7 @@ def main(
 ) -> None:
     """Predict the classes of images, with one exported network or several.
 
-    Writes path, rank, label and probability, in the order of the images. Preprocessing and classes are read from the model. The
+    Prints path, rank, label and probability, in the order of the images. Preprocessing and classes are read from the model. The
     names of class folders (photos/CLASS/image.jpg) are not used. A SOURCE may also be a FILE.npy of features, for a head from
     cnn-export --head-only.
 
@@ -38,14 +38,17 @@ def main(
     Examples:
       cnn-predict -m head.onnx cat.jpg
       cnn-predict -m head.onnx split.tsv --split test | cnn-eval --truth split.tsv
-      find . -name "*.jpg" -print0 | cnn-predict -m head.onnx -0 - --json | jq -r 'select(.probability < 0.6).path'
+      find . -name "*.jpg" -print0 | cnn-predict -m head.onnx -0 - --json \\
+          | jq -r 'select(.probability < 0.6).path'
       ls *.jpg | cnn-predict -m head.onnx - --labels-only | sort | uniq -c
       cnn-predict -m one.onnx -m two.onnx -m three.onnx --vote hard photos/
       cnn-predict -m head.onnx split.tsv --split test --tta "crop 0.9, hflip" --views 16
       cnn-predict -m any.onnx landscapes/ --size native
       cnn-predict -m head-only.onnx test.npy --top 3
-      cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt photos/
-      cnn-predict -m vgg.onnx --size 224 --channels bgr --range 255 --mean 103.939,116.779,123.68 --std 1 --labels classes.txt photos/
+      cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
+          --labels classes.txt photos/
+      cnn-predict -m vgg.onnx --size 224 --channels bgr --range 255 \\
+          --mean 103.939,116.779,123.68 --std 1 --labels classes.txt photos/
     """
     config = config.checked(models=len(models), as_json=as_json)
     spec = spec.checked()

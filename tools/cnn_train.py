@@ -2,7 +2,7 @@
 
 photos/train/cat/1.jpg       ->  model.pt               the whole network, with the weights of its best epoch
 photos/val/cat/2.jpg             model.csv              its history, one row per epoch
-                                 model.checkpoint.pt    during the training: the checkpoint for --resume
+                                 model.checkpoint.pt    during training: the checkpoint for --resume
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
 train.npy train.tsv train.json   ->  head.pt    the whole network: backbone and head
 val.npy   val.tsv   val.json         head.csv   its history, one row per epoch
 
-With --with, no file is written: three records on stdout, for the features, with additional inputs, and for those inputs alone.
+With --with, no file is written: three rows on stdout, for the features, with additional inputs, and for those inputs alone.
 """
 
 from pathlib import Path
@@ -79,7 +79,8 @@ def main(
     Examples:
       cnn-train-head train.npy --val val.npy -o head.pt --head "dense 256 relu, dropout 0.5"
       cnn-train-head train.npy --val val.npy -o head.pt --solver lbfgs --standardize
-      cnn-train-head train.npy --val val.npy -o head.pt --optimizer rmsprop --lr 2e-5 --epochs 30 --batch 20 --loss binary
+      cnn-train-head train.npy --val val.npy -o head.pt --optimizer rmsprop --lr 2e-5 \\
+          --epochs 30 --batch 20 --loss binary
       cnn-train-head all.npy --hold-out fold0 -o fold0.pt --solver lbfgs --l2 0.001
       cnn-train-head train.npy --val val.npy --solver lbfgs --with width,height
     """

@@ -45,7 +45,7 @@ class FeatureExtractor:
         Args:
             backbone: A network of torchvision, timm:NAME, or a .pt or .onnx made by cnnkit; by default mobilenet_v2.
             layers: A backbone in the notation instead.
-            layer: Cut after this layer; by default the last one with spatial extent.
+            layer: Cut after this layer; by default the last one with spatial dimensions.
             pool: avg, max, flatten, or none for maps (C, H, W); by default avg.
             weights: A state_dict file, default for those of the library, or none for random values.
             size: Side of the input of the network, in pixels; by default its own.

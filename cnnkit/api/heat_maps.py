@@ -121,8 +121,8 @@ def heat_maps(
         images: One or several: paths, folders, manifests, Pillow images, or arrays of uint8 (H, W, 3).
         target: Whose map: a class by name, top for the predicted class, true for the label of the image, all; or several of these.
         method: gradcam, gradcam++, hirescam, layercam, eigencam, scorecam or cam; by default gradcam, and cam for a .onnx.
-        layer: By name, or by number; by default the last one with spatial extent.
-        contrast: What speaks against the class.
+        layer: By name, or by number; by default the last one with spatial dimensions.
+        contrast: Map the evidence against the class.
         fine: Maps of twice the rows and columns.
         weights: For a network by name: a state_dict file, default or none.
         size: Side of the input in pixels, or HxW; by default that of the model.

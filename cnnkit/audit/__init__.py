@@ -1,1 +1,1 @@
-"""Checks of a set of images before training (broken files, duplicates, leaks), transfer advice and ablation."""
+"""Checks of a dataset before training (broken files, duplicates, leaks), transfer advice and ablation."""

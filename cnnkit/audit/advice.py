@@ -40,7 +40,7 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
         size = train_val.dataset_size(len(train))
 
         each = f"{count} of 1 class" if len(counts) == 1 else f"{count} of each of {len(counts):,} classes"
-        yield f"{messages.count_images(len(train))} for training, {each}: a {size} set"
+        yield f"{messages.count_images(len(train))} for training, {each}: a {size} dataset"
         yield f"{_CASES[size]}; cnn-advise {named} measures which"
     splits = {each.split for each in left if each.split is not None}
     yield f"next: {_next(report, named, splits=splits, fixed=fixed is not None)}"

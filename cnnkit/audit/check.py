@@ -1,4 +1,4 @@
-"""Check of a set of images before training: each file, then the set as a whole."""
+"""Check of a dataset before training: each file, then the dataset as a whole."""
 
 import logging
 import os

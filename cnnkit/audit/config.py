@@ -64,7 +64,7 @@ class CheckConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdviseConfig:
-    """The pretrained network that a set of images is measured with; `seed` samples the images and divides them into folds."""
+    """The pretrained network that a dataset is measured with; `seed` samples the images and divides them into folds."""
 
     backbone: str = option("mobilenet_v2", "Pretrained network to measure with.", metavar="NAME")
     weights: str = option("default", "Weights: a state_dict file, or default (pretrained).", metavar="FILE|default")

@@ -1,4 +1,4 @@
-"""Findings: records of what is wrong or unusual in a set of images."""
+"""Findings: records of what is wrong or unusual in a dataset."""
 
 import statistics
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""Which of the four textbook cases of transfer learning applies to a set of images, and the command for it.
+"""Which of the four textbook cases of transfer learning applies to a dataset, and the command for it.
 
             similar                                       different
     small   a head on the features of the backbone        a head on the features of an earlier layer
@@ -91,7 +91,7 @@ def advise(
     config: AdviseConfig,
     callbacks: Callbacks | None = None,
 ) -> Advice:
-    """Measure whether the last layer of a pretrained backbone is the best one for a set of images, and name the case.
+    """Measure whether the last layer of a pretrained backbone is the best one for a dataset, and name the case.
 
     If an earlier layer is clearly better than the last one, the set differs from what the backbone was trained on: features that separate
     the classes of ImageNet have lost what these images need. Otherwise it is similar.

@@ -20,13 +20,13 @@ from cnnkit.formats import atomic
 
 #: The commands in the order in which a project uses them.
 STAGES = {
-    "Data sets": ("cnn-check", "cnn-split", "cnn-augment"),
+    "Datasets": ("cnn-check", "cnn-split", "cnn-augment"),
     "Training": ("cnn-dims", "cnn-extract", "cnn-train-head", "cnn-train", "cnn-finetune", "cnn-advise", "cnn-curves"),
     "Prediction": ("cnn-export", "cnn-predict", "cnn-eval", "cnn-compare", "cnn-calibrate"),
     "Explanation": ("cnn-cam", "cnn-maps", "cnn-filters", "cnn-dream"),
 }
 
-#: Commands that end with status 4 where a limit on the command line is not met.
+#: Commands that end with status 4 where a condition on the command line is not met.
 GATED = frozenset({"cnn-check", "cnn-compare", "cnn-dims", "cnn-eval"})
 
 _STATUS = {
@@ -34,7 +34,7 @@ _STATUS = {
     "1": "Failure; the reason is printed on standard error.",
     "2": "Wrong usage; nothing was written.",
     "3": "Success, but some images could not be read and were skipped. Each is named on standard error, and in the file of --errors.",
-    "4": "A limit given on the command line was not met. The output is complete.",
+    "4": "A condition given on the command line was not met. The output is complete.",
     "130, 143": "Interrupted, or terminated by a signal.",
     "141": "The reader of standard output closed it, as head(1) does. Files given by options are complete.",
 }

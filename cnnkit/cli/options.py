@@ -49,11 +49,11 @@ Folders = Annotated[
     typer.Option(
         "--folders",
         show_default=False,
-        help="Meaning of the folders in a folder: classes, or splits that contain class folders. "
-        "[default: splits if they are called train, val, test, fold0, ...]",
+        help="Read subfolders as classes, or as splits that contain class folders. "
+        "[default: splits if named train, val, test, fold0, ...; else classes]",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON Lines: one object per line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per line.")]
 Device = Annotated[str, typer_option(option_of("device", str, device_option()))]
 Seed = Annotated[int, typer_option(option_of("seed", int, seed_option()))]
 Jobs = Annotated[int | None, typer_option(option_of("jobs", int | None, jobs_option()))]
@@ -117,7 +117,7 @@ MAX_PIXELS = Annotated[
         min=1,
         metavar="N",
         show_default=False,
-        help="Skip images with more than N pixels before decoding them. [default: 178956970]",
+        help="Skip images of more than N pixels without decoding them. [default: 178956970]",
     ),
 ]
 QUIET = Annotated[

@@ -233,6 +233,7 @@ def gated(
     at_least: Mapping[str, tuple[float | None, float]],
     *,
     at_most: Mapping[str, tuple[float | None, float]] | None = None,
+    none: Mapping[str, int] | None = None,
 ) -> Generator[None]:
     """Check measures against their limits after the output is written, also if its reader closed the pipe.
 
@@ -241,26 +242,31 @@ def gated(
     try:
         yield
     except BrokenPipeError:
-        gate(at_least, at_most=at_most)
+        gate(at_least, at_most=at_most, none=none)
         raise
-    gate(at_least, at_most=at_most)
+    gate(at_least, at_most=at_most, none=none)
 
 
 def gate(
     at_least: Mapping[str, tuple[float | None, float]],
     *,
     at_most: Mapping[str, tuple[float | None, float]] | None = None,
+    none: Mapping[str, int] | None = None,
 ) -> None:
     """Check measures against their limits.
 
     Args:
         at_least: For each measure, its value (None if unknown, which fails) and its lower limit.
         at_most: The same with upper limits.
+        none: Counts that must be 0, by the plural of their noun.
 
     Raises:
         GateError: One or more limits are not met; the message lists each with both numbers.
     """
     missed = [*_missed(at_least, 1, "below"), *_missed(at_most or {}, -1, "above")]
+    missed += [
+        f"{count:,} {noun if count != 1 else noun[:-1]}, 0 allowed" for noun, count in (none or {}).items() if count
+    ]
     if missed:
         raise GateError("; ".join(missed))
 

@@ -48,7 +48,7 @@ class SplitConfig:
     near: bool = option(False, "Keep near duplicates in one split: resized, recoloured or mirrored copies.")
     near_bits: int | None = option(
         None,
-        "Maximum difference of the perceptual hashes of near duplicates, in bits of 256; implies --near. [default: 40]",
+        "Maximum number of differing bits, of 256, in the perceptual hashes of near duplicates; implies --near. [default: 40]",
         minimum=0,
         maximum=80,
         metavar="N",

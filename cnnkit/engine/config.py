@@ -94,10 +94,10 @@ class BackboneSpec(RemembersGiven):
     )
     layer: str | None = option(
         None,
-        "Layer whose output is used; cnn-dims lists the names. [default: the last with spatial extent]",
+        "Layer whose output is used; cnn-dims lists the names. [default: the last layer with spatial dimensions]",
         metavar="NAME",
     )
-    pool: Pool | None = option(None, "Pooling after that layer. [default: avg, or that of the .pt or .onnx]")
+    pool: Pool | None = option(None, "Pooling of the output of --layer. [default: avg, or that of the .pt or .onnx]")
     size: int | None = option(
         None, "Side of the network's input, in pixels. [default: the network's own; 32 with --layers]", minimum=1
     )
@@ -121,12 +121,12 @@ class BackboneSpec(RemembersGiven):
 class ExportConfig(InferenceConfig):
     """What is exported, and how it is compared with torch.
 
-    `input` float is normalised float32 (N, 3, H, W), for grey images (N, 1, H, W). For the comparison, ONNX Runtime runs on `device` with
+    `input` float is normalized float32 (N, 3, H, W), for grey images (N, 1, H, W). For the comparison, ONNX Runtime runs on `device` with
     batches of up to `batch`.
     """
 
     input: ExportInput = option(
-        ExportInput.UINT8, "Input of the graph: uint8 images (N, H, W, 3), or normalised float32 (N, 3, H, W)."
+        ExportInput.UINT8, "Input of the graph: uint8 images (N, H, W, 3), or normalized float32 (N, 3, H, W)."
     )
     features: bool = option(False, "Add the output features: the input of the head, (N, D).")
     cam: bool = option(
@@ -141,7 +141,7 @@ class ExportConfig(InferenceConfig):
     )
     opset: int | None = option(None, f"ONNX operator set, {OPSETS[0]} to {OPSETS[1]}. [default: the exporter's]")
     tolerance: float | None = option(
-        None, "Largest allowed difference of a probability. [default: 0.0001; 0.05 with --fp16]", minimum=0.0
+        None, "Maximum absolute difference between probabilities. [default: 0.0001; 0.05 with --fp16]", minimum=0.0
     )
 
     @property

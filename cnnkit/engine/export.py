@@ -99,7 +99,7 @@ class HeadOutputs(nn.Module):
 
 
 def _check_maps(classifier: Classifier) -> None:
-    """Refuse a backbone that ends in a vector, which has no spatial extent."""
+    """Refuse a backbone that ends in a vector, which has no spatial dimensions."""
     size, channels = classifier.preprocess.size, classifier.preprocess.channels
     with torch.no_grad():
         shape = tuple(classifier.base(torch.zeros(1, channels, size, size)).shape[1:])

@@ -61,13 +61,13 @@ class EvalConfig(MatchConfig):
     )
     folds: bool = option(
         False,
-        "Print a row for each fold, their mean and standard deviation, and the out-of-fold measures instead. "
+        "Instead of the measures, print a row for each fold, then mean, standard deviation and out-of-fold measures. "
         "Each file is a fold; a single file is divided by the column split of the truth.",
     )
     coverage: bool = option(
         False,
-        "Print the accuracy of the most confident 100 %, 95 %, ... of the predictions instead, each with the "
-        "--min-probability of cnn-predict that keeps them.",
+        "Instead of the measures, print the accuracy of the most confident 100 %, 95 %, ... of the predictions, and the "
+        "--min-probability that keeps them.",
     )
     confusion: Path | None = option(None, "Draw the confusion matrix; FILE ends in .png, .svg or .pdf.", metavar="FILE")
     reliability: Path | None = option(

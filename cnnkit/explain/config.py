@@ -50,7 +50,7 @@ class LayerOptions(RemembersGiven):
 
     layer: str | None = option(
         None,
-        "Layer, by name or number (-1 is the last). [default: the last layer with height and width]",
+        "Layer, by name or number (-1 is the last). [default: the last layer with spatial dimensions]",
         metavar="NAME|INDEX",
         after=("method",),
     )
@@ -215,7 +215,7 @@ class AscentOptions(RemembersGiven):
     """Settings of gradient ascent, and the size of the image."""
 
     steps: int = option(64, "Gradient steps.", minimum=1)
-    rate: float = option(12.0, "Root mean square of the change in each step, in grey levels of 255.", minimum=0.0)
+    rate: float = option(12.0, "RMS change of the pixel values per step, on a scale of 0 to 255.", minimum=0.0)
     jitter: int = option(
         4, "Maximum random shift before each step, in pixels.", minimum=0, metavar="PIXELS"
     )  # no pattern may depend on its place
@@ -255,7 +255,7 @@ class DreamOptions(AscentOptions):
     """Settings of a dream: gradient ascent at several sizes, from the smallest to that of the image."""
 
     steps: int = option(16, "Gradient steps per octave.", minimum=1)
-    rate: float = option(2.0, "Root mean square of the change in each step, in grey levels of 255.", minimum=0.0)
+    rate: float = option(2.0, "RMS change of the pixel values per step, on a scale of 0 to 255.", minimum=0.0)
     jitter: int = option(16, "Maximum random shift before each step, in pixels.", minimum=0, metavar="PIXELS")
     blur: float = option(
         0.0, "Standard deviation of the Gaussian blur after each step, in pixels.", minimum=0.0, metavar="PIXELS"
@@ -263,8 +263,8 @@ class DreamOptions(AscentOptions):
     size: str | None = option(
         None, "Longer side of the dream. [default: that of the image, at most 512]", metavar="PIXELS"
     )
-    octaves: int = option(4, "Number of sizes, from coarse to fine.", minimum=1)
-    octave_scale: float = option(1.4, "Ratio of each size to the one before.", minimum=1.01)
+    octaves: int = option(4, "Number of octaves (image sizes), from coarse to fine.", minimum=1)
+    octave_scale: float = option(1.4, "Ratio between successive octaves.", minimum=1.01)
 
     @staticmethod
     def longer_side(text: str) -> int:

@@ -37,7 +37,7 @@ def pretrained(
         weights: "default" for the library's own (the only choice that may download anything), "none" for seeded random values,
             or a file with a state_dict; a published file under its published name sets the preprocessing that belongs to it.
         layer: Where to cut: a module's name or, for the VGGs, Keras' name of a layer. By default the last layer
-            with spatial extent.
+            with spatial dimensions.
         pool: Pooling of the map; only recorded here.
         seed: Seed of the random values.
 

@@ -175,7 +175,7 @@ def _start(backbone: nn.Module, steps: Sequence[_Step], name: str, network: str)
     blocks = dict.fromkeys(known.split("_")[0] for known in keras)
     names = [*Unfreeze, *ends, *keras, *blocks, *(known for known, _ in backbone.named_modules() if known)]
     proposal = messages.nearest(name, names) or f"its layers are {_listed(layers(backbone))}"
-    raise UsageError(f"--unfreeze {name}: the backbone of {network} has no layer of this name; {proposal}")
+    raise UsageError(f'--unfreeze {name}: the backbone has no layer "{name}"; {proposal}')
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -190,7 +190,7 @@ class LayerGraph:
         raise UsageError(f'{self.name} has no layer "{wanted}"; {proposal}')
 
     def last_spatial(self) -> GraphLayer:
-        """Find the last layer with spatial extent before the classifier.
+        """Find the last layer with spatial dimensions before the classifier.
 
         Raises:
             UsageError: There is none, or later layers turn the map into tokens.
@@ -204,7 +204,7 @@ class LayerGraph:
         return last
 
     def last_map(self) -> GraphLayer:
-        """Find the last layer with spatial extent before the classifier, even if tokens follow it.
+        """Find the last layer with spatial dimensions before the classifier, even if tokens follow it.
 
         Raises:
             UsageError: There is none.

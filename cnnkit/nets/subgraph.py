@@ -149,7 +149,7 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
         name: The network's name.
         module: The whole network, in eval mode.
         layer: A module's name, a node of the graph, or Keras' name of a VGG's layer. By default the last layer with spatial
-            extent before the classifier; for a transformer, whose tokens have none, the input of the classifier.
+            dimensions before the classifier; for a transformer, whose tokens have none, the input of the classifier.
         size: Side of the images, in pixels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Configuration of a training: dataclasses whose fields are the options. They validate themselves, without torch or numpy.
+"""Configuration of a training run: dataclasses whose fields are the options. They validate themselves, without torch or numpy.
 
 The functions of this package take what `checked()` returns: contradictions rejected, defaults and notations written out.
 """
@@ -79,7 +79,7 @@ class Epoch:
 
 _SMOOTHING = "Label smoothing: share of the target that is spread over all classes."
 
-#: Seconds between two checkpoints of a training.
+#: Seconds between two checkpoints of a training run.
 CHECKPOINT_EVERY = 60.0
 
 
@@ -204,7 +204,7 @@ def check_loss(loss: Loss | None, *, classes: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTrainConfig(TrainConfig):
-    """Additional settings of trainings on images; `epochs` and `warmup` are in epochs, units of the others are in the option help."""
+    """Additional settings of training on images; `epochs` and `warmup` are in epochs, units of the others are in the option help."""
 
     augment: str | None = option(
         None,
@@ -422,7 +422,8 @@ class FreezeConfig:
     )
     views: int | None = option(
         None,
-        "Run the frozen part once on K augmented versions of each image and cache its features; 0: run it in each epoch. "
+        "Number of augmented versions of each image on which the frozen layers run once, with cached features; 0 runs them in "
+        "each epoch. "
         "[default: 0 with --augment or --mixup, else 1, not augmented]",
         minimum=0,
         metavar="K",
@@ -494,11 +495,11 @@ class RunConfig(DeviceConfig):
         "Memory for decoded images, such as 500M or 4G; sets that do not fit are read again in each epoch.",
         metavar="SIZE",
     )
-    resume: bool = option(False, "Resume an interrupted training after its last finished epoch.")
+    resume: bool = option(False, "Resume an interrupted run from its last checkpoint.")
     checkpoint_every: float = option(
         CHECKPOINT_EVERY,
-        "Minimum time between checkpoints for --resume, in seconds. An interruption also writes one; that of a large network may be "
-        "a few seconds old.",
+        "Minimum time between checkpoints, in seconds. One is also written on interruption; for a large network it may be a few "
+        "seconds old.",
         minimum=0.0,
         metavar="SECONDS",
         after=("resume",),

@@ -295,7 +295,7 @@ def _refuse_emptied(images: Sequence[ImageFile], loaded: ImageSet) -> None:
 
 
 def content_hash(train: ImageSet, val: ImageSet | None) -> str:
-    """Hash the images of a training by content and class: independent of their paths, dependent on their order."""
+    """Hash the images of a training run by content and class: independent of their paths, dependent on their order."""
     digest = hashlib.sha256()
     for each in (train, val):
         for fingerprint, target in zip(each.fingerprints, each.targets.tolist(), strict=True) if each else ():

@@ -242,7 +242,7 @@ class HeadFit:
 
 @dataclass(frozen=True, slots=True)
 class HeadResult:
-    """The result of a training, with two baselines.
+    """The result of a training run, with two baselines.
 
     `majority` is the validation accuracy of always predicting the most frequent class of the training set, `nearest_centroid` that
     of predicting the class whose mean training row is nearest.

@@ -1,4 +1,4 @@
-"""Fingerprint of a training, so that --resume refuses another training's checkpoint; and errors that name an unusable checkpoint."""
+"""Fingerprint of a training run, so that --resume refuses another run's checkpoint; and errors that name an unusable checkpoint."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Run a training, from examples and a configuration to a model on disk, with its history, and a checkpoint until it ends."""
+"""Train, from examples and a configuration to a model on disk, with its history, and a checkpoint until it ends."""
 
 import contextlib
 import dataclasses
@@ -33,7 +33,7 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The result of a training; the measures are those of its best epoch, whose weights the model has.
+    """The result of a training run; the measures are those of its best epoch, whose weights the model has.
 
     `majority` is the validation accuracy of always predicting the most frequent class; `seconds` is the total time, including reading
     images and running the frozen part.
@@ -101,7 +101,7 @@ _ORDER, _DROPOUT, _MIXUP = range(3)
 
 
 class Batches:
-    """The batches of a training; every process gets its share of each."""
+    """The batches of a training run; every process gets its share of each."""
 
     def __init__(self, task: Task, config: ImageTrainConfig, context: RunContext) -> None:
         self._task, self._config, self._context = task, config, context

@@ -1,4 +1,4 @@
-"""cnn-advise on the command line: from images to one record that ends in a command, and errors."""
+"""cnn-advise on the command line: from images to one row that ends in a command, and errors."""
 
 import json
 import shlex

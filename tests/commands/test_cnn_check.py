@@ -42,7 +42,7 @@ def test_a_clean_set_has_no_findings(run, clean):
     outcome = run("cnn-check", "photos", "--fail")
     assert outcome.out == "level\tfinding\tpath\tother\tdetail\n"
     assert "0 errors, 0 warnings, 0 notes" in outcome.err
-    assert "24 images for training, 12 of each of 2 classes: a small set" in outcome.err
+    assert "24 images for training, 12 of each of 2 classes: a small dataset" in outcome.err
     assert "next: cnn-split photos --ratio 70,15,15 > split.tsv" in outcome.err
 
 
@@ -123,7 +123,7 @@ def test_fail_makes_findings_exit_4_and_notes_do_not(run, clean):
     (clean / "dog" / "empty.jpg").write_bytes(b"")
     outcome = run("cnn-check", "photos", "--fail", "--probes", "none", status=4)
     assert [kind for _, kind, _, _ in found(outcome)] == ["empty", "identical"]
-    assert "errors 1 is above 0" in outcome.err
+    assert "1 error, 0 allowed" in outcome.err
     assert run("cnn-check", "photos", "--probes", "none").status == 0
 
 

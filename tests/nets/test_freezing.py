@@ -114,10 +114,10 @@ def test_training_of_a_chain_by_notation_begins_at_the_given_layer():
         (
             "squeezenet1_1",
             "featres.12",
-            r"--unfreeze featres\.12: the backbone of squeezenet1_1 has no .* did you mean features\.12",
+            r'--unfreeze featres\.12: the backbone has no layer "featres\.12"; did you mean features\.12',
         ),
         ("squeezenet1_1", "26", "--unfreeze 26: the backbone of squeezenet1_1 has 25 layers with weights"),
-        ("squeezenet1_1", "classifier.1", "no layer of this name"),  # the backbone ends before it
+        ("squeezenet1_1", "classifier.1", "the backbone has no layer"),  # the backbone ends before it
         ("squeezenet1_1", "???", r"its layers are features\.0, features\.3\.squeeze, .*, features\.12\.expand3x3"),
         ("vgg11", "block6", "did you mean block5"),
         ("vgg11", "block5_pool", "no weights from there on; --unfreeze none trains the head alone"),

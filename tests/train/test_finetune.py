@@ -496,7 +496,7 @@ REFUSED = [
     ({"layer_decay": 0.0}, {}, "--layer-decay 0 would not train the backbone"),
     ({"views": 2}, {}, "--views 2 caches augmented versions; give --augment"),
     ({"views": 2, "unfreeze": "all"}, {"augment": "hflip"}, "--unfreeze all freezes nothing"),
-    ({"unfreeze": "conv5"}, {}, "has no layer of this name; did you mean conv"),
+    ({"unfreeze": "conv5"}, {}, 'has no layer "conv5"; did you mean conv'),
     ({"unfreeze": "8"}, {}, "has 7 layers with weights"),
 ]
 
