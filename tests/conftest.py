@@ -88,7 +88,8 @@ def run(capfd, monkeypatch):
 @pytest.fixture
 def hide_heif(monkeypatch):
     """Return a function that makes pillow-heif appear not installed during the test."""
-    from cnnkit.data import decode, image_formats
+    from cnnkit.data import decode
+    from cnnkit.formats import image_formats
 
     def hide():
         monkeypatch.setitem(sys.modules, "pillow_heif", None)

@@ -28,10 +28,10 @@ from typing import Any
 from typer._click.shell_completion import CompletionItem
 
 from cnnkit.choices import ProbeName
-from cnnkit.data import augment_notation, image_formats, split_names
+from cnnkit.data import augment_notation, split_names
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import bounds
-from cnnkit.formats import peek
+from cnnkit.formats import image_formats, peek
 from cnnkit.nets import notation
 
 #: Seconds to wait for a list of layers; the next completion finds it in the cache.

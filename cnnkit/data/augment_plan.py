@@ -19,11 +19,11 @@ from cnnkit.data import augment, decode, reader, split_names
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Augmentation
 from cnnkit.data.config import AugmentConfig
-from cnnkit.data.image_formats import FORMATS
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import atomic
 from cnnkit.formats.header import Preprocess
+from cnnkit.formats.image_formats import FORMATS
 
 log = logging.getLogger("cnnkit")
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cnnkit import files
-from cnnkit.data import image_formats, libtiff, memory
-from cnnkit.data.image_formats import FORMATS
+from cnnkit.data import libtiff, memory
 from cnnkit.errors import BadImageError, CnnkitError
+from cnnkit.formats import image_formats
+from cnnkit.formats.image_formats import FORMATS
 
 #: Pillow's allowed openers. It has no opener called MPO: the JPEG one detects several images in a file.
 #: HEIF belongs to pillow-heif, which is registered when it is needed.

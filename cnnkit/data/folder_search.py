@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from cnnkit import class_names, files
 from cnnkit.choices import FolderReading
-from cnnkit.data import image_formats, split_names
+from cnnkit.data import split_names
+from cnnkit.formats import image_formats
 
 _LITTER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "split.tsv", "augment.tsv"})
 _LITTER_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})

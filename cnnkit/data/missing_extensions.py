@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from cnnkit import messages
-from cnnkit.data import image_formats
+from cnnkit.formats import image_formats
 
 
 class MissingExtensions:

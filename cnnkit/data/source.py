@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnnkit.choices import FolderReading
-from cnnkit.data import folder_search, image_formats, split_names
+from cnnkit.data import folder_search, split_names
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import archives, manifest, tables
+from cnnkit.formats import archives, image_formats, manifest, tables
 
 
 @dataclass(frozen=True, slots=True)

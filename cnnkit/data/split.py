@@ -17,12 +17,13 @@ from itertools import accumulate
 
 from cnnkit import messages
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import allocation, duplicates, image_formats, reader, source
+from cnnkit.data import allocation, duplicates, reader, source
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.config import SplitConfig
 from cnnkit.data.duplicates import DisjointSets, ExaminedFile, examine
 from cnnkit.data.source import ImageFile, name_of
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
+from cnnkit.formats import image_formats
 from cnnkit.formats.manifest import ManifestRow
 
 log = logging.getLogger("cnnkit")

@@ -19,10 +19,10 @@ from pathlib import Path
 from cnnkit import class_names, files
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Link
-from cnnkit.data import containment, image_formats, split_names
+from cnnkit.data import containment, split_names
 from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import atomic, manifest, tsv
+from cnnkit.formats import atomic, image_formats, manifest, tsv
 from cnnkit.formats.manifest import ManifestRow
 
 #: Name of the manifest in a folder of splits.

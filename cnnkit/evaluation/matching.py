@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit import class_names, messages
-from cnnkit.data import image_formats
 from cnnkit.errors import CnnkitError, FormatError
+from cnnkit.formats import image_formats
 from cnnkit.formats.predictions import WITHHELD, Prediction
 
 log = logging.getLogger("cnnkit")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cnnkit.data import decode, image_formats, source
+from cnnkit.data import decode, source
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.formats import image_formats
 
 
 def touch(root, *names):

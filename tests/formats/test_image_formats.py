@@ -6,7 +6,8 @@ import os
 import pytest
 from PIL import Image
 
-from cnnkit.data import decode, image_formats
+from cnnkit.data import decode
+from cnnkit.formats import image_formats
 
 
 def encoded(kind, mode="RGB"):
