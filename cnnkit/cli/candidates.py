@@ -19,7 +19,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -310,16 +310,9 @@ def keep_layers(network: str) -> None:
     with peek.claimed(key) as mine:
         if not mine:
             sys.exit(_BUSY)
-        keras: Mapping[str, str] = {}
-        if network.endswith(".onnx"):
-            from cnnkit.nets import graph_dims
+        from cnnkit.nets import network_dims
 
-            rows = graph_dims.measure_graph(network)
-        else:
-            from cnnkit.nets import module_dims
-
-            rows = module_dims.measure_network(network)
-            keras = module_dims.keras_names(network)
+        rows, keras = network_dims.measure(network, check=False), network_dims.keras_names(network)
         first = next((place for place, row in enumerate(rows) if row.params), 0)  # earlier ones scale the image
         lines = []
         trained = False  # whether a layer since the last one with a Keras name has weights

@@ -14,12 +14,15 @@ The scripts of typer list no files by type, and break words at spaces and colons
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cnnkit.errors import UsageError
 from cnnkit.formats import atomic
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _BASH = r"""
 # Completion of cnnkit's commands in bash 4.4 or newer, written by --install-completion.
@@ -133,11 +136,16 @@ def wire(command: Any, name: str) -> None:  # noqa: ANN401 - typer's own click i
     completing.wire(command, _SHELLS)
 
 
-def commands() -> list[str]:
+def entries() -> "list[EntryPoint]":
     """List the commands that are installed."""
     from importlib.metadata import distribution  # not above: it takes as long as a tenth of a command's start
 
-    return sorted(each.name for each in distribution("cnnkit").entry_points if each.module.startswith("cnnkit_tools."))
+    return sorted(each for each in distribution("cnnkit").entry_points if each.module.startswith("cnnkit_tools."))
+
+
+def commands() -> list[str]:
+    """List the names of the commands that are installed."""
+    return [each.name for each in entries()]
 
 
 def scripts(shell: str) -> dict[Path, str]:

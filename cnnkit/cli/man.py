@@ -12,10 +12,11 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, distribution
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+from cnnkit.cli.completion import entries
 from cnnkit.formats import atomic
 
 #: The commands in the order in which a project uses them.
@@ -76,11 +77,6 @@ class _Manual:
         """The text of the help, which is searched for names of other commands."""
         records = (parameter.get_help_record(self.context) for parameter in self.command.get_params(self.context))
         return "\n".join([self.command.help, self.command.epilog or "", *(record[1] for record in records if record)])
-
-
-def entries() -> list[EntryPoint]:
-    """List the commands that are installed."""
-    return sorted(each for each in distribution("cnnkit").entry_points if each.module.startswith("cnnkit_tools."))
 
 
 def pages() -> dict[str, str]:

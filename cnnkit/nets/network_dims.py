@@ -7,13 +7,16 @@ from cnnkit.errors import CnnkitError
 from cnnkit.nets.dims import DimsRow
 
 
-def measure(network: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
+def measure(
+    network: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4, check: bool = True
+) -> tuple[DimsRow, ...]:
     """Measure every layer of a network.
 
     Args:
         network: A `.onnx`, a `.pt` made by cnnkit, or the name of a network of torchvision or timm.
         size: Of its input, (height, width, channels); by default its own.
         bytes_per_value: Bytes for one value of a layer's output, of all images at once.
+        check: Let ONNX Runtime judge a `.onnx`, in a process of its own.
 
     Raises:
         UsageError: There is no such network, or it does not take that size.
@@ -22,7 +25,7 @@ def measure(network: str, *, size: Sequence[int] | None = None, bytes_per_value:
     if network.endswith(".onnx"):
         from cnnkit.nets import graph_dims
 
-        return graph_dims.measure_graph(network, size=size, bytes_per_value=bytes_per_value, check=True)
+        return graph_dims.measure_graph(network, size=size, bytes_per_value=bytes_per_value, check=check)
     if network.endswith(".pt") and not Path(network).exists():
         raise CnnkitError(f"{network}: no such model")
 
