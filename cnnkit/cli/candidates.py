@@ -31,15 +31,15 @@ from cnnkit.choices import ProbeName
 from cnnkit.data import augment_notation, split_names
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import bounds
-from cnnkit.formats import image_formats, peek
+from cnnkit.formats import image_formats, manifest, peek
 from cnnkit.nets import notation
 
 #: Seconds to wait for a list of layers; the next completion finds it in the cache.
 PATIENCE = 4.0
 
-_TABLES = (".tsv", ".tab", ".csv", ".jsonl", ".ndjson", ".json")
+_TABLES = manifest.MANIFEST_EXTENSIONS
 _IMAGES = tuple(sorted(image_formats.EXTENSIONS))
-_SOURCES = (*_TABLES, ".txt", ".lst", *_IMAGES)
+_SOURCES = (*_TABLES, *manifest.LIST_EXTENSIONS, *_IMAGES)
 _MODELS = (".pt", ".onnx")
 _WEIGHTS = (".pth", ".pt", ".bin")
 _ANY = ("*",)
@@ -388,7 +388,7 @@ def _splits_of(source: str) -> list[str]:
         return [name for name in folders if split_names.is_split(name)] or folders
     if source.endswith(".npy"):
         source = f"{source.removesuffix('.npy')}.tsv"
-    return peek.column(source, ("split", "subset", "partition")) if source.lower().endswith(_TABLES) else []
+    return peek.column(source, manifest.SPLIT_COLUMNS) if source.lower().endswith(_TABLES) else []
 
 
 def _devices(_context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: ANN401 - typer's own click is private

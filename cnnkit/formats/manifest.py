@@ -21,14 +21,17 @@ from cnnkit.formats import atomic, tables, tsv
 log = logging.getLogger("cnnkit")
 
 #: File name endings of manifests, and of lists of paths.
-_MANIFESTS = frozenset({".tsv", ".tab", ".csv", ".jsonl", ".ndjson", ".json"})
-_LISTS = frozenset({".txt", ".lst"})
+MANIFEST_EXTENSIONS = (".tsv", ".tab", ".csv", ".jsonl", ".ndjson", ".json")
+LIST_EXTENSIONS = (".txt", ".lst")
+
+#: Names of the column that holds the split.
+SPLIT_COLUMNS = ("split", "subset", "partition")
 
 _WORDS = ("label", "split", "group", "truth")
 _ALIASES = {
     "path": tables.PATH_ALIASES,
     "label": tables.LABEL_ALIASES,
-    "split": ("subset", "partition"),
+    "split": SPLIT_COLUMNS[1:],
     "group": (),
     "truth": (),
 }
@@ -144,14 +147,14 @@ def load(path: str | Path, *, views: bool | None = None) -> list[ManifestRow]:
     with files.open_text(path) as file:
         lines = list(file)
     first = next((line for line in lines if line.strip()), b"")
-    if views is None and Path(path).suffix.lower() in _LISTS and not tables.is_header(first):
+    if views is None and Path(path).suffix.lower() in LIST_EXTENSIONS and not tables.is_header(first):
         return [ManifestRow(each) for each in tables.read_paths(lines, name=str(path), folder=folder)]
     return list(parse(lines, name=str(path), views=views, folder=folder))
 
 
 def is_manifest(path: str | Path) -> bool:
     """Return whether a file of this name is read as a manifest or as a list of paths."""
-    return Path(path).suffix.lower() in _MANIFESTS | _LISTS
+    return Path(path).suffix.lower() in MANIFEST_EXTENSIONS + LIST_EXTENSIONS
 
 
 def render(rows: Iterable[ManifestRow], *, columns: tuple[str, ...] = ("path", "label", "split", "group")) -> bytes:
