@@ -107,6 +107,18 @@ def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `
     )
 
 
+def fit_option(default: str, *, when: str = "", group: str | None = None) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `fit: Fit | None`: how images are made square.
+
+    Args:
+        default: What None stands for, in words.
+        when: The condition under which the option counts, such as "With --size"; by default always.
+        group: As `option`.
+    """
+    how = "ow images are made square: crop the centre, squash (change the aspect ratio), or pad."
+    return option(None, f"{f'{when}: h' if when else 'H'}{how} [default: {default}]", group=group)
+
+
 def batch_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `batch: int`: how many images go through the network at once."""
     return option(DEFAULT_BATCH, "Batch size, in images.", minimum=1, after=after)

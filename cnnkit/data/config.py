@@ -12,7 +12,7 @@ from cnnkit.data.augment_notation import Augmentation
 from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 from cnnkit.formats.header import Preprocess
-from cnnkit.option_fields import jobs_option, option, seed_option
+from cnnkit.option_fields import fit_option, jobs_option, option, seed_option
 
 #: Maximum number of bits, of 256, by which two near duplicates differ. Measured on 5,000 photographs of pets and flowers: re-encoded copies
 #: and copies shrunk to a third or brightened by a fifth differ by at most 28; a crop of 2 %, a rotation by 2 degrees or a line of text by
@@ -158,10 +158,7 @@ class AugmentConfig:
         minimum=1,
         metavar="N",
     )
-    fit: Fit | None = option(
-        None,
-        "With --size: how images are made square: crop the centre, squash (change the aspect ratio), or pad. [default: crop]",
-    )
+    fit: Fit | None = fit_option("crop", when="With --size")
     force: bool = option(
         False, "Write into a DIR that is not empty, replace earlier copies in it, and accept val and test images."
     )

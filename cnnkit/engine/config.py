@@ -9,7 +9,15 @@ from cnnkit.choices import ExportInput, Fit, Pool, Precision
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import atomic
-from cnnkit.option_fields import DEFAULT_BATCH, RemembersGiven, batch_option, device_option, jobs_option, option
+from cnnkit.option_fields import (
+    DEFAULT_BATCH,
+    RemembersGiven,
+    batch_option,
+    device_option,
+    fit_option,
+    jobs_option,
+    option,
+)
 
 #: The backbone of an extraction without --backbone and --layers.
 DEFAULT_BACKBONE = "mobilenet_v2"
@@ -104,11 +112,7 @@ class BackboneSpec(RemembersGiven):
     resize: int | None = option(
         None, "Shorter side before the centre crop, in pixels. [default: in proportion to --size]", minimum=1
     )
-    fit: Fit | None = option(
-        None,
-        "How images are made square: crop the centre, squash (change the aspect ratio), or pad. "
-        "[default: crop; squash with --layers; as stored in a .pt or .onnx]",
-    )
+    fit: Fit | None = fit_option("crop; squash with --layers; as stored in a .pt or .onnx")
     seed: int = 0
 
     def named(self, *, seed: int) -> Self:

@@ -11,7 +11,7 @@ from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
 from cnnkit.engine.config import BulkConfig
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import MOST_SEED, check_ranges, option, seed_option
+from cnnkit.option_fields import MOST_SEED, check_ranges, fit_option, option, seed_option
 
 # Groups of options in the help; options without a group come first.
 AVERAGING, EXTERNAL = "Test-time augmentation", "Networks without a cnnkit header"
@@ -207,12 +207,7 @@ class ModelSpec:
         metavar="PIXELS",
         group=EXTERNAL,
     )
-    fit: Fit | None = option(
-        None,
-        "Without a cnnkit header: how images are made square: crop the centre, squash (change the aspect ratio), or pad. "
-        "[default: crop]",
-        group=EXTERNAL,
-    )
+    fit: Fit | None = fit_option("crop", when="Without a cnnkit header", group=EXTERNAL)
     interpolation: Interpolation | None = option(
         None, "Without a cnnkit header: interpolation when resizing. [default: bilinear]", group=EXTERNAL
     )

@@ -9,7 +9,7 @@ from cnnkit.choices import Fit, Initializer, Loss, Normalize
 from cnnkit.engine.config import check_backbone_weights
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets import notation, output_layer
-from cnnkit.option_fields import option
+from cnnkit.option_fields import fit_option, option
 
 # Title of the option group in the help.
 NETWORK = "Network"
@@ -40,12 +40,7 @@ class NetworkConfig:
     size: int | None = option(
         None, "Input side in pixels. [default: 150; with --arch: the network's]", minimum=1, group=NETWORK
     )
-    fit: Fit | None = option(
-        None,
-        "How images are made square: crop the centre, squash (change the aspect ratio), or pad. "
-        "[default: squash; with --arch: crop]",
-        group=NETWORK,
-    )
+    fit: Fit | None = fit_option("squash; with --arch: crop", group=NETWORK)
     grey: bool = option(False, "Convert images to grey (one channel), inside the network.", group=NETWORK)
     normalize: Normalize = option(
         Normalize.STANDARD,
@@ -116,11 +111,7 @@ class InitFrom:
     size: int | None = option(
         None, "With --backbone: input side in pixels. [default: the network's]", minimum=1, group=NETWORK
     )
-    fit: Fit | None = option(
-        None,
-        "With --backbone: how images are made square: crop the centre, squash (change the aspect ratio), or pad. [default: crop]",
-        group=NETWORK,
-    )
+    fit: Fit | None = fit_option("crop", when="With --backbone", group=NETWORK)
     init: Initializer | None = option(
         None, "With --backbone: initialization of the head's weights. [default: glorot]", group=NETWORK
     )
