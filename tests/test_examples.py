@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -226,7 +227,9 @@ def test_the_worst_mistakes_of_the_digits_are_explained_in_one_pipe(shell, quick
     sheet = quickstart.parent / "worst.png"
     whole = sheet.read_bytes()
     sheet.unlink()
-    shell(f"{line} | head -1", cwd=quickstart.parent, status=141)
+    # cnn-cam ends with SIGPIPE where it writes after head has stopped, and with 0 where it had written all by then.
+    stopped = shell(f"{line} | head -1", cwd=quickstart.parent, status=None)
+    assert stopped.status in (0, 128 + signal.SIGPIPE), stopped
     assert sheet.read_bytes() == whole
 
 
