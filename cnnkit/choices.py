@@ -11,6 +11,13 @@ class Fit(StrEnum):
     PAD = "pad"  # longer side to `size`, the rest in the mean colour
 
 
+class Decoding(StrEnum):
+    """How JPEG photographs are decoded that are much larger than the network's input."""
+
+    SCALED = "scaled"  # at a half, a quarter or an eighth of their size, at least twice the size they are resized to
+    FULL = "full"  # completely
+
+
 class Interpolation(StrEnum):
     """Pillow's resampling filters, all antialiased when they shrink."""
 

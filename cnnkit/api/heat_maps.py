@@ -65,7 +65,7 @@ class HeatMap:
         """
         check_ranges(RenderOptions(alpha=alpha, box=box))
         palette = colormaps.color_table(colormap)
-        image = in_memory.load(self._image)
+        image = in_memory.load_whole(self._image)
         heat, part, _ = self._spread(image.size)
         return cam_render.draw_overlay(
             image,

@@ -7,11 +7,11 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats import image_formats
 from cnnkit.formats.image_formats import FORMATS
 
+D = TypeVar("D", bound="Decoded")
+
 #: Pillow's allowed openers. It has no opener called MPO: the JPEG one detects several images in a file.
 #: HEIF belongs to pillow-heif, which is registered when it is needed.
 _OPENERS = tuple(name for name in FORMATS if name not in ("MPO", "HEIF"))
@@ -32,6 +34,9 @@ _READ_WHOLE = ("WEBP", "AVIF", "HEIF")
 
 #: TIFF tags of the size of tiles.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+#: Memory of a progressive JPEG's coefficients, in bytes per pixel: three channels of 16 bits.
+_COEFFICIENTS = 6
 
 log = logging.getLogger("cnnkit")
 
@@ -77,6 +82,19 @@ def at_most(pixels: int) -> Generator[None]:
         _most_pixels, Image.MAX_IMAGE_PIXELS = before
 
 
+#: From the (width, height) of an upright image to the smallest (width, height) that is enough; None if all its pixels are needed.
+Enough = Callable[[tuple[int, int]], tuple[int, int] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded image, which may be a reduction of the image in the file."""
+
+    image: Image.Image  # upright, RGB
+    size: tuple[int, int]  # (width, height) of the upright image in the file
+    factor: int = 1  # 1, 2, 4 or 8 pixels of the file, in each direction, are one of `image`
+
+
 def load(path: str | Path) -> Image.Image:
     """Read an image as RGB, with its EXIF orientation applied.
 
@@ -97,6 +115,68 @@ def load(path: str | Path) -> Image.Image:
         return upright_rgb(image)
 
 
+def load_reduced(path: str | Path, enough: Sequence[Enough]) -> list[Decoded]:
+    """Read an image as `load` does; a JPEG is decoded at a half, a quarter or an eighth of its size where that is enough.
+
+    libjpeg leaves out the high frequencies of each block of 8 x 8 pixels, which is several times as fast.
+
+    Args:
+        path: The file.
+        enough: One or more sizes that are needed; the image is decoded once per reduction.
+
+    Returns:
+        An image for each of `enough`.
+
+    Raises:
+        BadImageError: As `load`.
+    """
+    return _decoded_each(path, enough, lambda _, decoded: decoded)
+
+
+def _decoded_each(
+    path: str | Path,
+    enough: Sequence[Enough],
+    take: Callable[[Image.Image, Decoded], D],
+    file: BinaryIO | None = None,
+) -> list[D]:
+    """Decode an image once per reduction, and `take` what is needed of Pillow's image and of the decoded one."""
+    known: dict[int, D] = {}
+    found = []
+    for each in enough:
+        with opened(path, file) as image:
+            size, factor = _reduce(image, each)
+            if factor not in known:
+                load_pixels(image, path, factor=factor)
+                upright = upright_rgb(image)
+                decoded = Decoded(upright, upright.size if factor == 1 else size, factor)
+                known[factor] = take(image, decoded)
+            found.append(known[factor])
+    return found
+
+
+def _reduce(image: Image.Image, enough: Enough) -> tuple[tuple[int, int], int]:
+    """Let a JPEG be decoded at a reduced size, if that is enough.
+
+    Returns:
+        The size of the upright image in the file, and the factor of the reduction.
+    """
+    turned = _turned(image)
+    size = (image.height, image.width) if turned else image.size
+    least = enough(size)
+    if least is None or image.format not in ("JPEG", "MPO"):
+        return size, 1
+    whole = image.width
+    changed = image.draft(None, least[::-1] if turned else least)
+    return size, 1 if changed is None else round(whole / changed[1][2])
+
+
+def _turned(image: Image.Image) -> bool:
+    """Return whether the EXIF orientation exchanges width and height."""
+    with contextlib.suppress(Exception):  # a broken EXIF block does not make the image unusable
+        return image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    return False
+
+
 def upright_size(path: str | Path) -> tuple[int, int]:
     """Return the width and height of the image that `load` returns; most formats are not decoded for that.
 
@@ -104,12 +184,10 @@ def upright_size(path: str | Path) -> tuple[int, int]:
         BadImageError: As `load`, as far as the head of the file shows it.
     """
     with opened(path) as image:
-        turned = False
         with contextlib.suppress(Exception):  # as in `load`
             if image.format == "PNG" and "exif" not in image.info:  # EXIF may follow the pixels: Pillow decodes them
                 load_pixels(image, path)
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-        return (image.height, image.width) if turned else image.size
+        return (image.height, image.width) if _turned(image) else image.size
 
 
 def load_required(path: str | Path) -> Image.Image:
@@ -118,17 +196,23 @@ def load_required(path: str | Path) -> Image.Image:
     Raises:
         CnnkitError: It cannot be used; the message names the file.
     """
-    try:
+    with required(path):
         return load(path)
+
+
+@contextlib.contextmanager
+def required(path: str | Path) -> Generator[None]:
+    """Raise a CnnkitError that names the file, where an image cannot be used and cannot be skipped."""
+    try:
+        yield
     except BadImageError as error:
         raise CnnkitError(f"{path}: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Original:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Original(Decoded):
     """A decoded image with its file's fingerprint, format and colour profile."""
 
-    image: Image.Image  # upright, RGB
     fingerprint: str  # the sha256 of the file's bytes, in hexadecimal
     format: str  # of the content, one of FORMATS, but JPEG for MPO
     grey: bool  # the file is greyscale
@@ -136,26 +220,48 @@ class Original:
 
 
 def read(path: str | Path) -> Original:
-    """Read an image and the fingerprint of its file from one open file, so that both belong together.
-
-    Only a file that is an image is read to its end.
+    """Read an image as `load` does, and the fingerprint of its file from the same open file, so that both belong together.
 
     Raises:
         BadImageError: As `load`, or it is not a regular file.
     """
+    (original,) = read_reduced(path, [_all_pixels])
+    return original
+
+
+def read_reduced(path: str | Path, enough: Sequence[Enough]) -> list[Original]:
+    """Read an image as `load_reduced` does, and its file's fingerprint. Only a file that is an image is read to its end.
+
+    Raises:
+        BadImageError: As `read`.
+    """
     try:
         with files.open_regular(path) as file:
-            with opened(path, file) as image:
-                load_pixels(image, path)
-                file_format = "JPEG" if image.format == "MPO" else str(image.format)
-                grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-                profile = image.info.get("icc_profile") or b""
-                upright = upright_rgb(image)
+            found = _decoded_each(path, enough, _as_original, file)
             fingerprint = digest(file).hex()
     except OSError as error:
         raise BadImageError(reason(path, error)) from error
+    return [replace(each, fingerprint=fingerprint) for each in found]
+
+
+def _all_pixels(size: tuple[int, int]) -> None:
+    """Ask for all pixels of an image; see `Enough`."""
+
+
+def _as_original(image: Image.Image, decoded: Decoded) -> Original:
+    """Return what `read` returns of an image, without its fingerprint."""
+    grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+    profile = image.info.get("icc_profile") or b""
     fits = profile[16:20] == (b"GRAY" if grey else b"RGB ")  # the colour space, in the profile's head
-    return Original(upright, fingerprint, file_format, grey, profile if fits else None)
+    return Original(
+        decoded.image,
+        decoded.size,
+        decoded.factor,
+        fingerprint="",
+        format="JPEG" if image.format == "MPO" else str(image.format),
+        grey=grey,
+        profile=profile if fits else None,
+    )
 
 
 def digest(file: BufferedReader) -> bytes:
@@ -169,15 +275,17 @@ def digest(file: BufferedReader) -> bytes:
     return hashlib.file_digest(file, "sha256").digest()
 
 
-def load_pixels(image: Image.Image, path: str | Path) -> None:
+def load_pixels(image: Image.Image, path: str | Path, *, factor: int = 1) -> None:
     """Decode an opened image, as soon as there is memory for it and for its conversion to RGB.
 
     Args:
         image: Opened, not decoded yet.
         path: Its file, for messages.
+        factor: Of its reduction; a progressive JPEG is read completely all the same.
     """
     read = os.path.getsize(path) if image.format in _READ_WHOLE else 0
-    memory.hold(read + image.width * image.height * _bytes_a_pixel(image) + 64 * image.height)
+    whole = _COEFFICIENTS * (factor**2 - 1) if image.info.get("progressive") else 0
+    memory.hold(read + image.width * image.height * (_bytes_a_pixel(image) + whole) + 64 * image.height)
     with libtiff.complaints() as complained:
         image.load()
     if complained():
@@ -195,7 +303,7 @@ def _bytes_a_pixel(image: Image.Image) -> int:
     """Return the maximum memory of decoding, rotating and converting, in bytes per pixel."""
     deep = image.mode == "F" or image.mode.startswith("I")
     stored = 1 if image.mode in ("1", "L", "P") else 4  # Pillow keeps three channels in four bytes
-    at_once = 6 if image.info.get("progressive") or image.format in ("WEBP", "AVIF", "HEIF") else 0
+    at_once = _COEFFICIENTS if image.info.get("progressive") or image.format in ("WEBP", "AVIF", "HEIF") else 0
     return 2 * stored + 4 + at_once + (4 if deep else 0)
 
 

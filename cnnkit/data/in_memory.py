@@ -1,6 +1,7 @@
 """Images that are in memory already, and go the same way as those in files: Pillow's, and arrays of pixels."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnkit.data import decode
-from cnnkit.data.decode import Original
+from cnnkit.data.decode import Decoded, Enough, Original
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, UsageError
 
@@ -55,7 +56,19 @@ def from_array(pixels: NDArray[np.uint8], *, name: str) -> MemoryImage:
     return from_pillow(Image.fromarray(np.ascontiguousarray(pixels)), name=name)
 
 
-def load(image: ImageFile) -> Image.Image:
+def load(image: ImageFile, enough: Sequence[Enough]) -> list[Decoded]:
+    """Read an image as RGB, upright, as `decode.load_reduced` does; one in memory is whole.
+
+    Raises:
+        BadImageError: It cannot be used.
+    """
+    if isinstance(image, MemoryImage):
+        whole = _usable(image)
+        return [Decoded(whole, whole.size)] * len(enough)
+    return decode.load_reduced(image.path, enough)
+
+
+def load_whole(image: ImageFile) -> Image.Image:
     """Read an image as RGB, upright, as `decode.load` does.
 
     Raises:
@@ -73,17 +86,18 @@ def upright_size(image: ImageFile) -> tuple[int, int]:
     return _usable(image).size if isinstance(image, MemoryImage) else decode.upright_size(image.path)
 
 
-def read(image: ImageFile) -> Original:
-    """Read an image and what identifies it, as `decode.read` does; in memory, that is its pixels.
+def read(image: ImageFile, enough: Sequence[Enough]) -> list[Original]:
+    """Read an image and what identifies it, as `decode.read_reduced` does; in memory, that is its pixels.
 
     Raises:
         BadImageError: It cannot be used.
     """
     if not isinstance(image, MemoryImage):
-        return decode.read(image.path)
+        return decode.read_reduced(image.path, enough)
     usable = _usable(image)
     fingerprint = hashlib.sha256(repr(usable.size).encode() + usable.tobytes()).hexdigest()
-    return Original(usable, fingerprint, "PNG", grey=False, profile=None)
+    original = Original(usable, usable.size, fingerprint=fingerprint, format="PNG", grey=False, profile=None)
+    return [original] * len(enough)
 
 
 def _usable(image: MemoryImage) -> Image.Image:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnkit.choices import Fit, Interpolation
+from cnnkit.choices import Decoding, Fit, Interpolation
 from cnnkit.data import decode
+from cnnkit.data.decode import Decoded, Enough
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Preprocess
 
@@ -23,12 +24,15 @@ _FILTERS = {
 #: An image with sides in a larger ratio is not resized as a whole: a strip one pixel wide would fill the memory.
 _LONGEST = 16
 
+#: A JPEG may be reduced while it is decoded to no less than this multiple of the size to which it is resized.
+_REDUCED = 2
 
-def prepare(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
+
+def prepare(image: Image.Image | Decoded, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Resize and crop an image; scaling, mean and standard deviation are applied inside the network.
 
     The result of `crop` is bit-identical to that of torchvision's `Resize(resize, antialias=True)` and `CenterCrop(size)` (nearly
-    so for an image that is more than 16 times as long as wide).
+    so for an image that is more than 16 times as long as wide, or that was reduced while it was decoded).
 
     Args:
         image: Any size, mode RGB.
@@ -37,18 +41,39 @@ def prepare(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     Returns:
         Shape (height, width, 3), 0 to 255, C-contiguous; height and width are `size`, or the width is `across`.
     """
-    width, height, resample = preprocess.width, preprocess.height, _FILTERS[preprocess.interpolation]
+    image = _decoded(image)
+    width, height = preprocess.width, preprocess.height
     if preprocess.fit is Fit.SQUASH:
-        image = image.resize((width, height), resample)
+        square = _resized(image, (width, height), preprocess)
     elif preprocess.fit is Fit.PAD:
         inside = _inside(image.size, width, height)
-        canvas = Image.new("RGB", (width, height), tuple(round(255 * value) for value in preprocess.mean))
-        canvas.paste(image.resize(inside, resample), ((width - inside[0]) // 2, (height - inside[1]) // 2))
-        image = canvas
+        square = Image.new("RGB", (width, height), tuple(round(255 * value) for value in preprocess.mean))
+        square.paste(_resized(image, inside, preprocess), ((width - inside[0]) // 2, (height - inside[1]) // 2))
     else:
         scaled = _covering(image.size, preprocess)
-        (image,) = _cut(image, preprocess, scaled, [_centred(scaled, preprocess)])
-    return np.asarray(image, dtype=np.uint8)
+        (square,) = _cut(image, preprocess, scaled, [_centred(scaled, preprocess)])
+    return np.asarray(square, dtype=np.uint8)
+
+
+def enough(preprocess: Preprocess) -> Enough:
+    """Return what size of an image is enough for its preprocessing: twice the size to which it is resized.
+
+    Then a reduced image's missing frequencies are far above those that the resized image can have. With `decoding full`, and where
+    single pixels are picked (nearest), nothing but the image itself is enough.
+    """
+    if preprocess.decoding is Decoding.FULL or preprocess.interpolation is Interpolation.NEAREST:
+        return lambda size: None
+
+    def least(size: tuple[int, int]) -> tuple[int, int]:
+        if preprocess.fit is Fit.SQUASH:
+            scaled = preprocess.width, preprocess.height
+        elif preprocess.fit is Fit.PAD:
+            scaled = _inside(size, preprocess.width, preprocess.height)
+        else:
+            scaled = _covering(size, preprocess)
+        return _REDUCED * scaled[0], _REDUCED * scaled[1]
+
+    return least
 
 
 def window(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
@@ -73,7 +98,7 @@ def window(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float,
     return _from_scaled(size, scaled, left, top, preprocess)
 
 
-def crops(image: Image.Image, preprocess: Preprocess, *, mirrored: bool = False) -> list[NDArray[np.uint8]]:
+def crops(image: Image.Image | Decoded, preprocess: Preprocess, *, mirrored: bool = False) -> list[NDArray[np.uint8]]:
     """Resize an image as `fit crop` does, and crop its centre and its corners.
 
     Args:
@@ -85,6 +110,7 @@ def crops(image: Image.Image, preprocess: Preprocess, *, mirrored: bool = False)
         Five or ten crops, (height, width, 3) each: centre (the result of `prepare`), top left, top right, bottom left, bottom right.
         Except for the order they are those of torchvision's `Resize(resize, antialias=True)` and `FiveCrop(size)` or `TenCrop(size)`.
     """
+    image = _decoded(image)
     scaled, width = _covering(image.size, preprocess), preprocess.width
     right, bottom = scaled[0] - width, scaled[1] - preprocess.height
     places = [_centred(scaled, preprocess), (0, 0), (right, 0), (0, bottom), (right, bottom)]
@@ -102,7 +128,31 @@ def load(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
     Raises:
         BadImageError: As `decode.load`.
     """
-    return prepare(decode.load(path), preprocess)
+    (image,) = decode.load_reduced(path, [enough(preprocess)])
+    return prepare(image, preprocess)
+
+
+def _decoded(image: Image.Image | Decoded) -> Decoded:
+    return image if isinstance(image, Decoded) else Decoded(image, image.size)
+
+
+def _resized(
+    image: Decoded,
+    size: tuple[int, int],
+    preprocess: Preprocess,
+    box: tuple[float, float, float, float] | None = None,
+) -> Image.Image:
+    """Resize an image, or a box of it in pixels of the file, to a (width, height).
+
+    A reduction's last row and column are only partly within the image: 1001 pixels are 125 and an eighth.
+    """
+    if box is None and image.factor > 1:
+        box = 0.0, 0.0, float(image.size[0]), float(image.size[1])
+    if box is not None:
+        left, top, right, bottom = (side / image.factor for side in box)
+        # Rounding errors must not put a box outside of the image
+        box = left, top, min(right, image.image.width), min(bottom, image.image.height)
+    return image.image.resize(size, _FILTERS[preprocess.interpolation], box=box)
 
 
 def _inside(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
@@ -127,21 +177,19 @@ def _centred(scaled: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]
 
 
 def _cut(
-    image: Image.Image, preprocess: Preprocess, scaled: tuple[int, int], places: Sequence[tuple[int, int]]
+    image: Decoded, preprocess: Preprocess, scaled: tuple[int, int], places: Sequence[tuple[int, int]]
 ) -> list[Image.Image]:
     """Resize an image to `scaled`, and return the crops at these places, each given by its left and top.
 
     Resizing only the region of a crop would save a third of the time, but Pillow stores the bounds of a box as float32 and chooses
     the order of its two passes by the size of the result: one value in forty would differ by one from a crop of the resized image.
     """
-    resample, width, height = _FILTERS[preprocess.interpolation], preprocess.width, preprocess.height
+    width, height = preprocess.width, preprocess.height
     if max(scaled) <= _LONGEST * preprocess.resize:
-        whole = image.resize(scaled, resample)
+        whole = _resized(image, scaled, preprocess)
         return [whole.crop((left, top, left + width, top + height)) for left, top in places]
     boxes = [_from_scaled(image.size, scaled, left, top, preprocess) for left, top in places]
-    # Rounding errors must not put a box outside of the image
-    bounds = [(box[0], box[1], min(box[2], image.width), min(box[3], image.height)) for box in boxes]
-    return [image.resize((width, height), resample, box=box) for box in bounds]
+    return [_resized(image, (width, height), preprocess, box) for box in boxes]
 
 
 def _from_scaled(

@@ -176,8 +176,8 @@ def sheet(
 # ---------------------------------------------------------------- one image
 
 
-def _prepared(image: Image.Image, plan: AugmentPlan) -> Image.Image:
-    return image if plan.square is None else Image.fromarray(preprocessing.prepare(image, plan.square))
+def _prepared(original: Original, plan: AugmentPlan) -> Image.Image:
+    return original.image if plan.square is None else Image.fromarray(preprocessing.prepare(original, plan.square))
 
 
 def _copies(
@@ -209,7 +209,9 @@ def _read(path: str, plan: AugmentPlan) -> Original:
             raise BadImageError(
                 f"too large to augment: {width:,} x {height:,}, at most {_MOST_PIXELS:,} pixels; give --size, or reduce it"
             )
-    return decode.read(path)
+        return decode.read(path)
+    (original,) = decode.read_reduced(path, [preprocessing.enough(plan.square)])
+    return original
 
 
 def _make(path: str, *, plan: AugmentPlan) -> _Made:
@@ -217,7 +219,7 @@ def _make(path: str, *, plan: AugmentPlan) -> _Made:
     draws, file_format = plan.draws(original.fingerprint), original.format
     saving = augment_plan.saving(os.path.basename(path), file_format, profile=original.profile)
     finish = partial(_encoded, saving=saving, grey=original.grey)
-    image = _prepared(original.image, plan)
+    image = _prepared(original, plan)
     del original
     kept = []
     if plan.keep:
@@ -237,7 +239,7 @@ def _encoded(image: Image.Image, saving: Mapping[str, Any], *, grey: bool) -> by
 
 def _thumbnails(path: str, *, plan: AugmentPlan) -> list[Image.Image]:
     original = _read(path, plan)
-    image = _prepared(original.image, plan)
+    image = _prepared(original, plan)
     copies = _copies(image, plan, plan.draws(original.fingerprint), image_grid.thumbnail)
     return [image_grid.thumbnail(image), *copies]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cnnkit import files
 from cnnkit.callbacks import Progress, Skip, ignore_progress
 from cnnkit.data import decode, in_memory, preprocessing, reader
-from cnnkit.data.decode import Original
+from cnnkit.data.decode import Decoded, Original
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
@@ -196,16 +196,18 @@ def in_batches(results: Results, batch: int, *, skip: Skip) -> Iterator[tuple[li
 
 
 def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
-    image = decode.load(path)
-    return [preprocessing.prepare(image, way) for way in ways]
+    images = decode.load_reduced(path, [preprocessing.enough(way) for way in ways])
+    return [preprocessing.prepare(image, way) for image, way in zip(images, ways, strict=True)]
 
 
 def _load_views(image: ImageFile, *, ways: Sequence[Preprocess], views: Views | None) -> list[Squares]:
+    enough = [preprocessing.enough(way) for way in ways]
     if views is None:
-        decoded = in_memory.load(image)
-        return [[preprocessing.prepare(decoded, way) for way in ways]]
-    original = in_memory.read(image)
-    return [list(view) for view in zip(*(views(image, original, way) for way in ways), strict=True)]
+        decoded = in_memory.load(image, enough)
+        return [[preprocessing.prepare(each, way) for each, way in zip(decoded, ways, strict=True)]]
+    originals = in_memory.read(image, enough)
+    made = (views(image, original, way) for original, way in zip(originals, ways, strict=True))
+    return [list(view) for view in zip(*made, strict=True)]
 
 
 def _filled(rows: Sequence[Squares], batch: int) -> list[NDArray[np.uint8]]:
@@ -441,18 +443,18 @@ def _load_native_size(
     """Decode an image and make its views at its own size."""
     try:
         own = preprocessing.untouched(preprocess, size)
+        decoded: Decoded
         if views is None:
-            decoded = in_memory.load(image)
+            (decoded,) = in_memory.load(image, [preprocessing.enough(own)])
             made = [preprocessing.prepare(decoded, own)]
         else:
-            original = in_memory.read(image)
-            decoded = original.image
-            made = list(views(image, original, own))
+            (original,) = in_memory.read(image, [preprocessing.enough(own)])
+            decoded, made = original, list(views(image, original, own))
     except BadImageError as error:
         return error
     if decoded.size != size:
         return BadImageError(
-            f"its file header gives {size[0]} x {size[1]} pixels, but it has {decoded.width} x {decoded.height}"
+            f"its file header gives {size[0]} x {size[1]} pixels, but it has {decoded.size[0]} x {decoded.size[1]}"
         )
     return made
 

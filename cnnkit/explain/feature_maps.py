@@ -133,7 +133,8 @@ def explain(
     if options.output is not None:
         tree.check_apart(options.output, [str(source)], to_be="explained")
     (callbacks or Callbacks()).phase("computing activations")
-    image = preprocessing.prepare(decode.load_required(source), network.preprocess)
+    with decode.required(source):
+        image = preprocessing.load(source, network.preprocess)
     outputs = network.activations(image, chosen)
     for layer, maps in zip(chosen, outputs, strict=True):
         if maps.ndim != 3:

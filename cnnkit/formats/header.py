@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from cnnkit import __version__
-from cnnkit.choices import Fit, Interpolation, Pool
+from cnnkit.choices import Decoding, Fit, Interpolation, Pool
 from cnnkit.errors import FormatError
 
 VERSION = 1
@@ -52,7 +52,7 @@ class Preprocess:
 
     `size` and `resize` are in pixels; `mean` and `std` are per RGB channel, for values from 0 to 1. `grey`: inside the network, the
     normalised channels are reduced to one, their luma. `across` is the width if it differs from `size`, which only explanations use,
-    never training; so it is not stored in files.
+    never training; so it is not stored in files. Files without `decoding` are from before there was a choice: "full".
     """
 
     fit: Fit = Fit.CROP
@@ -63,6 +63,7 @@ class Preprocess:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     grey: bool = False
     across: int | None = None
+    decoding: Decoding = Decoding.SCALED
 
     @property
     def height(self) -> int:
@@ -120,6 +121,8 @@ class Header:
             del record["preprocess"]["across"]
             if not self.preprocess.grey:
                 del record["preprocess"]["grey"]  # files without the field are read as not grey
+            if self.preprocess.decoding is Decoding.FULL:
+                del record["preprocess"]["decoding"]
         return json.dumps({"cnnkit": VERSION, **record}, ensure_ascii=False)
 
     @classmethod
@@ -214,6 +217,7 @@ class _PreprocessFile(msgspec.Struct):
     mean: tuple[_Mean, _Mean, _Mean]
     std: tuple[_Std, _Std, _Std]
     grey: bool = False
+    decoding: Decoding = Decoding.FULL
 
 
 class _BackboneFile(msgspec.Struct):
@@ -258,6 +262,7 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "kind": ArtefactKind,
     "fit": Fit,
     "interpolation": Interpolation,
+    "decoding": Decoding,
     "pool": Pool,
 }
 

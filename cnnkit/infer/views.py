@@ -75,7 +75,7 @@ class ExtractViews:
             preprocess: Preprocessing before augmentation.
         """
         _, *copies = self.of(image)
-        square = preprocessing.prepare(original.image, preprocess)
+        square = preprocessing.prepare(original, preprocess)
         if not copies:
             return [square]
         return [square, *self.make_copies(square, self.augmentation, original.fingerprint, copies, seed=self.seed)]
@@ -111,7 +111,7 @@ class FlipViews:
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of an image, (height, width, 3) each."""
-        square = preprocessing.prepare(original.image, preprocess)
+        square = preprocessing.prepare(original, preprocess)
         return [square, *(augment.flip_and_crop(square, draw) for draw in self._draws)]
 
 
@@ -129,7 +129,7 @@ class AugmentViews:
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of an image, (height, width, 3) each."""
-        square = preprocessing.prepare(original.image, preprocess)
+        square = preprocessing.prepare(original, preprocess)
         numbers = range(1, self.copies + 1)
         if self.make_copies is not None:
             return [square, *self.make_copies(square, self.augmentation, original.fingerprint, numbers, seed=self.seed)]
@@ -153,7 +153,7 @@ class CropViews:
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of an image, (height, width, 3) each."""
-        return preprocessing.crops(original.image, preprocess, mirrored=self.mirrored)
+        return preprocessing.crops(original, preprocess, mirrored=self.mirrored)
 
 
 TestViews = FlipViews | AugmentViews | CropViews

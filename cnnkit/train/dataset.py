@@ -126,8 +126,8 @@ class ImageSet:
         return 0 if self._pixels is None else self._pixels.nbytes
 
     def _load(self, path: str) -> tuple[NDArray[np.uint8], str]:
-        original = decode.read(path)
-        return preprocessing.prepare(original.image, self._prepare), original.fingerprint
+        (original,) = decode.read_reduced(path, [preprocessing.enough(self._prepare)])
+        return preprocessing.prepare(original, self._prepare), original.fingerprint
 
     def _placed(self, pixels: Tensor) -> Tensor:
         if self._device.type == "cuda" and pixels.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(self._device)[0]:
