@@ -46,6 +46,12 @@ def sections(name):
     return {heading: " ".join(" ".join(text).split()) for heading, text in found.items()}
 
 
+def subsections(name):
+    """List the groups of options of a page."""
+    options = re.search(r"(?ms)^\.SH OPTIONS\n(.*?)^\.SH", page_text(name))[1]
+    return [plain(each) for each in re.findall(r"(?m)^\.SS (.*)\n\.TP", options)]
+
+
 def plain(line):
     line = re.sub(r"\\f[BIR]", "", line)
     line = re.sub(r"\\\[u([0-9A-F]+)\]", lambda match: chr(int(match[1], 16)), line)
@@ -85,7 +91,9 @@ def test_page_has_all_of_help(name, run):
     page = sections(name)
     assert squeezed(description) == squeezed(page["DESCRIPTION"])
     listed = squeezed(page.get("ARGUMENTS", "") + page["OPTIONS"])
-    entries = re.split(r"\n(?=  \S)", re.sub(r"(?m)^(Arguments|Options):\n", "", parameters))
+    headings = re.findall(r"(?m)^(\S.*):$", parameters)
+    assert [each for each in headings if each not in ("Arguments", "Options")] == subsections(name)
+    entries = re.split(r"\n+(?=  \S)", re.sub(r"(?m)^\S.*:\n", "", parameters))
     assert len(entries) > 5
     for entry in entries:
         assert squeezed(entry) in listed

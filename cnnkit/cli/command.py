@@ -21,7 +21,7 @@ from cnnkit.cli import completion
 from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
-from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, typer_option
+from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, shown, typer_option
 from cnnkit.cli.streams import (
     OutputClosedError,
     detecting_closed_stdout,
@@ -166,7 +166,7 @@ def _expanded(
             inspect.Parameter(
                 each.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=each.default,
+                default=shown(each.default),
                 annotation=Annotated[each.type, typer_option(each)],
             )
             for each in fields
