@@ -137,6 +137,7 @@ def test_tables_name_only_what_there_is():
         ("cnn-cam --colormap vi", ["viridis"]),
         ("cnn-cam --class t", ["top", "true"]),
         ("cnn-cam -m resnet18 --class goldf", ["goldfish", "goldfinch"]),
+        ("cnn-cam -m resnet18 --class name:goldf", ["name:goldfish", "name:goldfinch"]),
         ("cnn-check --probes width,hei", ["width,height"]),
         ("cnn-eval --fail-over ", ["log_loss=", "ece="]),
         ("cnn-eval --fail-under rec", ["recall:"]),
@@ -201,6 +202,8 @@ def test_unfinished_words_get_no_space(complete, folder):
 @pytest.mark.parametrize("name", ["head.pt", "head.onnx"])
 def test_classes_are_those_of_the_model(name, values, model):
     assert values(f"cnn-cam -m {name} --class ") == ["top", "true", "all", "golden retriever", "cat"]
+    assert values(f"cnn-cam -m {name} --class name:") == ["name:golden retriever", "name:cat"]
+    assert values(f"cnn-cam -m {name} --class name:c") == ["name:cat"]
 
 
 @pytest.mark.parametrize("name", ["pipe.pt", "pipe.onnx", "pipe.tsv"])

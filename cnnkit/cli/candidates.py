@@ -356,7 +356,10 @@ def _classes(context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: AN
     names: Sequence[Any] = ()
     if network is not None:
         names = peek.header(network).get("classes") or () if network.endswith(_MODELS) else _imagenet()
-    return _matching(["top", "true", "all", *map(str, names)], incomplete)
+    if incomplete.startswith("name:"):
+        return _matching((f"name:{name}" for name in names), incomplete)
+    words = ["top", "true", "all"]
+    return _matching([*words, *(f"name:{name}" if name in words else str(name) for name in names)], incomplete)
 
 
 def _imagenet() -> list[str]:
