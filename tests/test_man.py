@@ -104,6 +104,32 @@ def test_page_has_all_of_help(name, run):
     assert [word for word in page["SYNOPSIS"].split() if word in pieces] == pieces
 
 
+#: Options that are different things in different commands.
+SEVERAL_MEANINGS = {
+    "--channels",  # of a layer; of a colour
+    "--dtype",  # of activations; of stored features
+    "--features",  # a file; an output to add
+    "--filters",  # a number; ranges
+    "--folds",  # a number; a table
+    "--input",  # a size; a type
+    "--model",  # MODEL.onnx where only that is possible
+    "--output",  # files of several types, folders; an output of a graph
+    "--pool",  # a window; the pooling of features
+    "--val",  # images; features
+}
+
+
+def test_an_option_has_the_same_metavar_in_every_command():
+    """Or one with the same first alternative, such as PIXELS and PIXELS|HxW."""
+    found = {}
+    for name in COMMANDS:
+        for line in re.findall(r"(?m)^\.TP\n(\\fB\\-.*)$", page_text(name)):
+            flags, value = re.fullmatch(r"(-[\w-]+(?:(?:, | / )-[\w-]+)*) ?(.*)", plain(line)).groups()
+            first = re.split(", | / ", flags)[-1 if flags[1] != "-" else 0]
+            found.setdefault(first, set()).add(value.partition("|")[0])
+    assert {flag for flag, values in found.items() if len(values) > 1} == SEVERAL_MEANINGS
+
+
 @every_command
 def test_page_has_every_section(name):
     """In the order of man-pages(7); the text of NAME is one line for whatis."""

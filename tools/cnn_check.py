@@ -20,7 +20,7 @@ def main(
         Path | None,
         cli.Option(
             "--fix",
-            metavar="OUT.tsv",
+            metavar="FILE.tsv",
             help="Write a manifest without broken and duplicate images, with groups of images that must share a split.",
         ),
     ] = None,
@@ -45,8 +45,8 @@ def main(
     are often taken class by class.
 
     Accuracies of probes are balanced and cross-validated. "Well above chance": significant at 5 % over all probes of the class, or of
-    the split, and at least a tenth of the way from chance to 100 %. The smallest p-value is about 0.003, or
-    0.01 for a probe that is not well above chance.
+    the split, and at least a tenth of the way from chance to 100 %. P-values are measured
+    on shuffled labels; the smallest possible one is about 0.003, or 0.01 for a probe that is not well above chance.
 
     Examples:
       cnn-check photos/

@@ -266,7 +266,7 @@ class FinetuneConfig(ImageTrainConfig):
     )
     loss: Loss | None = option(
         None,
-        "Loss for a new head. [default: categorical; with a model: the model's]",
+        "Loss: softmax over the classes, or one sigmoid for two classes. [default: categorical; with a model: the model's]",
         after=("mixup",),
         group=LEARNING,
     )
@@ -289,7 +289,7 @@ class HeadConfig(TrainConfig):
     )
     solver: Solver = option(
         Solver.GRADIENT,
-        "gradient: epochs of mini-batches with --optimizer; lbfgs: logistic regression, no learning rate to tune.",
+        "Solver: gradient (epochs of mini-batches, with --optimizer), or lbfgs (logistic regression, without a learning rate).",
         after=("loss",),
         group=LEARNING,
     )
@@ -422,9 +422,8 @@ class FreezeConfig:
     )
     views: int | None = option(
         None,
-        "Number of augmented versions of each image on which the frozen layers run once, with cached features; 0 runs them in "
-        "each epoch. "
-        "[default: 0 with --augment or --mixup, else 1, not augmented]",
+        "Run the frozen layers once on K augmented copies of each image, and cache their outputs; 0: run them in each epoch. "
+        "[default: 0 with --augment or --mixup; else 1, the image itself]",
         minimum=0,
         metavar="K",
         group=FREEZING,
