@@ -196,7 +196,7 @@ def _aspect(width: int, height: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Encoding of one column, fitted on training rows: standardised numbers, or one-hot words."""
+    """Encoding of one column, fitted on training rows: standardized numbers, or one-hot words."""
 
     name: str
     words: tuple[str, ...] | None = None

@@ -176,7 +176,7 @@ def save(
 
 
 def check_name(path: Path, *, option: str) -> None:
-    """Check that commands will recognise the name as that of a manifest.
+    """Check that commands will recognize the name as that of a manifest.
 
     Raises:
         UsageError: It does not end in .tsv.

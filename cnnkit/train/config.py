@@ -355,7 +355,7 @@ class HeadConfig(TrainConfig):
                 f'--solver lbfgs trains a single dense layer; drop --head "{self.head}", or use --solver gradient'
             )
         if self.l1:
-            raise UsageError("--solver lbfgs cannot minimise an --l1 penalty; use --l2, or --solver gradient")
+            raise UsageError("--solver lbfgs cannot minimize an --l1 penalty; use --l2, or --solver gradient")
         ignored = {each.name for each in options(type(self))} - {*LBFGS_SETTINGS, "l2"}
         for word in given(self, names=ignored):
             raise UsageError(f"--solver lbfgs has no epochs or batches; drop {word}, or use --solver gradient")

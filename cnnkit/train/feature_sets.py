@@ -158,7 +158,7 @@ def has_own_val(path: str | Path) -> bool:
 
 
 def _loaded(path: str | Path, forms: dict[str, set[str]]) -> Features:
-    """Read features with normalised labels, and add the forms in which labels are written to `forms`."""
+    """Read features with normalized labels, and add the forms in which labels are written to `forms`."""
     found = features.load(path)
     for row in found.rows:
         if row.label is not None:
