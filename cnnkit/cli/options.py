@@ -110,7 +110,7 @@ TruthSource = Annotated[
     typer.Option(
         "--truth",
         metavar="SOURCE",
-        help="A manifest (.tsv, .csv or .jsonl) with labels, or a folder of class folders. [default: the name of the folder "
+        help="True labels: a manifest (.tsv, .csv or .jsonl), or a folder of class folders. [default: the name of the folder "
         "that directly contains each image]",
     ),
 ]

@@ -161,8 +161,8 @@ class ModelSpec:
 
     size: str | None = option(
         None,
-        "Input size, for networks from cnn-export --dynamic-size and for those without a cnnkit header: side of the square, "
-        "or HxW (height x width), in pixels; or native (the size of each image).",
+        "Input size of a network from cnn-export --dynamic-size: side of the square, or HxW (height x width), in pixels; or native "
+        "(the size of each image). Without a cnnkit header: side of the square.",
         metavar="PIXELS|HxW|native",
     )
     mean: str | None = option(
