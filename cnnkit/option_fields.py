@@ -72,7 +72,7 @@ def option(
         metavar: Placeholder of its value in the help.
         minimum: The smallest number allowed.
         maximum: The largest number allowed.
-        group: Its panel in the help.
+        group: Its heading in the help; by default that of all options.
         after: Its place in the help: after the last of these options that the command has. By default, the order of the fields.
     """
     described = {

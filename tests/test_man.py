@@ -59,7 +59,7 @@ def plain(line):
 
 
 def squeezed(text):
-    """Remove all white space: the help is also broken after hyphens."""
+    """Remove all white space."""
     return "".join(text.split())
 
 

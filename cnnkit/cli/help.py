@@ -19,6 +19,9 @@ _METAVARS = {
     "<path>": "FILE",
 }
 
+#: In place of hyphens while lines are broken: typer would break the names of commands and options after them.
+_HYPHEN = "\N{NON-BREAKING HYPHEN}"
+
 
 class Command(typer.core.TyperCommand):
     """typer's command, whose help prints examples verbatim and interprets no markup."""
@@ -51,14 +54,17 @@ class Command(typer.core.TyperCommand):
         """Write arguments and options under their headings; typer shows groups only on a terminal."""
         for heading, parameters in self.sections(ctx):
             with formatter.section(heading):
-                formatter.write_dl([record(each, ctx) for each in parameters])
+                rows = (record(each, ctx) for each in parameters)
+                formatter.write_dl([(names, text.replace("-", _HYPHEN)) for names, text in rows])
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer's own click is private
         examples, self.epilog = textwrap.indent(inspect.cleandoc(self.epilog or ""), "    "), None
         self.name_metavars(ctx)
         parameter: Any  # typer asks for more than it declares
         if self.rich_markup_mode is None:
+            self.help = (self.help or "").replace("-", _HYPHEN)
             super().format_help(ctx, formatter)
+            formatter.buffer[:] = [piece.replace(_HYPHEN, "-") for piece in formatter.buffer]
             formatter.write(f"\n  Examples:\n{examples}\n" if examples else "")
             return
 
