@@ -137,13 +137,15 @@ $(OUT)/mistakes.tsv: $(OUT)/predictions.tsv $(OUT)/model.pt $(OUT)/mistakes.sett
 	    $(BIN)cnn-cam -m $(OUT)/model.pt - --class top --class true --sheet $(OUT)/mistakes.png < $@.new > $(OUT)/maps.tsv $(OR_SKIPPED); fi
 	@mv $@.new $@
 
-# Value of a measure, and number of findings of a level.
+# Value of a measure, number of findings of a level, and number of images that are used.
 measure = $$(awk '$$1 == "$(1)" { print $$2 }' $(OUT)/evaluation.tsv)
 level = $$(grep -c '^$(1)' $(OUT)/findings.tsv)
+images = $$(($$(wc -l < $(OUT)/split.tsv) - 1))
 
 $(OUT)/results.txt: $(OUT)/evaluation.tsv $(OUT)/mistakes.tsv
 	@{ echo "results:"; \
-	echo "  images       $(OUT)/findings.tsv: errors $(call level,error), warnings $(call level,warning)"; \
+	echo "  images       $(OUT)/split.tsv: $(images) images"; \
+	echo "  findings     $(OUT)/findings.tsv: errors $(call level,error), warnings $(call level,warning)"; \
 	echo "  model        $(OUT)/model.onnx; classify other images with cnn-predict -m $(OUT)/model.onnx IMAGES"; \
 	echo "  predictions  $(OUT)/predictions.tsv"; \
 	echo "  evaluation   $(OUT)/evaluation.tsv: accuracy $(call measure,accuracy) on $(call measure,n) test images"; \
