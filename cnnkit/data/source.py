@@ -229,7 +229,9 @@ def listed_again(
 def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
     folder = os.path.dirname(path)
     extensions = MissingExtensions(path)
-    found = [_of_row(row, extensions.completed(os.path.join(folder, row.path)), search) for row in manifest.load(path)]
+    found = [
+        _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search) for row in manifest.load(path)
+    ]
     search.readings += extensions.lines()
     splits = sorted({image.split for image in found if image.split is not None})
     meant = split and split_names.meant(split, splits)

@@ -231,4 +231,4 @@ def _images(found: Features, name: str | Path) -> list[ImageFile]:
 
 def paths(found: Features, name: str | Path) -> list[str]:
     """Return the path of every row's image, relative to the current folder."""
-    return [os.path.join(os.path.dirname(name), row.path) for row in found.rows]
+    return [manifest.seen_here(os.path.dirname(name), row.path) for row in found.rows]
