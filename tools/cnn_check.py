@@ -41,7 +41,7 @@ def main(
 
     A leak probe is a small decision tree that predicts the class, or the split, from one property alone: width, height, aspect, bytes,
     format, JPEG quality, mean or border colour, camera, time, name or number of an image, or from all except the colours. If it does so
-    well above chance, a network may learn that property in place of the content. Leaks by time or order are only notes, because images
+    well above chance, a network may learn that property instead of the content. Leaks by time or order are only notes, because images
     are often taken class by class.
 
     Accuracies of probes are balanced and cross-validated. "Well above chance": significant at 5 % over all probes of the class, or of

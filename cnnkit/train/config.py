@@ -26,8 +26,8 @@ from cnnkit.engine import device as devices
 from cnnkit.engine.config import DeviceConfig
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import atomic, history
-from cnnkit.nets import notation
-from cnnkit.nets.notation import Activation, LayerKind
+from cnnkit.nets import notation, output_layer
+from cnnkit.nets.notation import LayerKind
 from cnnkit.option_fields import (
     RemembersGiven,
     batch_option,
@@ -333,7 +333,7 @@ class HeadConfig(TrainConfig):
             NotationError: The notation is wrong.
             UsageError: A setting would be ignored.
         """
-        config = dataclasses.replace(self, head=_written_out(self.head))
+        config = dataclasses.replace(self, head=output_layer.checked_head(self.head))
         if self.solver is Solver.LBFGS:
             config._check_lbfgs()
         config._check_optimizer()
@@ -374,19 +374,6 @@ LBFGS_SETTINGS = (
     "deterministic",
     "seed",
 )
-
-
-def _written_out(text: str) -> str:
-    """Return a notation without `@file`: the model's Header must not depend on other files.
-
-    Raises:
-        NotationError: The notation is wrong.
-        UsageError: It includes the final softmax layer.
-    """
-    layers = notation.parse(text)
-    if layers and layers[-1].activation is Activation.softmax:
-        raise UsageError(f'--head ends in "{layers[-1].text}"; leave that layer out: the final softmax layer is added')
-    return ", ".join(layer.text for layer in layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

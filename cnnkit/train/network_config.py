@@ -76,7 +76,8 @@ class NetworkConfig:
                 raise UsageError(
                     "--grey goes with --layers; drop it: an --arch network takes three channels, also of grey images"
                 )
-            head = output_layer.whole_head(self.head, loss=loss, classes=classes, spatial=False)
+            head = output_layer.checked_head(self.head)
+            head = output_layer.whole_head(head, loss=loss, classes=classes, spatial=False)
             return dataclasses.replace(self, head=head)
         if self.head:
             raise UsageError("--head goes with --arch; with --layers, append the head's layers there")
@@ -94,7 +95,7 @@ class InitFrom:
     model: Path | None = None
     backbone: str | None = option(
         None,
-        "Torchvision network, or timm:NAME, to start from with a new head, in place of MODEL.pt.",
+        "Torchvision network, or timm:NAME, to start from with a new head, instead of MODEL.pt.",
         metavar="NAME",
         group=NEW_HEAD,
     )
@@ -133,7 +134,8 @@ class InitFrom:
                 )
             return self
         check_backbone_weights(self.weights)
-        head = output_layer.whole_head(self.head, loss=loss or Loss.CATEGORICAL, classes=classes, spatial=False)
+        head = output_layer.checked_head(self.head)
+        head = output_layer.whole_head(head, loss=loss or Loss.CATEGORICAL, classes=classes, spatial=False)
         return dataclasses.replace(self, head=head)
 
 
