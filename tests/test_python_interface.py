@@ -1,6 +1,7 @@
 """The Python interface that `cnnkit` exports gives what the commands give on the same files, and loads no more than it needs."""
 
 import ast
+import inspect
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 
 import cnnkit
 from cnnkit import Classifier
+from cnnkit.api import calls
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {
@@ -253,7 +255,7 @@ def test_refuses_what_is_not_an_image(images, message, folder):
         (lambda: cnnkit.heat_map("one.pt", "photos/red/0 red.png", target="green"), cnnkit.UsageError, "green"),
         (lambda: cnnkit.heat_map("one.pt", "photos"), cnnkit.CnnkitError, "16 maps"),
         (lambda: cnnkit.layer_dims("conv 32 q3", input=(9, 9, 3)), cnnkit.NotationError, "q3"),
-        (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9)), cnnkit.UsageError, "9,9"),
+        (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9)), cnnkit.UsageError, r"input=\(9, 9\): give \(height"),
         (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9, 3), dtype="int4"), cnnkit.UsageError, "bfloat16"),
         (lambda: cnnkit.read_header("split.tsv"), cnnkit.FormatError, "no cnnkit header"),
         (lambda: cnnkit.write_manifest("split.txt", []), cnnkit.UsageError, "tsv"),
@@ -294,6 +296,121 @@ def test_errors_are_those_of_the_library(make, error, message, folder):
 def test_numbers_out_of_range_are_usage_errors(make, message, folder):
     with pytest.raises(cnnkit.UsageError, match=message):
         make()
+
+
+#: Every public function that takes a path: how it is called with one.
+WITH_A_PATH = {
+    "Classifier": lambda path: Classifier(path, device="cpu"),
+    "Classifier.predict": lambda path: Classifier("one.onnx", device="cpu").predict(path),
+    "Classifier.predict_proba": lambda path: Classifier("one.onnx", device="cpu").predict_proba(path),
+    "Classifier.stream": lambda path: [*Classifier("one.onnx", device="cpu").stream(iter([path]))],
+    "FeatureExtractor": lambda path: cnnkit.FeatureExtractor(path, device="cpu"),
+    "FeatureExtractor weights": lambda path: cnnkit.FeatureExtractor("squeezenet1_1", weights=path, device="cpu"),
+    "FeatureExtractor.extract": lambda path: cnnkit.FeatureExtractor(device="cpu", **LIKE_BACKBONE).extract(path),
+    "extract_features": lambda path: cnnkit.extract_features(path, device="cpu", **LIKE_BACKBONE),
+    "heat_map": lambda path: cnnkit.heat_map(path, RED, device="cpu"),
+    "heat_map of an image": lambda path: cnnkit.heat_map("one.onnx", path, device="cpu"),
+    "heat_maps": lambda path: cnnkit.heat_maps(path, "photos", device="cpu"),
+    "heat_maps of images": lambda path: [*cnnkit.heat_maps("one.onnx", iter([path]), device="cpu")],
+    "layer_dims": lambda path: cnnkit.layer_dims(f"@{path}", input=(9, 9, 3)),
+    "network_dims": cnnkit.network_dims,
+    "find_images": cnnkit.find_images,
+    "read_features": cnnkit.read_features,
+    "read_header": cnnkit.read_header,
+    "read_history": cnnkit.read_history,
+    "read_manifest": cnnkit.read_manifest,
+    "read_predictions": cnnkit.read_predictions,
+    "write_features": lambda path: cnnkit.write_features(path, cnnkit.read_features("train.npy")),
+    "write_manifest": lambda path: cnnkit.write_manifest(path, []),
+    "write_predictions": lambda path: cnnkit.write_predictions(path, []),
+}
+
+
+@pytest.mark.parametrize("name", WITH_A_PATH)
+def test_every_error_about_a_file_is_of_cnnkit(name, folder, tmp_path):
+    """For a file that is missing, of another kind, or a folder: one line that names it, with all suffixes of models and tables."""
+    call = WITH_A_PATH[name]
+    for suffix in ("", ".onnx", ".pt", ".npy", ".tsv", ".csv", ".json", ".png"):
+        (tmp_path / f"folder{suffix}").mkdir()
+        (tmp_path / f"other{suffix}").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0 not this kind \xff\n")
+        for path in (tmp_path / f"missing{suffix}", tmp_path / f"folder{suffix}", tmp_path / f"other{suffix}"):
+            if path.stem in ("missing", "other") and name.startswith("write_"):
+                path = path / "in no folder.tsv" if name != "write_features" else path / "in no folder.npy"
+            elif path.stem == "other" and name == "find_images" and suffix not in (".tsv", ".csv"):
+                continue  # images are opened later
+            with pytest.raises(cnnkit.CnnkitError) as caught:
+                call(str(path))
+            message = str(caught.value)
+            assert path.stem in message or path.parent.stem in message, message
+            assert "\n" not in message
+            assert " --" not in message.replace("cnn-export --", ""), message
+
+
+def test_every_public_function_with_a_path_is_tested():
+    named = {each.partition(" ")[0].partition(".")[0] for each in WITH_A_PATH}
+    functions = {name for name in cnnkit.__all__ if inspect.isfunction(getattr(cnnkit, name))}
+    assert functions - named == {"total_dims"}
+    for name in [*functions, "Classifier", "FeatureExtractor"]:
+        assert inspect.signature(getattr(cnnkit, name)).parameters, name
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: cnnkit.heat_map("one.onnx", RED, target="green"),
+            '^target="green": not a class of the model; it has blue, red; or give top, true or all$',
+        ),
+        (
+            lambda: cnnkit.heat_map("one.onnx", np.zeros((9, 9, 3), np.uint8), target="true"),
+            '^image 0: no label, which target="true" needs',
+        ),
+        (lambda: cnnkit.heat_map("one.onnx", RED, layer="pool1"), "^one.onnx: layer does not work for an exported"),
+        (lambda: cnnkit.heat_map("one.onnx", RED).overlay(colormap="vidiris"), '^colormap: no colour map "vidiris"'),
+        (
+            lambda: Classifier("one.onnx", views=3),
+            '^views=3 needs tta, as in tta="crop 0.9, hflip"$',
+        ),
+        (
+            lambda: Classifier("one.onnx", vote="hard"),
+            '^vote="hard" needs several models or views; give a second model, or tta$',
+        ),
+        (lambda: Classifier("one.onnx", tta="hflip", crops=5), "^tta and crops both define the views"),
+        (lambda: Classifier("one.onnx", device="gpu"), '^device="gpu": give auto, cpu, cuda or cuda:N$'),
+        (
+            lambda: cnnkit.FeatureExtractor("resnet18", layers="conv 8 k3"),
+            "^give either backbone or layers$",
+        ),
+        (
+            lambda: cnnkit.FeatureExtractor(**LIKE_BACKBONE | {"fit": "pad"}, resize=20),
+            '^resize needs fit="crop"; fit="pad" resizes directly to size$',
+        ),
+        (lambda: cnnkit.find_images("photos", split="a/b"), '^split="a/b": give the name of one split'),
+        (lambda: cnnkit.find_images(RED, split="val"), "has no split val; split needs a manifest or a folder$"),
+        (lambda: cnnkit.layer_dims("", input=(9, 9, 3)), "^layers is empty"),
+    ],
+    ids=str,
+)
+def test_messages_name_parameters_instead_of_options(make, message, folder):
+    with pytest.raises(cnnkit.CnnkitError, match=message):
+        make()
+
+
+def test_options_of_a_proposed_command_stay():
+    message = "drop --size, or export it with cnn-export --size 9; --fit pad has no effect with --window"
+    assert calls.in_python(message, {"size", "fit"}) == (
+        'drop size, or export it with cnn-export --size 9; fit="pad" has no effect with --window'
+    )
+
+
+def test_other_errors_pass_unchanged(folder):
+    """Those of a bug, and of the caller's own function."""
+
+    def stop(_done, _total):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        Classifier("one.onnx", device="cpu").predict(RED, progress=stop)
 
 
 # ---------------------------------------------------------------- features, heat maps, layers

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.api import images as inputs
+from cnnkit.api.calls import choice, public
 from cnnkit.api.images import Errors, ImageLike
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Crops, Precision, Vote
@@ -38,6 +39,7 @@ class ImagePrediction:
     _output: ImageOutput = field(repr=False)
     _classes: tuple[str, ...] = field(repr=False)
 
+    @public
     def top(self, k: int | None = None) -> list[Prediction]:
         """Return the k most probable classes, the best first, as rows that `write_predictions` takes; by default all.
 
@@ -56,6 +58,7 @@ class Classifier:
         device: cpu or cuda.
     """
 
+    @public
     def __init__(
         self,
         model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -97,11 +100,11 @@ class Classifier:
             batch=DEFAULT_BATCH if batch is None else batch,
             on_command_line=frozenset() if batch is None else frozenset({"batch"}),
             jobs=jobs,
-            precision=inputs.choice(Precision, precision, "precision"),
-            vote=inputs.choice(Vote, vote, "vote"),
+            precision=choice(Precision, precision, "precision"),
+            vote=choice(Vote, vote, "vote"),
             tta=tta,
             views=views,
-            crops=None if crops is None else inputs.choice(Crops, str(crops), "crops"),
+            crops=None if crops is None else choice(Crops, str(crops), "crops"),
             seed=seed,
         )
         check_ranges(config)
@@ -114,6 +117,7 @@ class Classifier:
         self.classes: tuple[str, ...] = tuple(self._predictor.classes)
         self.device: str = self._predictor.device
 
+    @public
     def predict(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -139,12 +143,14 @@ class Classifier:
         """
         return list(self._stream(inputs.image_files(images, split=split), inputs.callbacks(errors, progress=progress)))
 
+    @public
     def stream(
         self, images: Iterable[ImageLike], *, split: str | None = None, errors: Errors = "raise"
     ) -> Iterator[ImagePrediction]:
         """Predict images one batch after the other, for more of them than memory holds. Args, Raises as `predict`."""
         return self._stream(inputs.iterate(images, split=split), inputs.callbacks(errors))
 
+    @public
     def predict_proba(
         self, images: ImageLike | Iterable[ImageLike], *, split: str | None = None
     ) -> NDArray[np.float32]:

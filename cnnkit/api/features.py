@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from cnnkit.api import images as inputs
+from cnnkit.api.calls import choice, public
 from cnnkit.api.images import Errors, ImageLike
 from cnnkit.choices import Engine, FeatureDtype, Fit, Pool, Precision
 from cnnkit.engine.config import BackboneSpec
@@ -21,6 +22,7 @@ class FeatureExtractor:
         header: Backbone, layer and preprocessing, as the `.json` next to features has them.
     """
 
+    @public
     def __init__(
         self,
         backbone: str | os.PathLike[str] | None = None,
@@ -65,10 +67,10 @@ class FeatureExtractor:
             DeviceError: The device does not exist.
         """
         config = ExtractConfig(
-            dtype=inputs.choice(FeatureDtype, dtype, "dtype"),
-            engine=inputs.choice(Engine, engine, "engine"),
+            dtype=choice(FeatureDtype, dtype, "dtype"),
+            engine=choice(Engine, engine, "engine"),
             device=device,
-            precision=inputs.choice(Precision, precision, "precision"),
+            precision=choice(Precision, precision, "precision"),
             batch=DEFAULT_BATCH if batch is None else batch,
             on_command_line=frozenset() if batch is None else frozenset({"batch"}),
             jobs=jobs,
@@ -77,17 +79,18 @@ class FeatureExtractor:
             backbone=None if backbone is None else os.fspath(backbone),
             layers=layers,
             layer=layer,
-            pool=None if pool is None else inputs.choice(Pool, pool, "pool"),
+            pool=None if pool is None else choice(Pool, pool, "pool"),
             weights=os.fspath(weights),
             size=size,
             resize=resize,
-            fit=None if fit is None else inputs.choice(Fit, fit, "fit"),
+            fit=None if fit is None else choice(Fit, fit, "fit"),
         )
         check_ranges(spec)
         check_range("seed", seed, minimum=0, maximum=MOST_SEED)
         self._extractor = extract.Extractor(config, spec=spec.named(seed=seed))
         self.header: Header = self._extractor.header
 
+    @public
     def extract(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -115,6 +118,7 @@ class FeatureExtractor:
         return self._extractor.extract(found, callbacks=inputs.callbacks(errors, progress=progress))
 
 
+@public
 def extract_features(
     images: ImageLike | Iterable[ImageLike],
     backbone: str | os.PathLike[str] | None = None,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnkit import files
+from cnnkit.api.calls import public
 from cnnkit.data import source
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import FormatError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
+@public
 def find_images(sources: PathLike | Iterable[PathLike], *, split: str | None = None) -> list[ImageFile]:
     """Find images, as every command does.
 
@@ -44,6 +46,7 @@ def find_images(sources: PathLike | Iterable[PathLike], *, split: str | None = N
     return list(source.find([f".{os.sep}-" if path == "-" else path for path in paths], split=split))
 
 
+@public
 def read_manifest(path: PathLike) -> list[ManifestRow]:
     """Read the table that cnn-split writes, or any table with a column path.
 
@@ -54,6 +57,7 @@ def read_manifest(path: PathLike) -> list[ManifestRow]:
     return _from_here(manifest.load(Path(path)), Path(path).parent)
 
 
+@public
 def write_manifest(path: PathLike, rows: Iterable[ManifestRow]) -> None:
     """Write a manifest, as cnn-split does: TSV, with a column group where a row has one.
 
@@ -69,6 +73,7 @@ def write_manifest(path: PathLike, rows: Iterable[ManifestRow]) -> None:
     manifest.save(Path(path), moved, columns=manifest.columns(moved))
 
 
+@public
 def read_predictions(path: PathLike) -> list[Prediction]:
     """Read the predictions that cnn-predict writes, or a table of another program with the columns path and label.
 
@@ -80,6 +85,7 @@ def read_predictions(path: PathLike) -> list[Prediction]:
         return list(predictions.parse(file, name=os.fspath(path)))
 
 
+@public
 def write_predictions(path: PathLike, rows: Iterable[Prediction]) -> None:
     """Write predictions as cnn-predict prints them, for cnn-eval to read.
 
@@ -90,6 +96,7 @@ def write_predictions(path: PathLike, rows: Iterable[Prediction]) -> None:
     predictions.save(Path(path), rows)
 
 
+@public
 def read_features(path: PathLike) -> "Features":
     """Read the features that cnn-extract writes; their values are mapped, not read.
 
@@ -105,6 +112,7 @@ def read_features(path: PathLike) -> "Features":
     return replace(found, rows=_from_here(found.rows, Path(path).parent))
 
 
+@public
 def write_features(path: PathLike, given: "Features") -> None:
     """Write features as cnn-extract does, for cnn-train-head to read.
 
@@ -121,6 +129,7 @@ def write_features(path: PathLike, given: "Features") -> None:
     features.save(Path(path), replace(given, rows=manifest.moved(given.rows, Path(path).parent)))
 
 
+@public
 def read_history(path: PathLike) -> list[HistoryRow]:
     """Read the training history next to a model, one row an epoch.
 
@@ -131,6 +140,7 @@ def read_history(path: PathLike) -> list[HistoryRow]:
     return history.read(Path(path))
 
 
+@public
 def read_header(path: PathLike) -> Header:
     """Read what a file says of itself: kind, classes, preprocessing, backbone, head and training.
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnkit.api import images as inputs
+from cnnkit.api.calls import choice, public
 from cnnkit.api.images import Errors, ImageLike
 from cnnkit.choices import CamMethod, Fit
 from cnnkit.data import in_memory, preprocessing
@@ -41,6 +42,7 @@ class HeatMap:
     _image: ImageFile = field(repr=False)
     _model: CamModel = field(repr=False)
 
+    @public
     def pixels(self) -> NDArray[np.float32]:
         """Return the map in pixels of the image, (H, W); zero where the network did not look.
 
@@ -51,6 +53,7 @@ class HeatMap:
         heat, part, _ = self._spread(size)
         return cam_render.in_image(heat, part, size)
 
+    @public
     def overlay(self, *, alpha: float = 0.5, colormap: str = "inferno", box: float | None = None) -> Image.Image:
         """Draw the map over the image.
 
@@ -77,6 +80,7 @@ class HeatMap:
             box=None if box is None else upsampling.hot_box(heat, box, part),
         )
 
+    @public
     def box(self, share: float = 0.5) -> Box | None:
         """Return (left, top, right, bottom) of the largest connected region above a share of the maximum, in pixels of the image.
 
@@ -85,6 +89,7 @@ class HeatMap:
         heat, part, _ = self._spread(in_memory.upright_size(self._image))
         return upsampling.hot_box(heat, share, part)
 
+    @public
     def peak(self) -> tuple[int, int] | None:
         """Return (x, y) of the largest value, in pixels of the image; None for a map that is zero everywhere."""
         _, part, window = self._spread(in_memory.upright_size(self._image))
@@ -96,6 +101,7 @@ class HeatMap:
         return upsampling.upsample(self.values, window, part, self._model.centres), part, window
 
 
+@public
 def heat_maps(
     model: str | os.PathLike[str],
     images: ImageLike | Iterable[ImageLike],
@@ -146,7 +152,7 @@ def heat_maps(
     network = cam_run.open_model(
         os.fspath(model),
         CamOptions(
-            method=None if method is None else inputs.choice(CamMethod, method, "method"),
+            method=None if method is None else choice(CamMethod, method, "method"),
             layer=layer,
             contrast=contrast,
             fine=fine,
@@ -154,7 +160,7 @@ def heat_maps(
         InputOptions(
             weights=os.fspath(weights),
             size=None if size is None else str(size),
-            fit=None if fit is None else inputs.choice(Fit, fit, "fit"),
+            fit=None if fit is None else choice(Fit, fit, "fit"),
         ),
         device=device,
         batch=batch,
@@ -174,6 +180,7 @@ def heat_maps(
     )
 
 
+@public
 def heat_map(
     model: str | os.PathLike[str],
     image: ImageLike,

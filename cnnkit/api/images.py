@@ -3,8 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import StrEnum
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,6 @@ from cnnkit.data.source import ImageFile
 from cnnkit.errors import UsageError
 
 log = logging.getLogger("cnnkit")
-
-Choice = TypeVar("Choice", bound=StrEnum)
 
 #: One image: the path of a file, an image of `find_images`, a Pillow image, or pixels as uint8 (H, W, 3) or (H, W). A path may also be that
 #: of a folder or of a manifest: then it stands for all images in it.
@@ -85,14 +82,3 @@ def callbacks(errors: Errors, *, progress: Callable[[int, int | None], None] | N
 
 def _log_skipped(path: str, reason: str) -> None:
     log.warning("%s: %s; skipped", path, reason)
-
-
-def choice(choices: type[Choice], value: str, name: str) -> Choice:
-    """Turn a word into the choice of that value.
-
-    Raises:
-        UsageError: There is none.
-    """
-    if value not in list(choices):
-        raise UsageError(f'{name}="{value}": give one of {", ".join(choices)}')
-    return choices(value)
