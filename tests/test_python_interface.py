@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -210,6 +211,70 @@ def test_pillow_images_and_arrays_are_prepared_as_files(options, folder, tmp_pat
             assert each.path == "image 0"
     batch = np.zeros((3, 20, 30, 3), dtype=np.uint8)
     assert [each.path for each in classifier.predict(batch)] == ["image 0", "image 1", "image 2"]
+
+
+CALLS = {
+    "predict": lambda images, progress: Classifier("one.onnx", device="cpu", batch=2).predict(
+        images, progress=progress
+    ),
+    "extract": lambda images, progress: cnnkit.FeatureExtractor(device="cpu", batch=2, **LIKE_BACKBONE).extract(
+        images, progress=progress
+    ),
+    "heat_maps": lambda images, progress: [
+        *cnnkit.heat_maps("one.onnx", images, device="cpu", batch=2, jobs=2, progress=progress)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_images_of_an_iterator_are_taken_while_others_are_done(name, folder):
+    """Not all at once; and the generator may use one array for all of them."""
+    found, seen = [], []
+
+    def images():
+        pixels = np.zeros((24, 36, 3), np.uint8)
+        for number in range(40):
+            seen.append(found[-1][0] if found else 0)
+            pixels[:] = 6 * number
+            yield pixels
+
+    made = CALLS[name](images(), lambda done, total: found.append((done, total)))
+    assert (found[-1], len(seen)) == ((40, None), 40)
+    assert seen[-1] > 20
+    listed = CALLS[name]([np.full((24, 36, 3), 6 * number, np.uint8) for number in range(40)], lambda *_: None)
+    if name == "extract":
+        assert np.allclose(made.values, listed.values, atol=1e-6)
+        assert [row.path for row in made.rows] == [f"image {number}" for number in range(40)]
+    else:
+        assert [each.probability for each in made] == pytest.approx([each.probability for each in listed], abs=1e-6)
+
+
+def test_images_of_an_iterator_may_be_closed(folder):
+    paths = [image.path for image in cnnkit.find_images("photos")]
+
+    def opened():
+        for path in paths:
+            with Image.open(path) as image:
+                yield image
+
+    classifier = Classifier("one.onnx", device="cpu")
+    assert np.array_equal(classifier.predict_proba(opened()), classifier.predict_proba(paths))
+
+
+def test_images_of_a_list_are_decoded_in_threads(folder):
+    """One image at a time by one thread only, however often it is listed."""
+    threads, images = set(), [Image.open(image.path) for image in cnnkit.find_images("photos")]
+    for image in images:
+
+        def load(image=image, load=image.load):
+            threads.add(threading.current_thread())
+            return load()
+
+        image.load = load
+    classifier = Classifier("one.onnx", device="cpu", jobs=4)
+    shares = classifier.predict_proba([*images, *images])
+    assert threading.main_thread() not in threads
+    assert np.array_equal(shares, np.tile(classifier.predict_proba("photos"), (2, 1)))
 
 
 def test_images_that_cannot_be_used_are_errors_or_skipped(folder, tmp_path, caplog):
@@ -471,6 +536,27 @@ def test_heat_maps_are_those_of_the_command(model, options, words, folder, shell
         assert [found.box(0.5), found.peak()] == [record[key] and tuple(record[key]) for key in ("box", "peak")]
 
 
+def test_heat_maps_report_what_the_command_reports(folder, shell, caplog):
+    """Notices with the parameters' names; progress; and a missing true class."""
+    words = "photos 'turned round.png' --class true --class blue"
+    Image.new("RGB", (30, 40)).save("turned round.png")
+    printed = shell(f"cnn-cam -m one.onnx {words} --device cpu", cwd=folder).err
+    done = []
+    with caplog.at_level("INFO", logger="cnnkit"):
+        maps = cnnkit.heat_maps(
+            "one.onnx",
+            ["photos", "turned round.png"],
+            target=["true", "blue"],
+            device="cpu",
+            progress=lambda *numbers: done.append(numbers),
+        )
+        assert len([*maps]) == 8 + 2 * 8 + 1
+    assert done == [(number, 17) for number in range(1, 18)]
+    notices = [record.getMessage() for record in caplog.records]
+    assert [f"cnn-cam: {each}".replace('target="true"', "--class true") for each in notices] == printed.splitlines()
+    assert 'no map of target="true" for 1 images: ' in " ".join(notices)
+
+
 def test_a_heat_map_of_an_image_in_memory(folder):
     path = "photos/red/0 red.png"
     one = cnnkit.heat_map("one.onnx", path, device="cpu")
@@ -532,6 +618,25 @@ def test_headers_and_histories_are_read(folder):
     assert kinds == ["features", "model", "onnx"]
     assert cnnkit.read_header("one.onnx").classes == ("blue", "red")
     assert [row.epoch for row in cnnkit.read_history("one.csv")] == [1, 2]
+
+
+def test_features_of_images_in_memory_keep_their_names(folder, tmp_path, shell):
+    """`image N`, also in another folder; a file of that name is a file."""
+    arrays = [np.full((24, 36, 3), tint, np.uint8) for tint in (0, 90, 200)]
+    found = cnnkit.extract_features([*arrays, RED], device="cpu", **LIKE_BACKBONE)
+    names = ["image 0", "image 1", "image 2"]
+    assert [row.path for row in found.rows] == [*names, RED]
+    for place in (tmp_path, Path()):
+        cnnkit.write_features(place / "memory.npy", found)
+        lines = (place / "memory.tsv").read_text().splitlines()
+        assert [line.partition("\t")[0] for line in lines][1:4] == names
+        again = cnnkit.read_features(place / "memory.npy")
+        assert np.array_equal(again.values, found.values)
+        assert [row.path for row in again.rows[:3]] == names
+        assert Path(again.rows[3].path).samefile(RED)
+    (tmp_path / "image 1").touch()
+    again = cnnkit.read_features(tmp_path / "memory.npy")
+    assert [row.path for row in again.rows[:3]] == ["image 0", str(tmp_path / "image 1"), "image 2"]
 
 
 def test_features_need_a_row_for_each_value(folder, tmp_path):

@@ -132,7 +132,7 @@ class Classifier:
             images: One or several: paths, folders, manifests, Pillow images, or arrays of uint8 (H, W, 3).
             split: Use only this split of folders and manifests.
             errors: raise for an image that cannot be used, or skip, which logs it and leaves it out.
-            progress: Called after every batch with the images done and their number.
+            progress: Called after every batch with the images done and their number, None if that is unknown.
 
         Returns:
             One prediction an image, in order.

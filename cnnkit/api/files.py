@@ -1,6 +1,7 @@
 """Reading and writing the files of the commands: manifests, predictions, features, histories and headers.
 
-Paths in what is read open from the current folder, and are written as seen from the file that lists them.
+Paths in what is read open from the current folder, and are written as seen from the file that lists them. Images in memory have the name
+`image N` instead, which stays as it is.
 """
 
 import os
@@ -69,7 +70,7 @@ def write_manifest(path: PathLike, rows: Iterable[ManifestRow]) -> None:
         UsageError: `path` does not end in .tsv, by which the commands know a manifest.
     """
     manifest.check_name(Path(path), option="path")
-    moved = manifest.moved(rows, Path(path).parent)
+    moved = _seen_from(Path(path).parent, rows)
     manifest.save(Path(path), moved, columns=manifest.columns(moved))
 
 
@@ -126,7 +127,7 @@ def write_features(path: PathLike, given: "Features") -> None:
     """
     from cnnkit.formats import features
 
-    features.save(Path(path), replace(given, rows=manifest.moved(given.rows, Path(path).parent)))
+    features.save(Path(path), replace(given, rows=_seen_from(Path(path).parent, given.rows)))
 
 
 @public
@@ -165,11 +166,24 @@ def read_header(path: PathLike) -> Header:
         from cnnkit.formats import features
 
         found = features.load_header(path.with_suffix(".npy"))
+    else:
+        files.check_regular(path)
     if found is None:
         raise FormatError(f"{path}: no cnnkit header in it; give a .pt or .onnx made by cnnkit, or features .npy")
     return found
 
 
 def _from_here(rows: Iterable[ManifestRow], folder: Path) -> list[ManifestRow]:
-    """Turn the paths of a file in a folder into paths from the current folder."""
-    return [replace(row, path=os.path.join("" if folder == Path() else folder, row.path)) for row in rows]
+    """Turn the paths of a file in a folder into paths from the current folder; names of images in memory stay."""
+    above = "" if folder == Path() else folder
+    return [
+        row if source.is_name_in_memory(row.path, folder) else replace(row, path=os.path.join(above, row.path))
+        for row in rows
+    ]
+
+
+def _seen_from(folder: Path, rows: Iterable[ManifestRow]) -> list[ManifestRow]:
+    """Turn paths from the current folder into those of a file in another folder; names of images in memory stay."""
+    rows = list(rows)
+    moved = manifest.moved(rows, folder)
+    return [row if source.is_name_in_memory(row.path) else new for row, new in zip(rows, moved, strict=True)]

@@ -1,7 +1,7 @@
 """Class activation maps, as cnn-cam makes them. An .onnx from `cnn-export --cam` needs no torch."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from cnnkit.explain import cam_render, cam_run, colormaps, upsampling
 from cnnkit.explain.cam_run import CamModel
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.explain.upsampling import Box
-from cnnkit.option_fields import check_range, check_ranges
+from cnnkit.option_fields import DEFAULT_BATCH, check_range, check_ranges
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,9 +116,10 @@ def heat_maps(
     fit: str | None = None,
     split: str | None = None,
     device: str = "auto",
-    batch: int = 32,
+    batch: int = DEFAULT_BATCH,
     jobs: int | None = None,
     errors: Errors = "raise",
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> Iterator[HeatMap]:
     """Compute class activation maps; the network is loaded once, before this returns.
 
@@ -135,9 +136,10 @@ def heat_maps(
         fit: How an image becomes that: crop, squash or pad; by default that of the model.
         split: Use only this split of folders and manifests.
         device: auto, cpu, cuda or cuda:N.
-        batch: Images that go through the network at once.
+        batch: Images that go through the network at once, 32 by default.
         jobs: Threads that decode images; by default all cores.
         errors: raise for an image that cannot be used, or skip, which logs it and leaves it out.
+        progress: Called after every image with the images done and their number, None if that is unknown.
 
     Yields:
         One map for each image and target, in order.
@@ -171,7 +173,7 @@ def heat_maps(
         options=RenderOptions(classes=[target] if isinstance(target, str) else list(target)),
         batch=batch,
         jobs=jobs,
-        callbacks=inputs.callbacks(errors),
+        callbacks=inputs.callbacks(errors, progress=progress),
     )
     return (
         HeatMap(each.image.path, each.label, shown.name, shown.probability, shown.values, each.image, network)

@@ -67,7 +67,7 @@ def total_dims(rows: Sequence[DimsRow]) -> DimsRow:
 
 
 def _size(sides: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(sides, str) or len(sides) not in (1, 3):
+    if len(sides) not in (1, 3):
         raise UsageError(f"input={sides!r}: give (height, width, channels), or (units,) of a vector")
     return dims_pipe.size(",".join(map(str, sides)))
 
