@@ -1,5 +1,7 @@
 """Classification with exported networks, as cnn-predict does it. No torch, except for test-time augmentation that needs resampling."""
 
+from __future__ import annotations  # help() shows ImageLike, and not all that it stands for
+
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +46,7 @@ class ImagePrediction:
         """Return the k most probable classes, the best first, as rows that `write_predictions` takes; by default all.
 
         Raises:
-            UsageError: k is below 1.
+            UsageError: `k` is below 1.
         """
         check_range("k", k, minimum=1)
         return list(predict.rows([self._output], self._classes, top=len(self._classes) if k is None else k))
@@ -91,6 +93,7 @@ class Classifier:
             UsageError: Options contradict each other or the networks.
             FormatError: A file is not a classifier.
             DeviceError: The device does not exist.
+            CnnkitError: A file cannot be read, or the classes of the networks differ.
         """
         models = [model] if isinstance(model, str | os.PathLike) else model
         if not models:
@@ -135,7 +138,7 @@ class Classifier:
             progress: Called after every batch with the images done and their number, None if that is unknown.
 
         Returns:
-            One prediction an image, in order.
+            One prediction for each image, in order.
 
         Raises:
             BadImageError: An image cannot be used.
@@ -145,16 +148,16 @@ class Classifier:
 
     @public
     def stream(
-        self, images: Iterable[ImageLike], *, split: str | None = None, errors: Errors = "raise"
+        self, images: ImageLike | Iterable[ImageLike], *, split: str | None = None, errors: Errors = "raise"
     ) -> Iterator[ImagePrediction]:
-        """Predict images one batch after the other, for more of them than memory holds. Args, Raises as `predict`."""
+        """Yield predictions as batches are done, in order, for more images than memory holds. Args, Raises as `predict`."""
         return self._stream(inputs.iterate(images, split=split), inputs.callbacks(errors))
 
     @public
     def predict_proba(
         self, images: ImageLike | Iterable[ImageLike], *, split: str | None = None
     ) -> NDArray[np.float32]:
-        """Return the probability of every class, (images, classes). Args, Raises as `predict`."""
+        """Return the probability of every class, float32 (images, classes), in the order of `classes`. Args, Raises as `predict`."""
         found = [each.probabilities for each in self.predict(images, split=split)]
         return np.stack(found) if found else np.empty((0, len(self.classes)), dtype=np.float32)
 

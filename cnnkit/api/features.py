@@ -1,5 +1,7 @@
 """The features of images, as cnn-extract computes them. Torch is loaded once for a backbone that is not in the cache yet."""
 
+from __future__ import annotations  # help() shows ImageLike, and not all that it stands for
+
 import os
 from collections.abc import Callable, Iterable
 
@@ -63,7 +65,7 @@ class FeatureExtractor:
 
         Raises:
             UsageError: There is no such network or layer, or a number is out of range.
-            CnnkitError: Its weights cannot be had.
+            CnnkitError: Its file or its weights cannot be read or downloaded.
             DeviceError: The device does not exist.
         """
         config = ExtractConfig(

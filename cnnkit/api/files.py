@@ -4,6 +4,8 @@ Paths in what is read open from the current folder, and are written as seen from
 `image N` instead, which stays as it is.
 """
 
+from __future__ import annotations  # help() shows ImageLike, and not all that it stands for
+
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -51,9 +53,12 @@ def find_images(sources: PathLike | Iterable[PathLike], *, split: str | None = N
 def read_manifest(path: PathLike) -> list[ManifestRow]:
     """Read the table that cnn-split writes, or any table with a column path.
 
+    Returns:
+        One row for each image; paths open from the current folder.
+
     Raises:
         FormatError: It is not a manifest.
-        OSError: It cannot be read.
+        CnnkitError: It cannot be read.
     """
     return _from_here(manifest.load(Path(path)), Path(path).parent)
 
@@ -68,6 +73,7 @@ def write_manifest(path: PathLike, rows: Iterable[ManifestRow]) -> None:
 
     Raises:
         UsageError: `path` does not end in .tsv, by which the commands know a manifest.
+        CnnkitError: It cannot be written.
     """
     manifest.check_name(Path(path), option="path")
     moved = _seen_from(Path(path).parent, rows)
@@ -80,7 +86,7 @@ def read_predictions(path: PathLike) -> list[Prediction]:
 
     Raises:
         FormatError: They are not predictions.
-        OSError: They cannot be read.
+        CnnkitError: They cannot be read.
     """
     with files.open_text(Path(path)) as file:
         return list(predictions.parse(file, name=os.fspath(path)))
@@ -93,19 +99,27 @@ def write_predictions(path: PathLike, rows: Iterable[Prediction]) -> None:
     Args:
         path: The .tsv.
         rows: For example from `ImagePrediction.top`.
+
+    Raises:
+        CnnkitError: It cannot be written.
     """
     predictions.save(Path(path), rows)
 
 
 @public
-def read_features(path: PathLike) -> "Features":
+def read_features(path: PathLike) -> Features:
     """Read the features that cnn-extract writes; their values are mapped, not read.
 
     Args:
         path: The .npy, with the .tsv and the .json next to it.
 
+    Returns:
+        `values` (images, D) or (images, C, H, W), and `rows` with path, label, split and group of each image; paths open from the
+        current folder.
+
     Raises:
         FormatError: A file is missing or broken.
+        CnnkitError: A file cannot be read.
     """
     from cnnkit.formats import features
 
@@ -114,7 +128,7 @@ def read_features(path: PathLike) -> "Features":
 
 
 @public
-def write_features(path: PathLike, given: "Features") -> None:
+def write_features(path: PathLike, given: Features) -> None:
     """Write features as cnn-extract does, for cnn-train-head to read.
 
     Args:
@@ -124,6 +138,7 @@ def write_features(path: PathLike, given: "Features") -> None:
     Raises:
         UsageError: `path` does not end in .npy, a manifest of the same name lies next to it, or the values are not floating-point
             numbers (N, D) or (N, C, H, W).
+        CnnkitError: They cannot be written.
     """
     from cnnkit.formats import features
 
@@ -136,7 +151,7 @@ def read_history(path: PathLike) -> list[HistoryRow]:
 
     Raises:
         FormatError: It is not a history.
-        OSError: It cannot be read.
+        CnnkitError: It cannot be read.
     """
     return history.read(Path(path))
 
@@ -150,7 +165,7 @@ def read_header(path: PathLike) -> Header:
 
     Raises:
         FormatError: It was not made by cnnkit.
-        OSError: It cannot be read.
+        CnnkitError: It cannot be read.
     """
     path = Path(path)
     found: Header | None = None

@@ -1,5 +1,7 @@
 """Class activation maps, as cnn-cam makes them. An .onnx from `cnn-export --cam` needs no torch."""
 
+from __future__ import annotations  # help() shows ImageLike, and not all that it stands for
+
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +33,7 @@ class HeatMap:
         label: The class that the network predicts.
         target: The class of the map.
         probability: That of `target`, 0 to 1.
-        values: The map as the layer has it, float32 (h, w), nowhere negative, not scaled.
+        values: The map at the size of the layer, float32 (h, w); nowhere negative, not scaled.
     """
 
     path: str
@@ -147,7 +149,7 @@ def heat_maps(
     Raises:
         UsageError: There is no such class, layer or method, the network has no maps by it, or a number is out of range.
         BadImageError: An image cannot be used.
-        CnnkitError: The model or an image does not exist.
+        CnnkitError: The model or an image does not exist, or cannot be read.
     """
     for name, number in (("batch", batch), ("jobs", jobs)):
         check_range(name, number, minimum=1)

@@ -197,6 +197,12 @@ def is_name_in_memory(path: str, folder: str | Path = "") -> bool:
     return re.fullmatch("image [0-9]+", path) is not None and not os.path.lexists(os.path.join(folder, path))
 
 
+def is_in_memory(image: ImageFile) -> bool:
+    """Return whether an image of a features file was in memory: another file can list another image under its name."""
+    folder, name = os.path.split(image.path)
+    return is_name_in_memory(name, folder)
+
+
 def name_of(label: str | None) -> str:
     """Return the name of a label for messages."""
     return "(none)" if label is None else label
