@@ -11,12 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 import cnnkit
 from cnnkit import Classifier
 from cnnkit.api import calls
+from cnnkit.data import decode
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {
@@ -58,6 +60,9 @@ def folder(tmp_path_factory, shell):
     )
     for line in lines:
         shell(line, cwd=place)
+    foreign = onnx.load(place / "one.onnx")
+    del foreign.metadata_props[:]
+    onnx.save(foreign, place / "foreign.onnx")
     return place
 
 
@@ -467,6 +472,27 @@ def test_options_of_a_proposed_command_stay():
     assert calls.in_python(message, {"size", "fit"}) == (
         'drop size, or export it with cnn-export --size 9; fit="pad" has no effect with --window'
     )
+
+
+def test_remedies_are_those_of_python(folder, tmp_path, caplog, monkeypatch):
+    """Where only a command has the option that is proposed."""
+    image = Image.open(RED)
+    for name in ("train", "val"):
+        (tmp_path / "two" / name).mkdir(parents=True)
+        image.save(tmp_path / "two" / name / "0.png")
+    with caplog.at_level("INFO", logger="cnnkit"):
+        assert {each.label for each in cnnkit.find_images(tmp_path / "two")} == {None}
+    remedy = 'to read the folders as classes, pass find_images(..., folders="classes")'
+    assert [record.getMessage().partition("; ")[2] for record in caplog.records] == [remedy]
+    found = cnnkit.find_images(tmp_path / "two", folders="classes")
+    assert {each.label for each in found} == {"train", "val"}
+    classifier = Classifier("one.onnx", device="cpu")
+    monkeypatch.setattr(decode, "_most_pixels", 9)
+    with pytest.raises(cnnkit.BadImageError, match=r"at most 9; open it with Pillow and pass that image$"):
+        classifier.predict(RED)
+    assert len(classifier.predict(image)) == 1
+    with pytest.raises(cnnkit.UsageError, match="preprocessing and classes; run cnn-predict, which takes both as opt"):
+        Classifier("foreign.onnx", device="cpu")
 
 
 def test_other_errors_pass_unchanged(folder):

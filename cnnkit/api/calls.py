@@ -21,7 +21,11 @@ Choice = TypeVar("Choice", bound=StrEnum)
 _RENAMED = {"class": "target"}
 
 #: Remedies that only a command line has.
-_REMEDIES = {"raise the limit with --max-pixels": "open it with Pillow and pass that image"}
+_REMEDIES = (
+    (re.compile("raise the limit with --max-pixels"), "open it with Pillow and pass that image"),
+    (re.compile("add --folders (classes|splits)"), r'pass find_images(..., folders="\1")'),
+    (re.compile("give also --size, .*"), "run cnn-predict, which takes both as options"),
+)
 
 #: Values that messages have after an option without quotation marks.
 _WORDS = {"cpu", "cuda", "true", "top", "all", *choices.Engine, *choices.Fit, *choices.Pool, *choices.Precision}
@@ -106,8 +110,8 @@ logging.getLogger("cnnkit").addFilter(_in_python)
 
 def in_python(message: str, parameters: Collection[str]) -> str:
     """Replace the options in a message by parameters: `--fit crop` by `fit="crop"`. Options of a command that it proposes stay."""
-    for words, instead in _REMEDIES.items():
-        message = message.replace(words, instead)
+    for words, instead in _REMEDIES:
+        message = words.sub(instead, message)
 
     def renamed(match: re.Match[str]) -> str:
         option, text, word = match["name"], match["text"], match["word"]

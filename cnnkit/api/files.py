@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnkit import files
-from cnnkit.api.calls import public
+from cnnkit.api.calls import choice, public
+from cnnkit.choices import FolderReading
 from cnnkit.data import source
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import FormatError
@@ -30,12 +31,15 @@ PathLike = str | os.PathLike[str]
 
 
 @public
-def find_images(sources: PathLike | Iterable[PathLike], *, split: str | None = None) -> list[ImageFile]:
+def find_images(
+    sources: PathLike | Iterable[PathLike], *, split: str | None = None, folders: str | None = None
+) -> list[ImageFile]:
     """Find images, as every command does.
 
     Args:
         sources: Images, folders (the label of photos/CLASS/image.jpg is CLASS) and manifests.
         split: Use only this split of a manifest, or this subfolder of a folder.
+        folders: classes or splits, what the folders in a folder are; by default their names decide.
 
     Returns:
         Path, label, split and group of each image, folders in the order of their names.
@@ -46,7 +50,12 @@ def find_images(sources: PathLike | Iterable[PathLike], *, split: str | None = N
     named = [sources] if isinstance(sources, str | os.PathLike) else sources
     paths = (os.fspath(each) for each in named)
     # A file called - is a file here, and not standard input
-    return list(source.find([f".{os.sep}-" if path == "-" else path for path in paths], split=split))
+    found = source.find(
+        [f".{os.sep}-" if path == "-" else path for path in paths],
+        split=split,
+        folders=None if folders is None else choice(FolderReading, folders, "folders"),
+    )
+    return list(found)
 
 
 @public
