@@ -226,6 +226,12 @@ def test_networks_are_those_that_torchvision_lists(folder):
     assert candidates.network_names("torchvision") == sorted(torchvision.models.list_models(module=torchvision.models))
 
 
+def test_classes_of_published_networks_are_those_of_the_catalogue(folder):
+    from cnnkit.nets import catalogue
+
+    assert tuple(candidates._imagenet()) == catalogue.class_names(1000)
+
+
 @pytest.mark.slow
 def test_networks_are_those_that_timm_lists(folder):
     timm = pytest.importorskip("timm")

@@ -15,6 +15,7 @@ If its folders have names of splits (`split_names`), it is a split dataset, in e
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -184,6 +185,22 @@ def _sorted(images: list[ImageFile], root: str, search: SearchLog) -> list[Image
 def name_order(path: str) -> bytes:
     """Return the sort key of a path: the same order on every file system and in every locale, the files of a folder together."""
     return os.fsencode(path).replace(os.fsencode(os.sep), b"\0")
+
+
+def name_in_memory(number: int) -> str:
+    """Return what an image in memory has instead of a path, by its place among the images given."""
+    return f"image {number}"
+
+
+def is_name_in_memory(path: str, folder: str | Path = "") -> bool:
+    """Return whether a path, relative to a folder, is the name of an image in memory and not a file there."""
+    return re.fullmatch("image [0-9]+", path) is not None and not os.path.lexists(os.path.join(folder, path))
+
+
+def is_in_memory(image: ImageFile) -> bool:
+    """Return whether an image of a features file was in memory: another file can list another image under its name."""
+    folder, name = os.path.split(image.path)
+    return is_name_in_memory(name, folder)
 
 
 def name_of(label: str | None) -> str:

@@ -120,7 +120,7 @@ class PredictConfig(BulkConfig):
                 "a vote has probabilities and no logits; give --logits only with a single --model, without --tta and --crops"
             )
         if self.vote is Vote.HARD and models == 1 and one_view:
-            raise UsageError("--vote hard needs several models or views; give --model several times, or --tta")
+            raise UsageError("--vote hard needs several models or views; give a second --model, or --tta")
         return self
 
     @property

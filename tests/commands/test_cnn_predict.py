@@ -726,7 +726,7 @@ def test_models_with_a_header_reject_preprocessing_options(run, model, root, opt
         (["--top", 0], '--top "0": give a number of 1 or more, or all'),
         (["--min-probability", 1.5], "invalid value for '--min-probability'"),
         (["--vote", "loud"], "invalid value for '--vote'"),
-        (["--vote", "hard"], "give --model several times, or --tta"),
+        (["--vote", "hard"], "give a second --model, or --tta"),
         (["--tta", "hflip", "--logits"], "a vote has probabilities and no logits"),
         (["--tta", "hflop"], '"hflop" is not an augmentation; did you mean "hflip"?'),
         (["--tta", "hflip", "--views", 4], "always has 2 views"),
