@@ -51,7 +51,7 @@ def our_maps(opened: CamModel, batches: list[np.ndarray]) -> None:
 
 
 def their_maps(maps: pytorch_grad_cam.base_cam.BaseCAM, batches: list[torch.Tensor]) -> None:
-    """Make the maps of normalised batches in memory with pytorch-grad-cam, which always enlarges them to the input."""
+    """Make the maps of normalized batches in memory with pytorch-grad-cam, which always enlarges them to the input."""
     for batch in batches:
         maps(input_tensor=batch, targets=None)
 

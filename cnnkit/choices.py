@@ -143,8 +143,8 @@ class ClassWeights(StrEnum):
 class ExportInput(StrEnum):
     """Input of an exported network."""
 
-    UINT8 = "uint8"  # pixels from 0 to 255, (N, H, W, 3); the network normalises them
-    FLOAT = "float"  # normalised pixels, (N, 3, H, W); grey (N, 1, H, W)
+    UINT8 = "uint8"  # pixels from 0 to 255, (N, H, W, 3); the network normalizes them
+    FLOAT = "float"  # normalized pixels, (N, 3, H, W); grey (N, 1, H, W)
 
 
 class Vote(StrEnum):
@@ -178,7 +178,7 @@ class Amp(StrEnum):
 
 
 class Normalize(StrEnum):
-    """Normalisation of pixels from 0 to 1; the last three use statistics of each channel of the training images."""
+    """Normalization of pixels from 0 to 1; the last three use statistics of each channel of the training images."""
 
     IMAGENET = "imagenet"  # ImageNet's mean and standard deviation
     SCALE = "scale"  # none

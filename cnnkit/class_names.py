@@ -1,4 +1,4 @@
-"""Normalise and compare class names, and find names that are easily confused."""
+"""Normalize and compare class names, and find names that are easily confused."""
 
 import re
 import unicodedata

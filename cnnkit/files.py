@@ -116,3 +116,14 @@ def _demand_regular(path: str | Path, mode: int) -> None:
 
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def has_name(error: OSError) -> bool:
+    """Return whether an error is about a file's name, not about a descriptor or nothing."""
+    return isinstance(error.filename, str | bytes | os.PathLike)
+
+
+def message(error: OSError) -> str:
+    """Return the message of an error in one line, with the name of its file if it has one."""
+    reason = error.strerror or next((str(word) for word in error.args if word), "input or output failed")
+    return f"{os.fsdecode(error.filename)}: {reason}" if has_name(error) and error.filename else reason

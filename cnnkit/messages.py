@@ -26,7 +26,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 #: The least similarity of two words, by difflib: three letters of four, six of eight.
 _ALIKE = 0.75
-#: The least length of a word that is recognised as the beginning of another.
+#: The least length of a word that is recognized as the beginning of another.
 _BEGINNING = 3
 
 

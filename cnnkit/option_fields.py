@@ -72,7 +72,7 @@ def option(
         metavar: Placeholder of its value in the help.
         minimum: The smallest number allowed.
         maximum: The largest number allowed.
-        group: Its panel in the help.
+        group: Its heading in the help; by default that of all options.
         after: Its place in the help: after the last of these options that the command has. By default, the order of the fields.
     """
     described = {
@@ -117,6 +117,46 @@ def fit_option(default: str, *, when: str = "", group: str | None = None) -> Any
     """
     how = "ow images are made square: crop the centre, squash (change the aspect ratio), or pad."
     return option(None, f"{f'{when}: h' if when else 'H'}{how} [default: {default}]", group=group)
+
+
+def size_option(default: str, *, group: str | None = None) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `size: int | None`: the side of a network's input. `default` is what None stands for, in words."""
+    return option(
+        None,
+        f"Input size: side of the square, in pixels. [default: {default}]",
+        minimum=1,
+        metavar="PIXELS",
+        group=group,
+    )
+
+
+def resize_option(default: str, *, group: str | None = None) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `resize: int | None`: the size of images before the crop. `default` is what None stands for, in words."""
+    return option(
+        None,
+        f"Shorter side of the image before the centre crop, in pixels. [default: {default}]",
+        minimum=1,
+        metavar="PIXELS",
+        group=group,
+    )
+
+
+def weights_option(*, of: str = "", default: str = "pretrained", random: bool = True, group: str | None = None) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `weights: str`: a file, default, or none.
+
+    Args:
+        of: What has the weights, such as "the --backbone"; by default the only network of the command.
+        default: What `default` stands for, in words.
+        random: Whether the command takes none.
+        group: As `option`.
+    """
+    choices = f"default ({default}), or none (random)" if random else f"or default ({default})"
+    return option(
+        "default",
+        f"Weights{f' of {of}' if of else ''}: a state_dict file, {choices}.",
+        metavar="FILE|default|none" if random else "FILE|default",
+        group=group,
+    )
 
 
 def batch_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`

@@ -1,6 +1,6 @@
 # From a folder of class folders, photos/CLASS/image.jpg, to a checked model and heat maps of its mistakes:
 #
-#     make -f examples/photos.mk PHOTOS=photos
+#     make -f examples/photos.mk PHOTOS=photos WEIGHTS=default
 #
 #     findings.tsv       faults of the images (cnn-check)
 #     clean.tsv          the images without broken ones and duplicates
@@ -11,9 +11,10 @@
 #     predictions.tsv    the probability of every class for the images of the test set (cnn-predict)
 #     evaluation.tsv     accuracy and other measures; confusion.png (cnn-eval)
 #     mistakes.tsv       the worst mistakes; mistakes.png: their heat maps, of the predicted and of the true class (cnn-cam)
+#     results.txt        where the results are, and the accuracy
 #
 # They lie in OUT. The next make remakes what depends on images that were added, changed or removed, and on changed variables.
-# `make gate` fails if cnn-check finds faults in the images, or a measure is below FAIL_UNDER. docs/makefile.md explains each rule.
+# `make gate` fails if cnn-check finds faults in split.tsv, or a measure is below FAIL_UNDER. docs/makefile.md explains each rule.
 
 PHOTOS ?= photos
 OUT ?= photos-model
@@ -25,8 +26,10 @@ EXTRACT ?= --backbone $(BACKBONE) --weights $(WEIGHTS)
 HEAD ?= --solver lbfgs --standardize
 # Options of cnn-check, such as --probes width,height,bytes.
 CHECK ?=
-RATIO ?= 0.7,0.15,0.15
+RATIO ?= 70,15,15
 SEED ?= 0
+# Options of cnn-split. With --stable, images added later do not move others between the sets.
+SPLIT ?= --ratio $(RATIO) --seed $(SEED) --stable
 # Number of mistakes to explain.
 WORST ?= 20
 FAIL_UNDER ?= accuracy=0.8
@@ -46,6 +49,15 @@ $(error PHOTOS="$(PHOTOS)": a quote in the name is not supported; rename the fol
 endif
 ifeq ($(shell test -d '$(PHOTOS)' && echo yes),)
 $(error PHOTOS="$(PHOTOS)": no such folder; give one that has a folder for each class, PHOTOS/CLASS/image.jpg)
+endif
+ifneq ($(words $(BACKBONE)),1)
+$(error BACKBONE="$(BACKBONE)": give one network, such as BACKBONE=mobilenet_v2)
+endif
+ifneq ($(words $(WEIGHTS)),1)
+$(error WEIGHTS="$(WEIGHTS)": give a file whose name has no spaces, default or none)
+endif
+ifeq ($(filter default none,$(WEIGHTS))$(wildcard $(WEIGHTS)),)
+$(error WEIGHTS="$(WEIGHTS)": no such file; give a file with the weights of $(BACKBONE), default or none)
 endif
 ifneq ($(filter . ./,$(OUT)),)
 $(error OUT="$(OUT)": the current folder is not supported; give another folder, such as OUT=photos-model)
@@ -69,7 +81,7 @@ ifneq ($(shell $(FIND) -L '$(PHOTOS)' -mindepth 1 -name '.*' -prune -o -type f -
 $(error PHOTOS="$(PHOTOS)": its files cannot be listed; this needs GNU find, which FIND=gfind names on macOS)
 endif
 $(call remember,check.settings,$(PHOTOS) $(CHECK))
-$(call remember,split.settings,$(RATIO) $(SEED))
+$(call remember,split.settings,$(SPLIT))
 $(call remember,extract.settings,$(EXTRACT))
 $(call remember,head.settings,$(HEAD) $(SEED))
 $(call remember,mistakes.settings,$(WORST))
@@ -83,15 +95,15 @@ DONE = @touch $@
 .SUFFIXES:
 .PHONY: all gate
 
-all: $(OUT)/evaluation.tsv $(OUT)/mistakes.tsv
+all: $(OUT)/results.txt
 
 # A pattern rule with two targets runs once for both of them.
 %/findings.tsv %/clean.tsv: %/photos.list %/check.settings
-	$(BIN)cnn-check '$(PHOTOS)' $(CHECK) --fix $*/clean.tsv --table findings > $*/findings.tsv.new $(OR_SKIPPED)
+	$(BIN)cnn-check '$(PHOTOS)' $(CHECK) --fix $*/clean.tsv --quiet --table findings > $*/findings.tsv.new $(OR_SKIPPED)
 	@mv $*/findings.tsv.new $*/findings.tsv && touch $*/findings.tsv $*/clean.tsv
 
 $(OUT)/split.tsv: $(OUT)/clean.tsv $(OUT)/split.settings
-	$(BIN)cnn-split $< --ratio $(RATIO) --seed $(SEED) --manifest $@ $(OR_SKIPPED)
+	$(BIN)cnn-split $< $(SPLIT) --manifest $@ $(OR_SKIPPED)
 	$(DONE)
 
 # Features are three files; the .json is written last.
@@ -115,7 +127,7 @@ EVAL = $(BIN)cnn-eval $(OUT)/predictions.tsv --truth $(OUT)/split.tsv --split te
 
 $(OUT)/evaluation.tsv: $(OUT)/predictions.tsv $(OUT)/split.tsv
 	$(EVAL) --confusion $(OUT)/confusion.png > $@.new
-	@mv $@.new $@ && cat $@
+	@mv $@.new $@
 
 # cnn-cam reads from standard input, where paths are relative to the current folder. Without mistakes there is no sheet.
 $(OUT)/mistakes.tsv: $(OUT)/predictions.tsv $(OUT)/model.pt $(OUT)/mistakes.settings
@@ -125,6 +137,22 @@ $(OUT)/mistakes.tsv: $(OUT)/predictions.tsv $(OUT)/model.pt $(OUT)/mistakes.sett
 	    $(BIN)cnn-cam -m $(OUT)/model.pt - --class top --class true --sheet $(OUT)/mistakes.png < $@.new > $(OUT)/maps.tsv $(OR_SKIPPED); fi
 	@mv $@.new $@
 
+# Value of a measure, number of findings of a level, and number of images that are used.
+measure = $$(awk '$$1 == "$(1)" { print $$2 }' $(OUT)/evaluation.tsv)
+level = $$(grep -c '^$(1)' $(OUT)/findings.tsv)
+images = $$(($$(wc -l < $(OUT)/split.tsv) - 1))
+
+$(OUT)/results.txt: $(OUT)/evaluation.tsv $(OUT)/mistakes.tsv
+	@{ echo "results:"; \
+	echo "  images       $(OUT)/split.tsv: $(images) images"; \
+	echo "  findings     $(OUT)/findings.tsv: errors $(call level,error), warnings $(call level,warning)"; \
+	echo "  model        $(OUT)/model.onnx; classify other images with cnn-predict -m $(OUT)/model.onnx IMAGES"; \
+	echo "  predictions  $(OUT)/predictions.tsv"; \
+	echo "  evaluation   $(OUT)/evaluation.tsv: accuracy $(call measure,accuracy) on $(call measure,n) test images"; \
+	if [ -f $(OUT)/mistakes.png ]; then echo "  mistakes     $(OUT)/mistakes.png, $(OUT)/mistakes.tsv"; else echo "  mistakes     none"; fi; \
+	} > $@.new && mv $@.new $@ && cat $@
+
+# The features, the model and the measures come from split.tsv; images that are not in it, broken ones for example, are in findings.tsv.
 gate: $(OUT)/predictions.tsv
-	$(BIN)cnn-check '$(PHOTOS)' $(CHECK) --table findings --fail
+	$(BIN)cnn-check $(OUT)/split.tsv $(CHECK) --table findings --fail
 	$(EVAL) $(FAIL_UNDER:%=--fail-under %)

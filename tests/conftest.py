@@ -392,7 +392,7 @@ def pytest_configure(config):
     Both also apply to processes that tests start. With a GPU, `auto` would use it, but most tests compare results of a CPU.
     """
     if not asks_for_gpu(config.option.markexpr):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is initialised
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is initialized
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

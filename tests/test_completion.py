@@ -137,9 +137,15 @@ def test_tables_name_only_what_there_is():
         ("cnn-cam --colormap vi", ["viridis"]),
         ("cnn-cam --class t", ["top", "true"]),
         ("cnn-cam -m resnet18 --class goldf", ["goldfish", "goldfinch"]),
+        ("cnn-cam -m resnet18 --class name:goldf", ["name:goldfish", "name:goldfinch"]),
         ("cnn-check --probes width,hei", ["width,height"]),
         ("cnn-eval --fail-over ", ["log_loss=", "ece="]),
         ("cnn-eval --fail-under rec", ["recall:"]),
+        ("cnn-eval --truth split.tsv --fail-under recall:", ["recall:red="]),
+        ("cnn-eval --truth photos --fail-under recall:b", ["recall:blue="]),
+        ("cnn-eval --truth sets --fail-under f1:", ["f1:red="]),
+        ("cnn-eval train.tsv --fail-under recall:", ["recall:red="]),
+        ("cnn-eval broken.tsv --fail-under recall:", []),
         ("cnn-split photos --split ", ["blue", "red"]),
         ("cnn-cam sets --split ", ["train", "val"]),
         ("cnn-cam split.tsv --split ", ["train", "fold0"]),
@@ -201,6 +207,8 @@ def test_unfinished_words_get_no_space(complete, folder):
 @pytest.mark.parametrize("name", ["head.pt", "head.onnx"])
 def test_classes_are_those_of_the_model(name, values, model):
     assert values(f"cnn-cam -m {name} --class ") == ["top", "true", "all", "golden retriever", "cat"]
+    assert values(f"cnn-cam -m {name} --class name:") == ["name:golden retriever", "name:cat"]
+    assert values(f"cnn-cam -m {name} --class name:c") == ["name:cat"]
 
 
 @pytest.mark.parametrize("name", ["pipe.pt", "pipe.onnx", "pipe.tsv"])
@@ -216,6 +224,12 @@ def test_networks_are_those_that_torchvision_lists(folder):
     import torchvision
 
     assert candidates.network_names("torchvision") == sorted(torchvision.models.list_models(module=torchvision.models))
+
+
+def test_classes_of_published_networks_are_those_of_the_catalogue(folder):
+    from cnnkit.nets import catalogue
+
+    assert tuple(candidates._imagenet()) == catalogue.class_names(1000)
 
 
 @pytest.mark.slow

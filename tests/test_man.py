@@ -46,6 +46,12 @@ def sections(name):
     return {heading: " ".join(" ".join(text).split()) for heading, text in found.items()}
 
 
+def subsections(name):
+    """List the groups of options of a page."""
+    options = re.search(r"(?ms)^\.SH OPTIONS\n(.*?)^\.SH", page_text(name))[1]
+    return [plain(each) for each in re.findall(r"(?m)^\.SS (.*)\n\.TP", options)]
+
+
 def plain(line):
     line = re.sub(r"\\f[BIR]", "", line)
     line = re.sub(r"\\\[u([0-9A-F]+)\]", lambda match: chr(int(match[1], 16)), line)
@@ -53,7 +59,7 @@ def plain(line):
 
 
 def squeezed(text):
-    """Remove all white space: the help is also broken after hyphens."""
+    """Remove all white space."""
     return "".join(text.split())
 
 
@@ -85,7 +91,9 @@ def test_page_has_all_of_help(name, run):
     page = sections(name)
     assert squeezed(description) == squeezed(page["DESCRIPTION"])
     listed = squeezed(page.get("ARGUMENTS", "") + page["OPTIONS"])
-    entries = re.split(r"\n(?=  \S)", re.sub(r"(?m)^(Arguments|Options):\n", "", parameters))
+    headings = re.findall(r"(?m)^(\S.*):$", parameters)
+    assert [each for each in headings if each not in ("Arguments", "Options")] == subsections(name)
+    entries = re.split(r"\n+(?=  \S)", re.sub(r"(?m)^\S.*:\n", "", parameters))
     assert len(entries) > 5
     for entry in entries:
         assert squeezed(entry) in listed
@@ -94,6 +102,32 @@ def test_page_has_all_of_help(name, run):
         assert squeezed(block) in shown
     pieces = usage.replace("[OPTIONS]", "[OPTION]...").split()[1:]
     assert [word for word in page["SYNOPSIS"].split() if word in pieces] == pieces
+
+
+#: Options that are different things in different commands.
+SEVERAL_MEANINGS = {
+    "--channels",  # of a layer; of a colour
+    "--dtype",  # of activations; of stored features
+    "--features",  # a file; an output to add
+    "--filters",  # a number; ranges
+    "--folds",  # a number; a table
+    "--input",  # a size; a type
+    "--model",  # MODEL.onnx where only that is possible
+    "--output",  # files of several types, folders; an output of a graph
+    "--pool",  # a window; the pooling of features
+    "--val",  # images; features
+}
+
+
+def test_an_option_has_the_same_metavar_in_every_command():
+    """Or one with the same first alternative, such as PIXELS and PIXELS|HxW."""
+    found = {}
+    for name in COMMANDS:
+        for line in re.findall(r"(?m)^\.TP\n(\\fB\\-.*)$", page_text(name)):
+            flags, value = re.fullmatch(r"(-[\w-]+(?:(?:, | / )-[\w-]+)*) ?(.*)", plain(line)).groups()
+            first = re.split(", | / ", flags)[-1 if flags[1] != "-" else 0]
+            found.setdefault(first, set()).add(value.partition("|")[0])
+    assert {flag for flag, values in found.items() if len(values) > 1} == SEVERAL_MEANINGS
 
 
 @every_command

@@ -269,6 +269,9 @@ def test_help_has_usage_and_examples(name, word, run):
     text, _, examples = done.out.partition("\n  Examples:\n")
     assert any(line.strip().startswith(f"{name} ") or f"| {name}" in line for line in examples.splitlines())
     assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"\w-\n", text)  # commands, options and words are whole, so that grep finds them
+    assert "{" not in text.partition("\n\n")[0]
+    assert not re.search(r"\]\s+\[|[0-9]\.0[];<]", text.partition("\nOptions:\n")[2])  # one bracket, and 1, not 1.0
     for option in ("--help", "--version", "--quiet"):
         assert option in text
 

@@ -73,19 +73,19 @@ def test_defaults_are_those_of_the_fields(call):
 
 def test_options_are_in_the_place_of_the_parameter(call):
     _, out, _ = call(Changed, "--help")
-    names = ["--first", "--lr", "--schedule", "--train-bn", "--seed", "--views", "--last"]
+    names = ["Options:", "--first", "--lr", "--train-bn", "--seed", "--views", "--last", "Learning:", "--schedule"]
     assert sorted(names, key=out.index) == names
     assert "--workers" not in out
-    assert "Learning rate of the backbone." in out
-    assert "[default: 1e-05; x>=0.0]" in " ".join(out.split())
+    assert "Learning rate of the backbone. [default: 1e-05; x>=0]" in " ".join(out.split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed(Base):
     """Options with a place after others, wherever those are declared; one of them after one that is moved itself."""
 
-    warmup: float = option(0.0, "Warm-up.", after=("schedule",))
-    decay: float = option(0.0, "Decay.", after=("warmup", "gone"))
+    warmup: float = option(0.0, "Warm-up.", after=("schedule",), minimum=0.0)
+    schedule: Schedule = option(Schedule.CONSTANT, "Learning-rate schedule.")
+    decay: float | None = option(None, "Decay. [default: off]", after=("warmup", "gone"), maximum=1.0)
     lr: float | None = option(None, "Learning rate.", after=("last", "seed"))
     alone: int = option(0, "Alone.", after=("gone",))
 
@@ -95,6 +95,14 @@ def test_option_is_after_the_last_of_those_it_names(call):
     names = ["--first", "--schedule", "--warmup", "--decay", "--train-bn", "--seed", "--alone", "--last", "--lr"]
     assert sorted(names, key=out.index) == names
     assert call(Placed, "--lr", "2", "--decay", "1")[1] == Placed(lr=2.0, decay=1.0)
+
+
+def test_default_and_limits_share_a_bracket(call):
+    """Whole numbers have no decimals in the help; the value is a float."""
+    _, out, _ = call(Placed, "--help")
+    assert "Warm-up. [default: 0; x>=0]" in out
+    assert "Decay. [default: off; x<=1]" in out
+    assert isinstance(call(Placed)[1].warmup, float)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def make(shell, commands):
     def run(folder, *words, status=0, **variables):
         backbone = '--layers "conv 8 k3 same relu, pool 2" --weights none --size 16'
         settings = {"PHOTOS": PHOTOS, "OUT": "out", "BIN": f"{commands}/", "EXTRACT": backbone, **variables}
-        settings = {"CHECK": "--probes none", "RATIO": "0.4,0.2,0.4", "WORST": "3", **settings}
+        settings = {"CHECK": "--probes none", "RATIO": "40,20,40", "SEED": "3", "WORST": "3", **settings}
         line = " ".join(f"{name}='{value}'" for name, value in settings.items())
         return shell(f"make -f '{MAKEFILE}' {line} {' '.join(words)}", cwd=folder, status=status)
 
@@ -65,6 +65,12 @@ def commands_of(outcome):
     return sorted(words)
 
 
+def split_of(folder):
+    """Return the split of every image of split.tsv, by its path."""
+    rows = [line.split("\t") for line in (folder / "out" / "split.tsv").read_text().splitlines()[1:]]
+    return {row[0]: row[2] for row in rows}
+
+
 def times(folder):
     outputs = [*(folder / "out").iterdir()]
     return {path.name: path.stat().st_mtime_ns for path in outputs if not path.name.endswith(".settings")}
@@ -82,6 +88,10 @@ def test_makes_a_model_with_everything_that_belongs_to_it(finished, make):
     assert float(measures["accuracy"]) < 1
     assert len(mistakes) == 3
     assert len((out / "maps.tsv").read_text().splitlines()[1:]) == 2 * 3
+    assert ".." not in (out / "maps.tsv").read_text() + (out / "predictions.tsv").read_text()
+    results = (out / "results.txt").read_text()
+    assert f"accuracy {measures['accuracy']} on {measures['n']} test images" in results
+    assert "out/mistakes.png" in results
     assert not [*out.glob("*.new")]
     make(finished, "-q")
     assert "Nothing to be done" in make(finished).out
@@ -89,20 +99,23 @@ def test_makes_a_model_with_everything_that_belongs_to_it(finished, make):
 
 @pytest.mark.slow
 def test_an_image_that_is_added_or_removed_is_seen(folder, make):
-    """All steps run again, and the outputs are newer; after that there is nothing to do."""
-    before = times(folder)
+    """All steps run again, and the outputs are newer; after that there is nothing to do. No other image changes its split."""
+    before, splits = times(folder), split_of(folder)
     (folder / PHOTOS / ".hidden").mkdir()
     (folder / PHOTOS / ".hidden" / "x.png").write_bytes(b"")
     make(folder, "-q")
     write_image(folder / PHOTOS / "red" / "new one.png", red=True, seed=1000)
     (folder / PHOTOS / "deep blue" / "3 x.png").unlink()
     make(folder, "-q", status=1)
-    assert commands_of(make(folder, "-j2")) == sorted(STEPS)
+    outcome = make(folder, "-j2")
+    assert commands_of(outcome) == sorted(STEPS)
+    assert "next:" not in outcome.err
+    assert (folder / "out" / "results.txt").read_text() in outcome.out
     after = times(folder)
     assert {name for name in before if after[name] == before[name]} == set()
-    listed = (folder / "out" / "split.tsv").read_text()
-    assert "new one.png" in listed
-    assert "deep blue/3 x.png" not in listed
+    listed = split_of(folder)
+    assert listed.pop(f"../{PHOTOS}/red/new one.png") in {"train", "val", "test"}
+    assert listed == {path: split for path, split in splits.items() if not path.endswith("deep blue/3 x.png")}
     make(folder, "-q")
 
 
@@ -133,7 +146,8 @@ def test_any_change_of_an_image_remakes_all(change, folder, make):
     ("variable", "value", "steps"),
     [
         ("CHECK", "--probes width", STEPS),
-        ("RATIO", "0.6,0.2,0.2", STEPS[1:]),
+        ("RATIO", "60,20,20", STEPS[1:]),
+        ("SPLIT", "--ratio 40,20,40", STEPS[1:]),
         ("SEED", "1", STEPS[1:]),
         ("EXTRACT", '--layers "conv 4 k3 same relu, pool 2" --weights none --size 16', STEPS[2:]),
         ("HEAD", '--head "dense 8 relu" --epochs 2', STEPS[4:]),
@@ -150,7 +164,8 @@ def test_a_variable_remakes_what_depends_on_it(variable, value, steps, folder, m
 def test_a_file_of_weights_is_a_prerequisite(folder, make):
     (folder / "weights.pth").write_bytes(b"")
     assert commands_of(make(folder, "-n", WEIGHTS="weights.pth")) == sorted(STEPS[2:])
-    assert "No rule to make target 'nowhere.pth'" in make(folder, "-n", WEIGHTS="nowhere.pth", status=2).err
+    assert 'WEIGHTS="nowhere.pth": no such file' in make(folder, "-n", WEIGHTS="nowhere.pth", status=2).err
+    assert 'BACKBONE="": give one network' in make(folder, "-n", BACKBONE="", status=2).err
 
 
 @pytest.mark.slow
@@ -192,7 +207,10 @@ def test_the_gate_fails_on_a_measure_and_on_faults(folder, make):
     refused = make(folder, "gate", FAIL_UNDER="accuracy=0.01 accuracy_low=0.999", status=2)
     assert "accuracy_low" in refused.err
     assert "Error 4" in refused.err
-    shutil.copy(folder / PHOTOS / "red" / "5 x.png", folder / PHOTOS / "deep blue" / "same.png")
+    first, split = next(iter(split_of(folder).items()))
+    shutil.copy(folder / "out" / first, folder / "out" / "same.png")
+    with open(folder / "out" / "split.tsv", "a") as file:
+        file.write(f"same.png\tred\t{'val' if split == 'test' else 'test'}\n")
     refused = make(folder, "-o", "out/predictions.tsv", "gate", FAIL_UNDER="accuracy=0.01", status=2)
     assert "same.png" in refused.out
     assert "Error 4" in refused.err

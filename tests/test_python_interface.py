@@ -1,19 +1,24 @@
 """The Python interface that `cnnkit` exports gives what the commands give on the same files, and loads no more than it needs."""
 
 import ast
+import inspect
 import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 import cnnkit
 from cnnkit import Classifier
+from cnnkit.api import calls
+from cnnkit.data import decode
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {
@@ -55,6 +60,9 @@ def folder(tmp_path_factory, shell):
     )
     for line in lines:
         shell(line, cwd=place)
+    foreign = onnx.load(place / "one.onnx")
+    del foreign.metadata_props[:]
+    onnx.save(foreign, place / "foreign.onnx")
     return place
 
 
@@ -210,6 +218,70 @@ def test_pillow_images_and_arrays_are_prepared_as_files(options, folder, tmp_pat
     assert [each.path for each in classifier.predict(batch)] == ["image 0", "image 1", "image 2"]
 
 
+CALLS = {
+    "predict": lambda images, progress: Classifier("one.onnx", device="cpu", batch=2).predict(
+        images, progress=progress
+    ),
+    "extract": lambda images, progress: cnnkit.FeatureExtractor(device="cpu", batch=2, **LIKE_BACKBONE).extract(
+        images, progress=progress
+    ),
+    "heat_maps": lambda images, progress: [
+        *cnnkit.heat_maps("one.onnx", images, device="cpu", batch=2, jobs=2, progress=progress)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_images_of_an_iterator_are_taken_while_others_are_done(name, folder):
+    """Not all at once; and the generator may use one array for all of them."""
+    found, seen = [], []
+
+    def images():
+        pixels = np.zeros((24, 36, 3), np.uint8)
+        for number in range(40):
+            seen.append(found[-1][0] if found else 0)
+            pixels[:] = 6 * number
+            yield pixels
+
+    made = CALLS[name](images(), lambda done, total: found.append((done, total)))
+    assert (found[-1], len(seen)) == ((40, None), 40)
+    assert seen[-1] > 20
+    listed = CALLS[name]([np.full((24, 36, 3), 6 * number, np.uint8) for number in range(40)], lambda *_: None)
+    if name == "extract":
+        assert np.allclose(made.values, listed.values, atol=1e-6)
+        assert [row.path for row in made.rows] == [f"image {number}" for number in range(40)]
+    else:
+        assert [each.probability for each in made] == pytest.approx([each.probability for each in listed], abs=1e-6)
+
+
+def test_images_of_an_iterator_may_be_closed(folder):
+    paths = [image.path for image in cnnkit.find_images("photos")]
+
+    def opened():
+        for path in paths:
+            with Image.open(path) as image:
+                yield image
+
+    classifier = Classifier("one.onnx", device="cpu")
+    assert np.array_equal(classifier.predict_proba(opened()), classifier.predict_proba(paths))
+
+
+def test_images_of_a_list_are_decoded_in_threads(folder):
+    """One image at a time by one thread only, however often it is listed."""
+    threads, images = set(), [Image.open(image.path) for image in cnnkit.find_images("photos")]
+    for image in images:
+
+        def load(image=image, load=image.load):
+            threads.add(threading.current_thread())
+            return load()
+
+        image.load = load
+    classifier = Classifier("one.onnx", device="cpu", jobs=4)
+    shares = classifier.predict_proba([*images, *images])
+    assert threading.main_thread() not in threads
+    assert np.array_equal(shares, np.tile(classifier.predict_proba("photos"), (2, 1)))
+
+
 def test_images_that_cannot_be_used_are_errors_or_skipped(folder, tmp_path, caplog):
     good = Path("photos/red/0 red.png")
     (tmp_path / "broken.png").write_bytes(good.read_bytes()[:200])
@@ -253,7 +325,7 @@ def test_refuses_what_is_not_an_image(images, message, folder):
         (lambda: cnnkit.heat_map("one.pt", "photos/red/0 red.png", target="green"), cnnkit.UsageError, "green"),
         (lambda: cnnkit.heat_map("one.pt", "photos"), cnnkit.CnnkitError, "16 maps"),
         (lambda: cnnkit.layer_dims("conv 32 q3", input=(9, 9, 3)), cnnkit.NotationError, "q3"),
-        (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9)), cnnkit.UsageError, "9,9"),
+        (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9)), cnnkit.UsageError, r"input=\(9, 9\): give \(height"),
         (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9, 3), dtype="int4"), cnnkit.UsageError, "bfloat16"),
         (lambda: cnnkit.read_header("split.tsv"), cnnkit.FormatError, "no cnnkit header"),
         (lambda: cnnkit.write_manifest("split.txt", []), cnnkit.UsageError, "tsv"),
@@ -294,6 +366,143 @@ def test_errors_are_those_of_the_library(make, error, message, folder):
 def test_numbers_out_of_range_are_usage_errors(make, message, folder):
     with pytest.raises(cnnkit.UsageError, match=message):
         make()
+
+
+#: Every public function that takes a path: how it is called with one.
+WITH_A_PATH = {
+    "Classifier": lambda path: Classifier(path, device="cpu"),
+    "Classifier.predict": lambda path: Classifier("one.onnx", device="cpu").predict(path),
+    "Classifier.predict_proba": lambda path: Classifier("one.onnx", device="cpu").predict_proba(path),
+    "Classifier.stream": lambda path: [*Classifier("one.onnx", device="cpu").stream(iter([path]))],
+    "FeatureExtractor": lambda path: cnnkit.FeatureExtractor(path, device="cpu"),
+    "FeatureExtractor weights": lambda path: cnnkit.FeatureExtractor("squeezenet1_1", weights=path, device="cpu"),
+    "FeatureExtractor.extract": lambda path: cnnkit.FeatureExtractor(device="cpu", **LIKE_BACKBONE).extract(path),
+    "extract_features": lambda path: cnnkit.extract_features(path, device="cpu", **LIKE_BACKBONE),
+    "heat_map": lambda path: cnnkit.heat_map(path, RED, device="cpu"),
+    "heat_map of an image": lambda path: cnnkit.heat_map("one.onnx", path, device="cpu"),
+    "heat_maps": lambda path: cnnkit.heat_maps(path, "photos", device="cpu"),
+    "heat_maps of images": lambda path: [*cnnkit.heat_maps("one.onnx", iter([path]), device="cpu")],
+    "layer_dims": lambda path: cnnkit.layer_dims(f"@{path}", input=(9, 9, 3)),
+    "network_dims": cnnkit.network_dims,
+    "find_images": cnnkit.find_images,
+    "read_features": cnnkit.read_features,
+    "read_header": cnnkit.read_header,
+    "read_history": cnnkit.read_history,
+    "read_manifest": cnnkit.read_manifest,
+    "read_predictions": cnnkit.read_predictions,
+    "write_features": lambda path: cnnkit.write_features(path, cnnkit.read_features("train.npy")),
+    "write_manifest": lambda path: cnnkit.write_manifest(path, []),
+    "write_predictions": lambda path: cnnkit.write_predictions(path, []),
+}
+
+
+@pytest.mark.parametrize("name", WITH_A_PATH)
+def test_every_error_about_a_file_is_of_cnnkit(name, folder, tmp_path):
+    """For a file that is missing, of another kind, or a folder: one line that names it, with all suffixes of models and tables."""
+    call = WITH_A_PATH[name]
+    for suffix in ("", ".onnx", ".pt", ".npy", ".tsv", ".csv", ".json", ".png"):
+        (tmp_path / f"folder{suffix}").mkdir()
+        (tmp_path / f"other{suffix}").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0 not this kind \xff\n")
+        for path in (tmp_path / f"missing{suffix}", tmp_path / f"folder{suffix}", tmp_path / f"other{suffix}"):
+            if path.stem in ("missing", "other") and name.startswith("write_"):
+                path = path / "in no folder.tsv" if name != "write_features" else path / "in no folder.npy"
+            elif path.stem == "other" and name == "find_images" and suffix not in (".tsv", ".csv"):
+                continue  # images are opened later
+            with pytest.raises(cnnkit.CnnkitError) as caught:
+                call(str(path))
+            message = str(caught.value)
+            assert path.stem in message or path.parent.stem in message, message
+            assert "\n" not in message
+            assert " --" not in message.replace("cnn-export --", ""), message
+
+
+def test_every_public_function_with_a_path_is_tested():
+    named = {each.partition(" ")[0].partition(".")[0] for each in WITH_A_PATH}
+    functions = {name for name in cnnkit.__all__ if inspect.isfunction(getattr(cnnkit, name))}
+    assert functions - named == {"total_dims"}
+    called = [getattr(cnnkit, name) for name in functions]
+    called += [Classifier.__init__, cnnkit.FeatureExtractor.__init__, cnnkit.HeatMap.overlay, Classifier.stream]
+    assert all(hasattr(each, "__wrapped__") for each in called)  # by `public`
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: cnnkit.heat_map("one.onnx", RED, target="green"),
+            '^target="green": not a class of the model; it has blue, red; or give top, true or all$',
+        ),
+        (
+            lambda: cnnkit.heat_map("one.onnx", np.zeros((9, 9, 3), np.uint8), target="true"),
+            '^image 0: no label, which target="true" needs',
+        ),
+        (lambda: cnnkit.heat_map("one.onnx", RED, layer="pool1"), "^one.onnx: layer does not work for an exported"),
+        (lambda: cnnkit.heat_map("one.onnx", RED).overlay(colormap="vidiris"), '^colormap: no colour map "vidiris"'),
+        (
+            lambda: Classifier("one.onnx", views=3),
+            '^views=3 needs tta, as in tta="crop 0.9, hflip"$',
+        ),
+        (
+            lambda: Classifier("one.onnx", vote="hard"),
+            '^vote="hard" needs several models or views; give a second model, or tta$',
+        ),
+        (lambda: Classifier("one.onnx", tta="hflip", crops=5), "^tta and crops both define the views"),
+        (lambda: Classifier("one.onnx", device="gpu"), '^device="gpu": give auto, cpu, cuda or cuda:N$'),
+        (
+            lambda: cnnkit.FeatureExtractor("resnet18", layers="conv 8 k3"),
+            "^give either backbone or layers$",
+        ),
+        (
+            lambda: cnnkit.FeatureExtractor(**LIKE_BACKBONE | {"fit": "pad"}, resize=20),
+            '^resize needs fit="crop"; fit="pad" resizes directly to size$',
+        ),
+        (lambda: cnnkit.find_images("photos", split="a/b"), '^split="a/b": give the name of one split'),
+        (lambda: cnnkit.find_images(RED, split="val"), "has no split val; split needs a manifest or a folder$"),
+        (lambda: cnnkit.layer_dims("", input=(9, 9, 3)), "^layers is empty"),
+    ],
+    ids=str,
+)
+def test_messages_name_parameters_instead_of_options(make, message, folder):
+    with pytest.raises(cnnkit.CnnkitError, match=message):
+        make()
+
+
+def test_options_of_a_proposed_command_stay():
+    message = "drop --size, or export it with cnn-export --size 9; --fit pad has no effect with --window"
+    assert calls.in_python(message, {"size", "fit"}) == (
+        'drop size, or export it with cnn-export --size 9; fit="pad" has no effect with --window'
+    )
+
+
+def test_remedies_are_those_of_python(folder, tmp_path, caplog, monkeypatch):
+    """Where only a command has the option that is proposed."""
+    image = Image.open(RED)
+    for name in ("train", "val"):
+        (tmp_path / "two" / name).mkdir(parents=True)
+        image.save(tmp_path / "two" / name / "0.png")
+    with caplog.at_level("INFO", logger="cnnkit"):
+        assert {each.label for each in cnnkit.find_images(tmp_path / "two")} == {None}
+    remedy = 'to read the folders as classes, pass find_images(..., folders="classes")'
+    assert [record.getMessage().partition("; ")[2] for record in caplog.records] == [remedy]
+    found = cnnkit.find_images(tmp_path / "two", folders="classes")
+    assert {each.label for each in found} == {"train", "val"}
+    classifier = Classifier("one.onnx", device="cpu")
+    monkeypatch.setattr(decode, "_most_pixels", 9)
+    with pytest.raises(cnnkit.BadImageError, match=r"at most 9; open it with Pillow and pass that image$"):
+        classifier.predict(RED)
+    assert len(classifier.predict(image)) == 1
+    with pytest.raises(cnnkit.UsageError, match="preprocessing and classes; run cnn-predict, which takes both as opt"):
+        Classifier("foreign.onnx", device="cpu")
+
+
+def test_other_errors_pass_unchanged(folder):
+    """Those of a bug, and of the caller's own function."""
+
+    def stop(_done, _total):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        Classifier("one.onnx", device="cpu").predict(RED, progress=stop)
 
 
 # ---------------------------------------------------------------- features, heat maps, layers
@@ -352,6 +561,27 @@ def test_heat_maps_are_those_of_the_command(model, options, words, folder, shell
         with Image.open(record["overlay"]) as drawn:
             assert np.array_equal(found.overlay(box=0.5), drawn)
         assert [found.box(0.5), found.peak()] == [record[key] and tuple(record[key]) for key in ("box", "peak")]
+
+
+def test_heat_maps_report_what_the_command_reports(folder, shell, caplog):
+    """Notices with the parameters' names; progress; and a missing true class."""
+    words = "photos 'turned round.png' --class true --class blue"
+    Image.new("RGB", (30, 40)).save("turned round.png")
+    printed = shell(f"cnn-cam -m one.onnx {words} --device cpu", cwd=folder).err
+    done = []
+    with caplog.at_level("INFO", logger="cnnkit"):
+        maps = cnnkit.heat_maps(
+            "one.onnx",
+            ["photos", "turned round.png"],
+            target=["true", "blue"],
+            device="cpu",
+            progress=lambda *numbers: done.append(numbers),
+        )
+        assert len([*maps]) == 8 + 2 * 8 + 1
+    assert done == [(number, 17) for number in range(1, 18)]
+    notices = [record.getMessage() for record in caplog.records]
+    assert [f"cnn-cam: {each}".replace('target="true"', "--class true") for each in notices] == printed.splitlines()
+    assert 'no map of target="true" for 1 images: ' in " ".join(notices)
 
 
 def test_a_heat_map_of_an_image_in_memory(folder):
@@ -415,6 +645,25 @@ def test_headers_and_histories_are_read(folder):
     assert kinds == ["features", "model", "onnx"]
     assert cnnkit.read_header("one.onnx").classes == ("blue", "red")
     assert [row.epoch for row in cnnkit.read_history("one.csv")] == [1, 2]
+
+
+def test_features_of_images_in_memory_keep_their_names(folder, tmp_path, shell):
+    """`image N`, also in another folder; a file of that name is a file."""
+    arrays = [np.full((24, 36, 3), tint, np.uint8) for tint in (0, 90, 200)]
+    found = cnnkit.extract_features([*arrays, RED], device="cpu", **LIKE_BACKBONE)
+    names = ["image 0", "image 1", "image 2"]
+    assert [row.path for row in found.rows] == [*names, RED]
+    for place in (tmp_path, Path()):
+        cnnkit.write_features(place / "memory.npy", found)
+        lines = (place / "memory.tsv").read_text().splitlines()
+        assert [line.partition("\t")[0] for line in lines][1:4] == names
+        again = cnnkit.read_features(place / "memory.npy")
+        assert np.array_equal(again.values, found.values)
+        assert [row.path for row in again.rows[:3]] == names
+        assert Path(again.rows[3].path).samefile(RED)
+    (tmp_path / "image 1").touch()
+    again = cnnkit.read_features(tmp_path / "memory.npy")
+    assert [row.path for row in again.rows[:3]] == ["image 0", str(tmp_path / "image 1"), "image 2"]
 
 
 def test_features_need_a_row_for_each_value(folder, tmp_path):

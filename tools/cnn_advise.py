@@ -34,7 +34,7 @@ def main(
 
     The row has the number of images of the smallest class (per_class), the cross-validated accuracy on each layer's features,
     the last layer first, and how much better the best earlier layer is than the last one (gain), with its standard error.
-    examples/transfer/ works through the four cases.
+    The four cases are few or many images, similar to those of the pretrained network or not; examples/transfer/ works through them.
 
     Examples:
       cnn-advise photos/ --weights mobilenet_v2.pth

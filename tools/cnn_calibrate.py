@@ -33,7 +33,8 @@ def main(
 
     Prints log_loss and ece (expected calibration error, 15 bins) before and after, on the same images. With -m and -o it writes a copy of
     the network with the temperature in its graph, so that every program that runs it gets calibrated probabilities. The network first
-    predicts a few of the images again; predictions of another network are refused. A second temperature multiplies the first.
+    predicts a few of the images again; predictions of another network are refused.
+    In a network that is calibrated already, the new temperature is multiplied by the old one.
 
     The probability of every class is needed (cnn-predict --top all); for two classes one is enough.
 

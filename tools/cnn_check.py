@@ -20,7 +20,7 @@ def main(
         Path | None,
         cli.Option(
             "--fix",
-            metavar="OUT.tsv",
+            metavar="FILE.tsv",
             help="Write a manifest without broken and duplicate images, with groups of images that must share a split.",
         ),
     ] = None,
@@ -41,12 +41,12 @@ def main(
 
     A leak probe is a small decision tree that predicts the class, or the split, from one property alone: width, height, aspect, bytes,
     format, JPEG quality, mean or border colour, camera, time, name or number of an image, or from all except the colours. If it does so
-    well above chance, a network may learn that property in place of the content. Leaks by time or order are only notes, because images
+    well above chance, a network may learn that property instead of the content. Leaks by time or order are only notes, because images
     are often taken class by class.
 
     Accuracies of probes are balanced and cross-validated. "Well above chance": significant at 5 % over all probes of the class, or of
-    the split, and at least a tenth of the way from chance to 100 %. The smallest p-value is about 0.003, or
-    0.01 for a probe that is not well above chance.
+    the split, and at least a tenth of the way from chance to 100 %. P-values are measured
+    on shuffled labels; the smallest possible one is about 0.003, or 0.01 for a probe that is not well above chance.
 
     Examples:
       cnn-check photos/

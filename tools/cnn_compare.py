@@ -27,7 +27,8 @@ def main(
     """Compare the accuracy of two models on the same images.
 
     Prints the accuracies of A and B, the difference B - A with its 95 % interval, the numbers of images that both, only A, only B and
-    neither predict correctly, and the p-value of McNemar's exact test. A withheld prediction counts as wrong.
+    neither predict correctly, and the p-value of McNemar's exact test. A withheld prediction
+    (the label ? of cnn-predict --min-probability) counts as wrong.
 
     The interval is the wider of Newcombe's interval for paired samples and the inverted exact test. It excludes 0 if and only if
     p < 0.05; the notice and --fail-if-worse use it.

@@ -33,10 +33,10 @@ def main(
     Give one layer by flags, several by --layers, or a network by name. Without --input, the table of another cnn-dims is read
     from standard input and the new layers are appended to it.
 
-    Columns: params, weights and biases; macs, multiply-accumulates for one image, without biases; receptive_field and stride, in
-    pixels of the input image, empty where unknown (attention, upsampling); activation_bytes, size of the output for the whole
-    batch; dropped, pixels at the edge of the layer's input that no window reads; image, size of the input image, which limits
-    receptive fields.
+    Columns: params (weights and biases), macs (multiply-accumulates for one image, without biases), receptive_field and stride (in
+    pixels of the input image; empty where unknown, as after attention and upsampling), activation_bytes (size of the output for the
+    whole batch), dropped (pixels at the edge of the layer's input that no window reads), image (size of the input image, which
+    limits receptive fields).
 
     An .onnx file may be quantized, or optimized by ONNX Runtime: its weights and biases count as params, its scales and zero
     points do not. A file that ONNX Runtime refuses to load or run is an error.

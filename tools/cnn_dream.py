@@ -11,7 +11,7 @@ from cnnkit.explain.config import DreamFilterOptions, DreamOptions, NetworkOptio
 def main(
     model: cli.options.DifferentiableModel,
     image: Annotated[Path, cli.Argument(metavar="IMAGE", show_default=False, help="The image to start from.")],
-    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="The PNG to write.")],
+    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="PNG to write.")],
     *,
     filters: DreamFilterOptions,
     dream: DreamOptions,

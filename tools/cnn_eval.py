@@ -46,8 +46,9 @@ def main(
     enough. A notice counts images whose probabilities do not sum to 1. A measure that cannot be computed is empty (null in JSON) and
     violates its bound.
 
-    With --folds, bounds apply to the out-of-fold predictions: each image is predicted once, by the model that was not trained on it. If
-    the files predict the same images, bounds apply to the means. Standard deviations are those of a sample (n - 1).
+    With --folds, --fail-under and --fail-over apply to the out-of-fold predictions: each image is predicted once, by the
+    model that was not trained on it. If the files predict the same images, these options apply
+    to the means. Standard deviations are those of a sample (n - 1).
 
     Examples:
       cnn-predict -m head.onnx photos/ | cnn-eval

@@ -16,7 +16,7 @@ def main(
             metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head, cnn-train or cnn-finetune."
         ),
     ],
-    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE", help="ONNX file to write.")],
+    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.onnx", help="ONNX file to write.")],
     verify: Annotated[
         list[str] | None,
         cli.Option("--verify", metavar="SOURCE", help="Also compare on these images; may be repeated."),

@@ -20,7 +20,7 @@ _MOVED: dict[str, Any] = {"hidden": True, "is_eager": True, "callback": _refuse_
 @cli.command
 def main(
     model: cli.options.DifferentiableModel,
-    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="The PNG to write.")],
+    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="PNG to write.")],
     *,
     filters: FilterOptions,
     kernels: Annotated[

@@ -20,7 +20,7 @@ def main(
     words: Annotated[
         list[str] | None,
         cli.Argument(
-            metavar="[MODEL.pt] SOURCE...",
+            metavar="[MODEL.pt] [SOURCE]...",
             show_default=False,
             help="A model by cnn-train-head, cnn-train or cnn-finetune (not with --backbone), then folders or manifests of images.",
         ),

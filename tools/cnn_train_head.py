@@ -35,7 +35,7 @@ def main(
         Path | None,
         cli.Option(
             "--val",
-            metavar="VAL.npy",
+            metavar="FILE.npy",
             help="Validation features, which select the best epoch. [default: rows of TRAIN.npy whose split is val, if any]",
         ),
     ] = None,
@@ -44,7 +44,11 @@ def main(
     train: HeadConfig,
     weights: Annotated[
         Path | None,
-        cli.Option("--weights", metavar="FILE", help="The backbone's state_dict, if it is not in the cache."),
+        cli.Option(
+            "--weights",
+            metavar="FILE",
+            help="Weights of the backbone: a state_dict file. [default: found in the cache]",
+        ),
     ] = None,
     with_: Annotated[
         str | None,
@@ -57,9 +61,7 @@ def main(
     ] = None,
     columns: Annotated[
         Path | None,
-        cli.Option(
-            "--columns", metavar="MANIFEST.tsv", help="With --with: manifest with the columns, one row per image."
-        ),
+        cli.Option("--columns", metavar="FILE.tsv", help="With --with: manifest with the columns, one row per image."),
     ] = None,
     device: cli.options.Device = "auto",
     as_json: cli.options.Json = False,

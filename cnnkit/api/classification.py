@@ -1,5 +1,7 @@
 """Classification with exported networks, as cnn-predict does it. No torch, except for test-time augmentation that needs resampling."""
 
+from __future__ import annotations  # help() shows ImageLike, and not all that it stands for
+
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.api import images as inputs
+from cnnkit.api.calls import choice, public
 from cnnkit.api.images import Errors, ImageLike
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Crops, Precision, Vote
@@ -38,11 +41,12 @@ class ImagePrediction:
     _output: ImageOutput = field(repr=False)
     _classes: tuple[str, ...] = field(repr=False)
 
+    @public
     def top(self, k: int | None = None) -> list[Prediction]:
         """Return the k most probable classes, the best first, as rows that `write_predictions` takes; by default all.
 
         Raises:
-            UsageError: k is below 1.
+            UsageError: `k` is below 1.
         """
         check_range("k", k, minimum=1)
         return list(predict.rows([self._output], self._classes, top=len(self._classes) if k is None else k))
@@ -56,6 +60,7 @@ class Classifier:
         device: cpu or cuda.
     """
 
+    @public
     def __init__(
         self,
         model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -88,6 +93,7 @@ class Classifier:
             UsageError: Options contradict each other or the networks.
             FormatError: A file is not a classifier.
             DeviceError: The device does not exist.
+            CnnkitError: A file cannot be read, or the classes of the networks differ.
         """
         models = [model] if isinstance(model, str | os.PathLike) else model
         if not models:
@@ -97,11 +103,11 @@ class Classifier:
             batch=DEFAULT_BATCH if batch is None else batch,
             on_command_line=frozenset() if batch is None else frozenset({"batch"}),
             jobs=jobs,
-            precision=inputs.choice(Precision, precision, "precision"),
-            vote=inputs.choice(Vote, vote, "vote"),
+            precision=choice(Precision, precision, "precision"),
+            vote=choice(Vote, vote, "vote"),
             tta=tta,
             views=views,
-            crops=None if crops is None else inputs.choice(Crops, str(crops), "crops"),
+            crops=None if crops is None else choice(Crops, str(crops), "crops"),
             seed=seed,
         )
         check_ranges(config)
@@ -114,6 +120,7 @@ class Classifier:
         self.classes: tuple[str, ...] = tuple(self._predictor.classes)
         self.device: str = self._predictor.device
 
+    @public
     def predict(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -128,10 +135,10 @@ class Classifier:
             images: One or several: paths, folders, manifests, Pillow images, or arrays of uint8 (H, W, 3).
             split: Use only this split of folders and manifests.
             errors: raise for an image that cannot be used, or skip, which logs it and leaves it out.
-            progress: Called after every batch with the images done and their number.
+            progress: Called after every batch with the images done and their number, None if that is unknown.
 
         Returns:
-            One prediction an image, in order.
+            One prediction for each image, in order.
 
         Raises:
             BadImageError: An image cannot be used.
@@ -139,16 +146,18 @@ class Classifier:
         """
         return list(self._stream(inputs.image_files(images, split=split), inputs.callbacks(errors, progress=progress)))
 
+    @public
     def stream(
-        self, images: Iterable[ImageLike], *, split: str | None = None, errors: Errors = "raise"
+        self, images: ImageLike | Iterable[ImageLike], *, split: str | None = None, errors: Errors = "raise"
     ) -> Iterator[ImagePrediction]:
-        """Predict images one batch after the other, for more of them than memory holds. Args, Raises as `predict`."""
+        """Yield predictions as batches are done, in order, for more images than memory holds. Args, Raises as `predict`."""
         return self._stream(inputs.iterate(images, split=split), inputs.callbacks(errors))
 
+    @public
     def predict_proba(
         self, images: ImageLike | Iterable[ImageLike], *, split: str | None = None
     ) -> NDArray[np.float32]:
-        """Return the probability of every class, (images, classes). Args, Raises as `predict`."""
+        """Return the probability of every class, float32 (images, classes), in the order of `classes`. Args, Raises as `predict`."""
         found = [each.probabilities for each in self.predict(images, split=split)]
         return np.stack(found) if found else np.empty((0, len(self.classes)), dtype=np.float32)
 

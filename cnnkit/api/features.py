@@ -1,9 +1,12 @@
 """The features of images, as cnn-extract computes them. Torch is loaded once for a backbone that is not in the cache yet."""
 
+from __future__ import annotations  # help() shows ImageLike, and not all that it stands for
+
 import os
 from collections.abc import Callable, Iterable
 
 from cnnkit.api import images as inputs
+from cnnkit.api.calls import choice, public
 from cnnkit.api.images import Errors, ImageLike
 from cnnkit.choices import Engine, FeatureDtype, Fit, Pool, Precision
 from cnnkit.engine.config import BackboneSpec
@@ -21,6 +24,7 @@ class FeatureExtractor:
         header: Backbone, layer and preprocessing, as the `.json` next to features has them.
     """
 
+    @public
     def __init__(
         self,
         backbone: str | os.PathLike[str] | None = None,
@@ -61,14 +65,14 @@ class FeatureExtractor:
 
         Raises:
             UsageError: There is no such network or layer, or a number is out of range.
-            CnnkitError: Its weights cannot be had.
+            CnnkitError: Its file or its weights cannot be read or downloaded.
             DeviceError: The device does not exist.
         """
         config = ExtractConfig(
-            dtype=inputs.choice(FeatureDtype, dtype, "dtype"),
-            engine=inputs.choice(Engine, engine, "engine"),
+            dtype=choice(FeatureDtype, dtype, "dtype"),
+            engine=choice(Engine, engine, "engine"),
             device=device,
-            precision=inputs.choice(Precision, precision, "precision"),
+            precision=choice(Precision, precision, "precision"),
             batch=DEFAULT_BATCH if batch is None else batch,
             on_command_line=frozenset() if batch is None else frozenset({"batch"}),
             jobs=jobs,
@@ -77,17 +81,18 @@ class FeatureExtractor:
             backbone=None if backbone is None else os.fspath(backbone),
             layers=layers,
             layer=layer,
-            pool=None if pool is None else inputs.choice(Pool, pool, "pool"),
+            pool=None if pool is None else choice(Pool, pool, "pool"),
             weights=os.fspath(weights),
             size=size,
             resize=resize,
-            fit=None if fit is None else inputs.choice(Fit, fit, "fit"),
+            fit=None if fit is None else choice(Fit, fit, "fit"),
         )
         check_ranges(spec)
         check_range("seed", seed, minimum=0, maximum=MOST_SEED)
         self._extractor = extract.Extractor(config, spec=spec.named(seed=seed))
         self.header: Header = self._extractor.header
 
+    @public
     def extract(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -102,7 +107,7 @@ class FeatureExtractor:
             images: One or several: paths, folders, manifests, Pillow images, or arrays of uint8 (H, W, 3).
             split: Use only this split of folders and manifests.
             errors: raise for an image that cannot be used, or skip, which logs it and leaves it out.
-            progress: Called after every batch with the images done and their number.
+            progress: Called after every batch with the images done and their number, None if that is unknown.
 
         Returns:
             `values` (images, D), or maps (images, C, H, W) with pool="none"; `rows` with path, label and split of each.
@@ -115,6 +120,7 @@ class FeatureExtractor:
         return self._extractor.extract(found, callbacks=inputs.callbacks(errors, progress=progress))
 
 
+@public
 def extract_features(
     images: ImageLike | Iterable[ImageLike],
     backbone: str | os.PathLike[str] | None = None,

@@ -1,7 +1,10 @@
 """Reading and writing the files of the commands: manifests, predictions, features, histories and headers.
 
-Paths in what is read open from the current folder, and are written as seen from the file that lists them.
+Paths in what is read open from the current folder, and are written as seen from the file that lists them. Images in memory have the name
+`image N` instead, which stays as it is.
 """
+
+from __future__ import annotations  # help() shows ImageLike, and not all that it stands for
 
 import os
 from collections.abc import Iterable
@@ -10,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnkit import files
+from cnnkit.api.calls import choice, public
+from cnnkit.choices import FolderReading
 from cnnkit.data import source
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import FormatError
@@ -25,12 +30,16 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
-def find_images(sources: PathLike | Iterable[PathLike], *, split: str | None = None) -> list[ImageFile]:
+@public
+def find_images(
+    sources: PathLike | Iterable[PathLike], *, split: str | None = None, folders: str | None = None
+) -> list[ImageFile]:
     """Find images, as every command does.
 
     Args:
         sources: Images, folders (the label of photos/CLASS/image.jpg is CLASS) and manifests.
         split: Use only this split of a manifest, or this subfolder of a folder.
+        folders: classes or splits, what the folders in a folder are; by default their names decide.
 
     Returns:
         Path, label, split and group of each image, folders in the order of their names.
@@ -41,19 +50,29 @@ def find_images(sources: PathLike | Iterable[PathLike], *, split: str | None = N
     named = [sources] if isinstance(sources, str | os.PathLike) else sources
     paths = (os.fspath(each) for each in named)
     # A file called - is a file here, and not standard input
-    return list(source.find([f".{os.sep}-" if path == "-" else path for path in paths], split=split))
+    found = source.find(
+        [f".{os.sep}-" if path == "-" else path for path in paths],
+        split=split,
+        folders=None if folders is None else choice(FolderReading, folders, "folders"),
+    )
+    return list(found)
 
 
+@public
 def read_manifest(path: PathLike) -> list[ManifestRow]:
     """Read the table that cnn-split writes, or any table with a column path.
 
+    Returns:
+        One row for each image; paths open from the current folder.
+
     Raises:
         FormatError: It is not a manifest.
-        OSError: It cannot be read.
+        CnnkitError: It cannot be read.
     """
     return _from_here(manifest.load(Path(path)), Path(path).parent)
 
 
+@public
 def write_manifest(path: PathLike, rows: Iterable[ManifestRow]) -> None:
     """Write a manifest, as cnn-split does: TSV, with a column group where a row has one.
 
@@ -63,41 +82,53 @@ def write_manifest(path: PathLike, rows: Iterable[ManifestRow]) -> None:
 
     Raises:
         UsageError: `path` does not end in .tsv, by which the commands know a manifest.
+        CnnkitError: It cannot be written.
     """
     manifest.check_name(Path(path), option="path")
-    moved = manifest.moved(rows, Path(path).parent)
+    moved = _seen_from(Path(path).parent, rows)
     manifest.save(Path(path), moved, columns=manifest.columns(moved))
 
 
+@public
 def read_predictions(path: PathLike) -> list[Prediction]:
     """Read the predictions that cnn-predict writes, or a table of another program with the columns path and label.
 
     Raises:
         FormatError: They are not predictions.
-        OSError: They cannot be read.
+        CnnkitError: They cannot be read.
     """
     with files.open_text(Path(path)) as file:
         return list(predictions.parse(file, name=os.fspath(path)))
 
 
+@public
 def write_predictions(path: PathLike, rows: Iterable[Prediction]) -> None:
     """Write predictions as cnn-predict prints them, for cnn-eval to read.
 
     Args:
         path: The .tsv.
         rows: For example from `ImagePrediction.top`.
+
+    Raises:
+        CnnkitError: It cannot be written.
     """
     predictions.save(Path(path), rows)
 
 
-def read_features(path: PathLike) -> "Features":
+@public
+def read_features(path: PathLike) -> Features:
     """Read the features that cnn-extract writes; their values are mapped, not read.
 
     Args:
         path: The .npy, with the .tsv and the .json next to it.
 
+    Returns:
+        `values` (images, D) or (images, C, H, W), and `rows` with path, label, split and group of each image; paths open from the
+        current folder.
+
     Raises:
         FormatError: A file is missing or broken.
+        CnnkitError: A file cannot be read.
     """
     from cnnkit.formats import features
 
@@ -105,7 +136,8 @@ def read_features(path: PathLike) -> "Features":
     return replace(found, rows=_from_here(found.rows, Path(path).parent))
 
 
-def write_features(path: PathLike, given: "Features") -> None:
+@public
+def write_features(path: PathLike, given: Features) -> None:
     """Write features as cnn-extract does, for cnn-train-head to read.
 
     Args:
@@ -115,22 +147,25 @@ def write_features(path: PathLike, given: "Features") -> None:
     Raises:
         UsageError: `path` does not end in .npy, a manifest of the same name lies next to it, or the values are not floating-point
             numbers (N, D) or (N, C, H, W).
+        CnnkitError: They cannot be written.
     """
     from cnnkit.formats import features
 
-    features.save(Path(path), replace(given, rows=manifest.moved(given.rows, Path(path).parent)))
+    features.save(Path(path), replace(given, rows=_seen_from(Path(path).parent, given.rows)))
 
 
+@public
 def read_history(path: PathLike) -> list[HistoryRow]:
     """Read the training history next to a model, one row an epoch.
 
     Raises:
         FormatError: It is not a history.
-        OSError: It cannot be read.
+        CnnkitError: It cannot be read.
     """
     return history.read(Path(path))
 
 
+@public
 def read_header(path: PathLike) -> Header:
     """Read what a file says of itself: kind, classes, preprocessing, backbone, head and training.
 
@@ -139,7 +174,7 @@ def read_header(path: PathLike) -> Header:
 
     Raises:
         FormatError: It was not made by cnnkit.
-        OSError: It cannot be read.
+        CnnkitError: It cannot be read.
     """
     path = Path(path)
     found: Header | None = None
@@ -155,11 +190,24 @@ def read_header(path: PathLike) -> Header:
         from cnnkit.formats import features
 
         found = features.load_header(path.with_suffix(".npy"))
+    else:
+        files.check_regular(path)
     if found is None:
         raise FormatError(f"{path}: no cnnkit header in it; give a .pt or .onnx made by cnnkit, or features .npy")
     return found
 
 
 def _from_here(rows: Iterable[ManifestRow], folder: Path) -> list[ManifestRow]:
-    """Turn the paths of a file in a folder into paths from the current folder."""
-    return [replace(row, path=os.path.join("" if folder == Path() else folder, row.path)) for row in rows]
+    """Turn the paths of a file in a folder into paths from the current folder; names of images in memory stay."""
+    above = "" if folder == Path() else folder
+    return [
+        row if source.is_name_in_memory(row.path, folder) else replace(row, path=os.path.join(above, row.path))
+        for row in rows
+    ]
+
+
+def _seen_from(folder: Path, rows: Iterable[ManifestRow]) -> list[ManifestRow]:
+    """Turn paths from the current folder into those of a file in another folder; names of images in memory stay."""
+    rows = list(rows)
+    moved = manifest.moved(rows, folder)
+    return [row if source.is_name_in_memory(row.path) else new for row, new in zip(rows, moved, strict=True)]

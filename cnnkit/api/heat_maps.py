@@ -1,7 +1,9 @@
 """Class activation maps, as cnn-cam makes them. An .onnx from `cnn-export --cam` needs no torch."""
 
+from __future__ import annotations  # help() shows ImageLike, and not all that it stands for
+
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnkit.api import images as inputs
+from cnnkit.api.calls import choice, public
 from cnnkit.api.images import Errors, ImageLike
 from cnnkit.choices import CamMethod, Fit
 from cnnkit.data import in_memory, preprocessing
@@ -18,7 +21,7 @@ from cnnkit.explain import cam_render, cam_run, colormaps, upsampling
 from cnnkit.explain.cam_run import CamModel
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.explain.upsampling import Box
-from cnnkit.option_fields import check_range, check_ranges
+from cnnkit.option_fields import DEFAULT_BATCH, check_range, check_ranges
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +33,7 @@ class HeatMap:
         label: The class that the network predicts.
         target: The class of the map.
         probability: That of `target`, 0 to 1.
-        values: The map as the layer has it, float32 (h, w), nowhere negative, not scaled.
+        values: The map at the size of the layer, float32 (h, w); nowhere negative, not scaled.
     """
 
     path: str
@@ -41,6 +44,7 @@ class HeatMap:
     _image: ImageFile = field(repr=False)
     _model: CamModel = field(repr=False)
 
+    @public
     def pixels(self) -> NDArray[np.float32]:
         """Return the map in pixels of the image, (H, W); zero where the network did not look.
 
@@ -51,6 +55,7 @@ class HeatMap:
         heat, part, _ = self._spread(size)
         return cam_render.in_image(heat, part, size)
 
+    @public
     def overlay(self, *, alpha: float = 0.5, colormap: str = "inferno", box: float | None = None) -> Image.Image:
         """Draw the map over the image.
 
@@ -77,6 +82,7 @@ class HeatMap:
             box=None if box is None else upsampling.hot_box(heat, box, part),
         )
 
+    @public
     def box(self, share: float = 0.5) -> Box | None:
         """Return (left, top, right, bottom) of the largest connected region above a share of the maximum, in pixels of the image.
 
@@ -85,6 +91,7 @@ class HeatMap:
         heat, part, _ = self._spread(in_memory.upright_size(self._image))
         return upsampling.hot_box(heat, share, part)
 
+    @public
     def peak(self) -> tuple[int, int] | None:
         """Return (x, y) of the largest value, in pixels of the image; None for a map that is zero everywhere."""
         _, part, window = self._spread(in_memory.upright_size(self._image))
@@ -96,6 +103,7 @@ class HeatMap:
         return upsampling.upsample(self.values, window, part, self._model.centres), part, window
 
 
+@public
 def heat_maps(
     model: str | os.PathLike[str],
     images: ImageLike | Iterable[ImageLike],
@@ -110,9 +118,10 @@ def heat_maps(
     fit: str | None = None,
     split: str | None = None,
     device: str = "auto",
-    batch: int = 32,
+    batch: int = DEFAULT_BATCH,
     jobs: int | None = None,
     errors: Errors = "raise",
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> Iterator[HeatMap]:
     """Compute class activation maps; the network is loaded once, before this returns.
 
@@ -129,9 +138,10 @@ def heat_maps(
         fit: How an image becomes that: crop, squash or pad; by default that of the model.
         split: Use only this split of folders and manifests.
         device: auto, cpu, cuda or cuda:N.
-        batch: Images that go through the network at once.
+        batch: Images that go through the network at once, 32 by default.
         jobs: Threads that decode images; by default all cores.
         errors: raise for an image that cannot be used, or skip, which logs it and leaves it out.
+        progress: Called after every image with the images done and their number, None if that is unknown.
 
     Yields:
         One map for each image and target, in order.
@@ -139,14 +149,14 @@ def heat_maps(
     Raises:
         UsageError: There is no such class, layer or method, the network has no maps by it, or a number is out of range.
         BadImageError: An image cannot be used.
-        CnnkitError: The model or an image does not exist.
+        CnnkitError: The model or an image does not exist, or cannot be read.
     """
     for name, number in (("batch", batch), ("jobs", jobs)):
         check_range(name, number, minimum=1)
     network = cam_run.open_model(
         os.fspath(model),
         CamOptions(
-            method=None if method is None else inputs.choice(CamMethod, method, "method"),
+            method=None if method is None else choice(CamMethod, method, "method"),
             layer=layer,
             contrast=contrast,
             fine=fine,
@@ -154,7 +164,7 @@ def heat_maps(
         InputOptions(
             weights=os.fspath(weights),
             size=None if size is None else str(size),
-            fit=None if fit is None else inputs.choice(Fit, fit, "fit"),
+            fit=None if fit is None else choice(Fit, fit, "fit"),
         ),
         device=device,
         batch=batch,
@@ -165,7 +175,7 @@ def heat_maps(
         options=RenderOptions(classes=[target] if isinstance(target, str) else list(target)),
         batch=batch,
         jobs=jobs,
-        callbacks=inputs.callbacks(errors),
+        callbacks=inputs.callbacks(errors, progress=progress),
     )
     return (
         HeatMap(each.image.path, each.label, shown.name, shown.probability, shown.values, each.image, network)
@@ -174,6 +184,7 @@ def heat_maps(
     )
 
 
+@public
 def heat_map(
     model: str | os.PathLike[str],
     image: ImageLike,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from cnnkit.api.calls import choice, public
 from cnnkit.errors import UsageError
 from cnnkit.nets import dims, dims_pipe
 from cnnkit.nets.dims import DimsRow, Dtype
@@ -10,6 +11,7 @@ from cnnkit.nets.network_dims import measure
 from cnnkit.option_fields import check_range
 
 
+@public
 def layer_dims(layers: str, input: Sequence[int], *, batch: int = 1, dtype: str = "float32") -> tuple[DimsRow, ...]:
     """Work out the dimensions of layers in the notation, before they are built.
 
@@ -29,6 +31,7 @@ def layer_dims(layers: str, input: Sequence[int], *, batch: int = 1, dtype: str 
     return dims_pipe.first(layers, _size(input), bytes_per_value=_bytes(batch, dtype)).rows()
 
 
+@public
 def network_dims(
     network: str | os.PathLike[str], *, input: Sequence[int] | None = None, batch: int = 1, dtype: str = "float32"
 ) -> tuple[DimsRow, ...]:
@@ -51,6 +54,7 @@ def network_dims(
     return measure(os.fspath(network), size=size, bytes_per_value=_bytes(batch, dtype))
 
 
+@public
 def total_dims(rows: Sequence[DimsRow]) -> DimsRow:
     """Sum up parameters, operations and bytes over layers; the output is that of the last one.
 
@@ -63,11 +67,11 @@ def total_dims(rows: Sequence[DimsRow]) -> DimsRow:
 
 
 def _size(sides: Sequence[int]) -> tuple[int, ...]:
+    if len(sides) not in (1, 3):
+        raise UsageError(f"input={sides!r}: give (height, width, channels), or (units,) of a vector")
     return dims_pipe.size(",".join(map(str, sides)))
 
 
 def _bytes(batch: int, dtype: str) -> int:
-    if dtype not in list(Dtype):
-        raise UsageError(f'dtype "{dtype}": give one of {", ".join(Dtype)}')
     check_range("batch", batch, minimum=1)
-    return batch * Dtype(dtype).bytes
+    return batch * choice(Dtype, dtype, "dtype").bytes

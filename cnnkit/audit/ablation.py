@@ -58,7 +58,7 @@ def measure(
     Args:
         data: Features of the training set, and of the validation set, which selects the best epoch of each of the three trainings and on
             which they are compared.
-        columns: Side information on the images. It is standardised separately: `train` prepares only the features.
+        columns: Side information on the images. It is standardized separately: `train` prepares only the features.
         train: Settings of all three trainings; checked.
         device: For the training.
         callbacks: Progress, by epochs.

@@ -38,7 +38,7 @@ class CheckReport:
         return sum(finding.level is level for finding in self.findings)
 
     def classes(self) -> list[dict[str, Any]]:
-        """Summarise each class: the number of images, also by split, and their sizes (smallest, median, largest)."""
+        """Summarize each class: the number of images, also by split, and their sizes (smallest, median, largest)."""
         members: dict[str, list[int]] = {}
         for place, image in enumerate(self.sound):
             members.setdefault(image.label or "(none)", []).append(place)

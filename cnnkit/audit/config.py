@@ -8,7 +8,7 @@ from cnnkit.choices import ProbeName
 from cnnkit.data.config import NEAR_BITS
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import device_option, jobs_option, option, seed_option
+from cnnkit.option_fields import device_option, jobs_option, option, seed_option, weights_option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,7 @@ class CheckConfig:
     """Settings of a check."""
 
     features: Path | None = option(
-        None, "Features of the images, from cnn-extract; also finds neighbours in feature space.", metavar="X.npy"
+        None, "Features of the images, from cnn-extract; also finds neighbours in feature space.", metavar="FILE.npy"
     )
     similarity: float | None = option(
         None,
@@ -44,7 +44,7 @@ class CheckConfig:
         """
         self.probe_names()
         if self.similarity is not None and self.features is None:
-            raise UsageError("--similarity compares features; add --features X.npy")
+            raise UsageError("--similarity compares features; add --features FILE.npy")
         return self
 
     def probe_names(self) -> tuple[ProbeName, ...]:
@@ -66,8 +66,8 @@ class CheckConfig:
 class AdviseConfig:
     """The pretrained network that a dataset is measured with; `seed` samples the images and divides them into folds."""
 
-    backbone: str = option("mobilenet_v2", "Pretrained network to measure with.", metavar="NAME")
-    weights: str = option("default", "Weights: a state_dict file, or default (pretrained).", metavar="FILE|default")
+    backbone: str = option("mobilenet_v2", "Torchvision network, or timm:NAME, to measure with.", metavar="NAME")
+    weights: str = weights_option(random=False)
     device: str = device_option()
     jobs: int | None = jobs_option()
     seed: int = seed_option()

@@ -66,7 +66,7 @@ def probe(
 
     Args:
         target: The meaning of the labels: "class" or "split".
-        labels: (N,), of images that do not belong together: copies would be recognised.
+        labels: (N,), of images that do not belong together: copies would be recognized.
         columns: For each property (N, numbers), NaN where unknown. Properties that are the same for all images are left out.
         seed: For the folds, the shufflings and the sample of images.
 

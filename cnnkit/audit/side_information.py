@@ -150,7 +150,7 @@ class Columns:
                 raise UsageError("--with label: the label is the target; drop it")
             if name not in there and name not in MEASURES:
                 known = [*MEASURES, *(column for column in there if column not in ("path", "label"))]
-                more = "" if manifest is not None else "; columns of a manifest come with --columns MANIFEST.tsv"
+                more = "" if manifest is not None else "; columns of a manifest come with --columns FILE.tsv"
                 raise UsageError(f"--with {name}: no such column; there are {', '.join(known)}{more}")
         if manifest is not None and not any(name in there for name in names):
             raise UsageError(
@@ -196,7 +196,7 @@ def _aspect(width: int, height: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Encoding of one column, fitted on training rows: standardised numbers, or one-hot words."""
+    """Encoding of one column, fitted on training rows: standardized numbers, or one-hot words."""
 
     name: str
     words: tuple[str, ...] | None = None

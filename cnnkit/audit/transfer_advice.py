@@ -142,7 +142,8 @@ def advise(
     similarity = Similarity.DIFFERENT if gain > _CLEARLY * error else Similarity.SIMILAR
     size = train_val.dataset_size(len(data.train))
     log.info(
-        "%s: %s training images, %s %s; %s: accuracy %.1f %% with layer %s of %s, %.1f %% with its last layer (difference +- %.1f)",
+        "%s: %s training images, %s %s; %s: accuracy %.1f %% with layer %s of %s, %.1f %% with its last layer "
+        "(gain %.1f points, standard error %.1f)",
         size,
         f"{len(data.train):,}",
         "at least" if size is DatasetSize.LARGE else "fewer than",
@@ -152,7 +153,8 @@ def advise(
         layers_extractor.names[best],
         backbone,
         100 * right[0].mean(),
-        100 * _CLEARLY * error,
+        100 * gain,
+        100 * error,
     )
     return Advice(
         images=len(data.train),

@@ -5,6 +5,7 @@ Only names of layers need a network. A separate process lists them and keeps the
     --backbone, --arch          networks of torchvision's and timm's
     --layer, --unfreeze         layers of the network on the command line
     --class                     classes of the model on the command line
+    --fail-under                measures, and the classes of the truth
     --split, --hold-out         splits of the manifest or folder on the command line
     --augment, --layers, ...    words of the notation, also after a comma
     FILE.npy, DIR, SOURCE       files of that type, and folders
@@ -31,7 +32,7 @@ from cnnkit.choices import ProbeName
 from cnnkit.data import augment_notation, split_names
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import bounds
-from cnnkit.formats import image_formats, manifest, peek
+from cnnkit.formats import image_formats, manifest, peek, tables
 from cnnkit.nets import notation
 
 #: Seconds to wait for a list of layers; the next completion finds it in the cache.
@@ -356,7 +357,10 @@ def _classes(context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: AN
     names: Sequence[Any] = ()
     if network is not None:
         names = peek.header(network).get("classes") or () if network.endswith(_MODELS) else _imagenet()
-    return _matching(["top", "true", "all", *map(str, names)], incomplete)
+    if incomplete.startswith("name:"):
+        return _matching((f"name:{name}" for name in names), incomplete)
+    words = ["top", "true", "all"]
+    return _matching([*words, *(f"name:{name}" if name in words else str(name) for name in names)], incomplete)
 
 
 def _imagenet() -> list[str]:
@@ -383,8 +387,7 @@ def _splits(context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: ANN
 
 def _splits_of(source: str) -> list[str]:
     if os.path.isdir(source):
-        with os.scandir(source) as entries:
-            folders = sorted(each.name for each in entries if each.is_dir() and not each.name.startswith("."))
+        folders = _folders_in([source])
         return [name for name in folders if split_names.is_split(name)] or folders
     if source.endswith(".npy"):
         source = f"{source.removesuffix('.npy')}.tsv"
@@ -401,7 +404,36 @@ def _devices(_context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: A
 
 def _measures(names: Iterable[str]) -> Complete:
     words = [name.removesuffix("CLASS") if name.endswith(":CLASS") else f"{name}=" for name in names]
-    return lambda _context, incomplete: _matching(words, incomplete, open=True)
+
+    def complete(context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: ANN401 - typer's own click is private
+        measure, colon, _ = incomplete.partition(":")
+        per_class = colon and f"{measure}:" in words
+        found = [f"{measure}:{name}=" for name in _labels(context)] if per_class else words
+        return _matching(found, incomplete, open=True)
+
+    return complete
+
+
+def _labels(context: Any) -> Iterable[str]:  # noqa: ANN401 - typer's own click is private
+    """List the classes of the truth on the command line, or else of the predictions."""
+    truth = context.params.get("truth")
+    sources = [truth] if truth else context.params.get("predictions") or ()
+    return dict.fromkeys(label for source in sources for label in _labels_of(str(source)))
+
+
+def _labels_of(source: str) -> list[str]:
+    if not os.path.isdir(source):
+        return peek.column(source, ("label", *tables.LABEL_ALIASES)) if source.lower().endswith(_TABLES) else []
+    splits = [os.path.join(source, name) for name in _splits_of(source) if split_names.is_split(name)]
+    return _folders_in(splits or [source])
+
+
+def _folders_in(parents: Iterable[str]) -> list[str]:
+    names: set[str] = set()
+    for parent in parents:
+        with os.scandir(parent) as entries:
+            names |= {each.name for each in entries if each.is_dir() and not each.name.startswith(".")}
+    return sorted(names)
 
 
 # ---------------------------------------------------------------- by name

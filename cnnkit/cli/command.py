@@ -16,12 +16,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
-from cnnkit import messages
+from cnnkit import files, messages
 from cnnkit.cli import completion
 from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
-from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, typer_option
+from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, shown, typer_option
 from cnnkit.cli.streams import (
     OutputClosedError,
     detecting_closed_stdout,
@@ -166,7 +166,7 @@ def _expanded(
             inspect.Parameter(
                 each.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=each.default,
+                default=shown(each.default),
                 annotation=Annotated[each.type, typer_option(each)],
             )
             for each in fields
@@ -228,8 +228,7 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
     except typer.Exit as stop:
         return stop.exit_code
     except OSError as error:
-        reason = error.strerror or next((str(word) for word in error.args if word), "input or output failed")
-        complain(_speaker(name), f"{os.fsdecode(error.filename)}: {reason}" if _is_path(error.filename) else reason)
+        complain(_speaker(name), files.message(error))
         return 1
     except Exception as error:
         if _interrupted(error):  # during an import, which may turn it into another error
@@ -251,11 +250,6 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
             complain(name, f"{message}; {_model_among(words) if _MODEL_MISSING in message else ''}see {name} --help")
         return 2
     return status
-
-
-def _is_path(filename: object) -> bool:
-    """Return whether an OSError has a file name, not a descriptor's number or nothing."""
-    return isinstance(filename, str | bytes | os.PathLike) and bool(filename)
 
 
 def _interrupted(error: BaseException | None) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.cli.completion import entries
+from cnnkit.cli.help import of_kind, record
 from cnnkit.formats import atomic
 
 #: The commands in the order in which a project uses them.
@@ -75,8 +76,10 @@ class _Manual:
     @property
     def text(self) -> str:
         """The text of the help, which is searched for names of other commands."""
-        records = (parameter.get_help_record(self.context) for parameter in self.command.get_params(self.context))
-        return "\n".join([self.command.help, self.command.epilog or "", *(record[1] for record in records if record)])
+        shown = [each for _, parameters in self.command.sections(self.context) for each in parameters]
+        return "\n".join(
+            [self.command.help, self.command.epilog or "", *(record(each, self.context)[1] for each in shown)]
+        )
 
 
 def pages() -> dict[str, str]:
@@ -117,8 +120,7 @@ def _manual(entry: EntryPoint) -> _Manual:
 
 
 def _page(manual: _Manual, *, also: Iterable[str]) -> str:
-    options = [each for each in manual.command.get_params(manual.context) if each.param_type_name == "option"]
-    arguments = [each for each in manual.command.get_params(manual.context) if each.param_type_name == "argument"]
+    options = of_kind("option", manual.command.get_params(manual.context))
     names = {each.name for each in options}
     examples, notes = _examples(manual.command.epilog or "")
     statuses = [*"012", *("3" * ("errors" in names)), *("4" * (manual.name in GATED)), "130, 143", "141"]
@@ -131,16 +133,10 @@ def _page(manual: _Manual, *, also: Iterable[str]) -> str:
         *_synopsis(manual, options),
         ".SH DESCRIPTION",
         *_paragraphs(manual.command.help),
-        *([".SH ARGUMENTS"] if arguments else []),
-        *_described(arguments, manual),
-        ".SH OPTIONS",
-        *_described([each for each in options if not each.rich_help_panel], manual),
     ]
-    for group in dict.fromkeys(each.rich_help_panel for each in options if each.rich_help_panel):
-        lines += [
-            f".SS {_prose(group)}",
-            *_described([each for each in options if each.rich_help_panel == group], manual),
-        ]
+    for heading, parameters in manual.command.sections(manual.context):
+        lines.append(f".SH {heading.upper()}" if heading in ("Arguments", "Options") else f".SS {_prose(heading)}")
+        lines += _described(parameters, manual)
     for heading, block in notes:
         lines += [f".SS {_prose(heading)}", *_verbatim(block)]
     lines += [".SH EXAMPLES", *_verbatim(examples)]
@@ -198,34 +194,27 @@ def _head(name: str, section: str, summary: str) -> list[str]:
 def _synopsis(manual: _Manual, options: Iterable[Any]) -> list[str]:
     """Return the usage line, with the required options."""
     required = [manual_flags[-1] for each in options if each.required and (manual_flags := _flags(each, manual))]
-    pieces = ["[\\fIOPTION\\fR]..." if each == "[OPTIONS]" else _value(each) for each in _usage(manual)]
+    usage = manual.command.collect_usage_pieces(manual.context)
+    pieces = ["[\\fIOPTION\\fR]..." if each == "[OPTIONS]" else _value(each) for each in usage]
     return [" ".join([f"\\fB{_literal(manual.name)}\\fR", *required, *pieces])]
-
-
-def _usage(manual: _Manual) -> list[str]:
-    pieces: list[str] = manual.command.collect_usage_pieces(manual.context)
-    return pieces
 
 
 def _flags(parameter: Any, manual: _Manual) -> list[str]:  # noqa: ANN401 - typer's own click is private
     """Format each spelling of an option with its value: `-m MODEL`, `--model MODEL`."""
-    flags, value = _split(parameter.get_help_record(manual.context)[0])
+    flags, value = _split(record(parameter, manual.context)[0])
     return [f"\\fB{_literal(flag)}\\fR" + (f" {_value(value)}" if value else "") for flag in flags]
 
 
-def _split(record: str) -> tuple[list[str], str]:
+def _split(names: str) -> tuple[list[str], str]:
     """Split the first column of the help into flags and value: `-m, --model MODEL`, `--freeze-bn / --train-bn`."""
-    match = re.fullmatch(r"(-[^\s,]+(?:(?:, | / )-[^\s,]+)*)(?: (.*))?", record)
-    assert match is not None, record
+    match = re.fullmatch(r"(-[^\s,]+(?:(?:, | / )-[^\s,]+)*)(?: (.*))?", names)
+    assert match is not None, names
     return re.split(r", | / ", match[1]), match[2] or ""
 
 
 def _described(parameters: Iterable[Any], manual: _Manual) -> Iterator[str]:
     for each in parameters:
-        record = each.get_help_record(manual.context)
-        if record is None:
-            continue
-        names, text = record
+        names, text = record(each, manual.context)
         yield ".TP"
         if each.param_type_name == "argument":
             yield _guarded(_value(names))

@@ -20,11 +20,16 @@ def typer_option(option: OptionField) -> Any:  # noqa: ANN401 - typer's own clas
         *option.flags,
         help=option.help,
         metavar=option.metavar,
-        min=option.minimum,
-        max=option.maximum,
+        min=shown(option.minimum),
+        max=shown(option.maximum),
         show_default="[default: " not in option.help,  # else the help has it in its own words
         rich_help_panel=option.group,
     )
+
+
+def shown(value: Any) -> Any:  # noqa: ANN401 - a default of any type
+    """Return a default or limit as the help has it: typer writes 0.0 for a float, and 0 for an integer, and converts it to a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Sources = Annotated[
@@ -105,7 +110,7 @@ TruthSource = Annotated[
     typer.Option(
         "--truth",
         metavar="SOURCE",
-        help="A manifest (.tsv, .csv or .jsonl) with labels, or a folder of class folders. [default: the name of the folder "
+        help="True labels: a manifest (.tsv, .csv or .jsonl), or a folder of class folders. [default: the name of the folder "
         "that directly contains each image]",
     ),
 ]

@@ -122,7 +122,7 @@ class SplitOutput:
         None, "Write the images to DIR/SPLIT/CLASS/ and the manifest to DIR/split.tsv.", "--output", "-o", metavar="DIR"
     )
     link: Link = option(Link.COPY, "Copy the images into DIR, link to them, or move them.")
-    force: bool = option(False, "Write into a DIR that is not empty, and replace an earlier split in it.")
+    force: bool = option(False, "Write into a DIR that is not empty; an earlier split in it is replaced.")
     dry_run: bool = option(False, "Only print the number of images of each class in each split.")
 
     def checked(self) -> Self:
@@ -156,11 +156,11 @@ class AugmentConfig:
         None,
         "Side of the square to which images are resized first, in pixels. [default: size of the image]",
         minimum=1,
-        metavar="N",
+        metavar="PIXELS",
     )
     fit: Fit | None = fit_option("crop", when="With --size")
     force: bool = option(
-        False, "Write into a DIR that is not empty, replace earlier copies in it, and accept val and test images."
+        False, "Write into a DIR that is not empty; earlier copies in it are replaced. Also accept val and test images."
     )
     seed: int = seed_option(after=("null",))
     jobs: int | None = jobs_option(after=("seed",))

@@ -285,7 +285,7 @@ def load_pixels(image: Image.Image, path: str | Path, *, factor: int = 1) -> Non
     """
     read = os.path.getsize(path) if image.format in _READ_WHOLE else 0
     whole = _COEFFICIENTS * (factor**2 - 1) if image.info.get("progressive") else 0
-    memory.hold(read + image.width * image.height * (_bytes_a_pixel(image) + whole) + 64 * image.height)
+    memory.hold(read + image.width * image.height * (bytes_a_pixel(image) + whole) + 64 * image.height)
     with libtiff.complaints() as complained:
         image.load()
     if complained():
@@ -299,7 +299,7 @@ def _report_damaged(path: str | Path) -> None:
     log.warning("%s: partly damaged; used as far as it can be decoded", path)
 
 
-def _bytes_a_pixel(image: Image.Image) -> int:
+def bytes_a_pixel(image: Image.Image) -> int:
     """Return the maximum memory of decoding, rotating and converting, in bytes per pixel."""
     deep = image.mode == "F" or image.mode.startswith("I")
     stored = 1 if image.mode in ("1", "L", "P") else 4  # Pillow keeps three channels in four bytes

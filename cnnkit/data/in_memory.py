@@ -1,14 +1,15 @@
 """Images that are in memory already, and go the same way as those in files: Pillow's, and arrays of pixels."""
 
 import hashlib
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnkit.data import decode
+from cnnkit.data import decode, memory
 from cnnkit.data.decode import Decoded, Enough, Original
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, UsageError
@@ -16,25 +17,24 @@ from cnnkit.errors import BadImageError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class MemoryImage(ImageFile):
-    """An image in memory; `path` is its name in messages, `image` is upright RGB or the reason why it cannot be used."""
+    """An image in memory; `path` is its name in messages. It is decoded and converted whenever it is read.
 
-    image: Image.Image | BadImageError = field(kw_only=True, compare=False, repr=False)
+    `lock` protects a Pillow image that is listed several times: two threads must not decode it at once.
+    """
+
+    source: Image.Image | NDArray[np.uint8] | BadImageError = field(kw_only=True, compare=False, repr=False)
+    lock: threading.Lock = field(kw_only=True, compare=False, repr=False, default_factory=threading.Lock)
 
 
-def from_pillow(image: Image.Image, *, name: str) -> MemoryImage:
-    """Convert an image as `decode.load` does: turned the way up that its EXIF says, RGB.
+def from_pillow(image: Image.Image, *, name: str, lock: "threading.Lock | None" = None) -> MemoryImage:
+    """Take an image of Pillow, which is read as `decode.load` reads a file: turned the way up that its EXIF says, RGB.
 
     Args:
         image: In any mode; one that was opened from a file need not be decoded yet.
         name: Its name in messages and results.
+        lock: The same one for the same image.
     """
-    try:
-        image.load()
-        return MemoryImage(name, image=decode.upright_rgb(image))
-    except BadImageError as error:
-        return MemoryImage(name, image=error)
-    except Exception as error:  # decoders raise everything
-        return MemoryImage(name, image=BadImageError(decode.reason(name, error)))
+    return MemoryImage(name, source=image, lock=lock or threading.Lock())
 
 
 def from_array(pixels: NDArray[np.uint8], *, name: str) -> MemoryImage:
@@ -53,7 +53,16 @@ def from_array(pixels: NDArray[np.uint8], *, name: str) -> MemoryImage:
         )
     if not pixels.size:
         raise UsageError(f"{name}: an array of shape {pixels.shape} has no pixels")
-    return from_pillow(Image.fromarray(np.ascontiguousarray(pixels)), name=name)
+    return MemoryImage(name, source=pixels)
+
+
+def detached(image: MemoryImage) -> MemoryImage:
+    """Decode an image now, so that its caller may change or close it afterwards."""
+    try:
+        decoded = _usable(image)
+    except BadImageError as error:
+        return replace(image, source=error)
+    return replace(image, source=decoded.copy() if decoded is image.source else decoded)
 
 
 def load(image: ImageFile, enough: Sequence[Enough]) -> list[Decoded]:
@@ -83,7 +92,11 @@ def upright_size(image: ImageFile) -> tuple[int, int]:
     Raises:
         BadImageError: It cannot be used.
     """
-    return _usable(image).size if isinstance(image, MemoryImage) else decode.upright_size(image.path)
+    if not isinstance(image, MemoryImage):
+        return decode.upright_size(image.path)
+    if isinstance(image.source, np.ndarray):
+        return image.source.shape[1], image.source.shape[0]
+    return _usable(image).size
 
 
 def read(image: ImageFile, enough: Sequence[Enough]) -> list[Original]:
@@ -101,6 +114,17 @@ def read(image: ImageFile, enough: Sequence[Enough]) -> list[Original]:
 
 
 def _usable(image: MemoryImage) -> Image.Image:
-    if isinstance(image.image, BadImageError):
-        raise BadImageError(str(image.image))
-    return image.image
+    if isinstance(image.source, BadImageError):
+        raise BadImageError(str(image.source))
+    if isinstance(image.source, np.ndarray):
+        return decode.upright_rgb(Image.fromarray(np.ascontiguousarray(image.source)))
+    try:
+        # Before the lock: a thread that has it never waits for the memory of one that wants it
+        memory.hold(image.source.width * image.source.height * decode.bytes_a_pixel(image.source))
+        with image.lock:
+            image.source.load()
+            return decode.upright_rgb(image.source)
+    except (BadImageError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise everything
+        raise BadImageError(decode.reason(image.path, error)) from error

@@ -15,6 +15,7 @@ If its folders have names of splits (`split_names`), it is a split dataset, in e
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -186,6 +187,22 @@ def name_order(path: str) -> bytes:
     return os.fsencode(path).replace(os.fsencode(os.sep), b"\0")
 
 
+def name_in_memory(number: int) -> str:
+    """Return what an image in memory has instead of a path, by its place among the images given."""
+    return f"image {number}"
+
+
+def is_name_in_memory(path: str, folder: str | Path = "") -> bool:
+    """Return whether a path, relative to a folder, is the name of an image in memory and not a file there."""
+    return re.fullmatch("image [0-9]+", path) is not None and not os.path.lexists(os.path.join(folder, path))
+
+
+def is_in_memory(image: ImageFile) -> bool:
+    """Return whether an image of a features file was in memory: another file can list another image under its name."""
+    folder, name = os.path.split(image.path)
+    return is_name_in_memory(name, folder)
+
+
 def name_of(label: str | None) -> str:
     """Return the name of a label for messages."""
     return "(none)" if label is None else label
@@ -229,7 +246,9 @@ def listed_again(
 def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
     folder = os.path.dirname(path)
     extensions = MissingExtensions(path)
-    found = [_of_row(row, extensions.completed(os.path.join(folder, row.path)), search) for row in manifest.load(path)]
+    found = [
+        _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search) for row in manifest.load(path)
+    ]
     search.readings += extensions.lines()
     splits = sorted({image.split for image in found if image.split is not None})
     meant = split and split_names.meant(split, splits)

@@ -97,7 +97,7 @@ def by_content(drawn: SplitDraw, splits: SplitShares, *, seed: int) -> list[int]
                     f"{drawn.images[one].path} and {drawn.images[other].path} are exact duplicates, but their groups are in "
                     f"{splits.names[split_of[one]]} and {splits.names[split_of[other]]}; give them one group, remove one or drop --stable"
                 )
-    _check_every_class(drawn, split_of, splits)
+    _check_every_class(drawn, split_of, splits, remedy="add images, try another --seed or drop --stable")
     return split_of
 
 
@@ -182,7 +182,13 @@ def _group_folds(drawn: SplitDraw, splits: int, seed: int) -> list[int]:
     return split_of
 
 
-def _check_every_class(drawn: SplitDraw, split_of: Sequence[int], splits: SplitShares) -> None:
+def _check_every_class(
+    drawn: SplitDraw,
+    split_of: Sequence[int],
+    splits: SplitShares,
+    *,
+    remedy: str = "add images, make fewer splits or try another --seed",
+) -> None:
     held = drawn.held(split_of, len(splits.names))
     for number, label in enumerate(drawn.classes):
         for split, name in enumerate(splits.names):
@@ -192,8 +198,7 @@ def _check_every_class(drawn: SplitDraw, split_of: Sequence[int], splits: SplitS
                 sets = "1 set that stays together" if units == 1 else f"{units} sets that stay together"
                 undivided = f" in {sets}" if units < size else ""
                 raise CnnkitError(
-                    f"class {label} has {size} images{undivided}, and none of them is in {name}; "
-                    "add images, make fewer splits or try another --seed"
+                    f"class {label} has {messages.count_images(size)}{undivided}, and none of them is in {name}; {remedy}"
                 )
 
 
@@ -376,7 +381,8 @@ def _about_groups(images: Sequence[ImageFile]) -> list[str]:
     alone = sizes.pop(None, 0)
     if not sizes:
         return []
-    text = f"groups: {len(sizes):,}, with {min(sizes.values()):,} to {max(sizes.values()):,} images"
+    fewest, most = min(sizes.values()), max(sizes.values())
+    text = f"groups: {len(sizes):,}, with {fewest:,} " + (f"to {most:,} images" if fewest < most else "images each")
     return [f"{text}; {messages.count_images(alone)} in no group" if alone else text]
 
 

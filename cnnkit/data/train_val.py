@@ -58,9 +58,9 @@ def find_overlap(train: Sequence[ImageFile], val: Sequence[ImageFile]) -> TrainV
     if not val:
         return TrainValOverlap([], [], [])
     listed: dict[str, dict[str, str]] = {}
-    real = [os.path.realpath(image.path) for image in train]
-    files, groups = set(real), {image.group for image in train} - {None}
-    originals = {_original(path, listed) for path in real}
+    files = {os.path.realpath(image.path) for image in train if not source.is_in_memory(image)}
+    groups = {image.group for image in train} - {None}
+    originals = {_original(path, listed) for path in files}
     found = TrainValOverlap([], [], [])
     for image in val:
         path = os.path.realpath(image.path)

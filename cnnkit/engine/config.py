@@ -17,6 +17,9 @@ from cnnkit.option_fields import (
     fit_option,
     jobs_option,
     option,
+    resize_option,
+    size_option,
+    weights_option,
 )
 
 #: The backbone of an extraction without --backbone and --layers.
@@ -95,23 +98,15 @@ class BackboneSpec(RemembersGiven):
         metavar="NAME",
     )
     layers: str | None = option(None, "Backbone in layer notation, or @FILE.", metavar="NOTATION")
-    weights: str = option(
-        "default",
-        "Weights: a state_dict file, default (pretrained; with --layers, random), or none (random).",
-        metavar="FILE|default|none",
-    )
+    weights: str = weights_option(default="pretrained; with --layers, random")
     layer: str | None = option(
         None,
         "Layer whose output is used; cnn-dims lists the names. [default: the last layer with spatial dimensions]",
         metavar="NAME",
     )
     pool: Pool | None = option(None, "Pooling of the output of --layer. [default: avg, or that of the .pt or .onnx]")
-    size: int | None = option(
-        None, "Side of the network's input, in pixels. [default: the network's own; 32 with --layers]", minimum=1
-    )
-    resize: int | None = option(
-        None, "Shorter side before the centre crop, in pixels. [default: in proportion to --size]", minimum=1
-    )
+    size: int | None = size_option("the network's; with --layers: 32")
+    resize: int | None = resize_option("in proportion to --size")
     fit: Fit | None = fit_option("crop; squash with --layers; as stored in a .pt or .onnx")
     seed: int = 0
 

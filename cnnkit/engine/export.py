@@ -1,4 +1,4 @@
-"""Export of torch models to ONNX: one graph that includes normalisation and softmax, written only if ONNX Runtime computes the same."""
+"""Export of torch models to ONNX: one graph that includes normalization and softmax, written only if ONNX Runtime computes the same."""
 
 import copy
 import logging
@@ -49,7 +49,7 @@ class ClassifierOutputs(nn.Module):
 
         Args:
             classifier: Any; it is copied if `half` changes its weights.
-            normalised: The input is float32 (N, 3, H, W), or grey (N, 1, H, W), already normalised, instead of uint8 (N, H, W, 3).
+            normalised: The input is float32 (N, 3, H, W), or grey (N, 1, H, W), already normalized, instead of uint8 (N, H, W, 3).
             features: Add the input of the head to the outputs.
             cam: Add the class activation maps (N, classes, h, w) to the outputs.
             half: Compute in float16 between input and outputs.
@@ -59,7 +59,7 @@ class ClassifierOutputs(nn.Module):
         """
         super().__init__()
         self.classifier = copy.deepcopy(classifier) if half else classifier
-        if half:  # normalisation stays in float32: a scale of 1/255 would lose digits
+        if half:  # normalization stays in float32: a scale of 1/255 would lose digits
             self.classifier.base.half()
             self.classifier.head.half()
         self.normalised, self.wants_features, self.wants_cam, self.half_inside = normalised, features, cam, half
@@ -282,7 +282,7 @@ def compare(
 
 
 def random_inputs(shape: Sequence[int], dtype: np.dtype[Any], *, batch: int, seed: int = 0) -> NDArray[Any]:
-    """Draw a batch: uint8 over its whole range, or floats with mean 0 and variance 1, as in normalised images and features."""
+    """Draw a batch: uint8 over its whole range, or floats with mean 0 and variance 1, as in normalized images and features."""
     generator = np.random.default_rng([seed, batch])
     if dtype == np.uint8:
         return generator.integers(0, 256, (batch, *shape), dtype=np.uint8)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cnnkit")
 
-# Incremented when a change to normalisation, cutting or export changes the graph of a spec.
+# Incremented when a change to normalization, cutting or export changes the graph of a spec.
 _REVISION = 1
 
 

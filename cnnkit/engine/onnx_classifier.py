@@ -33,7 +33,7 @@ class OnnxNetwork:
         name: The file.
         session: The ONNX Runtime session.
         input: Name of the input.
-        dtype: Type of the input; images are normalised first unless it is uint8.
+        dtype: Type of the input; images are normalized first unless it is uint8.
         shape: Shape of the input, the batch first; None for an axis of any length.
         channels: Number of channels of the input, 3 or 1; None if it does not take images.
         channels_first: Whether the input is (N, channels, H, W).
@@ -144,7 +144,7 @@ def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _normalised(pixels: NDArray[Any], preprocess: Preprocess, *, channels_first: bool) -> NDArray[np.float32]:
-    """Normalise every channel: (N, H, W, 3) -> (N, 3, H, W) or the same layout, or grey (N, 1, H, W).
+    """Normalize every channel: (N, H, W, 3) -> (N, 3, H, W) or the same layout, or grey (N, 1, H, W).
 
     The same steps as in the graphs that cnn-export writes.
     """

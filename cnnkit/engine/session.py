@@ -29,7 +29,7 @@ log = logging.getLogger("cnnkit")
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 # Operators that may stay on the CPU in a run on the GPU: arithmetic with shapes, and moving or renaming of data. All others count as
-# computation, including quantised or fused operators and those of other domains.
+# computation, including quantized or fused operators and those of other domains.
 _LIGHT = (
     "Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather GatherElements GatherND "
     "Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg NonZero Not Or Range ReduceMax ReduceMin ReduceProd "

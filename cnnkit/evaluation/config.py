@@ -21,7 +21,7 @@ class MatchConfig:
     )
     labels: Path | None = option(
         None,
-        "File with the classes, one per line, in the order of the report. "
+        "File with the class names, one per line, in the order of the report. "
         "[default: those of the truth and the predictions, sorted]",
         metavar="FILE",
     )
@@ -41,7 +41,7 @@ class CompareConfig(MatchConfig):
 
     labels: Path | None = option(
         None,
-        "File with the classes, one per line. [default: those of the truth and the predictions]",
+        "File with the class names, one per line. [default: those of the truth and the predictions]",
         metavar="FILE",
     )
     fail_if_worse: bool = option(
@@ -135,7 +135,7 @@ class CalibrateConfig:
     model: Path | None = option(None, "The network that made the predictions.", "--model", "-m", metavar="MODEL.onnx")
     output: Path | None = option(
         None,
-        "The calibrated network to write; may be MODEL.onnx itself.",
+        "Calibrated network to write; may be MODEL.onnx itself.",
         "--output",
         "-o",
         metavar="FILE.onnx",

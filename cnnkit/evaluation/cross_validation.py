@@ -140,12 +140,18 @@ def _explain(folds: Folds) -> None:
     """Report once why measures are unknown, of all images together first."""
     explained: set[str] = set()
     pooled = [] if folds.pooled is None else [("", folds.pooled)]
-    sums = [about for _, each in (pooled or folds.folds.items()) if (about := reports.about_sums(each.predictions))]
-    if sums:
-        log.info("%s", sums[0])
+    for name, each in pooled or folds.folds.items():
+        if (about := reports.about_sums(each.predictions)) is not None:
+            _log_of_fold(name, about)
+            break
     for name, each in (*pooled, *folds.folds.items()):
         unknown = reports.unknown(each)
         if not explained.issuperset(unknown):
             explained.update(unknown)
             for notice in reports.about_unknown(each):
-                log.info("%s", f"{name}: {notice}" if name else notice)
+                _log_of_fold(name, notice)
+
+
+def _log_of_fold(name: str, notice: str) -> None:
+    """Log a notice with the name of its fold; without a name it is about all of them together."""
+    log.info("%s", f"{name}: {notice}" if name else notice)

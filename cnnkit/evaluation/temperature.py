@@ -48,7 +48,7 @@ class Calibration:
 
 
 def fit(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Find the temperature T for which softmax(logits / T) minimises the negative log-likelihood of the truth.
+    """Find the temperature T for which softmax(logits / T) minimizes the negative log-likelihood of the truth.
 
     Log-probabilities stand in for logits: they differ by a constant per image, which the softmax cancels. The negative log-likelihood is
     convex in 1 / T, so its only minimum is where the derivative is zero.
@@ -150,7 +150,7 @@ def calibrate(
     log.info("temperature %.4g: the probabilities were %s", temperature, _verdict(temperature))
     if (result.after.ece or 0.0) > (result.before.ece or 0.0):
         log.info(
-            "the temperature minimises log-loss, but ECE went up; with %d errors in %d images, ECE is noisy",
+            "the temperature minimizes log-loss, but ECE went up; with %d errors in %d images, ECE is noisy",
             int((predictions.prediction != predictions.truth).sum()),
             len(predictions.prediction),
         )

@@ -1,4 +1,4 @@
-"""Activation maximisation: patterns and dreams by gradient ascent on the activations of filters; and kernels of the first convolution.
+"""Activation maximization: patterns and dreams by gradient ascent on the activations of filters; and kernels of the first convolution.
 
 Source: Erhan, Bengio, Courville, Vincent, "Visualizing Higher-Layer Features of a Deep Network", 2009; jitter and octaves: Mordvintsev,
 Olah, Tyka, "Inceptionism", 2015; blur: Yosinski et al., "Understanding Neural Networks Through Deep Visualization", 2015.

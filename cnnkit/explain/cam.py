@@ -92,7 +92,7 @@ class TorchCam:
         return TorchForwardPass(self, TorchLayerPass(self, given, leaf, logits), probabilities)
 
     def scores(self, images: Tensor) -> Tensor:
-        """Compute the scores of all classes for normalised images, (N, C, H, W) -> (N, classes)."""
+        """Compute the scores of all classes for normalized images, (N, C, H, W) -> (N, classes)."""
         with self.running(), torch.no_grad():
             return class_scores(self.network.module(images))
 
@@ -180,7 +180,7 @@ class TorchLayerPass:
         return -gradients if self._network.contrast else gradients
 
     def scores(self, images: Tensor) -> Tensor:
-        """Compute the scores of all classes for normalised images, (M, C, H, W) -> (M, classes)."""
+        """Compute the scores of all classes for normalized images, (M, C, H, W) -> (M, classes)."""
         return self._network.scores(images)
 
 

@@ -29,7 +29,7 @@ class LayerPass(Protocol):
     """A forward pass of N images up to the layer of the maps.
 
     Attributes:
-        images: Normalised, (N, C, H, W).
+        images: Normalized, (N, C, H, W).
         activations: Of the layer, (N, K, h, w).
         batch: The maximum number of images to run at once.
     """

@@ -170,9 +170,7 @@ def explain(
     """
     palette = colormaps.color_table(options.colormap)
     wanted = options.classes or ["top"]
-    choose = _ClassChooser(wanted, model.classes)
-    for remark in choose.ambiguous() if options.classes else ():
-        log.info("%s", remark)
+    choose = _chooser(options, model)
     several = len(wanted) > 1 or "all" in wanted
     renderer = CamRenderer(
         options,
@@ -211,9 +209,23 @@ def find_maps(
 
     Args, Raises as `explain`.
     """
+    return _counted(
+        images,
+        model,
+        options,
+        _chooser(options, model),
+        batch=1 if model.is_slow else batch,
+        jobs=jobs,
+        callbacks=callbacks or Callbacks(),
+    )
+
+
+def _chooser(options: RenderOptions, model: CamModel) -> "_ClassChooser":
+    """Choose by the classes of the options; report those that are also words."""
     choose = _ClassChooser(options.classes or ["top"], model.classes)
-    skip = (callbacks or Callbacks()).skip
-    return _found(images, model, options, choose, batch=1 if model.is_slow else batch, jobs=jobs, skip=skip)
+    for remark in choose.ambiguous() if options.classes else ():
+        log.info("%s", remark)
+    return choose
 
 
 def columns(options: RenderOptions) -> tuple[str, ...]:
@@ -308,7 +320,7 @@ def _records(
     callbacks: Callbacks,
 ) -> Iterator[dict[str, Any]]:
     scored: list[Faithfulness] = []
-    done, empty, total, first_empty = 0, 0, 0, ""
+    done, total = 0, 0
     expected = len(images) if isinstance(images, Sized) else None
     cells = contact_sheets.SheetCells()
     callbacks.progress(0, expected)
@@ -330,8 +342,6 @@ def _records(
             cells.append(drawn.cell)
         for shown, record in zip(item.maps, drawn.records, strict=True):
             total += 1
-            if not record["maximum"] > 0:
-                empty, first_empty = empty + 1, first_empty or f"that of {shown.name} in {item.image.path}"
             if shown.faithfulness is not None:
                 scored.append(shown.faithfulness)
             yield record
@@ -339,22 +349,35 @@ def _records(
         raise CnnkitError("no image could be used; nothing written")
     if renderer.options.sheet is not None:
         contact_sheets.save(renderer.options.sheet, cells)
-    if choose.without_truth:
-        log.info(
-            "no map of --class true for %d images: their labels are missing or not classes of the model; the first is %s",
-            len(choose.without_truth),
-            choose.without_truth[0],
-        )
-    if empty:
-        log.info(
-            "%d of %d maps are zero everywhere, so nothing is drawn on the image; the first is %s",
-            empty,
-            total,
-            first_empty,
-        )
     if scored:
         deletion, insertion = (float(np.mean([getattr(each, name) for each in scored])) for name in SCORES)
         log.info("mean of %d maps: deletion %.4g, insertion %.4g", len(scored), deletion, insertion)
+
+
+def _counted(
+    images: Iterable[ImageFile],
+    model: CamModel,
+    options: RenderOptions,
+    choose: _ClassChooser,
+    *,
+    batch: int,
+    jobs: int | None,
+    callbacks: Callbacks,
+) -> Iterator[ImageMaps]:
+    """Yield each image with its maps, and report progress, which `_records` does when a map is drawn."""
+    expected = len(images) if isinstance(images, Sized) else None
+    done = 0
+
+    def count(path: str, reason: str) -> None:
+        nonlocal done
+        done += 1
+        callbacks.progress(done, expected)
+        callbacks.skip(path, reason)
+
+    for found in _found(images, model, options, choose, batch=batch, jobs=jobs, skip=count):
+        done += 1
+        callbacks.progress(done, expected)
+        yield found
 
 
 def _found(
@@ -367,8 +390,8 @@ def _found(
     jobs: int | None,
     skip: Skip,
 ) -> Iterator[ImageMaps]:
-    """Run the network on images in batches, and yield each image with its maps."""
-
+    """Run the network on images in batches, and yield each image with its maps; report those that are missing or empty."""
+    empty, total, first_empty = 0, 0, ""
     results = runner.run(images, [model.preprocess], lambda batches: batches, batch=batch, jobs=jobs)
     for shown, (pixels,) in runner.in_batches(results, batch, skip=skip):
         seen = model.network.forward(pixels)
@@ -399,8 +422,25 @@ def _found(
                 )
                 for place, number in enumerate(numbers)
             ]
+            for each in found:
+                total += 1
+                if not each.values.max() > 0:
+                    empty, first_empty = empty + 1, first_empty or f"that of {each.name} in {image.path}"
             if found:
                 yield ImageMaps(image, model.classes[int(row.argmax())], found, choose.truth(image))
+    if choose.without_truth:
+        log.info(
+            "no map of --class true for %d images: their labels are missing or not classes of the model; the first is %s",
+            len(choose.without_truth),
+            choose.without_truth[0],
+        )
+    if empty:
+        log.info(
+            "%d of %d maps are zero everywhere, so nothing is drawn on the image; the first is %s",
+            empty,
+            total,
+            first_empty,
+        )
 
 
 def _faithfulness(

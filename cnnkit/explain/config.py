@@ -10,7 +10,7 @@ from typing import Self
 
 from cnnkit.choices import CamMethod, Fit, MapScale, Monitor
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import RemembersGiven, given, option
+from cnnkit.option_fields import RemembersGiven, given, option, weights_option
 
 # ---------------------------------------------------------------- networks, layers and filters
 
@@ -19,11 +19,7 @@ from cnnkit.option_fields import RemembersGiven, given, option
 class NetworkOptions(RemembersGiven):
     """How a network is loaded; `size` and `fit` are options only of commands that run it on images."""
 
-    weights: str = option(
-        "default",
-        "Weights: a state_dict file, default (pretrained), or none (random).",
-        metavar="FILE|default|none",
-    )
+    weights: str = weights_option()
     size: str | None = None
     fit: Fit | None = None
 
@@ -34,7 +30,7 @@ class InputOptions(NetworkOptions):
 
     size: str | None = option(
         None,
-        "Input size: one side, or HEIGHTxWIDTH. [default: that of the model]",
+        "Input size: side of the square, or HxW (height x width), in pixels. [default: that of the model]",
         metavar="PIXELS|HxW",
     )
     fit: Fit | None = option(
@@ -108,7 +104,7 @@ class DrawOptions(RemembersGiven):
         after=("colormap", "sheet"),
     )
     force: bool = option(
-        False, "Write to a folder that is not empty; images of the same name are replaced.", after=("fit",)
+        False, "Write into a DIR that is not empty; images of the same name are replaced.", after=("fit",)
     )
 
 
@@ -127,7 +123,7 @@ class RenderOptions(DrawOptions):
     classes: list[str] | None = option(
         None,
         "Class to map: a name, the predicted class (top), the label of the image (true), or all; may be repeated. "
-        "name:top is a class named top. [default: top]",
+        "Write name:top for a class named top. [default: top]",
         "--class",
         metavar="NAME|top|true|all",
         after=("output",),
@@ -155,7 +151,7 @@ class RenderOptions(DrawOptions):
         after=("sheet",),
     )
     force: bool = option(
-        False, "Write to a folder that is not empty; overlays of the same name are replaced.", after=("fit",)
+        False, "Write into a DIR that is not empty; overlays of the same name are replaced.", after=("fit",)
     )
 
     def checked(self) -> Self:
@@ -224,7 +220,7 @@ class AscentOptions(RemembersGiven):
     )
     size: str | None = option(
         None,
-        "Size of a pattern: one side, or HEIGHTxWIDTH. [default: that of the model, at most 128]",
+        "Size of a pattern: side of the square, or HxW (height x width), in pixels. [default: that of the model, at most 128]",
         metavar="PIXELS|HxW",
     )
 
@@ -261,7 +257,7 @@ class DreamOptions(AscentOptions):
         0.0, "Standard deviation of the Gaussian blur after each step, in pixels.", minimum=0.0, metavar="PIXELS"
     )
     size: str | None = option(
-        None, "Longer side of the dream. [default: that of the image, at most 512]", metavar="PIXELS"
+        None, "Longer side of the dream, in pixels. [default: that of the image, at most 512]", metavar="PIXELS"
     )
     octaves: int = option(4, "Number of octaves (image sizes), from coarse to fine.", minimum=1)
     octave_scale: float = option(1.4, "Ratio between successive octaves.", minimum=1.01)
@@ -288,7 +284,7 @@ class CurveOptions:
     smooth: float = option(
         0.0, "Weight of earlier epochs in the exponential moving average, 0 (off) to below 1.", metavar="WEIGHT"
     )
-    monitor: Monitor = option(Monitor.VAL_LOSS, "Measure that selects the best epoch, which is marked.")
+    monitor: Monitor = option(Monitor.VAL_LOSS, "Validation measure that selects the best epoch, which is marked.")
 
 
 # ---------------------------------------------------------------- shared

@@ -1,4 +1,4 @@
-"""Recognise archives and spreadsheets by name, and say how to convert them."""
+"""Recognize archives and spreadsheets by name, and say how to convert them."""
 
 import shlex
 from pathlib import Path

@@ -45,9 +45,15 @@ _SYNC_SECONDS = 10.0
 log = logging.getLogger("cnnkit")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """The features of images; row i of `rows` belongs to row i of `values`, (N, D) or (N, C, H, W)."""
+    """The features of images.
+
+    Attributes:
+        values: An array of floats, (N, D) or (N, C, H, W).
+        rows: Path, label, split and group of the image of each row of `values`.
+        header: Their backbone and preprocessing.
+    """
 
     values: NDArray[Any]
     rows: list[ManifestRow]

@@ -51,7 +51,7 @@ class Preprocess:
     """How an image becomes the uint8 square that a network takes; mean and standard deviation are applied inside the network.
 
     `size` and `resize` are in pixels; `mean` and `std` are per RGB channel, for values from 0 to 1. `grey`: inside the network, the
-    normalised channels are reduced to one, their luma. `across` is the width if it differs from `size`, which only explanations use,
+    normalized channels are reduced to one, their luma. `across` is the width if it differs from `size`, which only explanations use,
     never training; so it is not stored in files. Files without `decoding` are from before there was a choice: "full".
     """
 

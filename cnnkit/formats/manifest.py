@@ -176,7 +176,7 @@ def save(
 
 
 def check_name(path: Path, *, option: str) -> None:
-    """Check that commands will recognise the name as that of a manifest.
+    """Check that commands will recognize the name as that of a manifest.
 
     Raises:
         UsageError: It does not end in .tsv.
@@ -194,6 +194,20 @@ def columns(rows: Iterable[ManifestRow]) -> tuple[str, ...]:
 def moved(rows: Iterable[ManifestRow], folder: str | Path) -> list[ManifestRow]:
     """Return rows with paths relative to another folder, for rows with paths relative to the current folder."""
     return [replace(row, path=seen_from(folder, row.path)) for row in rows]
+
+
+def seen_here(folder: str, path: str) -> str:
+    """Return a path relative to the current folder, for a path relative to another folder: `photos/1` for `../photos/1` in `lists`.
+
+    `..` after a symbolic link stays, because it is the parent of the link's target.
+    """
+    while (
+        path.startswith("../")
+        and os.path.basename(folder) not in ("", os.curdir, os.pardir)
+        and not os.path.islink(folder)
+    ):
+        folder, path = os.path.dirname(folder), path[len("../") :].lstrip("/")
+    return os.path.join(folder, path)
 
 
 def seen_from(folder: str | Path, path: str) -> str:

@@ -72,7 +72,7 @@ _UNMISTAKABLE = frozenset({"path", "file_name", "filename", "file_path", "filepa
 #: Excel's line that declares the separator.
 _SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 
-#: Names of splits, to recognise their column in a table without a header row.
+#: Names of splits, to recognize their column in a table without a header row.
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 
 _LINE_END = re.compile(r"\r\n|\r|\n")

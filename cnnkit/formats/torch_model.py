@@ -128,11 +128,11 @@ def _unusable(tensor: Tensor) -> str | None:
     if tensor.layout != torch.strided:
         return f"sparse ({str(tensor.layout).removeprefix('torch.')})"
     if tensor.is_quantized or tensor.dtype in _QUANTISED:
-        return f"quantised ({str(tensor.dtype).removeprefix('torch.')})"
+        return f"quantized ({str(tensor.dtype).removeprefix('torch.')})"
     if tensor.is_complex():
         return "complex"
     if tensor.is_floating_point() and tensor.element_size() == 1:
-        return f"quantised ({str(tensor.dtype).removeprefix('torch.')})"
+        return f"quantized ({str(tensor.dtype).removeprefix('torch.')})"
     return None
 
 
@@ -263,7 +263,7 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
 
 
 def _unreadable(path: Path) -> str:
-    """Explain why torch could not read a file: it recognises safetensors by name, and needs a package for them."""
+    """Explain why torch could not read a file: it recognizes safetensors by name, and needs a package for them."""
     named = path.suffix == ".safetensors"
     with path.open("rb") as file:
         head = file.read(9)

@@ -11,7 +11,7 @@ from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
 from cnnkit.engine.config import BulkConfig
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import MOST_SEED, check_ranges, fit_option, option, seed_option
+from cnnkit.option_fields import MOST_SEED, check_ranges, fit_option, option, resize_option, seed_option
 
 # Groups of options in the help; options without a group come first.
 AVERAGING, EXTERNAL = "Test-time augmentation", "Networks without a cnnkit header"
@@ -89,7 +89,7 @@ class PredictConfig(BulkConfig):
         None,
         "Number of views that --tta draws, including the unchanged image; with flips only, all combinations are used. [default: 8]",
         minimum=2,
-        metavar="N",
+        metavar="K",
         group=AVERAGING,
     )
     crops: Crops | None = option(
@@ -120,7 +120,7 @@ class PredictConfig(BulkConfig):
                 "a vote has probabilities and no logits; give --logits only with a single --model, without --tta and --crops"
             )
         if self.vote is Vote.HARD and models == 1 and one_view:
-            raise UsageError("--vote hard needs several models or views; give --model several times, or --tta")
+            raise UsageError("--vote hard needs several models or views; give a second --model, or --tta")
         return self
 
     @property
@@ -161,55 +161,49 @@ class ModelSpec:
 
     size: str | None = option(
         None,
-        "Input size of a network from cnn-export --dynamic-size; native keeps each image's own size. "
-        "Without a cnnkit header: side of the network's input.",
+        "Input size of a network from cnn-export --dynamic-size: side of the square, or HxW (height x width), in pixels; or native "
+        "(the size of each image). Without a cnnkit header: side of the square.",
         metavar="PIXELS|HxW|native",
     )
     mean: str | None = option(
         None,
-        "Without a cnnkit header: mean of each channel, in the units of --range and the order of --channels; or one number.",
+        "Mean of each channel, in the units of --range and the order of --channels; or one number.",
         metavar="R,G,B",
         group=EXTERNAL,
     )
     std: str | None = option(
         None,
-        "Without a cnnkit header: standard deviation of each channel, in the same units; or one number.",
+        "Standard deviation of each channel, in the same units; or one number.",
         metavar="R,G,B",
         group=EXTERNAL,
     )
     range: PixelRange | None = option(
         None,
-        "Without a cnnkit header: value of white pixels for --mean and --std. [default: 1]",
+        "Value of white pixels for --mean and --std. [default: 1]",
         group=EXTERNAL,
     )
     channels: ChannelOrder | None = option(
         None,
-        "Without a cnnkit header: order of the channels; bgr for networks from Caffe, OpenCV or Keras' mode caffe. "
+        "Order of the channels; bgr for networks from Caffe, OpenCV or Keras' mode caffe. "
         "[default: rgb; grey for one channel]",
         group=EXTERNAL,
     )
     output: str | None = option(
         None,
-        "Without a cnnkit header: output with one number per class. [default: chosen by name and width]",
+        "Output with one number per class. [default: chosen by name and width]",
         metavar="NAME",
         group=EXTERNAL,
     )
     labels: Path | None = option(
         None,
-        "Without a cnnkit header: file with the class names, one per line, in the order of the outputs.",
+        "File with the class names, one per line, in the order of the outputs.",
         metavar="FILE",
         group=EXTERNAL,
     )
-    resize: int | None = option(
-        None,
-        "Without a cnnkit header: shorter side before the crop. [default: 8/7 of --size, such as 256 for 224]",
-        minimum=1,
-        metavar="PIXELS",
-        group=EXTERNAL,
-    )
-    fit: Fit | None = fit_option("crop", when="Without a cnnkit header", group=EXTERNAL)
+    resize: int | None = resize_option("8/7 of --size, such as 256 for 224", group=EXTERNAL)
+    fit: Fit | None = fit_option("crop", group=EXTERNAL)
     interpolation: Interpolation | None = option(
-        None, "Without a cnnkit header: interpolation when resizing. [default: bilinear]", group=EXTERNAL
+        None, "Interpolation when resizing. [default: bilinear]", group=EXTERNAL
     )
 
     def checked(self) -> Self:

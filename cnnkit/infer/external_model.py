@@ -50,7 +50,7 @@ _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Neg"})
 #: How far the sum of probabilities may be from 1, because of float16 rounding over many classes.
 _SUM_TOLERANCE = 1e-3
 
-_ROUNDED_TOLERANCE = 0.05  # for a softmax in float16, or with quantised weights
+_ROUNDED_TOLERANCE = 0.05  # for a softmax in float16, or with quantized weights
 
 #: Patterns in names of outputs, most likely first; an output that matches none ranks between the two lists.
 _NAMES = (r"logit", r"prob|softmax|sigmoid|score|predict|class")
@@ -112,7 +112,7 @@ def _preprocess(network: OnnxNetwork, spec: ModelSpec) -> Preprocess:
             f"{network.name} has no cnnkit header with preprocessing and classes; give also {', '.join(missing)}"
         )
     if takes_bytes and (spec.mean or spec.std or spec.range):
-        raise UsageError(f"{network.name} takes uint8 and normalises it itself; drop --mean, --std and --range")
+        raise UsageError(f"{network.name} takes uint8 and normalizes it itself; drop --mean, --std and --range")
     if not (spec.size or "").isdecimal() or not int(spec.size or 0):
         raise UsageError(
             f'{network.name} has no cnnkit header; --size must be the side of its input in pixels, not "{spec.size}"'

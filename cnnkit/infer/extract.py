@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +156,11 @@ class Extractor:
         self._backbone = _open_backbone(spec, self._config)
         self.header = _header(self._backbone, self._config, None)
 
-    def extract(self, images: Sequence[ImageFile], *, callbacks: Callbacks | None = None) -> features.Features:
+    def extract(self, images: Iterable[ImageFile], *, callbacks: Callbacks | None = None) -> features.Features:
         """Compute the features of images, the same numbers that `extract` writes.
 
         Args:
-            images: Their labels, splits and groups become those of the rows.
+            images: Their labels, splits and groups become those of the rows. Of an iterator, a few batches are in memory.
             callbacks: `skip` for every image that cannot be used, `progress` after every batch.
 
         Returns:
@@ -170,11 +170,16 @@ class Extractor:
             CnnkitError: No image could be used.
         """
         config, backbone, callbacks = self._config, self._backbone, callbacks or Callbacks()
+        batch = config.batch_on(backbone.device)
+        if not isinstance(images, Sequence):
+            coming = iter(images)
+            first = list(islice(coming, batch + 1))
+            images = first if len(first) <= batch else chain(first, coming)
         results = runner.run(
             images,
             [backbone.preprocess],
             backbone.network,
-            batch=_batch_size(config.batch_on(backbone.device), images, None),
+            batch=_batch_size(batch, images, None),
             jobs=config.jobs,
             in_flight=backbone.in_flight,
             progress=callbacks.progress,

@@ -85,7 +85,7 @@ def _one(path: Path, split: str | None) -> FeatureRows:
     if split is not None and not rows:
         raise CnnkitError(f"{listed}: no rows with split {split}; it has {', '.join(splits) or 'none'}")
     return FeatureRows(
-        str(path), values, rows, [os.path.join(os.path.dirname(path), named[row].path) for row in rows], header
+        str(path), values, rows, [manifest.seen_here(os.path.dirname(path), named[row].path) for row in rows], header
     )
 
 

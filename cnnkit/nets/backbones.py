@@ -1,6 +1,6 @@
 """Convolutional backbones with their weights, cut at a layer: of a network by name, a notation or a trained model.
 
-A backbone takes normalised images (N, 3, H, W) and returns the output of one of its layers: a map (N, C, h, w) or a vector (N, D).
+A backbone takes normalized images (N, 3, H, W) and returns the output of one of its layers: a map (N, C, h, w) or a vector (N, D).
 """
 
 import functools

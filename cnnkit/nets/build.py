@@ -200,7 +200,7 @@ def _padding(layer: Layer, *, value: float = 0.0) -> tuple[list[tuple[str, nn.Mo
 
 
 def initialise(module: nn.Module, initializer: Initializer, *, generator: torch.Generator) -> None:
-    """Initialise the weights of every convolution and dense layer, in place, from one generator."""
+    """Initialize the weights of every convolution and dense layer, in place, from one generator."""
     for layer in module.modules():
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             continue

@@ -1,4 +1,4 @@
-"""The network that all commands train and export: normalise -> backbone -> pool -> head."""
+"""The network that all commands train and export: normalize -> backbone -> pool -> head."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from cnnkit.nets.notation import Activation, Layer, LayerKind
 
 
 class InputNormalization(nn.Module):
-    """Normalise images: uint8 (N, H, W, 3) -> float (N, 3, H, W), or grey (N, 1, H, W)."""
+    """Normalize images: uint8 (N, H, W, 3) -> float (N, 3, H, W), or grey (N, 1, H, W)."""
 
     scale: Tensor
     shift: Tensor
@@ -55,7 +55,7 @@ class Pooling(nn.Module):
 
 
 class Extractor(nn.Module):
-    """normalise -> backbone -> pool: uint8 (N, H, W, 3) -> float (N, D), or (N, C, h, w) without pooling."""
+    """normalize -> backbone -> pool: uint8 (N, H, W, 3) -> float (N, D), or (N, C, h, w) without pooling."""
 
     def __init__(self, backbone: nn.Module, *, preprocess: Preprocess, pool: Pool) -> None:
         super().__init__()

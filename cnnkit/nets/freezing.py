@@ -31,7 +31,7 @@ class PartlyFrozen(nn.Module):
     def __init__(self, part: nn.Module, *, frozen: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.part = part
-        #: Names, not modules: with several GPUs, batch norms are replaced by synchronised ones.
+        #: Names, not modules: with several GPUs, batch norms are replaced by synchronized ones.
         self.frozen = tuple(name for name, module in part.named_modules() if module in set(frozen))
 
     def forward(self, given: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ def depth_groups(backbone: nn.Module, trained: Sequence[str]) -> tuple[tuple[str
     """Group the trained parameters by depth, so that lower layers can have lower learning rates.
 
     A group is a block, the module's name up to its first number ("features.17", "conv3"), or up to its second where the first one
-    counts stages ("layer4.1", "features.5.3", "block4.block4-0"); a normalisation that would be a block of its own belongs to
+    counts stages ("layer4.1", "features.5.3", "block4.block4-0"); a normalization that would be a block of its own belongs to
     the block before it.
 
     Args:

@@ -15,7 +15,7 @@ from cnnkit.nets.cell_centres import Along, CellCentres, TracedMap, merged
 from cnnkit.nets.dims import Window
 from cnnkit.nets.notation import Padding
 
-#: Initialisers of more values than this are weights, of which only the shapes are used.
+#: Initializers of more values than this are weights, of which only the shapes are used.
 _MOST_CONSTANTS = 64
 #: Operators that compute sizes and paddings; none whose output can be much larger than its inputs.
 _ARITHMETIC = frozenset(

@@ -1,14 +1,14 @@
 """The dimensions of an ONNX network, computed from its graph with the onnx package.
 
-The rules of counting, and of receptive fields where branches meet, are those of `module_dims`. Networks that are quantised, or optimised
+The rules of counting, and of receptive fields where branches meet, are those of `module_dims`. Networks that are quantized, or optimized
 by ONNX Runtime, are measured as the float networks that they were made from: `graph_standard` translates the operators, `graph_shapes`
 finds the shapes.
 
-Parameters are the stored values that layers multiply or add, biases included: those of a quantised layer are its weights and biases, not
-its scales and zero points. Running statistics are not parameters, as in torch; of a batch normalisation that an exporter folded into a
+Parameters are the stored values that layers multiply or add, biases included: those of a quantized layer are its weights and biases, not
+its scales and zero points. Running statistics are not parameters, as in torch; of a batch normalization that an exporter folded into a
 convolution, only the convolution's bias remains. A weight that several layers share counts once. torch's exporter and ONNX Runtime also
 store equal vectors only once, such as the zeros and ones of untrained networks, so a vector of one repeated value counts in each
-layer. Constants before the first layer with weights normalise the image and are not parameters.
+layer. Constants before the first layer with weights normalize the image and are not parameters.
 
 A layer is named after the module of its weights, if the file still has that name, else after its node. Branches are counted if it is
 known which one runs, or if both cost the same; loops as often as they run.
@@ -53,7 +53,7 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
     "MultiHeadAttention": (3,),
     "Gather": (0,),
 }
-# An operator that adds or multiplies a learned tensor is a layer only after the first of the above; before, it normalises the image.
+# An operator that adds or multiplies a learned tensor is a layer only after the first of the above; before, it normalizes the image.
 _COMBINING = frozenset({"Add", "Sub", "Mul", "Div", "Sum", "Concat", "Where"})
 # Operators that move or rename values, or return their shape; a Reshape is a layer if it flattens a map.
 _PLUMBING = frozenset(
@@ -370,14 +370,14 @@ class _Measurement(Walk):
         return self._constants[name].element not in (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 
     def _is_learned(self, node: NodeProto, name: str) -> bool:
-        """Check whether a tensor is learned, rather than a number, a mask or the normalisation of the image."""
+        """Check whether a tensor is learned, rather than a number, a mask or the normalization of the image."""
         constant = self._constants[name]
         if math.prod(constant.dims) == 1 or not self._counted:
             return False
         return node.op_type != "Add" or not constant.is_mask
 
     def _is_identity(self, node: NodeProto) -> bool:
-        """Check for the constants of a normalisation without weights: exporters store one repeated value, not named like weights."""
+        """Check for the constants of a normalization without weights: exporters store one repeated value, not named like weights."""
         roots = [name for place in node.input[1:3] for name in self._stored.get(place, ())]
         named = any(name.removesuffix("_quantized").lower().endswith(_NAMES_OF_WEIGHTS) for name in roots)
         return not named and all(self._constants[name].uniform is not None for name in roots)

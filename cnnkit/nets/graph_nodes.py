@@ -31,7 +31,7 @@ class Constant:
     dims: tuple[int, ...]
     element: int
     tensor: TensorProto | None = None
-    node: bool = False  # stored in a node, not as an initialiser
+    node: bool = False  # stored in a node, not as an initializer
 
     @property
     def values(self) -> NDArray[Any] | None:
@@ -60,7 +60,7 @@ class Constant:
         values = None if self.tensor is None else array(self.tensor)
         if values is None or not values.size:
             return False
-        if values.dtype.kind in "iu":  # quantised: two values, far apart
+        if values.dtype.kind in "iu":  # quantized: two values, far apart
             low, high = int(values.min()), int(values.max())
             return high - low >= -_MASKING and bool(((values == low) | (values == high)).all())
         if values.dtype.kind != "f":
@@ -162,7 +162,7 @@ def names_read(node: NodeProto) -> Iterator[str]:
 
 
 def stored(tensor: TensorProto) -> Constant:
-    """Return an initialiser as a constant."""
+    """Return an initializer as a constant."""
     return Constant(tuple(tensor.dims), tensor.data_type, tensor)
 
 

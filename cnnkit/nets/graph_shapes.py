@@ -146,7 +146,7 @@ class Shapes:
     def _inferred(self, node: NodeProto) -> dict[str, TypeProto]:
         """Infer the types of a node's outputs with onnx; unknown ones are left out."""
         known = {name: self._types[name] for name in node.input if name in self._types}
-        if node.op_type in _OF_FLOATS:  # the biases of quantised layers are integers
+        if node.op_type in _OF_FLOATS:  # the biases of quantized layers are integers
             known = {name: self._as_floats(kind) for name, kind in known.items()}
         if any(name and name not in known for name in node.input):
             return {}
@@ -274,7 +274,7 @@ class Shapes:
 
 
 def _kind(element: int) -> int:
-    """Return FLOAT for small integers and all floats: quantised networks are measured as the float networks they were made from."""
+    """Return FLOAT for small integers and all floats: quantized networks are measured as the float networks they were made from."""
     return element if element in _INTEGERS else TensorProto.FLOAT
 
 

@@ -1,6 +1,6 @@
-"""Translate ONNX graphs to standard operators: those of quantisation and of ONNX Runtime's optimiser are replaced.
+"""Translate ONNX graphs to standard operators: those of quantization and of ONNX Runtime's optimizer are replaced.
 
-Only shapes and costs matter here: a quantised convolution, one with a fused activation and one on blocked channels all become `Conv`, so
+Only shapes and costs matter here: a quantized convolution, one with a fused activation and one on blocked channels all become `Conv`, so
 that no other module needs to know them. Values and nodes keep their names. An operator without a counterpart is kept.
 """
 
@@ -138,7 +138,7 @@ _KEPT = (
     "output_padding",
     "output_shape",
 )
-_NORM = "_bn_nchwc"  # ONNX Runtime's suffix for a batch normalisation converted to a depthwise 1x1 convolution
+_NORM = "_bn_nchwc"  # ONNX Runtime's suffix for a batch normalization converted to a depthwise 1x1 convolution
 _LAST_TO_FIRST, _FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
@@ -183,7 +183,7 @@ def _kept(node: NodeProto) -> dict[str, Any]:
 
 
 def _counterpart(node: NodeProto, made: Standard) -> Iterable[NodeProto]:
-    """Make the standard operator for a quantised or fused one; a fused addition becomes a node of its own."""
+    """Make the standard operator for a quantized or fused one; a fused addition becomes a node of its own."""
     op, places = _COUNTERPARTS[node.op_type]
     inputs = [node.input[place] if place < len(node.input) else "" for place in places]
     attrs = attributes(node)
@@ -287,10 +287,10 @@ def _concatenated(node: NodeProto, _opset: int) -> Iterable[NodeProto]:
 
 
 def _skip_normalized(node: NodeProto, _opset: int) -> Iterable[NodeProto]:
-    """Replace SkipLayerNormalization, or SkipSimplifiedLayerNormalization, by a sum and a normalisation."""
+    """Replace SkipLayerNormalization, or SkipSimplifiedLayerNormalization, by a sum and a normalization."""
     simplified = node.op_type == "SkipSimplifiedLayerNormalization"
     bias = 3 if simplified else 4
-    summed = node.output[3] if len(node.output) > 3 and node.output[3] else f"{node.output[0]} before it is normalised"
+    summed = node.output[3] if len(node.output) > 3 and node.output[3] else f"{node.output[0]} before it is normalized"
     yield _made("Sum", node, [*node.input[:2], *node.input[bias : bias + 1]], [summed])
     if simplified:
         yield _made("Mul", node, [summed, node.input[2]], node.output[:1])

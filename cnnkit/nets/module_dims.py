@@ -225,14 +225,14 @@ _PASSING = frozenset(
 
 
 def _depends_on_whole_map(operation: object, args: Sequence[Any], field: ReceptiveField) -> bool:
-    """Check whether every value of a result depends on the whole map: normalised by its own statistics, or along height or width."""
+    """Check whether every value of a result depends on the whole map: normalized by its own statistics, or along height or width."""
     given = args[0]
     if not isinstance(given, Tensor) or given.ndim != 4:
         return False
     if operation is aten.native_group_norm:
         return True
     if operation in (aten.native_batch_norm, aten._native_batch_norm_legit):
-        return bool(args[5])  # in training, or as instance normalisation
+        return bool(args[5])  # in training, or as instance normalization
     if operation is aten.native_layer_norm:
         axes = set(range(4 - len(args[1]), 4))
     elif operation in (aten._softmax, aten._log_softmax):

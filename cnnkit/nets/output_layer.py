@@ -10,6 +10,19 @@ from cnnkit.nets.notation import Activation, Layer, LayerKind
 log = logging.getLogger("cnnkit")
 
 
+def checked_head(head: str) -> str:
+    """Return the notation of a head without `@file`, since the model's header must not depend on other files.
+
+    Raises:
+        NotationError: The notation is wrong.
+        UsageError: It includes the final softmax layer.
+    """
+    layers = notation.parse(head)
+    if layers and layers[-1].activation is Activation.softmax:
+        raise UsageError(f'--head ends in "{layers[-1].text}"; leave that layer out: the final softmax layer is added')
+    return ", ".join(layer.text for layer in layers)
+
+
 def whole_head(head: str, *, loss: Loss, classes: int, spatial: bool) -> str:
     """Add the last dense layer to a head's notation, and `flatten` where a map would reach a dense layer.
 

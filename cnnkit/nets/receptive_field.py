@@ -51,7 +51,7 @@ def follow(
         made: The shape of the result.
         windows: The windows that the operation slides over its input, if any.
         order: The permutation of the input's axes, if any.
-        everything: Every value of the result depends on the whole map, as where a map is normalised by its own mean.
+        everything: Every value of the result depends on the whole map, as where a map is normalized by its own mean.
     """
     shape, found = max(inputs, key=lambda pair: math.prod(pair[0]))
     if windows:

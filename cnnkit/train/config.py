@@ -26,8 +26,8 @@ from cnnkit.engine import device as devices
 from cnnkit.engine.config import DeviceConfig
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import atomic, history
-from cnnkit.nets import notation
-from cnnkit.nets.notation import Activation, LayerKind
+from cnnkit.nets import notation, output_layer
+from cnnkit.nets.notation import LayerKind
 from cnnkit.option_fields import (
     RemembersGiven,
     batch_option,
@@ -266,7 +266,7 @@ class FinetuneConfig(ImageTrainConfig):
     )
     loss: Loss | None = option(
         None,
-        "Loss for a new head. [default: categorical; with a model: the model's]",
+        "Loss: softmax over the classes, or one sigmoid for two classes. [default: categorical; with a model: the model's]",
         after=("mixup",),
         group=LEARNING,
     )
@@ -289,7 +289,7 @@ class HeadConfig(TrainConfig):
     )
     solver: Solver = option(
         Solver.GRADIENT,
-        "gradient: epochs of mini-batches with --optimizer; lbfgs: logistic regression, no learning rate to tune.",
+        "Solver: gradient (epochs of mini-batches, with --optimizer), or lbfgs (logistic regression, without a learning rate).",
         after=("loss",),
         group=LEARNING,
     )
@@ -333,7 +333,7 @@ class HeadConfig(TrainConfig):
             NotationError: The notation is wrong.
             UsageError: A setting would be ignored.
         """
-        config = dataclasses.replace(self, head=_written_out(self.head))
+        config = dataclasses.replace(self, head=output_layer.checked_head(self.head))
         if self.solver is Solver.LBFGS:
             config._check_lbfgs()
         config._check_optimizer()
@@ -355,7 +355,7 @@ class HeadConfig(TrainConfig):
                 f'--solver lbfgs trains a single dense layer; drop --head "{self.head}", or use --solver gradient'
             )
         if self.l1:
-            raise UsageError("--solver lbfgs cannot minimise an --l1 penalty; use --l2, or --solver gradient")
+            raise UsageError("--solver lbfgs cannot minimize an --l1 penalty; use --l2, or --solver gradient")
         ignored = {each.name for each in options(type(self))} - {*LBFGS_SETTINGS, "l2"}
         for word in given(self, names=ignored):
             raise UsageError(f"--solver lbfgs has no epochs or batches; drop {word}, or use --solver gradient")
@@ -374,19 +374,6 @@ LBFGS_SETTINGS = (
     "deterministic",
     "seed",
 )
-
-
-def _written_out(text: str) -> str:
-    """Return a notation without `@file`: the model's Header must not depend on other files.
-
-    Raises:
-        NotationError: The notation is wrong.
-        UsageError: It includes the final softmax layer.
-    """
-    layers = notation.parse(text)
-    if layers and layers[-1].activation is Activation.softmax:
-        raise UsageError(f'--head ends in "{layers[-1].text}"; leave that layer out: the final softmax layer is added')
-    return ", ".join(layer.text for layer in layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -422,9 +409,8 @@ class FreezeConfig:
     )
     views: int | None = option(
         None,
-        "Number of augmented versions of each image on which the frozen layers run once, with cached features; 0 runs them in "
-        "each epoch. "
-        "[default: 0 with --augment or --mixup, else 1, not augmented]",
+        "Run the frozen layers once on K augmented copies of each image, and cache their outputs; 0: run them in each epoch. "
+        "[default: 0 with --augment or --mixup; else 1, the image itself]",
         minimum=0,
         metavar="K",
         group=FREEZING,

@@ -210,7 +210,7 @@ class _Moments:
 
 
 def on_device(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
-    """Copy the row numbers of all batches to a device at once: copied one by one, each would synchronise the GPU with the host."""
+    """Copy the row numbers of all batches to a device at once: copied one by one, each would synchronize the GPU with the host."""
     if device.type == "cpu" or not batches:
         return batches
     return torch.split(torch.cat(list(batches)).to(device), [len(rows) for rows in batches])

@@ -158,7 +158,7 @@ def has_own_val(path: str | Path) -> bool:
 
 
 def _loaded(path: str | Path, forms: dict[str, set[str]]) -> Features:
-    """Read features with normalised labels, and add the forms in which labels are written to `forms`."""
+    """Read features with normalized labels, and add the forms in which labels are written to `forms`."""
     found = features.load(path)
     for row in found.rows:
         if row.label is not None:
@@ -231,4 +231,4 @@ def _images(found: Features, name: str | Path) -> list[ImageFile]:
 
 def paths(found: Features, name: str | Path) -> list[str]:
     """Return the path of every row's image, relative to the current folder."""
-    return [os.path.join(os.path.dirname(name), row.path) for row in found.rows]
+    return [manifest.seen_here(os.path.dirname(name), row.path) for row in found.rows]

@@ -36,7 +36,7 @@ class TrainablePart(nn.Module):
 
         Args:
             upper: The trained part of the backbone.
-            whole: The network; normalisation, pooling and head are shared with it.
+            whole: The network; normalization, pooling and head are shared with it.
             from_images: Nothing is frozen: the input is images.
             freeze_bn: Freeze the statistics of the backbone's batch norms.
         """

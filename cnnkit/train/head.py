@@ -40,7 +40,7 @@ STRENGTHS_PATIENCE = 3
 
 
 def solve_logistic(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: float, criterion: Criterion) -> None:
-    """Minimise mean cross-entropy + l2 * sum w**2 in place, starting from the layer's weights.
+    """Minimize mean cross-entropy + l2 * sum w**2 in place, starting from the layer's weights.
 
     With l2 = 1 / (2 * C * N) this is scikit-learn's `LogisticRegression(C=C)`.
 

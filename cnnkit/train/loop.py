@@ -229,7 +229,7 @@ class TrainStep:
     def _gradients(self, inputs: Tensor, targets: Targets) -> Tensor:
         pieces = min(self.pieces, len(inputs))  # the last batch may be a small one
         shares = target_shares(targets)
-        # Filled in on the device: copying a tensor from the host would synchronise both
+        # Filled in on the device: copying a tensor from the host would synchronize both
         count = torch.full((), float(len(inputs)), device=inputs.device)
         weights = [self.criterion.weight(each) for each, _ in shares]
         *wholes, rows = self.world.sum(torch.stack([*weights, count])).unbind()

@@ -9,10 +9,11 @@ from cnnkit.choices import Fit, Initializer, Loss, Normalize
 from cnnkit.engine.config import check_backbone_weights
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets import notation, output_layer
-from cnnkit.option_fields import fit_option, option
+from cnnkit.option_fields import fit_option, option, size_option, weights_option
 
 # Title of the option group in the help.
 NETWORK = "Network"
+NEW_HEAD = "Pretrained network with a new head"
 
 #: Default input size in pixels, that of the textbook's chapter.
 SIZE = 150
@@ -29,7 +30,7 @@ class NetworkConfig:
         None, "All layers of the network, or @FILE; cnn-dims shows their sizes.", metavar="NOTATION", group=NETWORK
     )
     arch: str | None = option(
-        None, "Network from torchvision, or timm:NAME, with random weights.", metavar="NAME", group=NETWORK
+        None, "Torchvision network, or timm:NAME, with random weights.", metavar="NAME", group=NETWORK
     )
     head: str = option(
         "",
@@ -37,9 +38,7 @@ class NetworkConfig:
         metavar="NOTATION",
         group=NETWORK,
     )
-    size: int | None = option(
-        None, "Input side in pixels. [default: 150; with --arch: the network's]", minimum=1, group=NETWORK
-    )
+    size: int | None = size_option("150; with --arch: the network's", group=NETWORK)
     fit: Fit | None = fit_option("squash; with --arch: crop", group=NETWORK)
     grey: bool = option(False, "Convert images to grey (one channel), inside the network.", group=NETWORK)
     normalize: Normalize = option(
@@ -77,7 +76,8 @@ class NetworkConfig:
                 raise UsageError(
                     "--grey goes with --layers; drop it: an --arch network takes three channels, also of grey images"
                 )
-            head = output_layer.whole_head(self.head, loss=loss, classes=classes, spatial=False)
+            head = output_layer.checked_head(self.head)
+            head = output_layer.whole_head(head, loss=loss, classes=classes, spatial=False)
             return dataclasses.replace(self, head=head)
         if self.head:
             raise UsageError("--head goes with --arch; with --layers, append the head's layers there")
@@ -94,27 +94,21 @@ class InitFrom:
 
     model: Path | None = None
     backbone: str | None = option(
-        None, "Pretrained network to start from, with a new head, in place of a model.", metavar="NAME", group=NETWORK
+        None,
+        "Torchvision network, or timm:NAME, to start from with a new head, instead of MODEL.pt.",
+        metavar="NAME",
+        group=NEW_HEAD,
     )
-    weights: str = option(
-        "default",
-        "Weights of the --backbone: a state_dict file, default (pretrained), or none (random).",
-        metavar="FILE|default|none",
-        group=NETWORK,
-    )
+    weights: str = weights_option(of="the --backbone", group=NEW_HEAD)
     head: str = option(
         "",
-        "With --backbone: layers before the final dense layer. [default: none]",
+        "Layers before the final dense layer, which is added; or @FILE. [default: none]",
         metavar="NOTATION",
-        group=NETWORK,
+        group=NEW_HEAD,
     )
-    size: int | None = option(
-        None, "With --backbone: input side in pixels. [default: the network's]", minimum=1, group=NETWORK
-    )
-    fit: Fit | None = fit_option("crop", when="With --backbone", group=NETWORK)
-    init: Initializer | None = option(
-        None, "With --backbone: initialization of the head's weights. [default: glorot]", group=NETWORK
-    )
+    size: int | None = size_option("the network's", group=NEW_HEAD)
+    fit: Fit | None = fit_option("crop", group=NEW_HEAD)
+    init: Initializer | None = option(None, "Weight initialization of the new head. [default: glorot]", group=NEW_HEAD)
 
     def checked(self, loss: Loss | None, *, classes: int) -> Self:
         """Reject options that a model file would ignore, and add the final layer to a new head.
@@ -140,7 +134,8 @@ class InitFrom:
                 )
             return self
         check_backbone_weights(self.weights)
-        head = output_layer.whole_head(self.head, loss=loss or Loss.CATEGORICAL, classes=classes, spatial=False)
+        head = output_layer.checked_head(self.head)
+        head = output_layer.whole_head(head, loss=loss or Loss.CATEGORICAL, classes=classes, spatial=False)
         return dataclasses.replace(self, head=head)
 
 

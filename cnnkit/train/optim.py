@@ -25,7 +25,7 @@ _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-#: Optimizers with fused kernels on GPUs, which also apply a scaler without synchronising.
+#: Optimizers with fused kernels on GPUs, which also apply a scaler without synchronizing.
 _FUSED = (Optimizer.SGD, Optimizer.ADAM, Optimizer.ADAMW)
 
 
@@ -72,7 +72,7 @@ def balanced_weights(targets: Tensor, classes: int) -> Tensor:
 class Criterion:
     """A loss over logits, and penalties on weights.
 
-    `l1` and `l2` are Keras' regularisers: l1 * sum |w| + l2 * sum w**2 over the weights of dense and convolutional layers,
+    `l1` and `l2` are Keras' regularizers: l1 * sum |w| + l2 * sum w**2 over the weights of dense and convolutional layers,
     without biases; both together are the elastic net.
     """
 

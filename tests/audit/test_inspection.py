@@ -27,7 +27,7 @@ def test_jpeg_quality_is_the_one_it_was_written_with(tmp_path, quality):
 
 
 def test_other_formats_have_no_quality(tmp_path):
-    """A PNG has no quantisation."""
+    """A PNG has no quantization."""
     draw(0).save(tmp_path / "x.png")
     seen = inspect(str(tmp_path / "x.png"))
     assert (seen.quality, seen.format, seen.mode) == (None, "PNG", "RGB")

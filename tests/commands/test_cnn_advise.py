@@ -26,7 +26,9 @@ def test_advised_command_can_be_run(run, tmp_path, monkeypatch, images):
         "images", "classes", "per_class", "size", "sampled", "accuracy", "gain", "gain_error", "similarity", "case", "command",
     ]  # fmt: skip
     assert (row["images"], row["case"]) == ("12", "small and similar")
-    found = json.loads(run("cnn-advise", *words, "--json").out)
+    again = run("cnn-advise", *words, "--json")
+    found = json.loads(again.out)
+    assert f"(gain {100 * found['gain']:.1f} points, standard error {100 * found['gain_error']:.1f})" in again.err
     assert row["accuracy"] == ",".join(f"{layer}={value:.6g}" for layer, value in found["accuracy"].items())
     assert sorted(tmp_path.iterdir()) == before
     name, *advised = shlex.split(found["command"])

@@ -23,7 +23,7 @@ CLASSES = {"dense 3": ("blue", "green", "red"), "dense 1": ("blue", "red")}
 
 @functools.cache
 def content(head="dense 3", kind="whole"):
-    """Export a small network with random weights: whole, in float16, for normalised images, or only the head."""
+    """Export a small network with random weights: whole, in float16, for normalized images, or only the head."""
     extractor, backbone, _ = backbones.by_notation("conv 6 k3 relu", size=PREPROCESS.size, seed=0)
     made = classifier.build_head(head, (6,))
     build.initialise(made, build.Initializer.HE, generator=torch.Generator().manual_seed(0))

@@ -201,6 +201,12 @@ def test_notice_of_probabilities_that_do_not_sum_to_1(run, folder):
         + "".join(f"photos/{CLASSES[i % 3]}/test-{i}.jpg\t{CLASSES[i % 3]}\tfold{i % 2}\n" for i in range(90))
     )
     assert run("cnn-eval", "--folds", "--truth", "folds.tsv", stdin=write(truth, scores)).err.count("sum to 1") == 1
+    for name in ("one", "two"):  # of the same images, so that there is no notice of all together
+        (folder / f"{name}.tsv").write_text(write(truth, scores))
+    told = run("cnn-eval", "one.tsv", "two.tsv", "--folds", "--truth", "split.tsv", "--split", "test").err
+    assert [line.partition("; are")[0][:37] for line in told.splitlines() if "sum to" in line] == [
+        "cnn-eval: one: the probabilities of 9"
+    ]
     _, probabilities = draw(CLASSES)
     assert "sum to" not in run(*words, stdin=write(truth, probabilities.round(2))).err
 

@@ -175,6 +175,11 @@ WRONG = [
         2,
         "--warmup-head 5, or only the head",
     ),
+    (
+        ("photos", "-o", "x.pt", "--backbone", "vgg11", "--weights", "none", "--head", "dense 2 softmax"),
+        2,
+        '--head ends in "dense 2 softmax"; leave that layer out',
+    ),
     (("photos", "-o", "x.pt", "--backbone", "vgg11"), 1, "CNNKIT_OFFLINE"),
     (("photos", "-o", "x.pt", "--backbone", "vgg11", "--weights", "gone.pth"), 1, "gone.pth: no such file"),
     (("photos", "-o", "x.pt", "--backbone", "vgg12", "--weights", "none"), 2, "did you mean"),

@@ -45,7 +45,7 @@ def network(seed=0, preprocess=PREPROCESS, head="dense 8 relu, dense 3", layers=
 
 @functools.cache
 def content(seed=0, kind="whole", classes=CLASSES, preprocess=PREPROCESS, head="dense 8 relu, dense 3", layers=LAYERS):
-    """Export a classifier: whole, with a dynamic size, with normalised input, or only its head."""
+    """Export a classifier: whole, with a dynamic size, with normalized input, or only its head."""
     made, backbone = network(seed, preprocess, head, layers)
     size = preprocess.size
     if kind == "head":
@@ -281,7 +281,7 @@ def test_models_with_different_classes_do_not_vote(run, model, root):
 
 
 def test_normalised_input_predicts_the_same(run, model, root):
-    """A model from cnn-export --input float is normalised outside, by the Header's mean and standard deviation."""
+    """A model from cnn-export --input float is normalized outside, by the Header's mean and standard deviation."""
     whole = run("cnn-predict", "-m", model(), root, "--top", 3).rows
     classic = run("cnn-predict", "-m", model("float.onnx", kind="float"), root, "--top", 3).rows
     assert [row["label"] for row in classic] == [row["label"] for row in whole]
@@ -319,7 +319,7 @@ def test_head_on_features_matches_the_whole_network(run, model, root, kept, tmp_
             [float(row[column]) for row in rows], [float(row[column]) for row in whole], atol=1e-4
         )
     assert [os.path.realpath(row["path"]) for row in rows] == [os.path.realpath(row["path"]) for row in whole]
-    assert rows[0]["path"].startswith("features/../photos/")
+    assert rows[0]["path"].startswith("photos/")
     monkeypatch.chdir(kept.parent)
     here = run("cnn-predict", "-m", tmp_path / "head.onnx", "x.npy").rows
     assert here[0]["path"].startswith("../photos/"), "as cnn-extract was given it"
@@ -358,7 +358,7 @@ def test_heads_and_whole_networks_are_not_confused(run, model, root, kept):
 
 @pytest.mark.parametrize("words", [[], ["--input", "float"], ["--head-only"]], ids=" ".join)
 def test_reads_all_forms_of_cnn_export(run, root, kept, tmp_path, words):
-    """Whole, with normalised input, and only the head: each predicts as torch does."""
+    """Whole, with normalized input, and only the head: each predicts as torch does."""
     made, backbone = network()
     header = Header(
         kind=ArtefactKind.MODEL, classes=CLASSES, preprocess=PREPROCESS, backbone=backbone, head="dense 8 relu, dense 3"
@@ -726,7 +726,7 @@ def test_models_with_a_header_reject_preprocessing_options(run, model, root, opt
         (["--top", 0], '--top "0": give a number of 1 or more, or all'),
         (["--min-probability", 1.5], "invalid value for '--min-probability'"),
         (["--vote", "loud"], "invalid value for '--vote'"),
-        (["--vote", "hard"], "give --model several times, or --tta"),
+        (["--vote", "hard"], "give a second --model, or --tta"),
         (["--tta", "hflip", "--logits"], "a vote has probabilities and no logits"),
         (["--tta", "hflop"], '"hflop" is not an augmentation; did you mean "hflip"?'),
         (["--tta", "hflip", "--views", 4], "always has 2 views"),

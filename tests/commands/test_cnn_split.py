@@ -285,7 +285,7 @@ def test_groups_of_a_manifest_and_folds(run, photos_here):
         (label, f"fold{n}"): size for label, size in (("red", 3), ("blue", 2)) for n in range(4)
     }
     assert len({(row["group"], row["split"]) for row in outcome.rows}) == 4
-    assert "groups: 4, with 5 to 5 images" in outcome.err
+    assert "groups: 4, with 5 images each" in outcome.err
 
 
 def test_stable_splits(run, photos_here):
@@ -296,6 +296,13 @@ def test_stable_splits(run, photos_here):
     shutil.copytree("photos/red", "photos/yellow")  # copies of images whose splits are known
     after = run(*words)
     assert set(before.out.splitlines()) < set(after.out.splitlines())
+    os.mkdir("photos/one")
+    os.link("photos/red/00.png", "photos/one/00.png")
+    shutil.rmtree("photos/red")
+    shutil.rmtree("photos/yellow")
+    message = run(*words, status=1).err
+    assert "class one has 1 image, and none of them is in " in message
+    assert message.endswith("; add images, try another --seed or drop --stable\n")
 
 
 @pytest.mark.parametrize("name", ["tab\t, new\nline", "Ünïcödé 🐈 back\\slash", os.fsdecode(b"caf\xe9")])

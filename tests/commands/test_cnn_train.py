@@ -514,6 +514,8 @@ def test_mistakes_are_one_line_before_images_are_read(run, here, monkeypatch):
         assert message in train(run, *words, source="photos/train", status=2).err
     by_name = ("cnn-train", "photos", "-o", "m.pt", "--device", "cpu")
     assert "--grey goes with --layers" in run(*by_name, "--arch", "resnet18", "--grey", status=2).err
+    softmax = run(*by_name, "--arch", "resnet18", "--head", "dense 2 softmax", status=2)
+    assert '--head ends in "dense 2 softmax"; leave that layer out' in softmax.err
     assert 'no network is called "resnet19"' in run(*by_name, "--arch", "resnet19", status=2).err
     small = run(*by_name, "--arch", "alexnet", "--size", "16", status=2)
     assert small.err.startswith("cnn-train: alexnet does not take images of 16 pixels (")

@@ -83,7 +83,7 @@ ROWS = [
     ),
     (
         "cnn-check photos/train --similarity 0.9",
-        "--features X.npy",
+        "--features FILE.npy",
         "cnn-check photos/train --similarity 0.9 --features train.npy",
     ),
     ("cnn-dims --filters 2 --input 9,9,3", "give --k", "cnn-dims --filters 2 --input 9,9,3 --k 3"),

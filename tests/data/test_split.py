@@ -335,7 +335,7 @@ def test_groups_stay_together(images, config):
     for row in outcome.rows:
         where[row.group].add(row.split)
     assert all(len(found) == 1 for found in where.values())
-    assert outcome.remarks[0] == "groups: 8, with 4 to 4 images"
+    assert outcome.remarks[0] == "groups: 8, with 4 images each"
     held = Counter(row.split for row in outcome.rows)
     if demand.counts:
         assert (held["train"], held["val"]) == (9, 5)

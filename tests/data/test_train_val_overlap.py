@@ -54,6 +54,15 @@ def test_each_image_is_listed_once(here):
     assert (found.same, found.copied, found.grouped) == (val[:1], val[1:2], val[2:3])
 
 
+def test_images_in_memory_of_two_files_are_different(here):
+    """Both are called image 0; as a file of that name they would be one."""
+    train, val = named("copies/image 0"), named("copies/image 0")
+    found = train_val.find_overlap(train, val)
+    assert (found.same, found.copied) == ([], [])
+    (here / "copies" / "image 0").touch()
+    assert train_val.find_overlap(train, val).same == val
+
+
 def test_other_files_named_augment_tsv_are_ignored(here):
     """Without the columns of cnn-augment."""
     (here / "copies" / "augment.tsv").write_text("path\tprice\nred/00~01.png\t3\n")

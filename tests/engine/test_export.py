@@ -121,7 +121,7 @@ def test_sigmoid_gives_two_columns(tmp_path):
 
 
 def test_normalised_float_input(tmp_path):
-    """The classic input, (N, 3, H, W), gives the same outputs for images that are normalised outside."""
+    """The classic input, (N, 3, H, W), gives the same outputs for images that are normalized outside."""
     made, header = network()
     _, content = written(tmp_path, made, header, input=ExportInput.FLOAT)
     floats = ((pixels(3) / 255 - np.array(header.preprocess.mean)) / np.array(header.preprocess.std)).transpose(
@@ -208,7 +208,7 @@ def test_rejects_heads_without_class_activation_maps(tmp_path, head, pool, text,
 
 
 def test_fp16_weights_with_float32_outputs(tmp_path):
-    """Weights of backbone and head are float16, normalisation is not; outputs are float32 and close; the model in memory is unchanged."""
+    """Weights of backbone and head are float16, normalization is not; outputs are float32 and close; the model in memory is unchanged."""
     made, header = network()
     records, content = written(tmp_path, made, header, fp16=True, features=True, cam=True)
     proto = onnx.load_model_from_string(content)

@@ -1,4 +1,4 @@
-"""Networks in float16: recognised by their weights, converted with outputs that stay close to float32's."""
+"""Networks in float16: recognized by their weights, converted with outputs that stay close to float32's."""
 
 import numpy as np
 import onnx

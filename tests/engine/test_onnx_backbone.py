@@ -88,7 +88,7 @@ def test_onnx_matches_torch(pool):
 
 
 def test_named_backbone_matches_torch():
-    """The same for a network of torchvision, with the normalisation inside."""
+    """The same for a network of torchvision, with the normalization inside."""
     spec = BackboneSpec(backbone="squeezenet1_1", weights="none", layer="features.5", size=64, seed=1)
     model = onnx_backbone.get(spec)
     assert model.header.preprocess.mean == (0.485, 0.456, 0.406)
@@ -318,7 +318,7 @@ def test_exported_network_cannot_be_changed(tmp_path, changes, option):
 
 
 def test_rejects_exported_networks_that_are_not_backbones(tmp_path):
-    """Without Header, without features, or with normalised input; the message has the remedy."""
+    """Without Header, without features, or with normalized input; the message has the remedy."""
     bare = onnx_model.parse(onnx_backbone.get(request()).content, name="base")
     del bare.metadata_props[:]
     (tmp_path / "bare.onnx").write_bytes(bare.SerializeToString())

@@ -196,7 +196,7 @@ def test_placement_is_checked(caplog):
     ],
 )
 def test_unknown_operators_must_run_on_the_gpu(operator):
-    """Quantised, fused and recurrent operators, those of other domains, and future ones."""
+    """Quantized, fused and recurrent operators, those of other domains, and future ones."""
     gpu = device.Device("cuda")
     with pytest.raises(DeviceError, match=rf"left 1 {operator.rpartition(':')[2]} nodes on the CPU"):
         session.check_placement(assigned(CUDA=["Conv", "Relu"], CPU=["Shape", "ai.onnx:Gather", operator]), gpu, "net")

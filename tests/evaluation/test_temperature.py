@@ -1,4 +1,4 @@
-"""Temperatures against known ones, scipy and the optimiser of the reference implementation."""
+"""Temperatures against known ones, scipy and the optimizer of the reference implementation."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_finds_a_known_temperature(classes, true):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_temperature_is_the_minimum_of_log_loss(seed):
-    """Scalar minimisation by scipy finds the same temperature."""
+    """Scalar minimization by scipy finds the same temperature."""
     truth, logits = draw(200, 5, seed=seed)
     rows = np.arange(len(truth))
     found = minimize_scalar(

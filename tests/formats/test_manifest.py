@@ -95,6 +95,31 @@ def test_paths_relative_to_a_folder(tmp_path, monkeypatch, folder, path, seen):
         assert manifest.moved([ManifestRow(path, "cat", "val", "g")], folder) == [ManifestRow(seen, "cat", "val", "g")]
 
 
+@pytest.mark.parametrize(
+    ("folder", "path", "seen"),
+    [
+        ("", "photos/1.jpg", "photos/1.jpg"),
+        ("lists", "../photos/1.jpg", "photos/1.jpg"),
+        ("lists", "../../photos/1.jpg", "../photos/1.jpg"),
+        ("lists/deep", "../../photos/1.jpg", "photos/1.jpg"),
+        ("lists/deep", "..//1.jpg", "lists/1.jpg"),
+        ("..", "../photos/1.jpg", "../../photos/1.jpg"),
+        (".", "../photos/1.jpg", "./../photos/1.jpg"),
+        ("link", "../photos/1.jpg", "link/../photos/1.jpg"),
+        ("link/deeper", "../../photos/1.jpg", "link/../photos/1.jpg"),
+        ("/lists", "../../photos/1.jpg", "/../photos/1.jpg"),
+        ("lists", "/abs/1.jpg", "/abs/1.jpg"),
+    ],
+)
+def test_paths_of_another_folder(tmp_path, monkeypatch, folder, path, seen):
+    """`lists/..` is left out of the path, but not `link/..`: this is another folder."""
+    (tmp_path / "lists/deep/deeper").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "lists/deep")
+    monkeypatch.chdir(tmp_path)
+    assert manifest.seen_here(folder, path) == seen
+    assert os.path.realpath(seen) == os.path.realpath(os.path.join(folder, path))
+
+
 def test_symbolic_links_are_not_resolved(tmp_path, monkeypatch):
     """The manifest has the name that the user gave, not the target of a link."""
     (tmp_path / "store").mkdir()

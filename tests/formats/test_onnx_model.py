@@ -46,7 +46,7 @@ def constant(tensor, name="w"):
 
 
 def branch(node=None, initializers=()):
-    """Return a subgraph of one node, or of none with an initialiser as its output."""
+    """Return a subgraph of one node, or of none with an initializer as its output."""
     return helper.make_graph([node] if node else [], "branch", [], [floats("w")], list(initializers))
 
 

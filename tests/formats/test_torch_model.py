@@ -371,7 +371,7 @@ def quantised():
     return torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
 
 
-@pytest.mark.filterwarnings("ignore")  # torch warns that sparse and quantised tensors are deprecated
+@pytest.mark.filterwarnings("ignore")  # torch warns that sparse and quantized tensors are deprecated
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -379,8 +379,8 @@ def quantised():
         (lambda: torch.eye(2).to_sparse(), r"weight is sparse \(sparse_coo\)"),
         (lambda: torch.eye(2).to_sparse_csr(), r"weight is sparse \(sparse_csr\)"),
         (lambda: torch.empty(2, 2, device="meta"), "weight is a meta tensor, without values"),
-        (quantised, r"weight is quantised \(qint8\)"),
-        (lambda: torch.ones(2, 2).to(torch.float8_e4m3fn), r"weight is quantised \(float8_e4m3fn\)"),
+        (quantised, r"weight is quantized \(qint8\)"),
+        (lambda: torch.ones(2, 2).to(torch.float8_e4m3fn), r"weight is quantized \(float8_e4m3fn\)"),
         (lambda: torch.tensor([[1.0, float("nan")]]), "weight has values that are not finite"),
         (lambda: torch.tensor([[1.0, float("inf")]]), "weight has values that are not finite"),
         (lambda: torch.zeros(1).expand(1 << 20), r"weight of shape \(1048576,\) is larger than the file"),

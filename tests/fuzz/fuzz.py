@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -473,23 +474,59 @@ class _Worker:
         return name, tried, failures
 
 
+#: What each kind of input is, for the report.
+_MEANINGS = {
+    "mutated images": "Bytes of valid images of 18 formats and modes are flipped, removed, repeated or replaced. Commands that read images "
+    "run on them, ten damaged images and two valid ones at a time.",
+    "mutated headers": "One field of the header of features, or of an exported model, is removed or gets another value: a wrong type, "
+    "a huge number, control characters.",
+    "mutated models and features": "Bytes of `.pt`, `.onnx` and `.npy` files are damaged as those of images. If a command still reads a "
+    "damaged `.pt`, its output has to be that of the valid one.",
+    "mutated tables": "Separators, quotes, line ends, bytes that are not UTF-8 and others are put into manifests, predictions, true labels "
+    "and training histories, or parts of them are removed.",
+    "hostile file names": "Images have names with control characters, shell commands, paths out of the folder, and the maximum length.",
+    "pickles": "Models and features are replaced by pickles that would write a file if they were executed.",
+    "SIGKILL at a random moment": "Commands that write files are killed at random moments, and run again.",
+}
+
+
 def report(counts, count, seed):
-    """Return the table as Markdown."""
-    lines = [
-        "# Reliability",
-        "",
-        f"`make fuzz` (`tests/fuzz/fuzz.py --count {count} --seed {seed}`) damages valid inputs and runs real commands on them.",
-        f"It wrote this page, with torch {version('torch')}, Pillow {version('pillow')} and numpy {version('numpy')}.",
-        f"An input is survived if the command ends within {SECONDS} s and {MEGABYTES} MB (0.7 GB of which are torch, imported), with",
-        "a documented exit status, without a traceback or a control character in its messages, and keeps the promise of its row.",
-        "`make test-all` tries 500 inputs in the same way.",
-        "",
-        "| input | promise | tried | survived |",
-        "|---|---|---:|---:|",
-        *(f"| {name} | {KINDS[name].promise} | {each.tried:,} | {each.survived:,} |" for name, each in counts.items()),
-        "",
-    ]
-    return "\n".join(lines)
+    """Return the counts as a page in Markdown."""
+    failures = Counter((name, each.partition(" < ")[0]) for name, row in counts.items() for each in row.failures)
+    return "\n".join(
+        [
+            "# Reliability",
+            "",
+            "What happens if an image is truncated, a table is damaged, or a command is killed while it writes? "
+            f"`make fuzz` (`tests/fuzz/fuzz.py --count {count} --seed {seed}`)",
+            "tries it with real commands on random inputs, and writes this page. "
+            f"These figures are from torch {version('torch')}, Pillow {version('pillow')} and numpy {version('numpy')}.",
+            "",
+            "| input | required result | tried | survived |",
+            "|---|---|---:|---:|",
+            *(f"| {name} | {KINDS[name].promise} | {row.tried:,} | {row.survived:,} |" for name, row in counts.items()),
+            "",
+            "An input is survived if the command gives the required result, and",
+            "",
+            f"- ends within {SECONDS} s with a documented [exit status](exit-status.md);",
+            "- prints no traceback, no warning of a library, and no control characters in its messages;",
+            f"- takes at most {MEGABYTES:,} MB of memory, of which 700 MB are imported packages.",
+            "",
+            "## The inputs",
+            "",
+            *(f"- **{name}**: {_MEANINGS[name]}" for name in counts),
+            "",
+            "## Failures",
+            "",
+            "An input that is not survived is a bug in cnnkit. `make fuzz` prints the command, the input and what was wrong; with "
+            "`--keep FOLDER`, the script keeps the input.",
+            "The same seed gives the same inputs. `make test-all` tries 500 of them.",
+            "",
+            *(f"- {name}: `{words}` failed on {number:,}" for (name, words), number in sorted(failures.items())),
+            *([] if failures else ["In this run all inputs were survived."]),
+            "",
+        ]
+    )
 
 
 def main():

@@ -133,7 +133,7 @@ def test_layout_is_detected_and_pixels_are_normalised(tmp_path, describe, shown,
     ids=["softmax", "then an identity", "float16", "without a softmax operator"],
 )
 def test_no_second_softmax(tmp_path, describe, shown, last):
-    """Probabilities are recognised by the operator, or by rows that sum to 1; there are no logits."""
+    """Probabilities are recognized by the operator, or by rows that sum to 1; there are no logits."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", last=last)
     probabilities, _ = predictions(path, describe(), found)
@@ -162,13 +162,13 @@ def test_fixed_batch_size(tmp_path, describe, shown, fixed):
 
 
 def test_uint8_network(tmp_path, describe, shown):
-    """It normalises its input itself: --mean and --std are not needed, and refused."""
+    """It normalizes its input itself: --mean and --std are not needed, and refused."""
     found, means = shown
     path = graph(tmp_path / "net.onnx", kind=TensorProto.UINT8, shape=("N", SIZE, SIZE, 3), weights=WEIGHTS / 100)
     bare = describe(mean=None, std=None)
     expected = softmax(means(bare, normalised=False) @ WEIGHTS[:, :2] / 100)
     np.testing.assert_allclose(predictions(path, bare, found)[0], expected, atol=1e-5)
-    with pytest.raises(UsageError, match="normalises it itself; drop --mean, --std"):
+    with pytest.raises(UsageError, match="normalizes it itself; drop --mean, --std"):
         predictions(path, describe(), found)
 
 

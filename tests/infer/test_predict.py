@@ -358,7 +358,7 @@ def test_heads_take_features_and_networks_images(tmp_path, found):
             "takes only 16 x 16 pixels; export it again with cnn-export --dynamic-size",
         ),
         ({"spec": ModelSpec(size="native")}, "takes only 16 x 16 pixels; export it again with"),
-        ({"vote": Vote.HARD}, "give --model several times, or --tta"),
+        ({"vote": Vote.HARD}, "give a second --model, or --tta"),
         ({"logits": True, "tta": "hflip"}, "a vote has probabilities and no logits"),
     ],
 )

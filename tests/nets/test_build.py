@@ -317,7 +317,7 @@ def test_initial_values_are_reproducible(initializer):
 
 
 def test_global_rng_is_untouched():
-    """Building and initialising do not change torch's global generator."""
+    """Building and initializing do not change torch's global generator."""
     before = torch.get_rng_state()
     network = built("conv 4 k3 relu, pool 2 same, gap, dense 2")
     build.initialise(network, Initializer.HE, generator=torch.Generator().manual_seed(0))

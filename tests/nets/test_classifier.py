@@ -1,4 +1,4 @@
-"""Normalisation, backbone, pooling and head, compared with torch and torchvision, and networks built from a Header."""
+"""Normalization, backbone, pooling and head, compared with torch and torchvision, and networks built from a Header."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def make_backbone(layer="conv2", pool=Pool.AVG):
 
 
 def test_normalisation_is_torchvisions():
-    """Normalisation inside the network equals to_tensor and normalize, to the rounding of float32, for every byte."""
+    """Normalization inside the network equals to_tensor and normalize, to the rounding of float32, for every byte."""
     every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     expected = transforms.normalize(transforms.to_tensor(Image.fromarray(every)), PREPROCESS.mean, PREPROCESS.std)
     found = InputNormalization(PREPROCESS)(torch.from_numpy(every[None]))[0]
@@ -44,7 +44,7 @@ def test_normalisation_has_no_state():
 
 
 def test_grey_is_the_luma():
-    """Three channels become one inside the network: Pillow's mode L, except for its rounding, of the normalised values."""
+    """Three channels become one inside the network: Pillow's mode L, except for its rounding, of the normalized values."""
     image = Image.fromarray(pixels(1, 40)[0])
     given = torch.from_numpy(pixels(1, 40))
     plain = Preprocess(Fit.SQUASH, 40, 40, mean=(0.0,) * 3, std=(1.0,) * 3, grey=True)
@@ -74,7 +74,7 @@ def test_pooling_is_torchs(pool, reference):
 
 
 def test_extractor_is_its_parts_in_sequence():
-    """Normalisation, backbone and pooling, in this order."""
+    """Normalization, backbone and pooling, in this order."""
     network, _ = make_backbone()
     images = torch.from_numpy(pixels())
     extractor = Extractor(network, preprocess=PREPROCESS, pool=Pool.MAX).eval()

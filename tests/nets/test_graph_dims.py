@@ -81,7 +81,7 @@ def test_reading_a_graph_needs_no_torch(exported):
 
 
 def test_a_graph_by_hand(tmp_path):
-    """Constants that normalise are not parameters, images may be bytes with channels last, branches meet in the larger field."""
+    """Constants that normalize are not parameters, images may be bytes with channels last, branches meet in the larger field."""
     path = write(
         tmp_path / "model.onnx",
         [

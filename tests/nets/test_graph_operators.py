@@ -1,4 +1,4 @@
-"""ONNX graphs in all forms that exporters, quantisers and optimisers write: parameters and multiply-accumulates are torch's."""
+"""ONNX graphs in all forms that exporters, quantizers and optimizers write: parameters and multiply-accumulates are torch's."""
 
 import collections
 import contextlib
@@ -218,14 +218,14 @@ class _Images(CalibrationDataReader):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """The network at opset 13 as a file, with its batch normalisation folded, as every optimiser does."""
+    """The network at opset 13 as a file, with its batch normalization folded, as every optimizer does."""
     path = tmp_path_factory.mktemp("forms") / "plain.onnx"
     onnx.save(everything(13), path)
     return path
 
 
 def optimized(path, level):
-    """Save the graph that ONNX Runtime's optimiser makes."""
+    """Save the graph that ONNX Runtime's optimizer makes."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level, options.log_severity_level = level, 4
     made = path.with_name(f"{path.stem}-{level.name}.onnx")
@@ -244,7 +244,7 @@ def whole(path):
 
 
 def without_norm(wanted):
-    """Counts after a normalisation is folded: its shift remains as the bias of the convolution, its factors are in the weights."""
+    """Counts after a normalization is folded: its shift remains as the bias of the convolution, its factors are in the weights."""
     params, macs = wanted
     return params - 16, macs
 
@@ -266,7 +266,7 @@ def test_graphs_optimised_by_onnx_runtime(plain, wanted, level, operator):
 
 
 def test_norm_on_blocked_channels_is_not_a_convolution(tmp_path):
-    """ONNX Runtime writes a normalisation that it cannot fold as a depthwise convolution; it has no multiply-accumulates."""
+    """ONNX Runtime writes a normalization that it cannot fold as a depthwise convolution; it has no multiply-accumulates."""
     nodes = [
         make_node("Conv", ["x", "stem.weight"], ["maps"]),
         make_node("BatchNormalization", ["maps", "gamma", "beta", "mean", "variance"], ["norm"]),
@@ -286,12 +286,12 @@ def test_norm_on_blocked_channels_is_not_a_convolution(tmp_path):
     (
         "form",
         "per_channel",
-    ),  # onnxruntime's quantiser cannot quantise grouped transposed convolutions per channel as QDQ
+    ),  # onnxruntime's quantizer cannot quantize grouped transposed convolutions per channel as QDQ
     [(QuantFormat.QDQ, False), (QuantFormat.QOperator, False), (QuantFormat.QOperator, True)],
 )
 @pytest.mark.parametrize("level", [None, LEVELS.ORT_ENABLE_ALL])
 def test_int8_networks(plain, wanted, form, per_channel, level):
-    """A quantised network has the parameters of the float one, without scales and zero points."""
+    """A quantized network has the parameters of the float one, without scales and zero points."""
     path = plain.with_name(f"{form.name}-{per_channel}.onnx")
     quantize_static(
         str(optimized(plain, LEVELS.ORT_ENABLE_BASIC)),
@@ -487,7 +487,7 @@ def test_dense_operators(measured, nodes, weights, params, macs):
     ],
 )
 def test_operators_on_tokens(measured, nodes, weights, params, macs, opset):
-    """Attention, normalisations and recurrent layers, as in onnx and in ONNX Runtime."""
+    """Attention, normalizations and recurrent layers, as in onnx and in ONNX Runtime."""
     steps = make_node("Transpose", ["tokens"], ["steps"], perm=[1, 0, 2])
     made = model([*TOKENS, steps, *nodes], {**THREE, **weights}, opset=opset, domains=MS)
     assert measured(made)[:2] == (108 + params, 10_800 + macs)
@@ -562,7 +562,7 @@ def test_equal_biases_of_untrained_layers_count_in_each(measured, identity):
 
 
 def test_image_normalisation_and_masks_are_not_weights(measured):
-    """Constants before the first layer normalise the image; attention adds masks."""
+    """Constants before the first layer normalize the image; attention adds masks."""
     mask = np.where(np.arange(100).reshape(10, 10) % 3, 0, -1e9).astype(np.float32)
     nodes = [
         make_node("Sub", ["x", "mean"], ["centred"]),
@@ -1008,7 +1008,7 @@ def test_empty_map_costs_nothing(measured):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])
 def test_published_networks_have_the_counts_of_torch(name, tmp_path):
-    """Exported at the newest and at old opsets, in half precision and optimised, they have torch's parameters and multiply-accumulates."""
+    """Exported at the newest and at old opsets, in half precision and optimized, they have torch's parameters and multiply-accumulates."""
     network = torchvision.models.get_model(name, weights=None, num_classes=10).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

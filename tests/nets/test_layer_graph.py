@@ -203,7 +203,7 @@ def test_networks_without_maps(published, tmp_path):
         network.last_spatial()
     assert network.find("conv_proj").is_spatial  # the remedy works
     head = network.module.get_submodule("heads.head")
-    with torch.no_grad():  # torchvision initialises it with zeros, and then every gradient is zero
+    with torch.no_grad():  # torchvision initializes it with zeros, and then every gradient is zero
         head.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
     noise = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
     (found,) = cam.TorchCam(network, (), layer=network.find("conv_proj")).forward(noise).maps(np.array([7]))

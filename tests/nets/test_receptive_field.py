@@ -119,7 +119,7 @@ def test_receptive_fields_agree_with_gradients(name, tmp_path):
     if name == "softmax along the rows":  # the whole height counts, too: an upper bound
         wanted = shown(SIZE)
     assert rows[-1].receptive_field == wanted
-    # A group normalisation is exported as reshapes, which lose the map
+    # A group normalization is exported as reshapes, which lose the map
     assert by_onnx in ([wanted, None] if name == "group normalisation" else [wanted])
 
 

@@ -36,7 +36,7 @@ def inputs(size=64, batch=2):
     ],
 )
 def test_the_textbooks_networks(outline, name, resize, size, normalisation, layer, shape):
-    """Each has its own input size and normalisation, and is cut at its last map, as with Keras' include_top=False."""
+    """Each has its own input size and normalization, and is cut at its last map, as with Keras' include_top=False."""
     module, preprocess = outline(catalogue.canonical(name))
     assert (preprocess.resize, preprocess.size, preprocess.fit) == (resize, size, Fit.CROP)
     assert (preprocess.mean, preprocess.std) == normalisation
@@ -219,7 +219,7 @@ def test_vit_backbone_ends_with_the_class_token():
     module, preprocess = catalogue.seeded(0, functools.partial(catalogue.network, "vit_b_32", size=64))
     assert (module.image_size, preprocess.size) == (64, 224)
     module.eval()
-    # torchvision initialises it to 0
+    # torchvision initializes it to 0
     nn.init.normal_(module.heads.head.weight, generator=torch.Generator().manual_seed(0))
     backbone = subgraph.cut(module, subgraph.find_layer("vit_b_32", module, None, size=64))
     with torch.no_grad():

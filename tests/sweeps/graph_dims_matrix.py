@@ -1,9 +1,9 @@
-"""Compare the counts of cnn-dims for ONNX files with torch's, for torchvision's networks, number formats, optimisers and opsets.
+"""Compare the counts of cnn-dims for ONNX files with torch's, for torchvision's networks, number formats, optimizers and opsets.
 
     .venv/bin/python tests/sweeps/graph_dims_matrix.py [NETWORK ...]
 
 Every network has random weights, and only ten classes. Prints one line for each file that differs, then the counts. A file passes if
-parameters and multiply-accumulates are torch's; where the exporter or the optimiser folded batch norms into convolutions, there must be
+parameters and multiply-accumulates are torch's; where the exporter or the optimizer folded batch norms into convolutions, there must be
 at least as many parameters as after folding by torch.fx.
 """
 
@@ -109,7 +109,7 @@ def exports(made: torch.nn.Module, images: torch.Tensor, folder: Path) -> Iterat
 
 
 def forms(path: Path) -> Iterator[tuple[str, Path]]:
-    """Yield a file in every number format and at every level of ONNX Runtime's optimiser."""
+    """Yield a file in every number format and at every level of ONNX Runtime's optimizer."""
     yield "float32", path
     for level in LEVELS:
         yield f"float32 {level}", optimized(path, level)
@@ -130,7 +130,7 @@ def forms(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def optimized(path: Path, level: str) -> Path:
-    """Save the graph that ONNX Runtime's optimiser makes."""
+    """Save the graph that ONNX Runtime's optimizer makes."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.log_severity_level = 4
@@ -152,7 +152,7 @@ def files(made: torch.nn.Module, images: torch.Tensor, folder: Path) -> Iterator
                     form, file = next(found)
                 except StopIteration:
                     break
-                except Exception as error:  # the quantiser or the optimiser failed
+                except Exception as error:  # the quantizer or the optimizer failed
                     print(
                         f"  not made after {name}: {str(error).splitlines()[0][:100]}", file=sys.__stdout__, flush=True
                     )

@@ -543,7 +543,7 @@ def test_trains_on_half_precision_features(make):
     [
         ({"loss": Loss.BINARY}, "--loss binary is for two classes, there are 3"),
         ({"solver": Solver.LBFGS, "lr": None, "head": "dense 4 relu"}, "--solver lbfgs trains a single dense layer"),
-        ({"solver": Solver.LBFGS, "lr": None, "l1": 0.1}, "--solver lbfgs cannot minimise an --l1 penalty"),
+        ({"solver": Solver.LBFGS, "lr": None, "l1": 0.1}, "--solver lbfgs cannot minimize an --l1 penalty"),
         ({"solver": Solver.LBFGS, "lr": 0.1}, "drop --lr"),
         ({"solver": Solver.LBFGS, "lr": None, "epochs": 50, "patience": 2}, "drop --patience"),
         *(
