@@ -130,7 +130,9 @@ def _by_header(
             unclosed = number
         if len(fields) > len(columns) and not any(fields[len(columns) :]):
             fields = fields[: len(columns)]
-        if not any(fields) or [field.strip("\ufeff ") for field in fields] == header:
+        if not any(fields):
+            continue
+        if fields[0].strip("\ufeff ") == header[0] and [field.strip("\ufeff ") for field in fields] == header:
             continue
         if len(fields) != len(columns):
             shown = messages.excerpt(delimiter.join(raw))
