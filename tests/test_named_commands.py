@@ -125,6 +125,12 @@ def texts_of(source):
             yield node.value
 
 
+@cache
+def all_texts():
+    """List the strings of all programs."""
+    return [text for path in SOURCES for text in texts_of(path.read_text(encoding="utf-8"))]
+
+
 def commands_of_text(text):
     """Yield the commands in a sentence: options, their values, and words that are no words of the sentence."""
     for match in MENTION.finditer(text):
@@ -143,15 +149,42 @@ def commands_of_text(text):
 
 def test_commands_in_messages():
     """Remedies in errors, notices and advice, and options of other commands in help."""
-    commands = {
-        tuple(command)
-        for path in SOURCES
-        for text in texts_of(path.read_text(encoding="utf-8"))
-        for command in commands_of_text(text)
-    }
+    commands = {tuple(command) for text in all_texts() for command in commands_of_text(text)}
     assert ("cnn-export", "--head-only") in commands
     found = [fault(program, words, complete=False) for program, *words in sorted(commands)]
     assert [each for each in found if each] == []
+
+
+#: Options that no parser lists, or that belong to pip and to fish, and names in old checkpoints.
+OTHER_OPTIONS = {
+    "--help",
+    "--field-name",
+    "--upgrade",
+    "--no-files",
+    "--arguments",
+    "--command",
+    "--from",
+    "--pictures",
+}
+
+
+def options_in(text):
+    """List the options in a text: whole words, without those that are filled in."""
+    return {word for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", text) if not word.endswith(FILLED_IN)}
+
+
+def test_options_named_alone_exist():
+    """In code spans of pages, help and messages: a command has each of them."""
+    spans = [span for page in PAGES for span in re.findall(r"`(--[^`\n]+)`", page.read_text(encoding="utf-8"))]
+    named = {option for text in [*spans, *all_texts()] for option in options_in(text)}
+    known = {
+        word
+        for program in PROGRAMS
+        for each in parser_of(program, False).params
+        for word in (*each.opts, *each.secondary_opts)
+    }
+    assert len(named) > 100
+    assert named - known - OTHER_OPTIONS == set()
 
 
 @pytest.mark.parametrize(
