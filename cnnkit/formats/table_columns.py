@@ -20,7 +20,7 @@ Aliases = Mapping[str, Sequence[str]]
 #: Called with the columns of a table before its first row.
 Check = Callable[[Sequence[str]], None]
 
-#: Names of splits, to recognise their column in a table without a header row.
+#: Names of splits, to recognize their column in a table without a header row.
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 
 _NUMERIC = re.compile(r"[0-9.]+")

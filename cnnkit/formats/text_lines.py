@@ -1,4 +1,4 @@
-"""Lines of a text file in UTF-8, UTF-16 or UTF-32, with any line ends; files that are not text are recognised by their first bytes."""
+"""Lines of a text file in UTF-8, UTF-16 or UTF-32, with any line ends; files that are not text are recognized by their first bytes."""
 
 import codecs
 import re
