@@ -27,7 +27,7 @@ from cnnkit.data import folder_search, split_names
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import archives, image_formats, manifest, tables
+from cnnkit.formats import archives, image_formats, listed_paths, manifest, tables, text_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +278,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     if first is None:
         raise UsageError("standard input is empty; give a source, or pipe a list of images into the command")
     lines = chain([first], lines)
-    kind = tables.kind_of(first)
+    kind = text_lines.kind_of(first)
     if kind is not None:
         raise UsageError(f"standard input is {kind}, not a list of paths; write it to a file and give the file's name")
     extensions = MissingExtensions("standard input")
@@ -299,7 +299,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     if split is not None:
         raise UsageError("--split needs a manifest or a folder; the list on standard input has no splits")
     if not null:
-        tables.check_path(os.fsdecode(first.rstrip(b"\r\n")), name="standard input")
+        listed_paths.check_path(os.fsdecode(first.rstrip(b"\r\n")), name="standard input")
     for line in lines:
         path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
         if "\0" in path:
