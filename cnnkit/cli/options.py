@@ -105,8 +105,8 @@ TruthSource = Annotated[
     typer.Option(
         "--truth",
         metavar="SOURCE",
-        help="A manifest (.tsv, .csv or .jsonl) with labels, or a folder of class folders. [default: the name of the folder "
-        "that directly contains each image]",
+        help="A manifest (.tsv, .csv or .jsonl) with labels, or a folder of class folders. [default: for each image "
+        "the nearest folder that is a predicted class]",
     ),
 ]
 #: For commands that decode images.
