@@ -317,7 +317,7 @@ def _by_split(
     each: str, *, stdin: BinaryIO | None, folders: FolderReading | None, search: SearchLog
 ) -> dict[str | None, list[ImageFile]]:
     """Return the images of a source by split: train and val, or all under None."""
-    own = SearchLog()
+    own = SearchLog(opens=search.opens)
     found = list(source.find([each], stdin=stdin, folders=folders, search=own))
     divided = any(image.split is not None for image in found)
     _refuse_empty(own, below=each if divided else None)
