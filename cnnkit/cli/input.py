@@ -61,6 +61,25 @@ def images(
     return search_log.said(found, heard) if aloud else found
 
 
+def model_and_arguments(named: str | None, words: Sequence[str | None], *, usage: str) -> list[str]:
+    """Return the model and the other arguments of a command whose model is its first argument or the value of -m.
+
+    Args:
+        named: The value of -m.
+        words: The arguments.
+        usage: Their names, the model first.
+
+    Raises:
+        UsageError: One is missing, or the model is given twice.
+    """
+    given = [word for word in (named, *words) if word is not None]
+    if len(given) < len(words):
+        raise UsageError(f"arguments are missing; give {usage}, or -m {usage}")
+    if len(given) > len(words):
+        raise UsageError(f"two models are given, {words[0]} and -m {named}; drop one of them")
+    return given
+
+
 def stdin() -> BinaryIO:
     """Return standard input as bytes.
 

@@ -68,10 +68,15 @@ Errors = Annotated[
 ]
 #: For commands that compute gradients of a network.
 DifferentiableModel = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        metavar="MODEL", show_default=False, help="A trained model (.pt), or the name of a torchvision or timm network."
+        metavar="MODEL",
+        show_default=False,
+        help="A trained model (.pt), or the name of a torchvision or timm network. [required unless -m]",
     ),
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="MODEL", help="The model, in place of the first argument.")
 ]
 #: For commands that train.
 Labelled = Annotated[
