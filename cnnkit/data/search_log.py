@@ -124,7 +124,7 @@ class SearchLog:
     def say(self) -> None:
         """Log the notices."""
         for line in self.lines():
-            log.info("%s", line)
+            log.info("%s", line, extra=messages.WAITS_FOR_WORK)
 
     def lines(self) -> Iterator[str]:
         """Yield the notices."""

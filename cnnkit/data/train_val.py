@@ -291,7 +291,8 @@ def hold_out_roles(rows: Sequence[tuple[str, str | None]], held_out: str, *, nam
     if len(splits) - len(tests) < 2:
         raise CnnkitError(f"{name}: no split except {held_out} to train on; make several with cnn-split --folds")
     if tests:
-        log.info("%s: not used: %s", name, ", ".join(f"{count:,} of {each}" for each, count in tests.items()))
+        counts = ", ".join(f"{count:,} of {each}" for each, count in tests.items())
+        log.info("%s: not used: %s", name, counts, extra=messages.WAITS_FOR_WORK)
     return [VAL if split == held_out else None if split in tests else TRAIN for _, split in rows]
 
 
@@ -326,7 +327,8 @@ def _by_split(
         return {None: found}
     unused = Counter(image.split or "no split" for image in found if not split_named(image.split or ""))
     if unused:
-        log.info("%s: not used: %s", each, ", ".join(f"{count:,} of {name}" for name, count in unused.items()))
+        counts = ", ".join(f"{count:,} of {name}" for name, count in unused.items())
+        log.info("%s: not used: %s", each, counts, extra=messages.WAITS_FOR_WORK)
     return {split: [image for image in found if split_named(image.split or "") == split] for split in (TRAIN, VAL)}
 
 

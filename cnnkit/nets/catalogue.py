@@ -192,7 +192,7 @@ def default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
 
 @contextlib.contextmanager
 def _downloading(what: str) -> Generator[None]:
-    log.info("downloading %s", what)
+    log.info("downloading %s", what, extra=messages.BEGINS_WORK)
     try:
         yield
     except (OSError, RuntimeError) as error:  # no connection, or wrong content; urllib's errors are OSErrors
