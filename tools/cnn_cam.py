@@ -72,6 +72,8 @@ def main(
       cnn-cam -m model.pt photos/ --faithful --method layercam > faithful.tsv
     """
     render = render.checked()
+    if render.output is None and render.sheet is None and not render.faithful:
+        cli.notice("no map is drawn; add -o DIR for overlays, or --sheet FILE.png")
 
     from cnnkit.data import tree
     from cnnkit.explain import cam_render, cam_run

@@ -151,6 +151,12 @@ class Truth:
         image = self.images.get(resolved)
         return image.label if image is not None else None
 
+    def split_of(self, path: str, resolved: str) -> str | None:
+        """Return the split of an image; None if it has none."""
+        del path
+        image = self.images.get(resolved)
+        return image.split if image is not None else None
+
     def without(self, predicted: Container[str]) -> list[LabelledImage]:
         """List the images whose real path is not in `predicted`."""
         return [image for resolved, image in self.images.items() if resolved not in predicted]
@@ -199,6 +205,11 @@ class FolderTruth:
             return None
         deeper = f"; deeper folders are ignored ({messages.shortened(sorted(self._deeper), 5)})" if self._deeper else ""
         return f"true class = folder of the image: {messages.shortened(sorted(self.labels), 8)}{deeper}; for other labels, give --truth"
+
+    def split_of(self, path: str, resolved: str) -> str | None:
+        """Return the name of the folder that contains the class folder: in photos/test/cat/1.jpg it is a split."""
+        del resolved
+        return os.path.basename(os.path.dirname(os.path.dirname(os.path.abspath(path))))
 
     def without(self, predicted: Container[str]) -> list[LabelledImage]:
         """Return an empty list."""

@@ -338,8 +338,8 @@ def test_images_without_predictions_are_counted(run, folder):
     whole = write(truth, probabilities)
     outcome = run("cnn-eval", "--truth", "split.tsv", stdin=whole)
     assert outcome.err == (
-        "cnn-eval: 9 of 99 images in split.tsv have no prediction (train 6, val 3); test is complete; "
-        "--split limits the truth to one split\n"
+        "cnn-eval: 9 of 99 images in split.tsv have no prediction (train 6, val 3); test is complete: "
+        "add --split test to limit the truth to it\n"
     )
     assert run("cnn-eval", "--truth", "split.tsv", "--quiet", stdin=whole).err == ""
     assert run("cnn-eval", "--truth", "split.tsv", "--split", "test", "--complete", stdin=whole).err == ""
