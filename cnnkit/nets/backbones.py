@@ -245,10 +245,10 @@ def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) 
             whose = _whose(state) or "are these another network's weights?"
             raise FormatError(f"{source}: has no {key} (it has {', '.join(list(state)[:3])}, ...); {whose}")
         if state[key].shape != tensor.shape:
-            whose = _whose(state)
+            alike = _whose(state)
             raise FormatError(
                 f"{source}: {key} has shape {tuple(state[key].shape)}, the network needs {tuple(tensor.shape)}"
-                f"{f'; {whose}' if whose else ''}"
+                f"{f'; {alike}' if alike else ''}"
             )
         if tensor.is_floating_point() != state[key].is_floating_point():
             raise FormatError(
