@@ -179,9 +179,9 @@ def test_missing_or_wrong_files_are_one_line_before_torch_is_loaded(run, here, s
         (("gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
         (("train.npy", "--val", "gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
         (("train.npy", "-o", "x.onnx"), 2, "x.onnx: the model's name must end in .pt; give -o x.pt"),
-        (("train", "-o", "x.pt"), 2, "train: not a features file; did you mean train.npy?"),
+        (("gone", "-o", "x.pt"), 2, "gone: not a features file; give the .npy written by cnn-extract"),
         (("train.npy", "-o", "nowhere/x.pt"), 1, "nowhere: no such folder to write x.pt into"),
-        (("train.tsv", "-o", "x.pt"), 2, "train.tsv: not a features file; give the .npy written by cnn-extract"),
+        (("train.tsv", "-o", "x.pt"), 2, "train.tsv: not a features file; did you mean train.npy?"),
         (
             ("train.npy", "-o", "x.pt", "--weights", "gone.pth"),
             1,
