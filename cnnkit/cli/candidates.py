@@ -230,7 +230,7 @@ def _models(library: str) -> Path | None:
 def _named_network(context: Any) -> str | None:  # noqa: ANN401 - typer's own click is private
     """Return the network or model on the command line."""
     given = context.params
-    for name in ("model", "models", "backbone", "arch", "network", "words"):
+    for name in ("network_model", "model", "models", "backbone", "arch", "network", "words"):
         value = given.get(name)
         first = value[0] if isinstance(value, list | tuple) and value else value
         if isinstance(first, str | Path) and (name != "words" or str(first).endswith(".pt")):

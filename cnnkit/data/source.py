@@ -262,7 +262,31 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
             f"{path}: no rows"
             + (f" with split {split}; it has {', '.join(splits) or 'none'}" if split is not None else "")
         )
+    if search.opens:
+        _demand_one(path, images)
     return images
+
+
+#: Fewer images of a manifest that are not found are skipped one by one.
+_FEW_MISSING = 3
+
+
+def _demand_one(path: str, images: Sequence[ImageFile]) -> None:
+    """Raise an error if several images of a manifest are listed, and none is found.
+
+    Raises:
+        CnnkitError: With the remedy, if the paths exist relative to the current folder.
+    """
+    if len(images) < _FEW_MISSING or any(os.path.lexists(image.path) for image in images):
+        return
+    folder, first = os.path.dirname(path), images[0].path
+    message = f"{path}: none of its {len(images):,} images exists, for example {first}"
+    if not folder or not any(os.path.lexists(os.path.relpath(image.path, folder)) for image in images):
+        raise CnnkitError(f"{message}; paths are relative to the folder of the manifest")
+    raise CnnkitError(
+        f"{message}: its paths are relative to the current folder, but are read relative to {folder}/; "
+        f"write it with cnn-split --manifest {path}, or pipe it in (- < {path})"
+    )
 
 
 def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFile:

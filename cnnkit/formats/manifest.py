@@ -27,6 +27,9 @@ LIST_EXTENSIONS = (".txt", ".lst")
 #: Names of the column that holds the split.
 SPLIT_COLUMNS = ("split", "subset", "partition")
 
+#: Names of the splits that are used once, after all choices.
+TEST_NAMES = frozenset({"test", "testing", "holdout"})
+
 _WORDS = ("label", "split", "group", "truth")
 _ALIASES = {
     "path": table_columns.PATH_ALIASES,

@@ -732,6 +732,9 @@ def test_rejects_drawing_options_without_output(run, here, words, line):
     outcome = run("cnn-cam", "-m", "model.pt", "photos", *words, *CPU, status=2)
     assert (outcome.out, outcome.err) == ("", f"cnn-cam: {line}\n")
     assert not Path("s.png").exists()
+    if words == ("--raw",):
+        drawn_nowhere = run("cnn-cam", "-m", "model.pt", "photos/blue/1.png", *CPU)
+        assert "cnn-cam: no map is drawn; add -o DIR for overlays, or --sheet FILE.png\n" in drawn_nowhere.err
 
 
 def test_sheet_has_alpha_and_colormap(run, here):
