@@ -160,6 +160,7 @@ OTHER_OPTIONS = {
     "--help",
     "--field-name",
     "--upgrade",
+    "--no-deps",
     "--no-files",
     "--arguments",
     "--command",

@@ -81,7 +81,7 @@ DifferentiableModel = Annotated[
     ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="MODEL", help="The model, in place of the first argument.")
+    str | None, typer.Option("--model", "-m", metavar="MODEL", help="The model, instead of the first argument.")
 ]
 #: For commands that train.
 Labelled = Annotated[
