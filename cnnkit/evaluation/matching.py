@@ -188,11 +188,8 @@ class FolderTruth:
     def of(self, path: str, resolved: str) -> str | None:
         """Return the folder of the class in the path as written: a link is in the folder of its class."""
         del resolved
-        direct = class_names.normal(os.path.basename(os.path.dirname(os.path.abspath(path))))
-        label = direct
-        if direct not in self._predicted:
-            above = [class_names.normal(name) for name in os.path.dirname(os.path.normpath(path)).split(os.sep)]
-            label = next((name for name in reversed(above) if name in self._predicted), direct)
+        direct = class_names.folder(path)
+        label = class_names.class_folder(path, self._predicted) or direct
         if label != direct:
             self._deeper[direct] = None
         if label:
