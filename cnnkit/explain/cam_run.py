@@ -348,22 +348,6 @@ def _records(
         raise CnnkitError("no image could be used; nothing written")
     if renderer.options.sheet is not None:
         contact_sheets.save(renderer.options.sheet, cells)
-<<<<<<< HEAD
-=======
-    if choose.without_truth:
-        log.info(
-            "no map of --class true for %s without a label that is a class of the model; the first is %s",
-            messages.count_images(len(choose.without_truth)),
-            choose.without_truth[0],
-        )
-    if empty:
-        log.info(
-            "%d of %d maps are zero everywhere, so nothing is drawn on the image; the first is %s",
-            empty,
-            total,
-            first_empty,
-        )
->>>>>>> wip-d
     if scored:
         deletion, insertion = (float(np.mean([getattr(each, name) for each in scored])) for name in SCORES)
         log.info("mean of %d maps: deletion %.4g, insertion %.4g", len(scored), deletion, insertion)
@@ -445,8 +429,8 @@ def _found(
                 yield ImageMaps(image, model.classes[int(row.argmax())], found, choose.truth(image))
     if choose.without_truth:
         log.info(
-            "no map of --class true for %d images: their labels are missing or not classes of the model; the first is %s",
-            len(choose.without_truth),
+            "no map of --class true for %s without a label that is a class of the model; the first is %s",
+            messages.count_images(len(choose.without_truth)),
             choose.without_truth[0],
         )
     if empty:
