@@ -57,14 +57,17 @@ checks: .venv/test
 # An editable installation does not include the manual pages; a wheel has them in share/man.
 LINK_PAGES = for section in man1 man7; do mkdir -p .venv/share/man/$$section && ln -sf "$(CURDIR)/docs/man/$$section/"* .venv/share/man/$$section/; done
 
+# Python compiles the modules that are imported when they are; pip would compile more than ten thousand.
+PIP := --quiet --no-compile
+
 # An editable installation of the commands: changes of the source take effect at once.
 $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install $(PIP) --editable .
 	@$(LINK_PAGES)
 	@touch $@
 
 .venv/test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install $(PIP) --editable '.[test]'
 	@$(LINK_PAGES)
 	@touch $@ $(BIN)/cnn-eval
 

@@ -1,8 +1,9 @@
 """Normalize and compare class names, and find names that are easily confused."""
 
+import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 
 from cnnkit import messages
 
@@ -29,6 +30,22 @@ def normal(name: str) -> str:
 def normal_or_none(name: str | None) -> str | None:
     """Return the normal form of a label; None for a blank label."""
     return None if name is None else normal(name) or None
+
+
+def folder(path: str) -> str:
+    """Return the normal form of the name of the folder that contains a file."""
+    return normal(os.path.basename(os.path.dirname(os.path.abspath(path))))
+
+
+def class_folder(path: str, classes: Container[str]) -> str | None:
+    """Return the nearest folder of a file that has the name of a class, in normal form; None if there is none.
+
+    Args:
+        path: Only the folders written in it are candidates, and the folder that contains the file.
+        classes: Names in normal form.
+    """
+    above = [normal(name) for name in os.path.dirname(os.path.normpath(path)).split(os.sep)]
+    return next((name for name in (folder(path), *reversed(above)) if name in classes), None)
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:

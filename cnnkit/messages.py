@@ -5,6 +5,12 @@ import shlex
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+#: For `extra` of a log record that is of interest once the work begins, not before an error of the options: the device, ignored files.
+WAITS_FOR_WORK = {"waits_for_work": True}
+
+#: For `extra` of a log record about work that takes seconds; it is printed at once, after the delayed ones.
+BEGINS_WORK = {"begins_work": True}
+
 
 def proposal(word: str, known: Collection[str], *, foreign: Mapping[str, str]) -> str:
     """Suggest the known word most similar to an unknown one; empty if none is similar.

@@ -6,6 +6,22 @@ import pytest
 
 from cnnkit import class_names
 
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("photos/oak/a/1.jpg", "oak"),
+        ("oak/elm/1.jpg", "elm"),
+        ("a/../oak/1.jpg", "oak"),
+        ("a/1.jpg", None),
+        ("1.jpg", None),
+    ],
+)
+def test_class_folder_is_the_nearest(path, found):
+    """Of the folders in the path; the name of the image is not one."""
+    assert class_names.class_folder(path, {"oak", "elm", "1.jpg"}) == found
+
+
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
 

@@ -38,6 +38,9 @@ def folder(tmp_path, monkeypatch):
     Path("split.tsv").write_text("path\tlabel\tsplit\na.png\tred\ttrain\nb.png\tred\tfold0\nc.png\tred\ttrain\n")
     Path("split.csv").write_text('path,subset\n"a,1.png",dev\n')
     Path("split.jsonl").write_text('{"path": "a.png", "split": "held"}\n')
+    quoted = 'sep=|\n"path"|"Split"\n"a|1.png"|"the ""new"" one"\n'
+    Path("utf16.csv").write_bytes(quoted.encode("utf-16"))
+    Path("mac.tab").write_bytes(b'path\tsplit\ra.png\t"the first"\rb.png\tlast\r')
     Path("train.tsv").write_text("path\tlabel\tsplit\na.png\tred\tfold7\n")
     np.save("train.npy", np.zeros((1, 2), np.float32))
     for name in ("broken.pt", "broken.onnx", "broken.npy", "broken.tsv"):
@@ -152,6 +155,8 @@ def test_tables_name_only_what_there_is():
         ("cnn-cam split.tsv --split=f", ["fold0"]),
         ("cnn-cam split.csv --split ", ["dev"]),
         ("cnn-cam split.jsonl --split ", ["held"]),
+        ("cnn-cam utf16.csv --split ", ['the "new" one']),
+        ("cnn-cam mac.tab --split ", ["the first", "last"]),
         ("cnn-eval p.tsv --truth split.tsv --split t", ["train"]),
         ("cnn-cam --split ", ["train", "val", "test"]),
         ("cnn-train split.tsv --hold-out ", ["train", "fold0"]),

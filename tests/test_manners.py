@@ -216,10 +216,10 @@ def road(tmp_path_factory, commands):
         done[name] = start(commands / name, *words, cwd=folder)
         if name in KEPT:
             (folder / KEPT[name]).write_text(done[name].out)
-        if name == "cnn-split":  # a truth with one mistake: without mistakes there is no temperature
+        if name == "cnn-split":  # a validation set with one mistake: without mistakes there is no temperature
             _, *rows = (line.split("\t") for line in done[name].out.splitlines())
             wrong = next(path for path, label, split in rows if (label, split) == ("red", "test"))
-            mistaken = done[name].out.replace(f"{wrong}\tred", f"{wrong}\tblue")
+            mistaken = done[name].out.replace(f"{wrong}\tred", f"{wrong}\tblue").replace("\ttest\n", "\tval\n")
             (folder / "mistaken.tsv").write_text(mistaken)
         if name == "cnn-train-head":  # the tests run it again, with other durations
             shutil.copy(folder / "head.csv", folder / "kept.csv")

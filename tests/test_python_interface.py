@@ -565,7 +565,7 @@ def test_heat_maps_are_those_of_the_command(model, options, words, folder, shell
 
 def test_heat_maps_report_what_the_command_reports(folder, shell, caplog):
     """Notices with the parameters' names; progress; and a missing true class."""
-    words = "photos 'turned round.png' --class true --class blue"
+    words = "photos 'turned round.png' --class true --class blue --sheet sheet.png"
     Image.new("RGB", (30, 40)).save("turned round.png")
     printed = shell(f"cnn-cam -m one.onnx {words} --device cpu", cwd=folder).err
     done = []
@@ -581,7 +581,7 @@ def test_heat_maps_report_what_the_command_reports(folder, shell, caplog):
     assert done == [(number, 17) for number in range(1, 18)]
     notices = [record.getMessage() for record in caplog.records]
     assert [f"cnn-cam: {each}".replace('target="true"', "--class true") for each in notices] == printed.splitlines()
-    assert 'no map of target="true" for 1 images: ' in " ".join(notices)
+    assert 'no map of target="true" for 1 image without a label' in " ".join(notices)
 
 
 def test_a_heat_map_of_an_image_in_memory(folder):

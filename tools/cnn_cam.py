@@ -81,6 +81,8 @@ def main(
     if render.output is not None or render.sheet is not None:
         cli.finish_files()
     network = cam_run.open_model(model, cam, shown, device=device, batch=batch)
+    if render.output is None and render.sheet is None and not render.faithful:
+        cli.notice("no map is drawn; add -o DIR for overlays, or --sheet FILE.png")
     with (
         tree.writing_into(render.output, force=render.force),
         cli.callbacks("explaining", errors=errors, streaming=True) as callbacks,

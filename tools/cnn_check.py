@@ -80,7 +80,9 @@ def main(
         else:
             wanted = table or CheckTable.FINDINGS
             cli.emit(found.rows(wanted), as_json, columns=check_report.columns(wanted))
-        cli.notice(", ".join(f"{count:,} {name if count != 1 else name[:-1]}" for name, count in counts.items()))
+        summary = ", ".join(f"{count:,} {name if count != 1 else name[:-1]}" for name, count in counts.items())
+        passed = "; the exit status is 0, with --fail it is 4" if counts["errors"] and not fail else ""
+        cli.notice(f"{summary}{passed}")
         if left is not None:
             gone = ", ".join(f"{reason} {count:,}" for reason, count in left.left_out.items())
             cli.notice(f"{fix}: {len(left.rows):,} of {found.listed:,} images{f'; left out: {gone}' if gone else ''}")

@@ -9,10 +9,14 @@ from cnnkit.explain.config import DreamFilterOptions, DreamOptions, NetworkOptio
 
 @cli.image_command
 def main(
-    model: cli.options.DifferentiableModel,
-    image: Annotated[Path, cli.Argument(metavar="IMAGE", show_default=False, help="The image to start from.")],
-    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="PNG to write.")],
+    model: cli.options.DifferentiableModel = None,
+    image: Annotated[
+        str | None,
+        cli.Argument(metavar="IMAGE", show_default=False, help="The image to start from. [required]"),
+    ] = None,
     *,
+    network_model: cli.options.ModelOption = None,
+    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="PNG to write.")],
     filters: DreamFilterOptions,
     dream: DreamOptions,
     network: NetworkOptions,
@@ -29,12 +33,14 @@ def main(
       cnn-dream inception_v3 sky.jpg --layer Mixed_5d -o dream.png
       cnn-dream model.pt photo.jpg --layer 3 --filters 0-7 --size 256 --octaves 2 -o dream.png
     """
+    chosen, start = cli.model_and_arguments(network_model, (model, image), usage="MODEL IMAGE")
+
     from cnnkit.explain import activation_max
 
     with cli.progress("dreaming") as progress:
         record = activation_max.dream(
-            model,
-            image,
+            chosen,
+            Path(start),
             output,
             network=network,
             filters=filters,

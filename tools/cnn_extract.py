@@ -97,7 +97,7 @@ def main(
         return
     if output is None:
         raise UsageError("give the file to write with -o FILE.npy, or measure the speed with --bench")
-    with cli.callbacks("extracting", errors=errors) as callbacks:
+    with cli.callbacks("loading the backbone", errors=errors) as callbacks:
         summary = extract.extract(images, output, config, spec=spec, callbacks=callbacks)
     if stats:
         _print_stats([output], as_json)

@@ -19,9 +19,10 @@ _MOVED: dict[str, Any] = {"hidden": True, "is_eager": True, "callback": _refuse_
 
 @cli.command
 def main(
-    model: cli.options.DifferentiableModel,
-    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="PNG to write.")],
+    model: cli.options.DifferentiableModel = None,
     *,
+    network_model: cli.options.ModelOption = None,
+    output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.png", help="PNG to write.")],
     filters: FilterOptions,
     kernels: Annotated[
         bool, cli.Option("--kernels", help="Draw the weights of the first convolution instead; zero is grey.")
@@ -46,17 +47,18 @@ def main(
       cnn-filters alexnet --kernels -o kernels.png
     """
     del dream, octaves, octave_scale
+    (chosen,) = cli.model_and_arguments(network_model, (model,), usage="MODEL")
     patterns = patterns.checked(kernels=kernels)
 
     from cnnkit.explain import activation_max
 
     if kernels:
-        drawn = activation_max.draw_kernels(model, output, network=network, filters=filters, device=device, seed=seed)
+        drawn = activation_max.draw_kernels(chosen, output, network=network, filters=filters, device=device, seed=seed)
         cli.emit(drawn, as_json)
         return
     with cli.progress("searching") as progress:
         records = activation_max.draw_patterns(
-            model,
+            chosen,
             output,
             network=network,
             filters=filters,

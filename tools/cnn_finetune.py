@@ -63,9 +63,10 @@ def main(
           --unfreeze all --layer-decay 0.8
     """
     model, sources = cli.model_first(words, unless=init.backbone)
+    init = dataclasses.replace(init, model=model)
+    init.check_files()
     data = cli.labelled_images(sources, val=val, hold_out=hold_out, folders=folders)
     classes, has_val = len(data.classes), bool(data.val)
-    init = dataclasses.replace(init, model=model)
     output = config.model_path(output)
     freeze = freeze.checked()
     init = init.checked(train.loss, classes=classes)
@@ -76,7 +77,7 @@ def main(
 
     from cnnkit.train.finetune import finetune
 
-    with cli.callbacks("training", errors=errors, epochs_as_json=as_json) as callbacks:
+    with cli.callbacks("loading the model", errors=errors, epochs_as_json=as_json) as callbacks:
         result = finetune(data, output, init=init, freeze=freeze, train=train, run=run, callbacks=callbacks)
     cli.conclude(result, as_json)
 

@@ -74,6 +74,9 @@ def main(
             if found is None
             else predictor.features(found, callbacks=callbacks)
         )
+        callbacks.phase(
+            "predicting"
+        )  # the options are valid: the notice about the device is printed before the first batch
         if config.labels_only:
             cli.emit_lines(predict.labels(outputs, predictor.classes, min_probability=config.min_probability))
         else:

@@ -96,7 +96,7 @@ def _named(sources: list[str] | None, *, only: str | None, null: bool) -> Iterat
     """Yield the paths of the images given on the command line, except those that have already been moved away."""
     for words in [[source] for source in sources] if sources else [None]:
         with contextlib.suppress(CnnkitError):
-            yield from (image.path for image in cli.images(words, split=only, null=null, aloud=False))
+            yield from (image.path for image in cli.images(words, split=only, null=null, opens=False, aloud=False))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from cnnkit.data import decode
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
-from cnnkit.formats import tables
+from cnnkit.formats import table_columns, tables
 
 log = logging.getLogger("cnnkit")
 
@@ -181,7 +181,7 @@ class Columns:
 
 def _by_image(manifest: str | Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
     folder = os.path.dirname(manifest)
-    aliases = {**dict.fromkeys(names, ()), "path": tables.PATH_ALIASES}
+    aliases = {**dict.fromkeys(names, ()), "path": table_columns.PATH_ALIASES}
     rows = tables.load(manifest, required=["path"], aliases=aliases)
     extensions = MissingExtensions(str(manifest))
     found = {os.path.realpath(extensions.completed(os.path.join(folder, row["path"]))): row for row in rows}

@@ -31,7 +31,7 @@ that writes files while it emits rows calls `cli.finish_files` first, to write i
 
 from cnnkit.cli import options
 from cnnkit.cli.command import command, image_command
-from cnnkit.cli.input import images, reading, reading_each, stdin, truth
+from cnnkit.cli.input import images, model_and_arguments, reading, reading_each, stdin, truth
 from cnnkit.cli.options import Argument, Option
 from cnnkit.cli.output import (
     callbacks,
@@ -69,6 +69,7 @@ __all__ = [
     "image_command",
     "images",
     "labelled_images",
+    "model_and_arguments",
     "model_first",
     "notice",
     "options",

@@ -32,7 +32,7 @@ from cnnkit.choices import ProbeName
 from cnnkit.data import augment_notation, split_names
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import bounds
-from cnnkit.formats import image_formats, manifest, peek, tables
+from cnnkit.formats import image_formats, manifest, peek, table_columns
 from cnnkit.nets import notation
 
 #: Seconds to wait for a list of layers; the next completion finds it in the cache.
@@ -230,7 +230,7 @@ def _models(library: str) -> Path | None:
 def _named_network(context: Any) -> str | None:  # noqa: ANN401 - typer's own click is private
     """Return the network or model on the command line."""
     given = context.params
-    for name in ("model", "models", "backbone", "arch", "network", "words"):
+    for name in ("network_model", "model", "models", "backbone", "arch", "network", "words"):
         value = given.get(name)
         first = value[0] if isinstance(value, list | tuple) and value else value
         if isinstance(first, str | Path) and (name != "words" or str(first).endswith(".pt")):
@@ -423,7 +423,7 @@ def _labels(context: Any) -> Iterable[str]:  # noqa: ANN401 - typer's own click 
 
 def _labels_of(source: str) -> list[str]:
     if not os.path.isdir(source):
-        return peek.column(source, ("label", *tables.LABEL_ALIASES)) if source.lower().endswith(_TABLES) else []
+        return peek.column(source, ("label", *table_columns.LABEL_ALIASES)) if source.lower().endswith(_TABLES) else []
     splits = [os.path.join(source, name) for name in _splits_of(source) if split_names.is_split(name)]
     return _folders_in(splits or [source])
 

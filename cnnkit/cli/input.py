@@ -27,6 +27,7 @@ def images(
     folders: FolderReading | None = None,
     search: "SearchLog | None" = None,
     labels: bool = True,
+    opens: bool = True,
     aloud: bool = True,
 ) -> "Iterable[ImageFile]":
     """Find the images named on the command line.
@@ -38,6 +39,7 @@ def images(
         folders: What the folders in a folder are; by default this follows from their names.
         search: Collects what the notices report about the search.
         labels: The command needs labels; otherwise the notices do not mention classes.
+        opens: The command opens the images, so a manifest of which none is found is an error.
         aloud: Log the notices.
 
     Returns:
@@ -53,9 +55,29 @@ def images(
         refuse_terminal("an image, a folder or a manifest", "a list")
     listed = stdin() if "-" in (sources or ["-"]) else None
     heard = search_log.SearchLog(labels=labels) if search is None else search
+    heard.opens = opens
     heard.unread = current().passed_over
     found = source.find(sources or ["-"], split=split, stdin=listed, null=null, folders=folders, search=heard)
     return search_log.said(found, heard) if aloud else found
+
+
+def model_and_arguments(named: str | None, words: Sequence[str | None], *, usage: str) -> list[str]:
+    """Return the model and the other arguments of a command whose model is its first argument or the value of -m.
+
+    Args:
+        named: The value of -m.
+        words: The arguments.
+        usage: Their names, the model first.
+
+    Raises:
+        UsageError: One is missing, or the model is given twice.
+    """
+    given = [word for word in (named, *words) if word is not None]
+    if len(given) < len(words):
+        raise UsageError(f"arguments are missing; give {usage}, or -m {usage}")
+    if len(given) > len(words):
+        raise UsageError(f"two models are given, {words[0]} and -m {named}; drop one of them")
+    return given
 
 
 def stdin() -> BinaryIO:
@@ -143,7 +165,7 @@ def truth(
             if os.path.isfile(source) and path.is_file() and os.path.samefile(source, path):
                 raise UsageError(f"{path} is given both as predictions and as truth; pass a manifest with --truth")
         name = f"{source} ({split})" if split is not None else source
-        return matching.Truth(images([source], split=split, folders=folders), name=name)
+        return matching.Truth(images([source], split=split, folders=folders, opens=False), name=name)
     if split is not None or complete or folders is not None:
         raise UsageError("--split, --folders and --complete need a list of images; pass one with --truth")
     return matching.FolderTruth()

@@ -73,10 +73,15 @@ Errors = Annotated[
 ]
 #: For commands that compute gradients of a network.
 DifferentiableModel = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        metavar="MODEL", show_default=False, help="A trained model (.pt), or the name of a torchvision or timm network."
+        metavar="MODEL",
+        show_default=False,
+        help="A trained model (.pt), or the name of a torchvision or timm network. [required unless -m]",
     ),
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="MODEL", help="The model, instead of the first argument.")
 ]
 #: For commands that train.
 Labelled = Annotated[
@@ -110,8 +115,8 @@ TruthSource = Annotated[
     typer.Option(
         "--truth",
         metavar="SOURCE",
-        help="True labels: a manifest (.tsv, .csv or .jsonl), or a folder of class folders. [default: the name of the folder "
-        "that directly contains each image]",
+        help="True labels: a manifest (.tsv, .csv or .jsonl), or a folder of class folders. [default: for each image "
+        "the nearest folder that is a predicted class]",
     ),
 ]
 #: For commands that decode images.

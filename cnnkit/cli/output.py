@@ -25,7 +25,7 @@ def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str
         columns: The fields of the header row, needed if there may be no record; by default those of the first record.
     """
     run = current()
-    rows = (as_mapping(record) for record in records)
+    rows = (as_mapping(record) for record in _as_work(records))
     if as_json:
         for row in rows:
             line = _json_line(row)
@@ -34,6 +34,13 @@ def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str
         draw(rows, run.out, columns)
     else:
         write_tsv(rows, run.out, columns)
+
+
+def _as_work(records: Iterable[Any]) -> Iterator[Any]:
+    """Yield records, after the delayed notices are printed: the command makes progress."""
+    for record in records:
+        current().works()
+        yield record
 
 
 def _json_line(row: Mapping[str, Any]) -> str:
@@ -69,6 +76,7 @@ def emit_report(
 
 def emit_tables(tables: Mapping[str, Iterable[Any]]) -> None:
     """Draw tables with their titles on a terminal."""
+    current().works()
     out = current().out
     for number, (title, records) in enumerate(tables.items()):
         out.write("\n" if number else "")

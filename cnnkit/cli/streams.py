@@ -207,8 +207,8 @@ def _has_descriptor(stream: TextIO) -> bool:
 class Notices(logging.Handler):
     """Print to the current sys.stderr, which rich replaces while a progress bar is drawn.
 
-    The notice about the device, and those after it, are delayed until the command makes progress. So if the options do not fit the
-    network, the error is the only line.
+    The notices about ignored files and the device, and those after them, are delayed until the command makes progress. So if a model is
+    missing or the options do not fit it, the error is the only line.
     """
 
     def __init__(self) -> None:
@@ -216,6 +216,8 @@ class Notices(logging.Handler):
         self._waiting: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "begins_work", False):
+            self.print_waiting()
         if self._waiting or getattr(record, "waits_for_work", False):
             self._waiting.append(record)
         else:
@@ -247,7 +249,7 @@ def notices(name: str, *, level: int) -> Generator[Notices]:
         logging.lastResort = logging.NullHandler()
     try:
         yield handler
-    except UsageError:
+    except (UsageError, OSError):
         handler.print_waiting(level=logging.WARNING)
         raise
     finally:

@@ -31,7 +31,7 @@ def labelled_images(
     if not sources:
         refuse_terminal("a folder or a manifest", "a manifest")
     listed = stdin() if "-" in [*(sources or ["-"]), *(val or [])] else None
-    heard = search_log.SearchLog(unread=current().passed_over)
+    heard = search_log.SearchLog(opens=True, unread=current().passed_over)
     try:
         return train_val.find(
             sources or ["-"], val or [], hold_out=hold_out, stdin=listed, folders=folders, search=heard

@@ -22,10 +22,11 @@ class SearchLog:
     """Findings of a search over all sources of a command; `say` logs them.
 
     `unread` are the files that were ignored although they are images, each with its remedy. If the command does not use `labels`,
-    there are no notices about classes.
+    there are no notices about classes. If it `opens` the images, a manifest of which none is found is an error.
     """
 
     labels: bool = True
+    opens: bool = False
     unread: list[tuple[str, str]] = field(default_factory=list)
     readings: list[str] = field(default_factory=list)
     depths: list[str] = field(default_factory=list)
@@ -123,7 +124,7 @@ class SearchLog:
     def say(self) -> None:
         """Log the notices."""
         for line in self.lines():
-            log.info("%s", line)
+            log.info("%s", line, extra=messages.WAITS_FOR_WORK)
 
     def lines(self) -> Iterator[str]:
         """Yield the notices."""

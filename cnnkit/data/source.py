@@ -27,7 +27,7 @@ from cnnkit.data import folder_search, split_names
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import archives, image_formats, manifest, tables
+from cnnkit.formats import archives, image_formats, listed_paths, manifest, tables, text_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +262,31 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
             f"{path}: no rows"
             + (f" with split {split}; it has {', '.join(splits) or 'none'}" if split is not None else "")
         )
+    if search.opens:
+        _demand_one(path, images)
     return images
+
+
+#: Fewer images of a manifest that are not found are skipped one by one.
+_FEW_MISSING = 3
+
+
+def _demand_one(path: str, images: Sequence[ImageFile]) -> None:
+    """Raise an error if several images of a manifest are listed, and none is found.
+
+    Raises:
+        CnnkitError: With the remedy, if the paths exist relative to the current folder.
+    """
+    if len(images) < _FEW_MISSING or any(os.path.lexists(image.path) for image in images):
+        return
+    folder, first = os.path.dirname(path), images[0].path
+    message = f"{path}: none of its {len(images):,} images exists, for example {first}"
+    if not folder or not any(os.path.lexists(os.path.relpath(image.path, folder)) for image in images):
+        raise CnnkitError(f"{message}; paths are relative to the folder of the manifest")
+    raise CnnkitError(
+        f"{message}: its paths are relative to the current folder, but are read relative to {folder}/; "
+        f"write it with cnn-split --manifest {path}, or pipe it in (- < {path})"
+    )
 
 
 def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFile:
@@ -278,7 +302,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     if first is None:
         raise UsageError("standard input is empty; give a source, or pipe a list of images into the command")
     lines = chain([first], lines)
-    kind = tables.kind_of(first)
+    kind = text_lines.kind_of(first)
     if kind is not None:
         raise UsageError(f"standard input is {kind}, not a list of paths; write it to a file and give the file's name")
     extensions = MissingExtensions("standard input")
@@ -299,7 +323,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     if split is not None:
         raise UsageError("--split needs a manifest or a folder; the list on standard input has no splits")
     if not null:
-        tables.check_path(os.fsdecode(first.rstrip(b"\r\n")), name="standard input")
+        listed_paths.check_path(os.fsdecode(first.rstrip(b"\r\n")), name="standard input")
     for line in lines:
         path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
         if "\0" in path:

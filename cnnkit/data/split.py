@@ -268,6 +268,8 @@ def split_images(
         if split is not None
     ]
     remarks.append(_about_splits(split_of, splits, drawn.classes))
+    if config.names is None and config.ratio is not None:
+        remarks += _about_rest(config.ratio, splits)
     return SplitResult(
         splits=splits.names,
         rows=[ManifestRow(image.path, image.label, splits.names[split], image.group) for image, _, split in taken],
@@ -430,6 +432,18 @@ def _about_splits(split_of: Sequence[int | None], splits: SplitShares, classes: 
     held = Counter(split_of)
     sizes = ", ".join(f"{name} {held[split]:,}" for split, name in enumerate(splits.names))
     return f"{sizes} images of {'1 class' if len(classes) == 1 else f'{len(classes):,} classes'}"
+
+
+def _about_rest(ratio: str, splits: SplitShares) -> list[str]:
+    """Return a notice if the numbers of a ratio of two look like percentages whose rest was meant for a third split."""
+    words = ratio.split(",")
+    total = sum(int(word) for word in words) if all(word.strip().isdecimal() for word in words) else 0
+    if len(words) != 2 or not 50 <= total < 100:
+        return []
+    shares = ", ".join(f"{name} {float(share):.0%}" for name, share in zip(splits.names, splits.shares, strict=True))
+    return [
+        f"--ratio {ratio} makes no test set ({shares}); for a test set of {100 - total}%, give --ratio {ratio},{100 - total}"
+    ]
 
 
 def _about_shares(split_of: Sequence[int | None], splits: SplitShares) -> str:

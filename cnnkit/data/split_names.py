@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cnnkit import class_names
+from cnnkit.formats import manifest
 
 if TYPE_CHECKING:
     from cnnkit.data.source import ImageFile
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 #: Names of the splits for training, for validation, and of all that are held out of training.
 TRAIN_NAMES = frozenset({"train", "training"})
 VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
-HELD_OUT_NAMES = VALIDATION_NAMES | {"test", "testing", "holdout"}
+HELD_OUT_NAMES = VALIDATION_NAMES | manifest.TEST_NAMES
 
 #: Names of folders that are splits.
 NAMES = TRAIN_NAMES | HELD_OUT_NAMES

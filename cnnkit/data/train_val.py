@@ -291,7 +291,8 @@ def hold_out_roles(rows: Sequence[tuple[str, str | None]], held_out: str, *, nam
     if len(splits) - len(tests) < 2:
         raise CnnkitError(f"{name}: no split except {held_out} to train on; make several with cnn-split --folds")
     if tests:
-        log.info("%s: not used: %s", name, ", ".join(f"{count:,} of {each}" for each, count in tests.items()))
+        counts = ", ".join(f"{count:,} of {each}" for each, count in tests.items())
+        log.info("%s: not used: %s", name, counts, extra=messages.WAITS_FOR_WORK)
     return [VAL if split == held_out else None if split in tests else TRAIN for _, split in rows]
 
 
@@ -317,7 +318,7 @@ def _by_split(
     each: str, *, stdin: BinaryIO | None, folders: FolderReading | None, search: SearchLog
 ) -> dict[str | None, list[ImageFile]]:
     """Return the images of a source by split: train and val, or all under None."""
-    own = SearchLog()
+    own = SearchLog(opens=search.opens)
     found = list(source.find([each], stdin=stdin, folders=folders, search=own))
     divided = any(image.split is not None for image in found)
     _refuse_empty(own, below=each if divided else None)
@@ -326,7 +327,8 @@ def _by_split(
         return {None: found}
     unused = Counter(image.split or "no split" for image in found if not split_named(image.split or ""))
     if unused:
-        log.info("%s: not used: %s", each, ", ".join(f"{count:,} of {name}" for name, count in unused.items()))
+        counts = ", ".join(f"{count:,} of {name}" for name, count in unused.items())
+        log.info("%s: not used: %s", each, counts, extra=messages.WAITS_FOR_WORK)
     return {split: [image for image in found if split_named(image.split or "") == split] for split in (TRAIN, VAL)}
 
 

@@ -174,9 +174,13 @@ class ExportConfig(InferenceConfig):
         devices.parse(self.device)
         model, output = Path(model), Path(output)
         if output.suffix != ".onnx":
-            raise UsageError(f"{output}: the name of an exported network must end in .onnx")
+            raise UsageError(
+                f"{output}: the name of an exported network must end in .onnx; give -o {output.with_suffix('.onnx')}"
+            )
         if model.suffix == ".onnx":
             raise FormatError(f"{model}: already exported; give the .pt it was made from")
+        if model.suffix == ".npy":
+            raise FormatError(f"{model}: features, not a model; train one with cnn-train-head {model} -o head.pt")
         if not model.exists():
             raise CnnkitError(f"{model}: no such file; cnn-train-head, cnn-train and cnn-finetune write models")
         atomic.check_folder(output)

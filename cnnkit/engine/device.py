@@ -50,10 +50,6 @@ def existing(text: str) -> Device:
     return device
 
 
-#: For `extra` of a log record that says where the work is done: of interest once it begins, not before a usage error.
-WAITS_FOR_WORK = {"waits_for_work": True}
-
-
 def check_precision(precision: Precision, device: Device, *, why: str | None = None) -> None:
     """Refuse reduced precision on a CPU, where it is slower than float32 or does not exist.
 

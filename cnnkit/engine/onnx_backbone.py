@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
+from cnnkit import messages
 from cnnkit.engine.config import BackboneSpec, check_backbone_weights
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import cache, onnx_model
@@ -77,7 +78,7 @@ def get(spec: BackboneSpec) -> OnnxModel:
     module, header = torch_backbone.build_extractor(spec)
     same = cache.folder("exports") / f"{_digest(module, header)}.onnx"
     if not cache.is_intact(same):
-        log.info("exporting the backbone to ONNX, once; cached in %s", kept.parent.parent)
+        log.info("exporting the backbone to ONNX, once; cached in %s", kept.parent.parent, extra=messages.BEGINS_WORK)
         cache.keep(same, torch_backbone.export_backbone(module, header))
     _link(same, kept)
     return onnx_model.load(kept)

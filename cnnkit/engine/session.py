@@ -16,6 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
+from cnnkit import messages
 from cnnkit.choices import Precision
 from cnnkit.data.reader import usable_cores
 from cnnkit.engine import bounds, device_errors, half_precision
@@ -82,12 +83,12 @@ class Session:
             if self.device.kind != "auto":
                 raise
             devices.check_precision(precision, devices.Device("cpu"), why=str(error))
-            log.warning("%s; running on the CPU", error, extra=devices.WAITS_FOR_WORK)
+            log.warning("%s; running on the CPU", error, extra=messages.WAITS_FOR_WORK)
             wanted = devices.Device("cpu")
             self._session = _open(content, wanted, threads=threads, name=name, needs=needs)
         if self.device.kind == "auto":
             where = f"the GPU, {wanted}" if wanted.kind == "cuda" else "the CPU"
-            log.info("running on %s", where, extra=devices.WAITS_FOR_WORK)
+            log.info("running on %s", where, extra=messages.WAITS_FOR_WORK)
         self.device = wanted
         self.inputs = {item.name: (item.type, item.shape) for item in self._session.get_inputs()}
         outputs = self._session.get_outputs()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnkit import messages
 from cnnkit.choices import Precision
 from cnnkit.engine import device as devices
 from cnnkit.engine import device_errors
@@ -36,8 +37,8 @@ def choose(device: Device) -> torch.device:
     reason = _unusable(wanted, count)
     if device.kind == "auto":
         if reason is not None and devices.gpus():  # there is one, so say why it is not used
-            log.warning("%s; running on the CPU", reason, extra=devices.WAITS_FOR_WORK)
-        log.info("running on %s", "the CPU" if reason else "the GPU, cuda:0", extra=devices.WAITS_FOR_WORK)
+            log.warning("%s; running on the CPU", reason, extra=messages.WAITS_FOR_WORK)
+        log.info("running on %s", "the CPU" if reason else "the GPU, cuda:0", extra=messages.WAITS_FOR_WORK)
         return torch.device("cpu") if reason else wanted
     if reason is not None:
         raise DeviceError(f"--device {device}: {reason}; use cpu or auto")

@@ -151,31 +151,62 @@ class Truth:
         image = self.images.get(resolved)
         return image.label if image is not None else None
 
+    def split_of(self, path: str, resolved: str) -> str | None:
+        """Return the split of an image; None if it has none."""
+        del path
+        image = self.images.get(resolved)
+        return image.split if image is not None else None
+
     def without(self, predicted: Container[str]) -> list[LabelledImage]:
         """List the images whose real path is not in `predicted`."""
         return [image for resolved, image in self.images.items() if resolved not in predicted]
 
 
 class FolderTruth:
-    """The truth without a manifest: the class of an image is the name of its folder."""
+    """The truth without a manifest: the class of an image is a folder of its path.
+
+    That is the nearest folder above the image that has the name of a predicted class: the subfolders of a class have its label in all
+    commands, and the predictions do not tell which folder was their source. If there is none, it is the folder that contains the image.
+    """
 
     name, verb = "the folders of the images", "have"
 
     def __init__(self) -> None:
         self.labels: set[str] = set()
         self.images: dict[str, LabelledImage] = {}  # there is no list of images
+        self._predicted: frozenset[str] = frozenset()
+        self._deeper: dict[str, None] = {}  # names of ignored folders, between an image and the folder of its class
+
+    def note_predicted(self, labels: Iterable[str]) -> None:
+        """Note the predicted classes, before labels are looked up."""
+        self._predicted = frozenset(labels)
 
     def resolve(self, path: str) -> str:
         """Return the real path of an image."""
         return os.path.realpath(path)
 
     def of(self, path: str, resolved: str) -> str | None:
-        """Return the name of the folder in the path as written: a link is in the folder of its class."""
+        """Return the folder of the class in the path as written: a link is in the folder of its class."""
         del resolved
-        label = class_names.normal(os.path.basename(os.path.dirname(os.path.abspath(path))))
+        direct = class_names.folder(path)
+        label = class_names.class_folder(path, self._predicted) or direct
+        if label != direct:
+            self._deeper[direct] = None
         if label:
             self.labels.add(label)
         return label or None
+
+    def reading(self) -> str | None:
+        """Describe how the classes were read; None if every image lies directly in the folder of a predicted class."""
+        if not self._deeper and self.labels <= self._predicted:
+            return None
+        deeper = f"; deeper folders are ignored ({messages.shortened(sorted(self._deeper), 5)})" if self._deeper else ""
+        return f"true class = folder of the image: {messages.shortened(sorted(self.labels), 8)}{deeper}; for other labels, give --truth"
+
+    def split_of(self, path: str, resolved: str) -> str | None:
+        """Return the name of the folder that contains the class folder: in photos/test/cat/1.jpg it is a split."""
+        del resolved
+        return os.path.basename(os.path.dirname(os.path.dirname(os.path.abspath(path))))
 
     def without(self, predicted: Container[str]) -> list[LabelledImage]:
         """Return an empty list."""
@@ -220,6 +251,12 @@ def match_each(
         CnnkitError: A prediction without a true label, a duplicate, an image without a prediction, or a label that is not a class.
     """
     collected = [(_collect(predictions, truth, name=name), name) for predictions, name in files]
+    if isinstance(truth, FolderTruth):
+        truth.note_predicted(_predicted(collected))
+    for found, name in collected:
+        _look_up(found, truth, name=name)
+    if isinstance(truth, FolderTruth) and (reading := truth.reading()):
+        log.info("%s", reading)
     ordered = tuple(map(class_names.normal, classes)) if classes is not None else _union(collected, truth)
     for found, name in collected:
         _check_labels(found.values(), ordered, truth, name=name, given=classes is not None)
@@ -229,7 +266,7 @@ def match_each(
 
 def _union(collected: Sequence[tuple[dict[str, _Image], str]], truth: Truth | FolderTruth) -> tuple[str, ...]:
     """Return the classes of the truth and of the predictions, sorted; only those of the truth if the two share none."""
-    predicted = {label for found, _ in collected for image in found.values() for label in image.labels} - {WITHHELD}
+    predicted = _predicted(collected)
     several = any(len(image.labels) > 1 for found, _ in collected for image in found.values())
     if predicted & truth.labels and several and (unheard := sorted(truth.labels - predicted)):
         log.warning(
@@ -250,32 +287,48 @@ def _union(collected: Sequence[tuple[dict[str, _Image], str]], truth: Truth | Fo
     return tuple(sorted(truth.labels | predicted))
 
 
+def _predicted(collected: Sequence[tuple[dict[str, _Image], str]]) -> set[str]:
+    """Return the classes that predictions list."""
+    return {label for found, _ in collected for image in found.values() for label in image.labels} - {WITHHELD}
+
+
 def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, name: str) -> dict[str, _Image]:
     """Collect the rows of each image by its real path."""
     images: dict[str, _Image] = {}
     by_written: dict[str, _Image] = {}  # resolving reads the file system: once per image, not per row
-    without_truth: dict[str, str] = {}
     for row in predictions:
         image = by_written.get(row.path)
         if image is None:
             resolved = truth.resolve(row.path)
             if resolved not in images:
-                true = truth.of(row.path, resolved)
-                images[resolved] = _Image(row.path, true or "")
-                if true is None:
-                    without_truth[row.path] = resolved
+                images[resolved] = _Image(row.path, "")
             image = by_written[row.path] = images[resolved]
         label = class_names.normal(row.label)
         _add(image, row if label == row.label else replace(row, label=label), name=name)
+    for image in images.values():
+        if 1 not in image.ranks:
+            raise FormatError(f"{name}: {image.path} has no prediction of rank 1")
+    return images
+
+
+def _look_up(images: Mapping[str, _Image], truth: Truth | FolderTruth, *, name: str) -> None:
+    """Set the true label of each image.
+
+    Raises:
+        CnnkitError: An image has none.
+    """
+    without_truth: dict[str, str] = {}
+    for resolved, image in images.items():
+        true = truth.of(image.path, resolved)
+        if true is None:
+            without_truth[image.path] = resolved
+        else:
+            image.truth = true
     if without_truth:
         resolved = next(iter(without_truth.values()))
         raise CnnkitError(
             f"{name}: {truth.name} {truth.verb} no label for {messages.shortened(list(without_truth), 8)} (looked for {resolved})"
         )
-    for image in images.values():
-        if 1 not in image.ranks:
-            raise FormatError(f"{name}: {image.path} has no prediction of rank 1")
-    return images
 
 
 def _add(image: _Image, row: Prediction, *, name: str) -> None:
@@ -304,6 +357,8 @@ def _check_labels(
         remedy = messages.proposal(label, classes, foreign={})
         if not remedy and not given:
             remedy = "; they have no class in common: do the predictions belong to this truth?"
+            if isinstance(truth, FolderTruth):
+                remedy = "; if these folders are not the classes, give the labels with --truth MANIFEST"
         there = f"{'the classes are' if given else f'{truth.name} {truth.verb}'} only {messages.shortened(classes, 8)}"
         raise CnnkitError(
             f'{name}: {path} is predicted as "{label}", but {there}'

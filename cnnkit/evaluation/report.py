@@ -1,6 +1,7 @@
 """Evaluation of predictions: every measure, the confusion matrix, and the most confident wrong predictions."""
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -247,6 +248,9 @@ def _about_missing(missing: Sequence[LabelledImage], truth: Truth) -> str:
     first = next((image for image in missing if gone[image.split] < total[image.split]), None)
     covered = " and ".join(str(split) for split in total if split not in gone)
     where = f"the first is {first.path}" if first else f"{covered} is complete"
+    whole = [split for split in total if split not in gone]
+    if first is None and len(whole) == 1 and whole[0]:
+        return f"{have} ({counts}); {where}: add --split {shlex.quote(whole[0])} to limit the truth to it"
     return f"{have} ({counts}); {where}; --split limits the truth to one split"
 
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import messages
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import report as reports
 from cnnkit.evaluation.config import CalibrateConfig
 from cnnkit.evaluation.matching import COMPLEMENT_FLOOR, FolderTruth, MatchedPredictions, Truth
 from cnnkit.evaluation.report import EvaluationReport
+from cnnkit.formats import manifest
 
 if TYPE_CHECKING:
     from cnnkit.formats.onnx_model import OnnxModel
@@ -134,6 +136,7 @@ def calibrate(
     (predictions,) = reports.read(files, truth, classes=classes)
     _check(predictions)
     demand(predictions)
+    _warn_of_test_images(predictions, truth)
     temperature = fit(predictions.truth, predictions.probabilities)
     probabilities = scaled(predictions.probabilities, temperature)
     result = Calibration(
@@ -157,6 +160,18 @@ def calibrate(
     if network is not None and output is not None:
         _write(network, temperature, model=str(model), output=output)
     return result
+
+
+def _warn_of_test_images(predictions: MatchedPredictions, truth: Truth | FolderTruth) -> None:
+    """Warn if the temperature is fitted to the test set."""
+    splits = map(truth.split_of, predictions.paths, predictions.resolved)
+    count = sum((split or "").lower() in manifest.TEST_NAMES for split in splits)
+    if count:
+        log.warning(
+            "%s of the test set: after a temperature is fitted to them, they no longer measure the network on unseen images; "
+            "fit it to the validation set (--split val)",
+            messages.count_images(count),
+        )
 
 
 def _verdict(temperature: float) -> str:

@@ -1,7 +1,6 @@
 """Class activation maps of many images: a record for each, and overlays by `cam_render`. Imports torch only for models that need it."""
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -274,11 +273,11 @@ class _ClassChooser:
         return self._numbers.get(class_names.normal(word)) if named is None else named
 
     def truth(self, image: ImageFile) -> str | None:
-        """Return the true class of an image: its label, or as in cnn-eval the name of its folder; None unless the model has that class."""
+        """Return the true class of an image: its label, or as in cnn-eval the nearest folder that is a class; None if there is none."""
         if image.label is None and isinstance(image, MemoryImage):
             return None
-        name = os.path.basename(os.path.dirname(os.path.abspath(image.path))) if image.label is None else image.label
-        number = self._numbers.get(class_names.normal(name))
+        name = class_names.class_folder(image.path, self._numbers) if image.label is None else image.label
+        number = None if name is None else self._numbers.get(class_names.normal(name))
         return None if number is None else self._classes[number]
 
     def choose(self, image: ImageFile, top: int) -> list[int]:
@@ -430,8 +429,8 @@ def _found(
                 yield ImageMaps(image, model.classes[int(row.argmax())], found, choose.truth(image))
     if choose.without_truth:
         log.info(
-            "no map of --class true for %d images: their labels are missing or not classes of the model; the first is %s",
-            len(choose.without_truth),
+            "no map of --class true for %s without a label that is a class of the model; the first is %s",
+            messages.count_images(len(choose.without_truth)),
             choose.without_truth[0],
         )
     if empty:

@@ -72,7 +72,9 @@ def sibling(path: Path, suffix: str) -> Path:
         UsageError: The path does not end in .npy.
     """
     if path.suffix != ".npy":
-        raise UsageError(f"{path}: features are written to a .npy file, with a .tsv and a .json next to it")
+        raise UsageError(
+            f"{path}: features are written to a .npy file, with a .tsv and a .json next to it; give -o {path.stem}.npy"
+        )
     return path.with_suffix(suffix)
 
 
@@ -86,7 +88,9 @@ def load(path: str | Path) -> Features:
     """
     path = Path(path)
     if path.suffix != ".npy":
-        raise UsageError(f"{path}: not a features file; give the .npy written by cnn-extract")
+        whole = path.with_suffix(".npy")
+        remedy = f"did you mean {whole}?" if whole.is_file() else "give the .npy written by cnn-extract"
+        raise UsageError(f"{path}: not a features file; {remedy}")
     described, listed = sibling(path, ".json"), sibling(path, ".tsv")
     if not path.exists():
         raise FormatError(f"{path}: no such file; make features with cnn-extract")

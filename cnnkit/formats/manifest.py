@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cnnkit import files, messages
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.formats import atomic, tables, tsv
+from cnnkit.formats import atomic, listed_paths, table_columns, tables, tsv
 
 log = logging.getLogger("cnnkit")
 
@@ -27,10 +27,13 @@ LIST_EXTENSIONS = (".txt", ".lst")
 #: Names of the column that holds the split.
 SPLIT_COLUMNS = ("split", "subset", "partition")
 
+#: Names of the splits that are used once, after all choices.
+TEST_NAMES = frozenset({"test", "testing", "holdout"})
+
 _WORDS = ("label", "split", "group", "truth")
 _ALIASES = {
-    "path": tables.PATH_ALIASES,
-    "label": tables.LABEL_ALIASES,
+    "path": table_columns.PATH_ALIASES,
+    "label": table_columns.LABEL_ALIASES,
     "split": SPLIT_COLUMNS[1:],
     "group": (),
     "truth": (),
@@ -148,7 +151,7 @@ def load(path: str | Path, *, views: bool | None = None) -> list[ManifestRow]:
         lines = list(file)
     first = next((line for line in lines if line.strip()), b"")
     if views is None and Path(path).suffix.lower() in LIST_EXTENSIONS and not tables.is_header(first):
-        return [ManifestRow(each) for each in tables.read_paths(lines, name=str(path), folder=folder)]
+        return [ManifestRow(each) for each in listed_paths.read_paths(lines, name=str(path), folder=folder)]
     return list(parse(lines, name=str(path), views=views, folder=folder))
 
 

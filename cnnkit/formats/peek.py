@@ -7,7 +7,6 @@ the cache       names of layers and networks, completion/KEY.json
 """
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -16,23 +15,25 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cnnkit import files
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import atomic, cache
+from cnnkit.formats import atomic, cache, tables
 
 if sys.platform != "win32":
     import fcntl
 
-#: Rows of a table that are read.
-_MOST_ROWS = 200_000
+#: Lines of a table that are read.
+_MOST_LINES = 200_000
 
 # Tags (number << 3 | 2) of length-delimited fields in ModelProto and StringStringEntryProto.
 _METADATA, _KEY, _VALUE = 14 << 3 | 2, 1 << 3 | 2, 2 << 3 | 2
 
-#: Bytes of a pickle or of a header row; longer ones are not read.
+#: Bytes of a pickle, which is not read if it is longer, or of a line, which is then divided.
 _LONGEST = 1 << 24
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError, pickle.UnpicklingError)
@@ -57,13 +58,13 @@ def header(path: str) -> dict[str, Any]:
 
 
 def column(path: str, names: Sequence[str]) -> list[str]:
-    """List the distinct values of the first of these columns that a table has, in order of appearance."""
+    """List the distinct values of a column of a table, by its name or other names, in order of appearance."""
     try:
-        _demand_regular(path)
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            values = _json_column(file, names) if Path(path).suffix.lower().startswith(".j") else _column(file, names)
-            return list(dict.fromkeys(value for value in islice(values, _MOST_ROWS) if value))
-    except (*_BROKEN, csv.Error):
+        with files.open_regular(path) as file:
+            lines = islice(iter(partial(file.readline, _LONGEST), b""), _MOST_LINES)
+            rows = tables.parse(lines, name=path, required=names[:1], aliases={names[0]: names[1:]})
+            return list(dict.fromkeys(value for row in rows if (value := row[names[0]])))
+    except (OSError, CnnkitError):
         return []
 
 
@@ -71,29 +72,6 @@ def _demand_regular(path: str) -> None:
     """Refuse pipes and devices, from which reading could block."""
     if not os.path.isfile(path):
         raise ValueError("not a regular file")
-
-
-def _column(file: io.TextIOWrapper, names: Sequence[str]) -> Iterator[str]:
-    first = file.readline(_LONGEST)
-    delimiter = max("\t,;", key=first.count)
-    columns = [each.strip().strip('"').lower() for each in first.rstrip("\r\n").split(delimiter)]
-    place = next((columns.index(name) for name in names if name in columns), None)
-    if place is None:
-        return
-    rows = (
-        (line.rstrip("\r\n").split("\t") for line in file)
-        if delimiter == "\t"
-        else csv.reader(file, delimiter=delimiter)
-    )
-    for row in rows:
-        if len(row) > place:
-            yield row[place]
-
-
-def _json_column(file: io.TextIOWrapper, names: Sequence[str]) -> Iterator[str]:
-    for line in file:
-        record = json.loads(line)
-        yield next((str(record[name]) for name in names if record.get(name)), "")
 
 
 def _metadata(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from cnnkit.errors import FormatError
-from cnnkit.formats import tables, tsv
+from cnnkit.formats import table_columns, tables, tsv
 
 #: The label of a withheld prediction, whose probability is below --min-probability.
 WITHHELD = "?"
@@ -37,8 +37,8 @@ _PREDICTED = (
 )
 
 _ALIASES = {
-    "path": tables.PATH_ALIASES,
-    "label": (*tables.LABEL_ALIASES, *_PREDICTED),
+    "path": table_columns.PATH_ALIASES,
+    "label": (*table_columns.LABEL_ALIASES, *_PREDICTED),
     "rank": (),
     "probability": ("prob", "confidence", "score"),
 }

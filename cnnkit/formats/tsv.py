@@ -34,6 +34,12 @@ def unescape(field: str) -> str:
     return _ESCAPED.sub(lambda match: _PLAIN[match[1]], field.removeprefix("\\") if field[:2] == '\\"' else field)
 
 
+def unquoted(field: str) -> str:
+    """Return a field without the quotes of CSV, if it has any."""
+    quoted = QUOTED.fullmatch(field)
+    return quoted[1].replace('""', '"') if quoted else field
+
+
 def render(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> bytes:
     """Return a header row and rows as TSV; None is an empty field."""
     return _line(columns) + b"".join(_line(["" if field is None else escape(field) for field in row]) for row in rows)

@@ -86,7 +86,6 @@ def extract(
     features.check_neighbours(output)  # before anything is computed
     atomic.check_folder(output)
     views = _views(config)
-    callbacks.phase("loading the backbone")
     backbone = _open_backbone(spec, config)
     batch = _batch_size(config.batch_on(backbone.device), images, views)
     writer = _writer(output, backbone, config, batch=batch, views=views)

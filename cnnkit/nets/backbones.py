@@ -242,12 +242,13 @@ def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) 
         if key not in state:
             if key.endswith("num_batches_tracked"):  # files from before torch 0.4.1 lack it
                 continue
-            raise FormatError(
-                f"{source}: has no {key} (it has {', '.join(list(state)[:3])}, ...); are these another network's weights?"
-            )
+            whose = _whose(state) or "are these another network's weights?"
+            raise FormatError(f"{source}: has no {key} (it has {', '.join(list(state)[:3])}, ...); {whose}")
         if state[key].shape != tensor.shape:
+            alike = _whose(state)
             raise FormatError(
                 f"{source}: {key} has shape {tuple(state[key].shape)}, the network needs {tuple(tensor.shape)}"
+                f"{f'; {alike}' if alike else ''}"
             )
         if tensor.is_floating_point() != state[key].is_floating_point():
             raise FormatError(
@@ -255,6 +256,11 @@ def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) 
                 f"the network needs {str(tensor.dtype).removeprefix('torch.')}; save a float state_dict"
             )
     backbone.load_state_dict({key: state.get(key, tensor) for key, tensor in backbone.state_dict().items()})
+
+
+def _whose(state: Mapping[str, Tensor]) -> str | None:
+    name = catalogue.of_weights(state)
+    return None if name is None else f"these look like the weights of {name}"
 
 
 # Parts of names that wrappers insert: DataParallel and torch.compile.

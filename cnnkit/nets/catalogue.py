@@ -48,6 +48,7 @@ def canonical(name: str) -> str:
     if lowered in known:
         return lowered
     if lowered in KERAS_NETWORKS:
+        _note_keras(lowered)
         return KERAS_NETWORKS[lowered]
     alike = [other for other in known if other.replace("_", "") == lowered.replace("_", "")]
     if len(alike) == 1:  # MobileNetV2, InceptionV3, EfficientNetB0; regnetx16gf is ambiguous
@@ -59,6 +60,19 @@ def canonical(name: str) -> str:
         else "give one of torchvision's classification networks, or timm:NAME"
     )
     raise UsageError(f'no network is called "{name}"; {proposal}')
+
+
+@functools.cache  # once per process: a command looks up a name several times
+def _note_keras(name: str) -> None:
+    """Log that a name is Keras' if it is also the beginning of names in torchvision, where another network may be meant."""
+    others = [other for other in torchvision.models.list_models(module=torchvision.models) if other.startswith(name)]
+    if others:
+        log.info(
+            "%s is read as the network of this name in Keras, %s; torchvision has %s",
+            name,
+            KERAS_NETWORKS[name],
+            messages.shortened(others, 8),
+        )
 
 
 def network(name: str, *, size: int | None = None) -> tuple[nn.Module, Preprocess]:
@@ -152,6 +166,19 @@ def _torchvision_preprocess(weights: Any) -> Preprocess:  # noqa: ANN401 - torch
     )
 
 
+#: Ends of the names of tensors in a state_dict that are not parameters.
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index", "relative_coords_table")
+
+
+def of_weights(state: Mapping[str, Tensor]) -> str | None:
+    """Recognize a network of torchvision by the number of parameters of its published weights; None if no number matches."""
+    count = sum(tensor.numel() for key, tensor in state.items() if not key.endswith(_BUFFERS))
+    for name in torchvision.models.list_models(module=torchvision.models):
+        if any(entry.meta["num_params"] == count for entry in torchvision.models.get_model_weights(name)):
+            return str(name)
+    return None
+
+
 def class_names(count: int) -> tuple[str, ...]:
     """Name the classes of a published network: ImageNet's if there are 1,000, else numbers. A duplicate name gets its number."""
     if count != 1000:
@@ -192,7 +219,7 @@ def default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
 
 @contextlib.contextmanager
 def _downloading(what: str) -> Generator[None]:
-    log.info("downloading %s", what)
+    log.info("downloading %s", what, extra=messages.BEGINS_WORK)
     try:
         yield
     except (OSError, RuntimeError) as error:  # no connection, or wrong content; urllib's errors are OSErrors

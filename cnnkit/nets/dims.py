@@ -345,7 +345,10 @@ def _check(layer: Layer, side: str, size: int, window: Window) -> None:
 def _map(layer: Layer, given: Volume) -> tuple[int, int]:
     """Return height and width of the input; a vector is an error."""
     if given.size is None:
-        raise UsageError(f"{_named(layer)} needs height and width, but its input is a vector of {given.channels}")
+        raise UsageError(
+            f"{_named(layer)} needs height and width, but its input is a vector of {given.channels}; an image is given by "
+            "height, width and channels, as in --input 224,224,3"
+        )
     return given.size
 
 

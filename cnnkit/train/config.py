@@ -531,7 +531,7 @@ def model_path(output: str | Path | None) -> Path:
         raise UsageError("no output file; give the model's name with -o FILE.pt")
     output = Path(output)
     if output.suffix != ".pt":
-        raise UsageError(f"{output}: the model's name must end in .pt")
+        raise UsageError(f"{output}: the model's name must end in .pt; give -o {output.with_suffix('.pt')}")
     atomic.check_folder(output)
     history.HistoryWriter(output.with_suffix(".csv"))  # refuses to replace a table of something else
     return output

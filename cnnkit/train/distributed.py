@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from cnnkit import messages
 from cnnkit.callbacks import SILENT, Callbacks
 from cnnkit.engine import device_errors, torch_device
-from cnnkit.engine.device import WAITS_FOR_WORK, Device
+from cnnkit.engine.device import Device
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import atomic
 from cnnkit.nets import subgraph
@@ -162,7 +163,7 @@ def _number(variable: str, default: int | None) -> int:
 def _choose(device: Device, local: int, processes: int) -> torch.device:
     count = torch_device.gpu_count()
     if device.kind == "cpu" or (device.kind == "auto" and count < processes):
-        log.info("running on the CPU", extra=WAITS_FOR_WORK)
+        log.info("running on the CPU", extra=messages.WAITS_FOR_WORK)
         return torch.device("cpu")
     if device.index:
         raise UsageError(

@@ -94,7 +94,6 @@ def finetune(
     ):
         loop.choose_precision(train.amp, device)  # reports an unsupported one before images are read
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
-        context.callbacks.phase("loading the model")
         start = pretrained.load(init, data.classes, seed=train.seed)
         train = dataclasses.replace(train, loss=start.loss(given=train.loss))
         if start.fresh and freeze.unfreeze != Unfreeze.NONE and not freeze.warmup_head:

@@ -110,6 +110,19 @@ class InitFrom:
     fit: Fit | None = fit_option("crop", group=NEW_HEAD)
     init: Initializer | None = option(None, "Weight initialization of the new head. [default: glorot]", group=NEW_HEAD)
 
+    def check_files(self) -> None:
+        """Check that the model or the weights exist, before images are searched.
+
+        Raises:
+            CnnkitError: A file does not exist.
+        """
+        if self.model is None:
+            check_backbone_weights(self.weights)
+        elif not self.model.exists():
+            raise CnnkitError(
+                f"{self.model}: no such file; cnn-train-head and cnn-train write models, --backbone NAME starts without one"
+            )
+
     def checked(self, loss: Loss | None, *, classes: int) -> Self:
         """Reject options that a model file would ignore, and add the final layer to a new head.
 
@@ -128,12 +141,9 @@ class InitFrom:
                 if getattr(self, name) != getattr(InitFrom(), name):
                     own = "weights" if name == "init" else name
                     raise UsageError(f"{self.model} has its own {own}; --{name} goes with --backbone")
-            if not self.model.exists():
-                raise CnnkitError(
-                    f"{self.model}: no such file; cnn-train-head and cnn-train write models, --backbone NAME starts without one"
-                )
+        self.check_files()
+        if self.model is not None:
             return self
-        check_backbone_weights(self.weights)
         head = output_layer.checked_head(self.head)
         head = output_layer.whole_head(head, loss=loss or Loss.CATEGORICAL, classes=classes, spatial=False)
         return dataclasses.replace(self, head=head)

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cnnkit.callbacks import Callbacks, Report
 from cnnkit.choices import ClassWeights
@@ -21,12 +20,13 @@ from cnnkit.formats import checkpoint, history, torch_model
 from cnnkit.formats.header import Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import dataset, loop, optim, resuming
+from cnnkit.train import loop, optim, resuming
+from cnnkit.train.batches import Batches
 from cnnkit.train.config import CHECKPOINT_EVERY, Epoch, ImageTrainConfig
-from cnnkit.train.dataset import Examples, MixupPairs
+from cnnkit.train.dataset import Examples
 from cnnkit.train.distributed import World
-from cnnkit.train.loop import BestEpoch, DivergedError, Plain, TrainBatch, TrainStep, evaluate, fit
-from cnnkit.train.optim import Criterion, MixupTargets, ModelEma
+from cnnkit.train.loop import BestEpoch, DivergedError, Plain, TrainStep, evaluate, fit
+from cnnkit.train.optim import Criterion, ModelEma
 
 log = logging.getLogger("cnnkit")
 
@@ -96,85 +96,6 @@ class RunContext:
     started: float = field(default_factory=time.perf_counter)
 
 
-# Random numbers are seeded by purpose and epoch, so that no generator state needs to be stored.
-_ORDER, _DROPOUT, _MIXUP = range(3)
-
-
-class Batches:
-    """The batches of a training run; every process gets its share of each."""
-
-    def __init__(self, task: Task, config: ImageTrainConfig, context: RunContext) -> None:
-        self._task, self._config, self._context = task, config, context
-        #: Number of batches in an epoch.
-        self.count = len(self._rows(1))
-        self._targets = [
-            None if each is None else each.targets.to(context.device) for each in (task.train, task.val)
-        ]  # copied once: they are small, and a copy in every step would make a GPU wait
-
-    def _seed(self, epoch: int, purpose: int, rank: int = 0) -> int:
-        words = np.random.SeedSequence([self._config.seed, epoch, purpose, rank]).generate_state(2)
-        return int(words[0]) | (int(words[1] >> 1) << 32)
-
-    def _rows(self, epoch: int) -> list[Tensor]:
-        return dataset.shuffled_batches(
-            len(self._task.train.targets),
-            batch=self._config.batch,
-            generator=torch.Generator().manual_seed(self._seed(epoch, _ORDER)),
-            processes=self._context.world.size,
-        )
-
-    def train(self, number: int, *, last: int) -> Iterator[TrainBatch]:
-        """Yield an epoch's batches, and seed torch's global generator for the epoch's dropout.
-
-        Args:
-            number: The epoch, from 1.
-            last: The last epoch, for progress.
-        """
-        torch.manual_seed(self._seed(number, _DROPOUT, self._context.world.rank))
-        train, context = self._task.train, self._context
-        batches = self._rows(number)
-        own = [context.world.share(rows) for rows in batches]
-        pairs = self._pairs(number, batches)
-        shown = (number - 1) * len(train.targets)
-        known = self._targets[0]
-        assert known is not None
-        places = dataset.on_device(own, context.device)
-        partners = dataset.on_device([pair.partners for pair in pairs], context.device) if pairs else []
-        for index, inputs in enumerate(train.inputs(own, number, pairs)):
-            targets = known[places[index]]
-            if pairs is None:
-                yield inputs, targets
-            else:
-                yield inputs, MixupTargets(targets, known[partners[index]], pairs[index].share)
-            shown += len(batches[index])
-            context.callbacks.progress(shown, last * len(train.targets))
-
-    def _pairs(self, number: int, batches: Sequence[Tensor]) -> list[MixupPairs] | None:
-        """Pair every image with that at the mirrored position of the whole batch, also across processes."""
-        if not self._config.mixup:
-            return None
-        random = np.random.default_rng(self._seed(number, _MIXUP))
-        shares = random.beta(self._config.mixup, self._config.mixup, len(batches)).tolist()
-        share = self._context.world.share
-        return [MixupPairs(share(rows.flip(0)), kept) for rows, kept in zip(batches, shares, strict=True)]
-
-    def validation(self, *, pieces: int) -> Iterator[Plain]:
-        """Yield the validation images, in order.
-
-        Args:
-            pieces: How many pieces a training batch had to be divided into, to fit into memory; validation batches are too.
-        """
-        val, known = self._task.val, self._targets[1]
-        assert val is not None
-        assert known is not None
-        rows = dataset.ordered_batches(
-            len(val.targets), batch=max(self._config.batch // pieces, 1), world=self._context.world
-        )
-        places = dataset.on_device(rows, self._context.device)
-        for chosen, inputs in zip(places, val.inputs(rows, None), strict=True):
-            yield inputs, known[chosen]
-
-
 @dataclass(frozen=True, slots=True)
 class StartMeasures:
     """Validation measures of a pretrained network before the training."""
@@ -227,7 +148,14 @@ class Trainer:
             weights = optim.balanced_weights(task.train.targets, classes).to(context.device)
         groups = task.groups or [{"params": [each for each in module.parameters() if each.requires_grad], "lr": 1.0}]
         self.ema = ModelEma(module, config.ema) if config.ema is not None else None
-        self.batches = Batches(task, config, context)
+        self.batches = Batches(
+            task.train,
+            task.val,
+            config,
+            device=context.device,
+            world=context.world,
+            progress=context.callbacks.progress,
+        )
         assert config.loss is not None
         precision = loop.choose_precision(config.amp, context.device)
         if precision.dtype is not None:

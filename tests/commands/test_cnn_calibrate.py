@@ -167,6 +167,19 @@ def test_first_rank_is_enough_for_two_classes(run, made):
     assert run("cnn-calibrate", "-", *TRUTH, stdin=text).rows == rows
 
 
+def test_warns_of_a_temperature_of_the_test_set(run, made, tmp_path):
+    """By the split of the truth, or by the folder above the class folders."""
+    made()
+    warning = (
+        "30 images of the test set: after a temperature is fitted to them, they no longer measure the network on unseen"
+    )
+    assert warning not in run("cnn-calibrate", "val.tsv", *TRUTH).err
+    (tmp_path / "truth.tsv").write_text((tmp_path / "truth.tsv").read_text().replace("\tval\n", "\ttest\n"))
+    assert warning in run("cnn-calibrate", "val.tsv", "--truth", "truth.tsv").err
+    (tmp_path / "val.tsv").write_text((tmp_path / "val.tsv").read_text().replace("photos/", "photos/test/"))
+    assert warning in run("cnn-calibrate", "val.tsv", status=None).err
+
+
 def test_rows_as_json_carry_all_digits(run, made):
     """One object per row: measure, before, after."""
     made()

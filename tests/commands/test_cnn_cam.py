@@ -327,19 +327,22 @@ def test_output_of_cnn_eval_worst_is_explained(run, here):
 
 
 def test_true_class_of_a_plain_list_is_the_folder(run, here):
-    """As in cnn-eval; an image in a folder that is not a class gets only its other maps, if any."""
+    """As in cnn-eval, the nearest one that is a class; an image below none gets only its other maps, if any."""
     shutil.copy("photos/red/3.png", "loose.png")
-    listed = "photos/red/3.png\nloose.png\nphotos/blue/deep/1.jpg\n"
+    listed = "photos/red/3.png\nloose.png\nphotos/blue/deep/1.jpg\n"  # photos/blue is a class, deep is not
     both = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", "--class", "blue", *CPU, stdin=listed)
     assert [(row["path"], row["class"]) for row in both.rows] == [
         ("photos/red/3.png", "red"), ("photos/red/3.png", "blue"), ("loose.png", "blue"), ("photos/blue/deep/1.jpg", "blue"),
     ]  # fmt: skip
     assert (
-        "no map of --class true for 2 images: their labels are missing or not classes of the model; the first is loose.png: no label"
+        "no map of --class true for 1 image without a label that is a class of the model; the first is loose.png: no label"
         in both.err
     )
     alone = run("cnn-cam", "-m", "model.pt", "-", "--class", "true", *CPU, stdin=listed, status=3)
-    assert [(row["path"], row["class"]) for row in alone.rows] == [("photos/red/3.png", "red")]
+    assert [(row["path"], row["class"]) for row in alone.rows] == [
+        ("photos/red/3.png", "red"),
+        ("photos/blue/deep/1.jpg", "blue"),
+    ]
     assert "loose.png: no label, which --class true needs" in alone.err
 
 
@@ -732,6 +735,9 @@ def test_rejects_drawing_options_without_output(run, here, words, line):
     outcome = run("cnn-cam", "-m", "model.pt", "photos", *words, *CPU, status=2)
     assert (outcome.out, outcome.err) == ("", f"cnn-cam: {line}\n")
     assert not Path("s.png").exists()
+    if words == ("--raw",):
+        drawn_nowhere = run("cnn-cam", "-m", "model.pt", "photos/blue/1.png", *CPU)
+        assert "cnn-cam: no map is drawn; add -o DIR for overlays, or --sheet FILE.png\n" in drawn_nowhere.err
 
 
 def test_sheet_has_alpha_and_colormap(run, here):

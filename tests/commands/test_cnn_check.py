@@ -102,7 +102,7 @@ def test_each_kind_of_finding_is_reported_once(run, clean):
     assert details["dog/other.jpg"] == "labels cat and dog"
     assert details["dog/printed.jpg"].endswith("; labels cat and dog")
     assert "with the extension .gif" in details["cat/named.gif"]
-    assert "6 errors, 4 warnings, 5 notes" in outcome.err
+    assert "6 errors, 4 warnings, 5 notes; the exit status is 0, with --fail it is 4\n" in outcome.err
     assert "next: look at the errors, then cnn-check photos --fix clean.tsv" in outcome.err
 
 

@@ -127,6 +127,9 @@ def test_every_step_option_matters(run, here):
         (("m.pt", "sky.png", "-o", "d.jpg"), 2, "-o d.jpg"),
         (("m.pt", "none.png", "-o", "d.png"), 1, "none.png: no such file or directory"),
         (("none.pt", "sky.png", "-o", "d.png"), 1, "none.pt: No such file or directory"),
+        (("-m", "none.pt", "sky.png", "-o", "d.png"), 1, "none.pt: No such file or directory"),
+        (("sky.png", "-m", "m.pt", "none.png", "-o", "d.png"), 2, "two models are given, sky.png and -m m.pt; drop one"),
+        (("sky.png", "-o", "d.png"), 2, "arguments are missing; give MODEL IMAGE, or -m MODEL IMAGE"),
     ],
 )  # fmt: skip
 def test_rejects_invalid_options(run, here, words, status, line):

@@ -248,6 +248,7 @@ def test_invalid_files_and_options(run, here):
     shutil.copy("bare.pth", "bare.pt")
     Path("text.pt").write_text("no model")
     Path("some.onnx").write_bytes(b"x")
+    Path("some.npy").touch()
     Path("cut.pt").write_bytes(Path("model.pt").read_bytes()[:500])
     for words, status, message in [
         (
@@ -261,7 +262,12 @@ def test_invalid_files_and_options(run, here):
         (("cut.pt", "-o", "x.onnx"), 1, "cut.pt: not a file that torch can read, or truncated"),
         (("some.onnx", "-o", "x.onnx"), 1, "some.onnx: already exported; give the .pt it was made from"),
         (("photos", "-o", "x.onnx"), 1, "photos"),
-        (("model.pt", "-o", "x.pb"), 2, "x.pb: the name of an exported network must end in .onnx"),
+        (
+            ("some.npy", "-o", "x.onnx"),
+            1,
+            "some.npy: features, not a model; train one with cnn-train-head some.npy -o head.pt",
+        ),
+        (("model.pt", "-o", "x.pb"), 2, "x.pb: the name of an exported network must end in .onnx; give -o x.onnx"),
         (("model.pt", "-o", "nowhere/x.onnx"), 1, "nowhere: no such folder to write x.onnx into"),
         (("model.pt", "-o", "x.onnx", "--opset", "9"), 2, "--opset 9: give 18 to 23"),
         (("model.pt", "-o", "x.onnx", "--device", "tpu"), 2, "tpu"),

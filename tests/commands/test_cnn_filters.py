@@ -320,6 +320,8 @@ def test_kernels_worked_example(run, here, grey):
         (("m.pt", "-o", "f.png", "--size", "2", "--layer", "conv1"), 2, "images of 2x2 are too small for conv1"),
         (("m.pt", "-o", "f.png", "--size", "9", "--blur", "50", "--layer", "conv1"), 2, "--blur 50"),
         (("none.pt", "-o", "f.png"), 1, "none.pt: No such file or directory"),
+        (("-m", "none.pt", "-o", "f.png"), 1, "none.pt: No such file or directory"),
+        (("n.pt", "-m", "m.pt", "-o", "f.png"), 2, "two models are given, n.pt and -m m.pt; drop one of them"),
     ],
 )  # fmt: skip
 def test_rejects_invalid_options(run, here, words, status, line):

@@ -23,6 +23,7 @@ from cnnkit.choices import Fit, Pool
 from cnnkit.data import augment_notation, decode, preprocessing
 from cnnkit.engine import export, resample
 from cnnkit.engine.session import Session
+from cnnkit.errors import UsageError
 from cnnkit.formats import features, labels, torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 from cnnkit.formats.manifest import ManifestRow
@@ -903,3 +904,15 @@ def test_photographs_of_every_format_match_torch(run, photos, tmp_path):
         expected = torchs(torch.stack([transform(loader(name)) for name in names])).softmax(1).sort(descending=True)[0]
     found = np.array([row["probability"] for row in rows]).reshape(len(names), 1000)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_device_is_reported_before_the_first_batch(run, model, root, monkeypatch):
+    """A long first batch shows where it runs."""
+
+    def fail(*_args, **_words):
+        raise UsageError("first batch")
+        yield
+
+    monkeypatch.setattr("cnnkit.infer.ensemble.Ensemble.run", fail)
+    refused = run("cnn-predict", "-m", model(), root, status=2)
+    assert refused.err == "cnn-predict: running on the CPU\ncnn-predict: first batch\n"

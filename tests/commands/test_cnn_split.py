@@ -57,7 +57,11 @@ def test_folds(run, photos_here):
 
 def test_names(run, photos_here):
     """By default two splits are train and val."""
-    assert {row["split"] for row in run("cnn-split", "photos", "--ratio", "3,1").rows} == {"train", "val"}
+    outcome = run("cnn-split", "photos", "--ratio", "3,1")
+    assert {row["split"] for row in outcome.rows} == {"train", "val"}
+    assert "test set" not in outcome.err
+    notice = "--ratio 60,20 makes no test set (train 75%, val 25%); for a test set of 20%, give --ratio 60,20,20\n"
+    assert notice in run("cnn-split", "photos", "--ratio", "60,20", "--dry-run").err
     assert {row["split"] for row in run("cnn-split", "photos", "--ratio", "3,1", "--names", "a, b").rows} == {"a", "b"}
 
 

@@ -178,9 +178,10 @@ def test_missing_or_wrong_files_are_one_line_before_torch_is_loaded(run, here, s
     for words, status, message in [
         (("gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
         (("train.npy", "--val", "gone.npy", "-o", "x.pt"), 1, "gone.npy: no such file; make features with cnn-extract"),
-        (("train.npy", "-o", "x.onnx"), 2, "x.onnx: the model's name must end in .pt"),
+        (("train.npy", "-o", "x.onnx"), 2, "x.onnx: the model's name must end in .pt; give -o x.pt"),
+        (("gone", "-o", "x.pt"), 2, "gone: not a features file; give the .npy written by cnn-extract"),
         (("train.npy", "-o", "nowhere/x.pt"), 1, "nowhere: no such folder to write x.pt into"),
-        (("train.tsv", "-o", "x.pt"), 2, "train.tsv: not a features file; give the .npy written by cnn-extract"),
+        (("train.tsv", "-o", "x.pt"), 2, "train.tsv: not a features file; did you mean train.npy?"),
         (
             ("train.npy", "-o", "x.pt", "--weights", "gone.pth"),
             1,
@@ -457,15 +458,18 @@ def test_gain_of_the_width(run, tmp_path, monkeypatch, widths):
 
 
 def test_columns_of_a_manifest_with_prepared_features_of_folds(run, here):
-    """A text column with a deep head and a held-out fold: columns that determine the class are enough."""
+    """A text column, paths without extension, a deep head and a held-out fold: columns that determine the class are enough."""
     run("cnn-split", "photos/train", "--folds", "2", "--manifest", "folds.tsv")
     run("cnn-extract", "folds.tsv", "-o", "x.npy", *BACKBONE)
     header, *lines = Path("folds.tsv").read_text().splitlines()
-    lines = [f"{line}\t{'sea' if 'blue/' in line else 'land'}" for line in lines]
+    lines = [f"{line.replace('.png', '')}\t{'sea' if 'blue/' in line else 'land'}" for line in lines]
     Path("more.tsv").write_text("\n".join([f"{header}\tplace", *lines]) + "\n")
     words = ("--with", "place,bytes", "--columns", "more.tsv", "--standardize", "--pca", "3", "--head", "dense 4 relu")
     outcome = run("cnn-train-head", "x.npy", "--hold-out", "fold1", *words, *FAST[:-1], "40")
     assert [row["val_rows"] for row in outcome.rows] == ["10"] * 3
+    assert (
+        "more.tsv: 20 paths have no extension; photos/train/blue/00 is read as photos/train/blue/00.png" in outcome.err
+    )
     assert [row["val_accuracy"] for row in outcome.rows][1:] == ["1", "1"]
     assert outcome.rows[0]["gain"] == ""
 

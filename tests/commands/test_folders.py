@@ -417,3 +417,22 @@ def test_notice_for_an_image_listed_twice(run, here):
     Path("m.tsv").write_text("\n".join(["path\tlabel", *rows, "photos/train/red/00.png\tblue", ""]))
     error = run("cnn-train", "m.tsv", "-o", "a.pt", *NET, status=1).err
     assert "photos/train/red/00.png is listed twice, with classes red and blue; remove one of them" in error
+
+
+def test_errors_of_arguments_come_without_notices(run, here):
+    """Ignored files, unused splits and the device are reported once the work begins, not before an error of the arguments."""
+    (here / "photos/train/red/notes.txt").touch()
+    for line in (
+        "cnn-cam -m none.pt photos",
+        "cnn-predict -m none.onnx photos",
+        "cnn-extract photos -o x.npy --backbone none",
+        "cnn-finetune none.pt photos -o t.pt",
+        "cnn-finetune m.pt photos -o t.pt --unfreeze none.3",
+        "cnn-train photos -o t.jpg --layers gap",
+    ):
+        name, *words = line.split()
+        refused = run(name, *words, status=None)
+        assert refused.status in (1, 2)
+        assert refused.err.count("\n") == 1, refused.err
+    for name, words in (("cnn-check", ()), ("cnn-extract", ("-o", "x.npy", *BACKBONE))):
+        assert run(name, "photos", *words).err.startswith(f"{name}: ignored 1 .txt in photos\n")

@@ -187,3 +187,26 @@ def test_folder_called_none(run, folder, images):
     """It is a class, without a notice; in a table the same word may mean a missing label."""
     images("other", **{"None": 1, "red": 1})
     assert "is read as a class name" not in run("cnn-split", "other", "--ratio", "1").err
+
+
+def test_manifest_of_which_no_image_is_found(run, folder, images):
+    """It is an error with the remedy, not a message for each image; the images of a --truth need not exist."""
+    images(red=2, blue=2)
+    (folder / "lists").mkdir()
+    listed = run("cnn-split", "photos", "--ratio", "1,1").out
+    (folder / "lists/split.tsv").write_text(listed)
+    refused = run("cnn-split", "lists/split.tsv", "--ratio", "1,1", status=1)
+    assert refused.err == (
+        "cnn-split: lists/split.tsv: none of its 4 images exists, for example lists/photos/blue/00.png: its paths are relative "
+        "to the current folder, but are read relative to lists/; write it with cnn-split --manifest lists/split.tsv, or pipe it "
+        "in (- < lists/split.tsv)\n"
+    )
+    assert run("cnn-check", "-", "--table", "classes", stdin=listed).rows
+    assert run("cnn-split", "photos", "--ratio", "1,1", "--manifest", "lists/split.tsv").out == ""
+    assert run("cnn-check", "lists/split.tsv", "--table", "classes").rows
+    gone = "path\tlabel\tsplit\n" + "".join(f"gone/{n}.png\tred\ttrain\n" for n in range(3))
+    (folder / "gone.tsv").write_text(gone)
+    for name, words in (("cnn-predict", ("-m", "net.onnx")), ("cnn-train", ("-o", "net.pt", "--layers", "conv 4 k3"))):
+        refused = run(name, "gone.tsv", *words, status=1)
+        assert "gone.tsv: none of its 3 images exists, for example gone/0.png; paths are relative to the" in refused.err
+    assert run("cnn-eval", "--truth", "gone.tsv", stdin="path\tlabel\ngone/0.png\tred\n").rows

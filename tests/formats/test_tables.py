@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cnnkit.errors import FormatError
 from cnnkit.formats import manifest, tables, tsv
-from cnnkit.formats.tables import LABEL_ALIASES, PATH_ALIASES
+from cnnkit.formats.table_columns import LABEL_ALIASES, PATH_ALIASES
 
 ALIASES = {"path": PATH_ALIASES, "label": LABEL_ALIASES}
 ROWS = [{"path": "red/tom, 0.png", "label": "red"}, {"path": "new/nina; 1.png", "label": "new"}]

@@ -2,10 +2,11 @@
 
 import functools
 
+import onnx
 import pytest
 import torch
 
-from cnnkit.nets import catalogue, layer_graph
+from cnnkit.nets import catalogue, dims, graph_dims, layer_graph
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +67,17 @@ def hooked():
         return seen[-1]
 
     return output
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Save a model, and return its rows by layer, its parameters and its multiply-accumulates."""
+
+    def measure(made, *, name="model.onnx", **options):
+        path = tmp_path / name
+        onnx.save(made, path)
+        rows = graph_dims.measure_graph(str(path), **options)
+        whole = dims.total(rows)
+        return whole.params, whole.macs, rows
+
+    return measure

@@ -69,10 +69,11 @@ def test_computed_tensors_follow_the_weights(whole, saved, tmp_path, hooked):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet18", r"mine\.pth: has no conv1\.weight \(it has features\.0\.weight, .*another network's weights"),
+        ("resnet18", r"mine\.pth: has no conv1\.weight \(it has features\.0\.weight, .*weights of squeezenet1_1$"),
         (
             "squeezenet1_0",
-            r"mine\.pth: features\.0\.weight has shape \(64, 3, 3, 3\), the network needs \(96, 3, 7, 7\)",
+            r"mine\.pth: features\.0\.weight has shape \(64, 3, 3, 3\), the network needs \(96, 3, 7, 7\); "
+            "these look like the weights of squeezenet1_1$",
         ),
     ],
 )

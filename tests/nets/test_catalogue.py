@@ -49,6 +49,18 @@ def test_keras_spelling_is_understood(keras, ours):
     assert catalogue.canonical(keras) == ours
 
 
+def test_notice_if_a_name_of_keras_begins_names_of_torchvision(caplog):
+    """It may mean one of those; the notice is given once."""
+    catalogue._note_keras.cache_clear()
+    caplog.set_level("INFO", "cnnkit")
+    for name in ("MobileNet", "mobilenet", "xception"):
+        catalogue.canonical(name)
+    assert caplog.messages == [
+        "mobilenet is read as the network of this name in Keras, timm:mobilenetv1_100; torchvision has mobilenet_v2, "
+        "mobilenet_v3_large, mobilenet_v3_small"
+    ]
+
+
 def test_every_classification_network_of_torchvision_is_known():
     """All of torchvision's classification networks are accepted by name."""
     known = torchvision.models.list_models(module=torchvision.models)

@@ -306,7 +306,11 @@ def test_receptive_field_of_global_pooling_is_the_whole_map():
         ("conv 9 k3 g2", (9, 9, 4), ["2 groups", "9 filters"]),
         ("pool 2 p2", (9, 9, 1), ["padding 2", "window 2"]),
         ("dense 10", (7, 7, 512), ["7x7x512", "put flatten or gap before it"]),
-        ("flatten, conv 8 k3", (4, 4, 2), ['conv1 ("conv 8 k3") needs height and width', "a vector of 32"]),
+        (
+            "flatten, conv 8 k3",
+            (4, 4, 2),
+            ['conv1 ("conv 8 k3") needs height and width', "a vector of 32", "as in --input 224,224,3"],
+        ),
         ("gap, gap", (4, 4, 2), ["gap2", "a vector of 2"]),
         ("relu", (0, 4, 2), ["height is 0"]),
     ],
