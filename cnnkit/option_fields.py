@@ -119,6 +119,15 @@ def fit_option(default: str, *, when: str = "", group: str | None = None) -> Any
     return option(None, f"{f'{when}: h' if when else 'H'}{how} [default: {default}]", group=group)
 
 
+def decoding_option(default: str = "scaled", *, when: str = "", group: str | None = None) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `decoding: Decoding | None`: how photographs are decoded that are much larger than needed; else as `fit_option`."""
+    how = (
+        "arge JPEG photographs are decoded at 1/2, 1/4 or 1/8 of their size, still twice the input size (scaled), or completely "
+        "(full, several times as slow)."
+    )
+    return option(None, f"{f'{when}: l' if when else 'L'}{how} [default: {default}]", group=group)
+
+
 def size_option(default: str, *, group: str | None = None) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `size: int | None`: the side of a network's input. `default` is what None stands for, in words."""
     return option(

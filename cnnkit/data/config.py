@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cnnkit.choices import Fit, Link
+from cnnkit.choices import Decoding, Fit, Link
 from cnnkit.data import allocation, augment_notation
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.augment_notation import Augmentation
 from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 from cnnkit.formats.header import Preprocess
-from cnnkit.option_fields import fit_option, jobs_option, option, seed_option
+from cnnkit.option_fields import decoding_option, fit_option, jobs_option, option, seed_option
 
 #: Maximum number of bits, of 256, by which two near duplicates differ. Measured on 5,000 photographs of pets and flowers: re-encoded copies
 #: and copies shrunk to a third or brightened by a fifth differ by at most 28; a crop of 2 %, a rotation by 2 degrees or a line of text by
@@ -159,6 +159,7 @@ class AugmentConfig:
         metavar="PIXELS",
     )
     fit: Fit | None = fit_option("crop", when="With --size")
+    decoding: Decoding | None = decoding_option(when="With --size")
     force: bool = option(
         False, "Write into a DIR that is not empty; earlier copies in it are replaced. Also accept val and test images."
     )
@@ -170,11 +171,12 @@ class AugmentConfig:
 
         Raises:
             NotationError: The notation is invalid.
-            UsageError: There is none, or --fit without --size.
+            UsageError: There is none, or --fit or --decoding without --size.
         """
         self.augmentation()
-        if self.fit is not None and self.size is None:
-            raise UsageError("--fit has no effect without --size; give the side of the square with --size")
+        given = [name for name in ("fit", "decoding") if getattr(self, name) is not None]
+        if given and self.size is None:
+            raise UsageError(f"--{given[0]} has no effect without --size; give the side of the square with --size")
         return self
 
     def augmentation(self) -> Augmentation:
@@ -192,4 +194,9 @@ class AugmentConfig:
         """Return the preprocessing that comes before the augmentation; None without --size."""
         if self.size is None:
             return None
-        return Preprocess(fit=self.fit or Fit.CROP, resize=self.size, size=self.size)
+        return Preprocess(
+            fit=self.fit or Fit.CROP,
+            resize=self.size,
+            size=self.size,
+            decoding=self.decoding or Decoding.SCALED,
+        )

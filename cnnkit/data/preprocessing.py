@@ -215,7 +215,12 @@ def sides(text: str) -> tuple[int, int]:
 
 
 def with_size(
-    preprocess: Preprocess, *, size: int | None = None, resize: int | None = None, fit: Fit | None = None
+    preprocess: Preprocess,
+    *,
+    size: int | None = None,
+    resize: int | None = None,
+    fit: Fit | None = None,
+    decoding: Decoding | None = None,
 ) -> Preprocess:
     """Change the size, keeping the share of the image inside the centre crop.
 
@@ -224,6 +229,7 @@ def with_size(
         size: Side of the square in pixels.
         resize: Shorter side before the crop in pixels; by default in proportion.
         fit: How the image is made square; by default the network's own.
+        decoding: How large photographs are decoded; by default the network's own.
 
     Raises:
         UsageError: The crop would be larger than the resized image.
@@ -235,7 +241,13 @@ def with_size(
     new_resize = resize or round(preprocess.resize * new_size / preprocess.size)
     if new_resize < new_size:
         raise UsageError(f"--resize {new_resize} is smaller than the crop of {new_size}; give at least {new_size}")
-    return replace(preprocess, fit=new_fit, resize=new_resize if new_fit is Fit.CROP else new_size, size=new_size)
+    return replace(
+        preprocess,
+        fit=new_fit,
+        resize=new_resize if new_fit is Fit.CROP else new_size,
+        size=new_size,
+        decoding=decoding or preprocess.decoding,
+    )
 
 
 def shown_as(preprocess: Preprocess, *, size: str | None, fit: Fit | None = None) -> Preprocess:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cnnkit.choices import ExportInput, Fit, Pool, Precision
+from cnnkit.choices import Decoding, ExportInput, Fit, Pool, Precision
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import atomic
@@ -14,6 +14,7 @@ from cnnkit.option_fields import (
     RemembersGiven,
     batch_option,
     device_option,
+    decoding_option,
     fit_option,
     jobs_option,
     option,
@@ -108,6 +109,7 @@ class BackboneSpec(RemembersGiven):
     size: int | None = size_option("the network's; with --layers: 32")
     resize: int | None = resize_option("in proportion to --size")
     fit: Fit | None = fit_option("crop; squash with --layers; as stored in a .pt or .onnx")
+    decoding: Decoding | None = decoding_option("scaled; as stored in a .pt or .onnx")
     seed: int = 0
 
     def named(self, *, seed: int) -> Self:

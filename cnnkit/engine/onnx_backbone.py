@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cnnkit")
 
-# Incremented when a change to normalization, cutting or export changes the graph of a spec.
-_REVISION = 1
+# Incremented when a change to preprocessing, normalization, cutting or export changes the graph of a spec.
+_REVISION = 2
 
 
 def cache_name(spec: BackboneSpec) -> str:
@@ -112,7 +112,7 @@ def _link(same: Path, kept: Path) -> None:
 
 
 def _from_onnx(spec: BackboneSpec) -> OnnxModel:
-    changes = [name for name in ("layer", "size", "resize", "fit") if getattr(spec, name) is not None]
+    changes = [name for name in ("layer", "size", "resize", "fit", "decoding") if getattr(spec, name) is not None]
     if changes or spec.weights != "default":
         raise UsageError(
             f"{spec.backbone} is exported and fixed; --{(changes or ['weights'])[0]} needs the name of a network or a .pt"

@@ -59,7 +59,9 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
             pool=spec.pool or Pool.AVG,
             seed=spec.seed,
         )
-    preprocess = preprocessing.with_size(preprocess, size=spec.size, resize=spec.resize, fit=spec.fit)
+    preprocess = preprocessing.with_size(
+        preprocess, size=spec.size, resize=spec.resize, fit=spec.fit, decoding=spec.decoding
+    )
     module = classifier.Extractor(extractor, preprocess=preprocess, pool=backbone.pool).eval()
     _check_shape(spec, module, preprocess)
     header = Header(

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cnnkit.choices import ChannelOrder, Crops, Engine, FeatureDtype, Fit, Interpolation, PixelRange, Vote
+from cnnkit.choices import ChannelOrder, Crops, Decoding, Engine, FeatureDtype, Fit, Interpolation, PixelRange, Vote
 from cnnkit.data import augment_notation
 from cnnkit.engine import device as devices
 from cnnkit.engine.config import BulkConfig
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import MOST_SEED, check_ranges, fit_option, option, resize_option, seed_option
+from cnnkit.option_fields import (
+    MOST_SEED,
+    check_ranges,
+    decoding_option,
+    fit_option,
+    option,
+    resize_option,
+    seed_option,
+)
 
 # Groups of options in the help; options without a group come first.
 AVERAGING, EXTERNAL = "Test-time augmentation", "Networks without a cnnkit header"
@@ -202,6 +210,7 @@ class ModelSpec:
     )
     resize: int | None = resize_option("8/7 of --size, such as 256 for 224", group=EXTERNAL)
     fit: Fit | None = fit_option("crop", group=EXTERNAL)
+    decoding: Decoding | None = decoding_option(group=EXTERNAL)
     interpolation: Interpolation | None = option(
         None, "Interpolation when resizing. [default: bilinear]", group=EXTERNAL
     )

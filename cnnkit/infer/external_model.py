@@ -133,7 +133,7 @@ def _preprocess(network: OnnxNetwork, spec: ModelSpec) -> Preprocess:
         std=tuple(value / spec.white for value in std),
         grey=network.channels == 1 and not takes_bytes,
     )
-    return preprocessing.with_size(plain, size=size, resize=spec.resize, fit=spec.fit)
+    return preprocessing.with_size(plain, size=size, resize=spec.resize, fit=spec.fit, decoding=spec.decoding)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cnnkit.choices import Fit, Initializer, Loss, Normalize
+from cnnkit.choices import Decoding, Fit, Initializer, Loss, Normalize
 from cnnkit.engine.config import check_backbone_weights
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets import notation, output_layer
-from cnnkit.option_fields import fit_option, option, size_option, weights_option
+from cnnkit.option_fields import decoding_option, fit_option, option, size_option, weights_option
 
 # Title of the option group in the help.
 NETWORK = "Network"
@@ -40,6 +40,7 @@ class NetworkConfig:
     )
     size: int | None = size_option("150; with --arch: the network's", group=NETWORK)
     fit: Fit | None = fit_option("squash; with --arch: crop", group=NETWORK)
+    decoding: Decoding | None = decoding_option(group=NETWORK)
     grey: bool = option(False, "Convert images to grey (one channel), inside the network.", group=NETWORK)
     normalize: Normalize = option(
         Normalize.STANDARD,
@@ -108,6 +109,7 @@ class InitFrom:
     )
     size: int | None = size_option("the network's", group=NEW_HEAD)
     fit: Fit | None = fit_option("crop", group=NEW_HEAD)
+    decoding: Decoding | None = decoding_option(group=NEW_HEAD)
     init: Initializer | None = option(None, "Weight initialization of the new head. [default: glorot]", group=NEW_HEAD)
 
     def check_files(self) -> None:
@@ -137,7 +139,7 @@ class InitFrom:
         if (self.model is None) == (self.backbone is None):
             raise UsageError("give either a model, such as head.pt, or --backbone NAME for a new head")
         if self.model is not None:
-            for name in ("head", "size", "fit", "init", "weights"):
+            for name in ("head", "size", "fit", "decoding", "init", "weights"):
                 if getattr(self, name) != getattr(InitFrom(), name):
                     own = "weights" if name == "init" else name
                     raise UsageError(f"{self.model} has its own {own}; --{name} goes with --backbone")

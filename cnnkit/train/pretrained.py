@@ -88,7 +88,7 @@ def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
 def _from_backbone(init: InitFrom, *, seed: int) -> PretrainedModel:
     name = init.backbone or ""
     module, backbone, preprocess = backbones.pretrained(name, weights=init.weights, seed=seed)
-    preprocess = with_size(preprocess, size=init.size, fit=init.fit)
+    preprocess = with_size(preprocess, size=init.size, fit=init.fit, decoding=init.decoding)
     extractor = Extractor(module, preprocess=preprocess, pool=backbone.pool).eval()
     head = classifier.build_head(init.head, classifier.feature_shape(extractor, preprocess))
     build.initialise(head, init.init or Initializer.GLOROT, generator=torch.Generator().manual_seed(seed))
@@ -99,5 +99,7 @@ def _from_backbone(init: InitFrom, *, seed: int) -> PretrainedModel:
         name,
         digest=backbone.weights_sha256,
         fresh=True,
-        spec=BackboneSpec(backbone=name, weights=init.weights, size=init.size, fit=init.fit, seed=seed),
+        spec=BackboneSpec(
+            backbone=name, weights=init.weights, size=init.size, fit=init.fit, decoding=init.decoding, seed=seed
+        ),
     )

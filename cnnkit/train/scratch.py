@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cnnkit.callbacks import Callbacks
-from cnnkit.choices import Fit, Initializer, Normalize, Pool
+from cnnkit.choices import Decoding, Fit, Initializer, Normalize, Pool
 from cnnkit.data.preprocessing import with_size
 from cnnkit.data.train_val import TrainValImages
 from cnnkit.engine import device as devices
@@ -89,9 +89,17 @@ def _prepare(network: NetworkConfig) -> Preprocess:
     """Return how images are made square; mean and deviation are added when they are measured."""
     if network.arch is None:
         size = network.size or SIZE
-        plain = Preprocess(fit=network.fit or Fit.SQUASH, resize=size, size=size, grey=network.grey)
+        plain = Preprocess(
+            fit=network.fit or Fit.SQUASH,
+            resize=size,
+            size=size,
+            grey=network.grey,
+            decoding=network.decoding or Decoding.SCALED,
+        )
     else:
-        plain = with_size(catalogue.preprocess_of(network.arch), size=network.size, fit=network.fit)
+        plain = with_size(
+            catalogue.preprocess_of(network.arch), size=network.size, fit=network.fit, decoding=network.decoding
+        )
     if network.normalize is Normalize.IMAGENET:
         return replace(plain, mean=Preprocess().mean, std=Preprocess().std)
     return replace(plain, mean=(0.0,) * 3, std=(1.0,) * 3)
