@@ -362,3 +362,14 @@ def test_rejects_deep_and_large_headers():
                 Header.from_record(record, name="x.pt")
     while deep:
         deep = deep.pop()
+
+
+def test_decoding_is_written_only_if_scaled():
+    """Files from before the field, and files of other programs, were decoded completely, and are again."""
+    assert PREPROCESS["decoding"] == "scaled"
+    raw = json.loads(WHOLE.to_json())
+    del raw["preprocess"]["decoding"]
+    old = read(json.dumps(raw))
+    assert old.preprocess.decoding is Decoding.FULL
+    assert json.loads(old.to_json()) == raw
+    assert difference(WHOLE, old) == ("decoding", "scaled", "full")
