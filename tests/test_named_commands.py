@@ -5,7 +5,6 @@ and the value of their last option: `cnn-split --folds`. Nothing is run: tests/t
 """
 
 import ast
-import contextlib
 import re
 import shlex
 from functools import cache
@@ -13,7 +12,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-import typer
 from typer._click.exceptions import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -49,13 +47,16 @@ def fault(program, words, *, complete):
     """Return why a command refuses words, or None."""
     if not complete and words and takes_value(program, words[-1]):
         words = words[:-1]
-    with contextlib.redirect_stdout(None):
-        try:
-            parser_of(program, complete).make_context(program, [*words])
-        except UsageError as error:
-            return f"{shlex.join([program, *words])}: {error.format_message()}"
-        except typer.Exit:  # --help and --version
-            return None
+    parser = parser_of(program, complete)
+    at_once = {word for each in parser.params if each.callback is not None and each.is_flag for word in each.opts}
+    if (at_once | {"--help", "-h"}).intersection(
+        words
+    ):  # they print something, or install completion, whatever else is given
+        return None
+    try:
+        parser.make_context(program, [*words])
+    except UsageError as error:
+        return f"{shlex.join([program, *words])}: {error.format_message()}"
     return None
 
 

@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from cnnkit.cli.streams import notices
-from cnnkit.engine.device import WAITS_FOR_WORK
 from cnnkit.errors import FormatError, UsageError
+from cnnkit.messages import BEGINS_WORK, WAITS_FOR_WORK
 
 log = logging.getLogger("cnnkit")
 
@@ -52,6 +52,14 @@ def test_the_device_and_later_notices_wait_for_work(capsys):
         handler.print_waiting()
         log.info("three")
         assert capsys.readouterr().err == "cnn-x: three\n"
+
+
+def test_a_notice_can_begin_the_work(capsys):
+    """As a download does, which takes long: what waits is printed before it."""
+    with notices("cnn-x", level=logging.INFO):
+        device()
+        log.info("downloading", extra=BEGINS_WORK)
+        assert capsys.readouterr().err == "cnn-x: device: cpu\ncnn-x: downloading\n"
 
 
 def test_notices_that_wait_are_printed_at_the_end(capsys):

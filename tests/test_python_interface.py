@@ -460,7 +460,7 @@ def test_every_public_function_with_a_path_is_tested():
         (lambda: cnnkit.find_images(RED, split="val"), "has no split val; split needs a manifest or a folder$"),
         (lambda: cnnkit.layer_dims("", input=(9, 9, 3)), "^layers is empty"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_messages_name_parameters_instead_of_options(make, message, folder):
     with pytest.raises(cnnkit.CnnkitError, match=message):

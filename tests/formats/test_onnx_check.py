@@ -314,7 +314,7 @@ def test_every_command_refuses_in_one_line(tmp_path, run, images, command, name)
         "calibrate": ["-m", path, tmp_path / "p.tsv", "-o", tmp_path / "c.onnx"],
         "extract": ["--backbone", path, image, "-o", tmp_path / "x.npy", "--device", "cpu"],
     }[command]
-    (tmp_path / "p.tsv").write_text("path\trank\tlabel\tprobability\na.png\t1\tcat\t0.5\n", encoding="utf-8")
+    (tmp_path / "p.tsv").write_text("path\trank\tlabel\tprobability\ncat/a.png\t1\tcat\t0.5\n", encoding="utf-8")
     if command == "dims" and name in ("domain", "header"):
         return  # cnn-dims does not run networks: see tests/nets/test_graph_dims.py
     outcome = run(f"cnn-{command}", *words, status=None)
