@@ -500,7 +500,7 @@ def test_mistakes_are_one_line_before_images_are_read(run, here, monkeypatch):
     """Contradictions are reported in one line, before any image is read."""
     from cnnkit.data import decode
 
-    monkeypatch.setattr(decode, "load", lambda path: pytest.fail("an image was read"))
+    monkeypatch.setattr(decode, "load_pixels", lambda *_args, **_more: pytest.fail("an image was read"))
     Path("table.csv").write_text("a,b\n1,2\n")
     for words, message in MISTAKES.items():
         outcome = train(run, *words, status=2)

@@ -78,8 +78,10 @@ def test_every_batch_has_the_same_shape(files):
 def test_several_preprocessings_of_one_decoding(files, monkeypatch):
     """A network that takes the same images in several sizes gets them, and each file is read once."""
     loaded = []
-    real = runner.decode.load
-    monkeypatch.setattr(runner.decode, "load", lambda path: loaded.append(path) or real(path))
+    real = runner.decode.load_pixels
+    monkeypatch.setattr(
+        runner.decode, "load_pixels", lambda image, path, **more: loaded.append(path) or real(image, path, **more)
+    )
     ways = [SMALL, Preprocess(Fit.SQUASH, 9, 9)]
 
     def network(batches):
@@ -293,7 +295,8 @@ def test_rates_are_those_of_the_clock(files, monkeypatch):
             now += 0.01 * images
 
     monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: now))
-    monkeypatch.setattr(runner.decode, "load", lambda _path: work(1) or blank)
+    decoded = runner.decode.Decoded(blank, blank.size)
+    monkeypatch.setattr(runner.decode, "load_reduced", lambda _path, _enough: work(1) or [decoded])
     network = lambda batches: work(len(batches[0])) or means(batches)  # noqa: E731
     rates = runner.measure(good(files) * 3, [SMALL], network, batch=4, jobs=1, shared_cores=False)
     assert rates.images == 54

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnkit import __version__
+from cnnkit.choices import Decoding
 from cnnkit.errors import FormatError
 from cnnkit.formats.header import (
     VERSION,
