@@ -431,6 +431,8 @@ def _warn_of_labels(images: Sequence[ImageFile], sets: Sequence[Sequence[int]], 
 def _about_splits(split_of: Sequence[int | None], splits: SplitShares, classes: Sequence[str]) -> str:
     held = Counter(split_of)
     sizes = ", ".join(f"{name} {held[split]:,}" for split, name in enumerate(splits.names))
+    if [*classes] == [name_of(None)]:
+        return f"{sizes} images without a class"
     return f"{sizes} images of {'1 class' if len(classes) == 1 else f'{len(classes):,} classes'}"
 
 

@@ -183,7 +183,7 @@ def _by_split(found: Features, *, name: str) -> tuple[Features, Features | None]
     unused = Counter(row.split or "no split" for row, split in zip(found.rows, splits, strict=True) if split is None)
     if unused:
         counts = ", ".join(f"{count:,} of {split}" for split, count in unused.items())
-        log.info("%s: rows not used: %s", name, counts)
+        log.info("%s: %s not used", name, counts)
     train, val = (
         [place for place, split in enumerate(splits) if split == each] for each in (train_val.TRAIN, train_val.VAL)
     )

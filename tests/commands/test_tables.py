@@ -65,14 +65,17 @@ def test_list_of_paths(run, folder):
         ("path,red,blue\nphotos/red/00.png,1,0\n", "images have no class; columns not read: red, blue; if one of them"),
         ("path , label \nphotos/red/00.png , red \n", 'spaces around paths are ignored, as in "photos/red/00.png "'),
         ("path,label\nphotos/red/00.png,nan\n", '"nan" is read as a class name; if the label is missing'),
-        ("path,label\nphotos/red/00.png,01\nphotos/blue/00.png,1\n", 'differ only in case or form: "01", "1"'),
+        (
+            "path,label\nphotos/red/00.png,01\nphotos/blue/00.png,1\n",
+            'differ only in case, Unicode form or zeros: "01", "1"',
+        ),
         (
             "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
             'splits and groups removed: "train "',
         ),
         (
             "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
-            'splits that differ only in case or Unicode form: "Train", "train"',
+            'splits that differ only in case, Unicode form or zeros: "Train", "train"',
         ),
     ],
 )
