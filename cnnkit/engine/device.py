@@ -46,7 +46,7 @@ def existing(text: str) -> Device:
     """
     device = parse(text)
     if device.kind == "cuda" and device.index >= (count := gpus()):
-        raise DeviceError(f"--device {device}: {_counted(count)}; use cpu or auto")
+        raise DeviceError(f"--device {text}: {_counted(count)}; use cpu or auto")
     return device
 
 
