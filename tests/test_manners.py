@@ -373,6 +373,13 @@ def test_words_without_a_file_name_are_one_line(name, run_in, tmp_path):
         assert not re.search(r"empty name|give -o \.", done.err), words
 
 
+@pytest.mark.parametrize("name", ["cnn-train", "cnn-extract"])
+def test_size_of_two_numbers(name, run):
+    words = [word for word in MISSING[name] if word not in ("--size", "16")]
+    done = run(name, *words, "--size", "224x224", status=2)
+    assert done.err == f'{name}: --size "224x224": give one number, the side of the square; see {name} --help\n'
+
+
 @pytest.mark.parametrize(
     ("name", "words", "remedy"),
     [
