@@ -183,7 +183,7 @@ def are_close(found, wanted):
     """
     size = abs(float(wanted))
     tolerance = 0.05 * size if size > 1 else 0.01 if size >= 0.01 else max(0.3 * size, 0.002)
-    return abs(float(found) - float(wanted)) <= tolerance
+    return abs(float(found) - float(wanted)) <= tolerance + 1e-9
 
 
 @pytest.mark.parametrize(
