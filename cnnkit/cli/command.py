@@ -280,7 +280,7 @@ def _speaker(name: str) -> str:
 def _plain(message: str, error: BaseException) -> str:
     """Reword a usage error of typer, without the prefixes of pydantic, which checks values."""
     message = re.sub(r": (Value error, |Input (?=should))", ": ", message[:1].lower() + message[1:])
-    given = getattr(error.__cause__ or error.__context__, "errors", list)()
+    given: Sequence[Mapping[str, Any]] = getattr(error.__cause__ or error.__context__, "errors", list)()
     if given and message.startswith("invalid value for '--size': should be a valid integer"):
         return f'--size "{given[0]["input"]}": give one number, the side of the square'
     choice = re.search(r": '(.*)' is not one of ('.*')$", message)
