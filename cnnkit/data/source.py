@@ -22,6 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from cnnkit import messages
 from cnnkit.choices import FolderReading
 from cnnkit.data import folder_search, split_names
 from cnnkit.data.missing_extensions import MissingExtensions
@@ -283,10 +284,10 @@ def _demand_one(path: str, images: Sequence[ImageFile]) -> None:
     folder, first = os.path.dirname(path), images[0].path
     message = f"{path}: none of its {len(images):,} images exists, for example {first}"
     if not folder or not any(os.path.lexists(os.path.relpath(image.path, folder)) for image in images):
-        raise CnnkitError(f"{message}; paths are relative to the folder of the manifest")
+        raise CnnkitError(f"{message}; paths are relative to the folder of the manifest, {folder or '.'}/")
     raise CnnkitError(
         f"{message}: its paths are relative to the current folder, but are read relative to {folder}/; "
-        f"write it with cnn-split --manifest {path}, or pipe it in (- < {path})"
+        f"pipe it in (- < {messages.shell_word(path)}), or write lists with cnn-split --manifest {messages.shell_word(path)}"
     )
 
 

@@ -150,8 +150,7 @@ def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
 
 def has_own_val(path: str | Path) -> bool:
     """Check whether features have rows of the splits train and val, without reading their values."""
-    listed = Path(path).with_suffix(".tsv")
-    if Path(path).suffix != ".npy" or not listed.is_file():
+    if Path(path).suffix != ".npy" or not (listed := Path(path).with_suffix(".tsv")).is_file():
         return False  # an error, which reading the features reports
     named = {train_val.split_named(row.split or "") for row in manifest.load(listed)}
     return {train_val.TRAIN, train_val.VAL} <= named

@@ -201,9 +201,13 @@ def test_manifest_of_which_no_image_is_found(run, folder, images):
     refused = run("cnn-split", "lists/split.tsv", "--ratio", "1,1", status=1)
     assert refused.err == (
         "cnn-split: lists/split.tsv: none of its 4 images exists, for example lists/photos/blue/00.png: its paths are relative "
-        "to the current folder, but are read relative to lists/; write it with cnn-split --manifest lists/split.tsv, or pipe it "
-        "in (- < lists/split.tsv)\n"
+        "to the current folder, but are read relative to lists/; pipe it in (- < lists/split.tsv), or write lists with cnn-split "
+        "--manifest lists/split.tsv\n"
     )
+    (folder / "my lists").mkdir()
+    (folder / "my lists/split.tsv").write_text(listed)
+    refused = run("cnn-check", "my lists/split.tsv", status=1)
+    assert "(- < 'my lists/split.tsv'), or write lists with cnn-split --manifest 'my lists/split.tsv'\n" in refused.err
     assert run("cnn-check", "-", "--table", "classes", stdin=listed).rows
     assert run("cnn-split", "photos", "--ratio", "1,1", "--manifest", "lists/split.tsv").out == ""
     assert run("cnn-check", "lists/split.tsv", "--table", "classes").rows
