@@ -71,7 +71,7 @@ def main(
                 tree.finish_moves(folder, tree.SPLIT_MANIFEST, named=named, progress=progress)
             return
         tree.check_apart(
-            folder, [os.path.join(each, "image") for each in sources if os.path.isdir(each)], to_be="split"
+            folder, [os.path.join(each, "image") for each in sources or [] if os.path.isdir(each)], to_be="split"
         )
         tree.check_free(folder, force=target.force)
 
