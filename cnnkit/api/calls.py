@@ -134,10 +134,10 @@ def _texts(given: object) -> Iterator[str]:
         yield given
     elif isinstance(given, os.PathLike):
         yield os.fsdecode(given)
-    elif isinstance(given, list | tuple | set | frozenset):
-        for each in given:
+    elif type(given) in (list, tuple, set, frozenset):  # others may be lazy
+        for each in given:  # type: ignore[attr-defined]
             yield from _texts(each)
-    elif isinstance(rows := getattr(given, "rows", None), list | tuple):  # features
+    elif type(rows := getattr(given, "rows", None)) in (list, tuple):  # features
         yield from _texts(rows)
     else:  # an image, or a row of a table
         yield from (
@@ -190,7 +190,7 @@ _running: ContextVar[_Call | None] = ContextVar("running", default=None)
 def of_caller(items: Iterable[Any]) -> Iterable[Any]:
     """Return an iterable of the caller so that what it raises passes the public function that runs unchanged."""
     call = _running.get()
-    return items if call is None or isinstance(items, list | tuple) else call.items(items)
+    return items if call is None or type(items) in (list, tuple) else call.items(items)
 
 
 def _in_python(record: logging.LogRecord) -> bool:
