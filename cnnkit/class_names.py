@@ -81,7 +81,8 @@ def about_forms(forms: Mapping[str, Collection[str]]) -> Iterator[str]:
     if blank:
         yield f"spaces around class names are ignored, as in {messages.shortened([form(each) for each in blank], _NAMED)}"
     for names in alike(forms)[:_NAMED]:
-        yield f"class names that differ only in case or form: {', '.join(map(form, names))}; if they are the same class, use one name"
+        several_names = ", ".join(map(form, names))
+        yield f"class names that differ only in case, Unicode form or zeros: {several_names}; if they are the same class, use one name"
 
 
 def about_missing(names: Iterable[str]) -> Iterator[str]:

@@ -108,7 +108,7 @@ def _opened(path: str | Path, mode: int) -> BufferedReader:
 
 def _demand_regular(path: str | Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", os.fspath(path))
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
         raise OSError(errno.EINVAL, f"not a regular file but {kind}", os.fspath(path))

@@ -1,9 +1,11 @@
 """Helpers for messages: shortened lists, counts, suggestions."""
 
+import os
 import re
 import shlex
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 #: For `extra` of a log record that is of interest once the work begins, not before an error of the options: the device, ignored files.
 WAITS_FOR_WORK = {"waits_for_work": True}
@@ -57,7 +59,7 @@ def similar(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:
             found[other] = matcher.ratio()
         elif _exchanged(one, plain.casefold()) or _begins(one, plain.casefold()):
             found[other] = _ALIKE
-    return sorted(found, key=lambda other: (found[other], other), reverse=True)[:most]
+    return sorted(found, key=lambda other: (-found[other], len(other), other))[:most]
 
 
 def _plain(word: str) -> str:
@@ -93,6 +95,12 @@ def shell_word(name: str) -> str:
     if name == "standard input":
         return "FILE"
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
+
+
+def output_name(given: str | os.PathLike[str], extension: str) -> str:
+    """Propose an output file, as a word for a shell: the given path with another extension, FILE if it has no name, as `.` and `/`."""
+    path = Path(given)
+    return shell_word(str(path.with_suffix(extension))) if path.name.strip(".") else f"FILE{extension}"
 
 
 #: C0 and C1 control characters and DEL, which terminals interpret; marks that reorder text; line separators; bytes that are not UTF-8.

@@ -79,6 +79,6 @@ def test_notices_about_forms():
     assert lines == [
         f'class {NFC} has 2 spellings: "{NFD}" (NFD), "{NFC}"',
         'spaces around class names are ignored, as in "new "',
-        'class names that differ only in case or form: "Cat", "cat"; if they are the same class, use one name',
+        'class names that differ only in case, Unicode form or zeros: "Cat", "cat"; if they are the same class, use one name',
     ]
     assert list(class_names.about_forms({NFC: {NFD}, "cat": {"cat"}})) == []

@@ -31,7 +31,7 @@ def special(tmp_path):
         ("fifo", "not a regular file but a named pipe"),
         ("zero", "not a regular file but a device"),
         ("socket", "not a regular file but a socket"),
-        ("folder", "Is a directory"),
+        ("folder", "is a folder, not a file"),
         ("loop", "Too many levels of symbolic links"),
         ("missing", "No such file or directory"),
         ("a\0b", "invalid file name: contains a null byte"),

@@ -234,3 +234,17 @@ def test_the_wheel_installs_every_page(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = [name.partition(".data/data/share/man/")[2] for name in archive.namelist() if "/share/man/" in name]
     assert sorted(names) == [str(page.relative_to(FOLDER)) for page in PAGES]
+
+
+@pytest.mark.parametrize("markup", [None, "rich"])
+def test_help_is_the_same_a_second_time(markup):
+    """It leaves the texts of the command and its options as they are."""
+    (entry,) = (each for each in distribution("cnnkit").entry_points if each.name == "cnn-dims")
+    command = entry.load().parser()
+    command.rich_markup_mode = markup
+    command.help += " [photos] cnn-dims"
+    texts = [command.help, command.epilog, *(each.help for each in command.params if hasattr(each, "help"))]
+    context = command.make_context(entry.name, [], resilient_parsing=True)
+    first, second = command.get_help(context), command.get_help(context)
+    assert first == second
+    assert texts == [command.help, command.epilog, *(each.help for each in command.params if hasattr(each, "help"))]

@@ -348,6 +348,53 @@ def test_missing_file_is_one_line(name, run_in, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+#: Words that have no file name to which an extension could be added; the shell makes "" of an unset variable.
+NAMELESS = [".", "..", "/", ""]
+
+
+def nameless(name):
+    """List a command's lines of `MISSING` with one of its files replaced by a word without a file name."""
+    for place, word in enumerate(MISSING[name]):
+        output = place > 0 and MISSING[name][place - 1] == "-o"
+        if output or word.startswith("no-such"):
+            for other in NAMELESS:
+                if not other or output or "." in word:  # a folder is a source of images
+                    yield [*MISSING[name][:place], other, *MISSING[name][place + 1 :]]
+
+
+@every_command
+def test_words_without_a_file_name_are_one_line(name, run_in, tmp_path):
+    """Neither the check of an option nor its remedy needs a file name."""
+    make_images(tmp_path / "in" / "photos")
+    for words in nameless(name):
+        done = run_in(tmp_path / "in", name, *words, status=None)
+        assert done.status in (1, 2), words
+        assert re.fullmatch(rf"{name}: .+\n", done.err), words
+        assert not re.search(r"empty name|give -o \.", done.err), words
+
+
+@pytest.mark.parametrize("name", ["cnn-train", "cnn-extract"])
+def test_size_of_two_numbers(name, run):
+    words = [word for word in MISSING[name] if word not in ("--size", "16")]
+    done = run(name, *words, "--size", "224x224", status=2)
+    assert done.err == f'{name}: --size "224x224": give one number, the side of the square; see {name} --help\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "remedy"),
+    [
+        ("cnn-train", ["photos", "-o", "..", *NET], "give -o FILE.pt"),
+        ("cnn-train", ["photos", "-o", "my nets/one", *NET], "give -o 'my nets/one.pt'"),
+        ("cnn-export", ["head.pt", "-o", "/"], "give -o FILE.onnx"),
+        ("cnn-extract", ["photos", "-o", "photos/x.txt", *BACKBONE], "give -o photos/x.npy"),
+        ("cnn-extract", ["photos", "-o", ".", *BACKBONE], "give -o FILE.npy"),
+    ],
+)
+def test_proposed_output_has_folder_and_name(name, words, remedy, run_in, tmp_path):
+    make_images(tmp_path / "photos")
+    assert run_in(tmp_path, name, *words, status=2).err.endswith(f"; {remedy}\n")
+
+
 @pytest.fixture
 def time_limit():
     """Fail a test that does not end within 30 seconds."""

@@ -1,9 +1,11 @@
 """The Python interface that `cnnkit` exports gives what the commands give on the same files, and loads no more than it needs."""
 
 import ast
+import functools
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -219,10 +221,10 @@ def test_pillow_images_and_arrays_are_prepared_as_files(options, folder, tmp_pat
 
 
 CALLS = {
-    "predict": lambda images, progress: Classifier("one.onnx", device="cpu", batch=2).predict(
+    "predict": lambda images, progress: Classifier("one.onnx", device="cpu", batch=2, jobs=2).predict(
         images, progress=progress
     ),
-    "extract": lambda images, progress: cnnkit.FeatureExtractor(device="cpu", batch=2, **LIKE_BACKBONE).extract(
+    "extract": lambda images, progress: cnnkit.FeatureExtractor(device="cpu", batch=2, jobs=2, **LIKE_BACKBONE).extract(
         images, progress=progress
     ),
     "heat_maps": lambda images, progress: [
@@ -326,6 +328,14 @@ def test_refuses_what_is_not_an_image(images, message, folder):
         (lambda: cnnkit.heat_map("one.pt", "photos"), cnnkit.CnnkitError, "16 maps"),
         (lambda: cnnkit.layer_dims("conv 32 q3", input=(9, 9, 3)), cnnkit.NotationError, "q3"),
         (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9)), cnnkit.UsageError, r"input=\(9, 9\): give \(height"),
+        *(
+            (
+                functools.partial(cnnkit.layer_dims, "conv 32 k3", input=size),
+                cnnkit.UsageError,
+                "give .height, width, ch",
+            )
+            for size in (5, "9,9,3", (9, 9.5, 3), (9, -9, 3), (9, None, 3), (9, 10**12, 3))
+        ),
         (lambda: cnnkit.layer_dims("conv 32 k3", input=(9, 9, 3), dtype="int4"), cnnkit.UsageError, "bfloat16"),
         (lambda: cnnkit.read_header("split.tsv"), cnnkit.FormatError, "no cnnkit header"),
         (lambda: cnnkit.write_manifest("split.txt", []), cnnkit.UsageError, "tsv"),
@@ -396,6 +406,10 @@ WITH_A_PATH = {
 }
 
 
+#: An option of a command, long or short, except those of a command that is proposed.
+OPTION = re.compile(r"^(?!.*\bcnn-[a-z-]+ [^;,.()]*-)(.*\s)?--?[a-zA-Z]")
+
+
 @pytest.mark.parametrize("name", WITH_A_PATH)
 def test_every_error_about_a_file_is_of_cnnkit(name, folder, tmp_path):
     """For a file that is missing, of another kind, or a folder: one line that names it, with all suffixes of models and tables."""
@@ -413,7 +427,7 @@ def test_every_error_about_a_file_is_of_cnnkit(name, folder, tmp_path):
             message = str(caught.value)
             assert path.stem in message or path.parent.stem in message, message
             assert "\n" not in message
-            assert " --" not in message.replace("cnn-export --", ""), message
+            assert not OPTION.search(message), message
 
 
 def test_every_public_function_with_a_path_is_tested():
@@ -459,12 +473,48 @@ def test_every_public_function_with_a_path_is_tested():
         (lambda: cnnkit.find_images("photos", split="a/b"), '^split="a/b": give the name of one split'),
         (lambda: cnnkit.find_images(RED, split="val"), "has no split val; split needs a manifest or a folder$"),
         (lambda: cnnkit.layer_dims("", input=(9, 9, 3)), "^layers is empty"),
+        (lambda: cnnkit.layer_dims("flatten, conv 8 k3", input=(4, 4, 2)), r"as in input=\(224, 224, 3\)$"),
+        (
+            lambda: cnnkit.write_features("out/my x.npz", cnnkit.read_features("train.npy")),
+            '^out/my x.npz: features .* next to it; give path="my x.npy"$',
+        ),
+        (lambda: cnnkit.heat_map(bare(), RED), "; give a bare state_dict as weights, and its network by name, or make"),
+        (lambda: cnnkit.read_header(bare()), "no cnnkit header in it; make a model with cnn-train-head$"),
+        (lambda: cnnkit.read_history(RED), "a figure, not a training history$"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_messages_name_parameters_instead_of_options(make, message, folder):
     with pytest.raises(cnnkit.CnnkitError, match=message):
         make()
+
+
+def bare():
+    """Write a state_dict without a header."""
+    import torch
+
+    torch.save({"weight": torch.zeros(2)}, "bare.pt")
+    return "bare.pt"
+
+
+@pytest.mark.parametrize("name", ["c--split.png", "no --split val.png", "x -o y --split.png", "cnn-cam --split.png"])
+def test_file_names_in_messages_stay(name, folder, tmp_path, caplog):
+    """Given, found in a folder, or yielded by an iterator; in errors and in notices."""
+    classifier = Classifier("one.onnx", device="cpu")
+    with pytest.raises(cnnkit.CnnkitError) as caught:
+        classifier.predict(name)
+    assert str(caught.value).startswith(f"{name}: no such image")
+    path = tmp_path / "in --split val" / name
+    path.parent.mkdir()
+    path.write_bytes(Path(RED).read_bytes()[:200])
+    for images in (path, [str(path)], path.parent, iter([path]), cnnkit.find_images(path)):
+        with pytest.raises(cnnkit.BadImageError) as caught:
+            classifier.predict(images)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert len([*classifier.stream(iter([path]), errors="skip")]) == 0
+    assert {record.getMessage().partition(": ")[0] for record in caplog.records if record.levelname == "WARNING"} == {
+        str(path)
+    }
 
 
 def test_options_of_a_proposed_command_stay():
@@ -495,14 +545,68 @@ def test_remedies_are_those_of_python(folder, tmp_path, caplog, monkeypatch):
         Classifier("foreign.onnx", device="cpu")
 
 
-def test_other_errors_pass_unchanged(folder):
-    """Those of a bug, and of the caller's own function."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "No such file or directory", "mine.txt"),
+        MemoryError("mine"),
+        RuntimeError("CUDA error: out of memory"),
+        cnnkit.BadImageError("mine --split val"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_of_functions_and_iterators_of_the_caller_pass_unchanged(error, folder):
+    before = error.args
 
     def stop(_done, _total):
-        raise BrokenPipeError(32, "Broken pipe")
+        raise error
 
-    with pytest.raises(BrokenPipeError):
-        Classifier("one.onnx", device="cpu").predict(RED, progress=stop)
+    def images():
+        yield RED
+        raise error
+
+    class Lazy(list):
+        def __iter__(self):
+            return images()
+
+    classifier = Classifier("one.onnx", device="cpu")
+    extractor = cnnkit.FeatureExtractor(device="cpu", **LIKE_BACKBONE)
+    for call in (
+        lambda: classifier.predict(RED, progress=stop),
+        lambda: extractor.extract(RED, progress=stop),
+        lambda: [*cnnkit.heat_maps("one.onnx", RED, device="cpu", progress=stop)],
+        lambda: classifier.predict(images()),
+        lambda: classifier.predict(images(), errors="skip"),
+        lambda: classifier.predict(Lazy([RED])),
+        lambda: [*classifier.stream(images())],
+        lambda: extractor.extract(images()),
+        lambda: [*cnnkit.heat_maps("one.onnx", images(), device="cpu")],
+        lambda: cnnkit.find_images(images()),
+        lambda: cnnkit.write_manifest("failed.tsv", (cnnkit.read_manifest("split.tsv")[0] for _ in images())),
+        lambda: cnnkit.write_predictions(
+            "failed.tsv", (row for _ in images() for row in classifier.predict(RED)[0].top())
+        ),
+    ):
+        with pytest.raises(type(error)) as caught:
+            call()
+        assert caught.value is error
+        assert error.args == before
+    assert not Path("failed.tsv").exists()
+
+
+def test_errors_after_one_of_the_caller_are_their_own(folder):
+    """While the caller handles an exception of its own iterator."""
+
+    def images():
+        yield RED
+        raise ValueError("mine")
+
+    classifier = Classifier("one.onnx", device="cpu")
+    try:
+        classifier.predict(images())
+    except ValueError:
+        with pytest.raises(cnnkit.CnnkitError, match=r"^missing\.png: no such"):
+            classifier.predict("missing.png")
 
 
 # ---------------------------------------------------------------- features, heat maps, layers

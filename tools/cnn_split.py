@@ -16,6 +16,7 @@ Output with -o DIR (without -o, only the manifest):
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 
 from cnnkit import cli
@@ -69,6 +70,9 @@ def main(
             with cli.progress("moving") as progress:
                 tree.finish_moves(folder, tree.SPLIT_MANIFEST, named=named, progress=progress)
             return
+        tree.check_apart(
+            folder, [os.path.join(each, "image") for each in sources or [] if os.path.isdir(each)], to_be="split"
+        )
         tree.check_free(folder, force=target.force)
 
     with cli.callbacks("reading", errors=errors) as callbacks:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cnnkit.api.calls import of_caller
 from cnnkit.api.files import find_images
 from cnnkit.callbacks import Callbacks, raise_skip
 from cnnkit.data import in_memory, source
@@ -57,11 +58,11 @@ def iterate(images: ImageLike | Iterable[ImageLike], *, split: str | None = None
     if not isinstance(images, Iterable):
         raise UsageError(f"{type(images).__name__} is not an image; {_GIVE}")
     stays = isinstance(images, Collection)
-    if stays and all(isinstance(each, str | os.PathLike) for each in images):
+    if stays and all(isinstance(each, str | os.PathLike) for each in of_caller(images)):
         yield from find_images(images, split=split)  # type: ignore[arg-type] # together: one search, one notice
         return
     locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
-    for number, image in enumerate(images):
+    for number, image in enumerate(of_caller(images)):
         if isinstance(image, str | os.PathLike):
             yield from find_images(image, split=split)
         elif isinstance(image, ImageFile):

@@ -1,5 +1,6 @@
 """Layer arithmetic, as cnn-dims does it: output sizes, parameters, operations, receptive fields. No torch, except for networks by name."""
 
+import operator
 import os
 from collections.abc import Sequence
 
@@ -9,6 +10,9 @@ from cnnkit.nets import dims, dims_pipe
 from cnnkit.nets.dims import DimsRow, Dtype
 from cnnkit.nets.network_dims import measure
 from cnnkit.option_fields import check_range
+
+#: The largest number in a size.
+_MOST = 999_999_999
 
 
 @public
@@ -67,9 +71,13 @@ def total_dims(rows: Sequence[DimsRow]) -> DimsRow:
 
 
 def _size(sides: Sequence[int]) -> tuple[int, ...]:
-    if len(sides) not in (1, 3):
+    try:
+        found = [operator.index(each) for each in sides]
+    except TypeError:  # not a sequence, or not of whole numbers
+        found = []
+    if len(found) not in (1, 3) or not all(0 <= each <= _MOST for each in found):
         raise UsageError(f"input={sides!r}: give (height, width, channels), or (units,) of a vector")
-    return dims_pipe.size(",".join(map(str, sides)))
+    return dims_pipe.size(",".join(map(str, found)))
 
 
 def _bytes(batch: int, dtype: str) -> int:

@@ -31,17 +31,23 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
         Lines of text.
     """
     left: Sequence[ManifestRow | ImageFile] = report.sound if fixed is None else fixed
-    named = "SOURCE" if "-" in words else shlex.join(words)  # a list can be read once
+    named = "- < LIST" if "-" in words else shlex.join(words)  # a list on standard input can be read once
     train = [each for each in left if each.split is None or each.split.lower() not in split_names.HELD_OUT_NAMES]
     counts = Counter(each.label for each in train if each.label is not None)
-    if counts:
+    if len(counts) > 1:
         low, high = min(counts.values()), max(counts.values())
         count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         size = train_val.dataset_size(len(train))
-
-        each = f"{count} of 1 class" if len(counts) == 1 else f"{count} of each of {len(counts):,} classes"
+        each = f"{count} of each of {len(counts):,} classes"
         yield f"{messages.count_images(len(train))} for training, {each}: a {size} dataset"
         yield f"{_CASES[size]}; cnn-advise {named} measures which"
+    else:
+        have = "of one class" if counts else "without a class"
+        yield (
+            f"{messages.count_images(len(train))} for training, {have}; next: make a folder for each class, as in photos/cat/1.jpg, "
+            "or a manifest with the columns path and label, and check that"
+        )
+        return
     splits = {each.split for each in left if each.split is not None}
     yield f"next: {_next(report, named, splits=splits, fixed=fixed is not None)}"
 

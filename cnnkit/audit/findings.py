@@ -127,7 +127,7 @@ def of_search(search: SearchLog) -> Iterator[Finding]:
         yield _of_set(Level.NOTE, FindingKind.IGNORED, f"ignored {count}")
     for folder, there in search.empty:
         held = f" ({there})" if there else ""
-        yield Finding(Level.WARNING, FindingKind.LABEL, folder, None, f"no image in it{held}, so it is not a class")
+        yield Finding(Level.WARNING, FindingKind.LABEL, folder, None, f"no image in it{held}")
     for line in class_names.about_forms(search.forms):
         yield _of_set(Level.WARNING, FindingKind.LABEL, line)
 
@@ -143,6 +143,8 @@ def of_lost_classes(images: Sequence[ImageFile], sound: Sequence[ImageFile]) -> 
 def of_labels(images: Sequence[ImageFile]) -> Iterator[Finding]:
     """Report images without a class if others in their split, or in no split, have one; a split may have no classes at all."""
     labelled = {image.split for image in images if image.label is not None}
+    if images and not labelled:
+        yield _of_set(Level.WARNING, FindingKind.LABEL, "no image has a class; training needs images of two classes")
     without = Counter(image.split for image in images if image.split not in labelled)
     for image in images if labelled else ():
         if image.label is None and (image.split is None or image.split in labelled):

@@ -246,7 +246,7 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
             return found.exit_status
         _drop_unrelated(error)
         if not rank():
-            message = _plain(format_message().rstrip("."))
+            message = _plain(format_message().rstrip("."), error)
             complain(name, f"{message}; {_model_among(words) if _MODEL_MISSING in message else ''}see {name} --help")
         return 2
     return status
@@ -277,9 +277,12 @@ def _speaker(name: str) -> str:
     return f"{name} (rank {rank()})" if rank() else name
 
 
-def _plain(message: str) -> str:
+def _plain(message: str, error: BaseException) -> str:
     """Reword a usage error of typer, without the prefixes of pydantic, which checks values."""
     message = re.sub(r": (Value error, |Input (?=should))", ": ", message[:1].lower() + message[1:])
+    given: Sequence[Mapping[str, Any]] = getattr(error.__cause__ or error.__context__, "errors", list)()
+    if given and message.startswith("invalid value for '--size': should be a valid integer"):
+        return f'--size "{given[0]["input"]}": give one number, the side of the square'
     choice = re.search(r": '(.*)' is not one of ('.*')$", message)
     if choice is not None:
         known = re.findall(r"'([^']*)'", choice[2])

@@ -1,5 +1,6 @@
 """The format of help, in a pipe and on a terminal."""
 
+import copy
 import functools
 import inspect
 import textwrap
@@ -58,6 +59,11 @@ class Command(typer.core.TyperCommand):
                 formatter.write_dl([(names, text.replace("-", _HYPHEN)) for names, text in rows])
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer's own click is private
+        shown = copy.copy(self)  # typer reads the texts from a command and its parameters
+        shown.params = [copy.copy(each) for each in self.params]
+        shown._format_help(ctx, formatter)
+
+    def _format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer's own click is private
         examples, self.epilog = textwrap.indent(inspect.cleandoc(self.epilog or ""), "    "), None
         self.name_metavars(ctx)
         parameter: Any  # typer asks for more than it declares

@@ -115,8 +115,8 @@ TruthSource = Annotated[
     typer.Option(
         "--truth",
         metavar="SOURCE",
-        help="True labels: a manifest (.tsv, .csv or .jsonl), or a folder of class folders. [default: for each image "
-        "the nearest folder that is a predicted class]",
+        help="True labels: a manifest (.tsv, .csv or .jsonl), or a folder of class folders. [default: the folder of "
+        "each image; of nested folders, those that fit the predicted classes]",
     ),
 ]
 #: For commands that decode images.

@@ -22,6 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from cnnkit import messages
 from cnnkit.choices import FolderReading
 from cnnkit.data import folder_search, split_names
 from cnnkit.data.missing_extensions import MissingExtensions
@@ -113,7 +114,8 @@ def _one(source: str, split: str | None, folders: FolderReading | None, search: 
         return _folder(source, split, folders, search)
     if not os.path.lexists(source):
         here = "" if os.path.isabs(source) else f" (the current folder is {Path.cwd().name}/)"
-        raise CnnkitError(f"{source}: no such image, folder or manifest{here}")
+        pattern = "; the shell expands patterns only without quotes" if set("*?[") & set(source) else ""
+        raise CnnkitError(f"{source}: no such image, folder or manifest{here}{pattern}")
     if manifest.is_manifest(source):
         return _manifest(source, split, search)
     archives.refuse(source)
@@ -282,10 +284,10 @@ def _demand_one(path: str, images: Sequence[ImageFile]) -> None:
     folder, first = os.path.dirname(path), images[0].path
     message = f"{path}: none of its {len(images):,} images exists, for example {first}"
     if not folder or not any(os.path.lexists(os.path.relpath(image.path, folder)) for image in images):
-        raise CnnkitError(f"{message}; paths are relative to the folder of the manifest")
+        raise CnnkitError(f"{message}; paths are relative to the folder of the manifest, {folder or '.'}/")
     raise CnnkitError(
         f"{message}: its paths are relative to the current folder, but are read relative to {folder}/; "
-        f"write it with cnn-split --manifest {path}, or pipe it in (- < {path})"
+        f"pipe it in (- < {messages.shell_word(path)}), or write lists with cnn-split --manifest {messages.shell_word(path)}"
     )
 
 

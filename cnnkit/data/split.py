@@ -28,6 +28,8 @@ from cnnkit.formats.manifest import ManifestRow
 
 log = logging.getLogger("cnnkit")
 
+#: The least number of a ratio that looks like percentages.
+_LEAST_PERCENT = 5
 #: Maximum number of sets of duplicates with different labels that are reported one by one
 _NAMED = 20
 
@@ -268,8 +270,8 @@ def split_images(
         if split is not None
     ]
     remarks.append(_about_splits(split_of, splits, drawn.classes))
-    if config.names is None and config.ratio is not None:
-        remarks += _about_rest(config.ratio, splits)
+    if config.ratio is not None:
+        remarks += _about_percentages(config.ratio, splits, named=config.names is not None)
     return SplitResult(
         splits=splits.names,
         rows=[ManifestRow(image.path, image.label, splits.names[split], image.group) for image, _, split in taken],
@@ -431,15 +433,21 @@ def _warn_of_labels(images: Sequence[ImageFile], sets: Sequence[Sequence[int]], 
 def _about_splits(split_of: Sequence[int | None], splits: SplitShares, classes: Sequence[str]) -> str:
     held = Counter(split_of)
     sizes = ", ".join(f"{name} {held[split]:,}" for split, name in enumerate(splits.names))
+    if [*classes] == [name_of(None)]:
+        return f"{sizes} images without a class"
     return f"{sizes} images of {'1 class' if len(classes) == 1 else f'{len(classes):,} classes'}"
 
 
-def _about_rest(ratio: str, splits: SplitShares) -> list[str]:
-    """Return a notice if the numbers of a ratio of two look like percentages whose rest was meant for a third split."""
+def _about_percentages(ratio: str, splits: SplitShares, *, named: bool) -> list[str]:
+    """Return a notice if the numbers of a ratio look like percentages, but their sum is not 100."""
     words = ratio.split(",")
-    total = sum(int(word) for word in words) if all(word.strip().isdecimal() for word in words) else 0
-    if len(words) != 2 or not 50 <= total < 100:
-        return []
+    numbers = [int(word) for word in words] if all(word.strip().isdecimal() for word in words) else [0]
+    total = sum(numbers)
+    shares = ", ".join(f"{name} {float(share):.3g}" for name, share in zip(splits.names, splits.shares, strict=True))
+    rest_is_missing = not named and len(words) == 2 and 60 <= total <= 95 and min(numbers) >= _LEAST_PERCENT
+    if not rest_is_missing:
+        odd = 90 <= total <= 110 and total != 100 and min(numbers) >= _LEAST_PERCENT and len(set(numbers)) > 1
+        return [f"--ratio {ratio} has the sum {total}, not 100; the shares are {shares}"] if odd else []
     shares = ", ".join(f"{name} {float(share):.0%}" for name, share in zip(splits.names, splits.shares, strict=True))
     return [
         f"--ratio {ratio} makes no test set ({shares}); for a test set of {100 - total}%, give --ratio {ratio},{100 - total}"

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cnnkit import class_names
-from cnnkit.formats import manifest
+from cnnkit.formats import table_columns
 
 if TYPE_CHECKING:
     from cnnkit.data.source import ImageFile
 
 #: Names of the splits for training, for validation, and of all that are held out of training.
-TRAIN_NAMES = frozenset({"train", "training"})
-VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
-HELD_OUT_NAMES = VALIDATION_NAMES | manifest.TEST_NAMES
+TRAIN_NAMES = table_columns.TRAIN_NAMES
+VALIDATION_NAMES = table_columns.VALIDATION_NAMES
+HELD_OUT_NAMES = VALIDATION_NAMES | table_columns.TEST_NAMES
 
 #: Names of folders that are splits.
 NAMES = TRAIN_NAMES | HELD_OUT_NAMES

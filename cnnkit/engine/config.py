@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from cnnkit import messages
 from cnnkit.choices import Decoding, ExportInput, Fit, Pool, Precision
 from cnnkit.engine import device as devices
 from cnnkit.errors import CnnkitError, FormatError, UsageError
@@ -176,9 +177,8 @@ class ExportConfig(InferenceConfig):
         devices.parse(self.device)
         model, output = Path(model), Path(output)
         if output.suffix != ".onnx":
-            raise UsageError(
-                f"{output}: the name of an exported network must end in .onnx; give -o {output.with_suffix('.onnx')}"
-            )
+            remedy = f"give -o {messages.output_name(output, '.onnx')}"
+            raise UsageError(f"{output}: the name of an exported network must end in .onnx; {remedy}")
         if model.suffix == ".onnx":
             raise FormatError(f"{model}: already exported; give the .pt it was made from")
         if model.suffix == ".npy":

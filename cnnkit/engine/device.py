@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cnnkit.choices import Precision
@@ -18,6 +18,7 @@ class Device:
 
     kind: str
     index: int = 0
+    typed: str = field(default="", compare=False)  # as given, for messages
 
     def __str__(self) -> str:
         return f"cuda:{self.index}" if self.kind == "cuda" else self.kind
@@ -33,7 +34,7 @@ def parse(text: str) -> Device:
     if kind in ("auto", "cpu") and not colon:
         return Device(kind)
     if kind == "cuda" and (not colon or (index.isascii() and index.isdigit())):
-        return Device(kind, int(index or 0))
+        return Device(kind, int(index or 0), text)
     raise UsageError(f'--device "{text}": give auto, cpu, cuda or cuda:N')
 
 
@@ -46,7 +47,7 @@ def existing(text: str) -> Device:
     """
     device = parse(text)
     if device.kind == "cuda" and device.index >= (count := gpus()):
-        raise DeviceError(f"--device {device}: {_counted(count)}; use cpu or auto")
+        raise DeviceError(f"--device {text}: {_counted(count)}; use cpu or auto")
     return device
 
 

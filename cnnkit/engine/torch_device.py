@@ -41,7 +41,7 @@ def choose(device: Device) -> torch.device:
         log.info("running on %s", "the CPU" if reason else "the GPU, cuda:0", extra=messages.WAITS_FOR_WORK)
         return torch.device("cpu") if reason else wanted
     if reason is not None:
-        raise DeviceError(f"--device {device}: {reason}; use cpu or auto")
+        raise DeviceError(f"--device {device.typed or device}: {reason}; use cpu or auto")
     return wanted
 
 

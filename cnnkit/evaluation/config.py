@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from cnnkit import messages
 from cnnkit.errors import UsageError
 from cnnkit.evaluation import bounds
 from cnnkit.formats import atomic, figures
@@ -162,8 +163,9 @@ class CalibrateConfig:
                 f"{given} without {lacking.split()[0]}: -m is the network to calibrate, -o the one to write; add {lacking}"
             )
         if model is not None and model.suffix in (".pt", ".pth"):
+            word, made = (messages.shell_word(name) for name in (str(model), f"{model.stem}.onnx"))
             raise UsageError(
-                f"{model}: only an exported network can get a temperature; run cnn-export {model} -o {model.stem}.onnx"
+                f"{model}: only an exported network can get a temperature; run cnn-export {word} -o {made}"
             )
         if output is not None and output.suffix != ".onnx":
             raise UsageError(f"{output}: a network is written to a .onnx file; choose another name")

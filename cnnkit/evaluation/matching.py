@@ -165,8 +165,9 @@ class Truth:
 class FolderTruth:
     """The truth without a manifest: the class of an image is a folder of its path.
 
-    That is the nearest folder above the image that has the name of a predicted class: the subfolders of a class have its label in all
-    commands, and the predictions do not tell which folder was their source. If there is none, it is the folder that contains the image.
+    The predictions do not tell which folder was their source. So the classes are the folders that contain the images; or, where that
+    reading names no predicted class, the folders below the deepest one that contains all images: the subfolders of a class have its
+    label in all commands.
     """
 
     name, verb = "the folders of the images", "have"
@@ -174,44 +175,77 @@ class FolderTruth:
     def __init__(self) -> None:
         self.labels: set[str] = set()
         self.images: dict[str, LabelledImage] = {}  # there is no list of images
-        self._predicted: frozenset[str] = frozenset()
-        self._deeper: dict[str, None] = {}  # names of ignored folders, between an image and the folder of its class
+        self._known: frozenset[str] = frozenset()
+        self._class_folders: dict[str, str] = {}  # by the folder of an image, the folder of its class, both absolute
 
-    def note_predicted(self, labels: Iterable[str]) -> None:
-        """Note the predicted classes, before labels are looked up."""
-        self._predicted = frozenset(labels)
+    def note(self, paths: Iterable[str], known: Iterable[str]) -> None:
+        """Choose the folders that are classes, before labels are looked up.
+
+        Args:
+            paths: Of all images, as written: a link is in the folder of its class.
+            known: The classes that are predicted or given, in normal form.
+
+        Raises:
+            CnnkitError: Both readings are possible.
+        """
+        self._known = frozenset(known)
+        folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
+        if not folders:
+            return
+        above = len(os.path.commonpath(folders).split(os.sep))
+        outer = {each: os.sep.join(each.split(os.sep)[: above + 1]) for each in folders}
+        self._class_folders = {each: each for each in folders}
+        if all(_name(each) == _name(high) for each, high in outer.items()):
+            return
+        inside, outside = ({_name(each) for each in some} for some in (folders, outer.values()))
+        fits = [names <= self._known for names in (inside, outside)]
+        shared = [bool(names & self._known) for names in (inside, outside)]
+        if fits[0] == fits[1] and all(shared):
+            deep = next(each for each, high in outer.items() if _name(each) != _name(high))
+            raise CnnkitError(
+                f'{deep}: the class may be "{_name(deep)}" or "{_name(outer[deep])}"; give the labels with --truth FOLDER|MANIFEST'
+            )
+        if fits[1] > fits[0] or (fits[0] == fits[1] and shared[1]):
+            self._class_folders = outer
 
     def resolve(self, path: str) -> str:
         """Return the real path of an image."""
         return os.path.realpath(path)
 
     def of(self, path: str, resolved: str) -> str | None:
-        """Return the folder of the class in the path as written: a link is in the folder of its class."""
+        """Return the class of an image by its path as written."""
         del resolved
-        direct = class_names.folder(path)
-        label = class_names.class_folder(path, self._predicted) or direct
-        if label != direct:
-            self._deeper[direct] = None
+        label = _name(self._class_folder(path))
         if label:
             self.labels.add(label)
         return label or None
 
+    def _class_folder(self, path: str) -> str:
+        folder = os.path.dirname(os.path.abspath(path))
+        return self._class_folders.get(folder, folder)
+
     def reading(self) -> str | None:
-        """Describe how the classes were read; None if every image lies directly in the folder of a predicted class."""
-        if not self._deeper and self.labels <= self._predicted:
+        """Describe how the classes were read; None if every image lies directly in the folder of a known class."""
+        deeper = {_name(each) for each, chosen in self._class_folders.items() if each != chosen}
+        if not deeper and self.labels <= self._known:
             return None
-        deeper = f"; deeper folders are ignored ({messages.shortened(sorted(self._deeper), 5)})" if self._deeper else ""
-        return f"true class = folder of the image: {messages.shortened(sorted(self.labels), 8)}{deeper}; for other labels, give --truth"
+        ignored = f"; deeper folders are ignored ({messages.shortened(sorted(deeper), 5)})" if deeper else ""
+        return f"true class = folder of the image: {messages.shortened(sorted(self.labels), 8)}{ignored}; for other labels, give --truth"
 
     def split_of(self, path: str, resolved: str) -> str | None:
         """Return the name of the folder that contains the class folder: in photos/test/cat/1.jpg it is a split."""
         del resolved
-        return os.path.basename(os.path.dirname(os.path.dirname(os.path.abspath(path))))
+        return os.path.basename(os.path.dirname(self._class_folder(path)))
 
     def without(self, predicted: Container[str]) -> list[LabelledImage]:
         """Return an empty list."""
         del predicted
         return []
+
+
+def _name(folder: str) -> str:
+    """Return a folder's own name, in normal form."""
+    return class_names.normal(os.path.basename(folder))
 
 
 def match(
@@ -252,7 +286,8 @@ def match_each(
     """
     collected = [(_collect(predictions, truth, name=name), name) for predictions, name in files]
     if isinstance(truth, FolderTruth):
-        truth.note_predicted(_predicted(collected))
+        known = _predicted(collected) | {class_names.normal(each) for each in classes or ()}
+        truth.note((image.path for found, _ in collected for image in found.values()), known)
     for found, name in collected:
         _look_up(found, truth, name=name)
     if isinstance(truth, FolderTruth) and (reading := truth.reading()):

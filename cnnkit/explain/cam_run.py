@@ -273,7 +273,7 @@ class _ClassChooser:
         return self._numbers.get(class_names.normal(word)) if named is None else named
 
     def truth(self, image: ImageFile) -> str | None:
-        """Return the true class of an image: its label, or as in cnn-eval the nearest folder that is a class; None if there is none."""
+        """Return the true class of an image: its label, or the nearest folder that is a class of the model; None if there is none."""
         if image.label is None and isinstance(image, MemoryImage):
             return None
         name = class_names.class_folder(image.path, self._numbers) if image.label is None else image.label

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import files
+from cnnkit import files, messages
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import atomic, manifest
 from cnnkit.formats.header import LONGEST, ArtefactKind, Header
@@ -72,9 +72,8 @@ def sibling(path: Path, suffix: str) -> Path:
         UsageError: The path does not end in .npy.
     """
     if path.suffix != ".npy":
-        raise UsageError(
-            f"{path}: features are written to a .npy file, with a .tsv and a .json next to it; give -o {path.stem}.npy"
-        )
+        remedy = f"give -o {messages.output_name(path, '.npy')}"
+        raise UsageError(f"{path}: features are written to a .npy file, with a .tsv and a .json next to it; {remedy}")
     return path.with_suffix(suffix)
 
 
@@ -88,8 +87,8 @@ def load(path: str | Path) -> Features:
     """
     path = Path(path)
     if path.suffix != ".npy":
-        whole = path.with_suffix(".npy")
-        remedy = f"did you mean {whole}?" if whole.is_file() else "give the .npy written by cnn-extract"
+        whole = path.with_suffix(".npy") if path.name.strip(".") else None
+        remedy = f"did you mean {whole}?" if whole and whole.is_file() else "give the .npy written by cnn-extract"
         raise UsageError(f"{path}: not a features file; {remedy}")
     described, listed = sibling(path, ".json"), sibling(path, ".tsv")
     if not path.exists():

@@ -295,6 +295,8 @@ def _no_history(name: str, columns: Sequence[str]) -> str:
         history = path.with_suffix(".csv")
         where = f"its history is {history}" if history.is_file() else f"its history {history} does not exist"
         return f"{name}: a model; {where}"
+    if path.suffix in (".png", ".svg", ".pdf"):
+        return f"{name}: a figure, not a training history; to write one, give -o {name}"
     has = ", ".join(column[:40] for column in columns[:8]) + (", ..." if len(columns) > 8 else "")
     return (
         f"{name}: not a training history; it needs the column epoch and one of train_loss, train_accuracy, val_loss or "

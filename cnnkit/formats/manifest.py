@@ -28,7 +28,7 @@ LIST_EXTENSIONS = (".txt", ".lst")
 SPLIT_COLUMNS = ("split", "subset", "partition")
 
 #: Names of the splits that are used once, after all choices.
-TEST_NAMES = frozenset({"test", "testing", "holdout"})
+TEST_NAMES = table_columns.TEST_NAMES
 
 _WORDS = ("label", "split", "group", "truth")
 _ALIASES = {

@@ -20,8 +20,11 @@ Aliases = Mapping[str, Sequence[str]]
 #: Called with the columns of a table before its first row.
 Check = Callable[[Sequence[str]], None]
 
-#: Names of splits, to recognize their column in a table without a header row.
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
+#: Names of the splits for training, for validation, and of those that are used once, after all choices.
+TRAIN_NAMES = frozenset({"train", "training"})
+VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
+TEST_NAMES = frozenset({"test", "testing", "holdout"})
+SPLIT_NAMES = TRAIN_NAMES | VALIDATION_NAMES | TEST_NAMES
 
 _NUMERIC = re.compile(r"[0-9.]+")
 #: The end of a file name.
@@ -35,7 +38,7 @@ def proposed(row: Sequence[str]) -> list[str]:
     names[path] = "path"
     others = [place for place in range(len(row)) if place != path]
     for place in others:
-        if row[place].lower() in _SPLITS and "split" not in names:
+        if row[place].lower() in SPLIT_NAMES and "split" not in names:
             names[place] = "split"
     left = [place for place in others if names[place] != "split"]
     words = [place for place in left if not _NUMERIC.fullmatch(row[place])]  # a number may be a row number

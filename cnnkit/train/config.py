@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from cnnkit import messages
 from cnnkit.choices import (
     Amp,
     ClassWeights,
@@ -531,7 +532,8 @@ def model_path(output: str | Path | None) -> Path:
         raise UsageError("no output file; give the model's name with -o FILE.pt")
     output = Path(output)
     if output.suffix != ".pt":
-        raise UsageError(f"{output}: the model's name must end in .pt; give -o {output.with_suffix('.pt')}")
+        remedy = f"give -o {messages.output_name(output, '.pt')}"
+        raise UsageError(f"{output}: the model's name must end in .pt; {remedy}")
     atomic.check_folder(output)
     history.HistoryWriter(output.with_suffix(".csv"))  # refuses to replace a table of something else
     return output

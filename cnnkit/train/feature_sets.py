@@ -150,8 +150,7 @@ def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
 
 def has_own_val(path: str | Path) -> bool:
     """Check whether features have rows of the splits train and val, without reading their values."""
-    listed = Path(path).with_suffix(".tsv")
-    if Path(path).suffix != ".npy" or not listed.is_file():
+    if Path(path).suffix != ".npy" or not (listed := Path(path).with_suffix(".tsv")).is_file():
         return False  # an error, which reading the features reports
     named = {train_val.split_named(row.split or "") for row in manifest.load(listed)}
     return {train_val.TRAIN, train_val.VAL} <= named
@@ -183,7 +182,7 @@ def _by_split(found: Features, *, name: str) -> tuple[Features, Features | None]
     unused = Counter(row.split or "no split" for row, split in zip(found.rows, splits, strict=True) if split is None)
     if unused:
         counts = ", ".join(f"{count:,} of {split}" for split, count in unused.items())
-        log.info("%s: rows not used: %s", name, counts)
+        log.info("%s: %s not used", name, counts)
     train, val = (
         [place for place, split in enumerate(splits) if split == each] for each in (train_val.TRAIN, train_val.VAL)
     )

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import numpy as np
 import onnx
@@ -178,6 +179,8 @@ def test_warns_of_a_temperature_of_the_test_set(run, made, tmp_path):
     assert warning in run("cnn-calibrate", "val.tsv", "--truth", "truth.tsv").err
     (tmp_path / "val.tsv").write_text((tmp_path / "val.tsv").read_text().replace("photos/", "photos/test/"))
     assert warning in run("cnn-calibrate", "val.tsv", status=None).err
+    deeper = re.sub(r"/([^/]+\.png)", r"/a/\1", (tmp_path / "val.tsv").read_text())
+    assert warning in run("cnn-calibrate", stdin=deeper, status=None).err
 
 
 def test_rows_as_json_carry_all_digits(run, made):

@@ -694,7 +694,8 @@ def test_rejects_true_labels_as_predictions(run, column):
 
 
 def test_subfolders_of_a_class_have_its_label(run, folder):
-    """Without --truth, the label is the nearest folder that is a predicted class; a notice names other readings."""
+    """Without --truth, the folders are the classes that fit the predictions, all at one depth; a notice says how they were read."""
+    Path("names.txt").write_text("elm\noak\n")
     rows = ["path\tlabel", "photos/oak/a/1.jpg\toak", "photos/elm/b/2.jpg\toak", "photos/elm/3.jpg\telm", ""]
     outcome = run("cnn-eval", "--json", stdin="\n".join(rows))
     measured = json.loads(outcome.out)
@@ -703,5 +704,37 @@ def test_subfolders_of_a_class_have_its_label(run, folder):
     outcome = run("cnn-eval", stdin="path\tlabel\nphotos/oak/1.jpg\toak\nphotos/elm/2.jpg\toak\n")
     assert "true class = folder of the image: elm, oak; for other labels, give --truth" in outcome.err
     assert "class = " not in run("cnn-eval", stdin="\n".join([rows[0], "oak/1.jpg\toak", "elm/2.jpg\telm", ""])).err
+    same = run("cnn-eval", "--labels", "names.txt", "--json", stdin="\n".join([*rows[:3], ""])).out
+    assert json.loads(same)["confusion"] == [[0, 1], [0, 1]]
     flat = run("cnn-eval", stdin="path\tlabel\nflat/1.jpg\toak\n", status=1)
     assert "only flat; if these folders are not the classes, give the labels with --truth MANIFEST" in flat.err
+
+
+@pytest.mark.parametrize(
+    ("paths", "accuracy"),
+    [
+        (
+            ["cat/dog/1.jpg", "cat/dog/2.jpg", "cat/cat/2.jpg"],
+            1 / 3,
+        ),  # a folder above has the name of the predicted class
+        (["/data/cat/photos/dog/1.jpg", "/data/cat/photos/cat/1.jpg"], 0.5),
+        (["/home/cat/photos/dog/1.jpg", "/home/cat/photos/dog/2.jpg"], None),
+        (["sets/val/cat/1.jpg", "sets/test/cat/1.jpg", "sets/test/dog/1.jpg"], 2 / 3),
+    ],
+)
+def test_collapsed_network_is_not_measured_by_folders_above(run, paths, accuracy):
+    """Without --truth, and with every image predicted to be a cat: the truth does not follow the predictions."""
+    outcome = run(
+        "cnn-eval", "--json", stdin="\n".join(["path\tlabel", *(f"{path}\tcat" for path in paths), ""]), status=None
+    )
+    if accuracy is None:
+        assert outcome.status == 1
+    else:
+        assert json.loads(outcome.out)["accuracy"] == pytest.approx(accuracy)
+
+
+def test_two_readings_of_folders_are_an_error(run):
+    rows = "path\tlabel\nx/cat/dog/1.jpg\tcat\nx/dog/cat/2.jpg\tdog\n"
+    message = run("cnn-eval", stdin=rows, status=1).err
+    assert 'the class may be "' in message
+    assert "give the labels with --truth FOLDER|MANIFEST" in message

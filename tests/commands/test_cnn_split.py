@@ -65,6 +65,24 @@ def test_names(run, photos_here):
     assert {row["split"] for row in run("cnn-split", "photos", "--ratio", "3,1", "--names", "a, b").rows} == {"a", "b"}
 
 
+@pytest.mark.parametrize(
+    ("ratio", "notice"),
+    [
+        ("25,25", ""),
+        ("1,50", ""),
+        ("1,90", ""),
+        ("80,20", ""),
+        ("33,33,33", ""),
+        ("90,5", "for a test set of 5%, give --ratio 90,5,5"),
+        ("70,15,20", "--ratio 70,15,20 has the sum 105, not 100; the shares are train 0.667, val 0.143, test 0.19"),
+    ],
+)
+def test_notice_on_percentages(ratio, notice, run, photos_here):
+    """Plain ratios, such as 25,25, do not look like percentages."""
+    errors = run("cnn-split", "photos", "--ratio", ratio, "--dry-run").err
+    assert notice in errors if notice else "--ratio" not in errors
+
+
 def test_folder_list_and_manifest_give_the_same_split(run, photos_here, shell, tmp_path):
     """In any order, by pipe or by name."""
     expected = {row["path"]: row["split"] for row in run("cnn-split", "photos", "--ratio", "2,1").rows}

@@ -274,7 +274,7 @@ def test_unicode_forms_of_a_name_are_one_class(run, here):
         "cnn-cam", "-m", "n.pt", "photos", "--split", "test", "-o", "cams", "--class", NFD, "--device", "cpu"
     ).rows
     assert {row["class"] for row in maps} == {NFC}
-    assert "differ only in case or form" not in run("cnn-check", "photos", "--probes", "none").out
+    assert "differ only in case, Unicode form or zeros" not in run("cnn-check", "photos", "--probes", "none").out
 
 
 # ---------------------------------------------------------------- a test set that lacks a class
@@ -388,7 +388,7 @@ def test_notice_for_splits_that_differ_in_case(run, here):
     """Both are training splits."""
     shutil.copytree("photos/train", "photos/Train")
     assert (
-        'splits that differ only in case or Unicode form: "Train", "train"'
+        'splits that differ only in case, Unicode form or zeros: "Train", "train"'
         in run("cnn-train", "photos", "-o", "a.pt", *NET).err
     )
 

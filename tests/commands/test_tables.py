@@ -65,14 +65,17 @@ def test_list_of_paths(run, folder):
         ("path,red,blue\nphotos/red/00.png,1,0\n", "images have no class; columns not read: red, blue; if one of them"),
         ("path , label \nphotos/red/00.png , red \n", 'spaces around paths are ignored, as in "photos/red/00.png "'),
         ("path,label\nphotos/red/00.png,nan\n", '"nan" is read as a class name; if the label is missing'),
-        ("path,label\nphotos/red/00.png,01\nphotos/blue/00.png,1\n", 'differ only in case or form: "01", "1"'),
+        (
+            "path,label\nphotos/red/00.png,01\nphotos/blue/00.png,1\n",
+            'differ only in case, Unicode form or zeros: "01", "1"',
+        ),
         (
             "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
             'splits and groups removed: "train "',
         ),
         (
             "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
-            'splits that differ only in case or Unicode form: "Train", "train"',
+            'splits that differ only in case, Unicode form or zeros: "Train", "train"',
         ),
     ],
 )
@@ -198,9 +201,13 @@ def test_manifest_of_which_no_image_is_found(run, folder, images):
     refused = run("cnn-split", "lists/split.tsv", "--ratio", "1,1", status=1)
     assert refused.err == (
         "cnn-split: lists/split.tsv: none of its 4 images exists, for example lists/photos/blue/00.png: its paths are relative "
-        "to the current folder, but are read relative to lists/; write it with cnn-split --manifest lists/split.tsv, or pipe it "
-        "in (- < lists/split.tsv)\n"
+        "to the current folder, but are read relative to lists/; pipe it in (- < lists/split.tsv), or write lists with cnn-split "
+        "--manifest lists/split.tsv\n"
     )
+    (folder / "my lists").mkdir()
+    (folder / "my lists/split.tsv").write_text(listed)
+    refused = run("cnn-check", "my lists/split.tsv", status=1)
+    assert "(- < 'my lists/split.tsv'), or write lists with cnn-split --manifest 'my lists/split.tsv'\n" in refused.err
     assert run("cnn-check", "-", "--table", "classes", stdin=listed).rows
     assert run("cnn-split", "photos", "--ratio", "1,1", "--manifest", "lists/split.tsv").out == ""
     assert run("cnn-check", "lists/split.tsv", "--table", "classes").rows

@@ -428,7 +428,7 @@ def test_rejects_missing_files_and_folders(tmp_path):
     """As bad images, with the system's reason."""
     with pytest.raises(BadImageError, match="no such file or directory"):
         decode.load(tmp_path / "nowhere.jpg")
-    with pytest.raises(BadImageError, match="is a directory"):
+    with pytest.raises(BadImageError, match="is a folder, not a file"):
         decode.load(tmp_path)
 
 

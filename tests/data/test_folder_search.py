@@ -274,7 +274,7 @@ def test_notice_for_classes_that_differ_in_case(here):
     images, lines = found("p")
     assert [label for _, label, _ in images] == ["Cat", "cat"]
     assert lines == [
-        'class names that differ only in case or form: "Cat", "cat"; if they are the same class, use one name'
+        'class names that differ only in case, Unicode form or zeros: "Cat", "cat"; if they are the same class, use one name'
     ]
 
 

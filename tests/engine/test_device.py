@@ -160,8 +160,9 @@ def test_torch_device_is_chosen(torch_gpus, caplog):
 def test_missing_gpu_is_an_error(torch_gpus):
     """A GPU that torch does not have is an error with a remedy; there is no silent fallback to the CPU."""
     torch_gpus(0)
-    with pytest.raises(DeviceError, match="--device cuda:0: torch sees no GPU; use cpu or auto"):
-        torch_device.choose(Device("cuda"))
+    for typed in ("cuda", "cuda:0"):
+        with pytest.raises(DeviceError, match=f"--device {typed}: torch sees no GPU; use cpu or auto"):
+            torch_device.choose(device.parse(typed))
     torch_gpus(2)
     with pytest.raises(DeviceError, match="--device cuda:2: torch sees 2 GPUs, counted from 0; use cpu or auto"):
         torch_device.choose(Device("cuda", 2))

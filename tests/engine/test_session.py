@@ -115,7 +115,7 @@ def test_auto_logs_the_device(content, monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("count", "wanted", "message"),
     [
-        (0, "cuda", "--device cuda:0: no GPU here; use cpu or auto"),
+        (0, "cuda", "--device cuda: no GPU here; use cpu or auto"),
         (2, "cuda:2", "--device cuda:2: there are 2 GPUs, counted from 0; use cpu or auto"),
     ],
 )

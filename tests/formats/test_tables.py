@@ -239,6 +239,13 @@ def test_missing_header_row(tmp_path, delimiter):
     ]
 
 
+@pytest.mark.parametrize("split", ["train", "dev", "holdout"])
+def test_missing_header_row_with_a_split(tmp_path, split):
+    (tmp_path / "rows.tsv").write_text(f"a.png\t{split}\tcat\n")
+    with pytest.raises(FormatError, match=r"'1i path\\tsplit\\tlabel'"):
+        list(tables.load(tmp_path / "rows.tsv", required=["path"], aliases=ALIASES))
+
+
 @pytest.mark.parametrize("name", ["list.txt", "list.csv"])
 def test_list_of_paths_and_labels(tmp_path, name):
     """As in ImageNet's lists: the remedy in the message writes a table, whether the images exist or not."""

@@ -1,36 +1,13 @@
 """Branches, loops and functions in ONNX graphs: each node counts as often as it runs."""
 
-import math
-
 import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
-from onnx.helper import make_function, make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.helper import make_function, make_graph, make_node, make_opsetid, make_tensor_value_info
+from onnx_graphs import STEM, STEM_WEIGHT, filled, model
 
 from cnnkit.errors import FormatError
 from cnnkit.nets import graph_control
-
-
-def filled(*shape):
-    """Return weights with different values, none of them zero."""
-    return (np.arange(1, math.prod(shape) + 1) / 7).astype(np.float32).reshape(shape)
-
-
-STEM = make_node("Conv", ["x", "stem.weight"], ["maps"])
-STEM_WEIGHT = {"stem.weight": filled(4, 3, 3, 3)}  # 12x12 to 10x10, 108 weights, 10,800 multiply-accumulates
-
-
-def network(nodes, weights=None, *, functions=(), domains=()):
-    """Make a model with an input `x` of 1x3x12x12."""
-    graph = make_graph(
-        nodes,
-        "network",
-        [make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 12, 12))],
-        [make_tensor_value_info("out", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()],
-    )
-    opsets = [make_opsetid("", 17), *(make_opsetid(domain, 1) for domain in domains)]
-    return make_model(graph, opset_imports=opsets, ir_version=8, functions=list(functions))
 
 
 def body(nodes, inputs, outputs, weights=None):
@@ -58,7 +35,7 @@ def test_the_branch_that_runs_counts(measured):
         make_node("Gather", ["shape", "two"], ["height"]),
         make_node("Greater", ["height", "ten"], ["condition"]),
     ]
-    made = network(branches(condition, kernel=1), {**STEM_WEIGHT, "two": np.asarray(2), "ten": np.asarray(10)})
+    made = model(branches(condition, kernel=1), {**STEM_WEIGHT, "two": np.asarray(2), "ten": np.asarray(10)})
     assert measured(made)[:2] == (108 + 144, 10_800 + 100 * 144)
 
 
@@ -68,7 +45,7 @@ def test_branches_of_the_same_cost_count_once(measured):
         make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
         make_node("Greater", ["largest", "half"], ["condition"]),
     ]
-    made = network(branches(condition), {**STEM_WEIGHT, "half": np.float32(0.5)})
+    made = model(branches(condition), {**STEM_WEIGHT, "half": np.float32(0.5)})
     assert measured(made)[:2] == (108 + 288, 10_800 + 100 * 144)
 
 
@@ -78,7 +55,7 @@ def test_rejects_branches_of_different_costs(measured):
         make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
         make_node("Greater", ["largest", "half"], ["condition"]),
     ]
-    made = network(branches(condition, kernel=5), {**STEM_WEIGHT, "half": np.float32(0.5)})
+    made = model(branches(condition, kernel=5), {**STEM_WEIGHT, "half": np.float32(0.5)})
     with pytest.raises(
         FormatError, match=r"the branches of If differ in their multiply-accumulates, and the file does not"
     ):
@@ -104,7 +81,7 @@ def loop(trips, *, going_on="given", number=5):
         make_node("Loop", [trips, "yes", "maps"], ["last", "all"], body=inner),
         make_node("Relu", ["all"], ["out"]),
     ]
-    return network([STEM, *after], {**weights, **({"trips": np.asarray(number)} if trips else {})})
+    return model([STEM, *after], {**weights, **({"trips": np.asarray(number)} if trips else {})})
 
 
 @pytest.mark.parametrize("number", [5, [5]], ids=["scalar", "one value"])
@@ -145,7 +122,7 @@ def test_loop_ended_by_its_counter(measured):
     )
     nodes = [STEM, make_node("Loop", ["", "yes", "maps"], ["out"], body=inner)]
     weights = {**STEM_WEIGHT, "w": filled(4, 4, 3, 3), "yes": np.asarray(True), "two": np.asarray(2)}
-    assert measured(network(nodes, weights))[:2] == (108 + 144, 10_800 + 3 * 100 * 144)
+    assert measured(model(nodes, weights))[:2] == (108 + 144, 10_800 + 3 * 100 * 144)
 
 
 @pytest.mark.parametrize(("trips", "condition"), [("many", "c"), ("", "yes")])
@@ -161,7 +138,7 @@ def test_empty_loop_ends(measured, monkeypatch, trips, condition):
     ]
     weights = {**STEM_WEIGHT, "yes": np.asarray(True), "start": np.asarray(3), "many": np.asarray(10**12)}
     with pytest.raises(FormatError, match="its loops run more than"):
-        measured(network(nodes, weights))
+        measured(model(nodes, weights))
 
 
 def test_scan_counts_every_slice(measured):
@@ -181,7 +158,7 @@ def test_scan_counts_every_slice(measured):
         make_node("Scan", ["start", "table"], ["end", "out"], body=inner, num_scan_inputs=1),
     ]
     weights = {**STEM_WEIGHT, "rows": np.asarray([40, 10]), "start": np.zeros(6, np.float32), "m": filled(10, 6)}
-    params, macs, rows = measured(network(nodes, weights))
+    params, macs, rows = measured(model(nodes, weights))
     assert (params, macs) == (108 + 60, 10_800 + 40 * 60)
     assert rows[-1].kind == "add"
 
@@ -200,7 +177,7 @@ def test_functions_are_inlined(measured):
         make_node("Block", ["x", "stem.weight"], ["one"], domain="own"),
         make_node("Block", ["one", "w"], ["out"], domain="own"),
     ]
-    made = network(nodes, {**STEM_WEIGHT, "w": filled(2, 4, 3, 3)}, functions=[function], domains=["own"])
+    made = model(nodes, {**STEM_WEIGHT, "w": filled(2, 4, 3, 3)}, functions=[function], domains=["own"])
     assert measured(made)[:2] == (108 + 72, 10_800 + 64 * 72)
 
 
@@ -215,7 +192,7 @@ def test_rejects_recursive_and_huge_functions(measured):
         [make_opsetid("", 17), make_opsetid("own", 1)],
     )
     with pytest.raises(FormatError, match="function Again calls itself"):
-        measured(network([make_node("Again", ["x"], ["out"], domain="own")], functions=[itself], domains=["own"]))
+        measured(model([make_node("Again", ["x"], ["out"], domain="own")], functions=[itself], domains=["own"]))
     opsets = [make_opsetid("", 17), make_opsetid("own", 1)]
     doubling = [make_function("own", "F0", ["a"], ["b"], [make_node("Relu", ["a"], ["b"])], opsets)]
     for place in range(1, 60):
@@ -224,4 +201,4 @@ def test_rejects_recursive_and_huge_functions(measured):
         ]
         doubling.append(make_function("own", f"F{place}", ["a"], ["b"], calls, opsets))
     with pytest.raises(FormatError, match="nodes after its functions are expanded"):
-        measured(network([make_node("F59", ["x"], ["out"], domain="own")], functions=doubling, domains=["own"]))
+        measured(model([make_node("F59", ["x"], ["out"], domain="own")], functions=doubling, domains=["own"]))

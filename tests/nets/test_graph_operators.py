@@ -13,16 +13,14 @@ import onnxruntime
 import pytest
 import torch
 import torchvision
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 from onnx.helper import (
-    make_graph,
-    make_model,
     make_node,
-    make_opsetid,
     make_sparse_tensor,
     make_tensor,
     make_tensor_value_info,
 )
+from onnx_graphs import STEM, STEM_WEIGHT, filled, model
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,36 +30,6 @@ from cnnkit.nets import dims, graph_dims, graph_run, module_dims
 
 NEWEST = 24  # the newest opset that onnxruntime and onnx both support
 LEVELS = onnxruntime.GraphOptimizationLevel
-
-
-def filled(*shape, dtype=np.float32):
-    """Return weights with different values, none of them zero."""
-    return (np.arange(1, math.prod(shape) + 1) / 7).astype(dtype).reshape(shape)
-
-
-def model(
-    nodes,
-    weights=None,
-    *,
-    opset=17,
-    inputs=None,
-    outputs=("out",),
-    element=TensorProto.FLOAT,
-    ir=8,
-    functions=(),
-    domains=(),
-):
-    """Make a model; by default with an input `x` of 1x3x12x12."""
-    given = inputs or {"x": (element, (1, 3, 12, 12))}
-    graph = make_graph(
-        nodes,
-        "network",
-        [make_tensor_value_info(name, kind, shape) for name, (kind, shape) in given.items()],
-        [make_tensor_value_info(name, element, None) for name in outputs],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()],
-    )
-    opsets = [make_opsetid("", opset), *(make_opsetid(domain, 1) for domain in domains)]
-    return make_model(graph, opset_imports=opsets, ir_version=ir, functions=list(functions))
 
 
 def flops(network, *shape):
@@ -306,8 +274,6 @@ def test_half_precision_with_casts_at_the_end_of_the_file(plain, wanted):
 
 # Single operators. Costs are computed by hand or by torch.
 
-STEM = make_node("Conv", ["x", "stem.weight"], ["maps"])
-STEM_WEIGHT = {"stem.weight": filled(4, 3, 3, 3)}  # 12x12 to 10x10, 108 weights, 10,800 multiply-accumulates
 FLAT = [STEM, make_node("GlobalAveragePool", ["maps"], ["mean"]), make_node("Flatten", ["mean"], ["vector"])]
 TOKENS = [
     STEM,
