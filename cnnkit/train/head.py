@@ -1,10 +1,8 @@
 """Train a head on extracted features, and join it to the backbone that made them."""
 
-import copy
 import dataclasses
 import logging
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,81 +23,13 @@ from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, build, classifier
 from cnnkit.nets.output_layer import whole_head
-from cnnkit.train import dataset, optim, preparation
+from cnnkit.train import dataset, logistic, optim, preparation
 from cnnkit.train.config import LBFGS_SETTINGS, Epoch, HeadConfig
 from cnnkit.train.feature_sets import FeatureSets
-from cnnkit.train.loop import BestEpoch, TrainStep, evaluate, fit, in_order, shuffled
+from cnnkit.train.loop import BestEpoch, TrainStep, fit, in_order, shuffled
 from cnnkit.train.optim import Criterion, ModelEma, predicted_classes
 
 log = logging.getLogger("cnnkit")
-
-#: Penalty strengths to try, from strong to weak, each starting from the previous solution.
-STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
-#: Stop after this many strengths in a row without a lower validation loss: weaker penalties take the most time.
-STRENGTHS_PATIENCE = 3
-
-
-def solve_logistic(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: float, criterion: Criterion) -> None:
-    """Minimize mean cross-entropy + l2 * sum w**2 in place, starting from the layer's weights.
-
-    With l2 = 1 / (2 * C * N) this is scikit-learn's `LogisticRegression(C=C)`.
-
-    Args:
-        layer: (D,) -> (classes,).
-        features: (N, D).
-        targets: (N,).
-        l2: Strength of the penalty on weights, without biases.
-        criterion: For class weights and smoothing; its penalties are ignored.
-    """
-    # In float64: the last steps change the loss by less than float32 resolves, and probabilities by more than 1e-3
-    exact, rows = copy.deepcopy(layer).double(), features.double()
-    if criterion.class_weights is not None:
-        criterion = dataclasses.replace(criterion, class_weights=criterion.class_weights.double())
-    optimizer = torch.optim.LBFGS(
-        exact.parameters(),
-        max_iter=500,
-        max_eval=1000,
-        history_size=20,
-        tolerance_grad=1e-7,  # of the mean loss: scikit-learn's default is 1e-4, which leaves probabilities wrong by 1e-2
-        tolerance_change=1e-12,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = criterion(exact(rows), targets) + l2 * exact.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call] # torch ships it untyped
-    layer.load_state_dict(exact.state_dict())  # rounds
-
-
-def regularization_path(
-    layer: nn.Linear,
-    train: tuple[Tensor, Tensor],
-    validate: tuple[Tensor, Tensor] | None,
-    *,
-    strengths: tuple[float, ...],
-    criterion: Criterion,
-) -> Iterator[tuple[float, Epoch]]:
-    """Solve for one strength after another, and report each as an epoch.
-
-    Yields:
-        The strength, and its measures; `lr` is 0.
-    """
-    plain = Criterion(criterion.loss)
-    losses: list[float] = []
-    for number, strength in enumerate(strengths, start=1):
-        started = time.perf_counter()
-        solve_logistic(layer, *train, l2=strength, criterion=criterion)
-        train_loss, train_accuracy = evaluate(layer, in_order(*train), plain)
-        val_loss, val_accuracy = evaluate(layer, in_order(*validate), plain) if validate else (None, None)
-        seconds = round(time.perf_counter() - started, 3)
-        yield strength, Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, 0.0, seconds)
-        losses.append(math.inf if val_loss is None else val_loss)
-        if len(losses) > STRENGTHS_PATIENCE and min(losses[-STRENGTHS_PATIENCE:]) > min(losses[:-STRENGTHS_PATIENCE]):
-            return
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +96,7 @@ class HeadFit:
             return (self.config.l2,)
         if self.val is None:  # scikit-learn's default, C = 1
             return (0.5 / len(self.train.targets),)
-        return STRENGTHS
+        return logistic.STRENGTHS
 
     def run(self) -> Iterator[Epoch]:
         """Train, yielding every finished epoch."""
@@ -209,7 +139,7 @@ class HeadFit:
     def _lbfgs(self) -> Iterator[Epoch]:
         layer = self.head[-1]
         assert isinstance(layer, nn.Linear)
-        found = regularization_path(
+        found = logistic.regularization_path(
             layer,
             (self.train.values.flatten(1), self.train.targets),
             (self.val.values.flatten(1), self.val.targets) if self.val else None,
