@@ -40,7 +40,7 @@ class Outline:
             tensor = state.get(name)
             if tensor is None or tuple(tensor.shape) != shape or tensor.is_floating_point() != dtype.is_floating_point:
                 return None
-            found[name] = tensor.to(dtype)
+            found[name] = torch.empty(shape, dtype=dtype).copy_(tensor)  # with the strides of a module's own
         return found
 
 
