@@ -102,15 +102,17 @@ def _item(value: Any, kind: Any, settings: Any) -> Any:  # noqa: ANN401 - any va
     if kind in (bool, str) or issubclass(kind, Enum | Path):
         if isinstance(value, kind):
             return value
-        if isinstance(value, str) and issubclass(kind, Enum):
-            for member in kind:
-                if member.value == value:
-                    return member
+        if isinstance(value, str) and issubclass(kind, Enum) and value in (by_value := _members(kind)):
+            return by_value[value]
         if isinstance(value, str) and kind is Path and _is_usable(value, settings):
             return Path(value)
     elif kind in (int, float):
         return _number(value, kind, settings)
     raise NotConvertedError
+
+
+def _members(kind: type[Enum]) -> dict[Any, Enum]:
+    return {member.value: member for member in kind}
 
 
 def _is_usable(path: str, settings: Any) -> bool:  # noqa: ANN401 - typer's option

@@ -100,8 +100,8 @@ def _inside(place: int, name: str, module: nn.Module) -> Iterator[_Step]:
 
 
 def _graph(backbone: nn.Module, *, training: bool) -> fx.Graph:
-    assert hasattr(backbone, "train_graph"), "a backbone is cut from a network, or a chain by notation"
-    graph: fx.Graph = backbone.train_graph if training else backbone.eval_graph
+    graph = getattr(backbone, "train_graph" if training else "eval_graph", None)
+    assert isinstance(graph, fx.Graph), "a backbone is cut from a network, or a chain by notation"
     return graph
 
 

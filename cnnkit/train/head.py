@@ -104,7 +104,8 @@ class HeadFit:
             return (self.config.l2,)
         if self.val is None:  # scikit-learn's default, C = 1
             return (0.5 / len(self.train.targets),)
-        return _logistic().STRENGTHS
+        strengths: tuple[float, ...] = _logistic().STRENGTHS
+        return strengths
 
     def run(self) -> Iterator[Epoch]:
         """Train, yielding every finished epoch."""

@@ -58,7 +58,7 @@ class LogisticRegression:
         if self._basis is None:
             self._rows = features.double() - self._mean
         else:
-            parts = [(part.double() - self._mean) @ self._basis for part in features.split(_ROWS)]
+            parts = [(part.double() - self._mean) @ self._basis for part in torch.split(features, _ROWS)]
             self._rows = torch.cat(parts)  # (N, D) @ (D, R) -> (N, R)
 
     def solve(self, layer: nn.Linear, *, l2: float) -> None:
@@ -118,11 +118,11 @@ def _principal(features: Tensor, mean: Tensor) -> tuple[Tensor | None, Tensor]:
     """
     count, width = features.shape
     if min(count, width) > _MOST_COMPONENTS:
-        parts = [(part.double() - mean).square().sum(0) for part in features.split(_ROWS)]
+        parts = [(part.double() - mean).square().sum(0) for part in torch.split(features, _ROWS)]
         return None, torch.stack(parts).sum(0) / count
     if count >= width:
         products = torch.zeros(width, width, dtype=torch.float64, device=features.device)
-        for part in features.split(_ROWS):
+        for part in torch.split(features, _ROWS):
             centred = part.double() - mean
             products.addmm_(centred.T, centred)
         values, vectors = torch.linalg.eigh(products)
