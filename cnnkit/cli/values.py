@@ -111,7 +111,7 @@ def _item(value: Any, kind: Any, settings: Any) -> Any:  # noqa: ANN401 - any va
     raise NotConvertedError
 
 
-def _members(kind: type[Enum]) -> dict[Any, Enum]:
+def _members(kind: Any) -> dict[Any, Any]:  # noqa: ANN401 - an Enum
     return {member.value: member for member in kind}
 
 
