@@ -1,12 +1,14 @@
-"""Start-up time, compared with a minimal typer program with one option: `python benchmarks/startup.py [CALLS]`.
+"""Start-up time, compared with a minimal typer program with one option: `python benchmarks/startup.py [CALLS [MODEL.onnx IMAGE]]`.
 
-The calls of the programs alternate, so that a busy machine slows all of them alike. cnn-dims must take at most 1.5 times as long.
+The calls of the programs alternate, so that a busy machine slows all of them alike. cnn-dims must take at most 1.5 times as long. With a
+model, one image is predicted as well. CPU time (user + system) is printed, since wall time depends on other programs. Modules are compiled
+at the first call, which does not count, also if PYTHONDONTWRITEBYTECODE is set.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
@@ -28,10 +30,16 @@ WORDS = ["--input", "128,128,3", "--filters", "32", "--k", "3", "--s", "2", "--p
 
 
 def seconds(command: list[str]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    """Return the CPU time of one call."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**environment, "OMP_NUM_THREADS": "1"}
+    ) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command} failed")
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -45,16 +53,21 @@ def main() -> None:
             "bare typer": [sys.executable, str(bare)],
             "cnn-dims": [sys.executable, "-m", "cnnkit_tools.cnn_dims", *WORDS],
             "cnn-dims --help": [sys.executable, "-m", "cnnkit_tools.cnn_dims", "--help"],
+            "import torch": [sys.executable, "-c", "import torch"],
+            "import cnnkit.train.head": [sys.executable, "-c", "import cnnkit.train.head"],
+            "import torchvision": [sys.executable, "-c", "import torchvision"],
         }
+        if len(sys.argv) > 3:
+            commands["cnn-predict"] = [sys.executable, "-m", "cnnkit_tools.cnn_predict", "-m", sys.argv[2], sys.argv[3]]
         times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(calls + 1):
             for name, command in commands.items():
                 times[name].append(seconds(command))
-    print(f"{'program':<16}  median ms  min ms    ratio")
+    print(f"{'program':<24}  median ms  min ms    ratio")
     reference = median(times["bare typer"][1:])
     for name, taken in times.items():
         warm = taken[1:]  # the first call compiles
-        print(f"{name:<16}  {1000 * median(warm):9.1f}  {1000 * min(warm):8.1f}  {median(warm) / reference:5.2f}")
+        print(f"{name:<24}  {1000 * median(warm):9.1f}  {1000 * min(warm):8.1f}  {median(warm) / reference:5.2f}")
 
 
 if __name__ == "__main__":

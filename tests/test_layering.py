@@ -165,3 +165,35 @@ def test_help_imports_nothing_heavy(entry):
     assert "Usage: " in done.stdout
     assert f"cnnkit {version('cnnkit')}" in done.stdout
     assert "no such option: --no-such-option" in done.stderr
+
+
+#: Modules that commands use, in one process each, with what they must not import before it is used.
+ROADS = {
+    "inference": (
+        "import cnnkit.infer.predict, cnnkit.infer.extract, cnnkit.infer.feature_input",
+        {"torch", "torchvision", "matplotlib", "sklearn", "scipy", "timm", "imagehash", "pydantic", "rich"},
+    ),
+    "training": (
+        "import cnnkit.train.head, cnnkit.train.scratch, cnnkit.train.finetune, cnnkit.nets.layer_graph\n"
+        "import torch\n"
+        "from cnnkit.nets import backbones\n"
+        "network, _, _ = backbones.by_notation('conv 2 k3, gap', size=8)\n"
+        "network(torch.zeros(1, 3, 8, 8)).sum().backward()",
+        {"torchvision", "torch._dynamo", "sympy", "matplotlib", "sklearn", "scipy", "timm", "imagehash", "pydantic"},
+    ),
+}
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_nothing_is_imported_that_is_not_used(road):
+    """Training of networks by notation and of heads without torchvision, which imports the compiler of torch; inference without torch."""
+    program, unused = ROADS[road]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{program}\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert loaded >= {"cnnkit.formats", "numpy"}
+    assert not loaded & unused

@@ -17,7 +17,7 @@ import typer
 import typer.main
 
 from cnnkit import files, messages
-from cnnkit.cli import completion
+from cnnkit.cli import completion, values
 from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
@@ -100,6 +100,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
         app.command(cls=Command, help="\n\n".join(paragraphs), epilog=examples)(note)
         built = typer.main.get_command(app)
         completion.wire(built, name)
+        values.wire(built, declared)
         return built
 
     def run(argv: Sequence[str] | None) -> int:

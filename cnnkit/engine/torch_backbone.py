@@ -19,7 +19,7 @@ from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
-from cnnkit.nets import backbones, classifier
+from cnnkit.nets import backbones, classifier, outlines
 
 #: The largest allowed difference between ONNX Runtime and torch, as a share of the largest feature.
 TOLERANCE = 1e-3
@@ -63,15 +63,19 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
         preprocess, size=spec.size, resize=spec.resize, fit=spec.fit, decoding=spec.decoding
     )
     module = classifier.Extractor(extractor, preprocess=preprocess, pool=backbone.pool).eval()
-    _check_shape(spec, module, preprocess)
+    outlines.keep(backbone, preprocess, extractor.state_dict(), _check_shape(spec, module, preprocess))
     header = Header(
         kind=ArtefactKind.ONNX, preprocess=preprocess, backbone=backbone, made_by=made_by("torch", "torchvision")
     )
     return module, header
 
 
-def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) -> None:
-    """Run the backbone once, to check that its layer outputs a vector or a map and that its size is large enough."""
+def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) -> tuple[int, ...]:
+    """Run the backbone once, to check that its layer outputs a vector or a map and that its size is large enough.
+
+    Returns:
+        The shape of one image's features.
+    """
     options = [f"--{name} {value}" for name in ("layer", "size") if (value := getattr(spec, name)) is not None]
     try:
         shape = classifier.feature_shape(module, preprocess)
@@ -85,6 +89,7 @@ def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) 
         raise UsageError(
             f"{spec.backbone} outputs {given} at {' '.join(options)}, neither a vector nor a map; use another layer"
         )
+    return shape
 
 
 def export_backbone(module: nn.Module, header: Header) -> bytes:

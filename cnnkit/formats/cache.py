@@ -74,7 +74,7 @@ def keep_inside() -> None:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Write an exported network, followed by its checksum."""
+    """Write an entry, such as an exported network, followed by its checksum."""
     with atomic.writing(path) as file:
         file.write(content)
         file.write(_trailer(content))
@@ -82,12 +82,18 @@ def keep(path: Path, content: bytes) -> None:
 
 def is_intact(path: Path) -> bool:
     """Return whether an entry exists and is what `keep` wrote; a damaged or foreign one is made again."""
+    return find(path) is not None
+
+
+def find(path: Path) -> bytes | None:
+    """Return the content that `keep` wrote; None if the entry does not exist, is damaged or foreign."""
     try:
         kept = path.read_bytes()
     except FileNotFoundError:
-        return False
+        return None
     length = len(_trailer(b""))
-    return kept[-length:] == _trailer(kept[:-length])
+    content = kept[:-length]
+    return content if kept[-length:] == _trailer(content) else None
 
 
 def _trailer(content: bytes) -> bytes:

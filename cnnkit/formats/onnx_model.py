@@ -1,9 +1,9 @@
 """The exported network `.onnx`: one file with weights, and the Header as the metadata entry `cnnkit`. Without torch."""
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,9 @@ from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.onnx_check import NOTHING, Needs
 
 KEY = "cnnkit"
+
+#: A message of protobuf, and its fields that are set.
+_Part = tuple[Message, list[tuple[FieldDescriptor, Any]]]
 
 #: Name of the constant that holds a temperature in a graph.
 _FACTOR = "inverse_temperature"
@@ -42,8 +45,8 @@ def load(path: str | Path) -> OnnxModel:
         OSError: It cannot be read.
     """
     content = files.read_regular(path)
-    proto = parse(content, name=str(path))
-    needs = onnx_check.check(proto, (part for part in _parts(proto) if isinstance(part, TensorProto)), name=str(path))
+    proto, parts = _parsed(content, name=str(path))
+    needs = onnx_check.check(proto, (part for part, _ in parts if isinstance(part, TensorProto)), name=str(path))
     texts = [entry.value for entry in proto.metadata_props if entry.key == KEY]
     header = Header.from_json(texts[0], name=str(path), kind=ArtefactKind.ONNX) if texts else None
     return OnnxModel(content, header, needs)
@@ -55,19 +58,24 @@ def parse(content: bytes, *, name: str) -> ModelProto:
     Raises:
         FormatError: As `load`.
     """
+    return _parsed(content, name=name)[0]
+
+
+def _parsed(content: bytes, *, name: str) -> tuple[ModelProto, list[_Part]]:
     try:
         proto = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError, whose class depends on the version
         raise FormatError(f"{name}: not an ONNX network, or truncated") from error
     if not proto.graph.node:
         raise FormatError(f"{name}: not an ONNX network, or an empty one")
-    if _has_broken_text(proto):
+    parts = _parts(proto)
+    if _has_broken_text(parts):
         raise FormatError(f"{name}: contains text that is not UTF-8; is it damaged?")
-    if _refers_to_other_files(proto):
+    if _refers_to_other_files(parts):
         raise FormatError(
             f"{name}: its weights are in other files, which are not read; save it as one file: {_one_file(name)}"
         )
-    return proto
+    return proto, parts
 
 
 def _one_file(name: str) -> str:
@@ -76,29 +84,36 @@ def _one_file(name: str) -> str:
     return shlex.join(["python", "-c", f"import onnx; onnx.save(onnx.load({str(source)!r}), {str(whole)!r})"])
 
 
-def _refers_to_other_files(proto: ModelProto) -> bool:
-    tensors = (part for part in _parts(proto) if isinstance(part, TensorProto))
+def _refers_to_other_files(parts: list[_Part]) -> bool:
+    tensors = (part for part, _ in parts if isinstance(part, TensorProto))
     return any(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data for tensor in tensors)
 
 
-def _has_broken_text(message: Message) -> bool:
+def _has_broken_text(parts: list[_Part]) -> bool:
     """Return whether a text is not UTF-8: protobuf returns it as bytes."""
     return any(
         isinstance(text, bytes)
-        for part in _parts(message)
-        for field, value in part.ListFields()
+        for _, fields in parts
+        for field, value in fields
         if field.type == FieldDescriptor.TYPE_STRING
         for text in ([value] if isinstance(value, str | bytes) else value)
     )
 
 
-def _parts(message: Message) -> Iterator[Message]:
-    """Yield a message and all nested ones: tensors are also in attributes, subgraphs, functions and sparse tensors."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in [value] if isinstance(value, Message) else value:
-                yield from _parts(part)
+def _parts(message: Message) -> list[_Part]:
+    """List a message and all nested ones, in order: tensors are also in attributes, subgraphs, functions and sparse tensors."""
+    found: list[_Part] = []
+    waiting = [message]
+    while waiting:
+        part = waiting.pop()
+        fields = part.ListFields()
+        found.append((part, fields))
+        inner: list[Message] = []
+        for field, value in fields:
+            if field.message_type is not None:
+                inner.extend([value] if isinstance(value, Message) else value)
+        waiting.extend(reversed(inner))
+    return found
 
 
 def finished(proto: ModelProto, header: Header) -> bytes:
@@ -106,7 +121,7 @@ def finished(proto: ModelProto, header: Header) -> bytes:
 
     The exporter writes stack traces with local paths into the metadata of nodes and values.
     """
-    for part in list(_parts(proto)):
+    for part, _ in _parts(proto):
         for field in ("metadata_props", "doc_string"):
             if field in part.DESCRIPTOR.fields_by_name:
                 part.ClearField(field)

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from cnnkit import messages
@@ -35,6 +34,19 @@ _AUXILIARY: dict[str, dict[str, Any]] = {
 }
 
 
+def _models() -> Any:  # noqa: ANN401 - torchvision ships no types
+    """Import torchvision: here, since it imports the compiler of torch, which takes as long as torch and is not needed without a name."""
+    import torchvision
+
+    return torchvision.models
+
+
+def _known() -> list[str]:
+    """List torchvision's classification networks."""
+    names: list[str] = _models().list_models(module=_models())
+    return names
+
+
 def canonical(name: str) -> str:
     """Return the name of a network in torchvision or timm, from that name or Keras' spelling.
 
@@ -43,7 +55,7 @@ def canonical(name: str) -> str:
     """
     if name.startswith("timm:"):
         return name
-    known: list[str] = torchvision.models.list_models(module=torchvision.models)
+    known = _known()
     lowered = name.lower()
     if lowered in known:
         return lowered
@@ -65,7 +77,7 @@ def canonical(name: str) -> str:
 @functools.cache  # once per process: a command looks up a name several times
 def _note_keras(name: str) -> None:
     """Log that a name is Keras' if it is also the beginning of names in torchvision, where another network may be meant."""
-    others = [other for other in torchvision.models.list_models(module=torchvision.models) if other.startswith(name)]
+    others = [other for other in _known() if other.startswith(name)]
     if others:
         log.info(
             "%s is read as the network of this name in Keras, %s; torchvision has %s",
@@ -91,7 +103,7 @@ def network(name: str, *, size: int | None = None) -> tuple[nn.Module, Preproces
     settings = {**_SHIFTING.get(name, {}), **_AUXILIARY.get(name, {})}
     if name.startswith("vit_"):  # its position embedding depends on the image's size
         settings["image_size"] = size or preprocess.size
-    return torchvision.models.get_model(name, weights=None, **settings), preprocess
+    return _models().get_model(name, weights=None, **settings), preprocess
 
 
 def seeded(seed: int, make: Callable[[], tuple[nn.Module, Preprocess]]) -> tuple[nn.Module, Preprocess]:
@@ -145,7 +157,7 @@ def preprocess_of(name: str) -> Preprocess:
 
 def _published(name: str, weights: str | Path) -> Any:  # noqa: ANN401 - torchvision ships no types
     """Select among a network's published weights: the default ones, those whose file has this name, or else the first."""
-    entries = torchvision.models.get_model_weights(name)
+    entries = _models().get_model_weights(name)
     if weights == "default":
         return entries.DEFAULT
     return next((entry for entry in entries if _file_name(entry) == Path(weights).name), next(iter(entries)))
@@ -173,8 +185,8 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "relative_posi
 def of_weights(state: Mapping[str, Tensor]) -> str | None:
     """Recognize a network of torchvision by the number of parameters of its published weights; None if no number matches."""
     count = sum(tensor.numel() for key, tensor in state.items() if not key.endswith(_BUFFERS))
-    for name in torchvision.models.list_models(module=torchvision.models):
-        if any(entry.meta["num_params"] == count for entry in torchvision.models.get_model_weights(name)):
+    for name in _known():
+        if any(entry.meta["num_params"] == count for entry in _models().get_model_weights(name)):
             return str(name)
     return None
 
@@ -183,7 +195,7 @@ def class_names(count: int) -> tuple[str, ...]:
     """Name the classes of a published network: ImageNet's if there are 1,000, else numbers. A duplicate name gets its number."""
     if count != 1000:
         return tuple(map(str, range(count)))
-    names: list[str] = torchvision.models.get_model_weights("resnet50").DEFAULT.meta["categories"]
+    names: list[str] = _models().get_model_weights("resnet50").DEFAULT.meta["categories"]
     return tuple(f"{name} {number}" if name in names[:number] else name for number, name in enumerate(names))
 
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from cnnkit.errors import UsageError
-from cnnkit.nets import build
+from cnnkit.nets import build, subgraph
 from cnnkit.nets.classifier import Pooling
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
@@ -25,8 +24,8 @@ _INDIFFERENT_MODULES = (
     *(getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"),
     *(nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.Linear),
     *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, build.GlobalPool, Pooling),
-    *(torchvision.ops.Permute, torchvision.ops.StochasticDepth, torchvision.ops.SqueezeExcitation),
 )
+_INDIFFERENT_OF_TORCHVISION = ("Permute", "StochasticDepth", "SqueezeExcitation")
 _INDIFFERENT_FUNCTIONS = frozenset(
     {
         *(
@@ -242,7 +241,7 @@ def _dilated(network: LayerGraph, node: fx.Node, factor: int) -> nn.Module | Non
             return None
         raise _undilatable(network, node, name)
     module = network.module.get_submodule(str(node.target))
-    if isinstance(module, _INDIFFERENT_MODULES):
+    if isinstance(module, _INDIFFERENT_MODULES) or subgraph.is_of_torchvision(module, *_INDIFFERENT_OF_TORCHVISION):
         return None
     if isinstance(module, build.SamePad):
         return _DilatedPad(module, factor)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import DualGraphModule
 
 from cnnkit import messages
 from cnnkit.choices import Unfreeze
@@ -101,8 +100,8 @@ def _inside(place: int, name: str, module: nn.Module) -> Iterator[_Step]:
 
 
 def _graph(backbone: nn.Module, *, training: bool) -> fx.Graph:
-    assert isinstance(backbone, DualGraphModule), "a backbone is cut from a network, or a chain by notation"
-    graph: fx.Graph = backbone.train_graph if training else backbone.eval_graph
+    graph = getattr(backbone, "train_graph" if training else "eval_graph", None)
+    assert isinstance(graph, fx.Graph), "a backbone is cut from a network, or a chain by notation"
     return graph
 
 
@@ -262,8 +261,8 @@ def _split_graph(backbone: nn.Module, trained: Sequence[str]) -> tuple[nn.Module
     if not both:
         return nn.Identity(), backbone, None
     train_node, eval_node = (nodes[both[-1]] for nodes in places)
-    upper = DualGraphModule(
-        backbone, subgraph.extract(train_node, after=True), subgraph.extract(eval_node, after=True), "Upper"
+    upper = subgraph.dual(
+        backbone, train=subgraph.extract(train_node, after=True), evaluation=subgraph.extract(eval_node, after=True)
     )
     return fx.GraphModule(backbone, subgraph.extract(eval_node, after=False), "Lower"), upper, both[-1]
 

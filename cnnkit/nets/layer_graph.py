@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, fx, nn
 
 from cnnkit import messages
@@ -224,7 +223,11 @@ class LayerGraph:
 
     def _repeats(self, node: fx.Node) -> bool:
         """Check whether a node returns its input's values: dropout in eval mode, padding, a permutation of axes."""
-        repeating = (nn.Dropout, nn.Dropout2d, build.SamePad, nn.ZeroPad2d, torchvision.ops.Permute)
+        repeating = (nn.Dropout, nn.Dropout2d, build.SamePad, nn.ZeroPad2d)
+        if node.op == "call_module" and subgraph.is_of_torchvision(
+            self.module.get_submodule(str(node.target)), "Permute"
+        ):
+            return True
         return self._is(node, *repeating) or getattr(node.target, "__name__", "") in ("dropout", "permute")
 
     def _is_elementwise(self, node: fx.Node) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 import inspect
 import math
 import operator
@@ -9,10 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, fx, nn
-from torchvision.models import SwinTransformer
-from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor, get_graph_node_names
 
 from cnnkit import messages
 from cnnkit.errors import UsageError
@@ -20,6 +18,17 @@ from cnnkit.nets import build
 
 # First parts of names after the backbone: pooling and classifier.
 _AFTER = ("classifier", "head", "heads", "fc", "last_linear", "avgpool", "global_pool")
+
+
+def _feature_extraction() -> Any:  # noqa: ANN401 - torchvision ships no types
+    """Import torchvision's functions for graphs: here, since a network by notation does without them."""
+    return importlib.import_module("torchvision.models.feature_extraction")
+
+
+def is_of_torchvision(module: nn.Module, *names: str) -> bool:
+    """Check whether a module is of one of these classes of torchvision, without importing it."""
+    kinds = type(module).__mro__
+    return any(kind.__name__ in names and kind.__module__.partition(".")[0] == "torchvision" for kind in kinds)
 
 
 def cut(module: nn.Module, layer: str) -> nn.Module:
@@ -34,7 +43,7 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
         those of networks that keep channels last inside. A node's `meta` has "path", its own place among the modules; "layer", the
         name with which this function cuts after it; and "channels_last", whether this function permutes its output then.
     """
-    part = create_feature_extractor(module, {layer: "cut"}, **_tracing(module))
+    part = _feature_extraction().create_feature_extractor(module, {layer: "cut"}, **_tracing(module))
     for training, graph in ((True, part.train_graph), (False, part.eval_graph)):
         names = _layer_names(module, training=training)
         for node in graph.nodes:
@@ -106,15 +115,22 @@ def extract(end: fx.Node, *, after: bool) -> fx.Graph:
     return graph
 
 
+def dual(backbone: nn.Module, *, train: fx.Graph, evaluation: fx.Graph) -> nn.Module:
+    """Make a network with separate graphs for training and for evaluation, as `cut` does, from modules of another."""
+    upper: nn.Module = _feature_extraction().DualGraphModule(backbone, train, evaluation, "Upper")
+    return upper
+
+
 def _layer_names(module: nn.Module, *, training: bool) -> dict[str, tuple[str, str]]:
     """Name the output of every node of a network's graph: by its own path, and by the largest module that ends with it.
 
     torchvision's feature extractors keep the names of nodes, which are the same in every trace, but not their modules.
     """
-    classes = [each for _, each in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(each, nn.Module)]
+    ops = importlib.import_module("torchvision.ops")
+    classes = [each for _, each in inspect.getmembers(ops, inspect.isclass) if issubclass(each, nn.Module)]
     settings = dict(_tracing(module)["tracer_kwargs"])
     settings["leaf_modules"] = [*settings["leaf_modules"], *classes]  # as torchvision does
-    tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), **settings)
+    tracer = _feature_extraction().NodePathTracer(autowrap_modules=(math, ops), **settings)
     with mode(module, training=training):
         tracer.trace(copy.copy(module))  # tracing stores constants in the traced module
     paths = {node.name: path for node, path in tracer.node_to_qualname.items()}
@@ -136,7 +152,7 @@ def mode(module: nn.Module, *, training: bool) -> Generator[None]:
 
 def _has_channels_last(module: nn.Module, layer: str) -> bool:
     """Check whether a layer outputs (N, h, w, C), as Swin transformers do between the patches and the pooling."""
-    if isinstance(module, SwinTransformer):
+    if is_of_torchvision(module, "SwinTransformer"):
         return layer.split(".")[0] in ("features", "norm") and not layer.startswith("features.0.0")
     after = ("patch_embed", "head", "global_pool", "fc")
     return getattr(module, "output_fmt", "NCHW") == "NHWC" and layer.split(".")[0] not in after  # timm says so
@@ -155,7 +171,9 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
     Raises:
         UsageError: There is no such layer; the message proposes similar names.
     """
-    nodes = get_graph_node_names(module, **_tracing(module))[1][1:]  # the first one is the input
+    nodes: list[str] = _feature_extraction().get_graph_node_names(module, **_tracing(module))[1][
+        1:
+    ]  # the first one is the input
     if layer is None:
         return _last_spatial(module, nodes, size)
     wanted = keras_names(name).get(layer, layer)
@@ -168,7 +186,7 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
 
 def output_layer(module: nn.Module) -> str:
     """Return the name of a whole network's last node, for `cut`."""
-    nodes: list[str] = get_graph_node_names(module, **_tracing(module))[1]
+    nodes: list[str] = _feature_extraction().get_graph_node_names(module, **_tracing(module))[1]
     return nodes[-1]
 
 
@@ -180,7 +198,7 @@ def keras_names(name: str) -> dict[str, str]:
     if not name.startswith("vgg"):
         return {}
     with torch.device("meta"):
-        module = torchvision.models.get_model(name, weights=None)
+        module = importlib.import_module("torchvision.models").get_model(name, weights=None)
     names, block, conv = {}, 1, 0
     for index, part in enumerate(module.features):
         if isinstance(part, nn.ReLU):
@@ -206,9 +224,11 @@ def _tracing(module: nn.Module) -> dict[str, Any]:
 
 def _last_spatial(module: nn.Module, nodes: list[str], size: int) -> str:
     body = [node for node in nodes if node.split(".")[0] not in _AFTER]
-    outputs = create_feature_extractor(
-        module, eval_return_nodes=body, train_return_nodes=nodes[:1], **_tracing(module)
-    ).eval()
+    outputs = (
+        _feature_extraction()
+        .create_feature_extractor(module, eval_return_nodes=body, train_return_nodes=nodes[:1], **_tracing(module))
+        .eval()
+    )
     with torch.no_grad():
         seen = outputs(torch.zeros(1, 3, size, size))
     shapes = [(node, tuple(seen[node].shape)) for node in body if isinstance(seen[node], Tensor)]

@@ -1,14 +1,13 @@
 """Train a head on extracted features, and join it to the backbone that made them."""
 
-import copy
 import dataclasses
 import logging
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,85 +20,17 @@ from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats import atomic, cache, history, torch_model
 from cnnkit.formats.features import Features
-from cnnkit.formats.header import ArtefactKind, Header, made_by
+from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess, made_by
 from cnnkit.formats.torch_model import TorchModel
-from cnnkit.nets import backbones, build, classifier
+from cnnkit.nets import backbones, build, classifier, outlines
 from cnnkit.nets.output_layer import whole_head
 from cnnkit.train import dataset, optim, preparation
 from cnnkit.train.config import LBFGS_SETTINGS, Epoch, HeadConfig
 from cnnkit.train.feature_sets import FeatureSets
-from cnnkit.train.loop import BestEpoch, TrainStep, evaluate, fit, in_order, shuffled
+from cnnkit.train.loop import BestEpoch, TrainStep, fit, in_order, shuffled
 from cnnkit.train.optim import Criterion, ModelEma, predicted_classes
 
 log = logging.getLogger("cnnkit")
-
-#: Penalty strengths to try, from strong to weak, each starting from the previous solution.
-STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
-#: Stop after this many strengths in a row without a lower validation loss: weaker penalties take the most time.
-STRENGTHS_PATIENCE = 3
-
-
-def solve_logistic(layer: nn.Linear, features: Tensor, targets: Tensor, *, l2: float, criterion: Criterion) -> None:
-    """Minimize mean cross-entropy + l2 * sum w**2 in place, starting from the layer's weights.
-
-    With l2 = 1 / (2 * C * N) this is scikit-learn's `LogisticRegression(C=C)`.
-
-    Args:
-        layer: (D,) -> (classes,).
-        features: (N, D).
-        targets: (N,).
-        l2: Strength of the penalty on weights, without biases.
-        criterion: For class weights and smoothing; its penalties are ignored.
-    """
-    # In float64: the last steps change the loss by less than float32 resolves, and probabilities by more than 1e-3
-    exact, rows = copy.deepcopy(layer).double(), features.double()
-    if criterion.class_weights is not None:
-        criterion = dataclasses.replace(criterion, class_weights=criterion.class_weights.double())
-    optimizer = torch.optim.LBFGS(
-        exact.parameters(),
-        max_iter=500,
-        max_eval=1000,
-        history_size=20,
-        tolerance_grad=1e-7,  # of the mean loss: scikit-learn's default is 1e-4, which leaves probabilities wrong by 1e-2
-        tolerance_change=1e-12,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = criterion(exact(rows), targets) + l2 * exact.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call] # torch ships it untyped
-    layer.load_state_dict(exact.state_dict())  # rounds
-
-
-def regularization_path(
-    layer: nn.Linear,
-    train: tuple[Tensor, Tensor],
-    validate: tuple[Tensor, Tensor] | None,
-    *,
-    strengths: tuple[float, ...],
-    criterion: Criterion,
-) -> Iterator[tuple[float, Epoch]]:
-    """Solve for one strength after another, and report each as an epoch.
-
-    Yields:
-        The strength, and its measures; `lr` is 0.
-    """
-    plain = Criterion(criterion.loss)
-    losses: list[float] = []
-    for number, strength in enumerate(strengths, start=1):
-        started = time.perf_counter()
-        solve_logistic(layer, *train, l2=strength, criterion=criterion)
-        train_loss, train_accuracy = evaluate(layer, in_order(*train), plain)
-        val_loss, val_accuracy = evaluate(layer, in_order(*validate), plain) if validate else (None, None)
-        seconds = round(time.perf_counter() - started, 3)
-        yield strength, Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, 0.0, seconds)
-        losses.append(math.inf if val_loss is None else val_loss)
-        if len(losses) > STRENGTHS_PATIENCE and min(losses[-STRENGTHS_PATIENCE:]) > min(losses[:-STRENGTHS_PATIENCE]):
-            return
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +55,13 @@ def load_rows(found: Features, classes: tuple[str, ...], device: torch.device, *
             f"{name}: row {row} ({found.rows[row].path}) has values that are not finite; extract it again, in float32"
         )
     return Rows(values, torch.tensor([numbers[row.label or ""] for row in found.rows], device=device))
+
+
+def _logistic() -> ModuleType:
+    """Import the solver of logistic regression: here, since it imports scipy.optimize, which --solver gradient does not use."""
+    from cnnkit.train import logistic
+
+    return logistic
 
 
 class HeadFit:
@@ -166,7 +104,8 @@ class HeadFit:
             return (self.config.l2,)
         if self.val is None:  # scikit-learn's default, C = 1
             return (0.5 / len(self.train.targets),)
-        return STRENGTHS
+        strengths: tuple[float, ...] = _logistic().STRENGTHS
+        return strengths
 
     def run(self) -> Iterator[Epoch]:
         """Train, yielding every finished epoch."""
@@ -209,7 +148,7 @@ class HeadFit:
     def _lbfgs(self) -> Iterator[Epoch]:
         layer = self.head[-1]
         assert isinstance(layer, nn.Linear)
-        found = regularization_path(
+        found = _logistic().regularization_path(
             layer,
             (self.train.values.flatten(1), self.train.targets),
             (self.val.values.flatten(1), self.val.targets) if self.val else None,
@@ -287,8 +226,7 @@ def train_head(
     callbacks = callbacks or Callbacks()
     classes = data.classes
     with atomic.claimed(output), torch_device.algorithms(deterministic=train.deterministic):
-        backbone = _backbone(data.train.header, weights, name=data.train_name)
-        _check_shape(data.train, backbone, name=data.train_path)
+        backbone = _backbone(data.train, weights, name=data.train_name, path=data.train_path)
         chosen = torch_device.choose(devices.parse(device))
         train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
         val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
@@ -316,7 +254,7 @@ def train_head(
             },
             made_by=made_by("torch", "torchvision"),
         )
-        state = {f"base.{name}": tensor for name, tensor in backbone.state_dict().items()}
+        state = {f"base.{name}": tensor for name, tensor in backbone.items()}
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
         torch_model.save(output, TorchModel(header, state, [_without_seconds(epoch) for epoch in trained.epochs]))
     best = trained.best.epoch
@@ -336,60 +274,87 @@ def train_head(
     )
 
 
-def _backbone(header: Header, weights: Path | None, *, name: str) -> nn.Module:
-    """Build the backbone that made the features, with the same weights."""
-    backbone, preprocess = header.backbone, header.preprocess
+def _backbone(found: Features, weights: Path | None, *, name: str, path: str) -> Mapping[str, Tensor]:
+    """Return the weights of the backbone that made the features, so that they can be joined to a head.
+
+    Raises:
+        FormatError: The features do not name their backbone, or have another shape than its output.
+        CnnkitError: The weights are not those that the features were made with, or were not found.
+    """
+    backbone, preprocess = found.header.backbone, found.header.preprocess
     if backbone is None or preprocess is None or backbone.weights_sha256 is None:
         raise FormatError(f"{name}: its header lacks the backbone or its weights; run cnn-extract again")
     if weights is not None and weights.suffix == ".pt":
-        model = torch_model.load(weights)
-        found_extractor, found_backbone, _ = backbones.from_model(model, name=str(weights), layer=backbone.layer)
-        if backbone.weights_sha256 not in (
-            found_backbone.weights_sha256,
-            torch_model.keep_state(found_extractor.state_dict()),
-        ):
+        network = _backbone_of_model(weights, backbone, name=name)
+        _check_shape(found, _shape(network, backbone, preprocess, name=path), name=path)
+        return network.state_dict()
+    file = _weights_file(weights, backbone.name, backbone.weights_sha256, name=name)
+    outline = outlines.find(backbone, preprocess)
+    if outline is not None and (state := outline.select(torch_model.load_state(file))) is not None:
+        _check_shape(found, outline.features, name=path)
+        return state
+    network = backbones.restore(backbone, file, size=preprocess.size, grey=preprocess.grey)
+    shape = _shape(network, backbone, preprocess, name=path)
+    outlines.keep(backbone, preprocess, network.state_dict(), shape)
+    _check_shape(found, shape, name=path)
+    return network.state_dict()
+
+
+def _backbone_of_model(path: Path, backbone: Backbone, *, name: str) -> nn.Module:
+    """Return the backbone of a trained model, if it is the one that made the features."""
+    found, of_model, _ = backbones.from_model(torch_model.load(path), name=str(path), layer=backbone.layer)
+    if backbone.weights_sha256 not in (of_model.weights_sha256, torch_model.keep_state(found.state_dict())):
+        raise CnnkitError(
+            f"{path} has a different backbone than {name}; give the model that the features were made with"
+        )
+    return found
+
+
+def _weights_file(given: Path | None, network: str, digest: str, *, name: str) -> Path:
+    """Find the file with the weights of a hash: the given one, or one in the cache."""
+    if given is not None:
+        found = cache.sha256(given)
+        if found != digest:
             raise CnnkitError(
-                f"{weights} has a different backbone than {name}; give the model that the features were made with"
+                f"{given} has sha256 {found[:12]}..., but {name} was made with {digest[:12]}...; give that file"
             )
-        return found_extractor
-    if weights is not None:
-        found = cache.sha256(weights)
-        if found != backbone.weights_sha256:
-            raise CnnkitError(
-                f"{weights} has sha256 {found[:12]}..., but {name} was made with {backbone.weights_sha256[:12]}...; "
-                "give that file"
-            )
-        return backbones.restore(backbone, weights, size=preprocess.size, grey=preprocess.grey)
-    kept = cache.find_weights(backbone.weights_sha256)
+        return given
+    kept = cache.find_weights(digest)
     if kept is None:
         raise CnnkitError(
-            f"the weights of {backbone.name} that made {name} (sha256 {backbone.weights_sha256[:12]}...) are not in the cache; "
+            f"the weights of {network} that made {name} (sha256 {digest[:12]}...) are not in the cache; "
             "give them with --weights FILE"
         )
-    return backbones.restore(backbone, kept, size=preprocess.size, grey=preprocess.grey)
+    return kept
 
 
-def _check_shape(found: Features, backbone: nn.Module, *, name: str) -> None:
-    """Check that features have the shape of their backbone's output, so that it can be joined to a head trained on them.
+def _shape(network: nn.Module, backbone: Backbone, preprocess: Preprocess, *, name: str) -> tuple[int, ...]:
+    """Find the shape of one image's features.
 
     Raises:
-        FormatError: They have another shape, or the backbone does not take images of the size that the header names.
+        FormatError: The backbone does not take images of the size that the header names.
     """
-    header = found.header
-    assert header.backbone is not None
-    assert header.preprocess is not None
-    extractor = classifier.Extractor(backbone, preprocess=header.preprocess, pool=header.backbone.pool).eval()
+    extractor = classifier.Extractor(network, preprocess=preprocess, pool=backbone.pool).eval()
     try:
-        expected = classifier.feature_shape(extractor, header.preprocess)
+        return classifier.feature_shape(extractor, preprocess)
     except RuntimeError as error:
         raise FormatError(
-            f"{name}: the backbone in its header does not take images of {header.preprocess.size} pixels; "
+            f"{name}: the backbone in its header does not take images of {preprocess.size} pixels; "
             "run cnn-extract again"
         ) from error
+
+
+def _check_shape(found: Features, expected: tuple[int, ...], *, name: str) -> None:
+    """Check that features have the shape of their backbone's output.
+
+    Raises:
+        FormatError: They have another one.
+    """
+    assert found.header.backbone is not None
     given = found.values.shape[1:]
     if given != expected:
         raise FormatError(
-            f"{name}: rows of {' x '.join(map(str, given))} values, but the backbone in its header, {header.backbone.name}, "
+            f"{name}: rows of {' x '.join(map(str, given))} values, but the backbone in its header, {found.header.backbone.name}, "
             f"outputs {' x '.join(map(str, expected))}; run cnn-extract again"
         )
 

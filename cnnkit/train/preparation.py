@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import StandardScaler
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cnnkit.errors import UsageError
@@ -35,7 +34,7 @@ class Preparation:
 def fit(
     features: Tensor, *, standardize: bool = False, pca: int | None = None, whiten: bool = False
 ) -> Preparation | None:
-    """Fit on training rows, with scikit-learn's StandardScaler and PCA.
+    """Fit on training rows, as scikit-learn's StandardScaler and PCA.
 
     Args:
         features: (N, D).
@@ -57,18 +56,20 @@ def fit(
     rows = features.double().cpu().numpy()
     matrix, shift = torch.eye(rows.shape[1], dtype=torch.float64), torch.zeros(rows.shape[1], dtype=torch.float64)
     if standardize:
-        scaler = StandardScaler().fit(rows)
+        means, deviations = _moments(rows)
         # A channel that is nearly dead compared with the others counts as constant too
-        least = np.maximum(RESOLUTION * np.abs(scaler.mean_), RESOLUTION**2 * scaler.scale_.max())
-        scales = np.where(scaler.scale_ > least, 1.0 / scaler.scale_, 0.0)
-        matrix, shift = torch.diag(torch.from_numpy(scales)), torch.from_numpy(-scaler.mean_ * scales)
-        rows = (rows - scaler.mean_) * scales
+        least = np.maximum(RESOLUTION * np.abs(means), RESOLUTION**2 * deviations.max())
+        scales = np.where(deviations > least, 1.0 / deviations, 0.0)
+        matrix, shift = torch.diag(torch.from_numpy(scales)), torch.from_numpy(-means * scales)
+        rows = (rows - means) * scales
     if pca is not None or whiten:
         most = min(len(rows) - 1, rows.shape[1])
         if pca is not None and pca > most:
             raise UsageError(
                 f"--pca {pca}: {len(rows)} rows of {rows.shape[1]} features have at most {most} components"
             )
+        from sklearn.decomposition import PCA  # here: a second to import
+
         fitted = PCA(pca or most, svd_solver="full").fit(rows)
         components = torch.from_numpy(fitted.components_)  # (M, D)
         if whiten:
@@ -78,6 +79,20 @@ def fit(
             components = components[real] / deviation[real][:, None]
         matrix, shift = components @ matrix, components @ (shift - torch.from_numpy(fitted.mean_))
     return Preparation(matrix, shift)
+
+
+def _moments(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute mean and standard deviation of every column with the operations of scikit-learn's StandardScaler, which takes long to import.
+
+    Returns:
+        (D,) and (D,); the deviation of a column that is constant up to rounding is 1.
+    """
+    count, eps = len(rows), np.finfo(np.float64).eps
+    means = rows.sum(0) / count
+    differences = rows - means
+    variances = ((differences**2).sum(0) - differences.sum(0) ** 2 / count) / count
+    constant = variances <= count * eps * variances + (count * means * eps) ** 2
+    return means, np.sqrt(np.where(constant, 1.0, variances))
 
 
 def applied(preparation: Preparation | None, features: Tensor) -> Tensor:

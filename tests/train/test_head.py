@@ -826,3 +826,56 @@ def test_does_not_warn_on_few_validation_rows(make, caplog):
     """On four rows, even perfect predictions may be chance: there is no evidence for or against a signal."""
     train((make("train", (16, 16)), make("val", (2, 2))))
     assert not [message for message in caplog.messages if "chance" in message]
+
+
+# ---------------------------------------------------------------- weights without building the network
+
+
+def named_backbone(tmp_path, monkeypatch, *, layer="features.3"):
+    """Write features as by a network by name, and return them with the network's weights."""
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
+    network, backbone, preprocess = backbones.pretrained("squeezenet1_1", weights="none", layer=layer, pool=Pool.AVG)
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(12, 128)).astype(np.float32)
+    rows = [ManifestRow(f"{index}.png", CLASSES[index % 3]) for index in range(12)]
+    header = Header(ArtefactKind.FEATURES, None, preprocess, backbone)
+    path = tmp_path / "named.npy"
+    with features.FeatureWriter(path, shape=values.shape[1:], dtype="float32", header=header) as writer:
+        writer.write(values, rows)
+    return path, network.state_dict()
+
+
+def test_a_network_by_name_is_built_once(tmp_path, monkeypatch):
+    """Later models take its weights by the names that the cache has, and have the same bytes; a damaged entry is made again."""
+    path, state = named_backbone(tmp_path, monkeypatch)
+    built = []
+    restore = backbones.restore
+    monkeypatch.setattr(backbones, "restore", lambda *words, **named: built.append(1) or restore(*words, **named))
+    contents = []
+    for number in range(3):
+        lbfgs((path, None), name=f"{number}.pt")
+        contents.append((tmp_path / f"{number}.pt").read_bytes())
+        if number == 1:
+            (entry,) = (tmp_path / "cache" / "outlines").iterdir()
+            entry.write_bytes(entry.read_bytes()[:-9])
+    assert contents[0] == contents[1] == contents[2]
+    assert len(built) == 2
+    found = torch_model.load(tmp_path / "1.pt").state
+    assert [name for name in found if name.startswith("base.")] == [f"base.{name}" for name in state]
+    for name, tensor in state.items():
+        torch.testing.assert_close(found[f"base.{name}"], tensor, atol=0, rtol=0)
+
+
+def test_features_of_another_shape_are_rejected_without_building_the_network(tmp_path, monkeypatch):
+    """The cache has the shape of the features as well."""
+    path, _ = named_backbone(tmp_path, monkeypatch)
+    lbfgs((path, None))
+    wide = named_backbone(tmp_path, monkeypatch, layer="features.3")[0]
+    monkeypatch.setattr(backbones, "restore", None)
+    found = features.load(wide)
+    with features.FeatureWriter(wide, shape=(64,), dtype="float32", header=found.header) as writer:
+        writer.write(np.zeros((12, 64), np.float32), found.rows)
+    with pytest.raises(
+        FormatError, match=r"rows of 64 values, but the backbone in its header, squeezenet1_1, outputs 128"
+    ):
+        lbfgs((wide, None))

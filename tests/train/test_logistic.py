@@ -10,7 +10,7 @@ from torch import nn
 
 from cnnkit.choices import Loss
 from cnnkit.nets.classifier import class_logits
-from cnnkit.train import head
+from cnnkit.train import logistic
 from cnnkit.train.optim import Criterion, balanced_weights
 
 
@@ -40,7 +40,7 @@ def test_agrees_with_scikit_learns_logistic_regression(classes, loss, balanced, 
     weights = balanced_weights(targets, classes) if balanced else None
     counted = float(weights[targets].sum()) if balanced else len(targets)
     layer = zeros(1 if loss is Loss.BINARY else classes)
-    head.solve_logistic(
+    logistic.solve_logistic(
         layer, values, targets, l2=0.5 / (c * counted), criterion=Criterion(loss, class_weights=weights)
     )
 
@@ -65,7 +65,7 @@ def test_the_solution_does_not_depend_on_the_start():
     nn.init.normal_(far.weight, std=3.0, generator=torch.Generator().manual_seed(0))
     near = zeros(3)
     for layer in (near, far):
-        head.solve_logistic(layer, values, targets, l2=0.01, criterion=Criterion())
+        logistic.solve_logistic(layer, values, targets, l2=0.01, criterion=Criterion())
     with torch.no_grad():
         torch.testing.assert_close(near(values).softmax(1), far(values).softmax(1), atol=3e-4, rtol=0)
 
@@ -76,7 +76,7 @@ def test_a_stronger_penalty_gives_smaller_weights():
     norms = []
     for l2 in (1e-4, 1e-2, 1.0, 100.0):
         layer = zeros(3)
-        head.solve_logistic(layer, values, targets, l2=l2, criterion=Criterion())
+        logistic.solve_logistic(layer, values, targets, l2=l2, criterion=Criterion())
         norms.append(float(layer.weight.detach().norm()))
     assert norms == sorted(norms, reverse=True)
     with torch.no_grad():
@@ -84,9 +84,9 @@ def test_a_stronger_penalty_gives_smaller_weights():
     np.testing.assert_allclose(shares.numpy(), np.bincount(targets.numpy()) / len(targets), atol=2e-3)
 
 
-def solved_path(train, validate, strengths=head.STRENGTHS):
+def solved_path(train, validate, strengths=logistic.STRENGTHS):
     layer = zeros(int(train[1].max()) + 1)
-    return list(head.regularization_path(layer, train, validate, strengths=strengths, criterion=Criterion())), layer
+    return list(logistic.regularization_path(layer, train, validate, strengths=strengths, criterion=Criterion())), layer
 
 
 def test_the_path_reports_every_strength_as_an_epoch():
@@ -98,7 +98,7 @@ def test_the_path_reports_every_strength_as_an_epoch():
     losses = [epoch.train_loss for _, epoch in found]
     assert losses == sorted(losses, reverse=True)
     alone = zeros(3)
-    head.solve_logistic(alone, *train, l2=0.01, criterion=Criterion())
+    logistic.solve_logistic(alone, *train, l2=0.01, criterion=Criterion())
     with torch.no_grad():
         logits = alone(validate[0])
     assert found[-1][1].val_loss == pytest.approx(float(nn.functional.cross_entropy(logits, validate[1])), abs=1e-3)
@@ -113,8 +113,8 @@ def test_the_path_stops_when_weaker_penalties_do_not_help():
     train = rows(3, count=24, overlap=4.0)
     found, _ = solved_path(train, rows(3, seed=1, overlap=4.0))
     losses = [epoch.val_loss for _, epoch in found]
-    assert len(found) < len(head.STRENGTHS)
-    assert losses.index(min(losses)) == len(losses) - 1 - head.STRENGTHS_PATIENCE
+    assert len(found) < len(logistic.STRENGTHS)
+    assert losses.index(min(losses)) == len(losses) - 1 - logistic.STRENGTHS_PATIENCE
     train_losses = [epoch.train_loss for _, epoch in found]
     assert train_losses.index(min(train_losses)) == len(found) - 1
 
