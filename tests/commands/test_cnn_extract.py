@@ -637,6 +637,8 @@ EVERY_OPTION = {
     "--resume": None,
     "--bench": None,
     "--stats": None,
+    "--join": None,
+    "--shard": "1/2",
     "--split": "train",
     "--folders": "classes",
     "--null": None,
