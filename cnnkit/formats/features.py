@@ -311,8 +311,8 @@ class FeatureWriter:
 
     def finished(self) -> list[ManifestRow] | None:
         """Return the rows of a finished earlier run with the same header, shape and dtype, or None."""
-        _, listed, described = self._final
-        if not described.exists():
+        _, listed, _ = self._final
+        if not all(file.exists() for file in self._final):
             return None
         earlier = load_header(self.path)
         if earlier.but(classes=None) != self.header.but(classes=None):

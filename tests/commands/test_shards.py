@@ -124,6 +124,9 @@ def test_a_shard_is_resumed(run, extract):
     for number in (4, 5):  # the broken image, and a sound one
         words = ("--shard", f"{number}/12", "-o", f"part-{number}.npy", *BACKBONE, "--resume")
         assert "is complete; nothing to do" in run("cnn-extract", "photos", *words, status=None).err
+    os.remove("part-5.npy")  # its other files are not enough
+    run("cnn-extract", "photos", *words)
+    assert len(features.load("part-5.npy").rows) == 1
 
 
 def test_auto_takes_the_shard_of_a_launcher(run, here, monkeypatch):
