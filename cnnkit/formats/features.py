@@ -254,7 +254,7 @@ class FeatureWriter:
         self._values.flush()
         self._listed.flush()
         described.seek(0)
-        described.write(self._fingerprint() + b"\n")
+        described.write(self.fingerprint.encode() + b"\n")
         described.flush()
 
     def _let_go(self) -> None:
@@ -457,11 +457,13 @@ class FeatureWriter:
         }
         return {**self.settings, **parts, "dtype": self.dtype.name, "shape": list(self.shape), **header}
 
-    def _fingerprint(self) -> bytes:
-        return json.dumps(self._description()).encode()
+    @property
+    def fingerprint(self) -> str:
+        """What the values depend on, to the last bit, except for the images."""
+        return json.dumps(self._description())
 
     def _check_settings(self, begun: Mapping[str, Any]) -> None:
-        now = json.loads(self._fingerprint())
+        now = json.loads(self.fingerprint)
         for name in {**now, **begun}:
             if begun.get(name) != now.get(name):
                 raise FormatError(

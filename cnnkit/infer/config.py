@@ -43,6 +43,11 @@ class ExtractConfig(BulkConfig):
         False,
         "Resume an interrupted run. Rows that are already written are kept, without a check of their values.",
     )
+    update: bool = option(
+        False,
+        "Keep the rows that an earlier run with --update wrote for images of the same content, and extract only the others. "
+        "FILE.sha256 has the digests of the images.",
+    )
     shard: str | None = shard_option(after=("split",), result="Shards are joined with --join.")
     seed: int = seed_option(after=("jobs",))
 
@@ -53,7 +58,12 @@ class ExtractConfig(BulkConfig):
             UsageError: Views without augmentation, augmentation without views, an unknown device, no such shard, or a number out of range.
         """
         check_ranges(self)
-        shards.of(self.shard)
+        if shards.of(self.shard) is not None and self.update:
+            raise UsageError("--update needs all images, and --shard reads a share of them; drop one of the two")
+        if self.update and self.resume:
+            raise UsageError(
+                "--update keeps rows of a complete run, --resume those of an interrupted one; drop one of the two"
+            )
         if (self.views is None) != (self.augment is None):
             raise UsageError("--views K is the number of copies, --augment their augmentation; give both or neither")
         devices.check_precision(self.precision, devices.parse(self.device))

@@ -28,6 +28,7 @@ from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
 from cnnkit.formats.manifest import ManifestRow
 from cnnkit.infer.config import ExtractConfig
 from cnnkit.infer.feature_shards import ShardRecord
+from cnnkit.infer.feature_update import Update
 from cnnkit.infer.views import ExtractViews, rows_of
 
 log = logging.getLogger("cnnkit")
@@ -90,7 +91,7 @@ def extract(
     atomic.check_folder(output)
     views = _views(config)
     shard = shards.of(config.shard)
-    if shard is not None:
+    if shard is not None or config.update:
         images = list(images)
     backbone = _open_backbone(spec, config)
     batch = _batch_size(config.batch_on(backbone.device), images, views)
@@ -116,6 +117,11 @@ def extract(
         if complete is not None:
             return complete
     done = writer.resume(multiple_of=batch) if config.resume else []
+    update = None
+    if config.update:
+        assert isinstance(images, list)
+        invariant = batch == 1 or _is_batch_invariant(backbone, batch)
+        update = Update.begin(writer, images, jobs=config.jobs, usable=invariant)
     labels = {row.label for row in done}
     skipped = 0
 
@@ -129,6 +135,12 @@ def extract(
         left, passed, views_done = _remaining(
             images, done, output, preprocess=backbone.preprocess, views=views, skip=count
         )
+
+        def count_rows(image: ImageFile) -> int:
+            return 1 if views is None else len(views.of(image))
+
+        if update is not None:
+            left = update.new(images, count_rows)
         results = runner.run(
             left,
             [backbone.preprocess],
@@ -141,14 +153,21 @@ def extract(
             in_flight=backbone.in_flight,
             progress=lambda here, total: callbacks.progress(passed + here, None if total is None else passed + total),
         )
+        if update is not None:
+            results = update.merged(images, count_rows, results)
         for image, (values, *_) in runner.usable(results, count):
             rows = rows_of(image, output.parent, views)
             writer.write(values, rows[-len(values) :])  # the first image already has `views_done` views
             labels.add(image.label)
+            if update is not None:
+                update.wrote(image, rows[0].path)
         if not writer.count and shard is None:
             raise CnnkitError("no image could be used; nothing written")
         _log_lost_classes(images, labels)
-    return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
+    if update is not None:
+        update.save()
+    resumed = len(done) if update is None else update.kept
+    return _summary(writer, rows=writer.count, skipped=skipped, resumed=resumed, started=started)
 
 
 class Extractor:

@@ -639,6 +639,7 @@ EVERY_OPTION = {
     "--stats": None,
     "--join": None,
     "--shard": "1/2",
+    "--update": None,
     "--split": "train",
     "--folders": "classes",
     "--null": None,
