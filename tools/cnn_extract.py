@@ -106,12 +106,13 @@ def main(
     if join:
         modes: dict[str, object] = {"--stats": stats, "--errors": errors}
         which: dict[str, object] = {"--split": split, "--folders": folders, "--null": null}
-        _refuse(modes | which | dict.fromkeys(given(spec, config), True), "--join puts existing features together")
+        how = [name for name in given(spec, config) if name != "--skip-unchanged"]
+        _refuse(modes | which | dict.fromkeys(how, True), "--join puts existing features together")
         if output is None:
             raise UsageError("give the file to write with -o FILE.npy")
         from cnnkit.infer import feature_shards
 
-        cli.emit([feature_shards.join(sources or [], output)], as_json)
+        cli.emit([feature_shards.join(sources or [], output, skip_unchanged=config.skip_unchanged)], as_json)
         return
     config = config.checked()
     spec = spec.named(seed=config.seed)

@@ -48,6 +48,9 @@ class ExtractConfig(BulkConfig):
         "Keep the rows that an earlier run with --update wrote for images of the same content, and extract only the others. "
         "FILE.sha256 has the digests of the images.",
     )
+    skip_unchanged: bool = option(
+        False, "Leave files whose bytes would be the same alone, with their modification times, for make."
+    )
     shard: str | None = shard_option(after=("split",), result="Shards are joined with --join.")
     seed: int = seed_option(after=("jobs",))
 

@@ -368,6 +368,7 @@ def _writer(
         settings={"batch": batch, "engine": config.engine.value, "device": backbone.device},
         columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
         block=batch,
+        skip_unchanged=config.skip_unchanged,
     )
 
 

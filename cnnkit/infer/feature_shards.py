@@ -86,12 +86,13 @@ class _Part:
     shape: tuple[int, ...]  # of a row
 
 
-def join(paths: Sequence[str | Path], output: str | Path) -> JoinSummary:
+def join(paths: Sequence[str | Path], output: str | Path, *, skip_unchanged: bool = False) -> JoinSummary:
     """Join the features of all shards, in any order, to the files that one run without shards writes.
 
     Args:
         paths: The `.npy` of the shards.
         output: The `.npy` to write.
+        skip_unchanged: As `features.FeatureWriter`.
 
     Raises:
         UsageError: No shards are given, or the output is one of them.
@@ -111,7 +112,13 @@ def join(paths: Sequence[str | Path], output: str | Path) -> JoinSummary:
     one = parts[0]
     columns = (*features.COLUMNS, "view") if one.header.has_views else features.COLUMNS
     with features.FeatureWriter(
-        output, shape=one.shape, dtype=one.dtype, header=one.header, columns=columns, block=_ROWS
+        output,
+        shape=one.shape,
+        dtype=one.dtype,
+        header=one.header,
+        columns=columns,
+        block=_ROWS,
+        skip_unchanged=skip_unchanged,
     ) as writer:
         skipped = []
         for part in parts:

@@ -640,6 +640,7 @@ EVERY_OPTION = {
     "--join": None,
     "--shard": "1/2",
     "--update": None,
+    "--skip-unchanged": None,
     "--split": "train",
     "--folders": "classes",
     "--null": None,

@@ -111,3 +111,36 @@ def test_another_file_is_not_overwritten(run, here):
     assert Path("x.sha256").read_text().endswith("other\n")
     run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE)
     assert len(features.load("x.npy").rows) == 12
+
+
+def test_unchanged_files_keep_their_times(run, here):
+    """With --skip-unchanged, also of --update and --join; if one of the three files changes, all are written."""
+    words = ("photos", "-o", "x.npy", *BACKBONE, "--skip-unchanged", "--update")
+    names = ("x.npy", "x.tsv", "x.json", "x.sha256")
+
+    def times():
+        return [os.stat(name).st_mtime_ns for name in names]
+
+    def age():
+        for name in names:
+            os.utime(name, ns=(10**9, 10**9))
+
+    run("cnn-extract", *words)
+    age()
+    assert "x.npy is unchanged" in run("cnn-extract", *words).err
+    assert times() == [10**9] * 4
+    assert sorted(os.listdir()) == ["photos", *sorted(names)]
+    run("cnn-extract", *words[:-2])
+    assert 10**9 not in times()[:3]
+    age()
+    os.rename("photos/red/05.png", "photos/red/06.png")  # the values are the same
+    run("cnn-extract", *words)
+    assert 10**9 not in times()
+    run("cnn-extract", *words[:-2], "--shard", "1/1")
+    os.rename("x.npy", "part.npy")
+    for suffix in (".tsv", ".json"):
+        os.rename(f"x{suffix}", f"part{suffix}")
+    run("cnn-extract", "--join", "part.npy", "-o", "x.npy", "--skip-unchanged")
+    age()
+    run("cnn-extract", "--join", "part.npy", "-o", "x.npy", "--skip-unchanged")
+    assert times() == [10**9] * 4
