@@ -97,6 +97,17 @@ def jobs_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `op
     return option(None, "Threads that decode images. [default: all cores]", minimum=1, after=after)
 
 
+def shard_option(*, after: tuple[str, ...] = (), result: str = "") -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `shard: str | None`: the share of the images that this process takes; `result` is a sentence about the output."""
+    return option(
+        None,
+        "Use only the I-th of N consecutive blocks of the images, I from 1 to N; auto takes I and N from the variables of torchrun, "
+        f"SLURM or Kubernetes.{f' {result}' if result else ''}",
+        metavar="I/N|auto",
+        after=after,
+    )
+
+
 def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `device: str`: where networks run."""
     return option(

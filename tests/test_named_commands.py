@@ -167,6 +167,9 @@ OTHER_OPTIONS = {
     "--command",
     "--from",
     "--pictures",
+    "--array",
+    "--no-python",
+    "--sshlogin",
 }
 
 

@@ -52,6 +52,9 @@ def main(
     Images of validation and test splits are refused, whether a manifest or a folder name gives the split. The copies of an image form
     a group, which cnn-split keeps together.
 
+    With --shard I/N, each of N machines makes the copies of a share of the images, in a folder of its own; a training takes the
+    augment.tsv of all of them.
+
     A copy has the size, format and colour profile of its image; grey images stay grey. The EXIF orientation is applied. EXIF,
     transparency and all frames except the first are dropped.
 
@@ -87,7 +90,7 @@ def main(
     listing = str(output) == "-"
     images = cli.images(sources, split=split, null=null, folders=folders)
 
-    with cli.callbacks("augmenting", errors=errors, streaming=listing) as callbacks:
+    with cli.callbacks("augmenting", errors=errors, streaming=listing, alone=config.shard is not None) as callbacks:
         if sheet is not None:
             from cnnkit.engine import augment_files
 

@@ -48,6 +48,9 @@ def main(
     the split, and at least a tenth of the way from chance to 100 %. P-values are measured
     on shuffled labels; the smallest possible one is about 0.003, or 0.01 for a probe that is not well above chance.
 
+    With --shard I/N, each of N machines reads a share of the images, for large sets with many broken files. Duplicates in two shards are
+    not found, and classes, splits, groups and leaks are not checked: that needs a run without --shard.
+
     Examples:
       cnn-check photos/
       cnn-check split.tsv --fail && make train
@@ -56,6 +59,9 @@ def main(
       cnn-check photos/ --table probes --probes width,height,bytes
     """
     config = config.checked()
+    if config.shard is not None and (fix is not None or table is CheckTable.PROBES):
+        unused = "--table probes" if fix is None else "--fix"
+        raise UsageError(f"{unused} needs all images, and --shard reads a share of them; drop one of the two")
     if fix is not None:
         manifest.check_name(fix, option="--fix")
         if any(os.path.realpath(fix) == os.path.realpath(source) for source in sources or []):
@@ -86,6 +92,9 @@ def main(
         if left is not None:
             gone = ", ".join(f"{reason} {count:,}" for reason, count in left.left_out.items())
             cli.notice(f"{fix}: {len(left.rows):,} of {found.listed:,} images{f'; left out: {gone}' if gone else ''}")
+        if config.shard is not None:
+            cli.notice("not checked in a shard: classes, splits, groups, leaks, and duplicates in other shards")
+            return
         words = (sources or ["-"]) if fix is None else [str(fix)]
         for line in advice.advise(found, words, fixed=None if left is None else left.rows):
             cli.notice(line)

@@ -6,6 +6,8 @@ photos/dog/2.jpg           train.tsv     row i: path label split group
 
 with --views K:            train.npy     K+1 rows per training image, the unchanged one first; 1 row per val or test image
                            train.tsv     path label split group view
+
+with --shard I/N:          part-I.npy    the same of a share of the images; --join makes one of all
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,6 +51,13 @@ def main(
             "SOURCE may be a FILE.npy of features.",
         ),
     ] = False,
+    join: Annotated[
+        bool,
+        cli.Option(
+            "--join",
+            help="Join the features of all shards, given as SOURCE in any order, to the files that a run without --shard writes.",
+        ),
+    ] = False,
     split: cli.options.Split = None,
     folders: cli.options.Folders = None,
     null: cli.options.Null = False,
@@ -59,6 +68,9 @@ def main(
 
     Writes FILE.npy (features, one row per image), FILE.tsv (path, label, split and group of each row) and FILE.json (backbone,
     layer, preprocessing). A folder is read as photos/CLASS/image.jpg. With --views K, each training image has K more rows.
+
+    With --shard I/N, each of N machines extracts a share of the images, without knowing of the others. --join puts the N files together
+    and names a shard that is missing, given twice, or from another run; that shard alone is run again.
 
     The backbone is exported to ONNX once and cached; later runs do not import torch. examples/dogs-vs-cats/Makefile has a whole
     workflow, from photographs to a trained classifier.
@@ -72,20 +84,36 @@ def main(
       cnn-extract split.tsv --split train -o train.npy --views 10 \\
           --augment "rotate 40, shift 0.2, zoom 0.2, hflip"
       cnn-extract train.npy --stats
+      seq 8 | parallel cnn-extract photos/ --shard {}/8 -o part-{}.npy
+      cnn-extract --join part-*.npy -o all.npy
       find . -name "*.jpg" -print0 | cnn-extract -0 - -o x.npy --backbone vgg16 --layer block4_pool
     """
     not_kept = {"-o": output, "--errors": errors}
     if stats and any(source.endswith(".npy") for source in sources or []):
         named = dict.fromkeys(given(spec, config), True)
         _refuse(
-            not_kept | {"--bench": bench} | named | {"--split": split, "--folders": folders, "--null": null},
+            not_kept
+            | {"--bench": bench, "--join": join}
+            | named
+            | {"--split": split, "--folders": folders, "--null": null},
             "--stats of an existing file extracts nothing",
         )
         _print_stats(sources or [], as_json)
         return
     if bench:
         unused = [name for name in given(config) if name not in _BENCH_OPTIONS]
-        _refuse(not_kept | {"--stats": stats} | dict.fromkeys(unused, True), "--bench writes nothing")
+        _refuse(not_kept | {"--stats": stats, "--join": join} | dict.fromkeys(unused, True), "--bench writes nothing")
+    if join:
+        modes: dict[str, object] = {"--stats": stats, "--errors": errors}
+        which: dict[str, object] = {"--split": split, "--folders": folders, "--null": null}
+        how = [name for name in given(spec, config) if name != "--skip-unchanged"]
+        _refuse(modes | which | dict.fromkeys(how, True), "--join puts existing features together")
+        if output is None:
+            raise UsageError("give the file to write with -o FILE.npy")
+        from cnnkit.infer import feature_shards
+
+        cli.emit([feature_shards.join(sources or [], output, skip_unchanged=config.skip_unchanged)], as_json)
+        return
     config = config.checked()
     spec = spec.named(seed=config.seed)
 
@@ -97,7 +125,7 @@ def main(
         return
     if output is None:
         raise UsageError("give the file to write with -o FILE.npy, or measure the speed with --bench")
-    with cli.callbacks("loading the backbone", errors=errors) as callbacks:
+    with cli.callbacks("loading the backbone", errors=errors, alone=config.shard is not None) as callbacks:
         summary = extract.extract(images, output, config, spec=spec, callbacks=callbacks)
     if stats:
         _print_stats([output], as_json)

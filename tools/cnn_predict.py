@@ -32,6 +32,9 @@ def main(
 
     With --tta or --crops, several views of each image are predicted, always including the unchanged one, and combined by --vote.
 
+    With --shard I/N, each of N machines predicts a share of the images. The tables of all shards, in order and with one header row, are
+    that of one run.
+
     A network without a cnnkit header must take images (N, C, H, W) or (N, H, W, C) with three channels or one, and needs
     --size, --mean, --std and --labels. Whether its output is probabilities or logits is read from its graph.
 
@@ -45,6 +48,7 @@ def main(
       cnn-predict -m head.onnx split.tsv --split test --tta "crop 0.9, hflip" --views 16
       cnn-predict -m any.onnx landscapes/ --size native
       cnn-predict -m head-only.onnx test.npy --top 3
+      cnn-predict -m head.onnx photos/ --shard 2/8 > part-2.tsv
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
           --labels classes.txt photos/
       cnn-predict -m vgg.onnx --size 224 --channels bgr --range 255 \\
@@ -57,7 +61,12 @@ def main(
 
     found = None
     if feature_input.are_feature_files(sources):
-        unused = {"--jobs": config.jobs is not None, "--null": null, "--folders": folders is not None}
+        unused = {
+            "--jobs": config.jobs is not None,
+            "--null": null,
+            "--folders": folders is not None,
+            "--shard": config.shard,
+        }
         if word := next((word for word, used in unused.items() if used), None):
             raise UsageError(f"{word} is for images, not for .npy files of features; drop it")
         found = feature_input.find(sources or [], split=split)
@@ -68,7 +77,7 @@ def main(
 
         make_copies = torch_views.TorchCopies()
     predictor = predict.Predictor(models, config, spec=spec, make_copies=make_copies)
-    with cli.callbacks("predicting", errors=errors, streaming=True) as callbacks:
+    with cli.callbacks("predicting", errors=errors, streaming=True, alone=config.shard is not None) as callbacks:
         outputs = (
             predictor.images(images, callbacks=callbacks)
             if found is None
@@ -78,7 +87,11 @@ def main(
             "predicting"
         )  # the options are valid: the notice about the device is printed before the first batch
         if config.labels_only:
-            cli.emit_lines(predict.labels(outputs, predictor.classes, min_probability=config.min_probability))
+            cli.emit_lines(
+                predict.labels(
+                    outputs, predictor.classes, min_probability=config.min_probability, some=config.shard is None
+                )
+            )
         else:
             cli.emit(
                 predict.rows(
@@ -86,6 +99,7 @@ def main(
                     predictor.classes,
                     top=config.most or len(predictor.classes),
                     min_probability=config.min_probability,
+                    some=config.shard is None,
                 ),
                 as_json,
                 columns=("path", "rank", "label", "probability", *(("logit",) if config.logits else ())),

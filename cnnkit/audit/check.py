@@ -14,9 +14,9 @@ from cnnkit.audit.check_report import CheckReport
 from cnnkit.audit.config import CheckConfig
 from cnnkit.audit.inspection import InspectedImage, Unusable, inspect
 from cnnkit.audit.probes import Probe
-from cnnkit.audit.record import FindingKind, Level, Pair
+from cnnkit.audit.record import Finding, FindingKind, Level, Pair
 from cnnkit.callbacks import Phase, Progress, ignore_phase, ignore_progress
-from cnnkit.data import duplicates, reader, source
+from cnnkit.data import duplicates, reader, shards, source
 from cnnkit.data.duplicates import DisjointSets
 from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
@@ -42,6 +42,9 @@ def check(
 ) -> CheckReport:
     """Check every image of a set, and the set as a whole.
 
+    With `config.shard`, check a share of the images, without findings about the set as a whole: classes, splits, groups and leaks. What a
+    search of folders found is among those of the first shard.
+
     Args:
         images: With labels and splits if there are any.
         config: What is looked for.
@@ -51,10 +54,12 @@ def check(
 
     Raises:
         UsageError: As `CheckConfig.checked`.
-        CnnkitError: None of the images can be used, or none is in the features.
+        CnnkitError: None of the images can be used, except in a shard; or none is in the features.
     """
     names, seed = config.checked().probe_names(), config.seed
-    listed = list(images)
+    listed, shard = list(images), shards.of(config.shard)
+    if shard is not None:
+        listed, names = shards.share(listed, shard), ()
     once, again = _once_each(listed)
     sound, inspected, found = [], [], list(findings.of_pairs(again))
     first = len(found)
@@ -66,7 +71,7 @@ def check(
             sound.append(image)
             inspected.append(outcome)
         progress(done, len(once))
-    if not sound:
+    if not sound and shard is None:
         raise CnnkitError(
             f"none of the {len(once):,} images can be used; the first is {once[0].path}: {found[first].detail}"
         )
@@ -95,14 +100,10 @@ def check(
         ),
     ]
     found += [
-        *(findings.of_search(search) if search is not None else ()),
-        *findings.of_lost_classes(once, sound),
+        *(findings.of_search(search) if search is not None and (shard is None or shard.number == 1) else ()),
         *findings.of_images(sound, inspected),
         *findings.of_pairs(pairs),
-        *findings.of_labels(sound),
-        *findings.of_classes(sound),
-        *findings.of_groups(sound),
-        *findings.of_probes(probed),
+        *(_of_set(once, sound, probed) if shard is None else ()),
     ]
     order = {level: place for place, level in enumerate(Level)}
     kinds = {kind: place for place, kind in enumerate(FindingKind)}
@@ -110,6 +111,15 @@ def check(
         key=lambda each: (order[each.level], kinds[each.finding], source.name_order(each.path or ""), each.other or "")
     )
     return CheckReport(len(listed), found, probed, sound, inspected, pairs, again, roots)
+
+
+def _of_set(once: Sequence[ImageFile], sound: Sequence[ImageFile], probed: Sequence[Probe]) -> Iterator[Finding]:
+    """Report what concerns the set as a whole."""
+    yield from findings.of_lost_classes(once, sound)
+    yield from findings.of_labels(sound)
+    yield from findings.of_classes(sound)
+    yield from findings.of_groups(sound)
+    yield from findings.of_probes(probed)
 
 
 def _once_each(images: Sequence[ImageFile]) -> tuple[list[ImageFile], list[Pair]]:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Self
 
 from cnnkit.choices import ProbeName
+from cnnkit.data import shards
 from cnnkit.data.config import NEAR_BITS
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import device_option, jobs_option, option, seed_option, weights_option
+from cnnkit.option_fields import device_option, jobs_option, option, seed_option, shard_option, weights_option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,9 @@ class CheckConfig:
         metavar="N",
     )
     probes: str = option("all", f"Leak probes to run: all, none, or some of {', '.join(ProbeName)}.", metavar="A,B,...")
+    shard: str | None = shard_option(
+        after=("split",), result="A block is checked for findings of single images and for duplicates within it."
+    )
     seed: int = seed_option(after=("null",))
     jobs: int | None = jobs_option(after=("seed",))
 
@@ -40,9 +44,12 @@ class CheckConfig:
         """Check the names of probes, and that options go together.
 
         Raises:
-            UsageError: There is no such probe, or --similarity without --features.
+            UsageError: There is no such probe or shard, --similarity without --features, or --features or probes of a shard.
         """
         self.probe_names()
+        if shards.of(self.shard) is not None and (self.features is not None or self.probes not in ("all", "none")):
+            unused = "--probes" if self.features is None else "--features"
+            raise UsageError(f"{unused} compares all images, and --shard reads a share of them; drop one of the two")
         if self.similarity is not None and self.features is None:
             raise UsageError("--similarity compares features; add --features FILE.npy")
         return self

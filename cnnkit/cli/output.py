@@ -214,7 +214,12 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
 
 @contextlib.contextmanager
 def callbacks(
-    label: str, *, errors: Path | None = None, epochs_as_json: bool = False, streaming: bool = False
+    label: str,
+    *,
+    errors: Path | None = None,
+    epochs_as_json: bool = False,
+    streaming: bool = False,
+    alone: bool = False,
 ) -> Generator[Callbacks]:
     """Show progress, skipped images and epochs; of several processes, only the first writes files and reports.
 
@@ -223,6 +228,7 @@ def callbacks(
         errors: As in `skipping`.
         epochs_as_json: Write every epoch to stdout as it ends; training continues if they are no longer read.
         streaming: As `progress`.
+        alone: The processes of torchrun have different images, and each writes its own `errors`.
     """
 
     if epochs_as_json:
@@ -232,7 +238,7 @@ def callbacks(
         if epochs_as_json:
             emit([epoch], as_json=True)
 
-    with skipping(errors if rank() == 0 else None) as skip, _bar(label, streaming=streaming) as (shown, phase):
+    with skipping(errors if alone or rank() == 0 else None) as skip, _bar(label, streaming=streaming) as (shown, phase):
         yield Callbacks(progress=shown, phase=phase, skip=skip, report=report)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import augment, decode, reader, split_names
+from cnnkit.data import augment, decode, reader, shards, split_names
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Augmentation
 from cnnkit.data.config import AugmentConfig
@@ -135,13 +135,15 @@ def listed(
         One record per copy, as in the manifest, except that `source` is relative to the current folder.
     """
     plan = AugmentPlan.of(config)
-    return _records(checked(images, force=config.force), plan, jobs=config.jobs, callbacks=callbacks or Callbacks())
+    return _records(checked(images, force=config.force), plan, config, callbacks or Callbacks())
 
 
 def _records(
-    images: Iterable[ImageFile], plan: AugmentPlan, *, jobs: int | None, callbacks: Callbacks
+    images: Iterable[ImageFile], plan: AugmentPlan, config: AugmentConfig, callbacks: Callbacks
 ) -> Iterator[dict[str, Any]]:
-    place = placing(images)
+    place, jobs, shard = placing(images), config.jobs, shards.of(config.shard)
+    if shard is not None:
+        images = shards.share(list(images), shard)
     taken: set[str] = set()
     total, used = len(images) if isinstance(images, Sized) else None, 0
     identities = reader.read(images, _identity, jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
@@ -157,7 +159,7 @@ def _records(
                 taken.add(copy.path)
                 yield record(copy, plan.augmentation, source=image.path)
         callbacks.progress(done, total)
-    if not used:
+    if not used and shard is None:
         raise CnnkitError("no image could be used")
 
 

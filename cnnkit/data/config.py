@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Self
 
 from cnnkit.choices import Decoding, Fit, Link
-from cnnkit.data import allocation, augment_notation
+from cnnkit.data import allocation, augment_notation, shards
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.augment_notation import Augmentation
 from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 from cnnkit.formats.header import Preprocess
-from cnnkit.option_fields import decoding_option, fit_option, jobs_option, option, seed_option
+from cnnkit.option_fields import decoding_option, fit_option, jobs_option, option, seed_option, shard_option
 
 #: Maximum number of bits, of 256, by which two near duplicates differ. Measured on 5,000 photographs of pets and flowers: re-encoded copies
 #: and copies shrunk to a third or brightened by a fifth differ by at most 28; a crop of 2 %, a rotation by 2 degrees or a line of text by
@@ -142,7 +142,7 @@ class SplitOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
-    """Copies to make of each image; `augment` is required."""
+    """Copies to make of each image, or of each image of a shard; `augment` is required."""
 
     augment: str | None = option(
         None,
@@ -163,6 +163,7 @@ class AugmentConfig:
     force: bool = option(
         False, "Write into a DIR that is not empty; earlier copies in it are replaced. Also accept val and test images."
     )
+    shard: str | None = shard_option(after=("split",), result="Give each shard its own DIR.")
     seed: int = seed_option(after=("null",))
     jobs: int | None = jobs_option(after=("seed",))
 
@@ -171,9 +172,10 @@ class AugmentConfig:
 
         Raises:
             NotationError: The notation is invalid.
-            UsageError: There is none, or --fit or --decoding without --size.
+            UsageError: There is none, or --fit or --decoding without --size, or there is no such shard.
         """
         self.augmentation()
+        shards.of(self.shard)
         given = [name for name in ("fit", "decoding") if getattr(self, name) is not None]
         if given and self.size is None:
             raise UsageError(f"--{given[0]} has no effect without --size; give the side of the square with --size")

@@ -25,7 +25,7 @@ from PIL import Image
 
 from cnnkit import files
 from cnnkit.callbacks import Callbacks, Skip, raise_skip
-from cnnkit.data import atomic_folder, augment_plan, decode, image_grid, memory, preprocessing, reader, tree
+from cnnkit.data import atomic_folder, augment_plan, decode, image_grid, memory, preprocessing, reader, shards, tree
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_plan import AugmentPlan, PlannedCopy
 from cnnkit.data.config import AugmentConfig
@@ -77,7 +77,8 @@ def write(
 ) -> AugmentSummary:
     """Write copies of images, one folder per class, and list them in `augment.tsv`.
 
-    A copy's bytes depend only on the image's content, the notation and the seed. Memory does not grow with the number of images.
+    A copy's bytes depend only on the image's content, the notation and the seed. Memory does not grow with the number of images. With
+    `config.shard`, only the copies of one share of the images are written, under the names that they have in a run for all images.
 
     Args:
         images: The originals.
@@ -91,11 +92,13 @@ def write(
         CnnkitError: The folder is not empty, or contains the images themselves; two copies would have the same name; no image can be used.
     """
     folder, started, callbacks = Path(folder), time.perf_counter(), callbacks or Callbacks()
-    plan, jobs = AugmentPlan.of(config), config.jobs
+    plan, jobs, shard = AugmentPlan.of(config), config.jobs, shards.of(config.shard)
     images = augment_plan.checked(images, force=config.force)
     check(images, folder, force=config.force)
     replaceable = atomic_folder.earlier(folder, force=config.force)
     place = augment_plan.placing(images)
+    if shard is not None:
+        images = shards.share(list(images), shard)
     total, used, written, skipped = len(images) if isinstance(images, Sized) else None, 0, 0, 0
     # Images are processed in parallel, so each of them uses one core
     with atomic.naming(folder), atomic_folder.staging_folder(folder, replaceable) as workshop, threads(1):
@@ -113,7 +116,7 @@ def write(
                         listed.write(_fields(copy, plan, folder))
                     used, written = used + 1, written + len(named)
                 callbacks.progress(done, total)
-        if not used:
+        if not used and shard is None:
             raise CnnkitError("no image could be used; nothing written")
     seconds = time.perf_counter() - started
     return AugmentSummary(str(folder), used, written, skipped, round(seconds, 2), round(written / seconds, 1))

@@ -81,6 +81,7 @@ def run(
     jobs: int | None = None,
     views: Views | None = None,
     views_done: int = 0,
+    first: int = 0,
     in_flight: int = 1,
     progress: Progress = ignore_progress,
 ) -> Results:
@@ -97,6 +98,7 @@ def run(
         jobs: Threads that decode.
         views: Makes several views of each image, in the threads that decode.
         views_done: Number of views of the first usable image to leave out.
+        first: Row of the first batch at which to start, after black ones, so that an image is in the row that it has in a run with more.
         in_flight: Batches that the network works on at once: on a GPU, one is copied while another is computed. The network is called
             from as many threads.
         progress: Called after every batch.
@@ -108,24 +110,26 @@ def run(
     done = 0
     pending: deque[_Pending] = deque()  # in the order of the images
     rows: list[tuple[_Pending, Squares]] = []  # of the next batch
-    computing: deque[tuple[list[_Pending], int, Future[Sequence[NDArray[Any]]]]] = deque()
+    computing: deque[tuple[list[_Pending], int, int, Future[Sequence[NDArray[Any]]]]] = deque()
 
     def complete() -> Results:
         while pending and not pending[0].missing:
             yield pending.popleft().result()
 
     def finish() -> Results:
-        members, count, future = computing.popleft()
-        _hand_out(future.result(), members)
+        members, count, above, future = computing.popleft()
+        _hand_out([output[above:] for output in future.result()], members)
         progress(count, total)
         yield from complete()
 
     with ThreadPoolExecutor(in_flight, thread_name_prefix="network") as executor:
 
         def submit() -> None:
-            filled = _filled([squares for _, squares in rows], batch)
-            computing.append(([item for item, _ in rows], done, executor.submit(network, filled)))
+            nonlocal first
+            filled = _filled([squares for _, squares in rows], batch, first)
+            computing.append(([item for item, _ in rows], done, first, executor.submit(network, filled)))
             rows.clear()
+            first = 0
 
         load = partial(_load_views, ways=preprocess, views=views)
         filling = -(-batch // (1 if views is None else 1 + views.copies))  # images that fill a batch
@@ -144,7 +148,7 @@ def run(
                 item = pending[-1]
                 for squares in left:
                     rows.append((item, squares))
-                    if len(rows) == batch:
+                    if len(rows) == batch - first:
                         submit()
                         if len(computing) > in_flight:
                             yield from finish()
@@ -210,14 +214,15 @@ def _load_views(image: ImageFile, *, ways: Sequence[Preprocess], views: Views | 
     return [list(view) for view in zip(*made, strict=True)]
 
 
-def _filled(rows: Sequence[Squares], batch: int) -> list[NDArray[np.uint8]]:
-    """Stack the images of each preprocessing, (batch, size, size, 3), padded with black images."""
+def _filled(rows: Sequence[Squares], batch: int, first: int) -> list[NDArray[np.uint8]]:
+    """Stack the images of each preprocessing from row `first`, (batch, size, size, 3), padded with black images."""
     filled = []
     for way, square in enumerate(rows[0]):
         pixels = np.empty((batch, *square.shape), dtype=np.uint8)
-        for index, squares in enumerate(rows):
+        pixels[:first] = 0
+        for index, squares in enumerate(rows, start=first):
             pixels[index] = squares[way]
-        pixels[len(rows) :] = 0
+        pixels[first + len(rows) :] = 0
         filled.append(pixels)
     return filled
 

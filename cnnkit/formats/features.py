@@ -9,6 +9,7 @@ While they are being written, the first two are called `train.npy.part` and `tra
 """
 
 import contextlib
+import filecmp
 import hashlib
 import io
 import json
@@ -200,6 +201,7 @@ class FeatureWriter:
         settings: Mapping[str, int | str] | None = None,
         columns: tuple[str, ...] = COLUMNS,
         block: int = 1,
+        skip_unchanged: bool = False,
     ) -> None:
         """Prepare to write rows of one shape.
 
@@ -211,12 +213,14 @@ class FeatureWriter:
             settings: Whatever else the values depend on, to the last bit; `resume` refuses other settings.
             columns: Columns of the `.tsv`.
             block: Rows per checksum, for `resume`.
+            skip_unchanged: Leave earlier files alone, with their modification times, if all three have the same bytes.
 
         Raises:
             UsageError: As `check_neighbours`.
         """
         self.path, self.shape, self.dtype, self.header = Path(path), tuple(shape), np.dtype(dtype), header
         self.settings, self.columns, self.block = dict(settings or {}), columns, block
+        self.skip_unchanged = skip_unchanged
         self._final = [sibling(self.path, suffix) for suffix in (".npy", ".tsv", ".json")]
         self._parts = [file.with_name(f"{file.name}.part") for file in self._final]
         check_neighbours(self.path)
@@ -253,7 +257,7 @@ class FeatureWriter:
         self._values.flush()
         self._listed.flush()
         described.seek(0)
-        described.write(self._fingerprint() + b"\n")
+        described.write(self.fingerprint.encode() + b"\n")
         described.flush()
 
     def _let_go(self) -> None:
@@ -285,15 +289,33 @@ class FeatureWriter:
                     for part in reversed(self._parts):
                         part.unlink(missing_ok=True)
                 return
-            values, listed, described = self._final
-            described.unlink(missing_ok=True)  # without it the features count as incomplete
-            self._parts[0].replace(values)
-            self._parts[1].replace(listed)
-            with atomic.writing(described) as file:
-                file.write(_encoded(self.header.but(classes=tuple(sorted(self._labels)) or None)))
+            header = _encoded(self.header.but(classes=tuple(sorted(self._labels)) or None))
+            if self.skip_unchanged and self._is_unchanged(header):
+                for part in self._parts[:2]:
+                    part.unlink()
+            else:
+                values, listed, described = self._final
+                described.unlink(missing_ok=True)  # without it the features count as incomplete
+                self._parts[0].replace(values)
+                self._parts[1].replace(listed)
+                with atomic.writing(described) as file:
+                    file.write(header)
             if sys.platform == "win32":  # an open file cannot be removed
                 self._described.close()
             self._parts[2].unlink()
+
+    def _is_unchanged(self, header: bytes) -> bool:
+        """Return whether the earlier files have the bytes of the parts and of this header."""
+        if not all(file.is_file() for file in self._final):
+            return False
+        same = all(
+            part.stat().st_size == final.stat().st_size and filecmp.cmp(part, final, shallow=False)
+            for part, final in zip(self._parts[:2], self._final[:2], strict=True)
+        )
+        same = same and self._final[2].read_bytes() == header
+        if same:
+            log.info("%s is unchanged", self.path)
+        return same
 
     def _claim(self) -> BinaryIO:
         """Open and lock the `.json.part`, which only one run can do at a time."""
@@ -310,8 +332,8 @@ class FeatureWriter:
 
     def finished(self) -> list[ManifestRow] | None:
         """Return the rows of a finished earlier run with the same header, shape and dtype, or None."""
-        _, listed, described = self._final
-        if not described.exists():
+        _, listed, _ = self._final
+        if not all(file.exists() for file in self._final):
             return None
         earlier = load_header(self.path)
         if earlier.but(classes=None) != self.header.but(classes=None):
@@ -456,11 +478,13 @@ class FeatureWriter:
         }
         return {**self.settings, **parts, "dtype": self.dtype.name, "shape": list(self.shape), **header}
 
-    def _fingerprint(self) -> bytes:
-        return json.dumps(self._description()).encode()
+    @property
+    def fingerprint(self) -> str:
+        """What the values depend on, to the last bit, except for the images."""
+        return json.dumps(self._description())
 
     def _check_settings(self, begun: Mapping[str, Any]) -> None:
-        now = json.loads(self._fingerprint())
+        now = json.loads(self.fingerprint)
         for name in {**now, **begun}:
             if begun.get(name) != now.get(name):
                 raise FormatError(

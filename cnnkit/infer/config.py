@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from cnnkit.choices import ChannelOrder, Crops, Decoding, Engine, FeatureDtype, Fit, Interpolation, PixelRange, Vote
-from cnnkit.data import augment_notation
+from cnnkit.data import augment_notation, shards
 from cnnkit.engine import device as devices
 from cnnkit.engine.config import BulkConfig
 from cnnkit.errors import UsageError
@@ -19,6 +19,7 @@ from cnnkit.option_fields import (
     option,
     resize_option,
     seed_option,
+    shard_option,
 )
 
 # Groups of options in the help; options without a group come first.
@@ -33,6 +34,7 @@ class ExtractConfig(BulkConfig):
 
     With `views`, each training image has additional rows for K copies, augmented by `augment`; `seed` is the seed of these copies, that of
     random weights is in BackboneSpec. `resume` continues an interrupted run and produces the same bytes.
+    `shard` is one share of the images.
     """
 
     dtype: FeatureDtype = option(FeatureDtype.FLOAT32, "Type of the stored features.")
@@ -50,15 +52,30 @@ class ExtractConfig(BulkConfig):
         False,
         "Resume an interrupted run. Rows that are already written are kept, without a check of their values.",
     )
+    update: bool = option(
+        False,
+        "Keep the rows that an earlier run with --update wrote for images of the same content, and extract only the others. "
+        "FILE.sha256 has the digests of the images.",
+    )
+    skip_unchanged: bool = option(
+        False, "Leave files whose bytes would be the same alone, with their modification times, for make."
+    )
+    shard: str | None = shard_option(after=("split",), result="Shards are joined with --join.")
     seed: int = seed_option(after=("jobs",))
 
     def checked(self) -> Self:
         """Refuse options that contradict each other.
 
         Raises:
-            UsageError: Views without augmentation, augmentation without views, an unknown device, or a number out of range.
+            UsageError: Views without augmentation, augmentation without views, an unknown device, no such shard, or a number out of range.
         """
         check_ranges(self)
+        if shards.of(self.shard) is not None and self.update:
+            raise UsageError("--update needs all images, and --shard reads a share of them; drop one of the two")
+        if self.update and self.resume:
+            raise UsageError(
+                "--update keeps rows of a complete run, --resume those of an interrupted one; drop one of the two"
+            )
         if (self.views is None) != (self.augment is None):
             raise UsageError("--views K is the number of copies, --augment their augmentation; give both or neither")
         devices.check_precision(self.precision, devices.parse(self.device))
@@ -86,6 +103,7 @@ class PredictConfig(BulkConfig):
         False,
         "Print only the label, one line per image; the line of a skipped image is empty.",
     )
+    shard: str | None = shard_option(after=("split",))
     tta: str | None = option(
         None,
         'Predict augmented views of each image, in the notation of cnn-augment: "hflip", "crop 0.9, hflip" or @FILE. '
@@ -119,6 +137,7 @@ class PredictConfig(BulkConfig):
         """
         check_ranges(self)
         devices.check_precision(self.precision, devices.parse(self.device))
+        shards.of(self.shard)
         most = self.most
         if self.labels_only and (most != 1 or self.logits or as_json):
             raise UsageError("--labels-only prints only labels; drop --top, --logits and --json")

@@ -170,11 +170,12 @@ class Ensemble:
         batch: int,
         jobs: int | None,
         views: Views | None,
+        first: int,
         progress: Progress,
     ) -> Results:
         """Pass images through all networks; each file is decoded once.
 
-        Args, Yields as `runner.run`, or as `runner.run_native_size` with `native`; the outputs are those of `predict`.
+        Args, Yields as `runner.run`, or as `runner.run_native_size` with `native`, without `first`; the outputs are those of `predict`.
         """
         ways = list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
 
@@ -203,6 +204,7 @@ class Ensemble:
             batch=batch,
             jobs=jobs,
             views=views,
+            first=first,
             in_flight=runner.batches_in_flight(self.device),
             progress=progress,
         )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import Engine, Precision
-from cnnkit.data import augment_notation, preprocessing, split_names
+from cnnkit.data import augment_notation, preprocessing, shards, split_names
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import device as devices
 from cnnkit.engine import onnx_backbone, runner
@@ -27,6 +27,8 @@ from cnnkit.formats import atomic, features
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
 from cnnkit.formats.manifest import ManifestRow
 from cnnkit.infer.config import ExtractConfig
+from cnnkit.infer.feature_shards import ShardRecord
+from cnnkit.infer.feature_update import Update
 from cnnkit.infer.views import ExtractViews, rows_of
 
 log = logging.getLogger("cnnkit")
@@ -78,17 +80,35 @@ def extract(
         spec: The backbone.
         callbacks: `skip` for every image that cannot be used, `progress` after every batch.
 
+    With `config.shard`, only the rows of one share of the images are written; `feature_shards.join` joins them.
+
     Raises:
-        CnnkitError: No image could be used, or the backbone is not available.
+        CnnkitError: No image could be used, except in a shard; or the backbone is not available.
     """
     config, callbacks = (config or ExtractConfig()).checked(), callbacks or Callbacks()
     output = Path(output)
     features.check_neighbours(output)  # before anything is computed
     atomic.check_folder(output)
     views = _views(config)
+    shard = shards.of(config.shard)
+    if shard is not None or config.update:
+        images = list(images)
     backbone = _open_backbone(spec, config)
     batch = _batch_size(config.batch_on(backbone.device), images, views)
-    writer = _writer(output, backbone, config, batch=batch, views=views)
+    record, first = None, 0
+    if shard is not None:
+        assert isinstance(images, list)
+        record = ShardRecord.of(
+            shard,
+            images,
+            batch=batch,
+            device=backbone.device,
+            batch_invariant=_is_batch_invariant(backbone, batch),
+        )
+        before = images[: shard.bounds(len(images))[0]]
+        first = (len(before) if views is None else sum(len(views.of(image)) for image in before)) % batch
+        images = shards.share(images, shard)
+    writer = _writer(output, backbone, config, batch=batch, views=views, record=record)
     if views is not None and isinstance(images, Sequence):
         _log_plain_splits(images)
     started = time.perf_counter()
@@ -97,6 +117,11 @@ def extract(
         if complete is not None:
             return complete
     done = writer.resume(multiple_of=batch) if config.resume else []
+    update = None
+    if config.update:
+        assert isinstance(images, list)
+        invariant = batch == 1 or _is_batch_invariant(backbone, batch)
+        update = Update.begin(writer, images, jobs=config.jobs, usable=invariant)
     labels = {row.label for row in done}
     skipped = 0
 
@@ -110,6 +135,12 @@ def extract(
         left, passed, views_done = _remaining(
             images, done, output, preprocess=backbone.preprocess, views=views, skip=count
         )
+
+        def count_rows(image: ImageFile) -> int:
+            return 1 if views is None else len(views.of(image))
+
+        if update is not None:
+            left = update.new(images, count_rows)
         results = runner.run(
             left,
             [backbone.preprocess],
@@ -118,17 +149,25 @@ def extract(
             jobs=config.jobs,
             views=views,
             views_done=views_done,
+            first=first,  # resumed after whole batches
             in_flight=backbone.in_flight,
             progress=lambda here, total: callbacks.progress(passed + here, None if total is None else passed + total),
         )
+        if update is not None:
+            results = update.merged(images, count_rows, results)
         for image, (values, *_) in runner.usable(results, count):
             rows = rows_of(image, output.parent, views)
             writer.write(values, rows[-len(values) :])  # the first image already has `views_done` views
             labels.add(image.label)
-        if not writer.count:
+            if update is not None:
+                update.wrote(image, rows[0].path)
+        if not writer.count and shard is None:
             raise CnnkitError("no image could be used; nothing written")
         _log_lost_classes(images, labels)
-    return _summary(writer, rows=writer.count, skipped=skipped, resumed=len(done), started=started)
+    if update is not None:
+        update.save()
+    resumed = len(done) if update is None else update.kept
+    return _summary(writer, rows=writer.count, skipped=skipped, resumed=resumed, started=started)
 
 
 class Extractor:
@@ -146,14 +185,16 @@ class Extractor:
             spec: Which backbone.
 
         Raises:
-            UsageError: There is no such backbone, or `config` has views.
+            UsageError: There is no such backbone, or `config` has views or a shard.
             CnnkitError: The backbone cannot be had.
         """
         self._config = (config or ExtractConfig()).checked()
         if self._config.views is not None:
             raise UsageError("augmented views are extracted to files; use cnn-extract --views")
+        if self._config.shard is not None:
+            raise UsageError("shards are extracted to files; use cnn-extract --shard")
         self._backbone = _open_backbone(spec, self._config)
-        self.header = _header(self._backbone, self._config, None)
+        self.header = _header(self._backbone, self._config)
 
     def extract(self, images: Iterable[ImageFile], *, callbacks: Callbacks | None = None) -> features.Features:
         """Compute the features of images, the same numbers that `extract` writes.
@@ -269,20 +310,36 @@ def _finite(network: runner.NetworkFunction, precision: Precision) -> runner.Net
     return checked
 
 
+def _is_batch_invariant(backbone: _Backbone, batch: int) -> bool:
+    """Measure whether an image has the same features, to the last bit, in every row of a batch.
+
+    Maps whose size is not a multiple of a vector register begin at other alignments in each row, and their sums are added up in another
+    order.
+    """
+    size = backbone.preprocess.size
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    (values,) = backbone.network([np.repeat(image, batch, axis=0)])
+    return all(row.tobytes() == values[0].tobytes() for row in values[1:])
+
+
 def _row_shape(backbone: _Backbone) -> tuple[int, ...]:
     """Return the shape of one image's features."""
     size = backbone.preprocess.size
     return backbone.network([np.zeros((1, size, size, 3), dtype=np.uint8)])[0].shape[1:]
 
 
-def _header(backbone: _Backbone, config: ExtractConfig, views: ExtractViews | None) -> Header:
+def _header(
+    backbone: _Backbone, config: ExtractConfig, views: ExtractViews | None = None, record: ShardRecord | None = None
+) -> Header:
     runtime = ("onnxruntime-gpu", "onnxruntime") if config.engine is Engine.ONNX else ("torch",)
     precision = {} if config.precision is Precision.FLOAT32 else {"precision": config.precision.value}
     return Header(
         kind=ArtefactKind.FEATURES,
         preprocess=backbone.preprocess,
         backbone=backbone.header.backbone,
-        training=({} if views is None else views.described()) | precision,
+        training=({} if views is None else views.described())
+        | precision
+        | ({} if record is None else record.described()),
         made_by=made_by("numpy", "pillow", *runtime),
     )
 
@@ -295,16 +352,23 @@ def _batch_size(batch: int, images: Iterable[ImageFile], views: ExtractViews | N
 
 
 def _writer(
-    output: Path, backbone: _Backbone, config: ExtractConfig, *, batch: int, views: ExtractViews | None
+    output: Path,
+    backbone: _Backbone,
+    config: ExtractConfig,
+    *,
+    batch: int,
+    views: ExtractViews | None,
+    record: ShardRecord | None,
 ) -> features.FeatureWriter:
     return features.FeatureWriter(
         output,
         shape=_row_shape(backbone),
         dtype=config.dtype,
-        header=_header(backbone, config, views),
+        header=_header(backbone, config, views, record),
         settings={"batch": batch, "engine": config.engine.value, "device": backbone.device},
         columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
         block=batch,
+        skip_unchanged=config.skip_unchanged,
     )
 
 
@@ -324,7 +388,7 @@ def _summary_if_complete(
     for path, reason in bad:
         skip(path, reason)
     log.info("%s is complete; nothing to do", writer.path)
-    rows = len(writer.finished() or [])
+    rows = len(writer.finished() or ())
     return _summary(writer, rows=rows, skipped=len(bad), resumed=rows, started=started)
 
 
@@ -378,7 +442,9 @@ def _bad_images_if_complete(
     Returns:
         The images that it skipped, with the reasons; None if it is not complete.
     """
-    listed = writer.finished() or []
+    listed = writer.finished()
+    if listed is None:
+        return None
     at = 0
     bad: list[tuple[str, str]] = []
     for image in images:
@@ -389,7 +455,7 @@ def _bad_images_if_complete(
             bad.append((image.path, reason))
         else:
             return None
-    return bad if at == len(listed) and len(bad) < len(images) else None
+    return bad if at == len(listed) else None
 
 
 def _load_error(image: ImageFile, preprocess: Preprocess) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.callbacks import Callbacks, Skip, ignore_skip
+from cnnkit.data import shards
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.evaluation.matching import MatchedPredictions
@@ -108,7 +109,7 @@ class Predictor:
         return any(model.preprocess is None for model in self._ensemble.models)
 
     def images(self, images: Iterable[ImageFile], *, callbacks: Callbacks | None = None) -> Iterator[ImageOutput]:
-        """Predict images, in their order, batch by batch.
+        """Predict images, or the shard of them that the configuration names, in their order, batch by batch.
 
         Args:
             images: The first batch is read before this returns, the others as predictions are consumed.
@@ -126,19 +127,33 @@ class Predictor:
         callbacks = callbacks or Callbacks()
         views = 1 if self._views is None else 1 + self._views.copies
         at_once = max(1, self._batch // views)
+        shard, before, of_all = shards.of(self._config.shard), 0, None
+        if shard is not None:
+            images = list(images)
+            before, of_all = shard.bounds(len(images))[0], len(images)
+            images = shards.share(images, shard)
         coming = iter(images)
         first = list(islice(coming, at_once))
         total = len(images) if isinstance(images, Sequence) else len(first) if len(first) < at_once else None
+        size = at_once if self._ensemble.native else _even(at_once, total if of_all is None else of_all)
         return self._images(
             chain(first, coming),
-            batch=views * (at_once if self._ensemble.native else _even(at_once, total)),
+            batch=views * size,
+            first=views * (before % size),  # a shard has the batches of a run without shards, and so the same bits
             callbacks=replace(callbacks, progress=lambda done, _: callbacks.progress(done, total)),
         )
 
-    def _images(self, images: Iterable[ImageFile], *, batch: int, callbacks: Callbacks) -> Iterator[ImageOutput]:
+    def _images(
+        self, images: Iterable[ImageFile], *, batch: int, first: int, callbacks: Callbacks
+    ) -> Iterator[ImageOutput]:
         views = 1 if self._views is None else 1 + self._views.copies
         results = self._ensemble.run(
-            images, batch=batch, jobs=self._config.jobs, views=self._views, progress=callbacks.progress
+            images,
+            batch=batch,
+            jobs=self._config.jobs,
+            views=self._views,
+            first=first,
+            progress=callbacks.progress,
         )
         with single_threaded(self._views), contextlib.closing(results):
             for image, outputs in results:
@@ -219,7 +234,12 @@ def _image_output(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> Imag
 
 
 def rows(
-    outputs: Iterable[ImageOutput], classes: Sequence[str], *, top: int = 1, min_probability: float = 0.0
+    outputs: Iterable[ImageOutput],
+    classes: Sequence[str],
+    *,
+    top: int = 1,
+    min_probability: float = 0.0,
+    some: bool = True,
 ) -> Iterator[Prediction]:
     """Convert outputs to predictions, the best `top` classes of each image; skipped images have none.
 
@@ -228,6 +248,7 @@ def rows(
         classes: Its classes.
         top: Number of classes per image; all if there are fewer.
         min_probability: Labels with a lower probability are replaced by `?`.
+        some: Refuse images of which none can be used; a shard may have no other ones.
 
     Yields:
         Rows of rank 1 to `top`; with a logit if the outputs have logits.
@@ -235,7 +256,7 @@ def rows(
     Raises:
         CnnkitError: There are images, and none could be used.
     """
-    for output in _demanding_one(outputs):
+    for output in _demanding_one(outputs) if some else outputs:
         yield from _rows_of(output, classes, top=top, min_probability=min_probability)
 
 
@@ -251,16 +272,16 @@ def _rows_of(output: ImageOutput, classes: Sequence[str], *, top: int, min_proba
 
 
 def labels(
-    predictions: Iterable[ImageOutput], classes: Sequence[str], *, min_probability: float = 0.0
+    predictions: Iterable[ImageOutput], classes: Sequence[str], *, min_probability: float = 0.0, some: bool = True
 ) -> Iterator[str]:
     """Yield one line per image: its label, `?` below `min_probability`, an empty line if it was skipped.
 
-    So line n always belongs to the n-th image.
+    So line n always belongs to the n-th image. `some` as `rows`.
 
     Raises:
         CnnkitError: There are images, and none could be used.
     """
-    for prediction in _demanding_one(predictions):
+    for prediction in _demanding_one(predictions) if some else predictions:
         best = next(_rows_of(prediction, classes, top=1, min_probability=min_probability), None)
         yield "" if best is None else tsv.escape(best.label)
 
