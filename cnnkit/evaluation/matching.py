@@ -217,9 +217,10 @@ class FolderTruth:
     def of(self, path: str, resolved: str) -> str | None:
         """Return the folder of the class in the path as written: a link is in the folder of its class."""
         del resolved
-        above, name = os.path.split(path)
+        name = path.rpartition(os.sep)[2]
         if name in ("", os.curdir, os.pardir):
             return self._class_of(path) or None
+        above = path[: -len(name)]
         if above not in self._found:
             self._found[above] = self._class_of(path)
         return self._found[above] or None
