@@ -86,13 +86,13 @@ class MatchedPredictions:
 
 @dataclass(slots=True)
 class _Collected:
-    """The R rows of one file by image: `paths` as first written, and the index of each real path.
+    """The R rows of one file by image: `paths` as first written, and the real paths.
 
     `image` and `label` (R,) are indices of `paths` and `labels`, the rest as in `PredictionColumns`; `truth` has the true labels.
     """
 
     paths: list[str]
-    resolved: dict[str, int]
+    resolved: list[str]
     labels: list[str]
     image: NDArray[np.int32]
     label: NDArray[np.int32]
@@ -133,8 +133,10 @@ class Truth:
         self.name, self.verb = name, "has"
         self.images: dict[str, LabelledImage] = {}
         self._real = files.RealPaths()
+        self._paths: dict[str, str] = {}  # the paths in `images`, for predictions to share their memory
         for image in images:
-            known = self.images.setdefault(self._real.of(image.path), image)
+            resolved = self._real.of(image.path)
+            known = self.images.setdefault(self._paths.setdefault(resolved, resolved), image)
             if known.label != image.label:
                 raise CnnkitError(
                     f'{name}: {image.path} has two labels: "{image.label or ""}", and "{known.label or ""}" as {known.path}'
@@ -152,13 +154,16 @@ class Truth:
     def resolve(self, path: str) -> str:
         """Return the real path of an image; of one written without extension, that of the only listed image of this name."""
         resolved = self._real.of(path)
-        if (
-            resolved in self.images
-            or image_formats.extension_of(path) in image_formats.EXTENSIONS
-            or os.path.lexists(resolved)
-        ):
+        if (listed := self._paths.get(resolved)) is not None:
+            return listed
+        if image_formats.extension_of(path) in image_formats.EXTENSIONS or os.path.lexists(resolved):
             return resolved
         return self._by_stem.get(resolved) or resolved
+
+    def shared(self, path: str, resolved: str) -> str:
+        """Return the path of an image, as the string in the list of images if that is the same."""
+        image = self.images.get(resolved)
+        return image.path if image is not None and image.path == path else path
 
     @cached_property
     def _by_stem(self) -> dict[str, str | None]:
@@ -213,6 +218,11 @@ class FolderTruth:
     def resolve(self, path: str) -> str:
         """Return the real path of an image."""
         return self._real.of(path)
+
+    def shared(self, path: str, resolved: str) -> str:
+        """Return the path unchanged."""
+        del resolved
+        return path
 
     def of(self, path: str, resolved: str) -> str | None:
         """Return the folder of the class in the path as written: a link is in the folder of its class."""
@@ -296,7 +306,7 @@ def match_each(
     missing = []
     if isinstance(truth, Truth):
         predicted = [found.resolved for found, _ in collected]
-        missing = truth.without(predicted[0] if len(predicted) == 1 else {*chain.from_iterable(predicted)})
+        missing = truth.without({*chain.from_iterable(predicted)})
     return [_as_arrays(found, ordered) for found, _ in collected], missing
 
 
@@ -338,14 +348,15 @@ def _collect(predictions: PredictionColumns, truth: Truth | FolderTruth, *, name
     resolved: dict[str, int] = {}
     image_of = np.empty(len(predictions.paths), np.int32)
     for place, path in enumerate(predictions.paths):
-        image_of[place] = image = resolved.setdefault(truth.resolve(path), len(paths))
+        real = truth.resolve(path)
+        image_of[place] = image = resolved.setdefault(real, len(paths))
         if image == len(paths):
-            paths.append(path)
+            paths.append(truth.shared(path, real))
     labels: dict[str, int] = {}
     label_of = [labels.setdefault(class_names.normal(label), len(labels)) for label in predictions.labels]
     found = _Collected(
         paths=paths,
-        resolved=resolved,
+        resolved=list(resolved),
         labels=list(labels),
         image=image_of[predictions.path],
         label=np.array(label_of, np.int32)[predictions.label],
