@@ -99,8 +99,8 @@ def measured(command: str, folder: Path) -> tuple[float, float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{command}: exit status {process.returncode}")
-    memory = usage.ru_maxrss / (1000 if sys.platform != "darwin" else 1e6)
-    return usage.ru_utime + usage.ru_stime, time.perf_counter() - started, memory * 1.024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return usage.ru_utime + usage.ru_stime, time.perf_counter() - started, usage.ru_maxrss * unit / 1e6
 
 
 def main() -> None:
