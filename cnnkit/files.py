@@ -1,5 +1,6 @@
 """Open files for reading; named pipes, which would block, and devices, which may be endless, are refused at once."""
 
+import contextlib
 import errno
 import os
 import re
@@ -116,6 +117,45 @@ def _demand_regular(path: str | Path, mode: int) -> None:
 
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+#: Files of a folder that are examined one by one, before all of them are listed.
+_ONE_BY_ONE = 64
+
+
+class RealPaths:
+    """Resolve the links in many paths: each folder is resolved and searched for links once, as `os.path.realpath` would for each path."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, _RealFolder] = {}
+
+    def of(self, path: str) -> str:
+        """Return the path without links; as `os.path.realpath`, the file need not exist."""
+        folder, separator, name = path.rpartition(os.sep)
+        if name in ("", os.curdir, os.pardir) or os.altsep is not None:
+            return os.path.realpath(path)
+        known = self._folders.get(folder + separator)
+        if known is None:
+            known = self._folders[folder + separator] = _RealFolder(folder + separator)
+        return os.path.realpath(path) if known.has_link(name) else known.path + name
+
+
+class _RealFolder:
+    """A folder with links resolved, and its files that are links."""
+
+    def __init__(self, written: str) -> None:
+        """Resolve a folder, written with a separator at its end; the current one is empty."""
+        self.path = os.path.join(os.path.realpath(written or os.curdir), "")
+        self._examined = 0
+        self._links: set[str] | None = None if os.path.isdir(self.path) else set()
+
+    def has_link(self, name: str) -> bool:
+        """Return whether a file of this name is a link."""
+        if self._links is None and self._examined == _ONE_BY_ONE:
+            with contextlib.suppress(OSError), os.scandir(self.path) as entries:  # it may be unreadable
+                self._links = {entry.name for entry in entries if entry.is_symlink()}
+        self._examined += 1
+        return os.path.islink(self.path + name) if self._links is None else name in self._links
 
 
 def has_name(error: OSError) -> bool:

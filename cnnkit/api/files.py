@@ -97,8 +97,10 @@ def read_predictions(path: PathLike) -> list[Prediction]:
         FormatError: They are not predictions.
         CnnkitError: They cannot be read.
     """
+    from cnnkit.formats import prediction_columns
+
     with files.open_text(Path(path)) as file:
-        return list(predictions.parse(file, name=os.fspath(path)))
+        return list(prediction_columns.parse(file, name=os.fspath(path)))
 
 
 @public

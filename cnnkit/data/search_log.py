@@ -36,14 +36,17 @@ class SearchLog:
     splits: set[str] = field(default_factory=set)
     listed: set[str] = field(default_factory=set)  # labels of manifests
     blank: dict[str, None] = field(default_factory=dict)  # names of splits and groups with blanks around them
+    _labels: dict[str | None, tuple[str | None, str | None]] = field(default_factory=dict)  # results of `label`
+    _trimmed: dict[str | None, str | None] = field(default_factory=dict)  # results of `trimmed`
     _ignored: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by folder
 
     def label(self, written: str | None) -> tuple[str | None, str | None]:
         """Note a label, and return its normal form and, if that differs, the label as written."""
-        label, other = label_of(written)
-        if label is not None and written is not None:
-            self.forms[label].add(written)
-        return label, other
+        if written not in self._labels:
+            self._labels[written] = label, _ = label_of(written)
+            if label is not None and written is not None:
+                self.forms[label].add(written)
+        return self._labels[written]
 
     def split(self, written: str | None) -> str | None:
         """Note a split of a manifest, and return the normal form of its name."""
@@ -54,10 +57,11 @@ class SearchLog:
 
     def trimmed(self, written: str | None) -> str | None:
         """Return the normal form of a split's or a group's name."""
-        name = class_names.normal_or_none(written)
-        if written is not None and written != name:
-            self.blank[written] = None
-        return name
+        if written not in self._trimmed:
+            self._trimmed[written] = name = class_names.normal_or_none(written)
+            if written is not None and written != name:
+                self.blank[written] = None
+        return self._trimmed[written]
 
     def note_sources(self, sources: Sequence[str]) -> None:
         """Note the splits of one folder that are given as separate sources, as by `data/*/`: they are read as one dataset."""

@@ -249,7 +249,7 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
     folder = os.path.dirname(path)
     extensions = MissingExtensions(path)
     found = [
-        _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search) for row in manifest.load(path)
+        _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search) for row in manifest.rows(path)
     ]
     search.readings += extensions.lines()
     splits = sorted({image.split for image in found if image.split is not None})
@@ -310,7 +310,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     extensions = MissingExtensions("standard input")
     if not null and tables.is_header(first):
         found, splits = False, set()
-        for row in manifest.parse(lines, name="standard input"):
+        for row in manifest.parse(lines, name="standard input"):  # row by row: the list may be endless
             image = _of_row(row, extensions.completed(row.path), search)
             splits.add(image.split or "")
             if split is None or image.split == split:

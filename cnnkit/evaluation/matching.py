@@ -2,17 +2,19 @@
 
 import logging
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import class_names, messages
+from cnnkit import class_names, files, messages
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats import image_formats
+from cnnkit.formats.prediction_columns import PredictionColumns
 from cnnkit.formats.predictions import WITHHELD, Prediction
 
 log = logging.getLogger("cnnkit")
@@ -83,13 +85,33 @@ class MatchedPredictions:
 
 
 @dataclass(slots=True)
-class _Image:
-    """The rows of one image; `path` as first written."""
+class _Collected:
+    """The R rows of one file by image: `paths` as first written, and the real paths.
 
-    path: str
-    truth: str
-    ranks: dict[int, Prediction] = field(default_factory=dict)
-    labels: dict[str, Prediction] = field(default_factory=dict)
+    `image` and `label` (R,) are indices of `paths` and `labels`, the rest as in `PredictionColumns`; `truth` has the true labels.
+    """
+
+    paths: list[str]
+    resolved: list[str]
+    labels: list[str]
+    image: NDArray[np.int32]
+    label: NDArray[np.int32]
+    rank: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    truth: list[str] = field(default_factory=list)
+
+    @property
+    def given(self) -> NDArray[np.bool_]:
+        """Whether each row is a prediction that was not withheld, (R,)."""
+        if WITHHELD not in self.labels:
+            return np.ones(len(self.label), bool)
+        return np.not_equal(self.label, self.labels.index(WITHHELD))
+
+    def lists_several(self) -> bool:
+        """Return whether an image has several labels; any number of withheld predictions are one."""
+        given, images = self.given, len(self.paths)
+        withheld = np.bincount(self.image[~given], minlength=images) > 0
+        return bool((np.bincount(self.image[given], minlength=images) + withheld).max(initial=0) > 1)
 
 
 class Truth:
@@ -110,8 +132,11 @@ class Truth:
         """
         self.name, self.verb = name, "has"
         self.images: dict[str, LabelledImage] = {}
+        self._real = files.RealPaths()
+        self._paths: dict[str, str] = {}  # the paths in `images`, for predictions to share their memory
         for image in images:
-            known = self.images.setdefault(os.path.realpath(image.path), image)
+            resolved = self._real.of(image.path)
+            known = self.images.setdefault(self._paths.setdefault(resolved, resolved), image)
             if known.label != image.label:
                 raise CnnkitError(
                     f'{name}: {image.path} has two labels: "{image.label or ""}", and "{known.label or ""}" as {known.path}'
@@ -128,11 +153,17 @@ class Truth:
 
     def resolve(self, path: str) -> str:
         """Return the real path of an image; of one written without extension, that of the only listed image of this name."""
-        resolved = os.path.realpath(path)
-        whole = image_formats.extension_of(path) in image_formats.EXTENSIONS
-        if resolved in self.images or whole or os.path.lexists(resolved):
+        resolved = self._real.of(path)
+        if (listed := self._paths.get(resolved)) is not None:
+            return listed
+        if image_formats.extension_of(path) in image_formats.EXTENSIONS or os.path.lexists(resolved):
             return resolved
         return self._by_stem.get(resolved) or resolved
+
+    def shared(self, path: str, resolved: str) -> str:
+        """Return the path of an image, as the string in the list of images if that is the same."""
+        image = self.images.get(resolved)
+        return image.path if image is not None and image.path == path else path
 
     @cached_property
     def _by_stem(self) -> dict[str, str | None]:
@@ -177,6 +208,8 @@ class FolderTruth:
         self.images: dict[str, LabelledImage] = {}  # there is no list of images
         self._known: frozenset[str] = frozenset()
         self._class_folders: dict[str, str] = {}  # by the folder of an image, the folder of its class, both absolute
+        self._absolute: dict[str, str] = {}  # by the folder as written
+        self._real = files.RealPaths()
 
     def note(self, paths: Iterable[str], known: Iterable[str]) -> None:
         """Choose the folders that are classes, before labels are looked up.
@@ -189,7 +222,7 @@ class FolderTruth:
             CnnkitError: Both readings are possible.
         """
         self._known = frozenset(known)
-        folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
+        folders = set(map(self._folder, paths))
         if not folders:
             return
         above = len(os.path.commonpath(folders).split(os.sep))
@@ -210,7 +243,12 @@ class FolderTruth:
 
     def resolve(self, path: str) -> str:
         """Return the real path of an image."""
-        return os.path.realpath(path)
+        return self._real.of(path)
+
+    def shared(self, path: str, resolved: str) -> str:
+        """Return the path unchanged."""
+        del resolved
+        return path
 
     def of(self, path: str, resolved: str) -> str | None:
         """Return the class of an image by its path as written."""
@@ -221,8 +259,18 @@ class FolderTruth:
         return label or None
 
     def _class_folder(self, path: str) -> str:
-        folder = os.path.dirname(os.path.abspath(path))
+        folder = self._folder(path)
         return self._class_folders.get(folder, folder)
+
+    def _folder(self, path: str) -> str:
+        """Return the absolute folder of an image; each folder is resolved once."""
+        name = path.rpartition(os.sep)[2]
+        if name in ("", os.curdir, os.pardir):
+            return os.path.dirname(os.path.abspath(path))
+        above = path[: -len(name)]
+        if above not in self._absolute:
+            self._absolute[above] = os.path.abspath(above)
+        return self._absolute[above]
 
     def reading(self) -> str | None:
         """Describe how the classes were read; None if every image lies directly in the folder of a known class."""
@@ -237,11 +285,6 @@ class FolderTruth:
         del resolved
         return os.path.basename(os.path.dirname(self._class_folder(path)))
 
-    def without(self, predicted: Container[str]) -> list[LabelledImage]:
-        """Return an empty list."""
-        del predicted
-        return []
-
 
 def _name(folder: str) -> str:
     """Return a folder's own name, in normal form."""
@@ -249,7 +292,7 @@ def _name(folder: str) -> str:
 
 
 def match(
-    predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, classes: Sequence[str] | None = None, name: str
+    predictions: PredictionColumns, truth: Truth | FolderTruth, *, classes: Sequence[str] | None = None, name: str
 ) -> tuple[MatchedPredictions, list[LabelledImage]]:
     """Match the predictions of one file with the truth, as `match_each`.
 
@@ -261,7 +304,7 @@ def match(
 
 
 def match_each(
-    files: Iterable[tuple[Iterable[Prediction], str]],
+    tables: Iterable[tuple[PredictionColumns, str]],
     truth: Truth | FolderTruth,
     *,
     classes: Sequence[str] | None = None,
@@ -272,7 +315,7 @@ def match_each(
     is enough.
 
     Args:
-        files: For each file its predictions, in any order, and its name, for messages.
+        tables: For each file its predictions, in any order, and its name, for messages.
         truth: The true labels.
         classes: The classes and their order; by default those of the truth and of the predictions, sorted: a test set may lack a class
             that the network knows. Predictions that share no class with the truth are an error.
@@ -284,25 +327,28 @@ def match_each(
     Raises:
         CnnkitError: A prediction without a true label, a duplicate, an image without a prediction, or a label that is not a class.
     """
-    collected = [(_collect(predictions, truth, name=name), name) for predictions, name in files]
+    collected = [(_collect(predictions, truth, name=name), name) for predictions, name in tables]
     if isinstance(truth, FolderTruth):
         known = _predicted(collected) | {class_names.normal(each) for each in classes or ()}
-        truth.note((image.path for found, _ in collected for image in found.values()), known)
+        truth.note((path for found, _ in collected for path in found.paths), known)
     for found, name in collected:
         _look_up(found, truth, name=name)
     if isinstance(truth, FolderTruth) and (reading := truth.reading()):
         log.info("%s", reading)
     ordered = tuple(map(class_names.normal, classes)) if classes is not None else _union(collected, truth)
     for found, name in collected:
-        _check_labels(found.values(), ordered, truth, name=name, given=classes is not None)
-    predicted = {resolved for found, _ in collected for resolved in found}
-    return [_as_arrays(found, ordered) for found, _ in collected], truth.without(predicted)
+        _check_labels(found, ordered, truth, name=name, given=classes is not None)
+    missing = []
+    if isinstance(truth, Truth):
+        predicted = [found.resolved for found, _ in collected]
+        missing = truth.without({*chain.from_iterable(predicted)})
+    return [_as_arrays(found, ordered) for found, _ in collected], missing
 
 
-def _union(collected: Sequence[tuple[dict[str, _Image], str]], truth: Truth | FolderTruth) -> tuple[str, ...]:
+def _union(collected: Sequence[tuple[_Collected, str]], truth: Truth | FolderTruth) -> tuple[str, ...]:
     """Return the classes of the truth and of the predictions, sorted; only those of the truth if the two share none."""
     predicted = _predicted(collected)
-    several = any(len(image.labels) > 1 for found, _ in collected for image in found.values())
+    several = any(found.lists_several() for found, _ in collected)
     if predicted & truth.labels and several and (unheard := sorted(truth.labels - predicted)):
         log.warning(
             "%s %s images of %s, which no prediction lists", truth.name, truth.verb, messages.shortened(unheard, 8)
@@ -322,63 +368,89 @@ def _union(collected: Sequence[tuple[dict[str, _Image], str]], truth: Truth | Fo
     return tuple(sorted(truth.labels | predicted))
 
 
-def _predicted(collected: Sequence[tuple[dict[str, _Image], str]]) -> set[str]:
+def _predicted(collected: Sequence[tuple[_Collected, str]]) -> set[str]:
     """Return the classes that predictions list."""
-    return {label for found, _ in collected for image in found.values() for label in image.labels} - {WITHHELD}
+    return {label for found, _ in collected for label in found.labels} - {WITHHELD}
 
 
-def _collect(predictions: Iterable[Prediction], truth: Truth | FolderTruth, *, name: str) -> dict[str, _Image]:
-    """Collect the rows of each image by its real path."""
-    images: dict[str, _Image] = {}
-    by_written: dict[str, _Image] = {}  # resolving reads the file system: once per image, not per row
-    for row in predictions:
-        image = by_written.get(row.path)
-        if image is None:
-            resolved = truth.resolve(row.path)
-            if resolved not in images:
-                images[resolved] = _Image(row.path, "")
-            image = by_written[row.path] = images[resolved]
-        label = class_names.normal(row.label)
-        _add(image, row if label == row.label else replace(row, label=label), name=name)
-    for image in images.values():
-        if 1 not in image.ranks:
-            raise FormatError(f"{name}: {image.path} has no prediction of rank 1")
-    return images
+def _collect(predictions: PredictionColumns, truth: Truth | FolderTruth, *, name: str) -> _Collected:
+    """Collect the rows of each image by its real path.
+
+    Raises:
+        FormatError: An image has two rows with the same rank or label, or none with rank 1.
+    """
+    paths: list[str] = []
+    resolved: dict[str, int] = {}
+    image_of = np.empty(len(predictions.paths), np.int32)
+    for place, path in enumerate(predictions.paths):
+        real = truth.resolve(path)
+        image_of[place] = image = resolved.setdefault(real, len(paths))
+        if image == len(paths):
+            paths.append(truth.shared(path, real))
+    labels: dict[str, int] = {}
+    label_of = [labels.setdefault(class_names.normal(label), len(labels)) for label in predictions.labels]
+    found = _Collected(
+        paths=paths,
+        resolved=list(resolved),
+        labels=list(labels),
+        image=image_of[predictions.path],
+        label=np.array(label_of, np.int32)[predictions.label],
+        rank=predictions.rank,
+        probability=predictions.probability,
+    )
+    given = found.given
+    if _has_twins(found.image, found.rank) or _has_twins(found.image[given], found.label[given]):
+        raise FormatError(f"{name}: {_about_twins(predictions, found)}")
+    first = np.zeros(len(paths), bool)
+    first[found.image[found.rank == 1]] = True
+    if not first.all():
+        raise FormatError(f"{name}: {paths[int(first.argmin())]} has no prediction of rank 1")
+    return found
 
 
-def _look_up(images: Mapping[str, _Image], truth: Truth | FolderTruth, *, name: str) -> None:
+def _has_twins(image: NDArray[np.int32], number: NDArray[Any]) -> bool:
+    """Return whether an image has a number twice."""
+    order = np.lexsort((number, image))
+    image, number = image[order], number[order]
+    return bool(((image[1:] == image[:-1]) & (number[1:] == number[:-1])).any())
+
+
+def _about_twins(predictions: PredictionColumns, found: _Collected) -> str:
+    """Report the first row with the rank or the label of an earlier row of the same image."""
+    ranks: dict[tuple[int, int], Prediction] = {}
+    labels: dict[tuple[int, str], Prediction] = {}
+    for image, label, row in zip(found.image.tolist(), found.label.tolist(), predictions.rows(), strict=True):
+        row = replace(row, label=found.labels[label])
+        twin = ranks.get((image, row.rank)) or (None if row.label == WITHHELD else labels.get((image, row.label)))
+        if twin is not None:
+            also = f", also as {twin.path}" if twin.path != row.path else ""
+            return f'{row.path} is predicted twice{also}: "{twin.label}" at rank {twin.rank}, "{row.label}" at rank {row.rank}'
+        ranks[image, row.rank] = labels[image, row.label] = row
+    raise AssertionError("there are none")
+
+
+def _look_up(found: _Collected, truth: Truth | FolderTruth, *, name: str) -> None:
     """Set the true label of each image.
 
     Raises:
         CnnkitError: An image has none.
     """
-    without_truth: dict[str, str] = {}
-    for resolved, image in images.items():
-        true = truth.of(image.path, resolved)
-        if true is None:
-            without_truth[image.path] = resolved
-        else:
-            image.truth = true
-    if without_truth:
-        resolved = next(iter(without_truth.values()))
+    labels = list(map(truth.of, found.paths, found.resolved))
+    if None in labels:
+        lacking = [
+            (path, resolved)
+            for path, resolved, label in zip(found.paths, found.resolved, labels, strict=True)
+            if label is None
+        ]
         raise CnnkitError(
-            f"{name}: {truth.name} {truth.verb} no label for {messages.shortened(list(without_truth), 8)} (looked for {resolved})"
+            f"{name}: {truth.name} {truth.verb} no label for {messages.shortened([path for path, _ in lacking], 8)} "
+            f"(looked for {lacking[0][1]})"
         )
-
-
-def _add(image: _Image, row: Prediction, *, name: str) -> None:
-    """Add a row of an image; a second one of the same rank or label is an error."""
-    twin = image.ranks.get(row.rank) or (None if row.label == WITHHELD else image.labels.get(row.label))
-    if twin is not None:
-        also = f", also as {twin.path}" if twin.path != row.path else ""
-        raise FormatError(
-            f'{name}: {row.path} is predicted twice{also}: "{twin.label}" at rank {twin.rank}, "{row.label}" at rank {row.rank}'
-        )
-    image.ranks[row.rank] = image.labels[row.label] = row
+    found.truth = [label for label in labels if label is not None]
 
 
 def _check_labels(
-    images: Iterable[_Image], classes: Sequence[str], truth: Truth | FolderTruth, *, name: str, given: bool
+    found: _Collected, classes: Sequence[str], truth: Truth | FolderTruth, *, name: str, given: bool
 ) -> None:
     """Check that every label is a class; predictions of another would silently count as wrong."""
     known = {*classes, WITHHELD}
@@ -386,8 +458,10 @@ def _check_labels(
         raise CnnkitError(
             f'{truth.name}: the label "{odd[0]}" is not one of the classes {messages.shortened(classes, 8)}'
         )
-    unknown = {label: image.path for image in images for label in image.labels if label not in known}
-    if unknown:
+    if not known.issuperset(found.labels):
+        rows = np.flatnonzero(~np.isin(found.label, [found.labels.index(label) for label in known & {*found.labels}]))
+        by_image = rows[np.argsort(found.image[rows], kind="stable")].tolist()
+        unknown = {found.labels[found.label[row]]: found.paths[found.image[row]] for row in by_image}
         label, path = next(iter(unknown.items()))
         remedy = messages.proposal(label, classes, foreign={})
         if not remedy and not given:
@@ -401,35 +475,33 @@ def _check_labels(
         )
 
 
-def _as_arrays(found: Mapping[str, _Image], classes: tuple[str, ...]) -> MatchedPredictions:
-    images = list(found.values())
+def _as_arrays(found: _Collected, classes: tuple[str, ...]) -> MatchedPredictions:
     index = {label: position for position, label in enumerate(classes)}
     index.setdefault(WITHHELD, -1)
-    predictions = [image.ranks[1] for image in images]
-    probabilities = np.full((len(images), len(classes)), np.nan)
-    for row, image in enumerate(images):
-        for label, listed in image.labels.items():
-            if index[label] >= 0 and listed.probability is not None:
-                probabilities[row, index[label]] = listed.probability
+    images, given = len(found.paths), found.rank == 1
+    label = np.array([index[label] for label in found.labels], np.int64)[found.label]  # (R,)
+    prediction, confidence = np.empty(images, np.int64), np.empty(images)
+    prediction[found.image[given]] = label[given]
+    confidence[found.image[given]] = found.probability[given]
+    listed = label >= 0
+    probabilities = np.full((images, len(classes)), np.nan)
+    probabilities[found.image[listed], label[listed]] = found.probability[listed]
+    _complete(probabilities)
     return MatchedPredictions(
-        paths=tuple(image.path for image in images),
-        resolved=tuple(found),
+        paths=tuple(found.paths),
+        resolved=tuple(found.resolved),
         classes=classes,
-        truth=np.array([index[image.truth] for image in images], dtype=np.int64),
-        prediction=np.array([index[prediction.label] for prediction in predictions], dtype=np.int64),
-        confidence=np.array(
-            [np.nan if prediction.probability is None else prediction.probability for prediction in predictions],
-            dtype=np.float64,
-        ),
-        probabilities=_completed(probabilities),
+        truth=np.fromiter(map(index.__getitem__, found.truth), np.int64, images),
+        prediction=prediction,
+        confidence=confidence,
+        probabilities=probabilities,
     )
 
 
-def _completed(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+def _complete(probabilities: NDArray[np.float64]) -> None:
     """Fill in the one missing probability of an image, 1 minus the sum of the others, unless that exceeds 1, as with sigmoids."""
-    unknown, total = np.isnan(probabilities), np.nansum(probabilities, axis=1)  # (N, C), (N,)
-    rows = np.flatnonzero((unknown.sum(axis=1) == 1) & (probabilities.shape[1] > 1) & (total <= 1.0 + SUM_TOLERANCE))
-    left = np.clip(1.0 - total[rows], COMPLEMENT_FLOOR, 1.0)
-    completed = probabilities.copy()
-    completed[rows, unknown[rows].argmax(axis=1)] = left
-    return completed
+    unknown = np.isnan(probabilities)  # (N, C)
+    rows = np.flatnonzero((unknown.sum(axis=1) == 1) & (probabilities.shape[1] > 1))
+    total = np.nansum(probabilities[rows], axis=1)
+    rows, total = rows[total <= 1.0 + SUM_TOLERANCE], total[total <= 1.0 + SUM_TOLERANCE]
+    probabilities[rows, unknown[rows].argmax(axis=1)] = np.clip(1.0 - total, COMPLEMENT_FLOOR, 1.0)

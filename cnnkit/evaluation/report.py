@@ -20,7 +20,7 @@ from cnnkit.evaluation.matching import (
     Truth,
     match_each,
 )
-from cnnkit.formats import predictions
+from cnnkit.formats import prediction_columns
 from cnnkit.formats.predictions import WITHHELD
 
 log = logging.getLogger("cnnkit")
@@ -187,7 +187,7 @@ def read(
     Raises:
         CnnkitError: Predictions and truth do not fit together, see `match_each`, or are not complete.
     """
-    parsed = ((predictions.parse(lines, name=name), name) for lines, name in files)
+    parsed = ((prediction_columns.read(lines, name=name), name) for lines, name in files)
     matched, missing = match_each(parsed, truth, classes=classes)
     if missing and isinstance(truth, Truth):
         message = _about_missing(missing, truth)

@@ -94,8 +94,12 @@ class Backslashes:
     def watching(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """Yield lines unchanged, and note whether they end with CR LF."""
         for line in lines:
-            self._leaning |= line.endswith(b"\r\n")
+            self.note_end(line)
             yield line
+
+    def note_end(self, line: bytes) -> None:
+        """Note whether a line ends with CR LF."""
+        self._leaning |= line.endswith(b"\r\n")
 
     def look_ahead(self, lines: Iterable[bytes]) -> None:
         """Detect fields that cnnkit's TSV cannot have."""

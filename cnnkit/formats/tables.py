@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from cnnkit import files, messages
@@ -76,10 +76,9 @@ def parse(
     first = next(((number, text) for number, text in numbered if text.strip()), None)
     if first is None:
         raise FormatError(f"{name}: empty; expected a header row with {', '.join(required)}")
-    whole = chain([first], numbered)
     beginning = first[1].lstrip()
     if beginning.startswith("{"):
-        yield from json_lines.rows(whole, name, required, aliases, backslashes, check)
+        yield from json_lines.rows(chain([first], numbered), name, required, aliases, backslashes, check)
         return
     if re.match(r'\[\s*(\{|"|$)', beginning):
         raise FormatError(
@@ -93,21 +92,187 @@ def parse(
         if delimiter == "\t"
         else delimited.separated(lines_left, name, delimiter)
     )
-    yield from _by_header(rows, name, required, aliases, backslashes, check, delimiter=delimiter)
+    _, header, written = next(rows, (0, [], []))
+    yield from _Table(header, written, name, required, aliases, backslashes, check, delimiter=delimiter).rows(rows)
 
 
-def _by_header(
-    rows: Iterator[delimited.Row],
+#: Lines that are read at once.
+_BLOCK = 8192
+
+
+def columns(
+    lines: Iterable[bytes],
+    *,
     name: str,
     required: Sequence[str],
-    aliases: Aliases,
-    backslashes: Backslashes,
-    check: Check | None,
-    *,
-    delimiter: str,
-) -> Iterator[dict[str, str]]:
-    _, header, written = next(rows, (0, [], []))
-    header = [column.strip() for column in header]
+    aliases: Aliases | None = None,
+    folder: str = ".",
+    check: Check | None = None,
+) -> Iterator[dict[str, list[str]]]:
+    """Yield the rows that `parse` yields, column by column: much faster, where fields have neither quotes nor backslashes.
+
+    Args, Raises as `parse`; the rows before an error are yielded first.
+
+    Yields:
+        The fields of each column, for some thousand rows with the same columns.
+    """
+    coming = iter(lines)
+    head: list[bytes] = []
+    for line in coming:
+        head.append(line)
+        if line.strip():
+            break
+    if not head or not _is_plain_header(head):
+        whole = lines if isinstance(lines, list) else chain(head, coming)
+        yield from _by_column(parse(whole, name=name, required=required, aliases=aliases, folder=folder, check=check))
+        return
+    aliases = {**dict.fromkeys(required, ()), **(aliases or {})}
+    backslashes = Backslashes(name, folder)
+    number, header = list(enumerate(text_lines.decoded(backslashes.watching(head), name), start=1))[-1]
+    delimiter, first = delimited.delimiter_of((number, header), iter(()), aliases)
+    if delimiter == "\t" and isinstance(lines, list):
+        backslashes.look_ahead(lines)
+    spaced = delimiter != "\t" and delimited.is_spaced(header, delimiter)
+    rows = delimited.tabbed(first, backslashes) if delimiter == "\t" else delimited.separated(first, name, delimiter)
+    _, fields, written = next(rows)
+    table = _Table(fields, written, name, required, aliases, backslashes, check, delimiter=delimiter)
+
+    def numbered(some: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+        nonlocal number
+        for text in text_lines.more(backslashes.watching(some), name):
+            number += 1
+            yield number, text
+
+    while block := list(islice(coming, _BLOCK)):
+        plain = None if spaced else table.columns_of(block)
+        if plain is not None:
+            number += len(block)
+            yield plain
+        elif delimiter == "\t":
+            yield from _by_column(table.rows(delimited.tabbed(numbered(block), backslashes, width=len(fields))))
+        else:  # a quoted field may end in another block
+            rest = numbered(chain(block, coming))
+            yield from _by_column(table.rows(delimited.separated(rest, name, delimiter, spaced=spaced)))
+
+
+def _is_plain_header(head: Sequence[bytes]) -> bool:
+    """Return whether the first lines are blank lines and a header row in UTF-8, without quotes and CR within a line."""
+    plain = not any(b"\r" in line.rstrip(b"\r\n") or b'"' in line or b"\0" in line for line in head)
+    if not plain or text_lines.is_wide(head[0]):
+        return False
+    text = text_lines.first_line(head[-1])
+    return bool(text.strip()) and not text.lstrip().startswith(("{", "[", "sep=", "SEP=", "Sep="))
+
+
+def _by_column(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, list[str]]]:
+    """Collect rows with the same columns; those before an error are yielded before it is raised."""
+    keys: tuple[str, ...] = ()
+    some: list[tuple[str, ...]] = []
+    try:
+        for row in rows:
+            if len(some) == _BLOCK or keys != (*row,):
+                if some:
+                    yield _transposed(keys, some)
+                keys, some = (*row,), []
+            some.append((*row.values(),))
+    except FormatError:
+        if some:
+            yield _transposed(keys, some)
+        raise
+    if some:
+        yield _transposed(keys, some)
+
+
+def _transposed(keys: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    return {key: list(column) for key, column in zip(keys, zip(*rows, strict=True), strict=True)}
+
+
+class _Table:
+    """The columns of a table with a header row, and what its rows have shown so far."""
+
+    def __init__(
+        self,
+        header: Sequence[str],
+        written: Sequence[str],
+        name: str,
+        required: Sequence[str],
+        aliases: Aliases,
+        backslashes: Backslashes,
+        check: Check | None,
+        *,
+        delimiter: str,
+    ) -> None:
+        """Read the header row, also as `written` in the file.
+
+        Raises:
+            FormatError: It is not a header row, or a required column is missing or ambiguous.
+        """
+        self._name, self._backslashes, self._delimiter = name, backslashes, delimiter
+        self._header = [column.strip() for column in header]
+        _check_header(self._header, written, name, aliases, delimiter=delimiter)
+        columns = table_columns.named(self._header, name, required, aliases)
+        if check is not None:
+            check([column for column in columns if column])
+        counts = Counter(columns)
+        self._columns = [column if counts[column] == 1 else "" for column in columns]  # ignore ambiguous columns
+        self._path = self._columns.index("path") if "path" in self._columns else None
+        self._first, self._unclosed = True, 0
+
+    def rows(self, rows: Iterable[delimited.Row]) -> Iterator[dict[str, str]]:
+        """Yield rows as mappings from column names to fields.
+
+        Raises:
+            FormatError: A row has another number of fields.
+        """
+        columns, header, delimiter, path = self._columns, self._header, self._delimiter, self._path
+        for number, fields, raw in rows:
+            if not self._unclosed and delimiter == "\t" and raw[-1].count('"') % 2:
+                self._unclosed = number
+            if len(fields) > len(columns) and not any(fields[len(columns) :]):
+                fields = fields[: len(columns)]
+            if not any(fields):
+                continue
+            if fields[0].strip("\ufeff ") == header[0] and [field.strip("\ufeff ") for field in fields] == header:
+                continue
+            if len(fields) != len(columns):
+                raise self._wrong_number(number, fields, raw)
+            self._first = False
+            if path is not None and "\\" in raw[path]:
+                fields = [*fields]
+                fields[path] = self._backslashes.path(fields[path], written=raw[path], sure=delimiter != "\t")
+            elif path is not None and fields[path] != fields[path].strip():
+                fields = [*fields]
+                fields[path] = self._backslashes.without_blanks(fields[path])
+            yield {column: field for column, field in zip(columns, fields, strict=True) if column}
+
+    def _wrong_number(self, number: int, fields: Sequence[str], raw: Sequence[str]) -> FormatError:
+        shown = messages.excerpt(self._delimiter.join(raw))
+        reason = ""
+        if self._first and len(fields) == len(self._columns) + 1:
+            reason = "; if R wrote it, omit the row names (row.names = FALSE)"
+        elif self._unclosed:
+            reason = f"; line {self._unclosed} has an unclosed quote; in TSV, a line end in a field is written \\n"
+        return FormatError(
+            f"{self._name}:{number}: {len(fields)} fields, but the header row has {len(self._columns)}; "
+            f'the line is "{shown}"{reason}'
+        )
+
+    def columns_of(self, lines: Sequence[bytes]) -> dict[str, list[str]] | None:
+        """Return the columns of lines of plain fields; None if `rows` has to look at them one by one."""
+        found = delimited.columns(lines, self._delimiter, len(self._columns))
+        if found is None or any(field.strip("\ufeff ") == self._header[0] for field in found[0]):
+            return None
+        if self._path is not None and list(map(str.strip, found[self._path])) != found[self._path]:
+            return None
+        self._first = False
+        self._backslashes.note_end(lines[0])
+        return {column: fields for column, fields in zip(self._columns, found, strict=True) if column}
+
+
+def _check_header(
+    header: Sequence[str], written: Sequence[str], name: str, aliases: Aliases, *, delimiter: str
+) -> None:
+    """Raise an error if the first line is not a header row but the first row of a table or a list."""
     if len(header) == 1 and listed_paths.PATH_AND_LABEL.fullmatch(header[0]):
         raise FormatError(f"{name}: no header row: {listed_paths.about_path_and_label(header[0], name)}")
     if not any(
@@ -118,40 +283,6 @@ def _by_header(
             f'{name}: no header row: the first line is "{messages.excerpt(delimiter.join(written))}"; '
             f"add one: sed -i '1i {proposed}' {messages.shell_word(name)}"
         )
-    columns = table_columns.named(header, name, required, aliases)
-    if check is not None:
-        check([column for column in columns if column])
-    counts = Counter(columns)
-    columns = [column if counts[column] == 1 else "" for column in columns]  # ignore ambiguous columns
-    path = columns.index("path") if "path" in columns else None
-    first, unclosed = True, 0
-    for number, fields, raw in rows:
-        if not unclosed and delimiter == "\t" and raw[-1].count('"') % 2:
-            unclosed = number
-        if len(fields) > len(columns) and not any(fields[len(columns) :]):
-            fields = fields[: len(columns)]
-        if not any(fields):
-            continue
-        if fields[0].strip("\ufeff ") == header[0] and [field.strip("\ufeff ") for field in fields] == header:
-            continue
-        if len(fields) != len(columns):
-            shown = messages.excerpt(delimiter.join(raw))
-            reason = ""
-            if first and len(fields) == len(columns) + 1:
-                reason = "; if R wrote it, omit the row names (row.names = FALSE)"
-            elif unclosed:
-                reason = f"; line {unclosed} has an unclosed quote; in TSV, a line end in a field is written \\n"
-            raise FormatError(
-                f'{name}:{number}: {len(fields)} fields, but the header row has {len(columns)}; the line is "{shown}"{reason}'
-            )
-        first = False
-        if path is not None and "\\" in raw[path]:
-            fields = [*fields]
-            fields[path] = backslashes.path(fields[path], written=raw[path], sure=delimiter != "\t")
-        elif path is not None and fields[path] != fields[path].strip():
-            fields = [*fields]
-            fields[path] = backslashes.without_blanks(fields[path])
-        yield {column: field for column, field in zip(columns, fields, strict=True) if column}
 
 
 def is_header(line: bytes) -> bool:

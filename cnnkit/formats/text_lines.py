@@ -56,15 +56,30 @@ def decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
     wide = encoding is not None and encoding != "utf-8"
     pieces = chain([first], coming)
     for text in _wide_lines(pieces, name, str(encoding)) if wide else _narrow_lines(pieces):
-        if "\0" in text:
-            raise FormatError(
-                f"{name}: not text: it contains a NUL byte (UTF-16 without a byte order mark?); save it as UTF-8"
-            )
+        _check_text(text, name)
         yield text
 
 
-def _narrow_lines(lines: Iterable[bytes]) -> Iterator[str]:
-    encoding = "utf-8-sig"
+def more(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """Decode further lines of a file in UTF-8 whose first lines were `decoded`."""
+    for text in _narrow_lines(lines, "utf-8"):
+        _check_text(text, name)
+        yield text
+
+
+def _check_text(text: str, name: str) -> None:
+    if "\0" in text:
+        raise FormatError(
+            f"{name}: not text: it contains a NUL byte (UTF-16 without a byte order mark?); save it as UTF-8"
+        )
+
+
+def is_wide(line: bytes) -> bool:
+    """Return whether the first line of a file starts with the mark of UTF-16 or UTF-32."""
+    return any(line.startswith(mark) for mark, encoding in _BOMS if encoding != "utf-8")
+
+
+def _narrow_lines(lines: Iterable[bytes], encoding: str = "utf-8-sig") -> Iterator[str]:
     for line in lines:
         text = line.decode(encoding, "surrogateescape").rstrip("\r\n")
         encoding = "utf-8"

@@ -8,6 +8,7 @@ import pytest
 
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation.matching import FolderTruth, Truth, match, match_each
+from cnnkit.formats.prediction_columns import PredictionColumns
 from cnnkit.formats.predictions import Prediction
 
 NAN = float("nan")
@@ -27,7 +28,7 @@ def truth(**labels):
 
 
 def run(rows, against, **words):
-    return match([Prediction(*row) for row in rows], against, name="p.tsv", **words)
+    return match(PredictionColumns.of(Prediction(*row) for row in rows), against, name="p.tsv", **words)
 
 
 def test_arrays_are_in_the_order_of_predictions():
@@ -98,8 +99,8 @@ def test_class_is_the_folder(tmp_path, monkeypatch):
 def test_files_share_classes():
     """A class in one file is a class of the other too, also if folders are the truth."""
     files = [
-        ([Prediction("cat/1.jpg", 1, "cat", 0.9)], "a.tsv"),
-        ([Prediction("dog/2.jpg", 1, "cat", 0.8)], "b.tsv"),
+        (PredictionColumns.of([Prediction("cat/1.jpg", 1, "cat", 0.9)]), "a.tsv"),
+        (PredictionColumns.of([Prediction("dog/2.jpg", 1, "cat", 0.8)]), "b.tsv"),
     ]
     (one, other), _ = match_each(files, FolderTruth())
     assert one.classes == other.classes == ("cat", "dog")
@@ -113,7 +114,7 @@ def test_files_share_classes():
 def test_predictions_may_have_more_classes_than_the_truth():
     """A network may have classes without images in the truth."""
     rows = [Prediction("a.jpg", 1, "owl", 0.5), Prediction("a.jpg", 2, "cat", 0.4), Prediction("a.jpg", 3, "?", 0.1)]
-    (predictions,), _ = match_each([(rows, "p.tsv")], truth(a="cat"))
+    (predictions,), _ = match_each([(PredictionColumns.of(rows), "p.tsv")], truth(a="cat"))
     assert predictions.classes == ("cat", "owl")
 
 

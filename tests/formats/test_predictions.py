@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cnnkit.errors import FormatError
-from cnnkit.formats import predictions
+from cnnkit.formats import prediction_columns
 from cnnkit.formats.predictions import Prediction
 
 ROWS = [
@@ -31,7 +31,9 @@ def as_json(rows):
 
 
 def parse(*lines):
-    return list(predictions.parse([line if isinstance(line, bytes) else line.encode() for line in lines], name="p.tsv"))
+    return list(
+        prediction_columns.parse([line if isinstance(line, bytes) else line.encode() for line in lines], name="p.tsv")
+    )
 
 
 @pytest.mark.parametrize("write", [as_tsv, as_json])
@@ -130,3 +132,23 @@ def test_errors_name_the_place(lines, message):
     with pytest.raises(FormatError) as caught:
         parse(*lines)
     assert str(caught.value).startswith(message)
+
+
+def test_rows_with_and_without_rank_may_be_mixed():
+    """Rows without a rank come last, image by image, in the order of their probabilities, and get the remaining places."""
+    rows = [
+        "b.jpg\t\tcat\t0.2",
+        "a.jpg\t2\tcat\t0.3",
+        "b.jpg\t\tdog\t0.8",
+        "a.jpg\t\tdog\t0.7",
+        "c.jpg\t\tcat\t",
+        "c.jpg\t\tdog\t1",
+    ]
+    assert parse("path\trank\tlabel\tprobability", *rows) == [
+        Prediction("a.jpg", 2, "cat", 0.3),
+        Prediction("b.jpg", 1, "dog", 0.8),
+        Prediction("b.jpg", 2, "cat", 0.2),
+        Prediction("a.jpg", 2, "dog", 0.7),
+        Prediction("c.jpg", 1, "cat", None),
+        Prediction("c.jpg", 2, "dog", 1.0),
+    ]
