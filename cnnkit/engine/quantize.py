@@ -1,8 +1,7 @@
 """Quantization of exported networks to int8 with ONNX Runtime's quantizer. Imports no torch; importing it takes a second.
 
-Weights become int8 with a scale for each output channel, activations uint8 with a range measured on images. The first layer and the
-layer of each output stay in float32, with everything before and after them: normalization, pooled features, softmax. Then more layers
-can, by their errors.
+Weights become int8 with a scale for each output channel, activations uint8 with a range measured on images. Normalization stays in
+float32, as does all from the layers of the outputs on: pooled features, the last dense layer, softmax. More layers can, by their errors.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
 from cnnkit.engine.session import Session
@@ -63,6 +62,7 @@ class Quantizer:
                 # The shapes that symbolic inference adds are not needed, and it would import sympy
                 quantization.quant_pre_process(given, made, skip_symbolic_shape=True)
                 self._float32 = onnx.load(made)
+        _normalize_by_channel(self._float32.graph)
         for number, node in enumerate(self._float32.graph.node):
             node.name = node.name or f"node{number}"
         self._always_float32 = _outer_nodes(self._float32.graph)
@@ -252,8 +252,46 @@ class _OneBatch(quantization.CalibrationDataReader):  # type: ignore[misc] # onn
         return self._left.pop() if self._left else None
 
 
+def _normalize_by_channel(graph: GraphProto) -> None:
+    """Replace scale and shift of the image by a batch normalization of the same values.
+
+    ONNX Runtime computes int8 with the channels last, and moves element-wise operators along: scaling rows of three channels takes it as
+    long as a quarter of MobileNetV2. It does not move batch normalization.
+    """
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    users = _users(graph)
+    for place, scaling in enumerate(graph.node):
+        scaled = users.get(scaling.output[0], [])
+        if scaling.op_type != "Mul" or [node.op_type for node in scaled] != ["Add"]:
+            continue
+        (shifting,) = scaled
+        constants = [[name for name in node.input if name in weights] for node in (scaling, shifting)]
+        if [len(names) for names in constants] != [1, 1]:
+            continue
+        scale, shift = (numpy_helper.to_array(weights[name]) for (name,) in constants)
+        if scale.shape != shift.shape or scale.shape[-3:] != (scale.size, 1, 1):
+            continue
+        (image,) = (name for name in scaling.input if name not in weights)
+        values = {"scale": scale, "shift": shift, "mean": np.zeros_like(scale), "variance": np.ones_like(scale)}
+        names = [f"{scaling.name}/{kind}" for kind in values]
+        graph.initializer.extend(map(numpy_helper.from_array, (value.ravel() for value in values.values()), names))
+        made = helper.make_node(
+            "BatchNormalization",
+            [image, *names],
+            [shifting.output[0]],
+            name=f"{scaling.name}/normalization",
+            epsilon=0.0,
+        )
+        graph.node.remove(shifting)
+        graph.node[place].CopyFrom(made)
+        for (name,) in constants:
+            if len(users[name]) == 1:
+                graph.initializer.remove(weights[name])
+        return
+
+
 def _outer_nodes(graph: GraphProto) -> set[str]:
-    """Return the names of the nodes from the input to the first layers, and from the last layers to the outputs.
+    """Return the names of the nodes between the input and the first layers, and from the last layers to the outputs.
 
     Of `features` only what follows its layer and activation: they belong to the backbone.
     """
@@ -266,9 +304,9 @@ def _outer_nodes(graph: GraphProto) -> set[str]:
         waiting = list(names)
         while waiting:
             for node in users.get(waiting.pop(), []):
-                if node.name not in found:
+                if node.name not in found and node.op_type not in _LAYERS:
                     found.add(node.name)
-                    waiting += () if node.op_type in _LAYERS else node.output
+                    waiting += node.output
 
     def before(names: Iterable[str], *, layers: bool) -> None:
         waiting = list(names)
