@@ -21,6 +21,14 @@ def main(
         list[str] | None,
         cli.Option("--verify", metavar="SOURCE", help="Also compare on these images; may be repeated."),
     ] = None,
+    calibrate: Annotated[
+        list[str] | None,
+        cli.Option(
+            "--calibrate",
+            metavar="SOURCE",
+            help="With --int8: labelled images; train sets the ranges of activations, val measures accuracy. May be repeated.",
+        ),
+    ] = None,
     *,
     config: ExportConfig,
     split: cli.options.Split = None,
@@ -38,26 +46,47 @@ def main(
     A model exported with --dynamic-size is also compared at other image sizes, and can be used with cnn-predict --size and
     cnn-cam --size.
 
+    --int8 quantizes the network with ONNX Runtime. It measures accuracy, log-loss and top-1 agreement with float32 on labelled images that
+    were not used for calibration. If accuracy drops by more than --max-drop, the layers with the largest errors stay in float32; if that
+    does not suffice, nothing is written.
+
     Examples:
       cnn-export head.pt -o head.onnx --verify split.tsv --split val
       cnn-export head.pt -o head.onnx --cam --features
       cnn-export head.pt -o any.onnx --cam --dynamic-size
       cnn-export head.pt -o head-only.onnx --head-only
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
+      cnn-export head.pt -o small.onnx --int8 --calibrate split.tsv
     """
-    if not verify and (split is not None or null or folders is not None):
+    if not verify and split is not None:
+        raise UsageError(
+            "--split needs --verify SOURCE; --calibrate takes the splits train and val"
+            if calibrate
+            else "--split, --folders and --null need --verify SOURCE"
+        )
+    if not (verify or calibrate) and (null or folders is not None):
         raise UsageError("--split, --folders and --null need --verify SOURCE")
-    if not verify and (config.jobs is not None or errors is not None):
+    if not (verify or calibrate) and (config.jobs is not None or errors is not None):
         raise UsageError("--jobs and --errors need --verify SOURCE")
+    if verify and calibrate and "-" in verify and "-" in calibrate:
+        raise UsageError("standard input (-) can be given only once")
     images = cli.images(verify, split=split, null=null, folders=folders, labels=False) if verify else None
-    config = config.checked(model, output, verifies=images is not None)
+    labelled = cli.images(calibrate, null=null, folders=folders) if calibrate else None
+    config = config.checked(model, output, verifies=images is not None, calibrates=labelled is not None)
 
     from cnnkit.engine import export  # imports torch, after the checks of the options
     from cnnkit.formats import atomic
 
     with atomic.claimed(output), cli.callbacks("comparing", errors=errors) as callbacks:
         records = export.export_model(
-            model, output, config, verify=images, verify_name=" ".join(verify or []), callbacks=callbacks
+            model,
+            output,
+            config,
+            verify=images,
+            verify_name=" ".join(verify or []),
+            calibrate=labelled,
+            calibrate_name=" ".join(calibrate or []),
+            callbacks=callbacks,
         )
     cli.emit(records, as_json)
 

@@ -17,6 +17,7 @@ from cnnkit.option_fields import (
     decoding_option,
     device_option,
     fit_option,
+    given,
     jobs_option,
     option,
     resize_option,
@@ -31,6 +32,8 @@ DEFAULT_BACKBONE = "mobilenet_v2"
 TOLERANCE = 1e-4
 #: The same for float16, whose steps near 1 are 1e-3; over the fifty layers of MobileNetV2 they add up to 3e-2.
 HALF_TOLERANCE = 5e-2
+#: How much lower the accuracy of an int8 export may be, by default.
+MAX_DROP = 0.01
 #: The lowest and the highest operator set that the exporter writes.
 OPSETS = (18, 23)
 
@@ -137,6 +140,17 @@ class ExportConfig(InferenceConfig):
     )
     head_only: bool = option(False, "Export only the head: features in, probabilities out.")
     fp16: bool = option(False, "Compute in float16; outputs stay float32.")
+    int8: bool = option(
+        False,
+        "Compute in int8 on CPUs, two to three times as fast; inputs, outputs and the last layer stay float32. "
+        "Needs --calibrate.",
+    )
+    max_drop: float = option(
+        MAX_DROP,
+        "With --int8: maximum drop in accuracy, as a share of the held-out images. Layers stay in float32 until it holds.",
+        minimum=0.0,
+        maximum=1.0,
+    )
     dynamic_size: bool = option(
         False,
         "Accept images of any height and width; needs global pooling before the first dense layer.",
@@ -153,13 +167,16 @@ class ExportConfig(InferenceConfig):
             return self.tolerance
         return HALF_TOLERANCE if self.fp16 else TOLERANCE
 
-    def checked(self, model: str | Path, output: str | Path, *, verifies: bool) -> Self:
+    def checked(
+        self, model: str | Path, output: str | Path, *, verifies: bool = False, calibrates: bool = False
+    ) -> Self:
         """Check options and files before torch is loaded.
 
         Args:
             model: A `.pt`.
             output: The `.onnx`.
             verifies: Whether `--verify` is given.
+            calibrates: Whether `--calibrate` is given.
 
         Raises:
             UsageError: Options contradict each other, or the output does not end in .onnx.
@@ -167,11 +184,12 @@ class ExportConfig(InferenceConfig):
             CnnkitError: There is no such model, or no folder to write into.
         """
         whole = (self.features, self.cam, self.fp16, self.dynamic_size, verifies, self.input is not ExportInput.UINT8)
-        if self.head_only and any(whole):
+        if self.head_only and any((*whole, self.int8)):
             raise UsageError(
                 "--head-only exports only the head: "
-                "--features, --cam, --fp16, --dynamic-size, --input and --verify need the whole network"
+                "--features, --cam, --fp16, --int8, --dynamic-size, --input and --verify need the whole network"
             )
+        self._check_int8(calibrates=calibrates)
         if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
             raise UsageError(f"--opset {self.opset}: give {OPSETS[0]} to {OPSETS[1]}")
         devices.parse(self.device)
@@ -187,3 +205,21 @@ class ExportConfig(InferenceConfig):
             raise CnnkitError(f"{model}: no such file; cnn-train-head, cnn-train and cnn-finetune write models")
         atomic.check_folder(output)
         return self
+
+    def _check_int8(self, *, calibrates: bool) -> None:
+        if not self.int8:
+            without = ["--calibrate"] if calibrates else []
+            without += given(self, names={"max_drop"})
+            if without:
+                raise UsageError(f"{' and '.join(without)} {'need' if len(without) > 1 else 'needs'} --int8")
+            return
+        if not calibrates:
+            raise UsageError(
+                "--int8 needs --calibrate SOURCE: labelled images with the splits train and val, such as split.tsv"
+            )
+        if self.fp16:
+            raise UsageError("--int8 and --fp16 are two precisions; give one of them")
+        if devices.parse(self.device).kind == "cuda":
+            raise UsageError(
+                "--int8 is for CPUs, and measured there; on a GPU, --fp16 is faster: drop --device or --int8"
+            )

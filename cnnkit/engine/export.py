@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -29,6 +29,9 @@ from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.nets import build, classifier
 from cnnkit.nets.build import Network
 from cnnkit.nets.classifier import Classifier, class_logits
+
+if TYPE_CHECKING:
+    from cnnkit.engine.export_int8 import NetworkMeasures
 
 log = logging.getLogger("cnnkit")
 
@@ -386,7 +389,7 @@ def image_batches(
 
     def stacked() -> NDArray[Any]:
         pixels = np.stack(good)
-        return network.normalise(torch.from_numpy(pixels)).contiguous().numpy() if normalised else pixels
+        return _normalised(pixels, network) if normalised else pixels
 
     done = 0
     ready = reader.read(verify, partial(preprocessing.load, preprocess=network.preprocess), jobs=jobs, ahead=2 * batch)
@@ -411,9 +414,13 @@ def export_model(
     *,
     verify: Iterable[ImageFile] | None = None,
     verify_name: str = "images",
+    calibrate: Iterable[ImageFile] | None = None,
+    calibrate_name: str = "images",
     callbacks: Callbacks | None = None,
-) -> list[Parity]:
+) -> "list[Parity] | list[NetworkMeasures]":
     """Export a model, compare ONNX Runtime with torch, and write the file only if they agree.
+
+    With `config.int8`, the network that agreed is then quantized, and written only if its accuracy is high enough.
 
     Args:
         model: A `.pt`.
@@ -421,18 +428,22 @@ def export_model(
         config: What is exported.
         verify: Images to compare on, in addition to random ones.
         verify_name: Their name in the record.
+        calibrate: With `config.int8`: images of splits train, to calibrate on, and val, to measure accuracy on.
+        calibrate_name: Their name in messages.
         callbacks: `skip` for every image that cannot be used, `progress` after every batch of images, `phase` for each step.
 
     Returns:
         One record per comparison: random inputs at batch 1, 2 and `batch`; with a dynamic size, random inputs of three other sizes; then
-        the images.
+        the images. With `config.int8`, one record for the network in float32 and one for int8.
 
     Raises:
-        CnnkitError: The difference is above the tolerance, the graph is not valid, or the network needs a fixed size; nothing is
-            written.
+        CnnkitError: The difference is above the tolerance, the accuracy in int8 is too low, the graph is not valid, or the network needs a
+            fixed size; nothing is written.
         UsageError: The options contradict each other.
     """
-    config = (config or ExportConfig()).checked(model, output, verifies=verify is not None)
+    config = (config or ExportConfig()).checked(
+        model, output, verifies=verify is not None, calibrates=calibrate is not None
+    )
     callbacks = callbacks or Callbacks()
     callbacks.phase("exporting")
     loaded = torch_model.load(model)
@@ -475,8 +486,33 @@ def export_model(
             f"ONNX Runtime and torch differ by {worst.max_difference:.3g} on {worst.source} at batch {worst.batch}, "
             f"more than --tolerance {config.bound:g}; nothing written"
         )
-    onnx_model.save(output, content)
-    return records
+    if calibrate is None:
+        onnx_model.save(output, content)
+        return records
+    from cnnkit.engine import export_int8  # imports ONNX Runtime's quantizer, for --int8 only
+
+    def arranged(pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        return _normalised(pixels, network) if made.normalised else pixels
+
+    quantized, measures = export_int8.Int8Export(
+        content,
+        header,
+        list(calibrate),
+        config,
+        name=str(model),
+        source=calibrate_name,
+        arranged=arranged,
+        checked=checked_bytes,
+        callbacks=callbacks,
+    ).made()
+    onnx_model.save(output, quantized)
+    return measures
+
+
+def _normalised(pixels: NDArray[np.uint8], network: Classifier) -> NDArray[np.float32]:
+    """Return the input of a graph that takes normalized images: (N, H, W, 3) -> (N, 3, H, W)."""
+    ready: NDArray[np.float32] = network.normalise(torch.from_numpy(pixels)).contiguous().numpy()
+    return ready
 
 
 def _compare_random(made: WholeExport | HeadExport, session: Session, *, batch: int) -> list[Parity]:

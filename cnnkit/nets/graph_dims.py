@@ -364,6 +364,8 @@ class _Measurement(Walk):
             return frozenset(name for name in found if self._is_learned(node, name))
         if node.op_type == "InstanceNormalization" and self._is_identity(node):
             return frozenset()
+        if node.op_type == "BatchNormalization" and attributes(node).get("epsilon") == 0:
+            return frozenset()  # how cnn-export --int8 normalizes images; layers have a positive epsilon
         return found
 
     def _may_be_weight(self, name: str) -> bool:
