@@ -242,9 +242,10 @@ def split_images(
     config = config.checked()
     splits, seed, near = config.shares(), config.seed, config.hash_distance
     listed = with_groups(once_each(images), config.group_pattern())
+    seen: list[ExaminedFile] = []
+    copies: list[list[int]] = []
     if config.no_verify:
         kept, digests = _present(listed, callbacks=callbacks or Callbacks())
-        seen, copies = [], []
     else:
         kept, seen = _examined(listed, look=near is not None, jobs=config.jobs, callbacks=callbacks or Callbacks())
         digests = [each.digest for each in seen]
