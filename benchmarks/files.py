@@ -125,7 +125,7 @@ def main() -> None:
             seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in programs}
             for number in range(int(rounds)):
                 for place, (name, command) in enumerate(programs.items()):
-                    output = str(Path(made, f"{len(row)}-{number}-{place}"))
+                    output = str(Path(made, f"{row.split()[0]}-{number}-{place}"))
                     seen[name].append(measured([output if word == "OUT" else word for word in command]))
             for name, taken in seen.items():
                 cpu, clock, memory = (median(each) for each in zip(*taken, strict=True))
