@@ -70,6 +70,17 @@ def check_size(file: BufferedReader, *, most: int = MOST) -> None:
         raise OSError(errno.EFBIG, f"file too large, at most {most:,} bytes", file.name)
 
 
+def regular_size(path: str | Path) -> int:
+    """Return the size of a regular file, which is not opened, in bytes.
+
+    Raises:
+        OSError: It is not a regular file, cannot be found, or its name is invalid.
+    """
+    status = os.stat(_usable(path))
+    _demand_regular(path, status.st_mode)
+    return status.st_size
+
+
 def check_regular(path: str | Path) -> None:
     """Check that a path is a regular file, for a library that opens it by name.
 

@@ -55,6 +55,7 @@ def main(
       cnn-split photos/ --ratio 0.5,0.25,0.25 -o sets/ --link symlink
       cnn-split split.tsv --split train --folds 5 > folds.tsv
       cnn-split photos/ --ratio 8,1,1 --stable
+      cnn-split photos/ --ratio 8,1,1 --no-verify -o sets/ --link symlink
     """
     config = config.checked()
     target = target.checked()

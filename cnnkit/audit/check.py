@@ -6,15 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from cnnkit import messages
-from cnnkit.audit import findings, neighbours, probes, side_information
+from cnnkit.audit import findings, neighbours, side_information
 from cnnkit.audit.check_report import CheckReport
 from cnnkit.audit.config import CheckConfig
 from cnnkit.audit.inspection import InspectedImage, Unusable, inspect
-from cnnkit.audit.probes import Probe
-from cnnkit.audit.record import Finding, FindingKind, Level, Pair
+from cnnkit.audit.record import Finding, FindingKind, Level, Pair, Probe
 from cnnkit.callbacks import Phase, Progress, ignore_phase, ignore_progress
 from cnnkit.data import duplicates, reader, shards, source
 from cnnkit.data.duplicates import DisjointSets
@@ -49,7 +47,7 @@ def check(
         images: With labels and splits if there are any.
         config: What is looked for.
         search: The log of the search of folders, or of reading the list.
-        progress: Called as images are read.
+        progress: Called as images are read, and after each probe.
         phase: Called with each later phase.
 
     Raises:
@@ -87,18 +85,14 @@ def check(
         together.unite(one, other)
     roots = [together.root(place) for place in range(len(sound))]
     pairs = [Pair(kind, sound[other], sound[one], detail) for kind, one, other, detail in places]
-    phase("looking for leaks")
-    known = side_information.probe_columns(sound, inspected, names)
-    probed = [
-        *_probed("class", [image.label for image in sound], roots, known, seed=seed),
-        *_probed(
-            "split",
-            [image.split for image in sound],
-            roots,
-            known | _components(features, sound) if names else {},
-            seed=seed,
-        ),
-    ]
+    probed: list[Probe] = []
+    if names:
+        known = side_information.probe_columns(sound, inspected, names)
+        phase("looking for leaks of the class")
+        probed += _probed("class", [image.label for image in sound], roots, known, seed=seed, progress=progress)
+        phase("looking for leaks of the split")
+        known |= _components(features, sound)
+        probed += _probed("split", [image.split for image in sound], roots, known, seed=seed, progress=progress)
     found += [
         *(findings.of_search(search) if search is not None and (shard is None or shard.number == 1) else ()),
         *findings.of_images(sound, inspected),
@@ -189,15 +183,19 @@ def _probed(
     columns: dict[str, np.ndarray],
     *,
     seed: int,
+    progress: Progress,
 ) -> list[Probe]:
     """Probe the images that have a value; only the first of images that belong together and share the value."""
+    from cnnkit.audit import probes  # here, since it imports scikit-learn: two seconds that --probes none saves
+
     first: dict[tuple[int, str], int] = {}
     for place, value in enumerate(values):
         if value is not None:
             first.setdefault((roots[place], value), place)
     chosen = sorted(first.values())
     labels = [value for place in chosen if (value := values[place]) is not None]
-    return probes.probe(target, labels, {name: known[chosen] for name, known in columns.items()}, seed=seed)
+    chosen_columns = {name: known[chosen] for name, known in columns.items()}
+    return probes.probe(target, labels, chosen_columns, seed=seed, progress=progress)
 
 
 def _components(features: neighbours.ImageFeatures | None, images: Sequence[ImageFile]) -> dict[str, np.ndarray]:
@@ -207,4 +205,6 @@ def _components(features: neighbours.ImageFeatures | None, images: Sequence[Imag
     """
     if features is None or len(features.positions) < len(images) or not any(image.split for image in images):
         return {}
+    from sklearn.decomposition import PCA  # here, as in `_probed`
+
     return {"features": PCA(min(_COMPONENTS, *features.values.shape), random_state=0).fit_transform(features.values)}

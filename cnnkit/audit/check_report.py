@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from cnnkit.audit.inspection import InspectedImage
-from cnnkit.audit.probes import Probe
-from cnnkit.audit.record import Finding, FindingKind, Level, Pair
+from cnnkit.audit.record import Finding, FindingKind, Level, Pair, Probe
 from cnnkit.choices import CheckTable
 from cnnkit.data.source import ImageFile
 

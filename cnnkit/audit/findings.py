@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cnnkit import class_names, messages
 from cnnkit.audit.inspection import InspectedImage
-from cnnkit.audit.probes import Probe
-from cnnkit.audit.record import Finding, FindingKind, Level, Pair
+from cnnkit.audit.record import Finding, FindingKind, Level, Pair, Probe
 from cnnkit.audit.side_information import COLOURS
 from cnnkit.choices import ProbeName
 from cnnkit.data.search_log import SearchLog

@@ -8,16 +8,19 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 
 import numpy as np
+import sklearn
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.class_weight import compute_sample_weight
 
 from cnnkit import messages
+from cnnkit.audit.record import Probe
+from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data.reader import usable_cores
 
 log = logging.getLogger("cnnkit")
@@ -40,27 +43,13 @@ _ENOUGH = 10
 _QUANTILE = 1.959963984540054
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """How well one property predicts a target.
-
-    `accuracy` is balanced (the mean of the recalls of the classes), with its 95 % interval; `chance` is 1 / classes. `leaks` means
-    significant among all probes of this target, and well above chance.
-    """
-
-    target: str
-    probe: str
-    images: int
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    chance: float
-    p_value: float
-    leaks: bool
-
-
 def probe(
-    target: str, labels: Sequence[str], columns: Mapping[str, NDArray[np.floating]], *, seed: int = 0
+    target: str,
+    labels: Sequence[str],
+    columns: Mapping[str, NDArray[np.floating]],
+    *,
+    seed: int = 0,
+    progress: Progress = ignore_progress,
 ) -> list[Probe]:
     """Probe a target with every property.
 
@@ -69,6 +58,7 @@ def probe(
         labels: (N,), of images that do not belong together: copies would be recognized.
         columns: For each property (N, numbers), NaN where unknown. Properties that are the same for all images are left out.
         seed: For the folds, the shufflings and the sample of images.
+        progress: Called after each probe.
 
     Returns:
         The best probe first. Empty unless two classes have an image for each fold.
@@ -85,7 +75,14 @@ def probe(
     known = {name: values for name, values in known.items() if _varies(values)}
     most = max(_SHUFFLINGS, math.ceil(len(known) / RATE))
     with ThreadPoolExecutor(usable_cores()) as executor:  # trees grow outside of the interpreter's lock
-        found = list(executor.map(lambda name: _probe(target, name, known[name], numbers, most=most, seed=seed), known))
+        waiting = [
+            executor.submit(_probe, target, name, values, numbers, most=most, seed=seed)
+            for name, values in known.items()
+        ]
+        progress(0, len(known))
+        for done, _ in enumerate(as_completed(waiting), start=1):
+            progress(done, len(known))
+        found = [each.result() for each in waiting]
     return sorted(judged(found), key=lambda each: (each.p_value, -each.accuracy, each.probe))
 
 
@@ -155,16 +152,21 @@ class _Trees:
         folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
         self._folds = list(folds.split(numbers, numbers))
         self._weights = [compute_sample_weight("balanced", numbers[known]) for known, _ in self._folds]
+        self._classes = [numbers[known] for known, _ in self._folds]
 
     def recalls(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Compute the recall of each class, (classes,), every image predicted by a tree that was not trained on it."""
         hits = np.zeros(len(self._counts))
-        for (known, held_out), weights in zip(self._folds, self._weights, strict=True):
-            tree = DecisionTreeClassifier(
-                max_leaf_nodes=max(16, 2 * len(self._counts)), min_samples_leaf=5, random_state=0
-            ).fit(values[known], self._numbers[known], sample_weight=weights)
-            truth = self._numbers[held_out]
-            hits += np.bincount(truth[tree.predict(values[held_out]) == truth], minlength=len(hits))
+        # Checking arguments takes as long as a tree of one property, but `fit` learns there that values are missing
+        check = bool(np.isnan(values).any())
+        with sklearn.config_context(skip_parameter_validation=True):
+            for (known, held_out), weights, classes in zip(self._folds, self._weights, self._classes, strict=True):
+                tree = DecisionTreeClassifier(
+                    max_leaf_nodes=max(16, 2 * len(self._counts)), min_samples_leaf=5, random_state=0
+                ).fit(values[known], classes, sample_weight=weights, check_input=check)
+                truth = self._numbers[held_out]
+                found = tree.predict(values[held_out], check_input=False)
+                hits += np.bincount(truth[found == truth], minlength=len(hits))
         return hits / self._counts
 
 

@@ -56,3 +56,22 @@ class Pair:
     path: ImageFile
     other: ImageFile
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How well one property predicts a target.
+
+    `accuracy` is balanced (the mean of the recalls of the classes), with its 95 % interval; `chance` is 1 / classes. `leaks` means
+    significant among all probes of this target, and well above chance.
+    """
+
+    target: str
+    probe: str
+    images: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    chance: float
+    p_value: float
+    leaks: bool

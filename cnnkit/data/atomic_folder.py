@@ -64,26 +64,30 @@ def earlier(folder: Path, *, force: bool) -> frozenset[str]:
     return _listed_earlier(folder) if force else frozenset()
 
 
-def check_place(folder: Path, path: str, replaceable: Set[str]) -> None:
+def places(folder: Path) -> Callable[[str], bool]:
+    """Return a function that returns whether a file may be moved to a path, relative to a folder; it reads each folder below once."""
+    return inside(folder, reserved=_RESERVED)
+
+
+def check_place(
+    folder: Path, path: str, replaceable: Set[str], lies_inside: Callable[[str], bool] | None = None
+) -> None:
     """Check that a new file can be moved to its place.
 
     Args:
         folder: Folder of all files.
         path: Relative to it.
         replaceable: From `earlier`.
+        lies_inside: From `places`, to share it between many files.
 
     Raises:
         CnnkitError: Something else is there, or the place is outside of the folder.
     """
-    _check_place(folder, path, replaceable, inside(folder, reserved=_RESERVED))
-
-
-def _check_place(folder: Path, path: str, replaceable: Set[str], lies_inside: Callable[[str], bool]) -> None:
     place = folder / path
     for above in Path(path).parents[:-1]:
         if os.path.lexists(folder / above) and not (folder / above).is_dir():
             raise CnnkitError(f"{folder / above} exists and is not a folder; move it away or choose another folder")
-    if not lies_inside(path):
+    if not (lies_inside or places(folder))(path):
         raise CnnkitError(f"{place.parent} is a link that leads out of {folder}; remove it or choose another folder")
     if path not in replaceable and os.path.lexists(place):
         raise CnnkitError(f"{place} already exists; move it away or choose another folder")
@@ -137,7 +141,7 @@ def _move_up(folder: Path, replaceable: Set[str]) -> None:
     ready = folder / _READY
     try:
         if (ready / COPIES_MANIFEST).is_file():  # else only the empty folder is left to be removed
-            left, lies_inside = set(replaceable), inside(folder, reserved=_RESERVED)
+            left, lies_inside = set(replaceable), places(folder)
             made_here = inside(ready)
             for row in tsv.load(ready / COPIES_MANIFEST, required=["path"]):
                 if not made_here(row["path"]):
@@ -145,7 +149,7 @@ def _move_up(folder: Path, replaceable: Set[str]) -> None:
                 left.discard(row["path"])
                 if os.path.lexists(ready / row["path"]):
                     # Time may have passed since the first check
-                    _check_place(folder, row["path"], replaceable, lies_inside)
+                    check_place(folder, row["path"], replaceable, lies_inside)
                     (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
                     (ready / row["path"]).replace(folder / row["path"])
             _remove(folder, left)
@@ -169,7 +173,7 @@ def _listed_earlier(folder: Path) -> frozenset[str]:
     listed = folder / COPIES_MANIFEST
     if not listed.is_file():
         return frozenset()
-    found, lies_inside = set(), inside(folder, reserved=_RESERVED)
+    found, lies_inside = set(), places(folder)
     for row in tsv.load(listed, required=["path", "source", "copy"]):
         path = row["path"]
         if not lies_inside(path) or (row["copy"] == "0" and not (folder / row["source"]).exists()):

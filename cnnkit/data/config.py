@@ -53,6 +53,10 @@ class SplitConfig:
         maximum=80,
         metavar="N",
     )
+    no_verify: bool = option(
+        False,
+        "Do not open the files: broken files and duplicates are not found, and names take the place of content in the random order.",
+    )
     seed: int = seed_option(after=("null",))
     jobs: int | None = jobs_option(after=("seed",))
 
@@ -70,6 +74,8 @@ class SplitConfig:
             raise UsageError(
                 "--stable and --near contradict each other: an added image can resemble images of two splits"
             )
+        if self.no_verify and self.hash_distance is not None:
+            raise UsageError("--no-verify and --near contradict each other: near duplicates are found by their pixels")
         self.group_pattern()
         return self
 

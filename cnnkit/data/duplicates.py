@@ -18,6 +18,15 @@ LOOK_SIDE = 16
 #: Hashes that are compared at once with all others, which takes BLOCK * N * 4 bytes.
 _BLOCK = 1024
 
+#: Side of the image whose frequencies are hashed; imagehash's four times the number of frequencies.
+_HASHED = 4 * LOOK_SIDE
+
+#: The lowest LOOK_SIDE basis vectors of the discrete cosine transform, type II, not normalized.
+_COSINES = 2 * np.cos(np.pi / (2 * _HASHED) * np.outer(np.arange(LOOK_SIDE), 2 * np.arange(_HASHED) + 1))
+
+#: Differences from the median that rounding cannot change: coefficients are below 255 * 4 * _HASHED² = 4e6, their errors below 1e-7.
+_SURE = 1e-4
+
 # Mirroring an image changes the sign of every second column of its cosine transform.
 _MIRROR = np.tile(np.where(np.arange(LOOK_SIDE) % 2, -1, 1), LOOK_SIDE).astype(np.float32)
 
@@ -53,7 +62,10 @@ def examine(path: str, *, look: bool = False) -> ExaminedFile:
 
 
 def perceptual_hash(image: Image.Image) -> bytes:
-    """Hash the low frequencies of an image's brightness.
+    """Hash the low frequencies of an image's brightness, as `imagehash.phash` does, to the bit.
+
+    A product of matrices computes only the frequencies that are needed. Where one of them is so close to the median that rounding
+    decides on its bit, as between the zeros of a symmetric drawing, imagehash computes the bits.
 
     Args:
         image: Upright, RGB.
@@ -61,10 +73,14 @@ def perceptual_hash(image: Image.Image) -> bytes:
     Returns:
         LOOK_SIDE² bits, packed; rows and columns of frequencies.
     """
-    import imagehash  # here, since it imports scipy: a third of a second that a split without --near saves
+    pixels = np.asarray(image.convert("L").resize((_HASHED, _HASHED), Image.Resampling.LANCZOS))
+    low = _COSINES @ pixels @ _COSINES.T  # (16, 16)
+    above = low - np.median(low)
+    if np.abs(above).min() > _SURE:
+        return np.packbits(above > 0).tobytes()
+    import imagehash  # here, since it imports scipy: a third of a second, for drawings and images of one colour alone
 
-    bits = imagehash.phash(image, hash_size=LOOK_SIDE).hash  # (16, 16)
-    return np.packbits(bits).tobytes()
+    return np.packbits(imagehash.phash(image, hash_size=LOOK_SIDE).hash).tobytes()
 
 
 class DisjointSets:

@@ -121,16 +121,23 @@ def _kind(entry: "os.DirEntry[str]") -> str | None:
 
 
 def _sort_out(folder: str, names: list[str], found: Scan, *, class_folder: bool) -> None:
+    start = os.path.join(folder, "")
+    others = []
+    for name in names:
+        if image_formats.has_image_extension(name):
+            found.images.append(start + name)
+        else:
+            others.append(name)
+    if not others:
+        return
     claimed = [name for name in names if image_formats.extension_of(name) in image_formats.EXTENSIONS]
     of_images = {stem for name in claimed for stem in (name, os.path.splitext(name)[0])}
-    for name in names:
-        path = os.path.join(folder, name)
+    for name in others:
+        path = start + name
         extension = image_formats.extension_of(name)
-        if image_formats.has_image_extension(name):
-            found.images.append(path)
-        elif extension in _SIDECARS and os.path.splitext(name)[0] in of_images:
+        if extension in _SIDECARS and os.path.splitext(name)[0] in of_images:
             continue
-        elif class_folder and image_formats.may_be_read_by_content(name) and _content(path) in _readable():
+        if class_folder and image_formats.may_be_read_by_content(name) and _content(path) in _readable():
             found.images.append(path)
             found.by_content.append(path)
         elif class_folder or not (extension in _DOCUMENTS or _DOCUMENT_NAMES.match(name)):

@@ -182,14 +182,20 @@ def _about_depth(root: str, images: list[str]) -> Iterator[str]:
     classes: dict[str, None] = {}
     deeper: dict[str, None] = {}
     deep = 0
+    counts: Counter[str] = Counter()
+    one_of: dict[str, str] = {}  # all images of a folder have the same first folders
     for path in images:
+        folder = os.path.dirname(path)
+        counts[folder] += 1
+        one_of.setdefault(folder, path)
+    for folder, path in one_of.items():
         first = first_folder(path, root)
         if first is None:
             continue
         classes[first] = None
         second = first_folder(path, os.path.join(root, first))
         if second is not None:
-            deep += 1
+            deep += counts[folder]
             deeper[second] = None
     if 2 * deep > len(images):
         yield (

@@ -170,8 +170,12 @@ def _found(
     """Label the images below a folder by the folders in it, and note the other findings."""
     search.note(whole or root, root, scanned)
     images = []
+    labels: dict[str, tuple[str | None, str | None]] = {}  # of each folder
     for path in scanned.images:
-        label, written = search.label(folder_search.first_folder(path, root))
+        folder = os.path.dirname(path)
+        if folder not in labels:
+            labels[folder] = search.label(folder_search.first_folder(path, root))
+        label, written = labels[folder]
         images.append(ImageFile(path, label, split, None, written))
     return images
 

@@ -1,7 +1,8 @@
 """Assignment of images to splits, by the shares of the splits or by the images' content.
 
 No random numbers are drawn. The order of the images is that of a hash of the seed and the file's content, so the same images give the
-same split on every machine, in every folder, under every name.
+same split on every machine, in every folder, under every name. Files that are not to be opened have their path from the class folder on
+in place of the content: the same split on every machine and in every folder, under the same names.
 """
 
 import hashlib
@@ -15,9 +16,9 @@ from fractions import Fraction
 from functools import partial
 from itertools import accumulate
 
-from cnnkit import messages
+from cnnkit import class_names, files, messages
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import allocation, duplicates, reader, source
+from cnnkit.data import allocation, decode, duplicates, reader, source
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.config import SplitConfig
 from cnnkit.data.duplicates import DisjointSets, ExaminedFile, examine
@@ -210,7 +211,9 @@ class SplitResult:
 
     splits: tuple[str, ...]
     rows: list[ManifestRow]  # every image that is in a split, ordered by name; paths as given
-    digests: dict[str, bytes]  # for every path of the rows, the hash of the file's content
+    digests: (
+        dict[str, bytes] | None
+    )  # for every path of the rows, the hash of the file's content; None if it was not read
     remarks: list[str]  # notices, one line each
 
     def table(self) -> list[dict[str, str | int | None]]:
@@ -231,7 +234,7 @@ def split_images(
     Args:
         images: Their own splits are ignored; their groups stay together, or those of `config.group` if it is given.
         config: With `stable`, the split depends only on the content (or on the name of the group), so that images added later
-            move none of the old ones; the shares are then met only on average.
+            move none of the old ones; the shares are then met only on average. With `no_verify` no file is opened.
         callbacks: Progress, in images read; and skipped files.
 
     Raises:
@@ -241,18 +244,27 @@ def split_images(
     config = config.checked()
     splits, seed, near = config.shares(), config.seed, config.hash_distance
     listed = with_groups(once_each(images), config.group_pattern())
-    kept, seen = _examined(listed, look=near is not None, jobs=config.jobs, callbacks=callbacks or Callbacks())
+    seen: list[ExaminedFile] = []
+    copies: list[list[int]] = []
+    if config.no_verify:
+        kept, digests = _present(listed, callbacks=callbacks or Callbacks())
+    else:
+        kept, seen = _examined(listed, look=near is not None, jobs=config.jobs, callbacks=callbacks or Callbacks())
+        digests = [each.digest for each in seen]
+        copies = duplicates.exact_duplicates(digests)
     _check_labels(kept)
-    digests = [each.digest for each in seen]
-    copies = duplicates.exact_duplicates(digests)
     lookalikes = [] if near is None else duplicates.near_duplicates([each.look or b"" for each in seen], distance=near)
     drawn = draw_splits(kept, digests, [*copies, *lookalikes], seed=seed)
     remarks = [
         *_about_own_splits(kept),
-        *_about_names(kept, seen),
+        *([] if config.no_verify else _about_names(kept, seen)),
         *_about_lost(listed, kept),
         *_about_groups(kept),
-        *_about_duplicates(kept, digests, copies, lookalikes, near=near),
+        *(
+            ["--no-verify: broken files and duplicates were not looked for"]
+            if config.no_verify
+            else _about_duplicates(kept, digests, copies, lookalikes, near=near)
+        ),
     ]
     split_of: Sequence[int | None]
     if config.stable:
@@ -275,7 +287,7 @@ def split_images(
     return SplitResult(
         splits=splits.names,
         rows=[ManifestRow(image.path, image.label, splits.names[split], image.group) for image, _, split in taken],
-        digests={image.path: digest for image, digest, _ in taken},
+        digests=None if config.no_verify else {image.path: digest for image, digest, _ in taken},
         remarks=remarks,
     )
 
@@ -330,6 +342,37 @@ def _examined(
     if not kept:
         raise CnnkitError("none of the images can be used; there is nothing to split")
     return kept, seen
+
+
+def _present(images: Sequence[ImageFile], *, callbacks: Callbacks) -> tuple[list[ImageFile], list[bytes]]:
+    """Keep the images whose file is there and not empty, and return what stands in for their content."""
+    kept, names = [], []
+    below: dict[tuple[str, str | None], str] = {}
+    for done, image in enumerate(images, start=1):
+        try:
+            reason = None if files.regular_size(image.path) else "empty file"
+        except OSError as error:
+            reason = decode.reason(image.path, error)
+        if reason is not None:
+            callbacks.skip(image.path, reason)
+        else:
+            folder, name = os.path.split(image.path)
+            if (folder, image.label) not in below:
+                below[folder, image.label] = _below_class(folder, image.label)
+            kept.append(image)
+            names.append(os.fsencode(below[folder, image.label] + name))
+        callbacks.progress(done, len(images))
+    if not kept:
+        raise CnnkitError("none of the images can be used; there is nothing to split")
+    return kept, names
+
+
+def _below_class(folder: str, label: str | None) -> str:
+    """Return a folder from its last folder called like the class on; the whole folder if there is none."""
+    folders = [each for each in os.path.normpath(folder).split(os.sep) if each not in ("", os.curdir)]
+    names = [class_names.normal(each) for each in folders]
+    at = len(names) - names[::-1].index(label) if label in names else 0
+    return "".join(f"{each}/" for each in [name_of(label), *folders[at:]])
 
 
 def _check_labels(images: Sequence[ImageFile]) -> None:

@@ -6,6 +6,7 @@ one; `finish_moves` completes the recorded moves, after any number of interrupti
 
 import contextlib
 import errno
+import functools
 import hashlib
 import logging
 import os
@@ -199,7 +200,7 @@ def write(
     folder: str | Path,
     rows: Sequence[ManifestRow],
     *,
-    digests: Mapping[str, bytes],
+    digests: Mapping[str, bytes] | None,
     link: Link = Link.COPY,
     force: bool = False,
     progress: Progress = ignore_progress,
@@ -209,7 +210,7 @@ def write(
     Args:
         folder: Created if it is missing, with its parents.
         rows: Paths relative to the current folder; every row is in a split.
-        digests: For each path the sha256 of the file.
+        digests: For each path the sha256 of the file; None to read the files if that is needed.
         link: Copy, link or move.
         force: Accept a folder that is not empty, and replace an earlier split in it.
         progress: Called with the number of images in place, and the total.
@@ -230,7 +231,7 @@ def write(
         with atomic.claimed(folder):
             _check_free(folder, force=force)  # again, since another run may have written into it
             left: set[Path] = _left(folder, rows, digests) if force else set()
-            for place in places:
+            for place in places if force else ():  # else the folder is empty
                 if os.path.lexists(folder / place) and folder / place not in left:
                     raise CnnkitError(f"{folder / place} already exists; move it away or choose another folder")
             _check_places(folder, places)
@@ -244,10 +245,18 @@ def write(
                 record_moves(folder, targets)
                 made.clear()  # from here on, an interrupted run is not undone but resumed
                 return _finish_moves(folder, SPLIT_MANIFEST, progress=progress)
+            seen_from, there = functools.cache(manifest.seen_from), set()  # images share folders
             for done, (path, row) in enumerate(targets, start=1):
-                target = folder / row.path
-                _make_folder(target.parent, made)
-                _place(path, target, link)
+                target = os.path.join(folder, row.path)
+                below = os.path.dirname(target)
+                if below not in there:
+                    _make_folder(Path(below), made)
+                    there.add(below)
+                if link is Link.SYMLINK:
+                    source, name = os.path.split(path)
+                    os.symlink(os.path.join(seen_from(below, source), name), target)
+                else:
+                    _place(path, Path(target), link)
                 made.append(target)
                 progress(done, len(targets))
             manifest.save(folder / SPLIT_MANIFEST, listed, columns=manifest.columns(listed))
@@ -309,8 +318,9 @@ def writing_into(folder: Path | None, *, force: bool) -> Generator[None]:
 def _places(rows: Sequence[ManifestRow]) -> list[str]:
     """Return a unique path for each image: split, class, and its path relative to the common folder of its class."""
     folders: defaultdict[str | None, set[str]] = defaultdict(set)
+    absolute = functools.cache(os.path.abspath)  # images share folders
     for row in rows:
-        folders[row.label].add(os.path.dirname(os.path.abspath(row.path)))
+        folders[row.label].add(absolute(os.path.dirname(row.path)))
     common = {label: os.path.commonpath(below) for label, below in folders.items()}
     for label in folders:
         if label is not None and (not label or label.startswith(".") or os.sep in label or "\0" in label):
@@ -331,7 +341,13 @@ def _below_classes(rows: Sequence[ManifestRow], common: Mapping[str | None, str]
 
     If names of a class would collide, the old split stays in the path: train/1.jpg.
     """
-    full = [os.path.relpath(os.path.abspath(row.path), common[row.label]).replace(os.sep, "/") for row in rows]
+
+    @functools.cache  # images share folders
+    def below(folder: str, label: str | None) -> str:
+        relative = os.path.relpath(os.path.abspath(folder), common[label]).replace(os.sep, "/")
+        return "" if relative == os.curdir else f"{relative}/"
+
+    full = [below(folder, row.label) + name for row in rows for folder, name in [os.path.split(row.path)]]
     parted = [_without_class(path, row.label) for path, row in zip(full, rows, strict=True)]
     counts = Counter((row.label, name) for row, (_, name) in zip(rows, parted, strict=True))
     clashing = {label for (label, _), count in counts.items() if count > 1}
@@ -368,7 +384,7 @@ def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None
             )
 
 
-def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes]) -> set[Path]:
+def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes] | None) -> set[Path]:
     """Find the images of an earlier split, and check that none of them is the only copy."""
     old = manifest.load(folder / SPLIT_MANIFEST) if (folder / SPLIT_MANIFEST).is_file() else []
     splits = {row.split for row in [*rows, *old] if row.split}
@@ -383,11 +399,16 @@ def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes
     lies_inside = inside(folder, reserved=_RESERVED)
     listed = {place for place in found | {row.path for row in old} if lies_inside(place)}
     left = {folder / place for place in listed if os.path.lexists(folder / place)}
-    elsewhere = {digest: path for path, digest in digests.items()}
+
+    @functools.cache
+    def elsewhere() -> dict[bytes, str]:
+        known = {row.path: digest_of(row.path) for row in rows} if digests is None else digests
+        return {digest: path for path, digest in known.items()}
+
     for path in sorted(left):
         if not path.is_symlink() and not path.is_file():
             raise CnnkitError(f"{path} already exists, and is not a file; move it away or choose another folder")
-        if not path.is_symlink() and not _lies_elsewhere(path, elsewhere):
+        if not path.is_symlink() and not _lies_elsewhere(path, elsewhere()):
             raise CnnkitError(f"{path} is the only copy and would be deleted; move it away or choose another folder")
     return left
 
@@ -422,25 +443,25 @@ def _lies_elsewhere(path: Path, elsewhere: Mapping[bytes, str]) -> bool:
 
 
 @contextlib.contextmanager
-def _taken_back() -> Generator[list[Path]]:
+def _taken_back() -> Generator[list[str | Path]]:
     """On failure, remove the files and folders that were made, the latest first.
 
     Yields:
         A list to record them in.
     """
-    made: list[Path] = []
+    made: list[str | Path] = []
     try:
         yield made
     except BaseException:
         for path in reversed(made):
-            if path.is_dir() and not path.is_symlink():
-                path.rmdir()
+            if os.path.isdir(path) and not os.path.islink(path):
+                os.rmdir(path)
             else:
-                path.unlink(missing_ok=True)
+                Path(path).unlink(missing_ok=True)
         raise
 
 
-def _make_folder(folder: Path, made: list[Path]) -> None:
+def _make_folder(folder: Path, made: list[str | Path]) -> None:
     if not folder.exists():
         _make_folder(folder.parent, made)
         folder.mkdir()
@@ -448,9 +469,7 @@ def _make_folder(folder: Path, made: list[Path]) -> None:
 
 
 def _place(path: str, target: Path, link: Link) -> None:
-    if link is Link.SYMLINK:
-        target.symlink_to(manifest.seen_from(target.parent, path))
-    elif link is Link.HARDLINK:
+    if link is Link.HARDLINK:
         try:
             os.link(os.path.realpath(path), target)
         except OSError as error:

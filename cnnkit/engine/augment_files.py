@@ -99,6 +99,7 @@ def write(
     place = augment_plan.placing(images)
     if shard is not None:
         images = shards.share(list(images), shard)
+    lies_inside = atomic_folder.places(folder)
     total, used, written, skipped = len(images) if isinstance(images, Sized) else None, 0, 0, 0
     # Images are processed in parallel, so each of them uses one core
     with atomic.naming(folder), atomic_folder.staging_folder(folder, replaceable) as workshop, threads(1):
@@ -112,7 +113,8 @@ def write(
                 else:
                     named = augment_plan.named(image, made.format, made.draws, place=place, plan=plan)
                     for copy, content in zip(named, made.files, strict=True):
-                        _put(folder, workshop, copy, content, replaceable)
+                        atomic_folder.check_place(folder, copy.path, replaceable, lies_inside)
+                        _put(workshop, copy, content)
                         listed.write(_fields(copy, plan, folder))
                     used, written = used + 1, written + len(named)
                 callbacks.progress(done, total)
@@ -190,11 +192,15 @@ def _copies(
 
     The reference to the image itself is dropped.
     """
-    pixels = torch.from_numpy(np.array(image))[None]  # (1, H, W, 3)
-    del image
+    # Channel by channel in memory, which `augment` keeps: interleaving the channels takes as long as encoding a JPEG
+    planes = np.stack([np.asarray(channel) for channel in image.split()])  # (3, H, W)
+    pixels = torch.from_numpy(planes)[None].permute(0, 2, 3, 1)  # (1, H, W, 3)
+    del image, planes
     for draw in draws:
         memory.hold(_BYTES_A_PIXEL * pixels.shape[1] * pixels.shape[2])
-        changed = Image.fromarray(augment(pixels, [draw], fill=plan.augmentation.fill)[0].numpy())
+        copy = augment(pixels, [draw], fill=plan.augmentation.fill)[0].permute(2, 0, 1).numpy()
+        changed = Image.merge("RGB", [Image.fromarray(channel) for channel in copy])
+        del copy
         yield finish(changed)
         del changed
 
@@ -258,8 +264,7 @@ def _fields(copy: PlannedCopy, plan: AugmentPlan, folder: Path) -> list[str | No
 # ---------------------------------------------------------------- the folder
 
 
-def _put(folder: Path, workshop: Path, copy: PlannedCopy, content: bytes, replaceable: frozenset[str]) -> None:
-    atomic_folder.check_place(folder, copy.path, replaceable)
+def _put(workshop: Path, copy: PlannedCopy, content: bytes) -> None:
     target = workshop / copy.path
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

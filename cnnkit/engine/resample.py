@@ -67,7 +67,7 @@ def augment(images: Tensor, draws: Sequence[AugmentParams], *, fill: Fill = Fill
     count, height, width, _ = images.shape
     assert count == len(draws)
     step = max(1, PIXELS_AT_ONCE // (height * width)) if images.device.type == "cpu" else max(count, 1)
-    copies = torch.empty_like(images, memory_format=torch.contiguous_format)
+    copies = torch.empty_like(images)  # in the same order in memory
     for start in range(0, count, step):
         part = slice(start, start + step)
         copies[part] = _augmented(images[part], draws[part], fill)

@@ -8,7 +8,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
 from cnnkit.audit import probes
-from cnnkit.audit.probes import Probe
+from cnnkit.audit.record import Probe
 
 SEEDS = 12
 
@@ -164,3 +164,12 @@ def test_same_seed_gives_same_probes():
     assert first == again
     assert first != other
     assert first[0].images == 2000
+
+
+def test_reports_progress_after_each_probe():
+    """Beginning with the number of probes, before the first one ends."""
+    labels, generator = labels_of(20, 20), np.random.default_rng(0)
+    shown = []
+    columns = {name: generator.normal(size=(40, 1)) for name in ("width", "height")}
+    probes.probe("class", labels, columns, progress=lambda done, total: shown.append((done, total)))
+    assert shown == [(0, 2), (1, 2), (2, 2)]

@@ -15,6 +15,7 @@ from cnnkit.errors import UsageError
         (SplitConfig(), "give one of --ratio, --count and --folds"),
         (SplitConfig(count="1,1", stable=True), "--stable and --count contradict"),
         (SplitConfig(ratio="1,1", stable=True, near_bits=8), "--stable and --near contradict"),
+        (SplitConfig(ratio="1,1", no_verify=True, near=True), "--no-verify and --near contradict"),
         (SplitConfig(ratio="1,1", group="("), "not a regular expression"),
         (SplitOutput(manifest=Path("a.tsv"), output=Path("sets")), "exclude each other"),
         (SplitOutput(manifest=Path("a.txt")), "ends in .tsv"),

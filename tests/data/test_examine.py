@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.data.duplicates import LOOK_SIDE, ExaminedFile, examine
+from cnnkit.data.duplicates import LOOK_SIDE, ExaminedFile, examine, perceptual_hash
 from cnnkit.errors import BadImageError
 
 
@@ -24,6 +24,33 @@ def test_digest_and_perceptual_hash(image):
     assert examine(str(image)) == ExaminedFile(digest)
     look = imagehash.phash(Image.open(image), hash_size=LOOK_SIDE).hash
     assert examine(str(image), look=True) == ExaminedFile(digest, np.packbits(look).tobytes())
+
+
+@pytest.mark.parametrize("kind", ["one colour", "stripes", "checks", "gradient", "noise", "square", "dot"])
+def test_perceptual_hash_is_that_of_imagehash(kind):
+    """Also where coefficients are equal, or zero, and rounding decides."""
+    down, across = np.indices((90, 120))
+    grey = {
+        "one colour": np.full((90, 120), 93),
+        "stripes": across // 10 % 2 * 200,
+        "checks": (across // 15 + down // 15) % 2 * 255,
+        "gradient": across * 2,
+        "noise": np.random.default_rng(0).integers(0, 256, (90, 120)),
+        "square": 255 * ((abs(across - 59.5) < 20) & (abs(down - 44.5) < 20)),
+        "dot": 255 * ((across == 7) & (down == 50)),
+    }[kind]
+    image = Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    expected = imagehash.phash(image, hash_size=LOOK_SIDE).hash
+    assert perceptual_hash(image) == np.packbits(expected).tobytes()
+
+
+@pytest.mark.photos
+def test_perceptual_hash_of_photos_is_that_of_imagehash(photos):
+    """On photographs no bit is so close that imagehash is called."""
+    for path in sorted((photos / "flowers").glob("*/*"))[::60]:
+        image = Image.open(path).convert("RGB")
+        expected = imagehash.phash(image, hash_size=LOOK_SIDE).hash
+        assert perceptual_hash(image) == np.packbits(expected).tobytes()
 
 
 def test_perceptual_hash_respects_exif(image, tmp_path):

@@ -1,6 +1,7 @@
 """Assignment of images to splits."""
 
 import hashlib
+import os
 import random
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cnnkit import files
 from cnnkit.callbacks import SILENT, Callbacks
 from cnnkit.data import allocation, duplicates, source, split
 from cnnkit.data.config import SplitConfig
@@ -420,3 +422,59 @@ def test_rejects_folder_without_usable_images(images):
         path.write_bytes(b"")
     with pytest.raises(CnnkitError, match="none of the images can be used"):
         split_folder(root, callbacks=SILENT)
+
+
+# ---------------------------------------------------------------- files that are not opened
+
+
+def test_without_verification_no_file_is_opened(images, monkeypatch):
+    """Not even broken ones, which stay in a split; missing and empty files are skipped."""
+    folder = images(red=4, blue=4)
+    (folder / "red/00.png").write_bytes(b"no image")
+    (folder / "blue/00.png").write_bytes(b"")
+    found = [*source.find([str(folder)]), ImageFile(str(folder / "red/none.png"), "red")]
+    skipped = {}
+    monkeypatch.setattr(split, "examine", None)
+    monkeypatch.setattr(files, "open_regular", None)
+    outcome = split.split_images(
+        found,
+        replace(HALVES, no_verify=True),
+        callbacks=Callbacks(skip=lambda path, reason: skipped.update({path: reason})),
+    )
+    assert skipped == {
+        str(folder / "blue/00.png"): "empty file",
+        str(folder / "red/none.png"): "no such file or directory",
+    }
+    assert str(folder / "red/00.png") in {row.path for row in outcome.rows}
+    assert outcome.digests is None
+    assert outcome.remarks[0] == "--no-verify: broken files and duplicates were not looked for"
+
+
+@pytest.mark.parametrize("stable", [False, True])
+def test_without_verification_the_names_from_the_class_folder_on_decide(images, tmp_path, stable):
+    """The same split in another folder, from a list, and with other content; another one with another seed."""
+    config = replace(HALVES, no_verify=True, stable=stable)
+    folder = images(red=12, blue=12)
+    moved = tmp_path / "elsewhere" / "set"
+    for path in folder.glob("*/*"):
+        (moved / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (moved / path.parent.name / path.name).write_bytes(b"other")
+
+    def splits(found, **changes):
+        rows = split.split_images(found, replace(config, **changes)).rows
+        return {(row.label, os.path.basename(row.path)): row.split for row in rows}
+
+    here = splits(source.find([str(folder)]))
+    assert here == splits(source.find([str(moved)]))
+    assert here == splits(ImageFile(str(path), path.parent.name) for path in sorted(folder.glob("*/*"), reverse=True))
+    assert here != splits(source.find([str(folder)]), seed=5)
+
+
+def test_without_verification_groups_stay_together(images):
+    """As with verification."""
+    folder = images(red=12, blue=12)
+    outcome = split.split_images(
+        source.find([str(folder)]), SplitConfig(ratio="1,1", group=r"(red|blue)/0", no_verify=True)
+    )
+    of_groups = {(row.group, row.split) for row in outcome.rows if row.group}
+    assert len(of_groups) == len({group for group, _ in of_groups}) == 2

@@ -219,6 +219,15 @@ class TestForce:
         assert contents("sets") == EXPECTED
         assert len(manifest.load("sets/split.tsv")) == 6
 
+    def test_only_copy_is_found_without_digests(self, photos):
+        """Files that were not read before are read now: copies are replaced, the only copy is not."""
+        write("sets", rows_of())
+        tree.write("sets", rows_of(), digests=None, force=True)
+        assert contents("sets") == EXPECTED
+        os.unlink(rows_of()[0].path)
+        with pytest.raises(CnnkitError, match="is the only copy and would be deleted"):
+            tree.write("sets", rows_of()[1:], digests=None, force=True)
+
     def test_link_to_a_file_is_not_a_copy(self, photos, tmp_path):
         """An image that is only in the folder is not removed because of a link to it from elsewhere."""
         write("sets", rows_of(), Link.MOVE)
