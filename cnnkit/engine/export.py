@@ -20,7 +20,7 @@ from cnnkit.callbacks import Callbacks
 from cnnkit.choices import ExportInput, Pool
 from cnnkit.data import preprocessing, reader
 from cnnkit.data.source import ImageFile
-from cnnkit.engine import device_errors
+from cnnkit.engine import device_errors, torch_device
 from cnnkit.engine.config import ExportConfig
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError
@@ -465,7 +465,8 @@ def export_model(
             normalised=made.normalised,
             callbacks=callbacks,
         )
-        record = compare(made.reference, session, pixels, source=verify_name, classes=True)
+        with torch_device.on_all_cores(made.reference) as reference:
+            record = compare(reference, session, pixels, source=verify_name, classes=True)
         if not record.rows:
             raise CnnkitError(f"{verify_name}: no image could be used to compare on; nothing written")
         records.append(record)
