@@ -137,7 +137,7 @@ def on_all_cores(network: Callable[[Tensor], tuple[Tensor, ...]]) -> Generator[C
 
     workers = usable_cores()
     with threads(1), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield lambda rows: tuple(map(torch.cat, zip(*pool.map(part, rows.split(_PART)), strict=True)))
+        yield lambda rows: tuple(map(torch.cat, zip(*pool.map(part, torch.split(rows, _PART)), strict=True)))
 
 
 def release_memory() -> None:
