@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
@@ -20,7 +20,7 @@ from cnnkit.callbacks import Callbacks
 from cnnkit.choices import ExportInput, Pool
 from cnnkit.data import preprocessing, reader
 from cnnkit.data.source import ImageFile
-from cnnkit.engine import device_errors
+from cnnkit.engine import device_errors, exporter, torch_device
 from cnnkit.engine.config import ExportConfig
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError
@@ -155,8 +155,7 @@ def to_onnx(
 
     Args:
         module: In eval mode.
-        example: An input with at least two rows, since the exporter takes a single row for a constant. Its dynamic axes must differ in
-            length, since the exporter takes equal lengths for always equal.
+        example: An input, as `exporter.graph` needs it.
         inputs: Name of the input.
         outputs: Names of the outputs.
         opset: The operator set; by default the exporter's own choice.
@@ -165,35 +164,45 @@ def to_onnx(
     Raises:
         CnnkitError: torch cannot export the module, or not with that operator set or those dynamic axes.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside torch's exporter
-        try:
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                external_data=False,
-                dynamic_shapes=(dict.fromkeys(free, torch.export.Dim.DYNAMIC),),
-                input_names=[inputs],
-                output_names=list(outputs),
-                opset_version=opset,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise CnnkitError(f"torch cannot export this network to ONNX: {_cause(error)}") from error
-    assert program is not None
-    proto: ModelProto = program.model_proto
+    model = exporter.graph(module, example, opset=opset, free=free)
+    return _finished(model, inputs=inputs, outputs=outputs, opset=opset, free=free)
+
+
+def joined_to_onnx(network: Classifier, example: Tensor, *, outputs: Sequence[str], opset: int | None) -> ModelProto:
+    """Export a classifier in two pieces that are cached separately: another head on the same backbone exports only the head.
+
+    Args:
+        network: In eval mode; uint8 images of one size.
+        example: Two images.
+        outputs: Names of the outputs: probabilities, logits and possibly features.
+        opset: As `to_onnx`.
+
+    Raises:
+        CnnkitError: As `to_onnx`.
+    """
+    extractor = classifier.Extractor(network.base, preprocess=network.preprocess, pool=network.pool.pool).eval()
+    with torch.no_grad():
+        features = extractor(example)
+    whole = exporter.join(
+        exporter.graph(extractor, example, opset=opset, free=BATCH_AXIS),
+        exporter.graph(HeadOutputs(network.head).eval(), features, opset=opset, free=BATCH_AXIS),
+    )
+    del whole.graph.outputs[len(outputs) :]
+    return _finished(whole, inputs="images", outputs=outputs, opset=opset, free=BATCH_AXIS)
+
+
+def _finished(
+    model: onnx_ir.Model, *, inputs: str, outputs: Sequence[str], opset: int | None, free: Mapping[int, str]
+) -> ModelProto:
+    """Name inputs and outputs and check the operator set."""
+    for value, name in zip((*model.graph.inputs, *model.graph.outputs), (inputs, *outputs), strict=True):
+        value.name = name
+    proto: ModelProto = onnx_ir.to_proto(model)
     (written,) = {item.version for item in proto.opset_import if not item.domain}
     if opset not in (None, written):  # if the conversion fails, the exporter keeps its own choice
         raise CnnkitError(f"torch cannot export this network with opset {opset}; it wrote opset {written}")
     _name_axes(proto, free)
     return proto
-
-
-def _cause(error: Exception) -> str:
-    """Return the first line of the exporter's error, which follows a page of advice for programmers."""
-    lines = [line for line in str(error).partition("## Exception summary")[2].splitlines() if line.strip()]
-    return lines[0] if lines else str(error).splitlines()[0]
 
 
 def _name_axes(proto: ModelProto, free: Mapping[int, str]) -> None:
@@ -305,6 +314,7 @@ class WholeExport:
                 network, normalised=self.normalised, features=config.features, cam=config.cam, half=half
             ).eval()
 
+        self.network = network
         self.module = outputs(half=config.fp16)
         # Always in float32, so that the difference includes the effect of float16
         self.reference: nn.Module = outputs(half=False)
@@ -315,6 +325,17 @@ class WholeExport:
         self.traced = (self.size + self.size // 2, self.size) if config.dynamic_size else None
         odd = self.size + 1 + self.size % 2
         self.others = [(self.traced[0], self.traced[0]), self.traced, (odd, odd)] if self.traced else []
+        # Class activation maps need the backbone's maps; the other options change the backbone's graph anyway
+        self.in_one_piece = config.cam or config.fp16 or config.dynamic_size or self.normalised
+
+    def to_onnx(self, opset: int | None) -> ModelProto:
+        """Export the network."""
+        if not self.in_one_piece:
+            return joined_to_onnx(self.network, self.example(2), outputs=self.module.names, opset=opset)
+        example = self.example(2, self.traced)
+        return to_onnx(
+            self.module, example, inputs=self.input_name, outputs=self.module.names, opset=opset, free=self.free
+        )
 
     def example(self, batch: int, sides: tuple[int, int] | None = None) -> Tensor:
         """Draw random inputs, by default of the network's own size."""
@@ -329,8 +350,6 @@ class HeadExport:
 
     input_name = "features"
     normalised = False
-    free = BATCH_AXIS
-    traced = None
     others: tuple[tuple[int, int], ...] = ()
 
     def __init__(self, network: Classifier) -> None:
@@ -338,6 +357,10 @@ class HeadExport:
         self.reference: nn.Module = self.module
         extractor = classifier.Extractor(network.base, preprocess=network.preprocess, pool=network.pool.pool).eval()
         self.shape = classifier.feature_shape(extractor, network.preprocess)
+
+    def to_onnx(self, opset: int | None) -> ModelProto:
+        """Export the head."""
+        return to_onnx(self.module, self.example(2), inputs=self.input_name, outputs=self.module.names, opset=opset)
 
     def example(self, batch: int, _sides: tuple[int, int] | None = None) -> Tensor:
         """Draw random features."""
@@ -454,14 +477,7 @@ def export_model(
     header = loaded.header.but(
         kind=ArtefactKind.ONNX, made_by=loaded.header.made_by | made_by("torch", "onnx", "onnxscript")
     )
-    proto = to_onnx(
-        made.module,
-        made.example(2, made.traced),
-        inputs=made.input_name,
-        outputs=made.module.names,
-        opset=config.opset,
-        free=made.free,
-    )
+    proto = made.to_onnx(config.opset)
     content = checked_bytes(proto, header)
     session = Session(content, device=config.device, name=f"the exported {Path(model).name}")
     callbacks.phase("comparing on random images")
@@ -476,7 +492,8 @@ def export_model(
             normalised=made.normalised,
             callbacks=callbacks,
         )
-        record = compare(made.reference, session, pixels, source=verify_name, classes=True)
+        with torch_device.on_all_cores(made.reference) as reference:
+            record = compare(reference, session, pixels, source=verify_name, classes=True)
         if not record.rows:
             raise CnnkitError(f"{verify_name}: no image could be used to compare on; nothing written")
         records.append(record)
@@ -519,7 +536,7 @@ def _compare_random(made: WholeExport | HeadExport, session: Session, *, batch: 
     """Compare on random inputs of several batch sizes and, with a dynamic size, several image sizes."""
     drawn = [("random", made.example(size)) for size in sorted({1, 2, batch})]
     drawn += [(f"random {sides[0]}x{sides[1]}", made.example(2, sides)) for sides in made.others]
-    return [
-        compare(made.reference, session, iter([inputs.numpy()]), source=source, classes=True)
-        for source, inputs in drawn
-    ]
+    with torch_device.on_all_cores(made.reference) as reference:
+        return [
+            compare(reference, session, iter([inputs.numpy()]), source=source, classes=True) for source, inputs in drawn
+        ]

@@ -116,15 +116,18 @@ def _parts(message: Message) -> list[_Part]:
     return found
 
 
-def finished(proto: ModelProto, header: Header) -> bytes:
-    """Return the bytes to write: with the Header, and without anything that depends on the machine.
-
-    The exporter writes stack traces with local paths into the metadata of nodes and values.
-    """
+def without_traces(proto: ModelProto) -> ModelProto:
+    """Remove what depends on the machine: the exporter writes stack traces with local paths into the metadata of nodes and values."""
     for part, _ in _parts(proto):
         for field in ("metadata_props", "doc_string"):
             if field in part.DESCRIPTOR.fields_by_name:
                 part.ClearField(field)
+    return proto
+
+
+def finished(proto: ModelProto, header: Header) -> bytes:
+    """Return the bytes to write: with the Header, and without anything that depends on the machine."""
+    without_traces(proto)
     try:
         proto.metadata_props.add(key=KEY, value=header.to_json())
     except UnicodeEncodeError as error:

@@ -55,6 +55,27 @@ def test_number_of_cores_is_restored():
     assert torch.get_num_threads() == before
 
 
+def test_parts_of_a_batch_run_on_all_cores():
+    """Every output matches the whole batch, for any number of rows; an error is raised; the number of cores is restored."""
+    convolution = nn.Conv2d(3, 5, 3).eval()
+
+    def network(images):
+        maps = convolution(images)
+        assert torch.get_num_threads() == 1
+        return maps.mean((2, 3)), maps
+
+    before = torch.get_num_threads()
+    with torch_device.on_all_cores(network) as parallel:
+        for rows in (1, 4, 11):
+            images = torch.rand(rows, 3, 9, 9)
+            pooled, maps = parallel(images)
+            torch.testing.assert_close(maps, convolution(images).detach(), rtol=0, atol=1e-6)
+            torch.testing.assert_close(pooled, maps.mean((2, 3)), rtol=0, atol=1e-6)
+        with pytest.raises(RuntimeError, match="channels"):
+            parallel(torch.rand(2, 4, 9, 9))
+    assert torch.get_num_threads() == before
+
+
 def test_batch_that_does_not_fit_is_split():
     """For all kinds of out-of-memory errors; other errors are raised, and so is that of a single row."""
     seen = []

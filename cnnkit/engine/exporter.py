@@ -1,0 +1,155 @@
+"""torch modules as ONNX graphs. torch's exporter runs once for each structure; its graph is cached without weights, which are filled in.
+
+The exporter takes seconds, most of them in torch.export, which knows nothing of weights. A fine-tuned backbone, another head of the same
+layers, or the same network after another training have the same structure. Whether the structure came from the cache or not, the same
+steps follow, so that the bytes of an export do not depend on the cache.
+"""
+
+import hashlib
+import inspect
+import json
+import sys
+import warnings
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes.common import NameFixPass
+from torch import Tensor, fx, nn
+
+from cnnkit.errors import CnnkitError
+from cnnkit.formats import cache, onnx_model
+from cnnkit.formats.header import made_by
+
+#: The libraries whose version decides what the exporter writes.
+_LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnx-ir", "onnxscript")
+
+
+def graph(module: nn.Module, example: Tensor, *, opset: int | None, free: Mapping[int, str]) -> onnx_ir.Model:
+    """Export a module with one input; the axes in `free` are dynamic.
+
+    Args:
+        module: In eval mode.
+        example: An input with at least two rows, since the exporter takes a single row for a constant. Its dynamic axes must differ in
+            length, since the exporter takes equal lengths for always equal.
+        opset: The operator set; by default the exporter's own choice.
+        free: Names of the input's dynamic axes, by their positions.
+
+    Raises:
+        CnnkitError: torch cannot export the module, or not with those dynamic axes.
+    """
+    tensors = _tensors(module)
+    model = onnx_ir.from_proto(onnx.load_model_from_string(_structure(module, example, tensors, opset, free)))
+    for name, value in model.graph.initializers.items():
+        if name in tensors:
+            value.const_value = onnx_ir.Tensor(tensors[name].detach().contiguous().numpy(), name=name)
+    program = torch.onnx.ONNXProgram(model, None)
+    program.optimize()  # with the weights, since it multiplies batch normalization into them
+    return program.model
+
+
+def join(features: onnx_ir.Model, head: onnx_ir.Model) -> onnx_ir.Model:
+    """Append a head to a graph that computes its input; the outputs are those of the head, then the features."""
+    whole = features.graph
+    (given,), (made,) = head.graph.inputs, whole.outputs
+    outputs = [*head.graph.outputs, made]
+    head.graph.outputs.clear()
+    onnx_ir.convenience.replace_all_uses_with(given, made)
+    for value in list(head.graph.initializers.values()):
+        assert value.name is not None
+        del head.graph.initializers[value.name]
+        while value.name in whole.initializers:
+            value.name = f"head.{value.name}"
+        whole.initializers[value.name] = value
+    nodes = list(head.graph)
+    head.graph.remove(nodes)
+    whole.extend(nodes)
+    whole.outputs[:] = outputs
+    NameFixPass()(features)  # the exporter numbers values of both from 0
+    return features
+
+
+def _structure(
+    module: nn.Module, example: Tensor, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
+) -> bytes:
+    """Return the graph without weights, from the cache or from the exporter; without a cache, it is exported every time."""
+    try:
+        kept = cache.folder("graphs") / f"{_digest(module, example, tensors, opset, free)}.onnx"
+    except CnnkitError:  # not writable, or there is no home directory
+        return _exported(module, example, tensors, opset, free)
+    if not cache.is_intact(kept):
+        cache.keep(kept, _exported(module, example, tensors, opset, free))
+    return kept.read_bytes()
+
+
+def _exported(
+    module: nn.Module, example: Tensor, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
+) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch's exporter
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                dynamic_shapes=(dict.fromkeys(free, torch.export.Dim.DYNAMIC),),
+                opset_version=opset,
+                verbose=False,
+                optimize=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise CnnkitError(f"torch cannot export this network to ONNX: {_cause(error)}") from error
+    assert program is not None
+    proto = onnx_model.without_traces(program.model_proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in tensors:
+            tensor.ClearField("raw_data")
+    return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return] # protobuf ships no types
+
+
+def _cause(error: Exception) -> str:
+    """Return the first line of the exporter's error, which follows a page of advice for programmers."""
+    lines = [line for line in str(error).partition("## Exception summary")[2].splitlines() if line.strip()]
+    return lines[0] if lines else str(error).splitlines()[0]
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, also those that are not in the state_dict; shared ones have all their names."""
+    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+
+
+def _digest(
+    module: nn.Module, example: Tensor, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
+) -> str:
+    """Return a digest of everything that the exporter sees, except the values of weights."""
+    modules = list(module.named_modules(remove_duplicate=False))
+    ours = sorted({type(part).__module__ for _, part in modules if type(part).__module__.startswith("cnnkit.")})
+    seen = {
+        "made_by": made_by(*_LIBRARIES),
+        "sources": [inspect.getsource(sys.modules[name]) for name in ours],
+        "input": [str(example.dtype), list(example.shape)],
+        "opset": opset,
+        "free": sorted(free),
+        "modules": [
+            (
+                path,
+                f"{type(part).__module__}.{type(part).__qualname__}",
+                sorted((name, repr(value)) for name, value in vars(part).items() if _is_setting(value)),
+                part.code if isinstance(part, fx.GraphModule) else None,
+            )
+            for path, part in modules
+        ],
+        "tensors": [(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in tensors.items()],
+    }
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _is_setting(value: Any) -> bool:  # noqa: ANN401 - an attribute of a module
+    """Return whether an attribute is a number, a text or a choice, or several of them: it may decide what a module computes."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, bool | int | float | str | Enum | torch.dtype)
