@@ -59,7 +59,7 @@ def similar(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:
             found[other] = matcher.ratio()
         elif _exchanged(one, plain.casefold()) or _begins(one, plain.casefold()):
             found[other] = _ALIKE
-    return sorted(found, key=lambda other: (-found[other], len(other), other))[:most]
+    return sorted(found, key=lambda other: (found[other], -len(other), other), reverse=True)[:most]
 
 
 def _plain(word: str) -> str:

@@ -476,7 +476,7 @@ def test_every_public_function_with_a_path_is_tested():
         (lambda: cnnkit.layer_dims("flatten, conv 8 k3", input=(4, 4, 2)), r"as in input=\(224, 224, 3\)$"),
         (
             lambda: cnnkit.write_features("out/my x.npz", cnnkit.read_features("train.npy")),
-            '^out/my x.npz: features .* next to it; give path="my x.npy"$',
+            '^out/my x.npz: features .* next to it; give path="out/my x.npy"$',
         ),
         (lambda: cnnkit.heat_map(bare(), RED), "; give a bare state_dict as weights, and its network by name, or make"),
         (lambda: cnnkit.read_header(bare()), "no cnnkit header in it; make a model with cnn-train-head$"),

@@ -27,7 +27,7 @@ _REMEDIES = (
     (re.compile("raise the limit with --max-pixels"), "open it with Pillow and pass that image", None),
     (re.compile("add --folders (classes|splits)"), r'pass find_images(..., folders="\1")', None),
     (re.compile("give also --size, .*"), "run cnn-predict, which takes both as options", None),
-    (re.compile(r"give -o (.+\.npy)$"), r'give path="\1"', None),
+    (re.compile(r"give -o '?(.+\.npy)'?$"), r'give path="\1"', None),
     (re.compile("; to write one, give -o .*"), "", None),
     (
         re.compile("pass a bare state_dict with --weights"),

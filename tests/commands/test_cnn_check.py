@@ -325,7 +325,7 @@ def test_next_command_works(run, clean):
     assert "next: cnn-extract folds.tsv -o features.npy && cnn-train-head features.npy --hold-out fold0" in said
     Path("split.tsv").write_text(run("cnn-split", "photos", "--ratio", "2,1").out)
     assert "next: cnn-extract split.tsv --split train" in run("cnn-check", "split.tsv", "--probes", "none").err
-    assert "next: cnn-extract SOURCE -o" in run("cnn-check", "-", "--probes", "none", stdin=folds).err
+    assert "next: cnn-extract - < LIST -o" in run("cnn-check", "-", "--probes", "none", stdin=folds).err
 
 
 def test_property_that_predicts_the_split_is_a_leak(run, here):

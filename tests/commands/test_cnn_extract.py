@@ -528,7 +528,7 @@ def test_missing_gpu_is_an_error(run, here, monkeypatch, engine):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = [*BACKBONE[:-2], "--engine", engine]
     outcome = run("cnn-extract", "photos", "-o", "x.npy", *words, "--device", "cuda", status=1)
-    assert outcome.err.splitlines()[-1].startswith("cnn-extract: --device cuda:0: ")
+    assert outcome.err.splitlines()[-1].startswith("cnn-extract: --device cuda: ")
     assert outcome.err.splitlines()[-1].endswith("; use cpu or auto")
     assert not list(here.glob("x.*"))
     assert "cnn-extract: running on the CPU" in run("cnn-extract", "photos", "-o", "x.npy", *words).err.splitlines()

@@ -376,7 +376,7 @@ def test_rejects_wrong_usage(run, photos_here, words, said):
         (("nowhere", "--ratio", "1,1"), "nowhere: no such image"),
         (("photos", "--count", "6,3"), "class blue has 8 images, but --count 6,3 needs 9; lower it"),
         (("photos", "--folds", "9"), "class blue has 8 images, too few for fold0"),
-        (("photos", "--ratio", "1,1", "-o", "photos"), "photos is not empty"),
+        (("photos", "--ratio", "1,1", "-o", "photos"), "photos contains the images that are to be split"),
         (("photos", "--ratio", "1,1", "-o", "photos", "--force"), "contains the images that are to be split"),
         (
             ("photos", "--ratio", "1,1", "--manifest", "nowhere/split.tsv"),

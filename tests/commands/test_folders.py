@@ -118,7 +118,7 @@ def test_features_of_a_split_dataset_keep_their_splits(run, here):
     outcome = run("cnn-train-head", "all.npy", "-o", "head.pt", "--device", "cpu", "--epochs", "2")
     (row,) = outcome.rows
     assert (row["train_rows"], row["val_rows"]) == ("12", "6")
-    assert "all.npy: rows not used: 4 of test" in outcome.err
+    assert "all.npy: 4 of test not used" in outcome.err
     for split in ("train", "valid"):
         run("cnn-extract", "photos", "--split", split, "-o", f"{split}.npy", *BACKBONE)
     run("cnn-train-head", "train.npy", "--val", "valid.npy", "-o", "same.pt", "--device", "cpu", "--epochs", "2")
@@ -388,7 +388,7 @@ def test_notice_for_splits_that_differ_in_case(run, here):
     """Both are training splits."""
     shutil.copytree("photos/train", "photos/Train")
     assert (
-        'splits that differ only in case, Unicode form or zeros: "Train", "train"'
+        'splits that differ only in case or Unicode form: "Train", "train"'
         in run("cnn-train", "photos", "-o", "a.pt", *NET).err
     )
 

@@ -75,7 +75,7 @@ def test_list_of_paths(run, folder):
         ),
         (
             "path,split\nphotos/red/00.png,Train\nphotos/blue/00.png,train \n",
-            'splits that differ only in case, Unicode form or zeros: "Train", "train"',
+            'splits that differ only in case or Unicode form: "Train", "train"',
         ),
     ],
 )

@@ -492,7 +492,11 @@ def test_read_gives_image_and_fingerprint(tmp_path):
         file.truncate(1 << 40)  # a sparse file of one tebibyte
     with pytest.raises(BadImageError, match="not an image in a supported format"):
         decode.read(large)
-    for other, reason in (("/dev/zero", "not a regular file"), (tmp_path, "directory"), (tmp_path / "none", "no such")):
+    for other, reason in (
+        ("/dev/zero", "not a regular file"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "none", "no such"),
+    ):
         with pytest.raises(BadImageError, match=reason):
             decode.read(other)
 
