@@ -80,9 +80,11 @@ def _structure(
         kept = cache.folder("graphs") / f"{_digest(module, example, tensors, opset, free)}.onnx"
     except CnnkitError:  # not writable, or there is no home directory
         return _exported(module, example, tensors, opset, free)
-    if not cache.is_intact(kept):
-        cache.keep(kept, _exported(module, example, tensors, opset, free))
-    return kept.read_bytes()
+    content = cache.find(kept)
+    if content is None:
+        content = _exported(module, example, tensors, opset, free)
+        cache.keep(kept, content)
+    return content
 
 
 def _exported(
