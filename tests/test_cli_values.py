@@ -64,7 +64,7 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("annotation", WORDS, ids=str)
+@pytest.mark.parametrize("annotation", WORDS, ids=range(len(WORDS)))
 def test_words_have_typers_values(annotation):
     """And typer's errors."""
     for word in WORDS[annotation]:

@@ -56,6 +56,7 @@ def calls(path):
 OPENING = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "writing"}
 #: Modules outside of `formats` that open files, and which: none of them is an artefact of cnnkit.
 OPENERS = {
+    "cnnkit.engine.quantize": "temporary files for onnxruntime's quantizer, which takes names of files",
     "cnnkit.cli.command": "the null device",
     "cnnkit.cli.candidates": "the source of torchvision and timm, which names their networks",
     "cnnkit.cli.completion": "what a shell reads when it starts",

@@ -61,7 +61,7 @@ class Quantizer:
             with _explained(name):
                 # The shapes that symbolic inference adds are not needed, and it would import sympy
                 quantization.quant_pre_process(given, made, skip_symbolic_shape=True)
-                self._float32 = onnx.load(made)
+                self._float32 = onnx.load_model_from_string(made.read_bytes())
         _normalize_by_channel(self._float32.graph)
         for number, node in enumerate(self._float32.graph.node):
             node.name = node.name or f"node{number}"
@@ -107,7 +107,7 @@ class Quantizer:
         (taken,) = self._float32.graph.input
         with tempfile.TemporaryDirectory(prefix="cnnkit-") as folder:
             given = Path(folder, "prepared.onnx")
-            onnx.save(self._float32, given)
+            given.write_bytes(self._float32.SerializeToString())
             with _explained(self._name):
                 calibrator = quantization.create_calibrator(
                     given,

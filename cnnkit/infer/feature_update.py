@@ -7,7 +7,6 @@ x.sha256                   a comment with the settings and the digest of x.npy, 
 
 import contextlib
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +20,12 @@ from cnnkit.data import decode, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.runner import Results
 from cnnkit.errors import BadImageError, FormatError, UsageError
-from cnnkit.formats import atomic, features
+from cnnkit.formats import digest_list, features
 from cnnkit.formats.features import FeatureWriter
 
 log = logging.getLogger("cnnkit")
 
 _SUFFIX = ".sha256"
-_COMMENT = "# cnn-extract "
 
 
 @dataclass(slots=True)
@@ -97,26 +95,15 @@ class Update:
     def save(self) -> None:
         """Write the digests, after the features are complete."""
         described = {"values": _file_digest(self.path.with_suffix(".npy")), "settings": self.fingerprint}
-        lines = [_COMMENT + json.dumps(described), *(_line(digest, path) for digest, path in self._written)]
-        with atomic.writing(self.path) as file:
-            file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
-
-
-def _line(digest: str, path: str) -> str:
-    """Return a line as sha256sum writes it: a path with a newline or a backslash is escaped."""
-    escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-    return f"{digest or '0' * 64}  {path}" if escaped == path else f"\\{digest or '0' * 64}  {escaped}"
+        digest_list.save(self.path, described, self._written)
 
 
 def _earlier(path: Path, writer: FeatureWriter, fingerprint: str) -> dict[str, NDArray[Any]]:
     """Return the rows of each image of an earlier run; empty if it had other settings, or its files are not those that it wrote."""
     if not path.exists():
         return {}
-    first, *lines = files.read_regular(path).decode("utf-8", "surrogateescape").split("\n")
-    if not first.startswith(_COMMENT):
-        raise UsageError(f"{path} would be overwritten, and is not from cnn-extract; choose another name")
     try:
-        described = json.loads(first.removeprefix(_COMMENT))
+        described, digests = digest_list.load(path)
         if described["settings"] != fingerprint or described["values"] != _file_digest(writer.path):
             log.info("%s is of other settings or features; all images are extracted", path)
             return {}
@@ -125,7 +112,6 @@ def _earlier(path: Path, writer: FeatureWriter, fingerprint: str) -> dict[str, N
     except (ValueError, KeyError, TypeError, OSError, FormatError):
         return {}
     starts = [place for place, row in enumerate(listed or ()) if not row.view]
-    digests = [line.removeprefix("\\")[:64] for line in lines if line]
     if listed is None or len(digests) != len(starts):
         return {}
     stops = [*starts[1:], len(listed)]
