@@ -19,7 +19,7 @@ from cnnkit import files
 from cnnkit.data import decode, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.engine.runner import Results
-from cnnkit.errors import BadImageError, FormatError, UsageError
+from cnnkit.errors import BadImageError, FormatError
 from cnnkit.formats import digest_list, features
 from cnnkit.formats.features import FeatureWriter
 
