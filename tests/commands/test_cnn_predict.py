@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from cnnkit.choices import Fit, Pool
+from cnnkit.choices import Decoding, Fit, Pool
 from cnnkit.data import augment_notation, decode, preprocessing
 from cnnkit.engine import export, resample
 from cnnkit.engine.session import Session
@@ -854,7 +855,7 @@ def mobilenet(folder):
     header = Header(
         kind=ArtefactKind.ONNX,
         classes=labels.numbered([index[str(place)][1] for place in range(1000)], name="ImageNet"),
-        preprocess=preprocess,
+        preprocess=replace(preprocess, decoding=Decoding.FULL),  # as torchvision does
         backbone=backbone,
     )
     made = classifiers.Classifier(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cnnkit.callbacks import Callbacks
-from cnnkit.choices import Engine, FeatureDtype, Pool
+from cnnkit.choices import Decoding, Engine, FeatureDtype, Pool
 from cnnkit.data import augment_notation, decode, preprocessing, source
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner, torch_backbone
@@ -395,7 +395,7 @@ def test_photographs_match_torchvision(photos, tmp_path):
     shutil.copytree(photos / "pictures", tmp_path / "images", ignore=shutil.ignore_patterns("*.md"))
     weights = photos / "weights" / "mobilenet_v2.pth"
     images = source.find([str(tmp_path / "images")])[:16]
-    spec = BackboneSpec(backbone="mobilenet_v2", weights=str(weights))
+    spec = BackboneSpec(backbone="mobilenet_v2", weights=str(weights), decoding=Decoding.FULL)
     extract.extract(images, tmp_path / "x.npy", ExtractConfig(device="cpu"), spec=spec)
     network = torchvision.models.mobilenet_v2()
     network.load_state_dict(torch.load(weights, weights_only=True))
