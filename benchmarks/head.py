@@ -8,12 +8,12 @@ scikit-learn; with `--torch`, it also writes the head as a file of torch, as cnn
 CPU time (user + system) and peak memory are printed, since wall time depends on other programs.
 """
 
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+
+from process_usage import measured
 
 SCRIPT = """\
 import csv
@@ -44,23 +44,6 @@ if "--torch" in sys.argv:
 
     torch.save({"weight": torch.tensor(kept[0]), "bias": torch.tensor(kept[1])}, sys.argv[3])
 """
-
-
-def measured(command: list[str]) -> tuple[float, float]:
-    """Run a program.
-
-    Returns:
-        Its CPU time in seconds, and its peak memory in MB.
-    """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**environment, "OMP_NUM_THREADS": "1"}
-    ) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} failed")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:

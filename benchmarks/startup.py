@@ -5,12 +5,12 @@ model, one image is predicted as well. CPU time (user + system) is printed, sinc
 at the first call, which does not count, also if PYTHONDONTWRITEBYTECODE is set.
 """
 
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+
+from process_usage import measured
 
 BARE = """\
 import typer
@@ -27,19 +27,6 @@ if __name__ == "__main__":
     app()
 """
 WORDS = ["--input", "128,128,3", "--filters", "32", "--k", "3", "--s", "2", "--pad", "same"]
-
-
-def seconds(command: list[str]) -> float:
-    """Return the CPU time of one call."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**environment, "OMP_NUM_THREADS": "1"}
-    ) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} failed")
-    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -62,7 +49,7 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(calls + 1):
             for name, command in commands.items():
-                times[name].append(seconds(command))
+                times[name].append(measured(command)[0])
     print(f"{'program':<24}  median ms  min ms    ratio")
     reference = median(times["bare typer"][1:])
     for name, taken in times.items():
