@@ -18,7 +18,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.nets import freezing
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import dataset, distributed, loop, pretrained
+from cnnkit.train import dataset, distributed, mixed_precision, pretrained
 from cnnkit.train.config import FinetuneConfig, FreezeConfig, RunConfig, parse_size, warn_without_val
 from cnnkit.train.frozen import FrozenPart
 from cnnkit.train.network_config import InitFrom
@@ -92,7 +92,7 @@ def finetune(
         distributed.joined(devices.parse(run.device)) as (world, device),
         world.claimed(output),
     ):
-        loop.choose_precision(train.amp, device)  # reports an unsupported one before images are read
+        mixed_precision.choose_precision(train.amp, device)  # reports an unsupported one before images are read
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
         start = pretrained.load(init, data.classes, seed=train.seed)
         train = dataclasses.replace(train, loss=start.loss(given=train.loss))
@@ -128,7 +128,7 @@ def finetune(
             val=val_set,
             context=context,
             cache=parse_size(run.cache),
-            precision=loop.choose_precision(train.amp, device),
+            precision=mixed_precision.choose_precision(train.amp, device),
         )
         _log_trained(start, trained)
         examples = frozen_part.examples(views=freeze.views or 0, mixing=bool(train.mixup))

@@ -26,7 +26,7 @@ from cnnkit.nets.classifier import Extractor
 from cnnkit.train.config import Epoch, ImageTrainConfig
 from cnnkit.train.dataset import Examples, ImageSet, MixupPairs
 from cnnkit.train.distributed import ALONE
-from cnnkit.train.loop import Precision
+from cnnkit.train.mixed_precision import Precision
 from cnnkit.train.pretrained import PretrainedModel
 from cnnkit.train.trainer import RunContext, Task, Trainer
 

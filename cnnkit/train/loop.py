@@ -6,18 +6,18 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cnnkit.choices import Amp, Monitor
+from cnnkit.choices import Monitor
 from cnnkit.engine import device_errors, torch_device
-from cnnkit.errors import CnnkitError, MemoryFullError, UsageError
+from cnnkit.errors import CnnkitError, MemoryFullError
 from cnnkit.formats import history
 from cnnkit.train import dataset
 from cnnkit.train.config import Epoch
 from cnnkit.train.distributed import ALONE, World
+from cnnkit.train.mixed_precision import Precision
 from cnnkit.train.optim import Criterion, ModelEma, Targets, correct, target_shares
 
 log = logging.getLogger("cnnkit")
@@ -39,70 +39,6 @@ _ONE_VALUE = "more than 1 value per channel"
 
 #: Inputs (N, ...) and targets (N,).
 Plain = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """The type that autocast computes in; None for float32.
-
-    The frozen part and the validation use it on a GPU; on a CPU they use float32, as the exported network does.
-    """
-
-    device: torch.device
-    dtype: torch.dtype | None = None
-
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Compute convolutions and dense layers in the shorter type."""
-        if self.dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
-
-    @contextlib.contextmanager
-    def untrained(self) -> Iterator[None]:
-        """For parts that are not trained: compute in the shorter type on a GPU, else strictly in float32, without TF32."""
-        if self.dtype is not None and self.device.type == "cuda":
-            with self.autocast():
-                yield
-        else:
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                yield
-
-    def scaler(self) -> torch.amp.GradScaler:
-        """Make the scaler that keeps float16's gradients from becoming zero; with other types it does nothing."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
-
-
-def choose_precision(amp: Amp, device: torch.device) -> Precision:
-    """Resolve `--amp`; `auto` is bf16 if the hardware computes in it, else float16 on a GPU and float32 on a CPU.
-
-    Raises:
-        UsageError: float16 on a CPU, where it is not faster.
-    """
-    match amp:
-        case Amp.OFF:
-            return Precision(device)
-        case Amp.BF16:
-            return Precision(device, torch.bfloat16)
-        case Amp.FP16:
-            if device.type != "cuda":
-                raise UsageError("--amp fp16 needs a GPU; on a CPU use --amp bf16 or off")
-            return Precision(device, torch.float16)
-        case Amp.AUTO if device.type == "cuda":
-            return Precision(device, torch.bfloat16 if _gpu_has_bf16(device) else torch.float16)
-        case Amp.AUTO:
-            return Precision(device, torch.bfloat16 if _processor_has_bf16() else None)
-
-
-def _gpu_has_bf16(device: torch.device) -> bool:
-    """Check whether a GPU, not necessarily the first one, has tensor cores for bf16."""
-    if torch.version.hip is not None:
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cuda.get_device_capability(device) >= (8, 0))
-
-
-def _processor_has_bf16() -> bool:
-    """Check whether the CPU multiplies in bf16; emulation would be slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # no public names yet
 
 
 class DivergedError(CnnkitError):

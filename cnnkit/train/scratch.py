@@ -18,7 +18,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess, made_by
 from cnnkit.nets import backbones, build, catalogue, classifier, notation
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import dataset, distributed, loop
+from cnnkit.train import dataset, distributed, mixed_precision
 from cnnkit.train.config import ImageTrainConfig, RunConfig, warn_without_val
 from cnnkit.train.dataset import PixelStatistics
 from cnnkit.train.network_config import SIZE, NetworkConfig
@@ -54,7 +54,7 @@ def train_from_scratch(
         distributed.joined(devices.parse(run.device)) as (world, device),
         world.claimed(output),
     ):
-        loop.choose_precision(train.amp, device)  # reports an unsupported one before images are read
+        mixed_precision.choose_precision(train.amp, device)  # reports an unsupported one before images are read
         prepare = _prepare(network)
         backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
         world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)

@@ -20,7 +20,7 @@ from cnnkit.formats import checkpoint, history, torch_model
 from cnnkit.formats.header import Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import loop, optim, resuming
+from cnnkit.train import mixed_precision, optim, resuming
 from cnnkit.train.batches import Batches
 from cnnkit.train.config import CHECKPOINT_EVERY, Epoch, ImageTrainConfig
 from cnnkit.train.dataset import Examples
@@ -157,7 +157,7 @@ class Trainer:
             progress=context.callbacks.progress,
         )
         assert config.loss is not None
-        precision = loop.choose_precision(config.amp, context.device)
+        precision = mixed_precision.choose_precision(config.amp, context.device)
         if precision.dtype is not None:
             log.info("training in mixed precision, %s", str(precision.dtype).removeprefix("torch."))
         self.step = TrainStep(

@@ -12,7 +12,8 @@ from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError
 from cnnkit.train.config import Epoch
 from cnnkit.train.distributed import World
-from cnnkit.train.loop import BestEpoch, Precision, TrainStep, evaluate, fit, in_order, shuffled
+from cnnkit.train.loop import BestEpoch, TrainStep, evaluate, fit, in_order, shuffled
+from cnnkit.train.mixed_precision import Precision
 from cnnkit.train.optim import Criterion, MixupTargets, ModelEma
 
 

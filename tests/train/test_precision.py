@@ -5,7 +5,7 @@ import torch
 
 from cnnkit.choices import Amp
 from cnnkit.errors import UsageError
-from cnnkit.train import loop
+from cnnkit.train import mixed_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -18,27 +18,43 @@ def test_auto_is_bf16_if_the_hardware_computes_in_it(monkeypatch, has):
     queried = []
     capability = {True: (8, 0), False: (7, 5)}[has]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: queried.append(device) or capability)
-    assert loop.choose_precision(Amp.AUTO, CPU).dtype is (torch.bfloat16 if has else None)
+    assert mixed_precision.choose_precision(Amp.AUTO, CPU).dtype is (torch.bfloat16 if has else None)
     second = torch.device("cuda", 1)
-    assert loop.choose_precision(Amp.AUTO, second).dtype is (torch.bfloat16 if has else torch.float16)
+    assert mixed_precision.choose_precision(Amp.AUTO, second).dtype is (torch.bfloat16 if has else torch.float16)
     assert queried == [second]  # the chosen device, not the first one
 
 
 def test_given_precision_is_used():
     """Only float16 is scaled; it is rejected on a CPU."""
-    assert loop.choose_precision(Amp.OFF, GPU).dtype is None
+    assert mixed_precision.choose_precision(Amp.OFF, GPU).dtype is None
     for device in (CPU, GPU):
-        assert loop.choose_precision(Amp.BF16, device).dtype is torch.bfloat16
-    assert loop.choose_precision(Amp.FP16, GPU).dtype is torch.float16
+        assert mixed_precision.choose_precision(Amp.BF16, device).dtype is torch.bfloat16
+    assert mixed_precision.choose_precision(Amp.FP16, GPU).dtype is torch.float16
     with pytest.raises(UsageError, match=r"^--amp fp16 needs a GPU; "):
-        loop.choose_precision(Amp.FP16, CPU)
-    assert not loop.choose_precision(Amp.BF16, CPU).scaler().is_enabled()
+        mixed_precision.choose_precision(Amp.FP16, CPU)
+    assert not mixed_precision.choose_precision(Amp.BF16, CPU).scaler().is_enabled()
 
 
 def test_layers_compute_in_the_precision_and_weights_stay_float32():
     """Under autocast a dense layer outputs bf16, or float32 with off."""
     layer = torch.nn.Linear(4, 4)
     for amp, dtype in ((Amp.BF16, torch.bfloat16), (Amp.OFF, torch.float32)):
-        with loop.choose_precision(amp, CPU).autocast():
+        with mixed_precision.choose_precision(amp, CPU).autocast():
             assert layer(torch.ones(1, 4)).dtype is dtype
     assert layer.weight.dtype is torch.float32
+
+
+@pytest.mark.parametrize(("kernel", "stride", "channels"), [(3, 2, 8), (5, (2, 2), 8), (3, (1, 2), 16)])
+def test_strided_depthwise_layers_compute_in_float32(kernel, stride, channels):
+    """Their output is float32's, rounded to bf16, and so are their gradients; other layers compute in bf16."""
+    layer = torch.nn.Conv2d(8, channels, kernel, stride, kernel // 2, groups=8)
+    images = torch.randn(2, 8, 9, 9, requires_grad=True)
+    with mixed_precision.choose_precision(Amp.BF16, CPU).autocast():
+        output = layer(images)
+        assert torch.nn.Conv2d(8, 8, 3)(images).dtype is torch.bfloat16
+    assert torch.equal(output, layer(images).bfloat16())
+    weights = torch.randn_like(output)
+    found = torch.autograd.grad(output, [images, *layer.parameters()], weights)
+    expected = torch.autograd.grad(layer(images), [images, *layer.parameters()], weights.float())
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
