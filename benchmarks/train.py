@@ -19,7 +19,8 @@ from torch import nn
 from cnnkit.choices import Amp
 from cnnkit.formats import history
 from cnnkit.nets import build, notation
-from cnnkit.train.loop import TrainStep, choose_precision
+from cnnkit.train.loop import TrainStep
+from cnnkit.train.mixed_precision import choose_precision
 from cnnkit.train.optim import Criterion
 
 # The textbook's network, chapter 5.2

@@ -1,6 +1,7 @@
 """Build a torch network from the layer notation; its modules have the names that cnn-dims prints."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,20 @@ class Network(nn.Sequential):
     def __init__(self) -> None:
         super().__init__()
         self.ends: dict[str, int] = {}
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pass a batch through all layers, (N, ...) -> (N, ...).
+
+        In training, max pooling precedes the ReLU before it: the same values and gradients, with fewer pixels for the ReLU.
+        """
+        modules = list(self)
+        if self.training:
+            for index, (first, second) in enumerate(pairwise(self)):
+                if type(first) is nn.ReLU and type(second) is nn.MaxPool2d:
+                    modules[index], modules[index + 1] = second, first
+        for module in modules:
+            input = module(input)
+        return input
 
     def upto(self, layer: str) -> "Network":
         """Return the part of the chain that ends with a layer; it shares the modules.

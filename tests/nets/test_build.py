@@ -1,5 +1,6 @@
 """Networks by notation, compared with the same networks in torch and with loops over windows."""
 
+import copy
 import math
 
 import numpy as np
@@ -322,3 +323,22 @@ def test_global_rng_is_untouched():
     network = built("conv 4 k3 relu, pool 2 same, gap, dense 2")
     build.initialise(network, Initializer.HE, generator=torch.Generator().manual_seed(0))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("pool", ["pool 2", "pool 3 s2", "pool 3 s2 same"])
+def test_pooling_before_relu_in_training_changes_nothing(pool, dtype):
+    """Outputs and gradients are those of the layers in their order, bit by bit, also where a whole window is negative or not a number."""
+    network = (
+        built(f"conv 8 k3 relu, {pool}, conv 6 k3 relu, {pool}, gap, dense 3", height=33, width=33).to(dtype).train()
+    )
+    images = torch.randn(4, 3, 33, 33, dtype=dtype)
+    images[3, :, 5, 5] = float("nan")
+    results = []
+    for layers in (copy.deepcopy(network), nn.Sequential(*copy.deepcopy(network))):
+        inputs = images.clone().requires_grad_()
+        output = layers(inputs)
+        output[:3].sum().backward()
+        results.append([output, inputs.grad, *(each.grad for each in layers.parameters())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
