@@ -204,6 +204,17 @@ def test_rejects_unfinished_and_wrong_files(run, extract):
     assert outcome.err == "cnn-extract: --join puts existing features together; drop --batch\n"
 
 
+def test_training_on_a_shard_is_reported(run, extract):
+    """It is probably not intended: the other shards were not joined."""
+    Path("mixed.tsv").write_text(
+        "path\tlabel\n"
+        + "".join(f"photos/{label}/0{n}.png\t{label}\n" for n in (0, 1, 2, 4) for label in ("red", "blue"))
+    )
+    extract(2, source="mixed.tsv")
+    outcome = run("cnn-train-head", "part-1.npy", "-o", "head.pt", "--solver", "lbfgs", "--device", "cpu")
+    assert "part-1.npy: only shard 1 of 2; join all with cnn-extract --join" in outcome.err
+
+
 def test_rejects_a_broken_record(run, extract):
     extract(2)
     described = Path("part-2.json")
@@ -272,6 +283,19 @@ def test_copies_of_shards_are_those_of_one_run(run, here):
         assert (whole / "augment.tsv").read_text().splitlines()[1:] == rows
         assert printed == listed
         assert {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*.png")} == made
+
+
+def test_contact_sheet_of_a_shard(run, here):
+    """Its images alone are shown and skipped; without an image, no sheet is written."""
+    words = ("photos", "--augment", "hflip", "--copies", "1")
+    outcome = run("cnn-augment", *words, "--sheet", "sheet.png", "--shard", "2/2")
+    assert "skipped" not in outcome.err  # the broken image is in the first shard
+    run("cnn-augment", "photos/red", *words[1:], "--sheet", "red.png")
+    assert Path("sheet.png").read_bytes() == Path("red.png").read_bytes()
+    outcome = run("cnn-augment", *words, "-o", "part", "--sheet", "none.png", "--shard", "1/99")
+    assert "none.png is not written: the shard has no image to show" in outcome.err
+    assert Path("part/augment.tsv").exists()
+    assert not Path("none.png").exists()
 
 
 def test_checks_of_shards_find_every_broken_image(run, here):
