@@ -5,6 +5,7 @@ layers, or the same network after another training have the same structure. Whet
 steps follow, so that the bytes of an export do not depend on the cache.
 """
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -82,12 +83,13 @@ def _structure(
     """Return the graph without weights, from the cache or from the exporter; without a cache, it is exported every time."""
     try:
         kept = cache.folder("graphs") / f"{_digest(module, example, tensors, opset, free)}.onnx"
-    except CnnkitError:  # not writable, or there is no home directory
+        content = cache.find(kept)
+    except (CnnkitError, OSError):  # not writable or not readable, or there is no home directory
         return _exported(module, example, tensors, opset, free)
-    content = cache.find(kept)
     if content is None:
         content = _exported(module, example, tensors, opset, free)
-        cache.keep(kept, content)
+        with contextlib.suppress(CnnkitError, OSError):  # the disk may be full
+            cache.keep(kept, content)
     return content
 
 

@@ -86,3 +86,9 @@ def test_attributes_are_part_of_the_structure(tmp_path, monkeypatch):
         for each in [*networks, Scaled()]:  # other weights are not another structure
             exporter._structure(each.eval(), rows, exporter._tensors(each), None, {0: "batch"})
     assert seen == networks
+    for kept in (tmp_path / "cache" / "graphs").iterdir():  # cannot be read or written
+        kept.unlink()
+        kept.mkdir()
+    for each in networks:
+        exporter._structure(each.eval(), rows, exporter._tensors(each), None, {0: "batch"})
+    assert seen == networks * 2
