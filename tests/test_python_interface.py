@@ -643,6 +643,25 @@ def test_a_backbone_is_loaded_once_for_several_calls(folder):
         extractor.extract([])
 
 
+def test_a_large_file_is_decoded_at_a_reduced_size(folder, tmp_path):
+    """As by the commands, unless decoding is full, as that of an image in memory always is."""
+    path = tmp_path / "large.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((400, 300), Image.Resampling.BICUBIC).save(path)
+    values = {
+        decoding: [
+            cnnkit.FeatureExtractor(decoding=decoding, device="cpu", **LIKE_BACKBONE).extract([image]).values
+            for image in (path, Image.open(path))
+        ]
+        for decoding in (None, "full")
+    }
+    of_file, in_memory = values["full"]
+    assert np.array_equal(of_file, in_memory)
+    assert np.array_equal(values[None][1], in_memory)
+    assert not np.array_equal(values[None][0], of_file)
+    assert values[None][0] == pytest.approx(of_file, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [

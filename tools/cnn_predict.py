@@ -89,7 +89,7 @@ def main(
         if config.labels_only:
             cli.emit_lines(
                 predict.labels(
-                    outputs, predictor.classes, min_probability=config.min_probability, some=config.shard is None
+                    outputs, predictor.classes, min_probability=config.min_probability, need_one=config.shard is None
                 )
             )
         else:
@@ -99,7 +99,7 @@ def main(
                     predictor.classes,
                     top=config.most or len(predictor.classes),
                     min_probability=config.min_probability,
-                    some=config.shard is None,
+                    need_one=config.shard is None,
                 ),
                 as_json,
                 columns=("path", "rank", "label", "probability", *(("logit",) if config.logits else ())),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from cnnkit.api import images as inputs
 from cnnkit.api.calls import choice, public
 from cnnkit.api.images import Errors, ImageLike
-from cnnkit.choices import Engine, FeatureDtype, Fit, Pool, Precision
+from cnnkit.choices import Decoding, Engine, FeatureDtype, Fit, Pool, Precision
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import Header
@@ -36,6 +36,7 @@ class FeatureExtractor:
         size: int | None = None,
         resize: int | None = None,
         fit: str | None = None,
+        decoding: str | None = None,
         dtype: str = "float32",
         engine: str = "onnx",
         device: str = "auto",
@@ -55,6 +56,7 @@ class FeatureExtractor:
             size: Side of the input of the network, in pixels; by default its own.
             resize: Shorter side before the centre crop, in pixels; by default in proportion to `size`.
             fit: How an image becomes a square: crop, squash or pad; by default crop.
+            decoding: scaled, for large JPEG files at a reduced size, or full; by default scaled, or as stored in the .pt or .onnx.
             dtype: Of the features: float32 or float16.
             engine: onnx or torch.
             device: auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.
@@ -86,6 +88,7 @@ class FeatureExtractor:
             size=size,
             resize=resize,
             fit=None if fit is None else choice(Fit, fit, "fit"),
+            decoding=None if decoding is None else choice(Decoding, decoding, "decoding"),
         )
         check_ranges(spec)
         check_range("seed", seed, minimum=0, maximum=MOST_SEED)

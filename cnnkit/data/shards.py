@@ -84,8 +84,12 @@ def of(text: str | None) -> Shard | None:
 
 
 def _found(environment: Mapping[str, str]) -> Shard:
-    """Find the shard in variables, the first pair of `_RANKS` that is set; a SLURM array comes before the tasks of a job."""
+    """Find the shard in variables, the first pair of `_RANKS` that is set; a SLURM array comes before the tasks of a job.
+
+    A pair of a single process, as a launcher inside of another one sets it, gives way to one of several.
+    """
     ranked = [pair for pair in _RANKS if environment.get(pair[0]) and environment.get(pair[1])]
+    ranked.sort(key=lambda pair: environment[pair[1]] == "1")  # stable
     array = environment.get(f"{_ARRAY}ID") and environment.get(f"{_ARRAY}COUNT")
     several = [pair for pair in ranked if environment[pair[1]] != "1"]
     if array and several:
@@ -93,7 +97,7 @@ def _found(environment: Mapping[str, str]) -> Shard:
             f"--shard auto: both {_ARRAY}ID and {several[0][0]} are set, an array of jobs with several tasks each; "
             "give --shard I/N"
         )
-    if array and not (ranked and ranked[0][0] == "RANK"):
+    if array:
         return _of_array(environment)
     if not ranked:
         half = next((pair for pair in _RANKS if environment.get(pair[0])), None)
@@ -105,6 +109,12 @@ def _found(environment: Mapping[str, str]) -> Shard:
     number, total = (_number(environment, name) for name in (index, count))
     if not number < total:
         raise UsageError(f"--shard auto: {index} is {number}, and {count} only {total}; give --shard I/N")
+    for _, others in ranked[1:]:
+        if (outer := _number(environment, others)) > total:  # torchrun of one job has at least a process in each task
+            raise UsageError(
+                f"--shard auto: {count} is {total}, but {others} {outer}: each of {outer} tasks starts {total} processes, "
+                "which do not know of the others; give --shard I/N"
+            )
     return Shard(number + 1, total, f"{index}={number}, {count}={total}")
 
 

@@ -142,8 +142,8 @@ def sheet(
 
     Args:
         images: The originals; the first ones are shown if the list is still being read.
-        path: The PNG.
-        config: Which copies; `force` as for `write`.
+        path: The PNG; not written for a shard without a usable image.
+        config: Which copies, and of which shard; `force` as for `write`.
         skip: Called for every image that cannot be shown.
 
     Returns:
@@ -151,13 +151,18 @@ def sheet(
 
     Raises:
         UsageError: As `write`, or the path does not end in .png.
-        CnnkitError: No image can be used.
+        CnnkitError: No image can be used, except in a shard.
     """
     image_files.check_png(path, option="--sheet")
     if not config.force:  # otherwise `write` counts them
         images = augment_plan.checked(images)
-    known = images if isinstance(images, Sequence) else list(islice(images, image_grid.MOST_ROWS))
-    chosen = image_grid.choose(known)
+    shard = shards.of(config.shard)
+    if shard is not None:
+        images = list(images)
+        known: Sequence[ImageFile] = shard.share(images)
+    else:
+        known = images if isinstance(images, Sequence) else list(islice(images, image_grid.MOST_ROWS))
+    chosen = image_grid.choose(known) if known else []
     plan = AugmentPlan.of(config)
     few = replace(plan, copies=min(plan.copies, image_grid.MOST_COPIES))
     rows = []
@@ -166,6 +171,9 @@ def sheet(
             skip(image.path, str(shown))
         else:
             rows.append(shown)
+    if not rows and shard is not None:
+        log.info("%s is not written: the shard has no image to show", path)
+        return images
     if not rows:
         raise CnnkitError("no image could be used; nothing to show")
     image_grid.save(path, rows)

@@ -126,6 +126,12 @@ class Int8Export:
         float32 = self._session(self._float32)
         graph = quantizer.quantized()
         before, after = self._accuracies([float32, self._session(graph.SerializeToString())])
+        if 0 < self._config.max_drop < 1 / len(before.truth):
+            log.warning(
+                "accuracy is measured on only %s, one of which is a larger share than --max-drop %g; calibrate on more images",
+                messages.count_images(len(before.truth)),
+                self._config.max_drop,
+            )
         kept: list[str] = []
         if not self._holds(before, after):
             kept, graph, after = self._with_float32_layers(before, after)
@@ -290,9 +296,14 @@ def divided(
         for role, found in (("train", used), ("val", held_out)):
             if not found:
                 raise CnnkitError(
-                    f"{source}: no images of split {role}, only {', '.join(names)}; --int8 measures ranges on train and accuracy on val"
+                    f"{source}: no images of split {role}, only {', '.join(names)}; --int8 measures ranges on train and accuracy on val: "
+                    "make them with cnn-split --ratio 8,2, or give images without splits"
                 )
+        if left := len(images) - len(used) - len(held_out):
+            log.info("%s: %s not in train or val left out", source, messages.count_images(left))
     else:
+        if len(images) < 2:
+            raise CnnkitError(f"{source}: only one image; --int8 measures ranges and accuracy on different images")
         used, held_out = list(images[::2]), list(images[1::2])
         log.info("%s has no splits: ranges are measured on every other image, accuracy on the rest", source)
     labelled = [image for image in held_out if image.label in classes]

@@ -5,6 +5,8 @@ layers, or the same network after another training have the same structure. Whet
 steps follow, so that the bytes of an export do not depend on the cache.
 """
 
+import contextlib
+import functools
 import hashlib
 import inspect
 import json
@@ -26,6 +28,9 @@ from cnnkit.formats.header import made_by
 
 #: The libraries whose version decides what the exporter writes.
 _LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnx-ir", "onnxscript")
+
+#: Attributes of every module: its weights, submodules and hooks.
+_OF_MODULES = frozenset(vars(nn.Module())) - {"training"}
 
 
 def graph(module: nn.Module, example: Tensor, *, opset: int | None, free: Mapping[int, str]) -> onnx_ir.Model:
@@ -78,12 +83,13 @@ def _structure(
     """Return the graph without weights, from the cache or from the exporter; without a cache, it is exported every time."""
     try:
         kept = cache.folder("graphs") / f"{_digest(module, example, tensors, opset, free)}.onnx"
-    except CnnkitError:  # not writable, or there is no home directory
+        content = cache.find(kept)
+    except (CnnkitError, OSError):  # not writable or not readable, or there is no home directory
         return _exported(module, example, tensors, opset, free)
-    content = cache.find(kept)
     if content is None:
         content = _exported(module, example, tensors, opset, free)
-        cache.keep(kept, content)
+        with contextlib.suppress(CnnkitError, OSError):  # the disk may be full
+            cache.keep(kept, content)
     return content
 
 
@@ -140,7 +146,7 @@ def _digest(
             (
                 path,
                 f"{type(part).__module__}.{type(part).__qualname__}",
-                sorted((name, repr(value)) for name, value in vars(part).items() if _is_setting(value)),
+                sorted((name, _described(value)) for name, value in vars(part).items() if name not in _OF_MODULES),
                 part.code if isinstance(part, fx.GraphModule) else None,
             )
             for path, part in modules
@@ -150,8 +156,18 @@ def _digest(
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _is_setting(value: Any) -> bool:  # noqa: ANN401 - an attribute of a module
-    """Return whether an attribute is a number, a text or a choice, or several of them: it may decide what a module computes."""
+def _described(value: Any) -> Any:  # noqa: ANN401 - an attribute of a module
+    """Describe an attribute, which may decide what a module computes: numbers and texts, functions, tensors that are not weights."""
+    if value is None or isinstance(value, bool | int | float | str | Enum | torch.dtype):
+        return repr(value)
+    if isinstance(value, Tensor):  # the exporter writes its values into the structure
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return [str(value.dtype), list(value.shape), hashlib.sha256(content).hexdigest()]
+    if isinstance(value, Mapping):
+        return [[_described(key), _described(each)] for key, each in value.items()]
     if isinstance(value, tuple | list):
-        return all(map(_is_setting, value))
-    return value is None or isinstance(value, bool | int | float | str | Enum | torch.dtype)
+        return [_described(each) for each in value]
+    if isinstance(value, functools.partial):
+        return [_described(each) for each in (value.func, value.args, value.keywords)]
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 from cnnkit import files, messages
 from cnnkit.errors import FormatError, UsageError
@@ -74,15 +75,7 @@ def parse(lines: Iterable[bytes], *, name: str, views: bool | None = None, folde
     if views is not None:
         yield from (_row(fields, name, views=views) for fields in tsv.parse(lines, name=name, required=["path"]))
         return
-    rows = tables.parse(
-        lines,
-        name=name,
-        required=["path"],
-        aliases=_ALIASES,
-        folder=folder,
-        check=lambda columns: _check_columns(columns, name),
-    )
-    for fields in rows:
+    for fields in tables.parse(lines, **_table(name, folder)):
         if not all(field.isascii() for field in fields.values()):
             _check_encoding(fields, name, folder)
         if "truth" in fields:
@@ -90,18 +83,21 @@ def parse(lines: Iterable[bytes], *, name: str, views: bool | None = None, folde
         yield _row(fields, name)
 
 
+def _table(name: str, folder: str) -> dict[str, Any]:
+    """Return what `tables` has to know of a manifest: arguments of `parse` and `columns`."""
+    return {
+        "name": name,
+        "required": ["path"],
+        "aliases": _ALIASES,
+        "folder": folder,
+        "check": lambda columns: _check_columns(columns, name),
+    }
+
+
 def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str) -> Iterator[ManifestRow]:
     """Yield the rows of any manifest as `parse` does, but faster, and several thousand lines later; equal words are one object."""
-    blocks = tables.columns(
-        lines,
-        name=name,
-        required=["path"],
-        aliases=_ALIASES,
-        folder=folder,
-        check=lambda columns: _check_columns(columns, name),
-    )
     words: dict[str, str | None] = {"": None}
-    for block in blocks:
+    for block in tables.columns(lines, **_table(name, folder)):
         if "truth" in block:
             block["label"] = block["truth"]
         if not all(block["path"]) or not all(_are_text(block.get(column, ())) for column in ("path", *_WORDS)):

@@ -239,7 +239,7 @@ def rows(
     *,
     top: int = 1,
     min_probability: float = 0.0,
-    some: bool = True,
+    need_one: bool = True,
 ) -> Iterator[Prediction]:
     """Convert outputs to predictions, the best `top` classes of each image; skipped images have none.
 
@@ -248,7 +248,7 @@ def rows(
         classes: Its classes.
         top: Number of classes per image; all if there are fewer.
         min_probability: Labels with a lower probability are replaced by `?`.
-        some: Refuse images of which none can be used; a shard may have no other ones.
+        need_one: Raise an error if no image can be used; a shard may have none.
 
     Yields:
         Rows of rank 1 to `top`; with a logit if the outputs have logits.
@@ -256,7 +256,7 @@ def rows(
     Raises:
         CnnkitError: There are images, and none could be used.
     """
-    for output in _demanding_one(outputs) if some else outputs:
+    for output in _demanding_one(outputs) if need_one else outputs:
         yield from _rows_of(output, classes, top=top, min_probability=min_probability)
 
 
@@ -272,16 +272,16 @@ def _rows_of(output: ImageOutput, classes: Sequence[str], *, top: int, min_proba
 
 
 def labels(
-    predictions: Iterable[ImageOutput], classes: Sequence[str], *, min_probability: float = 0.0, some: bool = True
+    predictions: Iterable[ImageOutput], classes: Sequence[str], *, min_probability: float = 0.0, need_one: bool = True
 ) -> Iterator[str]:
     """Yield one line per image: its label, `?` below `min_probability`, an empty line if it was skipped.
 
-    So line n always belongs to the n-th image. `some` as `rows`.
+    So line n always belongs to the n-th image. `need_one` as `rows`.
 
     Raises:
         CnnkitError: There are images, and none could be used.
     """
-    for prediction in _demanding_one(predictions) if some else predictions:
+    for prediction in _demanding_one(predictions) if need_one else predictions:
         best = next(_rows_of(prediction, classes, top=1, min_probability=min_probability), None)
         yield "" if best is None else tsv.escape(best.label)
 

@@ -61,7 +61,7 @@ def find(backbone: Backbone, preprocess: Preprocess) -> Outline | None:
     """Read the outline of a backbone; None if it was never built with these versions of the libraries."""
     try:
         content = cache.find(_path(backbone, preprocess))
-    except CnnkitError:  # no cache
+    except (CnnkitError, OSError):  # no cache, or not readable
         return None
     if content is None:
         return None

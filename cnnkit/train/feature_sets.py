@@ -159,6 +159,11 @@ def has_own_val(path: str | Path) -> bool:
 def _loaded(path: str | Path, forms: dict[str, set[str]]) -> Features:
     """Read features with normalized labels, and add the forms in which labels are written to `forms`."""
     found = features.load(path)
+    shard = found.header.training.get("shard")
+    if isinstance(shard, dict) and shard.get("count") != 1:
+        log.warning(
+            "%s: only shard %s of %s; join all with cnn-extract --join", path, shard.get("number"), shard.get("count")
+        )
     for row in found.rows:
         if row.label is not None:
             forms[class_names.normal(row.label)].add(row.label)

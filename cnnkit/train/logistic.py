@@ -73,7 +73,10 @@ class LogisticRegression:
         bias = bias + weight @ self._mean  # of centred rows
         start = weight if self._basis is None else weight @ self._basis  # (outputs, R)
         curvature = self._curvature((start @ self._rows.T).T + bias)
-        scales = (self._variances * curvature + 2 * l2).rsqrt()  # (R,)
+        curvatures = self._variances * curvature + 2 * l2
+        # Without a penalty, that of a constant column is zero; no slope moves it from its start
+        least = _RESOLUTION * max(curvatures.tolist(), default=0.0)
+        scales = curvatures.clamp(min=least or 1.0).rsqrt()  # (R,)
         bias_scale = 1 / math.sqrt(curvature)
 
         def unscaled(point: NDArray[np.float64]) -> tuple[Tensor, Tensor]:

@@ -57,3 +57,21 @@ def history():
             return list(csv.DictReader(file))
 
     return read
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, images):
+    """A working folder with photos/red and photos/blue, six images each."""
+    images(red=6, blue=6)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def content():
+    """Return a function that reads the three files of features: `content("x.npy")[".tsv"]`."""
+
+    def read(path):
+        return {suffix: Path(path).with_suffix(suffix).read_bytes() for suffix in (".npy", ".tsv", ".json")}
+
+    return read

@@ -30,18 +30,6 @@ BACKBONE = ("--layers", TEXT, "--weights", "none", "--size", "20", "--device", "
 SQUEEZE = ("--backbone", "squeezenet1_1", "--weights", "none", "--size", "64", "--device", "cpu")
 
 
-def content(path):
-    return {suffix: Path(path).with_suffix(suffix).read_bytes() for suffix in (".npy", ".tsv", ".json")}
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, images):
-    """A working folder with photos/red and photos/blue, six images each."""
-    images(red=6, blue=6)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 # ---------------------------------------------------------------- sources and files
 
 
@@ -78,7 +66,7 @@ def test_json_and_quiet(run, here):
     assert outcome.err == ""
 
 
-def test_all_sources_give_the_same(run, shell, here):
+def test_all_sources_give_the_same(run, shell, here, content):
     """As arguments, listed on standard input, in a pipe, separated by NUL: the same values, and the same rows except labels."""
     run("cnn-extract", "photos", "-o", "named.npy", *BACKBONE)
     names = sorted(str(path) for path in Path("photos").rglob("*.png"))
@@ -122,7 +110,7 @@ def test_paths_are_relative_to_the_table(run, here):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_names_of_any_kind(run, here):
+def test_names_of_any_kind(run, here, content):
     """Tabs, newlines, letters of any language and bytes that are not text: each image has its row and its name."""
     folder = here / "odd" / os.fsdecode(b"caf\xe9")
     folder.mkdir(parents=True)
@@ -145,7 +133,7 @@ def test_names_of_any_kind(run, here):
     assert content("y.npy")[".npy"] == content("x.npy")[".npy"]
 
 
-def test_threads_change_no_byte(run, here):
+def test_threads_change_no_byte(run, here, content):
     """All three files have the same bytes for one decoding thread and for many, also with another cache."""
     run("cnn-extract", "photos", "-o", "x.npy", *BACKBONE, "--jobs", "1")
     before = content("x.npy")
@@ -185,7 +173,7 @@ def test_layer_of_a_network(run, here):
     assert loaded.header.backbone.name == "squeezenet1_1"
 
 
-def test_seed_of_random_weights(run, here):
+def test_seed_of_random_weights(run, here, content):
     """Random weights are the same for the same seed and differ for others, and so does the digest in the Header."""
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run("cnn-extract", "photos", "-o", f"{name}.npy", *BACKBONE, "--seed", seed)
@@ -196,7 +184,7 @@ def test_seed_of_random_weights(run, here):
     assert read("a.npy").header.backbone.weights_sha256 != read("c.npy").header.backbone.weights_sha256
 
 
-def test_notation_from_a_file(run, here):
+def test_notation_from_a_file(run, here, content):
     """--layers @FILE reads the notation from a file."""
     Path("net.txt").write_text(TEXT.replace(", ", "\n") + "  # the same\n")
     run("cnn-extract", "photos", "-o", "a.npy", *BACKBONE)
@@ -212,7 +200,7 @@ def test_engine_torch(run, here):
         np.testing.assert_allclose(read("a.npy").values, read("b.npy").values, atol=1e-4)
 
 
-def test_weights_from_a_file(run, here):
+def test_weights_from_a_file(run, here, content):
     """--weights FILE takes a state_dict; the backbone differs from the random one, and the Header has the hash of the file."""
     module = catalogue.seeded(5, lambda: catalogue.network("squeezenet1_1"))[0]
     torch.save(module.state_dict(), "mine.pth")
@@ -245,7 +233,7 @@ def test_exported_models_as_a_backbone(run, here):
         assert read("a.npy").header.backbone == read(f"{other}.npy").header.backbone
 
 
-def test_backbone_is_exported_once_then_no_torch(shell, here):
+def test_backbone_is_exported_once_then_no_torch(shell, here, content):
     """The first run reports where the backbone is cached; the second does not, and imports neither torch nor timm."""
     words = " ".join(f"'{word}'" for word in BACKBONE[:-2])
     env = {"CNNKIT_CACHE": str(here / "cache")}
@@ -266,7 +254,7 @@ def test_backbone_is_exported_once_then_no_torch(shell, here):
 # ---------------------------------------------------------------- bad images
 
 
-def test_bad_images_are_skipped_and_named(run, here):
+def test_bad_images_are_skipped_and_named(run, here, content):
     """A cut JPEG, an empty file and a text: no rows, one line each, a list, exit status 3; the rest is as without them."""
     run("cnn-extract", "photos", "-o", "whole.npy", *BACKBONE)
     from PIL import Image
@@ -309,7 +297,7 @@ def test_only_bad_images_fails(run, here):
 WORDS = "rotate 40, shift 0.2, zoom 0.2, hflip, noise 0.02"
 
 
-def test_views_equal_the_copies_of_cnn_augment(run, here):
+def test_views_equal_the_copies_of_cnn_augment(run, here, content):
     """The same copies, made during extraction or as files: the same bytes."""
     augmented = ("--augment", WORDS, "--seed", "3")
     run("cnn-augment", "photos", "-o", "more", "--size", "20", "--fit", "squash", "--keep", "--copies", "2", *augmented)
@@ -325,7 +313,7 @@ def test_views_equal_the_copies_of_cnn_augment(run, here):
     assert features.load("views.npy").header.training["augment"] == f"{WORDS}, fill nearest"
 
 
-def test_head_trains_on_views_and_predicts_images(run, here):
+def test_head_trains_on_views_and_predicts_images(run, here, content):
     """Training uses all views, validation none; there is one prediction per image."""
     lines = ["path\tlabel\tsplit"]
     lines += [
@@ -419,7 +407,7 @@ def stop(commands, wait_for):
     return start
 
 
-def test_resume_after_kill_is_byte_identical(run, stop, many, here):
+def test_resume_after_kill_is_byte_identical(run, stop, many, here, content):
     """Killed in the middle, then resumed: only missing rows are computed, and every byte is as without interruption."""
     run("cnn-extract", *many, "-o", "whole.npy")
     status, _ = stop(many, "x.npy", signal.SIGKILL)

@@ -13,17 +13,11 @@ TEXT = "conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu"
 BACKBONE = ("--layers", TEXT, "--weights", "none", "--size", "20", "--device", "cpu")
 
 
-def content(path):
-    return {suffix: Path(path).with_suffix(suffix).read_bytes() for suffix in (".npy", ".tsv", ".json")}
-
-
 @pytest.fixture
-def here(tmp_path, monkeypatch, images):
-    """A working folder with photos/red and photos/blue, six images each, of which one is broken."""
-    images(red=6, blue=6)
-    monkeypatch.chdir(tmp_path)
+def here(here):
+    """The working folder of all tests of commands, with one broken image."""
     Path("photos/blue/03.png").write_bytes(b"no image")
-    return tmp_path
+    return here
 
 
 @pytest.fixture
@@ -59,7 +53,7 @@ INVARIANT = ("--layers", "conv 8 k3 s2 same relu, pool 2, conv 16 k3 relu", *BAC
 
 
 @pytest.mark.parametrize("count", [1, 5, 12, 14])
-def test_joined_features_are_those_of_one_run(run, extract, count):
+def test_joined_features_are_those_of_one_run(run, extract, count, content):
     """All three files, byte by byte: with a broken image, a shard of nothing else (12), shards without images (14), in any order."""
     run("cnn-extract", "photos", "-o", "all.npy", *INVARIANT, "--batch", "4", status=3)
     extract(count, *INVARIANT, "--batch", "4", folder="parts")
@@ -75,7 +69,7 @@ def test_joined_features_are_those_of_one_run(run, extract, count):
     assert outcome.err == ""
 
 
-def test_an_image_has_its_row_of_the_batch_in_every_shard(run, extract):
+def test_an_image_has_its_row_of_the_batch_in_every_shard(run, extract, content):
     """The odd sizes of this backbone's maps give it other last bits in another row; after a skipped image, a warning reports that."""
     words = ("--batch", "4", "--views", "1", "--augment", "hflip")
     extract(5, *words)
@@ -91,7 +85,7 @@ def test_an_image_has_its_row_of_the_batch_in_every_shard(run, extract):
     assert content("joined.npy") == content("all.npy")
 
 
-def test_views_dtype_and_maps_are_joined(run, extract):
+def test_views_dtype_and_maps_are_joined(run, extract, content):
     words = (*INVARIANT, "--views", "2", "--augment", "hflip, crop 0.5", "--dtype", "float16", "--pool", "none")
     run("cnn-extract", "photos", "-o", "all.npy", *words, status=3)
     extract(2, *words)
@@ -204,6 +198,17 @@ def test_rejects_unfinished_and_wrong_files(run, extract):
     assert outcome.err == "cnn-extract: --join puts existing features together; drop --batch\n"
 
 
+def test_training_on_a_shard_is_reported(run, extract):
+    """It is probably not intended: the other shards were not joined."""
+    Path("mixed.tsv").write_text(
+        "path\tlabel\n"
+        + "".join(f"photos/{label}/0{n}.png\t{label}\n" for n in (0, 1, 2, 4) for label in ("red", "blue"))
+    )
+    extract(2, source="mixed.tsv")
+    outcome = run("cnn-train-head", "part-1.npy", "-o", "head.pt", "--solver", "lbfgs", "--device", "cpu")
+    assert "part-1.npy: only shard 1 of 2; join all with cnn-extract --join" in outcome.err
+
+
 def test_rejects_a_broken_record(run, extract):
     extract(2)
     described = Path("part-2.json")
@@ -272,6 +277,19 @@ def test_copies_of_shards_are_those_of_one_run(run, here):
         assert (whole / "augment.tsv").read_text().splitlines()[1:] == rows
         assert printed == listed
         assert {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*.png")} == made
+
+
+def test_contact_sheet_of_a_shard(run, here):
+    """Its images alone are shown and skipped; without an image, no sheet is written."""
+    words = ("photos", "--augment", "hflip", "--copies", "1")
+    outcome = run("cnn-augment", *words, "--sheet", "sheet.png", "--shard", "2/2")
+    assert "skipped" not in outcome.err  # the broken image is in the first shard
+    run("cnn-augment", "photos/red", *words[1:], "--sheet", "red.png")
+    assert Path("sheet.png").read_bytes() == Path("red.png").read_bytes()
+    outcome = run("cnn-augment", *words, "-o", "part", "--sheet", "none.png", "--shard", "1/99")
+    assert "none.png is not written: the shard has no image to show" in outcome.err
+    assert Path("part/augment.tsv").exists()
+    assert not Path("none.png").exists()
 
 
 def test_checks_of_shards_find_every_broken_image(run, here):

@@ -14,20 +14,8 @@ TEXT = "conv 8 k3 s2 same relu, pool 2, conv 16 k3 relu"
 BACKBONE = ("--layers", TEXT, "--weights", "none", "--size", "20", "--device", "cpu", "--batch", "4")
 
 
-def content(path):
-    return {suffix: Path(path).with_suffix(suffix).read_bytes() for suffix in (".npy", ".tsv", ".json")}
-
-
 @pytest.fixture
-def here(tmp_path, monkeypatch, images):
-    """A working folder with photos/red and photos/blue, six images each."""
-    images(red=6, blue=6)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def update(run, here):
+def update(run, here, content):
     """Update x.npy and return the number of rows that are kept; the files have to be those of a full run."""
 
     def updated(*words, status=0):

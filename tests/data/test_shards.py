@@ -82,6 +82,24 @@ ARRAY = {"SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "7", "SLURM_ARRAY_
             Shard(6, 8),
             "RANK=5",
         ),
+        *(  # a launcher of one process inside of another one of several
+            (
+                {"RANK": "0", "WORLD_SIZE": "1", **outer},
+                Shard(3, 4),
+                next(iter(outer)),
+            )
+            for outer in (
+                {"SLURM_PROCID": "2", "SLURM_NTASKS": "4"},
+                {"JOB_COMPLETION_INDEX": "2", "JOB_COMPLETION_COUNT": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"},
+                {
+                    "SLURM_ARRAY_TASK_ID": "2",
+                    "SLURM_ARRAY_TASK_COUNT": "4",
+                    "SLURM_ARRAY_TASK_MIN": "0",
+                    "SLURM_ARRAY_TASK_MAX": "3",
+                },
+            )
+        ),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Shard(1, 1), "RANK=0"),
     ],
 )
 def test_auto_reads_the_variables_of_launchers(variables, shard, origin):
@@ -128,6 +146,15 @@ def test_auto_reads_the_variables_of_launchers(variables, shard, origin):
                 "SLURM_NTASKS": "2",
             },
             "an array of jobs with several tasks each; give --shard I/N",
+        ),
+        (  # torchrun --standalone in each pod
+            {
+                "RANK": "1",
+                "WORLD_SIZE": "2",
+                "JOB_COMPLETION_INDEX": "5",
+                "JOB_COMPLETION_COUNT": "8",
+            },
+            "WORLD_SIZE is 2, but JOB_COMPLETION_COUNT 8: each of 8 tasks starts 2 processes",
         ),
     ],
 )

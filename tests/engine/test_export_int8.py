@@ -93,6 +93,7 @@ def test_commands_take_the_int8_network(run, here):
     float32, int8 = done.rows
     assert [row["network"] for row in done.rows] == ["float32", "int8"]
     assert "layers in float32: head.dense1" in done.err
+    assert "accuracy is measured on only 12 images, one of which is a larger share than --max-drop 0.01" in done.err
     proto = onnx.load("int8.onnx")
     session = onnxruntime.InferenceSession("int8.onnx", providers=["CPUExecutionProvider"])
     assert [(item.name, item.type) for item in session.get_inputs()] == [("images", "tensor(uint8)")]
@@ -190,7 +191,7 @@ def test_contradicting_options(run, here, words, message):
     assert not Path("int8.onnx").exists()
 
 
-def test_calibration_images_are_not_held_out():
+def test_calibration_images_are_not_held_out(caplog):
     """Splits train and val; without splits, every other image; never one in both, and no more than the limit."""
     images = [ImageFile(f"{number}.png", "ab"[number % 2], "train" if number % 3 else "val") for number in range(900)]
     used, held_out = export_int8.divided(images, ["a", "b"], source="x")
@@ -198,13 +199,18 @@ def test_calibration_images_are_not_held_out():
     assert {image.split for image in used} == {"train"}
     assert held_out == [image for image in images if image.split == "val"]
     assert sum(image.label == "a" for image in used) == pytest.approx(len(used) / 2, abs=2)
+    caplog.set_level("INFO", logger="cnnkit")
+    tested = [*images, ImageFile("900.png", "a", "test"), ImageFile("901.png", "a")]
+    assert export_int8.divided(tested, ["a", "b"], source="x") == (used, held_out)
+    assert "x: 2 images not in train or val left out" in caplog.text
     bare = [ImageFile(image.path, image.label) for image in images]
     used, held_out = export_int8.divided(bare, ["a", "b"], source="x")
     assert not {image.path for image in used} & {image.path for image in held_out}
     assert len(held_out) == 450
     for wrong, message in [
-        ([ImageFile("1", "a", "train")], "no images of split val, only train"),
+        ([ImageFile("1", "a", "train")], "no images of split val, only train; .* cnn-split --ratio 8,2"),
         ([ImageFile("1", "a", "val"), ImageFile("2", "a", "test")], "no images of split train, only test, val"),
+        ([ImageFile("1", "a")], "only one image; --int8 measures ranges and accuracy on different images"),
         ([ImageFile("1"), ImageFile("2")], "no held-out image has a class of the model"),
         ([ImageFile("1", "a", "train"), ImageFile("1", "a", "val")], "no image is left to calibrate on"),
     ]:
@@ -216,7 +222,8 @@ def test_quantizer_is_imported_only_for_int8():
     """At the top of a module, only export_int8 imports it, and no module imports that one there: the import takes a second."""
     importers = set()
     for path in sorted(Path(export.__file__).parents[1].rglob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if "quantiz" in text or "export_int8" in text else ():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             module = getattr(node, "module", None) or ""
             if any(word in f"{module}.{name}" for name in names for word in ("quantiz", "export_int8")):

@@ -124,3 +124,30 @@ def test_without_validation_every_strength_is_solved():
     found, _ = solved_path(rows(3), None, strengths=(1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5))
     assert len(found) == 6
     assert all(epoch.val_loss is None and math.isfinite(epoch.train_loss) for _, epoch in found)
+
+
+@pytest.mark.parametrize("constant", [0.0, 3.0])
+def test_constant_and_duplicate_columns_need_no_penalty(constant):
+    """Dead channels of a backbone, with --l2 0: the probabilities are those without these columns."""
+    values, targets = rows(3)
+    more = torch.cat([values, torch.full((len(values), 1), constant), values[:, :1]], 1)
+    found = []
+    for each in (values, more):
+        layer = nn.Linear(each.shape[1], 3)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        logistic.solve_logistic(layer, each, targets, l2=0.0, criterion=Criterion(Loss.CATEGORICAL))
+        with torch.no_grad():
+            found.append(layer(each).softmax(1).numpy())
+    np.testing.assert_allclose(found[1], found[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_constant_rows_get_the_shares_of_the_classes(count):
+    """No column varies; there are fewer or more rows than columns."""
+    layer = zeros(3)
+    targets = torch.tensor([0, 0, 1, 2]).repeat(count // 4)
+    logistic.solve_logistic(layer, torch.ones(count, 6), targets, l2=0.0, criterion=Criterion(Loss.CATEGORICAL))
+    with torch.no_grad():
+        found = layer(torch.ones(1, 6)).softmax(1)[0].tolist()
+    assert found == pytest.approx([0.5, 0.25, 0.25], abs=1e-4)
