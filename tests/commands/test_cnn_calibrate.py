@@ -2,7 +2,9 @@
 
 import functools
 import json
+import math
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -190,6 +192,27 @@ def test_rows_as_json_carry_all_digits(run, made):
     assert [row["measure"] for row in found] == ["temperature", "n", "accuracy", "log_loss", "ece"]
     assert found[0]["before"] == 1
     assert found[1]["before"] == found[1]["after"] == 30
+
+
+@pytest.mark.parametrize(
+    ("images", "verdict"),
+    [
+        (20, "20 images are too few to tell whether the probabilities were over- or underconfident"),
+        (400, "the probabilities were overconfident"),
+    ],
+)
+def test_names_the_interval_of_the_temperature(run, tmp_path, monkeypatch, images, verdict):
+    """No verdict if it contains 1; log(0.8/0.2) / T = log(0.7/0.3) if probabilities of 0.8 are right in 7 of 10."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{'cat' if place % 10 < 7 else 'dog'}/{place}.jpg\tcat\t0.8" for place in range(images // 2)]
+    rows += [f"{'dog' if place % 10 < 7 else 'cat'}/{place}.jpg\tdog\t0.8" for place in range(images // 2, images)]
+    Path("val.tsv").write_text("\n".join(["path\tlabel\tprobability", *rows, ""]))
+    found = re.search(r"temperature (\S+), 95 % interval (\S+) to (\S+): (.*)", run("cnn-calibrate", "val.tsv").err)
+    heat, low, high = map(float, found.groups()[:3])
+    assert heat == pytest.approx(math.log(4) / math.log(7 / 3), rel=1e-3)
+    assert (low < 1) == (images == 20)
+    assert low < heat < high
+    assert found[4] == verdict
 
 
 def test_before_and_after_are_drawn(run, made, tmp_path):
