@@ -263,7 +263,7 @@ def test_rejects_predictions_that_cannot_be_calibrated(run, made, tmp_path):
     )
     withheld = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--min-probability", 0.999).out
     assert "predictions were withheld; predict without --min-probability" in refused(withheld, *wrong)
-    assert 'is predicted as "zebra", but the classes are only blue, green, red' in refused(
+    assert 'predicts the class "zebra" (photos/blue/00.png), but the classes are blue, green, red' in refused(
         text.replace("\tgreen\t", "\tzebra\t"), *wrong
     )
     known = (tmp_path / "truth.tsv").read_text()
