@@ -44,9 +44,9 @@ def main(
     well above chance, a network may learn that property instead of the content. Leaks by time or order are only notes, because images
     are often taken class by class.
 
-    Accuracies of probes are balanced and cross-validated. "Well above chance": significant at 5 % over all probes of the class, or of
-    the split, and at least a tenth of the way from chance to 100 %. P-values are measured
-    on shuffled labels; the smallest possible one is about 0.003, or 0.01 for a probe that is not well above chance.
+    Accuracies of probes are balanced and cross-validated. A probe is well above chance if its accuracy covers at least a tenth of the
+    distance from chance to 100 %, and is significant at 5 % among all probes of the class, or of the split (Holm's correction). P-values
+    are measured on shuffled labels; the smallest possible one is about 0.003, or 0.01 for a probe that is not well above chance.
 
     With --shard I/N, each of N machines reads a share of the images, for large sets with many broken files. Duplicates in two shards are
     not found, and classes, splits, groups and leaks are not checked: that needs a run without --shard.

@@ -113,7 +113,7 @@ def _one(source: str, split: str | None, folders: FolderReading | None, search: 
     if os.path.isdir(source):
         return _folder(source, split, folders, search)
     if not os.path.lexists(source):
-        here = "" if os.path.isabs(source) else f" (the current folder is {Path.cwd().name}/)"
+        here = "" if os.path.isabs(source) else f" in {Path.cwd()}"
         pattern = "; the shell expands patterns only without quotes" if set("*?[") & set(source) else ""
         raise CnnkitError(f"{source}: no such image, folder or manifest{here}{pattern}")
     if manifest.is_manifest(source):

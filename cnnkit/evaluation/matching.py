@@ -461,17 +461,22 @@ def _check_labels(
     if not known.issuperset(found.labels):
         rows = np.flatnonzero(~np.isin(found.label, [found.labels.index(label) for label in known & {*found.labels}]))
         by_image = rows[np.argsort(found.image[rows], kind="stable")].tolist()
-        unknown = {found.labels[found.label[row]]: found.paths[found.image[row]] for row in by_image}
+        unknown: dict[str, str] = {}  # the first image of each
+        for row in by_image:
+            unknown.setdefault(found.labels[found.label[row]], found.paths[found.image[row]])
         label, path = next(iter(unknown.items()))
-        remedy = messages.proposal(label, classes, foreign={})
+        near = messages.similar(label, classes, most=1)
+        remedy = f'; spell "{label}" and "{near[0]}" alike' if near else ""
         if not remedy and not given:
             remedy = "; they have no class in common: do the predictions belong to this truth?"
             if isinstance(truth, FolderTruth):
                 remedy = "; if these folders are not the classes, give the labels with --truth MANIFEST"
-        there = f"{'the classes are' if given else f'{truth.name} {truth.verb}'} only {messages.shortened(classes, 8)}"
+        others = f"; also unknown: {messages.shortened(list(unknown)[1:], 8)}" if len(unknown) > 1 else ""
+        known_as = (
+            "the classes" if given else truth.name if isinstance(truth, FolderTruth) else f"the labels in {truth.name}"
+        )
         raise CnnkitError(
-            f'{name}: {path} is predicted as "{label}", but {there}'
-            f"{f' (unknown too: {messages.shortened(list(unknown)[1:], 8)})' if len(unknown) > 1 else ''}{remedy}"
+            f'{name} predicts the class "{label}" ({path}{others}), but {known_as} are {messages.shortened(classes, 8)}{remedy}'
         )
 
 

@@ -1,6 +1,7 @@
 """Temperature scaling: calibrate probabilities by one number that divides the logits before the softmax."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,6 +92,37 @@ def fit(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
     return 1 / float(brentq(slope, 0.0, highest, xtol=1e-12, rtol=1e-10))
 
 
+def interval(truth: NDArray[np.int64], probabilities: NDArray[np.float64], temperature: float) -> tuple[float, float]:
+    """Compute the 95 % confidence interval of a temperature that was fitted, by its likelihood ratio; the upper end may be infinite.
+
+    Args:
+        truth: (N,), the true class.
+        probabilities: (N, C), of every class.
+        temperature: What `fit` found.
+
+    Source:
+        Wilks, The large-sample distribution of the likelihood ratio for testing composite hypotheses, 1938.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import chdtri, logsumexp
+
+    logits = _logits(probabilities)  # (N, C)
+    given = logits[np.arange(len(truth)), truth]  # (N,)
+
+    def loss(inverse: float) -> float:
+        return float((logsumexp(logits * inverse, axis=1) - given * inverse).sum())
+
+    best = 1 / temperature
+    limit = loss(best) + float(chdtri(1, 0.05)) / 2
+    highest = 2 * best
+    while loss(highest) < limit:  # terminates, since a prediction is wrong
+        highest *= 2
+    low = 1 / float(brentq(lambda inverse: loss(inverse) - limit, best, highest))
+    if loss(0.0) <= limit:
+        return low, math.inf
+    return low, 1 / float(brentq(lambda inverse: loss(inverse) - limit, 0.0, best))
+
+
 def scaled(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
     """Compute the probabilities (N, C) of the same logits at a temperature."""
     return _softmax(_logits(probabilities) / temperature)
@@ -150,7 +182,14 @@ def calibrate(
             )
         ),
     )
-    log.info("temperature %.4g: the probabilities were %s", temperature, _verdict(temperature))
+    low, high = interval(predictions.truth, predictions.probabilities, temperature)
+    log.info(
+        "temperature %.4g, 95 %% interval %.3g to %s: %s",
+        temperature,
+        low,
+        f"{high:.3g}" if math.isfinite(high) else "infinity",
+        _verdict(temperature, low, high, images=len(predictions.truth)),
+    )
     if (result.after.ece or 0.0) > (result.before.ece or 0.0):
         log.info(
             "the temperature minimizes log-loss, but ECE went up; with %d errors in %d images, ECE is noisy",
@@ -174,10 +213,12 @@ def _warn_of_test_images(predictions: MatchedPredictions, truth: Truth | FolderT
         )
 
 
-def _verdict(temperature: float) -> str:
+def _verdict(temperature: float, low: float, high: float, *, images: int) -> str:
     if abs(temperature - 1) < _AS_IT_WAS:
-        return "calibrated"
-    return "overconfident" if temperature > 1 else "underconfident"
+        return "the probabilities were calibrated"
+    if low <= 1 <= high:
+        return f"{messages.count_images(images)} are too few to tell whether the probabilities were over- or underconfident"
+    return f"the probabilities were {'overconfident' if temperature > 1 else 'underconfident'}"
 
 
 def _load(model: Path) -> "OnnxModel":

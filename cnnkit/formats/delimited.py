@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
+from cnnkit import messages
 from cnnkit.errors import FormatError
 from cnnkit.formats import table_columns, tsv
 from cnnkit.formats.listed_paths import Backslashes
@@ -12,6 +13,8 @@ from cnnkit.formats.table_columns import Aliases
 
 #: Excel's line that declares the separator.
 SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
+
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9]+,[0-9]+(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
 
 
 def delimiter_of(
@@ -151,3 +154,22 @@ def separated(
     except csv.Error as error:
         reason = "an unclosed quote" if "end of data" in str(error) or "limit" in str(error) else str(error)
         raise FormatError(f"{name}:{begun}: {reason}; expected fields quoted as in CSV") from error
+
+
+def check_decimal_point(value: str, column: str, *, where: str, name: str) -> None:
+    """Raise an error if a field that should be a number has a decimal comma.
+
+    Args:
+        value: The field.
+        column: Its column.
+        where: The file and the row, for the message.
+        name: The file.
+
+    Raises:
+        FormatError: It has one; the rest of the column will have them, too.
+    """
+    if _DECIMAL_COMMA.fullmatch(value):
+        command = rf"""sed -E -i 's/([;|\t"][+-]?[0-9]+),([0-9])/\1.\2/g' {messages.shell_word(name)}"""
+        raise FormatError(
+            f'{where}: column {column} has decimal commas, as in "{value.strip()}"; change all to points: {command}'
+        )

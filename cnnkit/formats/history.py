@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 from cnnkit import files
 from cnnkit.choices import Monitor
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.formats import atomic
+from cnnkit.formats import atomic, delimited
 
 log = logging.getLogger("cnnkit")
 
@@ -269,6 +269,7 @@ class _Table:
                     float(value) if value not in ("", "NA") else None
                 )  # Keras writes NA for a value that it did not measure
             except ValueError as error:
+                delimited.check_decimal_point(value, called, where=where, name=where.rpartition(":")[0])
                 raise FormatError(f'{where}: {called} "{value}" is not a number') from error
             measures[column] = number / 100 if number is not None and called.lower() in _PERCENT else number
         return HistoryRow(int(epoch), **measures)

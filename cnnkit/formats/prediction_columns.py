@@ -1,6 +1,5 @@
 """Reading of predictions, of cnn-predict and of other programs (see `predictions`), as columns: a million rows take some 100 MB."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.errors import FormatError
-from cnnkit.formats import table_columns, tables
+from cnnkit.formats import delimited, table_columns, tables
 from cnnkit.formats.predictions import Prediction
 
 #: Rounding error of a softmax in float32, allowed above 1.
@@ -38,7 +37,6 @@ _ALIASES = {
     "rank": (),
     "probability": ("prob", "confidence", "score"),
 }
-_DECIMAL_COMMA = re.compile(r"\s*[01],[0-9]+\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +148,7 @@ def _numbers(block: Mapping[str, list[str]], name: str) -> tuple[NDArray[np.int6
     for path, label, rank, probability in zip(paths, labels, ranks, probabilities, strict=True):
         if not path or not label:
             raise FormatError(f"{name}: {path or 'a row'} has no {'label' if path else 'path'}")
-        rows.append((_rank(rank, f"{name}: {path}"), _probability(probability, f"{name}: {path}")))
+        rows.append((_rank(rank, f"{name}: {path}"), _probability(probability, path, name)))
     return np.array([rank for rank, _ in rows], np.int64), np.array([each for _, each in rows], np.float64)
 
 
@@ -245,18 +243,15 @@ def _rank(value: str, where: str) -> int:
     return min(rank, _MOST)
 
 
-def _probability(value: str, where: str) -> float:
+def _probability(value: str, path: str, name: str) -> float:
     """Read a probability; NaN if there is none."""
     if value == "":
         return nan
-    if _DECIMAL_COMMA.fullmatch(value):
-        raise FormatError(
-            f'{where}: probability "{value}" has a decimal comma; write {value.strip().replace(",", ".")}'
-        )
     try:
         probability = float(value)
     except ValueError:
+        delimited.check_decimal_point(value, "probability", where=f"{name}: {path}", name=name)
         probability = nan
     if not 0 <= probability <= 1 + _ROUNDING:  # also NaN
-        raise FormatError(f'{where}: probability "{value}" is not between 0 and 1; are these logits?')
+        raise FormatError(f'{name}: {path}: probability "{value}" is not between 0 and 1; are these logits?')
     return min(probability, 1.0)

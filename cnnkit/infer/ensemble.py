@@ -231,7 +231,12 @@ class Ensemble:
 
 def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precision) -> OnnxClassifier:
     name = str(path)
-    if name.endswith((".pt", ".pth")):
+    if name.endswith(".pth"):
+        raise UsageError(
+            f"{name} has weights only, no classes; make a model with --backbone NAME --weights {messages.shell_word(name)} of "
+            "cnn-extract or cnn-finetune, and export it"
+        )
+    if name.endswith(".pt"):
         word, made = (messages.shell_word(each) for each in (name, f"{Path(name).stem}.onnx"))
         raise UsageError(f"{name}: prediction needs an ONNX file; run cnn-export {word} -o {made}")
     model = onnx_model.load(path)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import logging
 import os
 from collections.abc import Callable, Generator, Mapping
@@ -214,7 +215,7 @@ def default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
             raise CnnkitError(f"CNNKIT_OFFLINE forbids downloading weights for {name}; give a file with --weights")
         import timm
 
-        with _downloading(f"the weights of {name}"):
+        with _downloading(f"the weights of {name}"), _silent():
             state = timm.create_model(name.removeprefix("timm:"), pretrained=True).state_dict()
         return state, torch_model.keep_state(state)
     weights = _published(name, "default")
@@ -224,19 +225,41 @@ def default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
             raise CnnkitError(
                 f"CNNKIT_OFFLINE forbids downloading weights for {name}; give a file with --weights, or put {file.name} into {file.parent}"
             )
-        with _downloading(weights.url):
-            weights.get_state_dict(progress=False, check_hash=True)
+        size = weights.meta.get("_file_size")
+        with _downloading(weights.url, size="" if size is None else f" ({size:.3g} MB)"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # torchvision's own function prints a line to stdout, which is for data
+            hash_prefix = torch.hub.HASH_REGEX.search(file.name)
+            torch.hub.download_url_to_file(
+                weights.url, str(file), hash_prefix[1] if hash_prefix else None, progress=False
+            )
     return torch_model.load_state(file), cache.sha256(file)
 
 
 @contextlib.contextmanager
-def _downloading(what: str) -> Generator[None]:
-    log.info("downloading %s", what, extra=messages.BEGINS_WORK)
+def _downloading(what: str, *, size: str = "") -> Generator[None]:
+    log.info("downloading %s%s", what, size, extra=messages.BEGINS_WORK)
     try:
         yield
     except (OSError, RuntimeError) as error:  # no connection, or wrong content; urllib's errors are OSErrors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        inner = getattr(error, "reason", None)  # urllib's error for one of the connection
+        cause = inner if isinstance(inner, OSError) else error
+        reason = getattr(cause, "strerror", None) or next(iter(str(cause).splitlines()), type(cause).__name__)
         raise CnnkitError(f"downloading {what} failed ({reason}); give a file with --weights") from error
+
+
+@contextlib.contextmanager
+def _silent() -> Generator[None]:
+    """Suppress what timm and huggingface_hub print: lines on stdout, progress bars and warnings about accounts on stderr."""
+    hub = logging.getLogger("huggingface_hub")
+    before = hub.level
+    hub.setLevel(logging.CRITICAL)
+    nowhere = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            yield
+    finally:
+        hub.setLevel(before)
 
 
 def _timm_network(name: str) -> tuple[nn.Module, Preprocess]:

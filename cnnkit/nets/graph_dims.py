@@ -364,8 +364,8 @@ class _Measurement(Walk):
             return frozenset(name for name in found if self._is_learned(node, name))
         if node.op_type == "InstanceNormalization" and self._is_identity(node):
             return frozenset()
-        if node.op_type == "BatchNormalization" and attributes(node).get("epsilon") == 0:
-            return frozenset()  # how cnn-export --int8 normalizes images; layers have a positive epsilon
+        if node.op_type == "BatchNormalization" and self._normalizes_image(node):
+            return frozenset()
         return found
 
     def _may_be_weight(self, name: str) -> bool:
@@ -377,6 +377,15 @@ class _Measurement(Walk):
         if math.prod(constant.dims) == 1 or not self._counted:
             return False
         return node.op_type != "Add" or not constant.is_mask
+
+    def _normalizes_image(self, node: NodeProto) -> bool:
+        """Check for the form in which cnn-export --int8 scales and shifts the image; networks that were trained have statistics."""
+        if self._counted or attributes(node).get("epsilon") != 0:
+            return False
+        statistics = [
+            [self._constants[name].uniform for name in self._stored.get(place, ())] for place in node.input[3:5]
+        ]
+        return statistics == [[0.0], [1.0]]
 
     def _is_identity(self, node: NodeProto) -> bool:
         """Check for the constants of a normalization without weights: exporters store one repeated value, not named like weights."""

@@ -27,7 +27,7 @@ from cnnkit.nets.output_layer import whole_head
 from cnnkit.train import dataset, optim, preparation
 from cnnkit.train.config import LBFGS_SETTINGS, Epoch, HeadConfig
 from cnnkit.train.feature_sets import FeatureSets
-from cnnkit.train.loop import BestEpoch, TrainStep, fit, in_order, shuffled
+from cnnkit.train.loop import BestEpoch, TrainStep, fit, in_order, shuffled, warn_if_saturated
 from cnnkit.train.optim import Criterion, ModelEma, predicted_classes
 
 log = logging.getLogger("cnnkit")
@@ -237,7 +237,14 @@ def train_head(
                 written.write(epoch)
                 callbacks.progress(epoch.epoch, trained.expected)
         callbacks.phase("comparing with simple classifiers")
-        majority, nearest = (None, None) if val_rows is None else _compare(trained, train_rows, val_rows, len(classes))
+        best = trained.best.epoch
+        assert best is not None
+        saturated = train.solver is Solver.GRADIENT and warn_if_saturated(best, classes=len(classes), rate=train.rate)
+        majority, nearest = None, None
+        if val_rows is not None:
+            majority, nearest, remark = _compare(trained, train_rows, val_rows, len(classes))
+            if remark and not saturated:
+                log.warning("on the validation set, the head is no better than chance%s", remark)
         head, text = trained.finished()
         header = Header(
             kind=ArtefactKind.MODEL,
@@ -257,8 +264,6 @@ def train_head(
         state = {f"base.{name}": tensor for name, tensor in backbone.items()}
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
         torch_model.save(output, TorchModel(header, state, [_without_seconds(epoch) for epoch in trained.epochs]))
-    best = trained.best.epoch
-    assert best is not None
     return HeadResult(
         model=str(output),
         classes=len(classes),
@@ -359,11 +364,12 @@ def _check_shape(found: Features, expected: tuple[int, ...], *, name: str) -> No
         )
 
 
-def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[float, float]:
-    """Compare the head with two baselines, and warn if it is no better than chance.
+def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[float, float, str]:
+    """Compare the head with two baselines.
 
     Returns:
-        The validation accuracy of the majority class, and of the nearest centroid.
+        The validation accuracy of the majority class, and of the nearest centroid; if the head is no better than chance, the reason
+        and the remedy, for a message.
     """
     targets = train.targets
     most = int(torch.bincount(targets, minlength=classes).argmax())
@@ -371,20 +377,13 @@ def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[fl
     centroids = torch.stack([rows[targets == number].mean(0) for number in range(classes)])  # (classes, D)
     nearest = torch.cdist(val.values.flatten(1), centroids).argmin(1)
     share = float((nearest == val.targets).double().mean())
+    remark = ""
     enough = _above_chance(val.targets, val.targets, classes)  # else even perfect predictions might be chance
     if enough and not _above_chance(trained.predicted(), val.targets, classes):
+        remark = ": the features carry no signal; check the preprocessing and the weights of the backbone"
         if _above_chance(nearest, val.targets, classes):
-            log.warning(
-                "on the validation set, the head is no better than chance, but the nearest centroid has accuracy %.3f: "
-                "give more --epochs, another --lr, or --standardize",
-                share,
-            )
-        else:
-            log.warning(
-                "on the validation set, the head is no better than chance: the features carry no signal; "
-                "check the preprocessing and the weights of the backbone"
-            )
-    return float((val.targets == most).double().mean()), share
+            remark = f", but the nearest centroid has accuracy {share:.3f}: give more --epochs, another --lr, or --standardize"
+    return float((val.targets == most).double().mean()), share, remark
 
 
 def _above_chance(predicted: Tensor, targets: Tensor, classes: int) -> bool:

@@ -34,6 +34,9 @@ _UNKNOWN = 0
 _LOSSES_AT_ONCE = 20
 
 
+# The loss of an image whose class has the probability 1e-7, float32's rounding of 1: the network is certain of another one.
+_SATURATED = -math.log(torch.finfo(torch.float32).eps)
+
 # Part of the error of torch's batch norm when there is no variance to divide by.
 _ONE_VALUE = "more than 1 value per channel"
 
@@ -336,6 +339,31 @@ def fit(
             best.offer(epoch, module)
         done.append(epoch)
         yield epoch
+
+
+def warn_if_saturated(epoch: Epoch, *, classes: int, rate: float) -> bool:
+    """Warn if too large a learning rate made every output certain: images that are classified wrongly have probabilities of 0.
+
+    Args:
+        epoch: The epoch that is kept.
+        classes: Number of classes.
+        rate: The learning rate, for the message.
+
+    Returns:
+        Whether there was a warning.
+    """
+    loss, accuracy, where = epoch.val_loss, epoch.val_accuracy, "validation"
+    if loss is None or accuracy is None:
+        loss, accuracy, where = epoch.train_loss, epoch.train_accuracy, "training"
+    uniform = math.log(max(classes, 2))
+    if loss == 0:
+        shown = f"every probability in the {where} set is exactly 0 or 1"
+    elif loss > max(uniform, _SATURATED * (1 - accuracy)):
+        shown = f"{where} loss {loss:.3g}, against {uniform:.3g} for equal probabilities of all classes"
+    else:
+        return False
+    log.warning("the outputs are saturated: %s; give a smaller --lr than %g", shown, rate)
+    return True
 
 
 def _is_finite(module: nn.Module) -> bool:

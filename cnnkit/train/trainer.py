@@ -460,7 +460,7 @@ class Trainer:
         self.checkpoint.unlink(missing_ok=True)
 
     def warn_without_improvement(self) -> None:
-        """Warn if no epoch is better than the network before the training."""
+        """Warn if no epoch is better than the network before the training, or if the network is certain of all its outputs."""
         best, start = self.best.epoch, self.start
         assert best is not None
         if start is not None and history.rank(start, self.config.monitor) >= history.rank(best, self.config.monitor):
@@ -471,6 +471,8 @@ class Trainer:
                 start.val_accuracy,
                 self.context.output,
             )
+        elif loop.warn_if_saturated(best, classes=len(self.header.classes or ()), rate=self.config.rate):
+            return
         elif best.epoch <= self.earlier:
             log.warning("no epoch after the warm-up was better than epoch %d: the backbone is unchanged", best.epoch)
 

@@ -2,7 +2,9 @@
 
 import functools
 import json
+import math
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -192,6 +194,27 @@ def test_rows_as_json_carry_all_digits(run, made):
     assert found[1]["before"] == found[1]["after"] == 30
 
 
+@pytest.mark.parametrize(
+    ("images", "verdict"),
+    [
+        (20, "20 images are too few to tell whether the probabilities were over- or underconfident"),
+        (400, "the probabilities were overconfident"),
+    ],
+)
+def test_names_the_interval_of_the_temperature(run, tmp_path, monkeypatch, images, verdict):
+    """No verdict if it contains 1; log(0.8/0.2) / T = log(0.7/0.3) if probabilities of 0.8 are right in 7 of 10."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{'cat' if place % 10 < 7 else 'dog'}/{place}.jpg\tcat\t0.8" for place in range(images // 2)]
+    rows += [f"{'dog' if place % 10 < 7 else 'cat'}/{place}.jpg\tdog\t0.8" for place in range(images // 2, images)]
+    Path("val.tsv").write_text("\n".join(["path\tlabel\tprobability", *rows, ""]))
+    found = re.search(r"temperature (\S+), 95 % interval (\S+) to (\S+): (.*)", run("cnn-calibrate", "val.tsv").err)
+    heat, low, high = map(float, found.groups()[:3])
+    assert heat == pytest.approx(math.log(4) / math.log(7 / 3), rel=1e-3)
+    assert (low < 1) == (images == 20)
+    assert low < heat < high
+    assert found[4] == verdict
+
+
 def test_before_and_after_are_drawn(run, made, tmp_path):
     """`--reliability` writes an image of two diagrams; stdout is as it is without."""
     made()
@@ -240,7 +263,7 @@ def test_rejects_predictions_that_cannot_be_calibrated(run, made, tmp_path):
     )
     withheld = run("cnn-predict", "-m", "net.onnx", "photos", "--top", 3, "--min-probability", 0.999).out
     assert "predictions were withheld; predict without --min-probability" in refused(withheld, *wrong)
-    assert 'is predicted as "zebra", but the classes are only blue, green, red' in refused(
+    assert 'predicts the class "zebra" (photos/blue/00.png), but the classes are blue, green, red' in refused(
         text.replace("\tgreen\t", "\tzebra\t"), *wrong
     )
     known = (tmp_path / "truth.tsv").read_text()

@@ -410,7 +410,10 @@ def test_labels_may_name_classes_without_images(run, folder):
         ("", "standard input: no predictions; the command that should have written them may have failed"),
         ("path\trank\tlabel\tprobability\n", "standard input: no predictions"),
         ("path\tlabel\nx/9.jpg\trose\n", "split.tsv has no label for x/9.jpg"),
-        ("path\tlabel\nphotos/rose/test-1.jpg\trsoe\n", 'photos/rose/test-1.jpg is predicted as "rsoe"'),
+        (
+            "path\tlabel\nphotos/rose/test-1.jpg\trsoe\n",
+            'predicts the class "rsoe" (photos/rose/test-1.jpg), but the labels in split.tsv',
+        ),
         (
             "path\trank\tlabel\nphotos/rose/test-1.jpg\t1\trose\nphotos/rose/test-1.jpg\t1\ttulip\n",
             "photos/rose/test-1.jpg is predicted twice",
@@ -707,7 +710,10 @@ def test_subfolders_of_a_class_have_its_label(run, folder):
     same = run("cnn-eval", "--labels", "names.txt", "--json", stdin="\n".join([*rows[:3], ""])).out
     assert json.loads(same)["confusion"] == [[0, 1], [0, 1]]
     flat = run("cnn-eval", stdin="path\tlabel\nflat/1.jpg\toak\n", status=1)
-    assert "only flat; if these folders are not the classes, give the labels with --truth MANIFEST" in flat.err
+    assert (
+        "the folders of the images are flat; if these folders are not the classes, give the labels with --truth MANIFEST"
+        in flat.err
+    )
 
 
 @pytest.mark.parametrize(

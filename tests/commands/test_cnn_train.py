@@ -415,6 +415,14 @@ def test_a_history_on_a_full_disk_is_named(run, here):
     assert err.splitlines()[-1] == "cnn-train: m.csv: No space left on device"
 
 
+def test_warns_of_saturated_outputs(run, here):
+    """The loss is finite, but outputs are certain: one line with a remedy."""
+    outcome = train(run, "--epochs", "1", "--lr", "1e9", "--amp", "off")
+    (line,) = [line for line in outcome.err.splitlines() if "saturated" in line]
+    assert line.startswith("cnn-train: the outputs are saturated: ")
+    assert line.endswith("; give a smaller --lr than 1e+09")
+
+
 def test_infinite_loss_stops_and_keeps_the_best_epoch(run, here, monkeypatch):
     """Step and rate are named; the model is that of a training that ended before."""
     from cnnkit.train import optim

@@ -148,11 +148,12 @@ def test_given_classes_define_the_order():
         ([("a.jpg", 2, "cat", 0.1)], "p.tsv: a.jpg has no prediction of rank 1"),
         (
             [("a.jpg", 1, "cta", 0.1)],
-            'p.tsv: a.jpg is predicted as "cta", but split.tsv has only cat, dog; did you mean "cat"?',
+            'p.tsv predicts the class "cta" (a.jpg), but the labels in split.tsv are cat, dog; spell "cta" and "cat" alike',
         ),
         (
             [("a.jpg", 1, "zebra", 0.1), ("b.jpg", 1, "yak", 0.1)],
-            'p.tsv: a.jpg is predicted as "zebra", but split.tsv has only cat, dog (unknown too: yak); they have no class in common',
+            'p.tsv predicts the class "zebra" (a.jpg; also unknown: yak), but the labels in split.tsv are cat, dog; '
+            "they have no class in common",
         ),
     ],
 )
@@ -188,4 +189,4 @@ def test_rejects_predictions_outside_of_given_classes():
     """The message does not propose to give the classes again."""
     with pytest.raises(CnnkitError) as caught:
         run([("a.jpg", 1, "zebra", 1.0)], truth(a="cat"), classes=("cat", "dog"))
-    assert str(caught.value) == 'p.tsv: a.jpg is predicted as "zebra", but the classes are only cat, dog'
+    assert str(caught.value) == 'p.tsv predicts the class "zebra" (a.jpg), but the classes are cat, dog'

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+from scipy.stats import chi2
 
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import temperature
@@ -39,6 +40,37 @@ def test_temperature_is_the_minimum_of_log_loss(seed):
         options={"xatol": 1e-10},
     )
     assert temperature.fit(truth, softmax(logits, axis=1)) == pytest.approx(found.x, rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [20, 500])
+def test_interval_has_the_likelihoods_that_a_test_does_not_reject(n):
+    """At both ends, twice the log-likelihood is lower by the 95 % quantile of chi-squared."""
+    truth, logits = draw(n, 4)
+    found = temperature.fit(truth, softmax(logits, axis=1))
+    rows = np.arange(n)
+    likelihood = lambda value: log_softmax(logits / value, axis=1)[rows, truth].sum()  # noqa: E731 - a formula
+    ends = temperature.interval(truth, softmax(logits, axis=1), found)
+    assert ends[0] < found < ends[1]
+    for end in ends:
+        assert 2 * (likelihood(found) - likelihood(end)) == pytest.approx(chi2.ppf(0.95, 1), rel=1e-6)
+
+
+def test_interval_contains_the_true_temperature_95_times_in_100():
+    """In 120 draws of 20 images; within three standard errors."""
+    hits = 0
+    for seed in range(120):
+        truth, logits = draw(20, 3, seed=seed)
+        shares = softmax(logits, axis=1)
+        low, high = temperature.interval(truth, shares, temperature.fit(truth, shares))
+        hits += low <= 2.5 <= high
+    assert hits / 120 == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / 120) ** 0.5)
+
+
+def test_interval_may_have_no_upper_end():
+    """If equal probabilities are as likely."""
+    shares = softmax(np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0]]), axis=1)
+    truth = np.array([0, 0, 0])
+    assert temperature.interval(truth, shares, temperature.fit(truth, shares))[1] == np.inf
 
 
 def test_temperature_equals_the_reference_implementation():

@@ -67,6 +67,10 @@ def test_reads_files_saved_by_a_spreadsheet(tmp_path):
         ("step,loss\n1,2\n", "h.csv: not a training history; it needs the column epoch"),
         ("epoch,loss\n1,2\n0,2\n", "h.csv:3: epoch 0 after epoch 1"),
         ("epoch,loss\n1,x\n", 'h.csv:2: loss "x" is not a number'),
+        (
+            "epoch;loss\n1;0,5\n",
+            'h.csv:2: column loss has decimal commas, as in "0,5"; change all to points: sed -E -i ',
+        ),
         (f"{HEADER}\n1,2,3\n", "h.csv:2: 3 fields, but the header row has 7"),
         (f"{HEADER}\n1,2,3,4,x,6,7\n", 'h.csv:2: val_accuracy "x" is not a number'),
         (f"{HEADER}\n1.5,,,,,,\n", 'h.csv:2: epoch "1.5" is not a whole number'),

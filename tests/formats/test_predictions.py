@@ -1,6 +1,7 @@
 """Predictions: TSV and JSON Lines are equivalent, and errors name the place."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -132,6 +133,31 @@ def test_errors_name_the_place(lines, message):
     with pytest.raises(FormatError) as caught:
         parse(*lines)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["path;label;probability", "7,5.jpg;cat;0,87", "b.jpg;dog;5,2e-05"],
+        ["path\tlabel\tprobability", "7,5.jpg\tcat\t0,87", "b.jpg\tdog\t5,2e-05"],
+        ["path,label,probability", 'a.jpg,cat,"0,87"', 'b.jpg,dog,"5,2e-05"'],
+        [
+            '{"path": "a.jpg", "label": "cat", "probability": "0,87"}',
+            '{"path": "b.jpg", "label": "7", "probability": 5.2e-05}',
+        ],
+    ],
+    ids=["semicolons", "tabs", "commas", "JSON Lines"],
+)
+def test_decimal_commas_are_a_matter_of_the_column(tmp_path, lines):
+    """One line with the command that changes all of them; it is run here."""
+    path = tmp_path / "p.csv"
+    path.write_text("\n".join([*lines, ""]))
+    with pytest.raises(FormatError, match='column probability has decimal commas, as in "0,87"; ') as caught:
+        list(prediction_columns.parse(path.read_bytes().splitlines(True), name=str(path)))
+    subprocess.run(str(caught.value).split(": ")[-1], shell=True, check=True)
+    rows = list(prediction_columns.parse(path.read_bytes().splitlines(True), name=str(path)))
+    assert [row.probability for row in rows] == [0.87, 5.2e-05]
+    assert [row.path for row in rows] in (["7,5.jpg", "b.jpg"], ["a.jpg", "b.jpg"])
 
 
 def test_rows_with_and_without_rank_may_be_mixed():

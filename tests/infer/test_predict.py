@@ -388,6 +388,10 @@ def test_rejects_files_that_are_not_classifiers(tmp_path, found):
         list(two.images(found))
     with pytest.raises(UsageError, match=r"head\.pt: prediction needs an ONNX file; run cnn-export"):
         load("head.pt")
+    with pytest.raises(
+        UsageError, match=r"^w\.pth has weights only, no classes; make a model with .* --weights w\.pth "
+    ):
+        load("w.pth")
     (tmp_path / "text.onnx").write_text("hello", encoding="utf-8")
     with pytest.raises(CnnkitError, match=r"text\.onnx: not an ONNX network"):
         load(tmp_path / "text.onnx")

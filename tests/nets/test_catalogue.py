@@ -1,9 +1,15 @@
 """Names of networks in any spelling, and published weights."""
 
 import functools
+import io
+import logging
 import random
 import shutil
+import sys
+from email.message import Message
 from hashlib import sha256
+from types import SimpleNamespace
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -127,21 +133,91 @@ def test_offline_forbids_downloads(torch_home, name):
         backbones.pretrained(name)
 
 
-def test_a_failed_download_is_one_line(torch_home, monkeypatch):
-    """Without a connection the error names address and remedy; so does a download with a wrong hash."""
+class Reply(io.BytesIO):
+    """What a server sends."""
+
+    def info(self):
+        headers = Message()
+        headers["Content-Length"] = str(len(self.getvalue()))
+        return headers
+
+
+@pytest.fixture
+def publish(torch_home, monkeypatch, tmp_path):
+    """Stub the network: `publish(digest)` lets the address of squeezenet1_1's weights, with a hash in it, send a file."""
     monkeypatch.setenv("CNNKIT_OFFLINE", "0")
+    content = saved(tmp_path / "published.pth").read_bytes()
 
-    def fail(error):
-        def get(*_words, **_options):
-            raise error
+    def serve(digest):
+        entry = SimpleNamespace(
+            url=f"https://download.pytorch.org/models/squeezenet1_1-{digest or sha256(content).hexdigest()[:8]}.pth",
+            meta={"_file_size": 4.73},
+        )
+        monkeypatch.setattr(catalogue, "_published", lambda _name, _weights: entry)
+        monkeypatch.setattr(torch.hub, "urlopen", lambda _request: Reply(content))
+        return entry.url, content
 
-        monkeypatch.setattr(torchvision.models.SqueezeNet1_1_Weights, "get_state_dict", get)
-        with pytest.raises(CnnkitError) as caught:
-            backbones.pretrained("squeezenet1_1")
-        return str(caught.value)
+    return serve
 
-    assert "name not known); give a file with --weights" in fail(OSError("name not known"))
-    assert "squeezenet1_1-b8a52dc0.pth failed (invalid hash value" in fail(RuntimeError("invalid hash value\n..."))
+
+def test_a_download_is_announced_in_one_line(publish, torch_home, caplog, capfd):
+    """With address and size; torch's own lines and bars are on neither stream."""
+    caplog.set_level("INFO", "cnnkit")
+    url, content = publish("")
+    state, digest = catalogue.default_weights("squeezenet1_1")
+    assert caplog.messages == [f"downloading {url} (4.73 MB)"]
+    assert capfd.readouterr() == ("", "")
+    assert (torch_home / url.rpartition("/")[2]).read_bytes() == content
+    assert digest == sha256(content).hexdigest()
+    assert "classifier.1.weight" in state
+
+
+@pytest.mark.parametrize("step", ["lines", "fails"])
+def test_downloads_of_timm_print_nothing_of_their_own(monkeypatch, caplog, capfd, step):
+    """Neither lines nor progress bars, on neither stream, nor warnings of huggingface_hub."""
+    import timm
+    from huggingface_hub.utils import logging as hub_logging
+    from timm.models import _builder
+
+    monkeypatch.setenv("CNNKIT_OFFLINE", "0")
+    caplog.set_level("INFO", "cnnkit")
+    state = timm.create_model("resnet10t", pretrained=False).state_dict()
+
+    def download(*_words, **_options):
+        sys.stdout.write("Downloading\n")
+        sys.stderr.write(" 50%|#####")
+        hub_logging.get_logger("huggingface_hub.file_download").warning("unauthenticated requests")
+        if step == "fails":
+            raise OSError("name not known")
+        return state
+
+    monkeypatch.setattr(_builder, "load_state_dict_from_hf", download)
+    if step == "fails":
+        with pytest.raises(CnnkitError, match=r"the weights of timm:resnet10t failed \(name not known\); give a file"):
+            catalogue.default_weights("timm:resnet10t")
+    else:
+        assert catalogue.default_weights("timm:resnet10t")[0].keys() == state.keys()
+    assert caplog.messages == ["downloading the weights of timm:resnet10t"]
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("huggingface_hub").level != logging.CRITICAL
+
+
+def test_a_failed_download_is_one_line(publish, torch_home, monkeypatch):
+    """Without a connection the error names address and remedy; so does a download with a wrong hash, which leaves no file."""
+    publish("01234567")
+    with pytest.raises(
+        CnnkitError, match=r"squeezenet1_1-01234567\.pth failed \(invalid hash value .*\); give a file with --weights$"
+    ):
+        catalogue.default_weights("squeezenet1_1")
+    assert list(torch_home.iterdir()) == []
+
+    def fail(_request):
+        raise URLError(OSError(-2, "name not known"))
+
+    monkeypatch.setattr(torch.hub, "urlopen", fail)
+    with pytest.raises(CnnkitError, match=r"01234567\.pth failed \(name not known\); give a file with --weights$"):
+        catalogue.default_weights("squeezenet1_1")
+    assert list(torch_home.iterdir()) == []
 
 
 def test_published_weights_have_their_own_preprocessing(tmp_path):

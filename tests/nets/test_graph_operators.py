@@ -526,6 +526,26 @@ def test_image_normalisation_and_masks_are_not_weights(measured):
     assert measured(model(nodes, {**STEM_WEIGHT, "mean": filled(3, 1, 1), **quantised}))[0] == 108
 
 
+@pytest.mark.parametrize(
+    ("mean", "variance", "first", "params"),
+    [
+        pytest.param(np.zeros(3), np.ones(3), True, 108, id="the image's normalization in cnn-export --int8"),
+        pytest.param(np.arange(3), np.ones(3), True, 108 + 6, id="a first layer with statistics"),
+        pytest.param(np.zeros(4), np.ones(4), False, 108 + 8, id="after a layer"),
+    ],
+)
+def test_batch_normalization_with_epsilon_zero_is_a_layer(measured, mean, variance, first, params):
+    """Only the form in which cnn-export --int8 normalizes the image has no parameters."""
+    norm, stem = ["gamma", "beta", "mean", "variance"], "stem.weight"
+    nodes = [
+        make_node("BatchNormalization", ["x" if first else "maps", *norm], ["norm" if first else "out"], epsilon=0.0),
+        make_node("Conv", ["norm" if first else "x", stem], ["out" if first else "maps"]),
+    ]
+    weights = {"gamma": filled(len(mean)), "beta": filled(len(mean))}
+    weights |= {"mean": mean.astype(np.float32), "variance": variance.astype(np.float32)}
+    assert measured(model(nodes if first else nodes[::-1], {**STEM_WEIGHT, **weights}))[0] == params
+
+
 def test_position_biases_of_windows_count_once_per_offset(measured):
     """The 5x5 biases that two heads learned for a window of 3x3 are stored as 9x9 values."""
     places = np.stack(np.meshgrid(np.arange(3), np.arange(3), indexing="ij"), -1).reshape(-1, 2)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from dataclasses import fields, replace
 from functools import partial
@@ -719,6 +720,41 @@ def test_warns_of_an_untrained_head_on_features_with_signal(pair, caplog):
     assert "the head is no better than chance, but the nearest centroid" in message
     assert f"{result.nearest_centroid:.3f}" in message
     assert "signal" not in message
+
+
+@pytest.mark.parametrize("rate", [1e9, 50.0])
+def test_warns_of_saturated_outputs(make, caplog, rate):
+    """Also at an accuracy above chance; the loss named is scikit-learn's, and there is no second warning of chance."""
+    labels = list(np.random.default_rng(2).permutation(np.repeat(CLASSES, 30)))
+    for names in (None, labels):
+        pair = make("train", (30, 30, 30), labels=names), make("val", (30, 30, 30), seed=1, labels=names)
+        caplog.clear()
+        result, model = train(pair, lr=rate)
+        (message,) = logged(caplog)
+        shown = re.fullmatch(
+            r"the outputs are saturated: validation loss (\S+), against 1\.1 for equal probabilities of all classes; "
+            rf"give a smaller --lr than {re.escape(f'{rate:g}')}",
+            message,
+        )
+        logs = logits(model, pair[1]).double().log_softmax(1).numpy()
+        loss = -logs[np.arange(90), targets_of(pair[1])].mean()
+        assert float(shown[1]) == pytest.approx(loss, rel=0.01) == pytest.approx(result.val_loss, rel=0.01)
+
+
+def test_warns_of_saturated_outputs_without_errors(make, caplog):
+    """A loss of exactly 0 in the validation set, and the training loss without one."""
+    labels = list(np.repeat(CLASSES[:2], 12))
+    both = [make(name, (12, 12), values=lambda _: np.repeat(np.eye(10)[:2], 12, 0), labels=labels) for name in "ab"]
+    result, _ = train(both, lr=1e9)
+    assert result.val_loss == 0
+    assert logged(caplog) == [
+        "the outputs are saturated: every probability in the validation set is exactly 0 or 1; give a smaller --lr than 1e+09"
+    ]
+    caplog.clear()
+    train((make("c", (30, 30, 30)), None), lr=1e9, epochs=1)
+    assert next(line.split(",")[0] for line in logged(caplog) if "saturated" in line).startswith(
+        "the outputs are saturated: training loss "
+    )
 
 
 def test_warns_without_a_validation_set(make, caplog):

@@ -12,7 +12,7 @@ from cnnkit.choices import Monitor
 from cnnkit.errors import CnnkitError
 from cnnkit.train.config import Epoch
 from cnnkit.train.distributed import World
-from cnnkit.train.loop import BestEpoch, TrainStep, evaluate, fit, in_order, shuffled
+from cnnkit.train.loop import BestEpoch, TrainStep, evaluate, fit, in_order, shuffled, warn_if_saturated
 from cnnkit.train.mixed_precision import Precision
 from cnnkit.train.optim import Criterion, MixupTargets, ModelEma
 
@@ -159,6 +159,26 @@ def test_patience_counts_epochs_without_a_better_one(patience, epochs, done):
         patience=patience,
     )
     assert (len(records), best.epoch.epoch) == (done, 1)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize(
+    ("accuracy", "wrong", "right", "expected"),
+    [
+        (0.5, 40.0, 0.0, True),  # wrong with certainty
+        (0.99, 60.0, 0.0, False),  # the mean loss is still below that of equal probabilities
+        (0.5, 8.0, 0.01, False),  # wrong, but not with certainty
+        (0.5, 1e9, 0.0, True),
+        (1.0, 0.0, 0.0, True),
+        (1.0, 0.0, 1e-6, False),
+    ],
+)
+def test_outputs_are_saturated_if_errors_are_certain(caplog, classes, accuracy, wrong, right, expected):
+    """The loss of images that are classified wrongly, and that of the others."""
+    loss = (1 - accuracy) * wrong + accuracy * right
+    epochs = (Epoch(1, 0.1, 0.9, loss, accuracy, 0.1, 0.0), Epoch(1, loss, accuracy, None, None, 0.1, 0.0))
+    assert [warn_if_saturated(epoch, classes=classes, rate=0.1) for epoch in epochs] == [expected] * 2
+    assert len(caplog.messages) == 2 * expected
 
 
 def test_nan_loss_stops_and_keeps_the_best_epoch():
