@@ -6,7 +6,7 @@ content, another version of onnx or another version of the checks is checked aga
 
 import hashlib
 import json
-from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from cnnkit import files
@@ -41,13 +41,19 @@ def load(path: str | Path) -> OnnxModel:
 
 
 def _key(content: bytes) -> str | None:
-    """Return the name of the entry; None if the source of the checks cannot be read."""
-    here = Path(__file__).parent
+    """Return the name of the entry; None if the version of onnx or the source of the checks is not known."""
+    here, spec = Path(__file__).parent, find_spec("onnx")
+    if spec is None or spec.origin is None:
+        return None
+    # The version, without a search of all installed packages and without their descriptions
+    installed = sorted(path.name for path in Path(spec.origin).parents[1].glob("onnx-*.dist-info"))
+    if not installed:
+        return None
     try:
         sources = [(here / name).read_bytes() for name in _CHECKS]
     except OSError:
         return None
-    digest = hashlib.sha256(metadata.version("onnx").encode())
+    digest = hashlib.sha256(" ".join(installed).encode())
     for part in (*sources, content):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()
