@@ -182,12 +182,21 @@ ROADS = {
         "network(torch.zeros(1, 3, 8, 8)).sum().backward()",
         {"torchvision", "torch._dynamo", "sympy", "matplotlib", "sklearn", "scipy", "timm", "imagehash", "pydantic"},
     ),
+    "networks with a name": (
+        "from cnnkit.choices import Pool\n"
+        "from cnnkit.nets import backbones\n"
+        "backbones.pretrained('squeezenet1_1', weights='none', layer='features.5', pool=Pool.AVG, seed=0)\n"
+        "import cnnkit.formats\n"
+        "assert 'torchvision.models' in sys.modules",
+        {"torch._dynamo", "sympy", "onnx_ir", "matplotlib", "sklearn", "scipy", "timm", "imagehash", "pydantic"},
+    ),
 }
 
 
 @pytest.mark.parametrize("road", ROADS)
 def test_nothing_is_imported_that_is_not_used(road):
-    """Training of networks by notation and of heads without torchvision, which imports the compiler of torch; inference without torch."""
+    """Training of networks by notation and of heads without torchvision; networks with a name without torch's compiler, which
+    torchvision imports; inference without torch."""
     program, unused = ROADS[road]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\n{program}\nprint(*sys.modules)"],

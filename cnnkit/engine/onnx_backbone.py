@@ -10,14 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx import TensorProto
-
 from cnnkit import messages
 from cnnkit.engine.config import BackboneSpec, check_backbone_weights
 from cnnkit.errors import CnnkitError, FormatError, UsageError
-from cnnkit.formats import cache, onnx_model
+from cnnkit.formats import cache, onnx_file
 from cnnkit.formats.header import Header, made_by
-from cnnkit.formats.onnx_model import OnnxModel
+from cnnkit.formats.onnx_record import OnnxModel
 from cnnkit.nets import notation
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ def get(spec: BackboneSpec) -> OnnxModel:
         return _from_onnx(spec)
     kept = cache.folder("bases") / cache_name(spec)
     if cache.is_intact(kept):
-        model = onnx_model.load(kept)
+        model = onnx_file.load(kept)
         # cnn-train-head needs the weights, too: if they are gone from the cache, the backbone is built again, which caches them
         if model.header and model.header.backbone and cache.find_weights(model.header.backbone.weights_sha256 or ""):
             return model
@@ -81,7 +79,7 @@ def get(spec: BackboneSpec) -> OnnxModel:
         log.info("exporting the backbone to ONNX, once; cached in %s", kept.parent.parent, extra=messages.BEGINS_WORK)
         cache.keep(same, torch_backbone.export_backbone(module, header))
     _link(same, kept)
-    return onnx_model.load(kept)
+    return onnx_file.load(kept)
 
 
 def _digest(module: "nn.Module", header: Header) -> str:
@@ -103,7 +101,9 @@ def _link(same: Path, kept: Path) -> None:
     try:
         os.link(same, temporary)
     except OSError:
-        onnx_model.save(kept, onnx_model.load(same).content)
+        from cnnkit.formats import onnx_model  # imports onnx
+
+        onnx_model.save(kept, onnx_file.load(same).content)
         return
     try:
         temporary.replace(kept)
@@ -112,12 +112,16 @@ def _link(same: Path, kept: Path) -> None:
 
 
 def _from_onnx(spec: BackboneSpec) -> OnnxModel:
+    from onnx import TensorProto
+
+    from cnnkit.formats import onnx_model
+
     changes = [name for name in ("layer", "size", "resize", "fit", "decoding") if getattr(spec, name) is not None]
     if changes or spec.weights != "default":
         raise UsageError(
             f"{spec.backbone} is exported and fixed; --{(changes or ['weights'])[0]} needs the name of a network or a .pt"
         )
-    model = onnx_model.load(str(spec.backbone))
+    model = onnx_file.load(str(spec.backbone))
     if model.header is None or model.header.backbone is None:
         raise FormatError(f"{spec.backbone}: no cnnkit header; export the backbone with cnn-export --features")
     if spec.pool not in (None, model.header.backbone.pool):

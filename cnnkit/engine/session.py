@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
 
 from cnnkit import messages
 from cnnkit.choices import Precision
 from cnnkit.data.reader import usable_cores
-from cnnkit.engine import bounds, device_errors, half_precision
+from cnnkit.engine import bounds, device_errors
 from cnnkit.engine import device as devices
 from cnnkit.errors import DeviceError, FormatError, RunError
 from cnnkit.formats import onnx_errors
-from cnnkit.formats.onnx_check import NOTHING, Needs
+from cnnkit.formats.onnx_record import NOTHING, Needs
 
 log = logging.getLogger("cnnkit")
 
@@ -192,6 +191,8 @@ def try_gpu() -> None:
     Raises:
         DeviceError: That failed.
     """
+    from onnx import TensorProto, helper
+
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "try", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -219,6 +220,8 @@ def _open(
     if device.kind == "cuda":
         _check_driver()
         _preload()
+        from cnnkit.engine import half_precision  # imports onnx, which a network that was checked before does not need
+
         if half_precision.is_half(content):
             precision = Precision.FLOAT16
         elif precision is Precision.FLOAT16:
@@ -233,6 +236,8 @@ def _open(
         if device.kind == "cuda":
             found = device_errors.explained(error, where=str(device))
             if shortened and found is None:
+                from cnnkit.engine import half_precision
+
                 raise half_precision.refused(name, reason) from error
             raise found or DeviceError(f"{name} does not run on {device}: {reason}") from error
         raise FormatError(f"{name}: ONNX Runtime cannot run it: {_refused(error, content)}") from error
@@ -243,6 +248,8 @@ def _open(
 
 def _refused(error: Exception, content: bytes) -> str:
     """Say which node of a network ONNX Runtime refuses, and why; the graph names what its text leaves out."""
+    from onnx import ModelProto
+
     try:
         nodes = ModelProto.FromString(content).graph.node
     except Exception:  # protobuf's DecodeError: its class depends on which protobuf is installed

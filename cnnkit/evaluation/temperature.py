@@ -19,7 +19,7 @@ from cnnkit.evaluation.report import EvaluationReport
 from cnnkit.formats import manifest
 
 if TYPE_CHECKING:
-    from cnnkit.formats.onnx_model import OnnxModel
+    from cnnkit.formats.onnx_record import OnnxModel
 
 log = logging.getLogger("cnnkit")
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import decode, preprocessing
@@ -31,7 +30,7 @@ from cnnkit.explain.config import (
     parse_index_ranges,
 )
 from cnnkit.formats import image_files
-from cnnkit.nets import layer_graph, subgraph
+from cnnkit.nets import layer_graph, subgraph, torchvision_modules
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
 #: The grey noise that patterns start from: its mean, and its amplitudes. A filter that is zero on it has no gradient; then noise of the
@@ -293,7 +292,8 @@ def _reach(deviation: float) -> int:
 
 def _blurred(images: Tensor, deviation: float) -> Tensor:
     side = 2 * _reach(deviation) + 1
-    blurred: Tensor = gaussian_blur(images.permute(0, 3, 1, 2), [side, side], [deviation, deviation])
+    transforms = torchvision_modules.imported("torchvision.transforms.v2.functional")
+    blurred: Tensor = transforms.gaussian_blur(images.permute(0, 3, 1, 2), [side, side], [deviation, deviation])
     return blurred.permute(0, 2, 3, 1)
 
 

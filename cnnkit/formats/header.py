@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from importlib import metadata
 from typing import Annotated, Any, Self
 
 import msgspec
@@ -380,6 +379,8 @@ def _shown(value: object, *, plain: bool = False) -> str:
 
 def made_by(*distributions: str) -> dict[str, str]:
     """Return the versions of cnnkit and of these distributions, omitting those not installed."""
+    from importlib import metadata  # here: reading a Header does without, and it takes as long as msgspec
+
     versions = {"cnnkit": __version__}
     for name in distributions:
         try:

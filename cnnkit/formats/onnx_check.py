@@ -7,13 +7,13 @@ shape of a constant, the number of iterations of a loop) is not known; `check` r
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnx.shape_inference import infer_shapes
 
 from cnnkit.errors import FormatError
+from cnnkit.formats.onnx_record import Needs
 from cnnkit.messages import excerpt
 
 #: The most numbers in one value for one image, 1 GiB of float32; and in one whose size depends on the contents of another value.
@@ -70,18 +70,6 @@ _ITEM_BITS: dict[int, int] = {
     **dict.fromkeys((TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL), 8),
     TensorProto.COMPLEX128: 128,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Whether the graph may need unbounded memory or time at run time, so that they must be limited."""
-
-    memory: bool = False
-    time: bool = False
-
-
-#: For a graph whose needs are all known.
-NOTHING = Needs()
 
 
 def check(proto: ModelProto, tensors: Iterable[TensorProto], *, name: str) -> Needs:

@@ -1,7 +1,6 @@
 """The exported network `.onnx`: one file with weights, and the Header as the metadata entry `cnnkit`. Without torch."""
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, onnx_check
 from cnnkit.formats.header import ArtefactKind, Header
-from cnnkit.formats.onnx_check import NOTHING, Needs
+from cnnkit.formats.onnx_record import OnnxModel
 
 KEY = "cnnkit"
 
@@ -28,15 +27,6 @@ _FACTOR = "inverse_temperature"
 _LARGEST = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxModel:
-    """The bytes of a network; `header` is None if cnnkit did not make it; `needs`: what has to be limited at run time."""
-
-    content: bytes
-    header: Header | None
-    needs: Needs = NOTHING
-
-
 def load(path: str | Path) -> OnnxModel:
     """Read a network, without opening files that it refers to.
 
@@ -44,11 +34,19 @@ def load(path: str | Path) -> OnnxModel:
         FormatError: It is not an ONNX file, has weights in other files (a path in a model can point anywhere), or cannot be run.
         OSError: It cannot be read.
     """
-    content = files.read_regular(path)
-    proto, parts = _parsed(content, name=str(path))
-    needs = onnx_check.check(proto, (part for part, _ in parts if isinstance(part, TensorProto)), name=str(path))
+    return checked(files.read_regular(path), name=str(path))
+
+
+def checked(content: bytes, *, name: str) -> OnnxModel:
+    """Check the bytes of a network, and read its Header.
+
+    Raises:
+        FormatError: As `load`.
+    """
+    proto, parts = _parsed(content, name=name)
+    needs = onnx_check.check(proto, (part for part, _ in parts if isinstance(part, TensorProto)), name=name)
     texts = [entry.value for entry in proto.metadata_props if entry.key == KEY]
-    header = Header.from_json(texts[0], name=str(path), kind=ArtefactKind.ONNX) if texts else None
+    header = Header.from_json(texts[0], name=name, kind=ArtefactKind.ONNX) if texts else None
     return OnnxModel(content, header, needs)
 
 

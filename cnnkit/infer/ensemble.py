@@ -18,8 +18,7 @@ from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
 from cnnkit.engine.runner import Results, Views
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import onnx_model
-from cnnkit.infer import external_model
+from cnnkit.formats import onnx_file
 from cnnkit.infer.config import ModelSpec
 from cnnkit.option_fields import given
 
@@ -239,10 +238,13 @@ def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precisio
     if name.endswith(".pt"):
         word, made = (messages.shell_word(each) for each in (name, f"{Path(name).stem}.onnx"))
         raise UsageError(f"{name}: prediction needs an ONNX file; run cnn-export {word} -o {made}")
-    model = onnx_model.load(path)
+    model = onnx_file.load(path)
     network = OnnxNetwork(
         name, Session(model.content, device=device, name=name, needs=model.needs, precision=precision)
     )
     if model.header is not None:
         return onnx_classifier.from_header(network, model.header)
+    from cnnkit.formats import onnx_model  # imports onnx, as the next
+    from cnnkit.infer import external_model
+
     return external_model.from_spec(network, spec, onnx_model.parse(model.content, name=name).graph)

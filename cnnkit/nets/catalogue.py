@@ -18,6 +18,7 @@ from cnnkit.choices import Interpolation
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import cache, torch_model
 from cnnkit.formats.header import Preprocess
+from cnnkit.nets import torchvision_modules
 
 log = logging.getLogger("cnnkit")
 
@@ -36,10 +37,8 @@ _AUXILIARY: dict[str, dict[str, Any]] = {
 
 
 def _models() -> Any:  # noqa: ANN401 - torchvision ships no types
-    """Import torchvision: here, since it imports the compiler of torch, which takes as long as torch and is not needed without a name."""
-    import torchvision
-
-    return torchvision.models
+    """Import torchvision's networks: here, since they are not needed without a name."""
+    return torchvision_modules.imported("torchvision.models")
 
 
 def _known() -> list[str]:
@@ -213,6 +212,7 @@ def default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
     if name.startswith("timm:"):
         if offline:
             raise CnnkitError(f"CNNKIT_OFFLINE forbids downloading weights for {name}; give a file with --weights")
+        torchvision_modules.imported()  # timm imports it
         import timm
 
         with _downloading(f"the weights of {name}"), _silent():
@@ -263,6 +263,7 @@ def _silent() -> Generator[None]:
 
 
 def _timm_network(name: str) -> tuple[nn.Module, Preprocess]:
+    torchvision_modules.imported()  # timm imports it
     try:
         import timm
         import timm.data

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import importlib
 import inspect
 import math
 import operator
@@ -14,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from cnnkit import messages
 from cnnkit.errors import UsageError
-from cnnkit.nets import build
+from cnnkit.nets import build, torchvision_modules
 
 # First parts of names after the backbone: pooling and classifier.
 _AFTER = ("classifier", "head", "heads", "fc", "last_linear", "avgpool", "global_pool")
@@ -22,7 +21,7 @@ _AFTER = ("classifier", "head", "heads", "fc", "last_linear", "avgpool", "global
 
 def _feature_extraction() -> Any:  # noqa: ANN401 - torchvision ships no types
     """Import torchvision's functions for graphs: here, since a network by notation does without them."""
-    return importlib.import_module("torchvision.models.feature_extraction")
+    return torchvision_modules.imported("torchvision.models.feature_extraction")
 
 
 def is_of_torchvision(module: nn.Module, *names: str) -> bool:
@@ -126,7 +125,7 @@ def _layer_names(module: nn.Module, *, training: bool) -> dict[str, tuple[str, s
 
     torchvision's feature extractors keep the names of nodes, which are the same in every trace, but not their modules.
     """
-    ops = importlib.import_module("torchvision.ops")
+    ops = torchvision_modules.imported("torchvision.ops")
     classes = [each for _, each in inspect.getmembers(ops, inspect.isclass) if issubclass(each, nn.Module)]
     settings = dict(_tracing(module)["tracer_kwargs"])
     settings["leaf_modules"] = [*settings["leaf_modules"], *classes]  # as torchvision does
@@ -198,7 +197,7 @@ def keras_names(name: str) -> dict[str, str]:
     if not name.startswith("vgg"):
         return {}
     with torch.device("meta"):
-        module = importlib.import_module("torchvision.models").get_model(name, weights=None)
+        module = torchvision_modules.imported("torchvision.models").get_model(name, weights=None)
     names, block, conv = {}, 1, 0
     for index, part in enumerate(module.features):
         if isinstance(part, nn.ReLU):

@@ -13,7 +13,6 @@ import torch
 
 from cnnkit.choices import Pool
 from cnnkit.data import preprocessing
-from cnnkit.engine import export
 from cnnkit.formats import onnx_model, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
@@ -40,8 +39,8 @@ def here(tmp_path, monkeypatch, images, model):
     return tmp_path
 
 
-def write(name, head, *, grey=False, pool=Pool.AVG):
-    extractor, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=1, grey=grey, pool=pool)
+def write(name, head, *, grey=False, pool=Pool.AVG, seed=1):
+    extractor, backbone, preprocess = backbones.by_notation(TEXT, size=16, seed=seed, grey=grey, pool=pool)
     made = classifiers.build_head(head, (8,) if pool is Pool.AVG else (8 * 5 * 5,))
     header = Header(ArtefactKind.MODEL, ("blue", "red"), preprocess, backbone, head, {"command": "cnn-train-head"})
     state = {f"base.{key}": value for key, value in extractor.state_dict().items()}
@@ -121,21 +120,7 @@ def test_backbone_of_a_grey_model(run, here):
     np.testing.assert_allclose(np.load("grey.npy"), seen.numpy(), atol=1e-4)
 
 
-@pytest.fixture
-def quickly(monkeypatch):
-    """Export every network only once: the tests that follow are not about the exporter, which takes seconds."""
-    real, kept = export.to_onnx, {}
-
-    def remembered(module, example, *, inputs, outputs, opset=None, free=export.BATCH_AXIS):
-        key = (type(module).__name__, tuple(outputs), tuple(example.shape[1:]), opset, tuple(free))
-        if key not in kept:
-            kept[key] = real(module, example, inputs=inputs, outputs=outputs, opset=opset, free=free)
-        return onnx.ModelProto.FromString(kept[key].SerializeToString())
-
-    monkeypatch.setattr(export, "to_onnx", remembered)
-
-
-def test_all_sources_of_images(run, here, quickly):
+def test_all_sources_of_images(run, here):
     """A folder, single images, a manifest's split, and a list on standard input are compared alike."""
     paths = sorted(str(path) for path in Path("photos").rglob("*.png"))
     Path("split.tsv").write_text(
@@ -160,7 +145,7 @@ def test_all_sources_of_images(run, here, quickly):
     assert json.loads(part.splitlines()[-1])["rows"] == 6
 
 
-def test_broken_images_are_skipped_and_named(run, here, quickly):
+def test_broken_images_are_skipped_and_named(run, here):
     """Exit status 3, and the file is written, since the others were compared. Without any usable image, nothing is written."""
     Path("photos/red/bad.png").write_bytes(b"no image")
     outcome = run(
@@ -183,7 +168,7 @@ def test_options_for_images_need_verify(run, here, words):
     assert sorted(path.name for path in here.iterdir()) == ["model.pt", "photos"]
 
 
-def test_above_the_tolerance_nothing_is_written(run, here, quickly):
+def test_above_the_tolerance_nothing_is_written(run, here):
     """Exit status 1, one line with both numbers, nothing on stdout, and an existing file is untouched."""
     Path("model.onnx").write_bytes(b"before")
     outcome = run("cnn-export", "model.pt", "-o", "model.onnx", "--fp16", "--tolerance", "1e-9", *CPU, status=1)
@@ -207,6 +192,61 @@ def test_options_reach_the_graph(run, here):
     run("cnn-export", "model.pt", "-o", "head.onnx", "--head-only", *CPU)
     (taken,) = onnx.load("head.onnx").graph.input
     assert (taken.name, [axis.dim_value for axis in taken.type.tensor_type.shape.dim][1:]) == ("features", [8])
+
+
+@pytest.fixture
+def exports(here, monkeypatch):
+    """List the modules that torch's exporter is given, with an empty cache."""
+    monkeypatch.setenv("CNNKIT_CACHE", str(here / "cache"))
+    real, seen = torch.onnx.export, []
+
+    def counted(module, *words, **options):
+        seen.append(type(module).__name__)
+        return real(module, *words, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", counted)
+    return seen
+
+
+def exported(run, name):
+    """Export a model, compare probabilities with torch's, and return the bytes."""
+    run("cnn-export", name, "-o", "made.onnx", *CPU)
+    pixels, shares = expected(sorted(Path("photos").rglob("*.png")), name)
+    session = onnxruntime.InferenceSession("made.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(["probabilities"], {"images": pixels})[0], shares, atol=1e-5)
+    return Path("made.onnx").read_bytes()
+
+
+def test_cached_structures_give_no_old_weights(run, here, exports):
+    """Another training of backbone and head runs no exporter, and is exported with its own weights; another head exports the head."""
+    first = exported(run, "model.pt")
+    assert exports == ["Extractor", "HeadOutputs"]
+    write("trained.pt", "dense 2 softmax", seed=2)
+    assert exported(run, "trained.pt") != first
+    assert exported(run, "model.pt") == first
+    assert len(exports) == 2
+    write("deep.pt", "dense 4 relu, dense 2 softmax")
+    exported(run, "deep.pt")
+    assert exports[2:] == ["HeadOutputs"]
+
+
+def test_cache_changes_no_bytes(run, here, exports, monkeypatch):
+    """A damaged structure is exported again, and so is every structure without a writable cache."""
+
+    def content():
+        run("cnn-export", "model.pt", "-o", "made.onnx", "--head-only", *CPU)
+        return Path("made.onnx").read_bytes()
+
+    first = content()
+    (entry,) = (here / "cache" / "graphs").iterdir()
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    assert content() == first
+    assert entry.read_bytes() == whole
+    assert len(exports) == 2
+    monkeypatch.setenv("CNNKIT_CACHE", str(here / "made.onnx" / "below"))  # not writable, for root neither
+    assert content() == first
+    assert len(exports) == 3
 
 
 def test_dynamic_size(run, here):

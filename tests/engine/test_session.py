@@ -21,7 +21,7 @@ from cnnkit.choices import Precision
 from cnnkit.engine import bounds, device, export, half_precision, session
 from cnnkit.engine.session import Session
 from cnnkit.errors import DeviceError, FormatError, MemoryFullError, RunError, UsageError
-from cnnkit.formats.onnx_check import Needs
+from cnnkit.formats.onnx_record import Needs
 
 
 @pytest.fixture(scope="module")

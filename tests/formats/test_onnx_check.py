@@ -14,7 +14,7 @@ from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, FormatError, MemoryFullError
 from cnnkit.formats import onnx_check, onnx_model
 from cnnkit.formats.header import ArtefactKind, Backbone, Header, Pool, Preprocess
-from cnnkit.formats.onnx_check import NOTHING, Needs
+from cnnkit.formats.onnx_record import NOTHING, Needs
 
 HEADER = Header(
     ArtefactKind.ONNX,

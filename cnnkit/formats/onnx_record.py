@@ -1,0 +1,26 @@
+"""What is known of a network in an `.onnx` file. Imports neither onnx nor torch."""
+
+from dataclasses import dataclass
+
+from cnnkit.formats.header import Header
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Whether the graph may need unbounded memory or time at run time, so that they must be limited."""
+
+    memory: bool = False
+    time: bool = False
+
+
+#: For a graph whose needs are all known.
+NOTHING = Needs()
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """The bytes of a network; `header` is None if cnnkit did not make it; `needs`: what has to be limited at run time."""
+
+    content: bytes
+    header: Header | None
+    needs: Needs = NOTHING
