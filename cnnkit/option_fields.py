@@ -97,6 +97,17 @@ def jobs_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `op
     return option(None, "Threads that decode images. [default: all cores]", minimum=1, after=after)
 
 
+def workers_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `workers: int`: how many processes decode images; with 0, this process does."""
+    return option(
+        0,
+        "Processes that decode images, sharing the --jobs threads, for machines with more than 8 cores; the output is the same. "
+        "0 decodes in this process.",
+        minimum=0,
+        after=after,
+    )
+
+
 def shard_option(*, after: tuple[str, ...] = (), result: str = "") -> Any:  # noqa: ANN401 - as `option`
     """Make the field `shard: str | None`: the share of the images that this process takes; `result` is a sentence about the output."""
     return option(

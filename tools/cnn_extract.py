@@ -21,7 +21,7 @@ from cnnkit.infer.config import ExtractConfig
 from cnnkit.option_fields import given
 
 #: The settings of an extraction that --bench uses.
-_BENCH_OPTIONS = ("--engine", "--device", "--precision", "--batch", "--jobs", "--seed")
+_BENCH_OPTIONS = ("--engine", "--device", "--precision", "--batch", "--jobs", "--workers", "--seed")
 
 
 @cli.image_command

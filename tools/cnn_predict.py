@@ -63,6 +63,7 @@ def main(
     if feature_input.are_feature_files(sources):
         unused = {
             "--jobs": config.jobs is not None,
+            "--workers": config.workers > 0,
             "--null": null,
             "--folders": folders is not None,
             "--shard": config.shard,

@@ -14,8 +14,9 @@ from cnnkit.callbacks import Progress
 from cnnkit.choices import Precision, Vote
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import onnx_classifier, runner
+from cnnkit.engine.batches import Views
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
-from cnnkit.engine.runner import Results, Views
+from cnnkit.engine.runner import Results
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import onnx_model
@@ -169,13 +170,15 @@ class Ensemble:
         *,
         batch: int,
         jobs: int | None,
+        workers: int,
         views: Views | None,
         first: int,
         progress: Progress,
     ) -> Results:
         """Pass images through all networks; each file is decoded once.
 
-        Args, Yields as `runner.run`, or as `runner.run_native_size` with `native`, without `first`; the outputs are those of `predict`.
+        Args, Yields as `runner.run`, or as `runner.run_native_size` with `native`, without `workers` and `first`; the outputs are those
+        of `predict`.
         """
         ways = list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
 
@@ -203,6 +206,7 @@ class Ensemble:
             network,
             batch=batch,
             jobs=jobs,
+            workers=workers,
             views=views,
             first=first,
             in_flight=runner.batches_in_flight(self.device),

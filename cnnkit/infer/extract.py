@@ -147,6 +147,7 @@ def extract(
             backbone.network,
             batch=batch,
             jobs=config.jobs,
+            workers=config.workers,
             views=views,
             views_done=views_done,
             first=first,  # resumed after whole batches
@@ -181,7 +182,7 @@ class Extractor:
         """Load a backbone.
 
         Args:
-            config: Its dtype, engine, device, precision, batch and jobs; views need files.
+            config: Its dtype, engine, device, precision, batch, jobs and workers; views need files.
             spec: Which backbone.
 
         Raises:
@@ -221,6 +222,7 @@ class Extractor:
             backbone.network,
             batch=_batch_size(batch, images, None),
             jobs=config.jobs,
+            workers=config.workers,
             in_flight=backbone.in_flight,
             progress=callbacks.progress,
         )
@@ -239,7 +241,7 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
 
     Args:
         images: The images to measure with.
-        config: Only engine, device, precision, batch and jobs are used.
+        config: Only engine, device, precision, batch, jobs and workers are used.
         spec: The backbone.
     """
     config = (config or ExtractConfig()).checked()
@@ -252,6 +254,7 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
         backbone.network,
         batch=batch,
         jobs=config.jobs,
+        workers=config.workers,
         shared_cores=backbone.device == "cpu",
         in_flight=backbone.in_flight,
     )

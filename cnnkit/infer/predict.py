@@ -91,6 +91,8 @@ class Predictor:
             device=config.device,
             precision=config.precision,
         )
+        if config.workers and self._ensemble.native:
+            raise UsageError("--size native decodes in this process; drop --workers")
         self._batch = config.batch_on(self._ensemble.device)
         self.classes = self._ensemble.classes
         self._config, self._views = config, views
@@ -151,6 +153,7 @@ class Predictor:
             images,
             batch=batch,
             jobs=self._config.jobs,
+            workers=self._config.workers,
             views=self._views,
             first=first,
             progress=callbacks.progress,

@@ -649,6 +649,7 @@ EVERY_OPTION = {
     "--batch": "4",
     "--precision": "tf32",
     "--jobs": "2",
+    "--workers": "2",
     "--seed": "3",
     "--errors": "errors.tsv",
     "--json": None,
@@ -669,7 +670,7 @@ USED_BY_BENCH = {
         "--fit",
         "--seed",
     ),
-    *("--engine", "--device", "--precision", "--batch", "--jobs", "--split", "--folders", "--null"),
+    *("--engine", "--device", "--precision", "--batch", "--jobs", "--workers", "--split", "--folders", "--null"),
 }
 USED_BY_STATS = {"--stats", "--json"}
 
