@@ -29,7 +29,7 @@ from cnnkit.data import decode, memory
 from cnnkit.data.shared_memory import SharedBytes
 from cnnkit.data.source import ImageFile
 from cnnkit.data.worker import Answer, Failure, Setup
-from cnnkit.errors import CnnkitError
+from cnnkit.errors import WorkerError
 
 log = logging.getLogger("cnnkit")
 
@@ -69,7 +69,7 @@ class Workers:
         self._waiting: deque[tuple[int, Any, Future[Answer]]] = deque()
         self._workers: list[_Worker] = []
         self._numbers, self._closing = 0, False
-        self._error: CnnkitError | None = None
+        self._error: WorkerError | None = None
         self._budget = memory.SharedBudget(memory.DECODING.size)
         self._receiver = threading.Thread(target=self._receive, name="workers", daemon=True)
         setup = functools.partial(
@@ -99,8 +99,13 @@ class Workers:
     ) -> None:
         self.close()
 
+    @property
+    def process_ids(self) -> list[int]:
+        """The processes."""
+        return [worker.process.pid for worker in self._workers]
+
     def submit(self, item: Any) -> "Future[Answer]":  # noqa: ANN401 - whatever `load` takes
-        """Apply the function to an item in one of the processes; `result` of its future raises CnnkitError if that process ends."""
+        """Apply the function to an item in one of the processes; `result` of its future raises WorkerError if that process ends."""
         future: Future[Answer] = Future()
         with self._lock:
             if self._error is not None:
@@ -165,7 +170,7 @@ class Workers:
             if self._closing or self._error is not None:
                 return
             worker.process.wait()
-            self._error = CnnkitError(_reason(worker.process.returncode, [item for item, _ in worker.items.values()]))
+            self._error = WorkerError(_reason(worker.process.returncode, [item for item, _ in worker.items.values()]))
             futures = [future for each in self._workers for _, future in each.items.values()]
             futures += [future for _, _, future in self._waiting]
             self._waiting.clear()
@@ -229,8 +234,8 @@ def _send(worker: _Worker, message: object) -> None:
 
 def _reason(status: int, items: Sequence[Any]) -> str:
     """Describe why a process ended."""
-    first = next((part for item in items[:1] for part in (item if isinstance(item, tuple) else (item,))), None)
-    name = first.path if isinstance(first, ImageFile) else None
+    image = getattr(items[0], "image", items[0]) if items else None
+    name = image.path if isinstance(image, ImageFile) else None
     more = f" and {len(items) - 1} more" if len(items) > 1 else ""
     where = f" while it decoded {name}{more}" if name is not None else ""
     if status >= 0:

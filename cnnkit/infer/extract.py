@@ -22,7 +22,7 @@ from cnnkit.engine import onnx_backbone, runner
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import Rates
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadImageError, CnnkitError, FormatError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError, FormatError, UsageError, WorkerError
 from cnnkit.formats import atomic, features
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
 from cnnkit.formats.manifest import ManifestRow
@@ -401,7 +401,7 @@ def _log_kept_rows(writer: features.FeatureWriter, batch: int) -> Generator[None
         yield
     except BaseException as error:
         kept = writer.count - writer.count % batch
-        if kept and not isinstance(error, CnnkitError):
+        if kept and (isinstance(error, WorkerError) or not isinstance(error, CnnkitError)):
             log.info("%d rows are kept in %s.part; continue with --resume", kept, writer.path)
         raise
 

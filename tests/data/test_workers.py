@@ -18,7 +18,7 @@ from cnnkit.data.memory import SharedBudget
 from cnnkit.data.shared_memory import SharedBytes
 from cnnkit.data.source import ImageFile
 from cnnkit.data.workers import Workers
-from cnnkit.errors import BadImageError, CnnkitError
+from cnnkit.errors import BadImageError, WorkerError
 
 
 def children():
@@ -64,11 +64,11 @@ def test_a_killed_worker_ends_the_work(left):
     """Its items, those of the others, and those not begun fail with one line that names the first one; so do later ones."""
     with Workers(time.sleep, count=2, threads=2) as pool:
         futures = [pool.submit(60) for _ in range(40)]
-        os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+        os.kill(pool.process_ids[0], signal.SIGKILL)
         for future in futures:
-            with pytest.raises(CnnkitError, match=r"a worker process was killed by SIGKILL, as when memory is full;"):
+            with pytest.raises(WorkerError, match=r"a worker process was killed by SIGKILL, as when memory is full;"):
                 future.result(timeout=20)
-        with pytest.raises(CnnkitError, match="killed by SIGKILL"):
+        with pytest.raises(WorkerError, match="killed by SIGKILL"):
             pool.submit(1)
 
 
@@ -89,7 +89,7 @@ def test_workers_end_with_the_process_that_started_them(wait_for):
     program = (
         "import time; from cnnkit.data.workers import Workers\n"
         "pool = Workers(time.sleep, count=2, threads=2); pool.submit(0).result()\n"
-        "print(*[each.process.pid for each in pool._workers], flush=True)\n"
+        "print(*pool.process_ids, flush=True)\n"
         "pool.submit(60).result()"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
