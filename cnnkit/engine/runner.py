@@ -1,9 +1,10 @@
 """Images -> batches -> network -> outputs, overlapped: while the network computes, threads decode the next images."""
 
 import contextlib
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -21,6 +22,8 @@ from cnnkit.engine import batches
 from cnnkit.engine.batches import Loader, Squares, Views
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
+
+log = logging.getLogger("cnnkit")
 
 # Batches per measurement: enough to hide start-up, few enough that all measurements see the same load of the machine.
 _BATCHES_IN_A_TURN = 8
@@ -234,6 +237,7 @@ def measure(
     batch: int,
     jobs: int | None = None,
     workers: int = 0,
+    views: Views | None = None,
     shared_cores: bool = True,
     in_flight: int = 1,
 ) -> Rates:
@@ -249,13 +253,16 @@ def measure(
         batch: As `run`.
         jobs: As `run`.
         workers: As `run`.
+        views: As `run`. Rates are images per second all the same.
         shared_cores: Whether the network runs on the same cores as decoding.
         in_flight: As `run`.
 
     Raises:
         CnnkitError: None of the images can be used.
     """
-    with batches.loader(preprocess, batch=batch, jobs=jobs, processes=workers, in_flight=in_flight) as loader:
+    with batches.loader(
+        preprocess, batch=batch, jobs=jobs, processes=workers, views=views, in_flight=in_flight
+    ) as loader:
         return _measured(images, network, loader, shared_cores=shared_cores, in_flight=in_flight)
 
 
@@ -263,8 +270,8 @@ def _measured(
     images: Sequence[ImageFile], network: NetworkFunction, loader: Loader, *, shared_cores: bool, in_flight: int
 ) -> Rates:
     """Measure, as `measure` does, with a loader."""
-    batch = loader.batch
-    ready = loader.count(images[:batch])
+    batch, per_image = loader.batch, 1 if loader.views is None else 1 + loader.views.copies
+    ready = loader.count(images[:batch]) * per_image
     if not ready:
         raise CnnkitError(f"none of the first {batch} images can be used; nothing to measure")
     pixels = [np.resize(array[:ready], (batch, *array.shape[1:])) for array in loader.ring.arrays]
@@ -277,7 +284,7 @@ def _measured(
             while file.read(1 << 20):
                 pass
 
-    count = computed = 0
+    count, computed = 0, 0.0
     decoding = computing = overlapped = 0.0
     width = _BATCHES_IN_A_TURN * batch
     for start in range(0, len(images), width):
@@ -285,17 +292,79 @@ def _measured(
         began = time.perf_counter()
         usable = loader.count(part)
         decoded = time.perf_counter()
-        full = max(1, usable // batch)
+        full = max(1, usable * per_image // batch)
         for _ in range(full):
             network(pixels)
         done = time.perf_counter()
         deque(_run(part, network, loader, in_flight=in_flight), maxlen=0)
         overlapped += time.perf_counter() - done
         decoding, computing = decoding + decoded - began, computing + done - decoded
-        count, computed = count + usable, computed + full * batch
+        count, computed = count + usable, computed + full * batch / per_image
     decode, alone, reached = count / decoding, computed / computing, count / overlapped
     possible = 1 / (1 / decode + 1 / alone) if shared_cores else min(decode, alone)
     return Rates(count, decode, alone, reached, possible, reached / possible)
+
+
+#: Batch sizes that `batch_rates` compares.
+BATCH_SIZES = (8, 16, 32, 64, 128)
+#: A batch that takes longer, in seconds, is not measured, nor are larger ones.
+_LONGEST_BATCH = 2.0
+#: Seconds after which no other turn begins.
+_LONGEST_RATES = 3.0
+
+
+def batch_rates(
+    preprocess: Sequence[Preprocess], network: NetworkFunction, *, sizes: Sequence[int] = BATCH_SIZES
+) -> dict[int, float]:
+    """Measure the speed of a network at several batch sizes, in turns.
+
+    Args:
+        preprocess: As `run`.
+        network: As `run`.
+        sizes: In ascending order.
+
+    Returns:
+        The largest rate of each size, in rows per second; without sizes whose batch takes more than two seconds.
+    """
+    generator = np.random.default_rng(0)
+    rates: dict[int, float] = {}
+    inputs = {}
+    for size in sizes:
+        if rates and size / max(rates.values()) > _LONGEST_BATCH:
+            break
+        shapes = [(size, way.height, way.width, 3) for way in preprocess]
+        inputs[size] = [generator.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+        for _ in range(2):  # the first call is slower
+            rates[size] = _rate(network, inputs[size], size)
+    end = time.perf_counter() + _LONGEST_RATES
+    for _ in range(_BATCHES_IN_A_TURN):
+        for size, pixels in inputs.items():
+            rates[size] = max(rates[size], _rate(network, pixels, size))
+        if time.perf_counter() > end:
+            break
+    return rates
+
+
+def _rate(network: NetworkFunction, pixels: Sequence[NDArray[np.uint8]], rows: int) -> float:
+    began = time.perf_counter()
+    network(pixels)
+    return rows / max(time.perf_counter() - began, 1e-9)
+
+
+def best_batch(rates: Mapping[int, float]) -> int:
+    """Return the smallest batch size whose rate is within 5 % of the largest: small batches take less memory."""
+    return min(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
+
+
+def log_batch_rates(rates: Mapping[int, float], *, batch: int) -> None:
+    """Log the rates of a network at several batch sizes, and advise one if it is faster than the size in use."""
+    listed = ", ".join(f"{size}: {rate:.4g}" for size, rate in rates.items())
+    best = best_batch(rates)
+    used = rates.get(batch)
+    if used is not None and used >= 0.95 * max(rates.values()):
+        log.info("the network's images per second by batch size: %s; --batch %d is as fast as any", listed, batch)
+    else:
+        log.info("the network's images per second by batch size: %s; --batch %d is advised", listed, best)
 
 
 @dataclass(slots=True)

@@ -248,7 +248,7 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
     backbone = _open_backbone(spec, config)
     batch = max(1, min(config.batch_on(backbone.device), len(images)))
     log.info("measuring with %d images", len(images))
-    return runner.measure(
+    rates = runner.measure(
         images,
         [backbone.preprocess],
         backbone.network,
@@ -258,6 +258,9 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
         shared_cores=backbone.device == "cpu",
         in_flight=backbone.in_flight,
     )
+    by_size = runner.batch_rates([backbone.preprocess], backbone.network)
+    runner.log_batch_rates(by_size, batch=config.batch_on(backbone.device))
+    return rates
 
 
 def _views(config: ExtractConfig) -> ExtractViews | None:

@@ -543,6 +543,7 @@ def test_bench(run, here):
     record = json.loads(outcome.out)
     assert list(record) == ["images", "decode", "network", "reached", "possible", "share"]
     assert record["images"] == 12
+    assert "cnn-extract: the network's images per second by batch size: 8: " in outcome.err
     assert record["share"] == pytest.approx(record["reached"] / record["possible"])
     assert os.listdir() == ["photos"]
 

@@ -363,3 +363,48 @@ def test_rates_count_usable_images(files):
     assert runner.measure(files, [SMALL], means, batch=4).images == 18
     with pytest.raises(CnnkitError, match="none of the first 4 images can be used"):
         runner.measure([files[4], files[19]], [SMALL], means, batch=4)
+
+
+def test_rates_of_batch_sizes(monkeypatch, caplog):
+    """A network that takes 0.1 s per call and 1 ms per image: large batches are faster; one that takes more than 2 s is not measured."""
+    now, shapes = 0.0, []
+
+    def network(batches):
+        nonlocal now
+        now += 0.1 + len(batches[0]) / 1000
+        shapes.append([images.shape[1:] for images in batches])
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: now))
+    rates = runner.batch_rates([SMALL, Preprocess(Fit.SQUASH, 9, 9)], network, sizes=(8, 100, 700, 900, 2500))
+    assert rates == {size: pytest.approx(size / (0.1 + size / 1000)) for size in (8, 100, 700, 900)}
+    assert shapes[0] == [(6, 6, 3), (9, 9, 3)]
+    assert runner.best_batch(rates) == 700
+    with caplog.at_level("INFO"):
+        runner.log_batch_rates(rates, batch=8)
+        runner.log_batch_rates(rates, batch=900)
+    listed = "the network's images per second by batch size: 8: 74.07, 100: 500, 700: 875, 900: 900"
+    assert caplog.messages == [f"{listed}; --batch 700 is advised", f"{listed}; --batch 900 is as fast as any"]
+
+
+def test_rates_with_views_are_those_of_images(files, monkeypatch):
+    """Five crops of each image: the network's rate is a fifth of that of its rows."""
+    now = 0.0
+
+    def network(batches):
+        nonlocal now
+        now += len(batches[0]) / 100
+        return means(batches)
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: now))
+    ways = [Preprocess(Fit.CROP, 8, 6)]
+    count = batches.Loader.count
+
+    def counted(loader, images):
+        nonlocal now
+        now += 1
+        return count(loader, images)
+
+    monkeypatch.setattr(batches.Loader, "count", counted)
+    rates = runner.measure(good(files), ways, network, batch=10, jobs=1, views=CropViews(False))
+    assert rates.network == pytest.approx(20)
+    assert rates.images == 18
