@@ -6,6 +6,7 @@ CnnkitError              one line: what, where, remedy               exit 1
 ├── FormatError          a file is not of the expected kind          exit 1
 ├── DeviceError          the requested device is not available       exit 1
 │   └── MemoryFullError  out of memory, on the device or the machine exit 1
+├── WorkerError          a process that decodes images was killed    exit 1
 ├── RunError             a network does not accept its input         exit 1
 ├── BadImageError        an image cannot be used                     skipped, exit 3
 └── GateError            a measure misses the required bound         exit 4
@@ -38,6 +39,10 @@ class DeviceError(CnnkitError):
 
 class MemoryFullError(DeviceError):
     """The work needs more memory than the device, or the machine, has."""
+
+
+class WorkerError(CnnkitError):
+    """A process that decodes images was killed or ended by itself."""
 
 
 class RunError(CnnkitError):

@@ -10,7 +10,7 @@ with --views K:            train.npy     K+1 rows per training image, the unchan
 with --shard I/N:          part-I.npy    the same of a share of the images; --join makes one of all
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +18,10 @@ from cnnkit import cli
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.errors import UsageError
 from cnnkit.infer.config import ExtractConfig
-from cnnkit.option_fields import given
+from cnnkit.option_fields import given, refuse_unused
 
 #: The settings of an extraction that --bench uses.
-_BENCH_OPTIONS = ("--engine", "--device", "--precision", "--batch", "--jobs", "--seed")
+_BENCH_OPTIONS = ("--engine", "--device", "--precision", "--batch", "--jobs", "--workers", "--seed")
 
 
 @cli.image_command
@@ -91,7 +91,7 @@ def main(
     not_kept = {"-o": output, "--errors": errors}
     if stats and any(source.endswith(".npy") for source in sources or []):
         named = dict.fromkeys(given(spec, config), True)
-        _refuse(
+        refuse_unused(
             not_kept
             | {"--bench": bench, "--join": join}
             | named
@@ -102,12 +102,14 @@ def main(
         return
     if bench:
         unused = [name for name in given(config) if name not in _BENCH_OPTIONS]
-        _refuse(not_kept | {"--stats": stats, "--join": join} | dict.fromkeys(unused, True), "--bench writes nothing")
+        refuse_unused(
+            not_kept | {"--stats": stats, "--join": join} | dict.fromkeys(unused, True), "--bench writes nothing"
+        )
     if join:
         modes: dict[str, object] = {"--stats": stats, "--errors": errors}
         which: dict[str, object] = {"--split": split, "--folders": folders, "--null": null}
         how = [name for name in given(spec, config) if name != "--skip-unchanged"]
-        _refuse(modes | which | dict.fromkeys(how, True), "--join puts existing features together")
+        refuse_unused(modes | which | dict.fromkeys(how, True), "--join puts existing features together")
         if output is None:
             raise UsageError("give the file to write with -o FILE.npy")
         from cnnkit.infer import feature_shards
@@ -145,16 +147,6 @@ def _print_stats(features: Sequence[str | Path], as_json: bool) -> None:
     if more:
         raise UsageError(f"--stats takes one file of features; got {existing} and {more[0]}")
     cli.emit(feature_stats.column_stats(existing), as_json)
-
-
-def _refuse(options: Mapping[str, object], reason: str) -> None:
-    """Refuse options that a mode would ignore.
-
-    Raises:
-        UsageError: One of these options is given.
-    """
-    if unused := next((option for option, value in options.items() if value), None):
-        raise UsageError(f"{reason}; drop {unused}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,10 @@ from typing import Annotated
 from cnnkit import cli
 from cnnkit.errors import UsageError
 from cnnkit.infer.config import ModelSpec, PredictConfig
+from cnnkit.option_fields import given, refuse_unused
+
+#: The settings of a prediction that --bench uses.
+_BENCH_OPTIONS = ("--device", "--precision", "--batch", "--jobs", "--workers", "--tta", "--views", "--crops", "--seed")
 
 
 @cli.image_command
@@ -18,6 +22,12 @@ def main(
     *,
     config: PredictConfig,
     spec: ModelSpec,
+    bench: Annotated[
+        bool,
+        cli.Option(
+            "--bench", help="Predict nothing; print the speed of decoding, of the networks and of both together."
+        ),
+    ] = False,
     split: cli.options.Split = None,
     folders: cli.options.Folders = None,
     null: cli.options.Null = False,
@@ -54,6 +64,9 @@ def main(
       cnn-predict -m vgg.onnx --size 224 --channels bgr --range 255 \\
           --mean 103.939,116.779,123.68 --std 1 --labels classes.txt photos/
     """
+    if bench:
+        named = [name for name in given(config) if name not in _BENCH_OPTIONS]
+        refuse_unused({"--errors": errors} | dict.fromkeys(named, True), "--bench predicts nothing")
     config = config.checked(models=len(models), as_json=as_json)
     spec = spec.checked()
 
@@ -63,9 +76,11 @@ def main(
     if feature_input.are_feature_files(sources):
         unused = {
             "--jobs": config.jobs is not None,
+            "--workers": config.workers > 0,
             "--null": null,
             "--folders": folders is not None,
             "--shard": config.shard,
+            "--bench": bench,
         }
         if word := next((word for word, used in unused.items() if used), None):
             raise UsageError(f"{word} is for images, not for .npy files of features; drop it")
@@ -77,6 +92,9 @@ def main(
 
         make_copies = torch_views.TorchCopies()
     predictor = predict.Predictor(models, config, spec=spec, make_copies=make_copies)
+    if bench:
+        cli.emit([predictor.bench(list(images))], as_json)
+        return
     with cli.callbacks("predicting", errors=errors, streaming=True, alone=config.shard is not None) as callbacks:
         outputs = (
             predictor.images(images, callbacks=callbacks)

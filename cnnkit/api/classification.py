@@ -68,6 +68,7 @@ class Classifier:
         device: str = "auto",
         batch: int | None = None,
         jobs: int | None = None,
+        workers: int = 0,
         precision: str = "float32",
         vote: str = "soft",
         tta: str | None = None,
@@ -82,6 +83,7 @@ class Classifier:
             device: auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.
             batch: Images that go through the network at once; by default 32, on a GPU 128.
             jobs: Threads that decode images; by default all cores.
+            workers: Processes that have these threads; 0 for this process. Images in memory are prepared in this process.
             precision: float32, tf32 or float16, on a GPU.
             vote: soft for the mean of the probabilities of several models or views, hard for the majority.
             tta: Test-time augmentation in the notation, for example "crop 0.9, hflip".
@@ -103,6 +105,7 @@ class Classifier:
             batch=DEFAULT_BATCH if batch is None else batch,
             on_command_line=frozenset() if batch is None else frozenset({"batch"}),
             jobs=jobs,
+            workers=workers,
             precision=choice(Precision, precision, "precision"),
             vote=choice(Vote, vote, "vote"),
             tta=tta,

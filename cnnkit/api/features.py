@@ -43,6 +43,7 @@ class FeatureExtractor:
         precision: str = "float32",
         batch: int | None = None,
         jobs: int | None = None,
+        workers: int = 0,
         seed: int = 0,
     ) -> None:
         """Load a backbone.
@@ -63,6 +64,7 @@ class FeatureExtractor:
             precision: float32, tf32 or float16, on a GPU.
             batch: Images that go through the network at once; by default 32, on a GPU 128.
             jobs: Threads that decode images; by default all cores.
+            workers: Processes that have these threads; 0 for this process. Images in memory are prepared in this process.
             seed: Of random weights.
 
         Raises:
@@ -78,6 +80,7 @@ class FeatureExtractor:
             batch=DEFAULT_BATCH if batch is None else batch,
             on_command_line=frozenset() if batch is None else frozenset({"batch"}),
             jobs=jobs,
+            workers=workers,
         )
         spec = BackboneSpec(
             backbone=None if backbone is None else os.fspath(backbone),

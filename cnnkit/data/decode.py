@@ -82,6 +82,11 @@ def at_most(pixels: int) -> Generator[None]:
         _most_pixels, Image.MAX_IMAGE_PIXELS = before
 
 
+def most_pixels() -> int:
+    """Return the maximum number of pixels of an image."""
+    return _most_pixels
+
+
 #: From the (width, height) of an upright image to the smallest (width, height) that is enough; None if all its pixels are needed.
 Enough = Callable[[tuple[int, int]], tuple[int, int] | None]
 

@@ -1,17 +1,22 @@
-"""Memory budget shared by the threads that decode images; an image that needs more than is left waits."""
+"""Memory budget shared by the threads that decode images, also those of several processes; an image that needs more than is left waits."""
 
 import contextlib
+import fcntl
 import os
+import struct
 import threading
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path, PurePosixPath
+
+from cnnkit.data.shared_memory import SharedBytes
 
 
 class MemoryBudget:
     """A number of bytes that threads take and give back; a single thread may take more than there are."""
 
     def __init__(self, size: int) -> None:
-        self._size, self._taken, self._changed = size, 0, threading.Condition()
+        self.size, self._taken, self._changed = size, 0, threading.Condition()
 
     @contextlib.contextmanager
     def taken(self, size: int) -> Generator[None]:
@@ -25,7 +30,7 @@ class MemoryBudget:
     def take(self, size: int) -> None:
         """Wait until enough bytes are free, or no bytes are taken, and take them."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._size)
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self.size)
             self._taken += size
 
     def give_back(self, size: int) -> None:
@@ -33,6 +38,41 @@ class MemoryBudget:
         with self._changed:
             self._taken -= size
             self._changed.notify_all()
+
+
+class SharedBudget(MemoryBudget):
+    """A budget for all threads of several processes; one that inherits the descriptor of `shared` unpickles it."""
+
+    _LOOKS = 0.005  # seconds between two looks whether another process has given bytes back
+    _COUNT = struct.Struct("q")
+
+    def __init__(self, size: int, shared: SharedBytes | None = None) -> None:
+        super().__init__(size)
+        self.shared = SharedBytes(self._COUNT.size) if shared is None else shared  # the number of bytes that are taken
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.size, self.shared)
+
+    def take(self, size: int) -> None:
+        """Wait until enough bytes are free, or no bytes are taken in any process, and take them."""
+        while not self._change(size, limited=True):
+            time.sleep(self._LOOKS)
+
+    def give_back(self, size: int) -> None:
+        """Give bytes back."""
+        self._change(-size, limited=False)
+
+    def _change(self, size: int, *, limited: bool) -> bool:
+        with self._changed:  # the lock of the file does not separate threads of one process
+            fcntl.lockf(self.shared.descriptor, fcntl.LOCK_EX)
+            try:
+                (taken,) = self._COUNT.unpack_from(self.shared.bytes)
+                if limited and taken and taken + size > self.size:
+                    return False
+                self._COUNT.pack_into(self.shared.bytes, 0, taken + size)
+            finally:
+                fcntl.lockf(self.shared.descriptor, fcntl.LOCK_UN)
+        return True
 
 
 def installed(system: Path = Path("/")) -> int | None:
@@ -80,6 +120,12 @@ def _for_decoding(memory: int | None) -> int:
 
 #: Budget for decoding, converting, augmenting and drawing images, for all threads.
 DECODING = MemoryBudget(_for_decoding(installed()))
+
+
+def use(budget: MemoryBudget) -> None:
+    """Take memory from another budget from now on."""
+    global DECODING
+    DECODING = budget
 
 
 class _Held(threading.local):

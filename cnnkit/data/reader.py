@@ -1,11 +1,11 @@
-"""Reading and decoding of images in threads, within one memory budget."""
+"""Reading and decoding of images in threads, or in other processes, within one memory budget."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cnnkit.data import memory
 from cnnkit.data.source import ImageFile
@@ -38,7 +38,12 @@ def read(
 
 
 def each(
-    items: Iterable[S], load: Callable[[S], T], *, jobs: int | None = None, ahead: int = 64
+    items: Iterable[S],
+    load: Callable[[S], T],
+    *,
+    jobs: int | None = None,
+    ahead: int = 64,
+    elsewhere: Callable[[S], Future[Any] | None] = lambda _: None,
 ) -> Iterator[tuple[S, T | BadImageError]]:
     """Load items in threads; Pillow decodes and resizes without holding the interpreter's lock.
 
@@ -47,6 +52,7 @@ def each(
         load: As `read`.
         jobs: As `read`.
         ahead: As `read`.
+        elsewhere: Begins to load an item in another process; None for one that must be loaded here.
 
     Yields:
         Every item in the order given, with the result of `load` or its error.
@@ -61,18 +67,22 @@ def each(
         except MemoryError:
             return BadImageError("not enough memory to decode it")
 
+    def begin(item: S) -> Future[Any]:
+        begun = elsewhere(item)
+        return executor.submit(attempt, item) if begun is None else begun
+
     coming = iter(items)
     executor = ThreadPoolExecutor(jobs or usable_cores(), thread_name_prefix="decode")
     try:
-        waiting: deque[tuple[S, Future[T | BadImageError]]] = deque()
+        waiting: deque[tuple[S, Future[Any]]] = deque()
         for item in islice(coming, ahead):
-            waiting.append((item, executor.submit(attempt, item)))
+            waiting.append((item, begin(item)))
         while waiting:
             item, future = waiting.popleft()
             loaded = future.result()
             following = next(coming, None)
             if following is not None:
-                waiting.append((following, executor.submit(attempt, following)))
+                waiting.append((following, begin(following)))
             yield item, loaded
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

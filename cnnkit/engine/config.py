@@ -23,6 +23,7 @@ from cnnkit.option_fields import (
     resize_option,
     size_option,
     weights_option,
+    workers_option,
 )
 
 #: The backbone of an extraction without --backbone and --layers.
@@ -72,6 +73,20 @@ class BulkConfig(InferenceConfig):
         "Precision of multiplications on a GPU. tf32 is faster and changes outputs by thousandths, float16 by hundredths.",
         after=("device",),
     )
+
+    workers: int = workers_option(after=("jobs",))
+
+    def check_workers(self) -> None:
+        """Check that each process has a thread.
+
+        Raises:
+            UsageError: There are fewer threads than processes.
+        """
+        if self.jobs is not None and self.jobs < self.workers:
+            raise UsageError(
+                f"--workers {self.workers} with --jobs {self.jobs}: each worker has at least one of the threads; "
+                f"give --jobs {self.workers} or more, or fewer workers"
+            )
 
     def batch_on(self, device: str) -> int:
         """Return the batch size for a kind of device."""

@@ -1,26 +1,29 @@
 """Images -> batches -> network -> outputs, overlapped: while the network computes, threads decode the next images."""
 
 import contextlib
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import groupby, islice
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit import files
 from cnnkit.callbacks import Progress, Skip, ignore_progress
-from cnnkit.data import decode, in_memory, preprocessing, reader
-from cnnkit.data.decode import Decoded, Original
+from cnnkit.data import in_memory, preprocessing, reader
+from cnnkit.data.decode import Decoded
 from cnnkit.data.source import ImageFile
+from cnnkit.engine import batches
+from cnnkit.engine.batches import Loader, Squares, Views
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
+
+log = logging.getLogger("cnnkit")
 
 # Batches per measurement: enough to hide start-up, few enough that all measurements see the same load of the machine.
 _BATCHES_IN_A_TURN = 8
@@ -40,19 +43,6 @@ NetworkFunction = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[Any]]
 Outputs = list[NDArray[Any]]
 #: All images in the given order, each with its outputs or the reason why it has none.
 Results = Generator[tuple[ImageFile, Outputs | BadImageError]]
-#: Arrays of one image, (height, width, 3): one per preprocessing, or one per view.
-Squares = list[NDArray[np.uint8]]
-
-
-class Views(Protocol):
-    """Makes the views of an image that go through the network: the prepared image itself, and copies made from it."""
-
-    @property
-    def copies(self) -> int:
-        """The largest number of copies, without the prepared image itself."""
-
-    def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
-        """Return the views, all of one shape, the unchanged one first; the number does not depend on `preprocess`."""
 
 
 @dataclass(slots=True)
@@ -79,6 +69,7 @@ def run(
     *,
     batch: int,
     jobs: int | None = None,
+    workers: int = 0,
     views: Views | None = None,
     views_done: int = 0,
     first: int = 0,
@@ -96,6 +87,7 @@ def run(
         network: From a batch to its outputs.
         batch: Images per batch; views, if there are several per image.
         jobs: Threads that decode.
+        workers: Processes that have these threads; 0 for this process. Images in memory are prepared in this process.
         views: Makes several views of each image, in the threads that decode.
         views_done: Number of views of the first usable image to leave out.
         first: Row of the first batch at which to start, after black ones, so that an image is in the row that it has in a run with more.
@@ -106,10 +98,29 @@ def run(
     Yields:
         Every image, in order, as soon as all its views have outputs.
     """
+    with batches.loader(
+        preprocess, batch=batch, jobs=jobs, processes=workers, views=views, in_flight=in_flight
+    ) as loader:
+        yield from _run(
+            images, network, loader, views_done=views_done, first=first, in_flight=in_flight, progress=progress
+        )
+
+
+def _run(
+    images: Iterable[ImageFile],
+    network: NetworkFunction,
+    loader: Loader,
+    *,
+    views_done: int = 0,
+    first: int = 0,
+    in_flight: int = 1,
+    progress: Progress = ignore_progress,
+) -> Results:
+    """Pass images through a network, as `run` does, with a loader that is used again."""
     total = len(images) if isinstance(images, Sized) else None
-    done = 0
+    done, batch = 0, loader.batch
     pending: deque[_Pending] = deque()  # in the order of the images
-    rows: list[tuple[_Pending, Squares]] = []  # of the next batch
+    rows: list[_Pending] = []  # of the next batch
     computing: deque[tuple[list[_Pending], int, int, Future[Sequence[NDArray[Any]]]]] = deque()
 
     def complete() -> Results:
@@ -126,29 +137,25 @@ def run(
 
         def submit() -> None:
             nonlocal first
-            filled = _filled([squares for _, squares in rows], batch, first)
-            computing.append(([item for item, _ in rows], done, first, executor.submit(network, filled)))
+            filled = loader.ring.batch(loader.row, batch=batch, first=first)
+            computing.append((rows.copy(), done, first, executor.submit(_outputs, network, filled)))
             rows.clear()
             first = 0
 
-        load = partial(_load_views, ways=preprocess, views=views)
-        filling = -(-batch // (1 if views is None else 1 + views.copies))  # images that fill a batch
+        loader.begin(first)
         try:
-            for image, loaded in reader.each(
-                images, load, jobs=jobs, ahead=(1 + in_flight) * max(filling, jobs or reader.usable_cores())
-            ):
+            for image, loaded in loader.each(images, views_done=views_done):
                 done += 1
                 if isinstance(loaded, BadImageError):
                     pending.append(_Pending(image, error=loaded))
                     yield from complete()
                     continue
-                left = loaded[views_done:]
-                views_done = 0
-                pending.append(_Pending(image, missing=len(left)))
+                pending.append(_Pending(image, missing=loaded))
                 item = pending[-1]
-                for squares in left:
-                    rows.append((item, squares))
-                    if len(rows) == batch - first:
+                for _ in range(loaded):
+                    rows.append(item)
+                    loader.row += 1
+                    if not loader.row % batch:
                         submit()
                         if len(computing) > in_flight:
                             yield from finish()
@@ -159,6 +166,14 @@ def run(
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
     progress(done, total)
+
+
+def _outputs(network: NetworkFunction, filled: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
+    """Run a network; outputs that are its inputs are copied, since the next images are written there."""
+    outputs = network(filled)
+    return [
+        output.copy() if any(np.may_share_memory(output, pixels) for pixels in filled) else output for output in outputs
+    ]
 
 
 def _hand_out(outputs: Sequence[NDArray[Any]], members: Sequence[_Pending]) -> None:
@@ -199,34 +214,6 @@ def in_batches(results: Results, batch: int, *, skip: Skip) -> Iterator[tuple[li
         yield [image for image, _ in group], [np.concatenate(each) for each in rows]
 
 
-def _load(path: str | Path, *, ways: Sequence[Preprocess]) -> Squares:
-    images = decode.load_reduced(path, [preprocessing.enough(way) for way in ways])
-    return [preprocessing.prepare(image, way) for image, way in zip(images, ways, strict=True)]
-
-
-def _load_views(image: ImageFile, *, ways: Sequence[Preprocess], views: Views | None) -> list[Squares]:
-    enough = [preprocessing.enough(way) for way in ways]
-    if views is None:
-        decoded = in_memory.load(image, enough)
-        return [[preprocessing.prepare(each, way) for each, way in zip(decoded, ways, strict=True)]]
-    originals = in_memory.read(image, enough)
-    made = (views(image, original, way) for original, way in zip(originals, ways, strict=True))
-    return [list(view) for view in zip(*made, strict=True)]
-
-
-def _filled(rows: Sequence[Squares], batch: int, first: int) -> list[NDArray[np.uint8]]:
-    """Stack the images of each preprocessing from row `first`, (batch, size, size, 3), padded with black images."""
-    filled = []
-    for way, square in enumerate(rows[0]):
-        pixels = np.empty((batch, *square.shape), dtype=np.uint8)
-        pixels[:first] = 0
-        for index, squares in enumerate(rows, start=first):
-            pixels[index] = squares[way]
-        pixels[first + len(rows) :] = 0
-        filled.append(pixels)
-    return filled
-
-
 @dataclass(frozen=True, slots=True)
 class Rates:
     """Images per second: of decoding and resizing, of the network, of both together (`reached`); `share` is `reached / possible`.
@@ -249,6 +236,8 @@ def measure(
     *,
     batch: int,
     jobs: int | None = None,
+    workers: int = 0,
+    views: Views | None = None,
     shared_cores: bool = True,
     in_flight: int = 1,
 ) -> Rates:
@@ -263,21 +252,29 @@ def measure(
         network: As `run`.
         batch: As `run`.
         jobs: As `run`.
+        workers: As `run`.
+        views: As `run`. Rates are images per second all the same.
         shared_cores: Whether the network runs on the same cores as decoding.
         in_flight: As `run`.
 
     Raises:
         CnnkitError: None of the images can be used.
     """
-    load = partial(_load, ways=preprocess)
-    ready = [
-        loaded
-        for _, loaded in islice(reader.read(images, load, jobs=jobs), batch)
-        if not isinstance(loaded, BadImageError)
-    ]
+    with batches.loader(
+        preprocess, batch=batch, jobs=jobs, processes=workers, views=views, in_flight=in_flight
+    ) as loader:
+        return _measured(images, network, loader, shared_cores=shared_cores, in_flight=in_flight)
+
+
+def _measured(
+    images: Sequence[ImageFile], network: NetworkFunction, loader: Loader, *, shared_cores: bool, in_flight: int
+) -> Rates:
+    """Measure, as `measure` does, with a loader."""
+    batch, per_image = loader.batch, 1 if loader.views is None else 1 + loader.views.copies
+    ready = loader.count(images[:batch]) * per_image
     if not ready:
         raise CnnkitError(f"none of the first {batch} images can be used; nothing to measure")
-    pixels = [np.stack(squares * (batch // len(ready) + 1))[:batch] for squares in zip(*ready, strict=True)]
+    pixels = [np.resize(array[:ready], (batch, *array.shape[1:])) for array in loader.ring.arrays]
     for _ in range(3):
         network(pixels)
     # Read all files into the page cache, otherwise the first measurement would be slower
@@ -287,25 +284,87 @@ def measure(
             while file.read(1 << 20):
                 pass
 
-    count = computed = 0
+    count, computed = 0, 0.0
     decoding = computing = overlapped = 0.0
     width = _BATCHES_IN_A_TURN * batch
     for start in range(0, len(images), width):
         part = images[start : start + width]
         began = time.perf_counter()
-        usable = sum(not isinstance(loaded, BadImageError) for _, loaded in reader.read(part, load, jobs=jobs))
+        usable = loader.count(part)
         decoded = time.perf_counter()
-        batches = max(1, usable // batch)
-        for _ in range(batches):
+        full = max(1, usable * per_image // batch)
+        for _ in range(full):
             network(pixels)
         done = time.perf_counter()
-        deque(run(part, preprocess, network, batch=batch, jobs=jobs, in_flight=in_flight), maxlen=0)
+        deque(_run(part, network, loader, in_flight=in_flight), maxlen=0)
         overlapped += time.perf_counter() - done
         decoding, computing = decoding + decoded - began, computing + done - decoded
-        count, computed = count + usable, computed + batches * batch
+        count, computed = count + usable, computed + full * batch / per_image
     decode, alone, reached = count / decoding, computed / computing, count / overlapped
     possible = 1 / (1 / decode + 1 / alone) if shared_cores else min(decode, alone)
     return Rates(count, decode, alone, reached, possible, reached / possible)
+
+
+#: Batch sizes that `batch_rates` compares.
+BATCH_SIZES = (8, 16, 32, 64, 128)
+#: A batch that takes longer, in seconds, is not measured, nor are larger ones.
+_LONGEST_BATCH = 2.0
+#: Seconds after which no other turn begins.
+_LONGEST_RATES = 3.0
+
+
+def batch_rates(
+    preprocess: Sequence[Preprocess], network: NetworkFunction, *, sizes: Sequence[int] = BATCH_SIZES
+) -> dict[int, float]:
+    """Measure the speed of a network at several batch sizes, in turns.
+
+    Args:
+        preprocess: As `run`.
+        network: As `run`.
+        sizes: In ascending order.
+
+    Returns:
+        The largest rate of each size, in rows per second; without sizes whose batch takes more than two seconds.
+    """
+    generator = np.random.default_rng(0)
+    rates: dict[int, float] = {}
+    inputs = {}
+    for size in sizes:
+        if rates and size / max(rates.values()) > _LONGEST_BATCH:
+            break
+        shapes = [(size, way.height, way.width, 3) for way in preprocess]
+        inputs[size] = [generator.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+        for _ in range(2):  # the first call is slower
+            rates[size] = _rate(network, inputs[size], size)
+    end = time.perf_counter() + _LONGEST_RATES
+    for _ in range(_BATCHES_IN_A_TURN):
+        for size, pixels in inputs.items():
+            rates[size] = max(rates[size], _rate(network, pixels, size))
+        if time.perf_counter() > end:
+            break
+    return rates
+
+
+def _rate(network: NetworkFunction, pixels: Sequence[NDArray[np.uint8]], rows: int) -> float:
+    began = time.perf_counter()
+    network(pixels)
+    return rows / max(time.perf_counter() - began, 1e-9)
+
+
+def best_batch(rates: Mapping[int, float]) -> int:
+    """Return the smallest batch size whose rate is within 5 % of the largest: small batches take less memory."""
+    return min(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
+
+
+def log_batch_rates(rates: Mapping[int, float], *, batch: int) -> None:
+    """Log the rates of a network at several batch sizes, and advise one if it is faster than the size in use."""
+    listed = ", ".join(f"{size}: {rate:.4g}" for size, rate in rates.items())
+    best = best_batch(rates)
+    used = rates.get(batch)
+    if used is not None and used >= 0.95 * max(rates.values()):
+        log.info("the network's images per second by batch size: %s; --batch %d is as fast as any", listed, batch)
+    else:
+        log.info("the network's images per second by batch size: %s; --batch %d is advised", listed, best)
 
 
 @dataclass(slots=True)

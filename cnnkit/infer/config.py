@@ -79,6 +79,7 @@ class ExtractConfig(BulkConfig):
         if (self.views is None) != (self.augment is None):
             raise UsageError("--views K is the number of copies, --augment their augmentation; give both or neither")
         devices.check_precision(self.precision, devices.parse(self.device))
+        self.check_workers()
         return self
 
 
@@ -137,6 +138,7 @@ class PredictConfig(BulkConfig):
         """
         check_ranges(self)
         devices.check_precision(self.precision, devices.parse(self.device))
+        self.check_workers()
         shards.of(self.shard)
         most = self.most
         if self.labels_only and (most != 1 or self.logits or as_json):

@@ -14,11 +14,13 @@ from cnnkit.callbacks import Progress
 from cnnkit.choices import Precision, Vote
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import onnx_classifier, runner
+from cnnkit.engine.batches import Views
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
-from cnnkit.engine.runner import Results, Views
+from cnnkit.engine.runner import Results
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import onnx_file
+from cnnkit.formats.header import Preprocess
 from cnnkit.infer.config import ModelSpec
 from cnnkit.option_fields import given
 
@@ -162,33 +164,39 @@ class Ensemble:
         if self.native or [model.preprocess for model in self.models] != before:
             log.info("images have another size than in training, which changes the probabilities")
 
+    @property
+    def ways(self) -> list[Preprocess]:
+        """How images are prepared, each way once."""
+        return list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
+
+    def network(self, batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Return the outputs of `predict` for batches prepared in each of `ways`, or of one shape with `native`."""
+        if self.native:
+            return self.predict([*batches] * len(self.models))
+        prepared = dict(zip(self.ways, batches, strict=True))
+        return self.predict([prepared[model.preprocess] for model in self.models if model.preprocess is not None])
+
     def run(
         self,
         images: Iterable[ImageFile],
         *,
         batch: int,
         jobs: int | None,
+        workers: int,
         views: Views | None,
         first: int,
         progress: Progress,
     ) -> Results:
         """Pass images through all networks; each file is decoded once.
 
-        Args, Yields as `runner.run`, or as `runner.run_native_size` with `native`, without `first`; the outputs are those of `predict`.
+        Args, Yields as `runner.run`, or as `runner.run_native_size` with `native`, without `workers` and `first`; the outputs are those
+        of `predict`.
         """
-        ways = list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
-
-        def network(batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-            if self.native:
-                return self.predict([*batches] * len(self.models))
-            prepared = dict(zip(ways, batches, strict=True))
-            return self.predict([prepared[model.preprocess] for model in self.models if model.preprocess is not None])
-
         if self.native:
             return runner.run_native_size(
                 images,
-                ways[0],
-                network,
+                self.ways[0],
+                self.network,
                 batch=batch,
                 jobs=jobs,
                 views=views,
@@ -198,10 +206,11 @@ class Ensemble:
             )
         return runner.run(
             images,
-            ways,
-            network,
+            self.ways,
+            self.network,
             batch=batch,
             jobs=jobs,
+            workers=workers,
             views=views,
             first=first,
             in_flight=runner.batches_in_flight(self.device),

@@ -22,7 +22,7 @@ from cnnkit.engine import onnx_backbone, runner
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import Rates
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadImageError, CnnkitError, FormatError, UsageError
+from cnnkit.errors import BadImageError, CnnkitError, FormatError, UsageError, WorkerError
 from cnnkit.formats import atomic, features
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
 from cnnkit.formats.manifest import ManifestRow
@@ -147,6 +147,7 @@ def extract(
             backbone.network,
             batch=batch,
             jobs=config.jobs,
+            workers=config.workers,
             views=views,
             views_done=views_done,
             first=first,  # resumed after whole batches
@@ -181,7 +182,7 @@ class Extractor:
         """Load a backbone.
 
         Args:
-            config: Its dtype, engine, device, precision, batch and jobs; views need files.
+            config: Its dtype, engine, device, precision, batch, jobs and workers; views need files.
             spec: Which backbone.
 
         Raises:
@@ -221,6 +222,7 @@ class Extractor:
             backbone.network,
             batch=_batch_size(batch, images, None),
             jobs=config.jobs,
+            workers=config.workers,
             in_flight=backbone.in_flight,
             progress=callbacks.progress,
         )
@@ -239,22 +241,26 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
 
     Args:
         images: The images to measure with.
-        config: Only engine, device, precision, batch and jobs are used.
+        config: Only engine, device, precision, batch, jobs and workers are used.
         spec: The backbone.
     """
     config = (config or ExtractConfig()).checked()
     backbone = _open_backbone(spec, config)
     batch = max(1, min(config.batch_on(backbone.device), len(images)))
     log.info("measuring with %d images", len(images))
-    return runner.measure(
+    rates = runner.measure(
         images,
         [backbone.preprocess],
         backbone.network,
         batch=batch,
         jobs=config.jobs,
+        workers=config.workers,
         shared_cores=backbone.device == "cpu",
         in_flight=backbone.in_flight,
     )
+    by_size = runner.batch_rates([backbone.preprocess], backbone.network)
+    runner.log_batch_rates(by_size, batch=config.batch_on(backbone.device))
+    return rates
 
 
 def _views(config: ExtractConfig) -> ExtractViews | None:
@@ -398,7 +404,7 @@ def _log_kept_rows(writer: features.FeatureWriter, batch: int) -> Generator[None
         yield
     except BaseException as error:
         kept = writer.count - writer.count % batch
-        if kept and not isinstance(error, CnnkitError):
+        if kept and (isinstance(error, WorkerError) or not isinstance(error, CnnkitError)):
             log.info("%d rows are kept in %s.part; continue with --resume", kept, writer.path)
         raise
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from cnnkit.callbacks import Callbacks, Skip, ignore_skip
 from cnnkit.data import shards
 from cnnkit.data.source import ImageFile
+from cnnkit.engine import runner
+from cnnkit.engine.runner import Rates
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.evaluation.matching import MatchedPredictions
 from cnnkit.formats import tsv
@@ -91,6 +93,8 @@ class Predictor:
             device=config.device,
             precision=config.precision,
         )
+        if config.workers and self._ensemble.native:
+            raise UsageError("--size native decodes in this process; drop --workers")
         self._batch = config.batch_on(self._ensemble.device)
         self.classes = self._ensemble.classes
         self._config, self._views = config, views
@@ -118,12 +122,7 @@ class Predictor:
         Raises:
             UsageError: A model takes features.
         """
-        for model in self._ensemble.models:
-            if model.preprocess is None:
-                raise UsageError(
-                    f"{model.name} is a head and takes features, not images; give it a .npy from cnn-extract, "
-                    "or export the whole network without --head-only"
-                )
+        self._demand_images()
         callbacks = callbacks or Callbacks()
         views = 1 if self._views is None else 1 + self._views.copies
         at_once = max(1, self._batch // views)
@@ -143,6 +142,46 @@ class Predictor:
             callbacks=replace(callbacks, progress=lambda done, _: callbacks.progress(done, total)),
         )
 
+    def bench(self, images: Sequence[ImageFile]) -> Rates:
+        """Measure the speed of decoding, of the networks, and of both together, with all views; nothing is predicted.
+
+        Args:
+            images: The images to measure with.
+
+        Raises:
+            UsageError: A model takes features, or images keep their own sizes.
+        """
+        self._demand_images()
+        if self._ensemble.native:
+            raise UsageError("--bench measures batches of one size; drop --size native")
+        views = 1 if self._views is None else 1 + self._views.copies
+        batch = views * _even(max(1, self._batch // views), len(images))
+        log.info("measuring with %d images", len(images))
+        with single_threaded(self._views):
+            rates = runner.measure(
+                images,
+                self._ensemble.ways,
+                self._ensemble.network,
+                batch=batch,
+                jobs=self._config.jobs,
+                workers=self._config.workers,
+                views=self._views,
+                shared_cores=self.device == "cpu",
+                in_flight=runner.batches_in_flight(self.device),
+            )
+        by_size = runner.batch_rates(self._ensemble.ways, self._ensemble.network)
+        runner.log_batch_rates({size: rate / views for size, rate in by_size.items()}, batch=self._batch)
+        return rates
+
+    def _demand_images(self) -> None:
+        """Refuse models that take features."""
+        for model in self._ensemble.models:
+            if model.preprocess is None:
+                raise UsageError(
+                    f"{model.name} is a head and takes features, not images; give it a .npy from cnn-extract, "
+                    "or export the whole network without --head-only"
+                )
+
     def _images(
         self, images: Iterable[ImageFile], *, batch: int, first: int, callbacks: Callbacks
     ) -> Iterator[ImageOutput]:
@@ -151,6 +190,7 @@ class Predictor:
             images,
             batch=batch,
             jobs=self._config.jobs,
+            workers=self._config.workers,
             views=self._views,
             first=first,
             progress=callbacks.progress,

@@ -66,6 +66,10 @@ class ExtractViews:
         """Return the numbers of an image's views."""
         return range(1 if split_names.held_out_split(image) else self.copies + 1)
 
+    def count(self, image: ImageFile) -> int:
+        """Return the number of an image's views."""
+        return len(self.of(image))
+
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of an image, (size, size, 3) each.
 
@@ -109,6 +113,10 @@ class FlipViews:
         """The number of views without the image itself."""
         return len(self._draws)
 
+    def count(self, _image: ImageFile) -> int:
+        """Return the number of views, the same for all images."""
+        return 1 + self.copies
+
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of an image, (height, width, 3) each."""
         square = preprocessing.prepare(original, preprocess)
@@ -126,6 +134,10 @@ class AugmentViews:
     copies: int
     seed: int
     make_copies: CopyMaker | None = None
+
+    def count(self, _image: ImageFile) -> int:
+        """Return the number of views, the same for all images."""
+        return 1 + self.copies
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of an image, (height, width, 3) each."""
@@ -150,6 +162,10 @@ class CropViews:
     def copies(self) -> int:
         """The number of views without the centre."""
         return 9 if self.mirrored else 4
+
+    def count(self, _image: ImageFile) -> int:
+        """Return the number of views, the same for all images."""
+        return 1 + self.copies
 
     def __call__(self, image: ImageFile, original: Original, preprocess: Preprocess) -> Sequence[NDArray[np.uint8]]:
         """Make the views of an image, (height, width, 3) each."""

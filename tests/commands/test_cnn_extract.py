@@ -531,6 +531,7 @@ def test_bench(run, here):
     record = json.loads(outcome.out)
     assert list(record) == ["images", "decode", "network", "reached", "possible", "share"]
     assert record["images"] == 12
+    assert "cnn-extract: the network's images per second by batch size: 8: " in outcome.err
     assert record["share"] == pytest.approx(record["reached"] / record["possible"])
     assert os.listdir() == ["photos"]
 
@@ -637,6 +638,7 @@ EVERY_OPTION = {
     "--batch": "4",
     "--precision": "tf32",
     "--jobs": "2",
+    "--workers": "2",
     "--seed": "3",
     "--errors": "errors.tsv",
     "--json": None,
@@ -657,7 +659,7 @@ USED_BY_BENCH = {
         "--fit",
         "--seed",
     ),
-    *("--engine", "--device", "--precision", "--batch", "--jobs", "--split", "--folders", "--null"),
+    *("--engine", "--device", "--precision", "--batch", "--jobs", "--workers", "--split", "--folders", "--null"),
 }
 USED_BY_STATS = {"--stats", "--json"}
 

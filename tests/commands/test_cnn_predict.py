@@ -196,6 +196,43 @@ def test_batch_and_jobs_do_not_change_predictions(run, model, root):
     assert run("cnn-predict", "-m", path, root).out == run("cnn-predict", "-m", path, root).out
 
 
+def test_workers_do_not_change_the_output(run, model, root):
+    """The same bytes, messages and status, for two models with different preprocessing, several views, and a broken image; from a list."""
+    (root / "green" / "broken.png").write_bytes(b"no image")
+    paths = "\n".join(sorted(map(str, root.rglob("*.png")))) + "\n"
+    other = model("other.onnx", seed=1, preprocess=Preprocess(fit=Fit.SQUASH, resize=20, size=20))
+    words = ["-m", model(), "-m", other, "-", "--tta", "hflip, vflip", "--top", "all", "--batch", "7"]
+    expected = run("cnn-predict", *words, stdin=paths, status=3)
+    assert run("cnn-predict", *words, "--workers", "2", stdin=paths, status=3) == expected
+    refused = run("cnn-predict", *words, "--workers", "3", "--jobs", "2", status=2).err
+    assert refused == (
+        "cnn-predict: --workers 3 with --jobs 2: each worker has at least one of the threads; "
+        "give --jobs 3 or more, or fewer workers\n"
+    )
+    any_size = model("any.onnx", kind="any")
+    refused = run("cnn-predict", "-m", any_size, root, "--size", "native", "--workers", "2", status=2).err
+    assert refused == "cnn-predict: --size native decodes in this process; drop --workers\n"
+
+
+def test_bench(run, model, root):
+    """The columns of cnn-extract --bench, for two models with views; nothing is predicted, and options of the output are refused."""
+    other = model("other.onnx", seed=1, preprocess=Preprocess(fit=Fit.SQUASH, resize=20, size=20))
+    outcome = run("cnn-predict", "-m", model(), "-m", other, root, "--tta", "hflip", "--bench", "--json")
+    record = json.loads(outcome.out)
+    assert list(record) == ["images", "decode", "network", "reached", "possible", "share"]
+    assert record["images"] == 12
+    assert "cnn-predict: the network's images per second by batch size: 8: " in outcome.err
+    for words, named in (
+        (["--top", "3"], "--top"),
+        (["--errors", "e.tsv"], "--errors"),
+        (["--shard", "1/2"], "--shard"),
+    ):
+        refused = run("cnn-predict", "-m", model(), root, "--bench", *words, status=2).err
+        assert refused == f"cnn-predict: --bench predicts nothing; drop {named}\n"
+    native = run("cnn-predict", "-m", model("any.onnx", kind="any"), root, "--size", "native", "--bench", status=2).err
+    assert native.endswith("cnn-predict: --bench measures batches of one size; drop --size native\n")
+
+
 def test_label_below_min_probability_is_withheld(run, model, root):
     """The label is ?, the probability stays."""
     rows = run("cnn-predict", "-m", model(), root).rows
@@ -482,7 +519,7 @@ def test_features_have_no_views(run, model, kept):
         assert "x.npy holds features, which have no other views; drop --tta or --crops" in refused
     refused = run("cnn-predict", "-m", head, kept, "--size", "native", status=2).err
     assert "head.onnx is a head and takes features; --size needs a network that takes images" in refused
-    for words in (("--jobs", 2), ("--null",), ("--seed", 3)):
+    for words in (("--jobs", 2), ("--workers", 2), ("--bench",), ("--null",), ("--seed", 3)):
         refused = run("cnn-predict", "-m", head, kept, *words, status=2).err
         assert words[0] in refused
         assert refused.count("\n") == 1

@@ -10,11 +10,12 @@ from PIL import Image
 
 from cnnkit.callbacks import raise_skip
 from cnnkit.choices import Fit
-from cnnkit.data import preprocessing
+from cnnkit.data import decode, in_memory, preprocessing
 from cnnkit.data.source import ImageFile
-from cnnkit.engine import runner
+from cnnkit.engine import batches, runner
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
+from cnnkit.infer.views import CropViews
 
 SMALL = Preprocess(Fit.SQUASH, 6, 6)
 
@@ -78,9 +79,9 @@ def test_every_batch_has_the_same_shape(files):
 def test_several_preprocessings_of_one_decoding(files, monkeypatch):
     """A network that takes the same images in several sizes gets them, and each file is read once."""
     loaded = []
-    real = runner.decode.load_pixels
+    real = decode.load_pixels
     monkeypatch.setattr(
-        runner.decode, "load_pixels", lambda image, path, **more: loaded.append(path) or real(image, path, **more)
+        decode, "load_pixels", lambda image, path, **more: loaded.append(path) or real(image, path, **more)
     )
     ways = [SMALL, Preprocess(Fit.SQUASH, 9, 9)]
 
@@ -101,6 +102,9 @@ class Tripled:
     """Views of an image: itself, inverted, and darker."""
 
     copies = 2
+
+    def count(self, _image):
+        return 3
 
     def __call__(self, image, original, preprocess):
         square = preprocessing.prepare(original.image, preprocess)
@@ -211,7 +215,7 @@ def test_decoding_overlaps_with_the_network(files, monkeypatch):
         assert decoded.wait(10), "nothing was decoded meanwhile"
         return means(batches)
 
-    monkeypatch.setattr(runner.preprocessing, "prepare", prepare)
+    monkeypatch.setattr(preprocessing, "prepare", prepare)
     assert len(list(runner.run(good(files), [SMALL], network, batch=4))) == 18
 
 
@@ -281,6 +285,52 @@ def test_stopping_early_leaves_no_thread(files):
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_give_the_outputs_of_threads(files, workers):
+    """The same bytes in the same batches: several preprocessings, views, bad images, images in memory, and rows that are done already."""
+    ways = [Preprocess(Fit.CROP, 8, 6), Preprocess(Fit.CROP, 9, 9)]
+    in_file = ImageFile(files[0].path)
+    held = in_memory.from_pillow(Image.open(in_file.path), name="held")
+    mixed = [files[4], *files, files[4], held, *files]
+
+    def found(workers):
+        seen = []
+
+        def network(batches):
+            seen.append(b"".join(images.tobytes() for images in batches))
+            return [images.reshape(len(images), -1).sum(1) for images in batches]
+
+        results = runner.run(
+            mixed, ways, network, batch=7, jobs=2, workers=workers, views=CropViews(False), views_done=2, first=3
+        )
+        return seen, [(image, outputs) for image, outputs in results]
+
+    (batches, expected), (seen, results) = found(0), found(workers)
+    assert seen == batches
+    assert len(batches) == -(-(3 + 5 * 37 - 2) // 7)
+    for (image, outputs), (given, wanted) in zip(results, expected, strict=True):
+        assert image is given
+        if isinstance(wanted, BadImageError):
+            assert str(outputs) == str(wanted)
+        else:
+            np.testing.assert_array_equal(outputs, wanted)
+
+
+def test_images_after_a_bad_one_are_decoded_into_their_rows_again(files):
+    """Those that are in progress are copied, as many as were bad are returned, and the next ones are written directly."""
+    with batches.loader([SMALL], batch=4, jobs=1) as loader:
+        rows = []
+        for image, loaded in loader.each([files[0], files[4], *files[:4] * 10]):
+            if not isinstance(loaded, BadImageError):
+                pixels = loader.ring.arrays[0][loader.row % loader.ring.rows]
+                np.testing.assert_array_equal(pixels, preprocessing.load(image.path, SMALL))
+                loader.row += loaded
+            rows.append(loader._end - loader.row - loader._in_progress)
+        assert rows[0] == 0
+        assert max(rows) == 1
+        assert rows[loader.ahead + 3 :] == [0] * (len(rows) - loader.ahead - 3)
+
+
 # ---------------------------------------------------------------- rates
 
 
@@ -295,8 +345,8 @@ def test_rates_are_those_of_the_clock(files, monkeypatch):
             now += 0.01 * images
 
     monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: now))
-    decoded = runner.decode.Decoded(blank, blank.size)
-    monkeypatch.setattr(runner.decode, "load_reduced", lambda _path, _enough: work(1) or [decoded])
+    decoded = decode.Decoded(blank, blank.size)
+    monkeypatch.setattr(decode, "load_reduced", lambda _path, _enough: work(1) or [decoded])
     network = lambda batches: work(len(batches[0])) or means(batches)  # noqa: E731
     rates = runner.measure(good(files) * 3, [SMALL], network, batch=4, jobs=1, shared_cores=False)
     assert rates.images == 54
@@ -313,3 +363,48 @@ def test_rates_count_usable_images(files):
     assert runner.measure(files, [SMALL], means, batch=4).images == 18
     with pytest.raises(CnnkitError, match="none of the first 4 images can be used"):
         runner.measure([files[4], files[19]], [SMALL], means, batch=4)
+
+
+def test_rates_of_batch_sizes(monkeypatch, caplog):
+    """A network that takes 0.1 s per call and 1 ms per image: large batches are faster; one that takes more than 2 s is not measured."""
+    now, shapes = 0.0, []
+
+    def network(batches):
+        nonlocal now
+        now += 0.1 + len(batches[0]) / 1000
+        shapes.append([images.shape[1:] for images in batches])
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: now))
+    rates = runner.batch_rates([SMALL, Preprocess(Fit.SQUASH, 9, 9)], network, sizes=(8, 100, 700, 900, 2500))
+    assert rates == {size: pytest.approx(size / (0.1 + size / 1000)) for size in (8, 100, 700, 900)}
+    assert shapes[0] == [(6, 6, 3), (9, 9, 3)]
+    assert runner.best_batch(rates) == 700
+    with caplog.at_level("INFO"):
+        runner.log_batch_rates(rates, batch=8)
+        runner.log_batch_rates(rates, batch=900)
+    listed = "the network's images per second by batch size: 8: 74.07, 100: 500, 700: 875, 900: 900"
+    assert caplog.messages == [f"{listed}; --batch 700 is advised", f"{listed}; --batch 900 is as fast as any"]
+
+
+def test_rates_with_views_are_those_of_images(files, monkeypatch):
+    """Five crops of each image: the network's rate is a fifth of that of its rows."""
+    now = 0.0
+
+    def network(batches):
+        nonlocal now
+        now += len(batches[0]) / 100
+        return means(batches)
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: now))
+    ways = [Preprocess(Fit.CROP, 8, 6)]
+    count = batches.Loader.count
+
+    def counted(loader, images):
+        nonlocal now
+        now += 1
+        return count(loader, images)
+
+    monkeypatch.setattr(batches.Loader, "count", counted)
+    rates = runner.measure(good(files), ways, network, batch=10, jobs=1, views=CropViews(False))
+    assert rates.network == pytest.approx(20)
+    assert rates.images == 18

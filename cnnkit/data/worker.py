@@ -1,0 +1,138 @@
+"""A process that decodes images for another one: takes items from a connection, and sends back what its function makes of them.
+
+It imports what its function needs, and nothing of the program that started it. It ends with its connection.
+"""
+
+import contextlib
+import logging
+import os
+import pickle
+import queue
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from cnnkit.data import decode, memory
+from cnnkit.errors import BadImageError
+
+#: Results of very small images are sent together, at most this many seconds late.
+_LATE = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a worker needs to begin."""
+
+    load: Callable[[Any], Any]  # applied to each item; it may raise BadImageError
+    threads: int
+    most_pixels: int  # of an image
+    budget: memory.SharedBudget
+    level: int  # of the messages that are reported
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception that is not the image's fault, with its traceback in this process."""
+
+    error: Exception | None  # None if it cannot be pickled
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of one item, and the messages that were logged meanwhile, with their levels."""
+
+    value: Any  # also a BadImageError or a Failure
+    notices: list[tuple[int, str]] = field(default_factory=list)
+
+
+class _Notices(logging.Handler):
+    """Collects the messages of each thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mine = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(self._mine, "found"):
+            self._mine.found = []
+        self._mine.found.append((record.levelno, record.getMessage()))
+
+    def take(self) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = getattr(self._mine, "found", [])
+        self._mine.found = []
+        return found
+
+
+def main(descriptor: int) -> None:
+    """Decode until the other end of the connection is closed."""
+    connection = Connection(descriptor)
+    try:
+        setup: Setup = connection.recv()
+    except EOFError:
+        os._exit(0)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    memory.use(setup.budget)
+    notices = _Notices()
+    logger = logging.getLogger("cnnkit")
+    logger.setLevel(setup.level)
+    logger.propagate = False
+    logger.addHandler(notices)
+    tasks: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    sending = threading.Lock()
+    done: list[tuple[int, Answer]] = []
+    sent = 0.0
+
+    def work() -> None:
+        nonlocal sent
+        while True:
+            number, item = tasks.get()
+            answer = Answer(attempt(setup.load, item), notices.take())
+            with sending:
+                done.append((number, answer))
+                now = time.monotonic()
+                if now - sent > _LATE or tasks.empty():
+                    try:
+                        connection.send(done)
+                    except OSError:
+                        os._exit(0)
+                    done.clear()
+                    sent = now
+
+    with decode.at_most(setup.most_pixels):
+        for _ in range(setup.threads):
+            threading.Thread(target=work, daemon=True).start()
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                for task in connection.recv():
+                    tasks.put(task)
+    os._exit(0)  # at once: whoever wanted the results is gone
+
+
+def attempt(load: Callable[[Any], Any], item: Any) -> Any:  # noqa: ANN401 - whatever `load` returns
+    """Apply a function to an item; return its result, a BadImageError or a Failure."""
+    try:
+        with memory.item():
+            return load(item)
+    except BadImageError as error:
+        return BadImageError(str(error))
+    except MemoryError:
+        return BadImageError("not enough memory to decode it")
+    except Exception as error:
+        return _failure(error)
+
+
+def _failure(error: Exception) -> Failure:
+    text = "".join(traceback.format_exception(error))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return Failure(None, text)
+    return Failure(error.with_traceback(None), text)
