@@ -168,10 +168,14 @@ def _move(path: str, target: Path) -> None:
 
 
 def copy_file(path: str | Path, target: Path, *, durable: bool = False) -> None:
-    """Copy content, times and permissions; the target gets its name when it is complete."""
+    """Copy content, times and permissions (of a file in a tar archive, its content); the target gets its name when it is complete."""
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        shutil.copy2(path, temporary)
+        if files.is_member(path):
+            with files.open_regular(path) as file, temporary.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+        else:
+            shutil.copy2(path, temporary)
         if durable:
             _sync(temporary)
         temporary.rename(target)
@@ -223,6 +227,8 @@ def write(
             the only copy of an image.
     """
     folder = Path(folder)
+    if link is not Link.COPY and (packed := next((row.path for row in rows if files.is_member(row.path)), None)):
+        raise CnnkitError(f"{packed} is in a tar archive and can only be copied; use --link copy")
     places = _places(rows)
     check_apart(folder, (row.path for row in rows), to_be="split")
     check_free(folder, force=force)
@@ -435,6 +441,8 @@ def _remove(folder: Path, left: set[Path]) -> None:
 
 def _lies_elsewhere(path: Path, elsewhere: Mapping[bytes, str]) -> bool:
     other = elsewhere.get(digest_of(path))
+    if other is not None and files.is_member(other):
+        return True
     # Two paths of one file, as through a mount: deleting one deletes the other, except for hard links
     return other is not None and (not os.path.samefile(path, other) or path.stat().st_nlink > 1)
 
