@@ -96,7 +96,7 @@ class _Archive:
     index: TarIndex
     images: list[str] = field(default_factory=list)
     fields: dict[str, dict[str, str | None]] = field(default_factory=dict)  # of each sample
-    labelled: bool = False  # by .cls or .json
+    labelled: bool = False  # a .cls or .json has a label, or says that there is none
 
 
 @dataclass(slots=True)
@@ -247,7 +247,7 @@ def _read_fields(archive: _Archive, names: list[str], doubts: _Doubts) -> None:
             fields["label"] = text
         if named not in (None, text) and not text.isdecimal():
             doubts.note("conflict", f"{path}/{sample}")
-    archive.labelled = any(fields.get("label") is not None for fields in archive.fields.values())
+    archive.labelled = any("label" in fields for fields in archive.fields.values())
 
 
 def _text(content: bytes) -> str | None:
@@ -267,7 +267,8 @@ def _object(content: bytes) -> dict[str, str | None] | None:
     if not isinstance(read, dict):
         return None
     words = {key: _word(read.get(key)) for key in ("label", "class", "split", "group")}
-    return {"label": words["label"] or words["class"], "split": words["split"], "group": words["group"]}
+    labels = {"label": words["label"] or words["class"]} if {"label", "class"} & read.keys() else {}
+    return {**labels, "split": words["split"], "group": words["group"]}
 
 
 def _word(value: object) -> str | None:

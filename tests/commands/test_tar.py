@@ -219,3 +219,116 @@ def test_bad_images_in_an_archive_are_skipped(run, here, photos):
     error = run("cnn-extract", "photos.tar", "-o", "g.npy", *LAYERS, status=1).err
     assert error.startswith("cnn-extract: photos.tar: not a tar archive, damaged or truncated")
     assert error.count("\n") == 1
+
+
+# ---------------------------------------------------------------- written by cnn-split
+
+
+def packed(path):
+    """Return the samples of an archive, by tarfile alone: for each its files by extension."""
+    samples = {}
+    with tarfile.open(path) as archive:
+        for made in archive:
+            assert (made.mtime, made.uid, made.gid, made.uname, made.mode) == (0, 0, 0, "", 0o644)
+            key, _, extension = made.name.partition(".")
+            samples.setdefault(key, {})[extension] = archive.extractfile(made).read()
+    return samples
+
+
+def test_split_writes_archives(run, here, photos, contents):
+    """Each image is in one archive of its split with its label; the splits are those without archives, and are read back."""
+    Path("photos/red/00.png").rename("photos/red/IMG.0.v2.png")
+    Path("photos/red/01.png").rename("photos/red/01")
+    run("cnn-split", "photos", "--ratio", "8,4", "--group", "(IMG|0[12345])", "-o", "plain")
+    words = ("photos", "--ratio", "8,4", "--group", "(IMG|0[12345])", "--per-tar", "3")
+    run("cnn-split", *words, "-o", "shards")
+    archives = sorted(path.name for path in Path("shards").glob("*.tar"))
+    assert archives[0] == "train-000000.tar"
+    assert {name.split("-")[0] for name in archives} == {"train", "val"}
+    wanted = contents("plain")
+    listed = [line.split("\t") for line in wanted.pop("split.tsv").decode().splitlines()][1:]
+    described = {path: (label, split, group) for path, label, split, group in listed}
+    found = {}
+    for archive in archives:
+        samples = packed(f"shards/{archive}")
+        assert 1 <= len(samples) <= 3
+        for files in samples.values():
+            fields = json.loads(files.pop("json"))
+            assert files.pop("cls").decode() == fields["label"]
+            ((_, content),) = files.items()
+            found[f"{fields['split']}/{fields['path']}"] = content
+            assert described[f"{fields['split']}/{fields['path']}"] == (
+                fields["label"],
+                fields["split"],
+                fields["group"] or "",
+            )
+    assert found == wanted
+    for source in ("shards", "shards/split.tsv"):
+        rows = run("cnn-split", source, "--split", "val", "--ratio", "1").rows
+        assert sorted((row["label"], row["group"]) for row in rows) == sorted(
+            (label, group) for label, split, group in described.values() if split == "val"
+        )
+    run("cnn-split", *words, "-o", "again")
+    assert contents("again") == contents("shards")
+
+
+def test_archives_of_an_earlier_split_are_replaced(run, here, photos, contents):
+    """With --force; also by folders; not if an archive has the only copy of an image."""
+    words = ("photos", "--ratio", "1,1", "--per-tar", "2")
+    run("cnn-split", *words, "-o", "fresh")
+    run("cnn-split", *words[:-1], "1", "-o", "shards")
+    assert "not empty" in run("cnn-split", *words, "-o", "shards", status=1).err
+    run("cnn-split", *words, "-o", "shards", "--force")
+    assert contents("shards") == contents("fresh")
+    run("cnn-split", *words[:-2], "-o", "shards", "--force")
+    assert sorted(os.listdir("shards")) == ["split.tsv", "train", "val"]
+    run("cnn-split", *words, "-o", "shards", "--force")
+    assert contents("shards") == contents("fresh")
+    Path("photos/red/00.png").unlink()
+    refusal = run("cnn-split", *words, "-o", "shards", "--force", status=1).err
+    assert "is the only copy and would be deleted" in refusal
+    assert contents("shards") == contents("fresh")
+
+
+def test_archives_are_written_completely_or_not_at_all(run, here, photos, monkeypatch):
+    """Nothing remains after a failure."""
+    from cnnkit.formats import tar_shards
+
+    def fail(row, written):
+        if row.split == "val":
+            raise OSError(28, "No space left on device")
+        return []
+
+    monkeypatch.setattr(tar_shards, "_fields", fail)
+    assert (
+        "No space left" in run("cnn-split", "photos", "--ratio", "1,1", "--per-tar", "2", "-o", "shards", status=1).err
+    )
+    assert not Path("shards").exists()
+
+
+def test_rejects_two_images_of_one_sample(run, here, photos):
+    """WebDataset would take them for one; and options that contradict each other."""
+    Path("photos/red/00.png").rename("photos/red/a.1.png")
+    Path("photos/red/01.png").rename("photos/red/a_1.png")
+    refusal = run("cnn-split", "photos", "--ratio", "1", "--per-tar", "2", "-o", "shards", status=1).err
+    assert "train/red/a.1.png and train/red/a_1.png would be one sample of WebDataset, train/red/a_1.png" in refusal
+    assert not Path("shards").exists()
+    for words, message in (
+        (["--per-tar", "2"], "--per-tar needs an output folder; add -o DIR"),
+        (["--per-tar", "2", "-o", "a", "--link", "symlink"], "--per-tar copies the images into archives; drop --link"),
+    ):
+        assert message in run("cnn-split", "photos", "--ratio", "1", *words, status=2).err
+
+
+def test_images_without_a_label_have_none_in_an_archive(run, here, photos):
+    """Although they are in a folder there."""
+    Path("list.txt").write_text("".join(f"{path}\n" for path in photos.values()))
+    run("cnn-split", "list.txt", "--ratio", "1", "--per-tar", "5", "-o", "shards")
+    assert {row["label"] for row in run("cnn-split", "shards", "--ratio", "1").rows} == {""}
+
+
+def test_split_by_names_is_that_of_the_folder(run, here, photos):
+    """With --no-verify, the path from the class folder on decides, in an archive too."""
+    pack("photos.tar", *photos.items())
+    one, other = (run("cnn-split", source, "--ratio", "1,1", "--no-verify").out for source in ("photos", "photos.tar"))
+    assert one.replace("photos/", "photos.tar/") == other
