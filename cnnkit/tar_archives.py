@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
-from typing import Self
+from typing import NamedTuple, Self
 
 #: Extension of archives whose members can be read in place.
 EXTENSION = ".tar"
@@ -27,6 +27,11 @@ _LONGEST_HEADERS = 1 << 20
 _AT_ONCE = 1 << 17
 
 _BLOCK = 512
+
+#: Bytes that are read at once in the search for headers: those of a label next to an image are in one piece.
+_WINDOW = 1 << 12
+
+_OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
 _INNER = re.compile(re.escape(EXTENSION) + "/", re.IGNORECASE)
 
 #: Beginnings of compressed files: the program that decompresses them.
@@ -84,19 +89,28 @@ class TarIndex:
         """Return whether this is the index of a file, which may have been written to."""
         return self.state[:2] == (status.st_dev, status.st_ino)
 
-    def _add(self, member: tarfile.TarInfo) -> None:
+    def _add(self, member: "tarfile.TarInfo | _PlainFile") -> None:
         name = _usable_name(member.name)
-        if member.isdir():
+        if isinstance(member, _PlainFile):
+            place: tuple[int, int] | None = member.place
+        elif member.isdir():
             return
-        link = self.members.get(_usable_name(member.linkname) or "") if member.islnk() else None
-        regular = member.isreg() and not member.issparse()
-        if name is None or not (regular or link):
+        elif member.islnk():
+            place = self.members.get(_usable_name(member.linkname) or "")
+        else:
+            place = (member.offset_data, member.size) if member.isreg() and not member.issparse() else None
+        if name is None or place is None:
             self.unusable.append(member.name)
             return
         if name in self.members:
             self.repeated.append(name)
             del self.members[name]  # the order is that of the contents that are read
-        self.members[name] = link or (member.offset_data, member.size)
+        self.members[name] = place
+
+
+class _PlainFile(NamedTuple):
+    name: str
+    place: tuple[int, int]  # offset and size of the content
 
 
 def _usable_name(name: str) -> str | None:
@@ -107,17 +121,52 @@ def _usable_name(name: str) -> str | None:
     return "/".join(parts)
 
 
-def _members(file: BufferedReader) -> Iterator[tarfile.TarInfo]:
+def _members(file: BufferedReader) -> Iterator[tarfile.TarInfo | _PlainFile]:
+    """Yield the members; those that are plain files with short names, which most are, without tarfile."""
     headers = _Headers(file)
     with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
-        while (member := archive.next()) is not None:
+        member = archive.next()
+        while member is not None:
             yield member
             archive.members.clear()  # type: ignore[attr-defined]  # not in typeshed; the archive would keep all of them
-            headers.begin()
+            headers.begin(archive.offset)
+            if not archive.pax_headers:  # of all members that follow
+                for plain in _plain_files(file.fileno(), archive.offset):
+                    yield plain
+                    archive.offset = _end(plain.place)
+            headers.begin(archive.offset)
+            member = archive.next()
         end = archive.offset
     file.seek(end)
     if file.read(_BLOCK).strip(b"\0"):  # tarfile takes a damaged header for the end
         raise tarfile.ReadError("damaged header")
+
+
+def _plain_files(descriptor: int, at: int) -> Iterator[_PlainFile]:
+    """Yield the files from a place on, up to the first header that is not that of a plain file; tarfile takes four times as long."""
+    window, start = b"", 0
+    while True:
+        if not start <= at <= start + len(window) - _BLOCK:
+            window, start = os.pread(descriptor, _WINDOW, at), at
+        block = window[at - start : at - start + _BLOCK]
+        name = block[:100].partition(b"\0")[0]
+        # A regular file, whose header has no link and no further part of the name
+        if len(block) < _BLOCK or block[156] not in b"0\0" or block[157] or block[345] or not name:
+            return
+        size, checksum = _OCTAL.fullmatch(block[124:136]), _OCTAL.fullmatch(block[148:156])
+        if size is None or checksum is None or block[257:262] != b"ustar" or name.endswith(b"/"):
+            return
+        if int(checksum[1], 8) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+            return
+        place = at + _BLOCK, int(size[1], 8)
+        yield _PlainFile(name.decode("utf-8", "surrogateescape"), place)
+        at = _end(place)
+
+
+def _end(place: tuple[int, int]) -> int:
+    """Return where the content of a file ends, with the padding of its last block."""
+    offset, size = place
+    return offset + -(-size // _BLOCK) * _BLOCK
 
 
 class _Headers(io.RawIOBase):
@@ -127,9 +176,11 @@ class _Headers(io.RawIOBase):
         super().__init__()
         self._file, self._left, self._past = file, _LONGEST_HEADERS, 0
 
-    def begin(self) -> None:
+    def begin(self, place: int) -> None:
         """Begin the headers of the next member."""
-        self._left, self._past = _LONGEST_HEADERS, self._file.tell()
+        if place < self._past:
+            raise tarfile.ReadError("a header that leads back")
+        self._left, self._past = _LONGEST_HEADERS, place
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= self._left:
