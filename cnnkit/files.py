@@ -131,7 +131,12 @@ def exists(path: str | Path) -> bool:
 
 def is_member(path: str | Path) -> bool:
     """Return whether a path is that of a file in a tar archive, which cannot be moved, linked to or changed."""
-    return any(tar_archives.divided(os.fspath(path))) and not os.path.lexists(path) and exists(path)
+    return archive_and_name(os.fspath(path)) is not None
+
+
+def archive_and_name(path: str) -> tuple[str, str] | None:
+    """Divide the path of a file in a tar archive; None for other paths. The file need not be there."""
+    return next((divided for divided in tar_archives.divided(path) if os.path.isfile(divided[0])), None)
 
 
 def open_text(path: str | Path) -> BufferedReader:

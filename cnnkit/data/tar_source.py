@@ -181,6 +181,24 @@ def split_in_name(archive: str) -> str | None:
     return None
 
 
+def unpacked_paths(paths: Sequence[str]) -> list[str]:
+    """Return the paths that files in archives would have in a folder; other paths stay as they are.
+
+    These are their names in the archives, if all are different; otherwise they are in a folder with the name of their archive.
+    """
+    divided = [files.archive_and_name(path) for path in paths]
+    names = [name for found in divided if found is not None for name in found[1:]]
+    if len(set(names)) == len(names):
+        return [path if found is None else found[1] for path, found in zip(paths, divided, strict=True)]
+    return [path if found is None else unpacked_path(path) for path, found in zip(paths, divided, strict=True)]
+
+
+def unpacked_path(path: str) -> str:
+    """Return the path of a file in an archive if it were a folder without the extension: photos/cat/1.jpg for photos.tar/cat/1.jpg."""
+    found = files.archive_and_name(path)
+    return path if found is None else f"{os.path.splitext(os.path.basename(found[0]))[0]}/{found[1]}"
+
+
 def _sample(name: str) -> str:
     """Return what the files of a sample have in common: the path up to the first dot of the file's name."""
     folder, separator, file = name.rpartition("/")

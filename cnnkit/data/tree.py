@@ -15,12 +15,13 @@ import secrets
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cnnkit import class_names, files, tar_archives
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Link
-from cnnkit.data import containment, split_archives, split_names
+from cnnkit.data import containment, split_archives, split_names, tar_source
 from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import atomic, image_formats, manifest, tsv
@@ -331,6 +332,9 @@ def writing_into(folder: Path | None, *, force: bool) -> Generator[None]:
 
 def _places(rows: Sequence[ManifestRow]) -> list[str]:
     """Return a unique path for each image: split, class, and its path relative to the common folder of its class."""
+    given = [row.path for row in rows]
+    paths = tar_source.unpacked_paths(given)
+    rows = [row if row.path == path else replace(row, path=path) for row, path in zip(rows, paths, strict=True)]
     folders: defaultdict[str | None, set[str]] = defaultdict(set)
     absolute = functools.cache(os.path.abspath)  # images share folders
     for row in rows:
@@ -342,11 +346,11 @@ def _places(rows: Sequence[ManifestRow]) -> list[str]:
                 f"class {label!r} cannot be the name of a folder; write a manifest instead, with --manifest"
             )
     places: dict[str, str] = {}
-    for row, below in zip(rows, _below_classes(rows, common), strict=True):
+    for row, path, below in zip(rows, given, _below_classes(rows, common), strict=True):
         place = "/".join(filter(None, (row.split, row.label, below)))
         if place in places:
-            raise CnnkitError(f"{places[place]} and {row.path} would both become {place}; rename one of them")
-        places[place] = row.path
+            raise CnnkitError(f"{places[place]} and {path} would both become {place}; rename one of them")
+        places[place] = path
     return list(places)
 
 

@@ -332,3 +332,64 @@ def test_split_by_names_is_that_of_the_folder(run, here, photos):
     pack("photos.tar", *photos.items())
     one, other = (run("cnn-split", source, "--ratio", "1,1", "--no-verify").out for source in ("photos", "photos.tar"))
     assert one.replace("photos/", "photos.tar/") == other
+
+
+def test_archives_are_divided_again(run, here, photos, contents):
+    """Into folders and archives, as the images of the folder are; of equal names in two archives, both are there."""
+    run("cnn-split", "photos", "--ratio", "1,1", "--per-tar", "5", "-o", "shards")
+    for words in ([], ["--per-tar", "2"]):
+        run("cnn-split", "photos", "--ratio", "2,1", *words, "-o", f"a{len(words)}")
+        run("cnn-split", "shards", "--ratio", "2,1", *words, "-o", f"b{len(words)}")
+        one, other = contents(f"a{len(words)}"), contents(f"b{len(words)}")
+        rows = [sorted(each.pop("split.tsv").splitlines()) for each in (one, other)]
+        assert rows[0] == rows[1]  # in the order of the names given
+        assert one == other
+    names = list(photos)
+    for number in range(2):
+        pack(f"w-{number}.tar", ("0.png", photos[names[number]]), ("0.cls", "red"))
+    run("cnn-split", "w-{0..1}.tar", "--ratio", "1", "-o", "c")
+    assert sorted(contents("c")) == ["split.tsv", "train/red/w-0/0.png", "train/red/w-1/0.png"]
+
+
+def test_copies_of_images_in_archives(run, here, photos, contents):
+    """They are those of the images in folders; the originals are kept, and replaced with --force."""
+    pack("photos.tar", *photos.items())
+    words = ("--augment", "hflip, brightness 0.2", "--copies", "1", "--keep")
+    run("cnn-augment", "photos", "-o", "a", *words)
+    run("cnn-augment", "photos.tar", "-o", "b", *words)
+    one, other = contents("a"), contents("b")
+    assert one.pop("augment.tsv").replace(b"../photos/", b"../photos.tar/") == other.pop("augment.tsv")
+    assert one == other
+    run("cnn-augment", "photos.tar", "-o", "b", *words, "--force")
+    pack("w-0.tar", ("0.png", photos["red/00.png"]), ("0.cls", "cow"))
+    run("cnn-augment", "w-0.tar", "-o", "c", *words)
+    assert sorted(contents("c")) == ["augment.tsv", "cow/0.png", "cow/0~01.png"]
+
+
+def test_predictions_and_heat_maps(run, here, photos, contents):
+    """Those of the folder, with the paths in the archive; cnn-eval takes the labels of the archive."""
+    pack("photos.tar", *photos.items())
+    net = "conv 4 k3 relu, gap, dense 2 softmax"
+    run(
+        "cnn-train",
+        "photos.tar",
+        "--layers",
+        net,
+        "--size",
+        "8",
+        "--epochs",
+        "1",
+        "-o",
+        "net.pt",
+    )
+    run("cnn-export", "net.pt", "-o", "net.onnx")
+    one, other = (run("cnn-predict", "-m", "net.onnx", source).out for source in ("photos", "photos.tar"))
+    assert one.replace("photos/", "photos.tar/") == other
+    scores = [
+        run("cnn-eval", "-", "--truth", source, "--complete", "--json", stdin=out).out
+        for source, out in (("photos", one), ("photos.tar", other))
+    ]
+    assert scores[0] == scores[1]
+    run("cnn-cam", "-m", "net.pt", "photos.tar/red/00.png", "-o", "maps")
+    run("cnn-cam", "-m", "net.pt", "photos/red/00.png", "-o", "of-folder")
+    assert list(contents("maps").values()) == list(contents("of-folder").values()) != []
