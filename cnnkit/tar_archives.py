@@ -8,11 +8,13 @@ import errno
 import io
 import os
 import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    import tarfile
 
 #: Extension of archives whose members can be read in place.
 EXTENSION = ".tar"
@@ -36,6 +38,10 @@ _INNER = re.compile(re.escape(EXTENSION) + "/", re.IGNORECASE)
 
 #: Beginnings of compressed files: the program that decompresses them.
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+
+
+class _HeaderError(Exception):
+    """A header that must not be followed."""
 
 
 class DamagedArchiveError(OSError):
@@ -121,8 +127,10 @@ def _usable_name(name: str) -> str | None:
     return "/".join(parts)
 
 
-def _members(file: BufferedReader) -> Iterator[tarfile.TarInfo | _PlainFile]:
+def _members(file: BufferedReader) -> "Iterator[tarfile.TarInfo | _PlainFile]":
     """Yield the members; those that are plain files with short names, which most are, without tarfile."""
+    import tarfile  # here, since every command imports this module, and few read an archive
+
     headers = _Headers(file)
     with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
         member = archive.next()
@@ -139,7 +147,7 @@ def _members(file: BufferedReader) -> Iterator[tarfile.TarInfo | _PlainFile]:
         end = archive.offset
     file.seek(end)
     if file.read(_BLOCK).strip(b"\0"):  # tarfile takes a damaged header for the end
-        raise tarfile.ReadError("damaged header")
+        raise _HeaderError("damaged header")
 
 
 def _plain_files(descriptor: int, at: int) -> Iterator[_PlainFile]:
@@ -179,18 +187,18 @@ class _Headers(io.RawIOBase):
     def begin(self, place: int) -> None:
         """Begin the headers of the next member."""
         if place < self._past:
-            raise tarfile.ReadError("a header that leads back")
+            raise _HeaderError("a header that leads back")
         self._left, self._past = _LONGEST_HEADERS, place
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= self._left:
-            raise tarfile.ReadError("headers of more than 1 MB")
+            raise _HeaderError("headers of more than 1 MB")
         self._left -= size
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence != os.SEEK_SET or offset + 1 < self._past:
-            raise tarfile.ReadError("a header that leads back")
+            raise _HeaderError("a header that leads back")
         return self._file.seek(offset)
 
     def tell(self) -> int:
