@@ -1,12 +1,20 @@
-"""Open files for reading; named pipes, which would block, and devices, which may be endless, are refused at once."""
+"""Open files for reading; named pipes, which would block, and devices, which may be endless, are refused at once.
+
+A file in a tar archive is opened by its path, `photos.tar/cat/1.jpg`: see `tar_archives`.
+"""
 
 import contextlib
 import errno
 import os
 import re
 import stat
+import threading
+from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
+
+from cnnkit import tar_archives
+from cnnkit.tar_archives import TarIndex
 
 #: The most bytes of a file that is read as a whole.
 MOST = 1 << 31
@@ -23,13 +31,112 @@ _KINDS = {
 _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin|null)|/proc/(self|\d+)/fd/\d+")
 
 
+#: Archives that have been read; a command keeps all of them, since it reads all their images.
+_indexes: dict[str, TarIndex] = {}
+_indexing = threading.Lock()
+
+
 def open_regular(path: str | Path) -> BufferedReader:
-    """Open a regular file.
+    """Open a regular file, or one in a tar archive.
 
     Raises:
         OSError: It is not a regular file, cannot be opened, or its name is invalid.
     """
-    return _opened(path, os.stat(_usable(path)).st_mode)
+    name = _usable(path)
+    try:
+        mode = os.stat(name).st_mode
+    except NotADirectoryError:
+        if (found := _member(name)) is None:
+            raise
+        index, place = found
+    else:
+        return _opened(path, mode)
+    return tar_archives.opened(_open_archive(index, name), name, place)
+
+
+def is_tar(path: str | Path) -> bool:
+    """Return whether a path has the name of a tar archive and is not a folder."""
+    return os.fspath(path).lower().endswith(tar_archives.EXTENSION) and not os.path.isdir(path)
+
+
+def tar_index(path: str) -> TarIndex:
+    """Return the index of a tar archive, which is read once as long as the archive does not change.
+
+    An archive that is replaced is read again. One that is written to in place is an error when the next file of it is opened.
+
+    Raises:
+        DamagedArchiveError: It is not a tar archive, or is damaged.
+        OSError: As `open_regular`.
+    """
+    with _indexing:
+        known = _indexes.get(path)
+        with _opened(path, os.stat(_usable(path)).st_mode) as file:
+            if known is None or tar_archives.state_of(file) != known.state:
+                known = _indexes[path] = TarIndex.read(file, path)
+    return known
+
+
+def read_members(index: TarIndex, names: Iterable[str], *, most: int) -> Iterator[bytes | None]:
+    """Read small files of a tar archive, which is opened once; None for those of more than `most` bytes.
+
+    Raises:
+        OSError: The archive cannot be read, or has changed.
+    """
+    with _open_archive(index, index.path) as archive:
+        for name in names:
+            offset, size = index.members[name]
+            yield os.pread(archive.fileno(), size, offset) if size <= most else None
+
+
+def _open_archive(index: TarIndex, path: str) -> BufferedReader:
+    archive = _opened(index.path, os.stat(index.path).st_mode)
+    if tar_archives.state_of(archive) != index.state:
+        archive.close()
+        _indexes.pop(index.path, None)
+        raise OSError(errno.ESTALE, f"{index.path} has changed while it was read", path)
+    return archive
+
+
+def _member(path: str) -> tuple[TarIndex, tuple[int, int]] | None:
+    """Find the index of the archive that a path leads into, and the place there; None if it leads into none.
+
+    Raises:
+        FileNotFoundError: The archive has no such file.
+        OSError: It is damaged, or cannot be read.
+    """
+    for archive, name in tar_archives.divided(path):
+        if os.path.isfile(archive):
+            index = _indexes.get(archive)
+            if index is None or not index.is_of(os.stat(archive)):  # another file has this name now
+                index = tar_index(archive)
+            if name not in index.members:
+                raise FileNotFoundError(errno.ENOENT, f"no such file in the archive {archive}", path)
+            return index, index.members[name]
+    return None
+
+
+def exists(path: str | Path) -> bool:
+    """Return whether there is a file, a folder or a link, or a file in a tar archive.
+
+    Raises:
+        ValueError: No file system accepts the name.
+    """
+    if os.path.lexists(path):
+        return True
+    try:
+        return _member(os.fspath(path)) is not None
+    except OSError:
+        return False
+
+
+def is_member(path: str | Path) -> bool:
+    """Return whether a path is that of a file in a tar archive, which cannot be moved, linked to or changed."""
+    return archive_and_name(os.fspath(path)) is not None
+
+
+def archive_and_name(path: str) -> tuple[str, str] | None:
+    """Divide the path of a file in a tar archive; None for other paths. The file need not be there."""
+    return next((divided for divided in tar_archives.divided(path) if os.path.isfile(divided[0])), None)
 
 
 def open_text(path: str | Path) -> BufferedReader:
@@ -66,8 +173,17 @@ def check_size(file: BufferedReader, *, most: int = MOST) -> None:
     Raises:
         OSError: It has more bytes.
     """
-    if os.fstat(file.fileno()).st_size > most:
+    if size_of(file) > most:
         raise OSError(errno.EFBIG, f"file too large, at most {most:,} bytes", file.name)
+
+
+def size_of(file: BufferedReader) -> int:
+    """Return the size of an open file in bytes; its position does not change."""
+    place = file.tell()
+    try:
+        return file.seek(0, os.SEEK_END)
+    finally:
+        file.seek(place)
 
 
 def regular_size(path: str | Path) -> int:
@@ -76,7 +192,13 @@ def regular_size(path: str | Path) -> int:
     Raises:
         OSError: It is not a regular file, cannot be found, or its name is invalid.
     """
-    status = os.stat(_usable(path))
+    name = _usable(path)
+    try:
+        status = os.stat(name)
+    except NotADirectoryError:
+        if (found := _member(name)) is None:
+            raise
+        return found[1][1]
     _demand_regular(path, status.st_mode)
     return status.st_size
 

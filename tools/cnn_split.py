@@ -56,6 +56,7 @@ def main(
       cnn-split split.tsv --split train --folds 5 > folds.tsv
       cnn-split photos/ --ratio 8,1,1 --stable
       cnn-split photos/ --ratio 8,1,1 --no-verify -o sets/ --link symlink
+      cnn-split photos/ --ratio 8,1,1 -o shards/ --per-tar 10000
     """
     config = config.checked()
     target = target.checked()
@@ -87,7 +88,13 @@ def main(
     elif folder is not None:
         with cli.progress("writing") as progress:
             tree.write(
-                folder, outcome.rows, digests=outcome.digests, link=target.link, force=target.force, progress=progress
+                folder,
+                outcome.rows,
+                digests=outcome.digests,
+                link=target.link,
+                per_tar=target.per_tar,
+                force=target.force,
+                progress=progress,
             )
     elif target.manifest is not None:
         rows = manifest.moved(outcome.rows, target.manifest.parent)

@@ -1,6 +1,5 @@
 """Inspection of one file: whether it is an intact image, and its measurable properties apart from its content."""
 
-import os
 import statistics
 from dataclasses import dataclass
 from io import BufferedReader
@@ -75,7 +74,7 @@ def inspect(path: str) -> InspectedImage:
     """
     try:
         with files.open_regular(path) as file:
-            if not os.fstat(file.fileno()).st_size:
+            if not files.size_of(file):
                 raise Unusable(FindingKind.EMPTY, "empty file")
             return _inspected(path, file)
     except BadImageError as error:

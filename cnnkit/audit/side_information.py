@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import files
 from cnnkit.audit.inspection import InspectedImage
 from cnnkit.choices import ProbeName
 from cnnkit.data import decode
@@ -110,7 +111,7 @@ MEASURES: Mapping[str, Callable[[str], float]] = {
     "width": lambda path: decode.upright_size(path)[0],
     "height": lambda path: decode.upright_size(path)[1],
     "aspect": lambda path: _aspect(*decode.upright_size(path)),
-    "bytes": os.path.getsize,
+    "bytes": files.regular_size,
 }
 
 

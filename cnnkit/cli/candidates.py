@@ -28,6 +28,7 @@ from typing import Any
 
 from typer._click.shell_completion import CompletionItem
 
+from cnnkit import tar_archives
 from cnnkit.choices import ProbeName
 from cnnkit.data import augment_notation, split_names
 from cnnkit.errors import CnnkitError
@@ -40,7 +41,7 @@ PATIENCE = 4.0
 
 _TABLES = manifest.MANIFEST_EXTENSIONS
 _IMAGES = tuple(sorted(image_formats.EXTENSIONS))
-_SOURCES = (*_TABLES, *manifest.LIST_EXTENSIONS, *_IMAGES)
+_SOURCES = (*_TABLES, *manifest.LIST_EXTENSIONS, tar_archives.EXTENSION, *_IMAGES)
 _MODELS = (".pt", ".onnx")
 _WEIGHTS = (".pth", ".pt", ".bin")
 _ANY = ("*",)

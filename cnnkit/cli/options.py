@@ -38,7 +38,7 @@ Sources = Annotated[
         metavar="SOURCE",
         show_default=False,
         help="An image, a folder of class folders (photos/CLASS/image.jpg, also within train/, val/, test/), a manifest (.tsv, .csv or "
-        ".jsonl), a list of paths (.txt), or - for a list on standard input.",
+        ".jsonl), a list of paths (.txt), a tar archive (also 'photos-{000..099}.tar'), or - for a list on standard input.",
     ),
 ]
 Null = Annotated[
@@ -89,8 +89,8 @@ Labelled = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A folder of class folders (photos/CLASS/image.jpg, also within train/ and val/); a manifest (.tsv, .csv or .jsonl); or - "
-        "for a manifest on standard input.",
+        help="A folder of class folders (photos/CLASS/image.jpg, also within train/ and val/); a manifest (.tsv, .csv or .jsonl); tar "
+        "archives ('train-{000..099}.tar'); or - for a manifest on standard input.",
     ),
 ]
 Val = Annotated[

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable, Generator, Set
 from pathlib import Path
 
+from cnnkit import files
 from cnnkit.data import tree
 from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError
@@ -176,7 +177,7 @@ def _listed_earlier(folder: Path) -> frozenset[str]:
     found, lies_inside = set(), places(folder)
     for row in tsv.load(listed, required=["path", "source", "copy"]):
         path = row["path"]
-        if not lies_inside(path) or (row["copy"] == "0" and not (folder / row["source"]).exists()):
+        if not lies_inside(path) or (row["copy"] == "0" and not files.exists(folder / row["source"])):
             continue
         place = folder / path
         if os.path.lexists(place) and not stat.S_ISREG(place.lstat().st_mode):

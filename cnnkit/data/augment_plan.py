@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import augment, decode, reader, shards, split_names
+from cnnkit.data import augment, decode, reader, shards, split_names, tar_source
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Augmentation
 from cnnkit.data.config import AugmentConfig
@@ -180,12 +180,15 @@ def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
     label; for a list that is still being read, the folder as given.
     """
     known = images if isinstance(images, Sequence) else []
-    bare = {os.path.dirname(os.path.abspath(image.path)) for image in known if image.label is None}
+    unpacked = dict(
+        zip((image.path for image in known), tar_source.unpacked_paths([image.path for image in known]), strict=True)
+    )
+    bare = {os.path.dirname(os.path.abspath(unpacked[image.path])) for image in known if image.label is None}
     common = os.path.commonpath(bare) if bare else None
     divided = len({image.split for image in known}) > 1
 
     def place(image: ImageFile) -> str:
-        folder = os.path.dirname(image.path)
+        folder = os.path.dirname(unpacked.get(image.path) or tar_source.unpacked_path(image.path))
         if image.label is None and common is not None:
             folder = os.path.relpath(os.path.abspath(folder), common)
         splits = [split for split in folder.split(os.sep) if split not in ("", os.curdir, os.pardir)]

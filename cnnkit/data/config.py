@@ -128,6 +128,12 @@ class SplitOutput:
         None, "Write the images to DIR/SPLIT/CLASS/ and the manifest to DIR/split.tsv.", "--output", "-o", metavar="DIR"
     )
     link: Link = option(Link.COPY, "Copy the images into DIR, link to them, or move them.")
+    per_tar: int | None = option(
+        None,
+        "Write tar archives of N images as WebDataset reads them, DIR/SPLIT-000000.tar and so on, instead of folders.",
+        minimum=1,
+        metavar="N",
+    )
     force: bool = option(False, "Write into a DIR that is not empty; an earlier split in it is replaced.")
     dry_run: bool = option(False, "Only print the number of images of each class in each split.")
 
@@ -143,6 +149,10 @@ class SplitOutput:
             manifest.check_name(self.manifest, option="--manifest")
         if self.output is None and (self.force or self.link is not Link.COPY):
             raise UsageError("--link and --force need an output folder; add -o DIR")
+        if self.output is None and self.per_tar is not None:
+            raise UsageError("--per-tar needs an output folder; add -o DIR")
+        if self.per_tar is not None and self.link is not Link.COPY:
+            raise UsageError("--per-tar copies the images into archives; drop --link")
         return self
 
 

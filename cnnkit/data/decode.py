@@ -288,7 +288,7 @@ def load_pixels(image: Image.Image, path: str | Path, *, factor: int = 1) -> Non
         path: Its file, for messages.
         factor: Of its reduction; a progressive JPEG is read completely all the same.
     """
-    read = os.path.getsize(path) if image.format in _READ_WHOLE else 0
+    read = files.regular_size(path) if image.format in _READ_WHOLE else 0
     whole = _COEFFICIENTS * (factor**2 - 1) if image.info.get("progressive") else 0
     memory.hold(read + image.width * image.height * (bytes_a_pixel(image) + whole) + 64 * image.height)
     with libtiff.complaints() as complained:
@@ -583,7 +583,7 @@ def reason(path: str | Path, error: Exception) -> str:
     """Describe in a few words why a file could not be read as an image."""
     if isinstance(error, UnidentifiedImageError):
         with contextlib.suppress(OSError):
-            if Path(path).stat().st_size == 0:
+            if files.regular_size(path) == 0:
                 return "empty file"
             with files.open_regular(path) as file:
                 if file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):

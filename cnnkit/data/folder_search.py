@@ -11,10 +11,10 @@ Files that are not meant to be images are not counted as ignored:
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from cnnkit import class_names, files
+from cnnkit import class_names, files, tar_archives
 from cnnkit.choices import FolderReading
 from cnnkit.data import split_names
 from cnnkit.formats import image_formats
@@ -120,6 +120,26 @@ def _kind(entry: "os.DirEntry[str]") -> str | None:
         return "file" if entry.is_symlink() else None
 
 
+def is_passed_over(parts: Sequence[str]) -> bool:
+    """Return whether a path, divided into its folders and its file, is hidden, or one of an operating system or a file server."""
+    *folders, name = parts
+    return (
+        any(part.startswith(".") for part in parts)
+        or name.lower() in _LITTER
+        or any(folder in _LITTER_FOLDERS for folder in folders)
+    )
+
+
+def tar_archives_in(folder: str) -> list[str]:
+    """Return the paths of the tar archives in a folder and in all folders below it, ordered by name."""
+    return [
+        os.path.join(below, name)
+        for below, names in _below(folder, frozenset())
+        for name in names
+        if name.lower().endswith(tar_archives.EXTENSION)
+    ]
+
+
 def _sort_out(folder: str, names: list[str], found: Scan, *, class_folder: bool) -> None:
     start = os.path.join(folder, "")
     others = []
@@ -190,19 +210,44 @@ def folder_layout(folder: str, reading: FolderReading | None = None) -> FolderLa
         folder: The folder.
         reading: Overrides the decision by names.
     """
-    below = subfolders(folder)
+    return layout_of(
+        folder,
+        subfolders(folder),
+        reading,
+        hold_folders=lambda names: any(subfolders(os.path.join(folder, name)) for name in names),
+        holds_image=lambda name: _holds_image(os.path.join(folder, name)),
+    )
+
+
+def layout_of(
+    folder: str,
+    below: list[str],
+    reading: FolderReading | None,
+    *,
+    hold_folders: Callable[[list[str]], bool],
+    holds_image: Callable[[str], bool],
+) -> FolderLayout:
+    """Decide as `folder_layout` for a folder that need not be on a disk.
+
+    Args:
+        folder: Its name, for notices.
+        below: The folders in it, ordered by name.
+        reading: Overrides the decision by names.
+        hold_folders: Whether any of these folders contains folders.
+        holds_image: Whether this folder contains an image.
+    """
     if reading is FolderReading.CLASSES:
         return FolderLayout(())
     if reading is FolderReading.SPLITS:
         return FolderLayout(tuple(below))
-    if below and all(split_names.is_fold(name) for name in below) and _hold_folders(folder, below):
+    if below and all(split_names.is_fold(name) for name in below) and hold_folders(below):
         return FolderLayout(tuple(below))
     names = [name for name in below if name.lower() in split_names.NAMES]
     if not names:
         return FolderLayout(())
-    others = [name for name in below if name not in names and _holds_image(os.path.join(folder, name))]
+    others = [name for name in below if name not in names and holds_image(name)]
     named, next_to = (_and(each) for each in (names, others))
-    if not _hold_folders(folder, names) and others:
+    if not hold_folders(names) and others:
         are = "is read as a class" if len(names) == 1 else "are read as classes"
         return FolderLayout((), (f"{folder}: {named} {are}, like {next_to}; to read splits, add --folders splits",))
     synonyms = tuple(split_names.about_synonyms(folder, names, mark="/"))
@@ -216,10 +261,6 @@ def folder_layout(folder: str, reading: FolderReading | None = None) -> FolderLa
 def subfolders(folder: str) -> list[str]:
     """Return the folders in a folder, ordered by name, without hidden and system folders."""
     return _listed(folder)[1]
-
-
-def _hold_folders(folder: str, names: list[str]) -> bool:
-    return any(subfolders(os.path.join(folder, name)) for name in names)
 
 
 def _holds_image(folder: str) -> bool:

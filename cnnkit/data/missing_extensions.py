@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 
-from cnnkit import messages
+from cnnkit import files, messages
 from cnnkit.formats import image_formats
 
 
@@ -30,7 +30,7 @@ class MissingExtensions:
 
     def completed(self, path: str) -> str:
         """Return a path with its extension."""
-        if image_formats.extension_of(path) in image_formats.EXTENSIONS or "\0" in path or os.path.lexists(path):
+        if image_formats.extension_of(path) in image_formats.EXTENSIONS or "\0" in path or files.exists(path):
             return path
         folder, stem = os.path.split(path)
         if folder not in self._folders:

@@ -96,6 +96,10 @@ class SearchLog:
             self.empty.append((os.path.join(root, name), there))
         self.depths += _about_depth(root, scanned.images)
 
+    def note_ignored(self, where: str, counts: Counter[str]) -> None:
+        """Note ignored files, counted by extension."""
+        self._ignored[where] += counts
+
     def add(self, other: "SearchLog") -> None:
         """Add the findings of another search."""
         self.unread += other.unread

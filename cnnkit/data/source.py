@@ -12,19 +12,21 @@ If its folders have names of splits (`split_names`), it is a split dataset, in e
     photos/val/dog/2.jpg        -> split val, label dog
 
 `folder_layout` decides; `SearchLog` reports doubtful cases and ignored files.
+
+Tar archives are read in place (`tar_source`): the image `cat/1.jpg` in `photos.tar` has the path `photos.tar/cat/1.jpg`.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from cnnkit import messages
+from cnnkit import files, messages, tar_archives
 from cnnkit.choices import FolderReading
-from cnnkit.data import folder_search, split_names
+from cnnkit.data import folder_search, split_names, tar_source
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
@@ -56,8 +58,8 @@ def find(
     """Find the images of the sources; those of a folder are ordered by name, all others stay in the order given.
 
     Args:
-        sources: Images, folders, manifests (see `manifest.is_manifest`), or `-` for standard input: one path per line, or a
-            manifest with its header row.
+        sources: Images, folders, manifests (see `manifest.is_manifest`), tar archives, patterns of these (`tar_source.expanded`), or
+            `-` for standard input: one path per line, or a manifest with its header row.
         split: Only this split of a manifest, or this subfolder of a folder. Single images belong to no split.
         stdin: Standard input, for `-`.
         null: Paths on standard input are separated by NUL.
@@ -71,7 +73,7 @@ def find(
         UsageError: `split` with a list that has no splits, or `-` twice.
         CnnkitError: A source does not exist or contains no image.
     """
-    sources = list(sources)
+    sources = [each for source in sources for each in tar_source.expanded(source)]
     split = None if split is None else _one_name(split)
     collected = SearchLog() if search is None else search
     collected.note_sources(sources)
@@ -101,18 +103,39 @@ def _found_in(
     if sources.count("-") > 1:
         raise UsageError("standard input (-) can be given only once")
     if "-" not in sources:
-        return [image for source in sources for image in _one(source, split, folders, search)]
+        return [image for part in _parts(sources) for image in _one(part, split, folders, search)]
     assert stdin is not None, "a caller that accepts - passes standard input"
     return chain.from_iterable(
-        _from_list(stdin, split, null=null, search=search) if source == "-" else _one(source, split, folders, search)
-        for source in sources
+        _from_list(stdin, split, null=null, search=search) if part == ["-"] else _one(part, split, folders, search)
+        for part in _parts(sources)
     )
 
 
-def _one(source: str, split: str | None, folders: FolderReading | None, search: SearchLog) -> list[ImageFile]:
+def _parts(sources: Iterable[str]) -> Iterator[list[str]]:
+    """Divide sources into those that are read one by one, and tar archives next to each other, which are one dataset."""
+    tars: list[str] = []
+    for source in sources:
+        if os.path.lexists(source) and files.is_tar(source):
+            tars.append(source)
+            continue
+        yield from filter(None, (tars, [source]))
+        tars = []
+    if tars:
+        yield tars
+
+
+def _one(part: list[str], split: str | None, folders: FolderReading | None, search: SearchLog) -> list[ImageFile]:
+    source = part[0]
+    if len(part) > 1 or (os.path.lexists(source) and files.is_tar(source)):
+        return _tars(part, split, folders, search)
     if os.path.isdir(source):
         return _folder(source, split, folders, search)
-    if not os.path.lexists(source):
+    if not files.exists(source):
+        archive = next((path for path, _ in tar_archives.divided(source) if os.path.isfile(path)), None)
+        if archive is not None:
+            raise CnnkitError(
+                f"{source}: the archive {archive} has no such file; give the archive, or one of its files"
+            )
         here = "" if os.path.isabs(source) else f" in {Path.cwd()}"
         pattern = "; the shell expands patterns only without quotes" if set("*?[") & set(source) else ""
         raise CnnkitError(f"{source}: no such image, folder or manifest{here}{pattern}")
@@ -124,6 +147,46 @@ def _one(source: str, split: str | None, folders: FolderReading | None, search: 
     return [ImageFile(source)]
 
 
+def _tars(
+    archives: list[str],
+    split: str | None,
+    folders: FolderReading | None,
+    search: SearchLog,
+    splits: Mapping[str, str | None] | None = None,
+) -> list[ImageFile]:
+    """Find the images of tar archives, in the order of the archives and of the images in them."""
+    named = archives[0] if len(archives) == 1 else f"{archives[0]} and {len(archives) - 1} more"
+    read = tar_source.read(archives, folders, splits=splits)
+    search.readings += read.remarks
+    search.note_ignored(named, read.ignored)
+    images = []
+    for each in read.images:
+        label, written = search.label(each.label)
+        images.append(ImageFile(each.path, label, search.split(each.split), search.trimmed(each.group), written))
+    if not images:
+        raise CnnkitError(
+            f"{named}: no images found ({search.passed_over_in(named) or 'there are no other files either'})"
+        )
+    return _of_split(named, images, split, search, what="images")
+
+
+def _of_split(
+    name: str, images: list[ImageFile], split: str | None, search: SearchLog, *, what: str
+) -> list[ImageFile]:
+    """Select a split of a manifest or of archives, and note splits whose names are synonyms."""
+    splits = sorted({image.split for image in images if image.split is not None})
+    if split is None:
+        search.readings += split_names.about_synonyms(name, splits)
+        return images
+    meant = split_names.meant(split, splits)
+    if meant and meant != split:
+        search.readings.append(f"{name}: --split {split} selects {meant}")
+    images = [image for image in images if image.split == meant] if meant else []
+    if not images:
+        raise CnnkitError(f"{name}: no {what} with split {split}; it has {', '.join(splits) or 'none'}")
+    return images
+
+
 def _folder(folder: str, split: str | None, folders: FolderReading | None, search: SearchLog) -> list[ImageFile]:
     """Find the images of a folder, or of one split in it."""
     if split is not None:
@@ -132,25 +195,55 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
             there = folder_search.subfolders(folder)
             meant = split_names.meant(split, there)
             if meant is None:
+                if archives := _archives_only(folder, folder_search.scan(folder), search):
+                    return _tars(archives, split, folders, search)
                 raise CnnkitError(f"{folder}: no subfolder {split}; it has {', '.join(there[:8]) or 'none'}")
             search.readings.append(f"{folder}: --split {split} selects {meant}/")
             split, root = meant, os.path.join(folder, meant)
-        return _sorted(_found(root, folder_search.scan(root), split, search, whole=folder), root, search)
+        scanned = folder_search.scan(root)
+        if archives := _archives_only(root, scanned, search):
+            return _tars(archives, None, folders, search, splits=dict.fromkeys(archives, split))
+        return _sorted(_found(root, scanned, split, search, whole=folder), root, search)
     layout = folder_search.folder_layout(folder, folders)
     if not layout.splits:
         search.readings += layout.remarks
-        return _sorted(_found(folder, folder_search.scan(folder), None, search), folder, search)
+        scanned = folder_search.scan(folder)
+        if archives := _archives_only(folder, scanned, search):
+            return _tars(archives, None, folders, search)
+        return _sorted(_found(folder, scanned, None, search), folder, search)
     search.splits.update(layout.splits)
     scans = {name: folder_search.scan(os.path.join(folder, name)) for name in layout.splits}
+    rest = folder_search.scan(folder, deep=False)
+    if not rest.images and not any(scanned.images for scanned in scans.values()):
+        split_of: dict[str, str | None] = {
+            archive: name
+            for name in layout.splits
+            for archive in folder_search.tar_archives_in(os.path.join(folder, name))
+        }
+        if split_of:
+            search.readings.append(_about_archives(folder, len(split_of)))
+            return _tars(list(split_of), None, folders, search, splits=split_of)
     images = [
         image
         for name, scanned in scans.items()
         for image in _found(os.path.join(folder, name), scanned, name, search, whole=folder)
     ]
     # Images directly in the folder belong to no split, and have no class
-    images += _found(folder, folder_search.scan(folder, deep=False), None, search)
+    images += _found(folder, rest, None, search)
     search.readings += [*layout.remarks, *_about_unlabelled(folder, images)]
     return _sorted(images, folder, search)
+
+
+def _archives_only(folder: str, scanned: folder_search.Scan, search: SearchLog) -> list[str]:
+    """Return the tar archives of a folder that contains no image."""
+    archives = [] if scanned.images else folder_search.tar_archives_in(folder)
+    if archives:
+        search.readings.append(_about_archives(folder, len(archives)))
+    return archives
+
+
+def _about_archives(folder: str, count: int) -> str:
+    return f"{folder}: {'1 tar archive' if count == 1 else f'{count:,} tar archives'} and no image; read as one dataset"
 
 
 def _about_unlabelled(folder: str, images: Sequence[ImageFile]) -> Iterator[str]:
@@ -256,18 +349,9 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
         _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search) for row in manifest.rows(path)
     ]
     search.readings += extensions.lines()
-    splits = sorted({image.split for image in found if image.split is not None})
-    meant = split and split_names.meant(split, splits)
-    if meant and meant != split:
-        search.readings.append(f"{path}: --split {split} selects {meant}")
-    if split is None:
-        search.readings += split_names.about_synonyms(path, splits)
-    images = [image for image in found if split is None or image.split == meant]
-    if not images:
-        raise CnnkitError(
-            f"{path}: no rows"
-            + (f" with split {split}; it has {', '.join(splits) or 'none'}" if split is not None else "")
-        )
+    if not found:
+        raise CnnkitError(f"{path}: no rows")
+    images = _of_split(path, found, split, search, what="rows")
     if search.opens:
         _demand_one(path, images)
     return images
@@ -283,11 +367,11 @@ def _demand_one(path: str, images: Sequence[ImageFile]) -> None:
     Raises:
         CnnkitError: With the remedy, if the paths exist relative to the current folder.
     """
-    if len(images) < _FEW_MISSING or any(os.path.lexists(image.path) for image in images):
+    if len(images) < _FEW_MISSING or any(files.exists(image.path) for image in images):
         return
     folder, first = os.path.dirname(path), images[0].path
     message = f"{path}: none of its {len(images):,} images exists, for example {first}"
-    if not folder or not any(os.path.lexists(os.path.relpath(image.path, folder)) for image in images):
+    if not folder or not any(files.exists(os.path.relpath(image.path, folder)) for image in images):
         raise CnnkitError(f"{message}; paths are relative to the folder of the manifest, {folder or '.'}/")
     raise CnnkitError(
         f"{message}: its paths are relative to the current folder, but are read relative to {folder}/; "

@@ -116,7 +116,7 @@ def by_share(drawn: SplitDraw, splits: SplitShares, *, seed: int) -> tuple[list[
     due = allocation.due(splits, _sizes(drawn))
     equal = len(set(splits.shares)) == 1
     grouped = any(image.group for image in drawn.images)
-    start = _group_folds(drawn, len(due), seed) if equal and grouped and len(drawn.units) >= len(due) else None
+    start = _group_folds(drawn, len(due), seed) if equal and grouped and 1 < len(due) <= len(drawn.units) else None
     split_of = _of_members(drawn, allocation.pack(_counts(drawn), due, start=start))
     _check_every_class(drawn, split_of, splits)
     return split_of, drawn.held(split_of, len(due)) == due

@@ -15,12 +15,13 @@ import secrets
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from cnnkit import class_names, files
+from cnnkit import class_names, files, tar_archives
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Link
-from cnnkit.data import containment, split_names
+from cnnkit.data import containment, split_archives, split_names, tar_source
 from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError
 from cnnkit.formats import atomic, image_formats, manifest, tsv
@@ -168,10 +169,14 @@ def _move(path: str, target: Path) -> None:
 
 
 def copy_file(path: str | Path, target: Path, *, durable: bool = False) -> None:
-    """Copy content, times and permissions; the target gets its name when it is complete."""
+    """Copy content, times and permissions (of a file in a tar archive, its content); the target gets its name when it is complete."""
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        shutil.copy2(path, temporary)
+        if files.is_member(path):
+            with files.open_regular(path) as file, temporary.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+        else:
+            shutil.copy2(path, temporary)
         if durable:
             _sync(temporary)
         temporary.rename(target)
@@ -202,16 +207,18 @@ def write(
     *,
     digests: Mapping[str, bytes] | None,
     link: Link = Link.COPY,
+    per_tar: int | None = None,
     force: bool = False,
     progress: Progress = ignore_progress,
 ) -> list[ManifestRow]:
-    """Put images into folders by split and class, and list them in `split.tsv`.
+    """Put images into folders by split and class, or into tar archives by split, and list them in `split.tsv`.
 
     Args:
         folder: Created if it is missing, with its parents.
         rows: Paths relative to the current folder; every row is in a split.
         digests: For each path the sha256 of the file; None to read the files if that is needed.
         link: Copy, link or move.
+        per_tar: Number of images in each archive; None for folders.
         force: Accept a folder that is not empty, and replace an earlier split in it.
         progress: Called with the number of images in place, and the total.
 
@@ -223,7 +230,11 @@ def write(
             the only copy of an image.
     """
     folder = Path(folder)
+    if link is not Link.COPY and (packed := next((row.path for row in rows if files.is_member(row.path)), None)):
+        raise CnnkitError(f"{packed} is in a tar archive and can only be copied; use --link copy")
     places = _places(rows)
+    if per_tar is not None:
+        places = split_archives.places(rows, places, per=per_tar)
     check_apart(folder, (row.path for row in rows), to_be="split")
     check_free(folder, force=force)
     with _taken_back() as made:
@@ -231,12 +242,16 @@ def write(
         with atomic.claimed(folder):
             _check_free(folder, force=force)  # again, since another run may have written into it
             left: set[Path] = _left(folder, rows, digests) if force else set()
-            for place in places if force else ():  # else the folder is empty
+            for place in map(_file_of, places) if force else ():  # else the folder is empty
                 if os.path.lexists(folder / place) and folder / place not in left:
                     raise CnnkitError(f"{folder / place} already exists; move it away or choose another folder")
             _check_places(folder, places)
             if force:
                 _remove(folder, left | _half_copies(folder, {row.split for row in rows if row.split}))
+            if per_tar is not None:
+                listed = split_archives.write(folder, rows, places, made=made, progress=progress)
+                manifest.save(folder / SPLIT_MANIFEST, listed, columns=manifest.columns(listed))
+                return listed
             listed = [
                 ManifestRow(place, row.label, row.split, row.group) for place, row in zip(places, rows, strict=True)
             ]
@@ -317,6 +332,9 @@ def writing_into(folder: Path | None, *, force: bool) -> Generator[None]:
 
 def _places(rows: Sequence[ManifestRow]) -> list[str]:
     """Return a unique path for each image: split, class, and its path relative to the common folder of its class."""
+    given = [row.path for row in rows]
+    paths = tar_source.unpacked_paths(given)
+    rows = [row if row.path == path else replace(row, path=path) for row, path in zip(rows, paths, strict=True)]
     folders: defaultdict[str | None, set[str]] = defaultdict(set)
     absolute = functools.cache(os.path.abspath)  # images share folders
     for row in rows:
@@ -328,11 +346,11 @@ def _places(rows: Sequence[ManifestRow]) -> list[str]:
                 f"class {label!r} cannot be the name of a folder; write a manifest instead, with --manifest"
             )
     places: dict[str, str] = {}
-    for row, below in zip(rows, _below_classes(rows, common), strict=True):
+    for row, path, below in zip(rows, given, _below_classes(rows, common), strict=True):
         place = "/".join(filter(None, (row.split, row.label, below)))
         if place in places:
-            raise CnnkitError(f"{places[place]} and {row.path} would both become {place}; rename one of them")
-        places[place] = row.path
+            raise CnnkitError(f"{places[place]} and {path} would both become {place}; rename one of them")
+        places[place] = path
     return list(places)
 
 
@@ -397,7 +415,7 @@ def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes
     }
     # The list and the links may have been edited: files outside of the folder are never touched
     lies_inside = inside(folder, reserved=_RESERVED)
-    listed = {place for place in found | {row.path for row in old} if lies_inside(place)}
+    listed = {place for place in found | {_file_of(row.path) for row in old} if lies_inside(place)}
     left = {folder / place for place in listed if os.path.lexists(folder / place)}
 
     @functools.cache
@@ -406,6 +424,11 @@ def _left(folder: Path, rows: Sequence[ManifestRow], digests: Mapping[str, bytes
         return {digest: path for path, digest in known.items()}
 
     for path in sorted(left):
+        if files.is_tar(path) and path.is_file() and not path.is_symlink():
+            for name in files.tar_index(str(path)).members:
+                if image_formats.has_image_extension(name) and digest_of(path / name) not in elsewhere():
+                    raise CnnkitError(f"{path}/{name} is the only copy and would be deleted; move the archive away")
+            continue
         if not path.is_symlink() and not path.is_file():
             raise CnnkitError(f"{path} already exists, and is not a file; move it away or choose another folder")
         if not path.is_symlink() and not _lies_elsewhere(path, elsewhere()):
@@ -417,11 +440,18 @@ def _half_copies(folder: Path, splits: Iterable[str]) -> set[Path]:
     """Find the incomplete copies of a killed run; the caller holds the folder's lock, so no other run is writing them."""
     lies_inside = inside(folder)
     found = {Path(below, name) for split in splits for below, _, names in os.walk(folder / split) for name in names}
+    found |= {Path(entry.path) for entry in os.scandir(folder)}  # of archives
     return {
         path
         for path in found
         if _HALF_COPY.fullmatch(path.name) and lies_inside(os.path.relpath(path, folder)) and not path.is_symlink()
     }
+
+
+def _file_of(place: str) -> str:
+    """Return the file to which an image of an earlier split belongs: itself, or its archive directly in the folder."""
+    archive, separator, _ = place.partition(tar_archives.EXTENSION + "/")
+    return place if not separator or "/" in archive else archive + tar_archives.EXTENSION
 
 
 def _remove(folder: Path, left: set[Path]) -> None:
@@ -435,6 +465,8 @@ def _remove(folder: Path, left: set[Path]) -> None:
 
 def _lies_elsewhere(path: Path, elsewhere: Mapping[bytes, str]) -> bool:
     other = elsewhere.get(digest_of(path))
+    if other is not None and files.is_member(other):
+        return True
     # Two paths of one file, as through a mount: deleting one deletes the other, except for hard links
     return other is not None and (not os.path.samefile(path, other) or path.stat().st_nlink > 1)
 

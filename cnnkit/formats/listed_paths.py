@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from cnnkit import messages
+from cnnkit import files, messages
 from cnnkit.errors import FormatError
 from cnnkit.formats import text_lines, tsv
 
@@ -70,7 +70,7 @@ def _about_missing(path: str, folder: str) -> str:
 
 def _exists(folder: str, path: str) -> bool:
     try:
-        return bool(path) and os.path.lexists(os.path.join(folder, path))
+        return bool(path) and files.exists(os.path.join(folder, path))
     except ValueError:  # a name that no file system accepts
         return False
 

@@ -166,18 +166,19 @@ def test_rejects_an_image_named_as_a_manifest(run, folder):
     assert run("cnn-check", "photo.tsv", status=1).err == "cnn-check: photo.tsv: a JPEG image, not a table\n"
 
 
-@pytest.mark.parametrize(("kind", "ending"), [("zip", "zip"), ("gztar", "tar.gz"), ("tar", "tar")])
+@pytest.mark.parametrize(("kind", "ending"), [("zip", "zip"), ("gztar", "tar.gz"), ("xztar", "tar.xz")])
 def test_rejects_an_archive(run, folder, kind, ending):
-    """The command in the message unpacks it into the folder that the message names."""
+    """The command in the message unpacks or decompresses it, and the message names the result, which can be read."""
     shutil.make_archive("my photos", kind, "photos")
     shutil.rmtree("photos")
     error = run("cnn-check", f"my photos.{ending}", status=2).err
-    assert "an archive; unpack it (" in error
-    command = error.split("unpack it (")[1].split(") and pass")[0]
+    assert f"my photos.{ending}: a{'n' if kind == 'zip' else ' compressed'} archive" in error
+    command = error.split(" it (")[1].split(") and pass ")[0]
     if shutil.which(command.split()[0]) is None:
         pytest.skip(f"no {command.split()[0]} on this machine")
     subprocess.run(command, shell=True, check=True)
-    assert len(run("cnn-check", error.rstrip().split("the folder ")[1], "--table", "classes").rows) == 2
+    read = error.rstrip().split(") and pass ")[1].removeprefix("the folder ")
+    assert len(run("cnn-check", read, "--table", "classes").rows) == 2
 
 
 def test_rejects_a_spreadsheet(run, folder):

@@ -1,0 +1,395 @@
+"""Tar archives as SOURCE: every command reads them as a folder of the same images."""
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+LAYERS = ("--layers", "conv 4 k3 s2 same relu, pool 2", "--weights", "none", "--size", "20", "--device", "cpu")
+
+
+def pack(name, *members):
+    """Write an archive of pairs of a name and a content: the path of a file, or text."""
+    with tarfile.open(name, "w") as archive:
+        for member, content in members:
+            content = content.read_bytes() if isinstance(content, Path) else content.encode()
+            made = tarfile.TarInfo(member)
+            made.size = len(content)
+            archive.addfile(made, io.BytesIO(content))
+    return name
+
+
+@pytest.fixture
+def here(images, tmp_path, monkeypatch):
+    """Change to a folder with photos/red and photos/blue."""
+    images(red=6, blue=6)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def photos(here):
+    """The images in photos/, by their path there."""
+    return {str(path.relative_to("photos")): path for path in sorted(Path("photos").rglob("*.png"))}
+
+
+def labels(run, *words, source=()):
+    """Return what cnn-split lists: (path, label) of each image."""
+    return [(row["path"], row["label"]) for row in run("cnn-split", *source, "--ratio", "1", *words).rows]
+
+
+def test_features_are_those_of_the_folder(run, here, photos):
+    """Byte by byte, also of each shard; rows are in the archive's order, and paths are those in the archive."""
+    run("cnn-extract", "photos", "-o", "folder.npy", *LAYERS)
+    pack("photos.tar", *photos.items())
+    outcome = run("cnn-extract", "photos.tar", "-o", "tar.npy", *LAYERS)
+    assert "of 2 classes" in outcome.err or outcome.err == ""
+    assert Path("tar.npy").read_bytes() == Path("folder.npy").read_bytes()
+    assert Path("tar.json").read_bytes() == Path("folder.json").read_bytes()
+    assert Path("tar.tsv").read_text() == Path("folder.tsv").read_text().replace("photos/", "photos.tar/")
+    for number in (1, 2):
+        run("cnn-extract", "photos.tar", "--shard", f"{number}/2", "-o", f"part-{number}.npy", *LAYERS)
+    run("cnn-extract", "--join", "part-1.npy", "part-2.npy", "-o", "joined.npy")
+    assert Path("joined.npy").read_bytes() == Path("folder.npy").read_bytes()
+    pack("turned.tar", *reversed(photos.items()))
+    run("cnn-extract", "turned.tar", "-o", "turned.npy", *LAYERS)
+    np.testing.assert_array_equal(np.load("turned.npy"), np.load("folder.npy")[::-1])
+
+
+def test_every_way_to_name_archives(run, here, photos):
+    """Two archives, a quoted pattern, a folder of archives, and a list of the images in them have the same images."""
+    Path("shards").mkdir()
+    names = list(photos)
+    for number in range(2):
+        pack(f"shards/photos-{number:03d}.tar", *((name, photos[name]) for name in names[number::2]))
+    expected = labels(run, source=["shards/photos-000.tar", "shards/photos-001.tar"])
+    assert {label for _, label in expected} == {"red", "blue"}
+    assert len(expected) == 12
+    assert labels(run, source=["shards/photos-{000..001}.tar"]) == expected
+    outcome = run("cnn-split", "shards", "--ratio", "1")
+    assert "shards: 2 tar archives and no image; read as one dataset" in outcome.err
+    assert [(row["path"], row["label"]) for row in outcome.rows] == expected
+    Path("list.tsv").write_text(run("cnn-split", "shards", "--ratio", "1").out)
+    assert labels(run, source=["list.tsv"]) == expected
+    listed = "".join(f"{path}\n" for path, _ in expected)
+    rows = run("cnn-split", "-", "--ratio", "1", stdin=listed).rows
+    assert [row["path"] for row in rows] == [path for path, _ in expected]
+
+
+def test_files_of_an_archive_one_by_one(run, here, photos):
+    """A single image, and the errors for names that are not there."""
+    pack("photos.tar", *photos.items())
+    (row,) = run("cnn-split", "photos.tar/red/00.png", "--ratio", "1").rows
+    assert row["path"] == "photos.tar/red/00.png"
+    assert "photos.tar/red: the archive photos.tar has no such file; give the archive" in (
+        run("cnn-split", "photos.tar/red", "--ratio", "1", status=1).err
+    )
+    assert "photos-001.tar: no such image" in run("cnn-split", "photos-{001..002}.tar", "--ratio", "1", status=1).err
+
+
+def test_the_folder_that_holds_all_classes(run, here, photos):
+    """`tar -cf all.tar photos/` has one more folder, which is no class; a notice names it."""
+    with tarfile.open("all.tar", "w") as archive:
+        archive.add("photos")
+    outcome = run("cnn-split", "all.tar", "--ratio", "1")
+    assert "all.tar: all images are in photos/, whose folders are read" in outcome.err
+    assert {row["path"]: row["label"] for row in outcome.rows} == {
+        f"all.tar/photos/{name}": name.split("/")[0] for name in photos
+    }
+
+
+def test_labels_of_webdataset(run, here, photos):
+    """From .cls and .json; a name in .json goes before a number in .cls; what is doubtful is counted in one notice."""
+    one, two, *_ = photos.values()
+    pack(
+        "w.tar",
+        ("x/0.png", one),
+        ("x/0.cls", "cat\n"),
+        ("x/1.png", two),
+        ("x/1.json", json.dumps({"class": "dog", "width": 40})),
+        ("x/2.png", one),
+        ("x/2.cls", "7"),
+        ("x/3.png", two),
+        ("x/3.cls", "3"),
+        ("x/3.json", json.dumps({"label": "cow"})),
+        ("x/4.png", one),
+        ("x/4.cls", "cat"),
+        ("x/4.json", json.dumps({"label": "dog"})),
+        ("x/5.png", two),
+        ("x/5.json", "[1]"),
+        ("x/6.png", one),
+        ("x/6.seg.png", two),
+        ("x/6.json", json.dumps({"label": 5, "__url__": "s3://a"})),
+    )
+    outcome = run("cnn-extract", "w.tar", "-o", "f.npy", *LAYERS)
+    header, *lines = Path("f.tsv").read_text().splitlines()
+    assert header.split("\t")[:2] == ["path", "label"]
+    found = {line.split("\t")[0].removeprefix("w.tar/x/"): line.split("\t")[1] for line in lines}
+    assert found == {
+        "0.png": "cat",
+        "1.png": "dog",
+        "2.png": "7",
+        "3.png": "cow",
+        "4.png": "cat",
+        "5.png": "",
+        "6.png": "5",
+    }
+    for notice in (
+        "1 sample in tar archives with one label in .cls and another one in .json are read with that of .cls, such as w.tar/x/4",
+        "1 .cls or .json in tar archives ignored",
+        "1 image in tar archives ignored, since its sample has a main image, such as w.tar/x/6.seg.png",
+    ):
+        assert notice in outcome.err
+
+
+def test_trainings_use_the_splits_of_archives(run, here, photos):
+    """By the names of archives, by their folders, and by .json; --split selects one."""
+    half = list(photos.items())
+    pack("train-000.tar", *half[::2])
+    pack("val-000.tar", *half[1::2])
+    pack(
+        "one.tar",
+        *((f"{'train' if place % 2 == 0 else 'val'}/{name}", path) for place, (name, path) in enumerate(half)),
+    )
+    described = [
+        each
+        for place, (name, path) in enumerate(half)
+        for each in (
+            (f"{place:05d}.png", path),
+            (
+                f"{place:05d}.json",
+                json.dumps({"label": name.split("/")[0], "split": ("train", "val")[place % 2]}),
+            ),
+        )
+    ]
+    pack("described.tar", *described)
+    outputs = []
+    for words in (["train-000.tar", "val-000.tar"], ["one.tar"], ["described.tar"]):
+        outcome = run(
+            "cnn-train",
+            *words,
+            "--layers",
+            "conv 4 k3 relu, gap, dense 2 softmax",
+            "--size",
+            "8",
+            "--epochs",
+            "1",
+            "-o",
+            "net.pt",
+            "--json",
+        )
+        (record,) = [json.loads(line) for line in outcome.out.splitlines()][-1:]
+        outputs.append({key: value for key, value in record.items() if key not in ("seconds", "model")})
+        shutil.move("net.pt", f"{words[0]}.pt")
+        os.unlink("net.csv")
+    assert outputs[0] == outputs[1] == outputs[2]
+    for words in (["train-000.tar", "val-000.tar"], ["one.tar"], ["described.tar"]):
+        assert len(run("cnn-split", *words, "--split", "val", "--ratio", "1").rows) == 6
+    assert "no images with split test; it has train, val" in (
+        run("cnn-split", "one.tar", "--split", "test", "--ratio", "1", status=1).err
+    )
+
+
+def test_split_copies_out_of_an_archive(run, here, photos, contents):
+    """As from a folder; nothing else than a copy is possible."""
+    pack("photos.tar", *photos.items())
+    run("cnn-split", "photos", "--ratio", "1,1", "-o", "a")
+    run("cnn-split", "photos.tar", "--ratio", "1,1", "-o", "b")
+    assert contents("a") == contents("b")
+    run("cnn-split", "photos.tar", "--ratio", "1,1", "-o", "b", "--force")
+    assert contents("a") == contents("b")
+    refusal = run("cnn-split", "photos.tar", "--ratio", "1,1", "-o", "c", "--link", "move", status=1).err
+    assert refusal.splitlines()[-1].endswith("is in a tar archive and can only be copied; use --link copy")
+    assert not Path("c").exists()
+
+
+def test_bad_images_in_an_archive_are_skipped(run, here, photos):
+    """And named; a damaged archive is an error in one line."""
+    pack("photos.tar", *photos.items(), ("red/99.png", "no image"), ("red/98.png", ""))
+    outcome = run("cnn-extract", "photos.tar", "-o", "f.npy", "--errors", "errors.tsv", *LAYERS, status=3)
+    assert "photos.tar/red/98.png: empty file" in outcome.err
+    assert "photos.tar/red/99.png: not an image" in outcome.err
+    with open("photos.tar", "r+b") as file:
+        file.truncate(5000)
+    error = run("cnn-extract", "photos.tar", "-o", "g.npy", *LAYERS, status=1).err
+    assert error.startswith("cnn-extract: photos.tar: not a tar archive, damaged or truncated")
+    assert error.count("\n") == 1
+
+
+# ---------------------------------------------------------------- written by cnn-split
+
+
+def packed(path):
+    """Return the samples of an archive, by tarfile alone: for each its files by extension."""
+    samples = {}
+    with tarfile.open(path) as archive:
+        for made in archive:
+            assert (made.mtime, made.uid, made.gid, made.uname, made.mode) == (0, 0, 0, "", 0o644)
+            key, _, extension = made.name.partition(".")
+            samples.setdefault(key, {})[extension] = archive.extractfile(made).read()
+    return samples
+
+
+def test_split_writes_archives(run, here, photos, contents):
+    """Each image is in one archive of its split with its label; the splits are those without archives, and are read back."""
+    Path("photos/red/00.png").rename("photos/red/IMG.0.v2.png")
+    Path("photos/red/01.png").rename("photos/red/01")
+    run("cnn-split", "photos", "--ratio", "8,4", "--group", "(IMG|0[12345])", "-o", "plain")
+    words = ("photos", "--ratio", "8,4", "--group", "(IMG|0[12345])", "--per-tar", "3")
+    run("cnn-split", *words, "-o", "shards")
+    archives = sorted(path.name for path in Path("shards").glob("*.tar"))
+    assert archives[0] == "train-000000.tar"
+    assert {name.split("-")[0] for name in archives} == {"train", "val"}
+    wanted = contents("plain")
+    listed = [line.split("\t") for line in wanted.pop("split.tsv").decode().splitlines()][1:]
+    described = {path: (label, split, group) for path, label, split, group in listed}
+    found = {}
+    for archive in archives:
+        samples = packed(f"shards/{archive}")
+        assert 1 <= len(samples) <= 3
+        for files in samples.values():
+            fields = json.loads(files.pop("json"))
+            assert files.pop("cls").decode() == fields["label"]
+            ((_, content),) = files.items()
+            found[f"{fields['split']}/{fields['path']}"] = content
+            assert described[f"{fields['split']}/{fields['path']}"] == (
+                fields["label"],
+                fields["split"],
+                fields["group"] or "",
+            )
+    assert found == wanted
+    for source in ("shards", "shards/split.tsv"):
+        rows = run("cnn-split", source, "--split", "val", "--ratio", "1").rows
+        assert sorted((row["label"], row["group"]) for row in rows) == sorted(
+            (label, group) for label, split, group in described.values() if split == "val"
+        )
+    run("cnn-split", *words, "-o", "again")
+    assert contents("again") == contents("shards")
+
+
+def test_archives_of_an_earlier_split_are_replaced(run, here, photos, contents):
+    """With --force; also by folders; not if an archive has the only copy of an image."""
+    words = ("photos", "--ratio", "1,1", "--per-tar", "2")
+    run("cnn-split", *words, "-o", "fresh")
+    run("cnn-split", *words[:-1], "1", "-o", "shards")
+    assert "not empty" in run("cnn-split", *words, "-o", "shards", status=1).err
+    run("cnn-split", *words, "-o", "shards", "--force")
+    assert contents("shards") == contents("fresh")
+    run("cnn-split", *words[:-2], "-o", "shards", "--force")
+    assert sorted(os.listdir("shards")) == ["split.tsv", "train", "val"]
+    run("cnn-split", *words, "-o", "shards", "--force")
+    assert contents("shards") == contents("fresh")
+    Path("photos/red/00.png").unlink()
+    refusal = run("cnn-split", *words, "-o", "shards", "--force", status=1).err
+    assert "is the only copy and would be deleted" in refusal
+    assert contents("shards") == contents("fresh")
+
+
+def test_archives_are_written_completely_or_not_at_all(run, here, photos, monkeypatch):
+    """Nothing remains after a failure."""
+    from cnnkit.formats import tar_shards
+
+    def fail(row, written):
+        if row.split == "val":
+            raise OSError(28, "No space left on device")
+        return []
+
+    monkeypatch.setattr(tar_shards, "_fields", fail)
+    assert (
+        "No space left" in run("cnn-split", "photos", "--ratio", "1,1", "--per-tar", "2", "-o", "shards", status=1).err
+    )
+    assert not Path("shards").exists()
+
+
+def test_rejects_two_images_of_one_sample(run, here, photos):
+    """WebDataset would take them for one; and options that contradict each other."""
+    Path("photos/red/00.png").rename("photos/red/a.1.png")
+    Path("photos/red/01.png").rename("photos/red/a_1.png")
+    refusal = run("cnn-split", "photos", "--ratio", "1", "--per-tar", "2", "-o", "shards", status=1).err
+    assert "train/red/a.1.png and train/red/a_1.png would be one sample of WebDataset, train/red/a_1.png" in refusal
+    assert not Path("shards").exists()
+    for words, message in (
+        (["--per-tar", "2"], "--per-tar needs an output folder; add -o DIR"),
+        (["--per-tar", "2", "-o", "a", "--link", "symlink"], "--per-tar copies the images into archives; drop --link"),
+    ):
+        assert message in run("cnn-split", "photos", "--ratio", "1", *words, status=2).err
+
+
+def test_images_without_a_label_have_none_in_an_archive(run, here, photos):
+    """Although they are in a folder there."""
+    Path("list.txt").write_text("".join(f"{path}\n" for path in photos.values()))
+    run("cnn-split", "list.txt", "--ratio", "1", "--per-tar", "5", "-o", "shards")
+    assert {row["label"] for row in run("cnn-split", "shards", "--ratio", "1").rows} == {""}
+
+
+def test_split_by_names_is_that_of_the_folder(run, here, photos):
+    """With --no-verify, the path from the class folder on decides, in an archive too."""
+    pack("photos.tar", *photos.items())
+    one, other = (run("cnn-split", source, "--ratio", "1,1", "--no-verify").out for source in ("photos", "photos.tar"))
+    assert one.replace("photos/", "photos.tar/") == other
+
+
+def test_archives_are_divided_again(run, here, photos, contents):
+    """Into folders and archives, as the images of the folder are; of equal names in two archives, both are there."""
+    run("cnn-split", "photos", "--ratio", "1,1", "--per-tar", "5", "-o", "shards")
+    for words in ([], ["--per-tar", "2"]):
+        run("cnn-split", "photos", "--ratio", "2,1", *words, "-o", f"a{len(words)}")
+        run("cnn-split", "shards", "--ratio", "2,1", *words, "-o", f"b{len(words)}")
+        one, other = contents(f"a{len(words)}"), contents(f"b{len(words)}")
+        rows = [sorted(each.pop("split.tsv").splitlines()) for each in (one, other)]
+        assert rows[0] == rows[1]  # in the order of the names given
+        assert one == other
+    names = list(photos)
+    for number in range(2):
+        pack(f"w-{number}.tar", ("0.png", photos[names[number]]), ("0.cls", "red"))
+    run("cnn-split", "w-{0..1}.tar", "--ratio", "1", "-o", "c")
+    assert sorted(contents("c")) == ["split.tsv", "train/red/w-0/0.png", "train/red/w-1/0.png"]
+
+
+def test_copies_of_images_in_archives(run, here, photos, contents):
+    """They are those of the images in folders; the originals are kept, and replaced with --force."""
+    pack("photos.tar", *photos.items())
+    words = ("--augment", "hflip, brightness 0.2", "--copies", "1", "--keep")
+    run("cnn-augment", "photos", "-o", "a", *words)
+    run("cnn-augment", "photos.tar", "-o", "b", *words)
+    one, other = contents("a"), contents("b")
+    assert one.pop("augment.tsv").replace(b"../photos/", b"../photos.tar/") == other.pop("augment.tsv")
+    assert one == other
+    run("cnn-augment", "photos.tar", "-o", "b", *words, "--force")
+    pack("w-0.tar", ("0.png", photos["red/00.png"]), ("0.cls", "cow"))
+    run("cnn-augment", "w-0.tar", "-o", "c", *words)
+    assert sorted(contents("c")) == ["augment.tsv", "cow/0.png", "cow/0~01.png"]
+
+
+def test_predictions_and_heat_maps(run, here, photos, contents):
+    """Those of the folder, with the paths in the archive; cnn-eval takes the labels of the archive."""
+    pack("photos.tar", *photos.items())
+    net = "conv 4 k3 relu, gap, dense 2 softmax"
+    run(
+        "cnn-train",
+        "photos.tar",
+        "--layers",
+        net,
+        "--size",
+        "8",
+        "--epochs",
+        "1",
+        "-o",
+        "net.pt",
+    )
+    run("cnn-export", "net.pt", "-o", "net.onnx")
+    one, other = (run("cnn-predict", "-m", "net.onnx", source).out for source in ("photos", "photos.tar"))
+    assert one.replace("photos/", "photos.tar/") == other
+    scores = [
+        run("cnn-eval", "-", "--truth", source, "--complete", "--json", stdin=out).out
+        for source, out in (("photos", one), ("photos.tar", other))
+    ]
+    assert scores[0] == scores[1]
+    run("cnn-cam", "-m", "net.pt", "photos.tar/red/00.png", "-o", "maps")
+    run("cnn-cam", "-m", "net.pt", "photos/red/00.png", "-o", "of-folder")
+    assert list(contents("maps").values()) == list(contents("of-folder").values()) != []

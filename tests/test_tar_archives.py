@@ -1,0 +1,243 @@
+"""Files in tar archives: their index and their contents, against tarfile; hostile archives."""
+
+import gzip
+import io
+import os
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnkit import files, tar_archives
+from cnnkit.data import decode
+
+
+def member(name, content=b"", **fields):
+    """Return a member of an archive and its content."""
+    made = tarfile.TarInfo(name)
+    made.size = len(content)
+    for field, value in fields.items():
+        setattr(made, field, value)
+    return made, content
+
+
+def write(path, *members, kind=tarfile.GNU_FORMAT):
+    with tarfile.open(path, "w", format=kind) as archive:
+        for made, content in members:
+            archive.addfile(made, io.BytesIO(content))
+    return str(path)
+
+
+def tiff():
+    file = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(file, "TIFF", compression="tiff_lzw")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_contents_are_those_of_tarfile(tmp_path, kind):
+    """In the archive's order, with long names, names that are not ASCII, and sizes around those of blocks."""
+    names = [
+        "b/2.jpg",
+        "a/1.jpg",
+        "ä.jpg",
+        "/".join(["x" * 90] * 2) + ".jpg",
+        *(f"{size}" for size in (0, 511, 512, 513)),
+    ]
+    if kind != tarfile.USTAR_FORMAT:
+        names.append("y" * 300)
+    path = write(
+        tmp_path / "a.TAR",
+        *(member(name, os.urandom(int(name) if name.isdecimal() else 3000)) for name in names),
+        kind=kind,
+    )
+    index = files.tar_index(path)
+    assert list(index.members) == names
+    with tarfile.open(path) as archive:
+        for name in names:
+            with files.open_regular(f"{path}/{name}") as file:
+                content = archive.extractfile(name).read()
+                assert file.read() == content
+                assert files.size_of(file) == files.regular_size(f"{path}/{name}") == len(content)
+                assert file.seek(-min(3, len(content)), os.SEEK_END) == max(len(content) - 3, 0)
+                assert file.read() == content[-3:]
+                assert file.name == f"{path}/{name}"
+    assert list(files.read_members(index, names[:2], most=10)) == [None, None]
+
+
+def test_images_are_decoded_from_the_member(tmp_path):
+    """Also a compressed TIFF, whose library reads from a descriptor if it gets one: it would read the whole archive."""
+    path = write(tmp_path / "a.tar", member("0.tif", tiff()), member("1.tif", tiff()))
+    assert decode.load(f"{path}/1.tif").tobytes() == Image.open(io.BytesIO(tiff())).tobytes()
+
+
+def test_threads_read_one_archive(tmp_path):
+    """Each has a position of its own."""
+    path = write(tmp_path / "a.tar", *(member(str(number), bytes([number]) * 10000) for number in range(40)))
+    right = []
+
+    def read(number):
+        right.append(files.read_regular(f"{path}/{number}") == bytes([number]) * 10000)
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 40
+
+
+def test_names_are_normalized(tmp_path):
+    """As of `tar -cf a.tar .`; hard links are their targets, and of a repeated name the last member is read, as tar unpacks it."""
+    path = write(
+        tmp_path / "a.tar",
+        member("./", type=tarfile.DIRTYPE),
+        member("./a//1", b"1"),
+        member("link", type=tarfile.LNKTYPE, linkname="./a/1"),
+        member("twice", b"2"),
+        member("twice", b"3"),
+    )
+    assert list(files.tar_index(path).members) == ["a/1", "link", "twice"]
+    assert files.tar_index(path).repeated == ["twice"]
+    assert files.read_regular(f"{path}/./a/1") == files.read_regular(f"{path}/link") == b"1"
+    assert files.read_regular(f"{path}/twice") == b"3"
+    assert files.exists(f"{path}/twice")
+    assert not files.exists(f"{path}/once")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        member("/etc/passwd", b"x"),
+        member("../up", b"x"),
+        member("a/../../up", b"x"),
+        member("symbolic", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member("hard", type=tarfile.LNKTYPE, linkname="/etc/passwd"),
+        member("pipe", type=tarfile.FIFOTYPE),
+        member("device", type=tarfile.CHRTYPE),
+        member("sparse", type=tarfile.GNUTYPE_SPARSE),
+    ],
+    ids=lambda made: made[0].name,
+)
+def test_unsafe_members_are_not_read(tmp_path, made):
+    """They are counted, and no path leads to them or out of the archive."""
+    path = write(tmp_path / "a.tar", made, member("good", b"1"))
+    (tmp_path / "up").write_bytes(b"secret")
+    index = files.tar_index(path)
+    assert list(index.members) == ["good"]
+    assert len(index.unusable) == 1
+    with pytest.raises(OSError, match=r"(?i)no such file|not a directory"):
+        files.open_regular(f"{path}/{made[0].name}")
+
+
+def test_missing_files_are_named(tmp_path):
+    """In an archive, and where a file that is no archive is taken for a folder."""
+    path = write(tmp_path / "a.tar", member("1", b"1"))
+    with pytest.raises(FileNotFoundError, match=rf"no such file in the archive {path}: '{path}/2'"):
+        files.open_regular(f"{path}/2")
+    (tmp_path / "b.txt").touch()
+    with pytest.raises(NotADirectoryError):
+        files.open_regular(tmp_path / "b.txt" / "1")
+
+
+def _damaged(content):
+    whole = bytearray(content)
+    whole[1024 + 200] ^= 1  # in the header of the second member
+    return bytes(whole)
+
+
+def _huge(content, size=b"777777777777", kind=b"x"):
+    """Return an archive whose first header claims to be of extended headers of 64 GB."""
+    made, _ = member("x")
+    made.size = 0
+    block = bytearray(made.tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = size.ljust(12, b"\0") if len(size) < 12 else size
+    block[156:157] = kind
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + content
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content[:1000], "truncated"),
+        (lambda content: content[:2000], "truncated"),
+        (lambda content: b"", "an empty file, not a tar archive"),
+        (lambda content: b"not a tar archive" * 100, "not a tar archive, damaged or truncated"),
+        (_damaged, "damaged header"),
+        (gzip.compress, "compressed, although it is called .tar; rename and decompress it with gunzip"),
+        (_huge, "headers of more than 1 MB"),
+        (lambda content: _huge(content, kind=b"L"), "headers of more than 1 MB"),
+        (lambda content: _huge(content, size=b"\xff" * 10 + b"\xfc\0"), "not a tar archive, damaged or truncated"),
+        (
+            lambda content: _huge(content, size=b"\xff" * 10 + b"\xf8\0", kind=b"0"),
+            "not a tar archive, damaged or truncated",
+        ),
+        (lambda content: _huge(content, size=b"777777777777", kind=b"0"), "truncated"),
+    ],
+)
+def test_rejects_damaged_archives(tmp_path, change, message):
+    """In one line, without a loop and without memory for what a header claims."""
+    path = write(tmp_path / "a.tar", member("1", b"1" * 300), member("2", b"2" * 600))
+    content = change((tmp_path / "a.tar").read_bytes())
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(tar_archives.DamagedArchiveError) as refusal:
+        files.tar_index(path)
+    assert message in refusal.value.strerror
+    assert "\n" not in refusal.value.strerror
+
+
+def test_too_many_files(tmp_path, monkeypatch):
+    """The number of files is limited."""
+    monkeypatch.setattr(tar_archives, "MOST_MEMBERS", 2)
+    path = write(tmp_path / "a.tar", *(member(str(number)) for number in range(3)))
+    with pytest.raises(tar_archives.DamagedArchiveError, match="more than 2 files"):
+        files.tar_index(path)
+
+
+def test_an_archive_that_changes_is_noticed(tmp_path):
+    """A file of it is not read from a wrong place; afterwards, the new archive is read. One that is replaced is read at once."""
+    path = write(tmp_path / "a.tar", member("1", b"1"))
+    assert files.read_regular(f"{path}/1") == b"1"
+    write(tmp_path / "a.tar", member("0", b"0" * 5000), member("1", b"2"))
+    with pytest.raises(OSError, match="has changed while it was read"):
+        files.read_regular(f"{path}/1")
+    assert files.read_regular(f"{path}/1") == b"2"
+    os.replace(write(tmp_path / "b.tar", member("1", b"3")), path)
+    assert files.read_regular(f"{path}/1") == b"3"
+    with files.open_regular(f"{path}/1") as file:
+        os.truncate(path, 512)
+        with pytest.raises(OSError, match="truncated while it was read"):
+            file.read()
+
+
+def test_damaged_archives_are_refused_or_read_as_by_tarfile(tmp_path):
+    """Most with right checksums: what tarfile finds is found at the same place, unless the archive is refused."""
+    rng = np.random.default_rng(5)
+    names = ["a/1.jpg", "x" * 120 + ".jpg", "b/2.jpg", "c.jpg"]
+    refused = 0
+    for number in range(120):
+        kind = (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)[number % 2]
+        path = write(tmp_path / "a.tar", *(member(name, b"x" * int(rng.integers(1200))) for name in names), kind=kind)
+        content = bytearray((tmp_path / "a.tar").read_bytes())
+        block = 512 * int(rng.integers(len(content) // 512))
+        at = block + int(rng.choice([rng.integers(100), rng.integers(124, 136), 156, rng.integers(512)]))
+        content[at] = int(rng.choice([0, 0x30, 0x37, 0x80, 0xFF, rng.integers(256)]))
+        if number % 3:
+            header = content[block : block + 512]
+            header[148:156] = b" " * 8
+            content[block + 148 : block + 156] = b"%06o\0 " % sum(header)
+        (tmp_path / "a.tar").write_bytes(content)
+        try:
+            found = files.tar_index(path).members
+        except tar_archives.DamagedArchiveError:
+            refused += 1
+            continue
+        with tarfile.open(path, "r:") as archive:
+            for each in archive:
+                if each.isreg() and each.name in found and each.name not in files.tar_index(path).repeated:
+                    assert found[each.name] == (each.offset_data, each.size)
+    assert 10 < refused < 90
