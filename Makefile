@@ -1,7 +1,8 @@
 # make quickstart   install, and run the whole workflow on handwritten digits; a second run takes seconds
 # make test         install, and run lint, types, import rules and the tests not marked slow: minutes on two cores
 #                   (make -j2 test runs the checks and the tests in parallel, which saves half a minute)
-# make test-all     the same including slow tests: whole examples, the commands of README and docs, signals on every command, torchrun
+# make test-all     the same including slow tests: whole examples, the commands of README and docs, signals on every command, torchrun, Ray,
+#                   which is installed next to the rest, in .venv/ray
 # make test-gpu     on a machine with a GPU: the tests that need one, and benchmarks
 # make fuzz         run the commands on 10,000 damaged inputs, and write the counts to docs/reliability.md: 10 minutes
 # make man          write docs/man again, the manual pages, from the help of the commands

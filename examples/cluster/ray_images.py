@@ -6,7 +6,7 @@
 
 Each machine, or each GPU with --gpus, keeps the network loaded in one actor, which works on one share of the images after the other.
 Where an actor or its machine is lost, its share is done again. All machines have to see the images and the model under the same paths.
-RAY_ADDRESS names the cluster; without it this machine is one.
+RAY_ADDRESS names the cluster; without it, and without one that runs here, this machine is one.
 
 Exit status: 0 done; 1 failed, nothing written; 2 usage error; 3 done, but some images were skipped.
 """
