@@ -116,6 +116,7 @@ def outcomes(
     log.info("%d shares of %d images, %d workers", count, len(images), workers)
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
+    context.max_consecutive_actor_init_deaths = 3  # a machine may be lost while its actor starts
     context.enable_progress_bars = sys.stderr.isatty()
     shards = ray.data.from_items(
         [{"shard": f"{number}/{count}"} for number in range(1, count + 1)], override_num_blocks=count
