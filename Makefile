@@ -1,7 +1,8 @@
 # make quickstart   install, and run the whole workflow on handwritten digits; a second run takes seconds
 # make test         install, and run lint, types, import rules and the tests not marked slow: minutes on two cores
 #                   (make -j2 test runs the checks and the tests in parallel, which saves half a minute)
-# make test-all     the same including slow tests: whole examples, the commands of README and docs, signals on every command, torchrun
+# make test-all     the same including slow tests: whole examples, the commands of README and docs, signals on every command, torchrun, Ray,
+#                   which is installed next to the rest, in .venv/ray
 # make test-gpu     on a machine with a GPU: the tests that need one, and benchmarks
 # make fuzz         run the commands on 10,000 damaged inputs, and write the counts to docs/reliability.md: 10 minutes
 # make man          write docs/man again, the manual pages, from the help of the commands
@@ -31,7 +32,7 @@ test-all: checks all-tests
 fast-tests: .venv/test
 	$(PYTEST) -m "not slow"
 
-all-tests: .venv/test
+all-tests: .venv/test .venv/ray/made
 	$(PYTEST)
 
 test-gpu: .venv/test
@@ -70,6 +71,14 @@ $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP) --editable '.[test]'
 	@$(LINK_PAGES)
 	@touch $@ $(BIN)/cnn-eval
+
+# Ray brings pandas and pyarrow, which scikit-learn imports wherever they are installed: an environment of its own, on top of the other.
+# Where there is no Ray, its tests are skipped.
+.venv/ray/made: pyproject.toml | .venv/test
+	$(BIN)/python -m venv .venv/ray
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' > "$$(echo .venv/ray/lib/python3*/site-packages)/base.pth"
+	.venv/ray/bin/python -m pip install $(PIP) --editable '.[ray]' || echo "Ray is not installed; its tests are skipped"
+	@touch $@
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cnnkit needs Python 3.11 or newer; name one with make PYTHON=python3.12")'

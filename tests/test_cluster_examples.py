@@ -1,7 +1,10 @@
 """The examples for clusters, with the variables that SLURM, Kubernetes and make set: joined shards are the features of one run."""
 
-import re
+import os
+import shlex
 import shutil
+import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,36 @@ def folder(tmp_path_factory, shell):
     return folder
 
 
+#: What the examples need of SLURM: the jobs of an array one after the other, then their statuses; steps on all nodes at once.
+SLURM = {
+    "sbatch": """\
+range=${1#--array=} status=0; shift
+for task in $(seq ${range%-*} ${range#*-}); do
+    env SLURM_ARRAY_TASK_ID=$task SLURM_ARRAY_TASK_COUNT=$((${range#*-} - ${range%-*} + 1)) bash "$@" || status=1
+done
+exit $status
+""",
+    "srun": """\
+for node in $(seq $SLURM_JOB_NUM_NODES); do
+    SLURM_PROCID=$((node - 1)) SLURM_NTASKS=$SLURM_JOB_NUM_NODES "$@" & steps="$steps $!"
+done
+for step in $steps; do wait $step || status=1; done
+exit $status
+""",
+    "scontrol": "seq $SLURM_JOB_NUM_NODES | sed s/.*/localhost/\n",
+}
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory, commands):
+    """Return PATH with SLURM's programs before the installed commands."""
+    programs = tmp_path_factory.mktemp("slurm")
+    for name, text in SLURM.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}")
+        (programs / name).chmod(0o755)
+    return f"{programs}:{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
 def joined(shell, folder, parts):
     shell(f"cnn-extract --join {parts} -o joined.npy", cwd=folder)
     return [(folder / f"joined{suffix}").read_bytes() for suffix in (".npy", ".tsv", ".json")]
@@ -36,30 +69,69 @@ def expected(folder):
 
 
 @pytest.mark.slow
-def test_slurm_array(shell, folder):
-    """One task of the array after the other; then one of them again, alone."""
-    shell(f"bash -n {CLUSTER / 'slurm.sh'}", cwd=folder)
-    line = f"bash {CLUSTER / 'slurm.sh'} photos slurm"
+def test_slurm_array(shell, folder, slurm):
+    """A task fails, --join names its shard, and that task is submitted again, alone."""
     (folder / "net.txt").write_text("conv 8 k3 relu")
-    words = {"BACKBONE": "--layers @net.txt --weights none --size 16"}
-    for task in (1, 2):
-        shell(line, cwd=folder, env={**words, "SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "2"})
-    (folder / "slurm" / "part-2.npy").unlink()
-    env = {**words, "SHARDS": "2", "SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "1"}
-    shell(line, cwd=folder, env=env)
+    words = {"PATH": slurm, "BACKBONE": "--layers @net.txt --weights none --size 16"}
+    line = f"{CLUSTER / 'slurm.sh'} photos slurm"
+    (folder / "slurm" / "part-2.tsv").mkdir(parents=True)  # in the way of the second task
+    failed = shell(f"sbatch --array=1-2 {line}", cwd=folder, env=words, status=1)
+    assert "part-2.tsv" in failed.err
+    missing = shell("cnn-extract --join slurm/part-*.npy -o joined.npy", cwd=folder, status=1)
+    assert "shard 2/2 is missing; extract it with --shard 2/2" in missing.err
+    (folder / "slurm" / "part-2.tsv").rmdir()
+    again = shell(f"SHARDS=2 sbatch --array=2-2 {line}", cwd=folder, env=words)
+    assert "shard 2/2" in again.err
+    assert "shard 1/2" not in again.err
     assert joined(shell, folder, "slurm/part-*.npy") == expected(folder)
     assert "photos/blue/02.png" in (folder / "slurm" / "skipped-1.tsv").read_text()
 
 
 @pytest.mark.slow
+def test_training_on_two_nodes_gives_the_result_of_one_process(shell, folder, slurm, agree):
+    """Within rounding; each node starts a torchrun, and they meet at the first one."""
+    shell("cnn-split photos --ratio 0.5,0.5 --seed 0 --manifest split.tsv", cwd=folder, status=3)
+    line = (
+        "cnn-train split.tsv --layers 'conv 4 k3 relu, pool 2, flatten, dense 6 relu' --size 16 --device cpu --epochs 2 --batch 3 "
+        "--optimizer sgd --lr 0.05 --normalize scale --augment hflip --amp off --json"
+    )
+    one = shell(f"{line} -o one.pt", cwd=folder)
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2"}
+    environment = {**job, "PATH": slurm, "PORT": str(port), "OMP_NUM_THREADS": "1"}
+    two = shell(f"bash {CLUSTER / 'train.sh'} {line} -o two.pt", cwd=folder, env=environment)
+    assert two.err.count("training in 2 processes, communicating by gloo") == 1
+    agree((one, two), [folder / "one.pt", folder / "two.pt"], count=3)
+
+
+@pytest.mark.slow
 def test_kubernetes_indexed_job(shell, folder):
-    """The command of the container, with the numbers of the job; the number of shards is that of completions."""
-    text = (CLUSTER / "job.yaml").read_text()
-    (count,) = {*re.findall(r"completions: (\d+)", text), *re.findall(r'COUNT\n *value: "(\d+)"', text)}
-    command = " ".join(re.search(r">-\n(.*?)\n +resources:", text, re.DOTALL)[1].split())
-    command = command.replace("/data/", "").replace("--backbone mobilenet_v2", BACKBONE).replace("parts", "pods")
-    for index in range(int(count)):
-        shell(command, cwd=folder, env={"JOB_COMPLETION_INDEX": str(index), "JOB_COMPLETION_COUNT": count})
+    """The command of the container, with its variables and the index that Kubernetes gives; one pod fails and is started again."""
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((CLUSTER / "job.yaml").read_text())
+    assert (job["apiVersion"], job["kind"], job["spec"]["completionMode"]) == ("batch/v1", "Job", "Indexed")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    volumes = {volume["name"] for volume in job["spec"]["template"]["spec"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert all(isinstance(value, str) for value in variables.values())  # Kubernetes refuses numbers
+    count = job["spec"]["completions"]
+    assert variables["JOB_COMPLETION_COUNT"] == str(count)
+    variables["CNNKIT_CACHE"] = os.environ["CNNKIT_CACHE"]
+    shell_words, text = container["command"][:2], container["command"][2]
+    assert shell_words == ["sh", "-c"]
+    text = text.replace("/data/", "").replace("--backbone mobilenet_v2", BACKBONE).replace("parts", "pods")
+
+    def pod(index, status=0):
+        line = shlex.join([*shell_words, text])
+        return shell(line, cwd=folder, env={**variables, "JOB_COMPLETION_INDEX": str(index)}, status=status)
+
+    (folder / "pods" / "part-3.tsv").mkdir(parents=True)
+    for index in range(count):
+        pod(index, status=1 if index == 3 else 0)
+    (folder / "pods" / "part-3.tsv").rmdir()
+    assert f"shard 4/{count}" in pod(3).err
     assert joined(shell, folder, "pods/part-*.npy") == expected(folder)
 
 
@@ -72,7 +144,7 @@ def test_make(shell, folder, commands):
     made = [(folder / "made" / f"features{suffix}").read_bytes() for suffix in (".npy", ".json")]
     assert made == [expected(folder)[0], expected(folder)[2]]
     assert shell(line, cwd=folder).err == ""
-    (folder / "made" / "part-2-of-3.npy").unlink()
+    (folder / "made" / "part-2-of-3.npy").unlink()  # as if its job had failed
     again = shell(line, cwd=folder).err
     assert "shard 2/3" in again
     assert "shard 1/3" not in again

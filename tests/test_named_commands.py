@@ -170,6 +170,8 @@ OTHER_OPTIONS = {
     "--array",
     "--no-python",
     "--sshlogin",
+    "--gpus",
+    "--share",
 }
 
 

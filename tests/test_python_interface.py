@@ -296,8 +296,28 @@ def test_images_that_cannot_be_used_are_errors_or_skipped(folder, tmp_path, capl
         str(tmp_path / "broken.png"),
         "image 2",
     ]
+    skipped = []
+    assert len(classifier.predict(mixed, errors=lambda *each: skipped.append(each))) == 1
+    assert [(Path(path).name, bool(reason)) for path, reason in skipped] == [("broken.png", True), ("image 2", True)]
+    with pytest.raises(cnnkit.UsageError, match='errors="ignore": give raise or skip, or a function'):
+        classifier.predict(good, errors="ignore")
     with pytest.raises(cnnkit.CnnkitError, match="nowhere"):
         classifier.predict("nowhere.jpg")
+
+
+def test_shares_of_predictions_are_those_of_all(folder):
+    """Also of an iterator, of an uneven last batch, and where there are more shares than images."""
+    classifier = Classifier("one.onnx", device="cpu", batch=6)
+    paths = [image.path for image in cnnkit.find_images("photos")]
+    expected = [(each.path, each.probabilities.tobytes()) for each in classifier.predict(paths)]
+    for count in (1, 3, 17):
+        shards = [f"{number}/{count}" for number in range(1, count + 1)]
+        listed = [each for shard in shards for each in classifier.predict(paths, shard=shard)]
+        streamed = [each for shard in shards for each in classifier.stream(iter(paths), shard=shard)]
+        for found in (listed, streamed):
+            assert [(each.path, each.probabilities.tobytes()) for each in found] == expected
+    with pytest.raises(cnnkit.UsageError, match=r'^shard="two": give I/N'):
+        classifier.predict(paths, shard="two")
 
 
 @pytest.mark.parametrize(
@@ -787,6 +807,46 @@ def test_features_of_images_in_memory_keep_their_names(folder, tmp_path, shell):
     (tmp_path / "image 1").touch()
     again = cnnkit.read_features(tmp_path / "memory.npy")
     assert [row.path for row in again.rows[:3]] == ["image 0", str(tmp_path / "image 1"), "image 2"]
+
+
+#: Maps of odd sizes: an image has other last bits in another row of its batch.
+VARIANT = {"layers": "conv 5 k3 s2 same relu, pool 2, conv 7 k3 bn relu", "weights": "none", "size": 20}
+
+
+def test_shares_of_features_are_written_as_one(folder, shell, tmp_path):
+    """The files of cnn-extract, byte by byte: an image has its row of the batch; a share may be empty."""
+    words = " ".join(f"--{name} '{value}'" for name, value in VARIANT.items())
+    shell(f"cnn-extract photos -o '{tmp_path}/command.npy' {words} --batch 4 --device cpu", cwd=folder)
+    extractor = cnnkit.FeatureExtractor(device="cpu", batch=4, **VARIANT)
+    for count in (5, 18):
+        parts = (extractor.extract("photos", shard=f"{number}/{count}") for number in range(1, count + 1))
+        cnnkit.write_features(tmp_path / "python.npy", parts)
+        for suffix in (".npy", ".tsv", ".json"):
+            assert (tmp_path / f"python{suffix}").read_bytes() == (tmp_path / f"command{suffix}").read_bytes(), suffix
+
+
+def test_refuses_features_that_do_not_belong_together(folder, tmp_path):
+    found = cnnkit.read_features("train.npy")
+    others = {
+        "part 1 is float32 of shape": cnnkit.Features(found.values[:, :3], found.rows, found.header),
+        "part 1 has another header than part 0": cnnkit.Features(
+            found.values, found.rows, found.header.but(training={"views": 1})
+        ),
+        "part 1: rows": None,
+    }
+    for message, other in others.items():
+        with pytest.raises(cnnkit.UsageError if other else ZeroDivisionError, match=message if other else "mine"):
+            cnnkit.write_features(tmp_path / "both.npy", iter_parts(found, other))
+    with pytest.raises(cnnkit.UsageError, match="no features to write"):
+        cnnkit.write_features(tmp_path / "both.npy", [])
+    assert not (tmp_path / "both.npy").exists()
+
+
+def iter_parts(first, second):
+    yield first
+    if second is None:
+        raise ZeroDivisionError("mine")
+    yield second
 
 
 def test_features_need_a_row_for_each_value(folder, tmp_path):

@@ -9,6 +9,7 @@ from cnnkit.api import images as inputs
 from cnnkit.api.calls import choice, public
 from cnnkit.api.images import Errors, ImageLike
 from cnnkit.choices import Decoding, Engine, FeatureDtype, Fit, Pool, Precision
+from cnnkit.data import shards
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import Header
@@ -104,6 +105,7 @@ class FeatureExtractor:
         images: ImageLike | Iterable[ImageLike],
         *,
         split: str | None = None,
+        shard: str | None = None,
         errors: Errors = "raise",
         progress: Callable[[int, int | None], None] | None = None,
     ) -> Features:
@@ -112,7 +114,8 @@ class FeatureExtractor:
         Args:
             images: One or several: paths, folders, manifests, Pillow images, or arrays of uint8 (H, W, 3).
             split: Use only this split of folders and manifests.
-            errors: raise for an image that cannot be used, or skip, which logs it and leaves it out.
+            shard: Compute only a share, such as 2/8 for the second of eight, with the same bits as in a call for all images.
+            errors: raise for an image that cannot be used; skip logs it and leaves it out, a function is called with path and reason.
             progress: Called after every batch with the images done and their number, None if that is unknown.
 
         Returns:
@@ -120,10 +123,11 @@ class FeatureExtractor:
 
         Raises:
             BadImageError: An image cannot be used.
-            CnnkitError: A path does not exist, or no image can be used.
+            CnnkitError: A path does not exist, or no image can be used, except of a shard.
         """
         found = inputs.image_files(images, split=split)
-        return self._extractor.extract(found, callbacks=inputs.callbacks(errors, progress=progress))
+        callbacks = inputs.callbacks(errors, progress=progress)
+        return self._extractor.extract(found, shard=shards.of(shard), callbacks=callbacks)
 
 
 @public

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnkit import files
-from cnnkit.api.calls import choice, public
+from cnnkit.api.calls import choice, of_caller, public
 from cnnkit.choices import FolderReading
 from cnnkit.data import source
 from cnnkit.data.source import ImageFile
@@ -139,21 +139,24 @@ def read_features(path: PathLike) -> Features:
 
 
 @public
-def write_features(path: PathLike, given: Features) -> None:
+def write_features(path: PathLike, given: Features | Iterable[Features]) -> None:
     """Write features as cnn-extract does, for cnn-train-head to read.
 
     Args:
         path: The .npy; a .tsv and a .json are written next to it.
-        given: The paths of its rows open from the current folder.
+        given: The paths of its rows open from the current folder. Several, such as those of shards, are written one after the other; of an
+            iterator, one is in memory.
 
     Raises:
-        UsageError: `path` does not end in .npy, a manifest of the same name lies next to it, or the values are not floating-point
-            numbers (N, D) or (N, C, H, W).
+        UsageError: `path` does not end in .npy, a manifest of the same name lies next to it, the values are not floating-point
+            numbers (N, D) or (N, C, H, W), or several do not belong together.
         CnnkitError: They cannot be written.
     """
     from cnnkit.formats import features
 
-    features.save(Path(path), replace(given, rows=_seen_from(Path(path).parent, given.rows)))
+    parts = [given] if isinstance(given, features.Features) else of_caller(given)
+    folder = Path(path).parent
+    features.save(Path(path), (replace(part, rows=_seen_from(folder, part.rows)) for part in parts))
 
 
 @public

@@ -140,7 +140,7 @@ def heat_maps(
         device: auto, cpu, cuda or cuda:N.
         batch: Images that go through the network at once, 32 by default.
         jobs: Threads that decode images; by default all cores.
-        errors: raise for an image that cannot be used, or skip, which logs it and leaves it out.
+        errors: raise for an image that cannot be used; skip logs it and leaves it out, a function is called with path and reason.
         progress: Called after every image with the images done and their number, None if that is unknown.
 
     Yields:

@@ -26,8 +26,8 @@ ImageLike = str | os.PathLike[str] | ImageFile | Image.Image | NDArray[Any]
 
 _GIVE = "give a path, a Pillow image, or an array of uint8 (H, W, 3)"
 
-#: What to do with an image that cannot be used.
-Errors = Literal["raise", "skip"]
+#: What to do with an image that cannot be used; a function gets its path and the reason.
+Errors = Literal["raise", "skip"] | Callable[[str, str], None]
 
 
 def image_files(
@@ -85,14 +85,17 @@ def _is_one(images: object) -> bool:
 
 
 def callbacks(errors: Errors, *, progress: Callable[[int, int | None], None] | None = None) -> Callbacks:
-    """Make the callbacks of a call: an image that cannot be used is an error, or logged and skipped.
+    """Make the callbacks of a call: an image that cannot be used is an error, or logged and skipped, or passed to a function and skipped.
 
     Raises:
-        UsageError: `errors` is neither.
+        UsageError: `errors` is none of these.
     """
-    if errors not in ("raise", "skip"):
-        raise UsageError(f'errors="{errors}": give raise or skip')
-    skip = raise_skip if errors == "raise" else _log_skipped
+    if callable(errors):
+        skip = errors
+    elif errors not in ("raise", "skip"):
+        raise UsageError(f'errors="{errors}": give raise or skip, or a function of path and reason')
+    else:
+        skip = raise_skip if errors == "raise" else _log_skipped
     return Callbacks(skip=skip) if progress is None else Callbacks(skip=skip, progress=progress)
 
 

@@ -19,8 +19,9 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -39,6 +40,9 @@ COLUMNS = ("path", "label", "split", "group")
 
 # The header of the .npy is written for this many rows, so that the actual number fits later.
 _MOST_ROWS = 10**15
+
+# Rows of features in memory that are written at once.
+_ROWS_AT_ONCE = 1024
 
 # Seconds between two fsyncs.
 _SYNC_SECONDS = 10.0
@@ -145,16 +149,45 @@ def load_values(path: str | Path) -> NDArray[Any]:
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
-def save(path: str | Path, given: Features) -> None:
+def save(path: str | Path, parts: Iterable[Features]) -> None:
     """Write features from memory, with the labels of their rows as the classes of the Header.
 
     Args:
         path: The `.npy`.
-        given: The features, with paths relative to the folder of the `.npy`.
+        parts: The features, part by part, of one shape, type and backbone; with paths relative to the folder of the `.npy`.
 
     Raises:
-        UsageError: As `check_neighbours`; the number of rows is not that of the values; or `load` would refuse the values.
+        UsageError: As `check_neighbours`; there is no part, or parts do not belong together; the number of rows is not that of the values;
+            or `load` would refuse the values.
     """
+    coming = iter(parts)
+    one = next(coming, None)
+    if one is None:
+        raise UsageError(f"{path}: no features to write")
+    _check(path, one)
+    columns = (*COLUMNS, "view") if one.header.has_views else COLUMNS
+    with FeatureWriter(
+        path,
+        shape=one.values.shape[1:],
+        dtype=one.values.dtype.name,
+        header=one.header,
+        columns=columns,
+        block=_ROWS_AT_ONCE,
+    ) as writer:
+        for number, part in enumerate(chain([one], coming)):
+            _check(path, part)
+            if (part.values.dtype, part.values.shape[1:]) != (one.values.dtype, one.values.shape[1:]):
+                raise UsageError(
+                    f"{path}: part {number} is {part.values.dtype} of shape {part.values.shape}, and part 0 "
+                    f"{one.values.dtype} of shape {one.values.shape}"
+                )
+            if part.header.but(classes=None) != one.header.but(classes=None):
+                raise UsageError(f"{path}: part {number} has another header than part 0")
+            writer.write(part.values, part.rows)
+
+
+def _check(path: str | Path, given: Features) -> None:
+    """Refuse features that `load` would refuse."""
     if given.values.dtype.name not in ("float16", "float32", "float64") or given.values.ndim not in (2, 4):
         raise UsageError(
             f"{path}: values of {given.values.dtype} and shape {given.values.shape}; "
@@ -162,11 +195,6 @@ def save(path: str | Path, given: Features) -> None:
         )
     if len(given.rows) != len(given.values):
         raise UsageError(f"{path}: {len(given.values)} rows of values, but {len(given.rows)} images")
-    columns = (*COLUMNS, "view") if given.header.has_views else COLUMNS
-    with FeatureWriter(
-        path, shape=given.values.shape[1:], dtype=given.values.dtype.name, header=given.header, columns=columns
-    ) as writer:
-        writer.write(given.values, given.rows)
 
 
 def check_neighbours(path: str | Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import Engine, Precision
 from cnnkit.data import augment_notation, preprocessing, shards, split_names
+from cnnkit.data.shards import Shard
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import device as devices
 from cnnkit.engine import onnx_backbone, runner
@@ -197,32 +198,43 @@ class Extractor:
         self._backbone = _open_backbone(spec, self._config)
         self.header = _header(self._backbone, self._config)
 
-    def extract(self, images: Iterable[ImageFile], *, callbacks: Callbacks | None = None) -> features.Features:
+    def extract(
+        self, images: Iterable[ImageFile], *, shard: Shard | None = None, callbacks: Callbacks | None = None
+    ) -> features.Features:
         """Compute the features of images, the same numbers that `extract` writes.
 
         Args:
             images: Their labels, splits and groups become those of the rows. Of an iterator, a few batches are in memory.
+            shard: Compute only the rows of these, to the last bit as in one run over all images.
             callbacks: `skip` for every image that cannot be used, `progress` after every batch.
 
         Returns:
             The features in memory; paths of rows open from the current folder.
 
         Raises:
-            CnnkitError: No image could be used.
+            CnnkitError: No image could be used, except in a shard.
         """
         config, backbone, callbacks = self._config, self._backbone, callbacks or Callbacks()
         batch = config.batch_on(backbone.device)
-        if not isinstance(images, Sequence):
+        if shard is not None:
+            images = list(images)
+        elif not isinstance(images, Sequence):
             coming = iter(images)
-            first = list(islice(coming, batch + 1))
-            images = first if len(first) <= batch else chain(first, coming)
+            begun = list(islice(coming, batch + 1))
+            images = begun if len(begun) <= batch else chain(begun, coming)
+        batch, first = _batch_size(batch, images, None), 0
+        if shard is not None:
+            assert isinstance(images, list)
+            first = shard.bounds(len(images))[0] % batch
+            images = shards.share(images, shard)
         results = runner.run(
             images,
             [backbone.preprocess],
             backbone.network,
-            batch=_batch_size(batch, images, None),
+            batch=batch,
             jobs=config.jobs,
             workers=config.workers,
+            first=first,
             in_flight=backbone.in_flight,
             progress=callbacks.progress,
         )
@@ -230,8 +242,10 @@ class Extractor:
         for image, (row_values, *_) in runner.usable(results, callbacks.skip):
             values.append(row_values.astype(config.dtype.value))
             rows.append(ManifestRow(image.path, image.label, image.split, image.group))
-        if not rows:
+        if not rows and shard is None:
             raise CnnkitError("no image could be used")
+        if not rows:
+            values.append(np.empty((0, *_row_shape(backbone)), dtype=config.dtype.value))
         classes = tuple(sorted({row.label for row in rows if row.label is not None})) or None
         return features.Features(np.concatenate(values), rows, self.header.but(classes=classes))
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cnnkit.callbacks import Callbacks, Skip, ignore_skip
 from cnnkit.data import shards
+from cnnkit.data.shards import Shard
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
 from cnnkit.engine.runner import Rates
@@ -112,11 +113,14 @@ class Predictor:
         """Whether one of the networks is a head, which takes features instead of images."""
         return any(model.preprocess is None for model in self._ensemble.models)
 
-    def images(self, images: Iterable[ImageFile], *, callbacks: Callbacks | None = None) -> Iterator[ImageOutput]:
-        """Predict images, or the shard of them that the configuration names, in their order, batch by batch.
+    def images(
+        self, images: Iterable[ImageFile], *, shard: Shard | None = None, callbacks: Callbacks | None = None
+    ) -> Iterator[ImageOutput]:
+        """Predict images, or a shard of them, in their order, batch by batch.
 
         Args:
             images: The first batch is read before this returns, the others as predictions are consumed.
+            shard: Predict only these; by default the shard that the configuration names.
             callbacks: `skip` for every image that cannot be used, `progress` after every batch.
 
         Raises:
@@ -126,7 +130,7 @@ class Predictor:
         callbacks = callbacks or Callbacks()
         views = 1 if self._views is None else 1 + self._views.copies
         at_once = max(1, self._batch // views)
-        shard, before, of_all = shards.of(self._config.shard), 0, None
+        shard, before, of_all = shard or shards.of(self._config.shard), 0, None
         if shard is not None:
             images = list(images)
             before, of_all = shard.bounds(len(images))[0], len(images)
