@@ -76,7 +76,10 @@ def regular_size(path: str | Path) -> int:
     Raises:
         OSError: It is not a regular file, cannot be found, or its name is invalid.
     """
-    status = os.stat(_usable(path))
+    try:
+        status = os.stat(path)
+    except ValueError:
+        status = os.stat(_usable(path))
     _demand_regular(path, status.st_mode)
     return status.st_size
 
