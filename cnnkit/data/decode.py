@@ -293,6 +293,23 @@ def load_pixels(image: Image.Image, path: str | Path, *, factor: int = 1) -> Non
             _report_damaged(path)
 
 
+def check_pixels(image: Image.Image, path: str | Path) -> None:
+    """Decode an opened image to its end, only to find out whether that is possible.
+
+    A JPEG is decoded at an eighth of its size: libjpeg reads all of its data, and fails or not as at the full size.
+
+    Args:
+        image: Opened, not decoded yet; its pixels are of no use afterwards.
+        path: Its file, for messages.
+    """
+    factor = 1
+    if image.format in ("JPEG", "MPO"):
+        whole = image.width
+        changed = image.draft(None, (1, 1))
+        factor = 1 if changed is None else round(whole / changed[1][2])
+    load_pixels(image, path, factor=factor)
+
+
 @functools.lru_cache(maxsize=1024)
 def _report_damaged(path: str | Path) -> None:
     """Report a damaged file once, however often it is read."""

@@ -53,8 +53,12 @@ def examine(path: str, *, look: bool = False) -> ExaminedFile:
     try:
         with files.open_regular(path) as file:
             with decode.opened(path, file) as image:
-                decode.load_pixels(image, path)
-                hashed = perceptual_hash(decode.upright_rgb(image)) if look else None
+                hashed = None
+                if look:
+                    decode.load_pixels(image, path)
+                    hashed = perceptual_hash(decode.upright_rgb(image))
+                else:
+                    decode.check_pixels(image, path)
                 misnamed = decode.misnamed(path, str(image.format))
             return ExaminedFile(decode.digest(file), hashed, misnamed)
     except OSError as error:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnkit.data import decode
 from cnnkit.data.duplicates import LOOK_SIDE, ExaminedFile, examine, perceptual_hash
 from cnnkit.errors import BadImageError
 
@@ -100,3 +101,31 @@ def test_other_files_are_not_read_to_their_end(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("saving", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_is_usable_if_it_can_be_decoded_at_its_full_size(tmp_path, mode, saving):
+    """Examination decodes it at an eighth of its size; truncated and damaged files have the same outcome."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(rng.integers(0, 256, (90, 120, 3)).astype(np.uint8)).convert(mode).save(path, quality=90, **saving)
+    whole = path.read_bytes()
+
+    def outcome(function):
+        try:
+            function(str(path))
+        except BadImageError as error:
+            return str(error)
+        return "usable"
+
+    outcomes = set()
+    for number in range(30):
+        damaged = bytearray(whole[: rng.integers(len(whole))] if number % 3 == 0 else whole)
+        for place in rng.integers(len(damaged), size=number % 3 * 5):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        outcomes.add(found := outcome(examine))
+        assert found == outcome(decode.load)
+    assert "usable" in outcomes
+    assert len(outcomes) > 1
