@@ -302,11 +302,12 @@ def check_pixels(image: Image.Image, path: str | Path) -> None:
         image: Opened, not decoded yet; its pixels are of no use afterwards.
         path: Its file, for messages.
     """
-    factor = 1
-    if image.format in ("JPEG", "MPO"):
-        whole = image.width
-        changed = image.draft(None, (1, 1))
-        factor = 1 if changed is None else round(whole / changed[1][2])
+    load_reduced_pixels(image, path, least=1)
+
+
+def load_reduced_pixels(image: Image.Image, path: str | Path, *, least: int) -> None:
+    """Decode an opened image; a JPEG at a half, a quarter or an eighth of its size, with at least `least` pixels on each side."""
+    _, factor = _reduce(image, lambda _: (least, least))
     load_pixels(image, path, factor=factor)
 
 
