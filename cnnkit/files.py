@@ -192,13 +192,14 @@ def regular_size(path: str | Path) -> int:
     Raises:
         OSError: It is not a regular file, cannot be found, or its name is invalid.
     """
-    name = _usable(path)
     try:
-        status = os.stat(name)
+        status = os.stat(path)
     except NotADirectoryError:
-        if (found := _member(name)) is None:
+        if (found := _member(_usable(path))) is None:
             raise
         return found[1][1]
+    except ValueError:
+        status = os.stat(_usable(path))
     _demand_regular(path, status.st_mode)
     return status.st_size
 

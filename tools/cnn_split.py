@@ -98,10 +98,10 @@ def main(
             )
     elif target.manifest is not None:
         rows = manifest.moved(outcome.rows, target.manifest.parent)
-        manifest.save(target.manifest, rows, columns=manifest.columns(rows))
+        manifest.save(target.manifest, rows, columns=manifest.columns(outcome.rows))
     else:
         columns = manifest.columns(outcome.rows)
-        cli.emit(({column: getattr(row, column) for column in columns} for row in outcome.rows), as_json)
+        cli.emit(({column: manifest.field(row, column) for column in columns} for row in outcome.rows), as_json)
 
 
 def _named(sources: list[str] | None, *, only: str | None, null: bool) -> Iterator[str]:

@@ -261,10 +261,27 @@ def _deal(units: Sequence[Counts], due: Sequence[Sequence[int]], order: Sequence
     """Assign the units in this order, each to the split where it reduces the cost most."""
     filling = _Filling(due)
     split_of = [0] * len(units)
+    # Of many units most are alike: what each split would gain is kept, until a split receives images of the same classes
+    gains: dict[Counts, list[float]] = {}
+    kinds_of: defaultdict[int, set[Counts]] = defaultdict(
+        set
+    )  # the kinds of units in `gains` that have images of a class
+    splits = range(len(due))
     for unit in order:
         counts = units[unit]
-        split_of[unit] = min(range(len(due)), key=lambda split: filling.change(split, counts))
-        filling.receive(split_of[unit], counts)
+        gain = gains.get(counts)
+        if gain is None:
+            gain = [filling.change(split, counts) for split in splits]
+        best = gain.index(min(gain))
+        split_of[unit] = best
+        filling.receive(best, counts)
+        for number, _ in counts:
+            if kinds_of[number] != {counts}:
+                for kind in kinds_of[number] - {counts}:
+                    gains.pop(kind, None)
+                kinds_of[number] = {counts}
+        gain[best] = filling.change(best, counts)
+        gains[counts] = gain
     return split_of
 
 

@@ -55,7 +55,8 @@ class SplitConfig:
     )
     no_verify: bool = option(
         False,
-        "Do not open the files: broken files and duplicates are not found, and names take the place of content in the random order.",
+        "Do not open the files: broken files are not found. Duplicates, and the random order, follow from a manifest's column sha256 "
+        "or md5; without one, duplicates are not found, and names decide on the order.",
     )
     seed: int = seed_option(after=("null",))
     jobs: int | None = jobs_option(after=("seed",))

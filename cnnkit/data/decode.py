@@ -298,6 +298,24 @@ def load_pixels(image: Image.Image, path: str | Path, *, factor: int = 1) -> Non
             _report_damaged(path)
 
 
+def check_pixels(image: Image.Image, path: str | Path) -> None:
+    """Decode an opened image to its end, only to find out whether that is possible.
+
+    A JPEG is decoded at an eighth of its size: libjpeg reads all of its data, and fails or not as at the full size.
+
+    Args:
+        image: Opened, not decoded yet; its pixels are of no use afterwards.
+        path: Its file, for messages.
+    """
+    load_reduced_pixels(image, path, least=1)
+
+
+def load_reduced_pixels(image: Image.Image, path: str | Path, *, least: int) -> None:
+    """Decode an opened image; a JPEG at a half, a quarter or an eighth of its size, with at least `least` pixels on each side."""
+    _, factor = _reduce(image, lambda _: (least, least))
+    load_pixels(image, path, factor=factor)
+
+
 @functools.lru_cache(maxsize=1024)
 def _report_damaged(path: str | Path) -> None:
     """Report a damaged file once, however often it is read."""

@@ -21,6 +21,9 @@ _BLOCK = 1024
 #: Side of the image whose frequencies are hashed; imagehash's four times the number of frequencies.
 _HASHED = 4 * LOOK_SIDE
 
+#: Least side of a reduced JPEG to hash. It changes a bit of few hashes (of none of 24 photographs of 12 megapixels); copies differ by more.
+_ENOUGH = 16 * _HASHED
+
 #: The lowest LOOK_SIDE basis vectors of the discrete cosine transform, type II, not normalized.
 _COSINES = 2 * np.cos(np.pi / (2 * _HASHED) * np.outer(np.arange(LOOK_SIDE), 2 * np.arange(_HASHED) + 1))
 
@@ -53,8 +56,12 @@ def examine(path: str, *, look: bool = False) -> ExaminedFile:
     try:
         with files.open_regular(path) as file:
             with decode.opened(path, file) as image:
-                decode.load_pixels(image, path)
-                hashed = perceptual_hash(decode.upright_rgb(image)) if look else None
+                hashed = None
+                if look:
+                    decode.load_reduced_pixels(image, path, least=_ENOUGH)
+                    hashed = perceptual_hash(decode.upright_rgb(image))
+                else:
+                    decode.check_pixels(image, path)
                 misnamed = decode.misnamed(path, str(image.format))
             return ExaminedFile(decode.digest(file), hashed, misnamed)
     except OSError as error:

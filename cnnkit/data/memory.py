@@ -1,7 +1,11 @@
-"""Memory budget shared by the threads that decode images, also those of several processes; an image that needs more than is left waits."""
+"""Memory budget shared by the threads that decode images, also those of several processes: an image that needs more than is left waits.
+
+Also, Python's garbage collector.
+"""
 
 import contextlib
 import fcntl
+import gc
 import os
 import struct
 import threading
@@ -162,3 +166,15 @@ def hold(size: int) -> None:
         _held.size = 0
     DECODING.take(size)
     _held.size = size
+
+
+@contextlib.contextmanager
+def without_collection() -> Generator[None]:
+    """Create millions of objects without searches for reference cycles: each search visits all of them, and none is in a cycle."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

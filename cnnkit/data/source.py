@@ -26,7 +26,7 @@ from typing import BinaryIO
 
 from cnnkit import files, messages, tar_archives
 from cnnkit.choices import FolderReading
-from cnnkit.data import folder_search, split_names, tar_source
+from cnnkit.data import folder_search, memory, split_names, tar_source
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
@@ -44,6 +44,9 @@ class ImageFile:
     written: str | None = field(
         default=None, compare=False
     )  # the label as written in its folder or manifest, if that differs
+    digest: bytes | None = field(
+        default=None, compare=False
+    )  # hash of the file's content from a manifest, see `manifest.ManifestRow`
 
 
 def find(
@@ -316,23 +319,26 @@ def listed_again(
 
     Args:
         images: In any order.
-        groups: Also refuse two groups of one image.
+        groups: Also refuse two groups of one image, and two hashes of its content.
         name: The file that lists them, for messages.
 
     Raises:
-        CnnkitError: An image is listed with two labels, or with two groups.
+        CnnkitError: An image is listed with two labels, or with two groups or hashes.
     """
     found: dict[str, ImageFile] = {}
     again = []
     real: dict[str, str] = {}  # folders with links resolved
     for image in images:
-        folder, file = os.path.split(image.path)
+        start, separator, file = image.path.rpartition(os.sep)
+        folder = start + separator
         if folder not in real:
-            real[folder] = os.path.realpath(folder)
-        first = found.setdefault(os.path.join(real[folder], file), image)
+            real[folder] = os.path.join(os.path.realpath(folder), "")
+        first = found.setdefault(real[folder] + file, image)
         if first is image:
             continue
         again.append(image)
+        if groups and None not in (first.digest, image.digest) and first.digest != image.digest:
+            raise CnnkitError(f"{image.path} is listed twice, with two hashes of its content; remove one of them")
         for one, other, what in ((first.label, image.label, "classes"), (first.group, image.group, "groups")):
             if one != other and (groups or what == "classes"):
                 raise CnnkitError(
@@ -345,9 +351,11 @@ def listed_again(
 def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
     folder = os.path.dirname(path)
     extensions = MissingExtensions(path)
-    found = [
-        _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search) for row in manifest.rows(path)
-    ]
+    with memory.without_collection():
+        found = [
+            _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search)
+            for row in manifest.rows(path)
+        ]
     search.readings += extensions.lines()
     if not found:
         raise CnnkitError(f"{path}: no rows")
@@ -383,7 +391,7 @@ def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFil
     label, written = search.label(row.label)
     if label is not None:
         search.listed.add(label)
-    return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written)
+    return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written, row.digest)
 
 
 def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: SearchLog) -> Iterator[ImageFile]:

@@ -1,8 +1,9 @@
 """Assignment of images to splits, by the shares of the splits or by the images' content.
 
 No random numbers are drawn. The order of the images is that of a hash of the seed and the file's content, so the same images give the
-same split on every machine, in every folder, under every name. Files that are not to be opened have their path from the class folder on
-in place of the content: the same split on every machine and in every folder, under the same names.
+same split on every machine, in every folder, under every name. Files that are not to be opened have the hash that a manifest gives, or
+else their path from the class folder on in place of the content: the same split on every machine and in every folder, under the same
+names.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from itertools import accumulate
 
 from cnnkit import class_names, files, messages
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import allocation, decode, duplicates, reader, source
+from cnnkit.data import allocation, decode, duplicates, memory, reader, source
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.config import SplitConfig
 from cnnkit.data.duplicates import DisjointSets, ExaminedFile, examine
@@ -51,6 +52,7 @@ class SplitDraw:
         return [[counts[split, number] for number in range(len(self.classes))] for split in range(splits)]
 
 
+@memory.without_collection()
 def draw_splits(
     images: Sequence[ImageFile], digests: Sequence[bytes], together: Iterable[Sequence[int]], *, seed: int
 ) -> SplitDraw:
@@ -158,8 +160,15 @@ def _sizes(drawn: SplitDraw) -> list[tuple[str, int]]:
     return [(name, sizes[number]) for number, name in enumerate(drawn.classes)]
 
 
+@memory.without_collection()
 def _counts(drawn: SplitDraw) -> list[allocation.Counts]:
-    return [tuple(sorted(Counter(drawn.numbers[member] for member in members).items())) for members in drawn.units]
+    single: list[allocation.Counts] = [((number, 1),) for number in range(len(drawn.classes))]
+    return [
+        single[drawn.numbers[members[0]]]
+        if len(members) == 1
+        else tuple(sorted(Counter(drawn.numbers[member] for member in members).items()))
+        for members in drawn.units
+    ]
 
 
 def _of_members(drawn: SplitDraw, split_of_unit: Sequence[int]) -> list[int]:
@@ -248,6 +257,7 @@ def split_images(
     copies: list[list[int]] = []
     if config.no_verify:
         kept, digests = _present(listed, callbacks=callbacks or Callbacks())
+        copies = _listed_copies(kept)
     else:
         kept, seen = _examined(listed, look=near is not None, jobs=config.jobs, callbacks=callbacks or Callbacks())
         digests = [each.digest for each in seen]
@@ -261,7 +271,7 @@ def split_images(
         *_about_lost(listed, kept),
         *_about_groups(kept),
         *(
-            ["--no-verify: broken files and duplicates were not looked for"]
+            _about_listed_copies(kept, digests, copies)
             if config.no_verify
             else _about_duplicates(kept, digests, copies, lookalikes, near=near)
         ),
@@ -276,20 +286,29 @@ def split_images(
     else:
         split_of, exact = by_share(drawn, splits, seed=seed)
         remarks += [] if exact else [f"groups and duplicates prevent exact shares: {_about_shares(split_of, splits)}"]
-    taken = [
-        (image, digest, split)
-        for image, digest, split in zip(kept, digests, split_of, strict=True)
-        if split is not None
-    ]
     remarks.append(_about_splits(split_of, splits, drawn.classes))
     if config.ratio is not None:
         remarks += _about_percentages(config.ratio, splits, named=config.names is not None)
     return SplitResult(
         splits=splits.names,
-        rows=[ManifestRow(image.path, image.label, splits.names[split], image.group) for image, _, split in taken],
-        digests=None if config.no_verify else {image.path: digest for image, digest, _ in taken},
+        rows=_rows(kept, split_of, splits.names, digests=config.no_verify),
+        digests=None
+        if config.no_verify
+        else {kept[place].path: digests[place] for place, split in enumerate(split_of) if split is not None},
         remarks=remarks,
     )
+
+
+@memory.without_collection()
+def _rows(
+    images: Sequence[ImageFile], split_of: Sequence[int | None], names: Sequence[str], *, digests: bool
+) -> list[ManifestRow]:
+    """Return the manifest's rows of the images that are in a split, with the hashes of their content if these were used."""
+    return [
+        ManifestRow(image.path, image.label, names[split], image.group, None, image.digest if digests else None)
+        for image, split in zip(images, split_of, strict=True)
+        if split is not None
+    ]
 
 
 def once_each(images: Iterable[ImageFile]) -> list[ImageFile]:
@@ -344,6 +363,7 @@ def _examined(
     return kept, seen
 
 
+@memory.without_collection()
 def _present(images: Sequence[ImageFile], *, callbacks: Callbacks) -> tuple[list[ImageFile], list[bytes]]:
     """Keep the images whose file is there and not empty, and return what stands in for their content."""
     kept, names = [], []
@@ -356,15 +376,28 @@ def _present(images: Sequence[ImageFile], *, callbacks: Callbacks) -> tuple[list
         if reason is not None:
             callbacks.skip(image.path, reason)
         else:
-            folder, name = os.path.split(image.path)
-            if (folder, image.label) not in below:
-                below[folder, image.label] = _below_class(folder, image.label)
             kept.append(image)
-            names.append(os.fsencode(below[folder, image.label] + name))
+            if image.digest is not None:
+                names.append(image.digest)
+            else:
+                folder, name = os.path.split(image.path)
+                if (folder, image.label) not in below:
+                    below[folder, image.label] = _below_class(folder, image.label)
+                names.append(os.fsencode(below[folder, image.label] + name))
         callbacks.progress(done, len(images))
     if not kept:
         raise CnnkitError("none of the images can be used; there is nothing to split")
     return kept, names
+
+
+def _listed_copies(images: Sequence[ImageFile]) -> list[list[int]]:
+    """Find the exact duplicates by the hashes in the manifest, as `duplicates.exact_duplicates` does."""
+    first: dict[bytes, int] = {}
+    sets: dict[int, list[int]] = {}  # by the first member
+    for member, image in enumerate(images):
+        if image.digest is not None and (one := first.setdefault(image.digest, member)) != member:
+            sets.setdefault(one, [one]).append(member)
+    return sorted(sets.values())
 
 
 def _below_class(folder: str, label: str | None) -> str:
@@ -452,6 +485,25 @@ def _about_duplicates(
     return [
         *remarks,
         f"near duplicates ({bits}): {_about_sets(resembling)}" if resembling else f"no near duplicates ({bits})",
+    ]
+
+
+def _about_listed_copies(
+    images: Sequence[ImageFile], digests: Sequence[bytes], copies: Sequence[Sequence[int]]
+) -> list[str]:
+    """Return the notices of --no-verify."""
+    known = sum(image.digest is not None for image in images)
+    if not known:
+        return ["--no-verify: broken files and duplicates were not looked for"]
+    lacking = len(images) - known
+    return [
+        "--no-verify: broken files were not looked for; duplicates are those of the manifest's hashes",
+        *(
+            [f"{messages.count_images(lacking)} without a hash: their duplicates were not looked for"]
+            if lacking
+            else []
+        ),
+        *_about_duplicates(images, digests, copies, [], near=None),
     ]
 
 

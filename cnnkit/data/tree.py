@@ -76,9 +76,7 @@ def _finish_moves(
     folder: Path, name: str, *, named: Callable[[], Iterable[str]] | None = None, progress: Progress
 ) -> list[ManifestRow]:
     lines = list(tsv.load(folder / _MOVES, required=_COLUMNS))
-    rows = [
-        ManifestRow(line["path"], line["label"] or None, line["split"] or None, line["group"] or None) for line in lines
-    ]
+    rows = [manifest.row(line, str(folder / _MOVES)) for line in lines]
     _check_places(folder, [row.path for row in rows], listed=folder / _MOVES)
     if (folder / name).is_symlink():
         raise CnnkitError(f"{folder / name} is a link; remove it or choose another folder")
@@ -138,10 +136,18 @@ def record_moves(folder: Path, moves: Iterable[tuple[str, ManifestRow]]) -> None
         folder: Target of the moves.
         moves: For each image its path relative to the current folder, and its row of the manifest, with the path relative to `folder`.
     """
-    lines = [(manifest.seen_from(folder, path), row.path, row.label, row.split, row.group) for path, row in moves]
+    moves = list(moves)
+    digests = [column for column in manifest.columns([row for _, row in moves]) if column in manifest.DIGEST_COLUMNS]
+    lines = [
+        [
+            manifest.seen_from(folder, path),
+            *(manifest.field(row, column) for column in ("path", "label", "split", "group", *digests)),
+        ]
+        for path, row in moves
+    ]
     if os.path.lexists(folder / _MOVES):
         raise CnnkitError(f"{folder / _MOVES} already exists; remove it or choose another folder")
-    tsv.save(folder / _MOVES, _COLUMNS, lines)
+    tsv.save(folder / _MOVES, [*_COLUMNS, *digests], lines)
     _sync(folder)
 
 
@@ -253,7 +259,8 @@ def write(
                 manifest.save(folder / SPLIT_MANIFEST, listed, columns=manifest.columns(listed))
                 return listed
             listed = [
-                ManifestRow(place, row.label, row.split, row.group) for place, row in zip(places, rows, strict=True)
+                ManifestRow(place, row.label, row.split, row.group, digest=row.digest)
+                for place, row in zip(places, rows, strict=True)
             ]
             targets = [(row.path, place) for row, place in zip(rows, listed, strict=True)]
             if link is Link.MOVE:

@@ -3,15 +3,16 @@
     path	label	split	group
     cats/1.jpg	cat	train	litter-7
 
-Only `path` is required; further columns are ignored. Manifests are written as TSV; CSV, JSON Lines and lists of paths are also read. If
+Only `path` is required. A column `sha256`, `sha512`, `sha1` or `md5` has the hash of each file's content in hexadecimal; further columns
+are ignored. Manifests are written as TSV; CSV, JSON Lines and lists of paths are also read. If
 there is a column `truth` next to `label`, as in the output of `cnn-eval --worst`, it is the label: the other one is a prediction.
 """
 
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ LIST_EXTENSIONS = (".txt", ".lst")
 
 #: Names of the column that holds the split.
 SPLIT_COLUMNS = ("split", "subset", "partition")
+
+#: Columns with a hash of the file's content, and its number of bytes. Of several columns, the first one is read.
+DIGEST_COLUMNS = {"sha256": 32, "sha512": 64, "sha1": 20, "md5": 16}
 
 #: Names of the splits that are used once, after all choices.
 TEST_NAMES = table_columns.TEST_NAMES
@@ -49,6 +53,7 @@ class ManifestRow:
     """One image of a manifest; `path` as written in the file.
 
     In features with several views of each image, `view` is the number of the view, 0 for the plain image; otherwise it is None.
+    `digest` is a hash of the file's content, with one of DIGEST_COLUMNS, which its length tells.
     """
 
     path: str
@@ -56,6 +61,7 @@ class ManifestRow:
     split: str | None = None
     group: str | None = None
     view: int | None = None
+    digest: bytes | None = None
 
 
 def parse(lines: Iterable[bytes], *, name: str, views: bool | None = None, folder: str = ".") -> Iterator[ManifestRow]:
@@ -73,14 +79,14 @@ def parse(lines: Iterable[bytes], *, name: str, views: bool | None = None, folde
             has predictions.
     """
     if views is not None:
-        yield from (_row(fields, name, views=views) for fields in tsv.parse(lines, name=name, required=["path"]))
+        yield from (row(fields, name, views=views) for fields in tsv.parse(lines, name=name, required=["path"]))
         return
     for fields in tables.parse(lines, **_table(name, folder)):
         if not all(field.isascii() for field in fields.values()):
             _check_encoding(fields, name, folder)
         if "truth" in fields:
             fields = {**fields, "label": fields["truth"]}
-        yield _row(fields, name)
+        yield row(fields, name)
 
 
 def _table(name: str, folder: str) -> dict[str, Any]:
@@ -102,23 +108,50 @@ def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str) -> Iter
             block["label"] = block["truth"]
         if not all(block["path"]) or not all(_are_text(block.get(column, ())) for column in ("path", *_WORDS)):
             for fields in zip(*block.values(), strict=True):
-                row = dict(zip(block, fields, strict=True))
-                _check_encoding(row, name, folder)
-                yield _row(row, name)
+                named = dict(zip(block, fields, strict=True))
+                _check_encoding(named, name, folder)
+                yield row(named, name)
             continue
         columns = (
             [words.setdefault(word, word) for word in block[column]] if column in block else repeat(None)
             for column in ("label", "split", "group")
         )
-        yield from map(ManifestRow, block["path"], *columns)
+        yield from map(ManifestRow, block["path"], *columns, repeat(None), _digests(block))
 
 
-def _row(fields: Mapping[str, str], name: str, *, views: bool = False) -> ManifestRow:
+def _digests(block: Mapping[str, Sequence[str]]) -> Iterable[bytes | None]:
+    column = _digest_column(block)
+    return repeat(None) if column is None else [_digest(field, column) for field in block[column]]
+
+
+def _digest_column(columns: Iterable[str]) -> str | None:
+    """Return the column with hashes of the content, regardless of case."""
+    known = {column.lower(): column for column in columns}
+    return next((known[name] for name in DIGEST_COLUMNS if name in known), None)
+
+
+def _digest(field: str, column: str) -> bytes | None:
+    """Return the hash in a field; None if it is not one."""
+    try:
+        digest = bytes.fromhex(field)
+    except ValueError:
+        return None
+    return digest if len(digest) == DIGEST_COLUMNS[column.lower()] else None
+
+
+def row(fields: Mapping[str, str], name: str, *, views: bool = False) -> ManifestRow:
+    """Return a row of a table whose columns have our names.
+
+    Raises:
+        FormatError: Its path is empty.
+    """
     if not fields["path"]:
         raise FormatError(f"{name}: a row with an empty path")
     label, split, group = (fields.get(column) or None for column in ("label", "split", "group"))
     view = fields.get("view", "") if views else ""
-    return ManifestRow(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None)
+    column = _digest_column(fields)
+    digest = None if column is None else _digest(fields[column], column)
+    return ManifestRow(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None, digest)
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:
@@ -129,7 +162,11 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
             "keep only the columns path and label to use the predictions as labels"
         )
     lacking = [column for column in ("label", "split", "group") if column not in columns]
-    unread = [column for column in columns if column not in _ALIASES and not _INDEX.fullmatch(column)]
+    unread = [
+        column
+        for column in columns
+        if column not in _ALIASES and column.lower() not in DIGEST_COLUMNS and not _INDEX.fullmatch(column)
+    ]
     meant = {column: messages.similar(column, lacking, most=1) for column in unread}
     if "label" in lacking and "truth" not in columns and unread and not any(meant.values()):
         log.info(
@@ -202,10 +239,14 @@ def is_manifest(path: str | Path) -> bool:
 
 def render(rows: Iterable[ManifestRow], *, columns: tuple[str, ...] = ("path", "label", "split", "group")) -> bytes:
     """Return a manifest as TSV, with these columns."""
-    return tsv.render(columns, ([_field(row, column) for column in columns] for row in rows))
+    return tsv.render(columns, ([field(row, column) for column in columns] for row in rows))
 
 
-def _field(row: ManifestRow, column: str) -> str | None:
+def field(row: ManifestRow, column: str) -> str | None:
+    """Return the text of a row in one of the columns of `columns`."""
+    if column in DIGEST_COLUMNS:
+        known = row.digest is not None and len(row.digest) == DIGEST_COLUMNS[column]
+        return row.digest.hex() if known and row.digest is not None else None
     value = getattr(row, column)
     return None if value is None else str(value)
 
@@ -228,15 +269,29 @@ def check_name(path: Path, *, option: str) -> None:
         raise UsageError(f"{option} {path}: a manifest is written as TSV; give it a name that ends in .tsv")
 
 
-def columns(rows: Iterable[ManifestRow]) -> tuple[str, ...]:
-    """Return the columns that rows need; `group` only if a row has one."""
+def columns(rows: Collection[ManifestRow]) -> tuple[str, ...]:
+    """Return the columns that rows need; `group`, and hashes of the content, only if a row has one."""
     grouped = any(row.group is not None for row in rows)
-    return ("path", "label", "split", "group") if grouped else ("path", "label", "split")
+    lengths = {len(row.digest) for row in rows if row.digest is not None}
+    digests = [column for column, length in DIGEST_COLUMNS.items() if length in lengths]
+    return ("path", "label", "split", *(["group"] if grouped else []), *digests)
 
 
-def moved(rows: Iterable[ManifestRow], folder: str | Path) -> list[ManifestRow]:
-    """Return rows with paths relative to another folder, for rows with paths relative to the current folder."""
-    return [replace(row, path=seen_from(folder, row.path)) for row in rows]
+def moved(rows: Iterable[ManifestRow], folder: str | Path) -> Iterator[ManifestRow]:
+    """Yield rows with paths relative to another folder, for rows with paths relative to the current folder."""
+    above: dict[str, str] = {}  # images share folders
+
+    def place(path: str) -> str:
+        below, name = os.path.split(path)
+        if not below or name in ("", os.curdir, os.pardir) or os.path.isabs(path):
+            return seen_from(folder, path)
+        if below not in above:
+            there = seen_from(folder, below)
+            above[below] = "" if there == os.curdir else f"{there}/"
+        return above[below] + name
+
+    for row in rows:
+        yield ManifestRow(place(row.path), row.label, row.split, row.group, row.view, row.digest)
 
 
 def seen_here(folder: str, path: str) -> str:

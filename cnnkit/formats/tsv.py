@@ -16,6 +16,7 @@ from cnnkit.errors import FormatError
 from cnnkit.formats import atomic
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_MARKS = ("\\", "\n", "\r", '"')  # a line without them, and without tabs in its fields, has nothing to escape
 _NEEDS_ESCAPE = re.compile(r"[\\\t\n\r]")
 _ESCAPED = re.compile(r"\\([\\tnr])")
 #: A field that is quoted in CSV.
@@ -42,7 +43,16 @@ def unquoted(field: str) -> str:
 
 def render(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> bytes:
     """Return a header row and rows as TSV; None is an empty field."""
-    return _line(columns) + b"".join(_line(["" if field is None else escape(field) for field in row]) for row in rows)
+    return _line(columns) + b"".join(map(_row, rows))
+
+
+def _row(row: Sequence[str | None]) -> bytes:
+    """Return the line of a row; None is an empty field."""
+    fields = ["" if field is None else field for field in row]
+    line = "\t".join(fields)
+    if line.count("\t") >= len(fields) or any(mark in line for mark in _MARKS):
+        return _line([escape(field) for field in fields])
+    return (line + "\n").encode("utf-8", "surrogateescape")
 
 
 def _line(fields: Sequence[str]) -> bytes:
@@ -74,7 +84,7 @@ class Writer:
 
     def write(self, row: Sequence[str | None]) -> None:
         """Append a row; None is an empty field."""
-        self._file.write(_line(["" if field is None else escape(field) for field in row]))
+        self._file.write(_row(row))
 
 
 def load(path: str | Path, *, required: Sequence[str]) -> Iterator[dict[str, str]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnkit.data import decode, duplicates
 from cnnkit.data.duplicates import LOOK_SIDE, ExaminedFile, examine, perceptual_hash
 from cnnkit.errors import BadImageError
 
@@ -100,3 +101,56 @@ def test_other_files_are_not_read_to_their_end(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("saving", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_is_usable_if_it_can_be_decoded_at_its_full_size(tmp_path, mode, saving):
+    """Examination decodes it at an eighth of its size; truncated and damaged files have the same outcome."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(rng.integers(0, 256, (90, 120, 3)).astype(np.uint8)).convert(mode).save(path, quality=90, **saving)
+    whole = path.read_bytes()
+
+    def outcome(function):
+        try:
+            function(str(path))
+        except BadImageError as error:
+            return str(error)
+        return "usable"
+
+    outcomes = set()
+    for number in range(30):
+        damaged = bytearray(whole[: rng.integers(len(whole))] if number % 3 == 0 else whole)
+        for place in rng.integers(len(damaged), size=number % 3 * 5):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        outcomes.add(found := outcome(examine))
+        assert found == outcome(decode.load)
+    assert "usable" in outcomes
+    assert len(outcomes) > 1
+
+
+@pytest.mark.photos
+def test_perceptual_hash_of_a_large_photograph_is_nearly_that_of_all_its_pixels(photos, tmp_path, monkeypatch):
+    """It is decoded at a reduced size, also if it is turned; smaller ones are decoded completely, and hashed as ever."""
+    small = Image.open(photos / "pictures/coral_parrot.jpg").convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large = small.resize((2600, 2060), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "a.jpg", quality=90)
+    large.save(tmp_path / "b.jpg", quality=90, exif=exif)
+    large.resize((2000, 1600)).save(tmp_path / "c.jpg")
+    sizes, apart = [], []
+
+    def seen(image):
+        sizes.append(image.size)
+        return perceptual_hash(image)
+
+    monkeypatch.setattr(duplicates, "perceptual_hash", seen)
+    for name in "abc":
+        path = str(tmp_path / f"{name}.jpg")
+        apart.append(duplicates.distance(examine(path, look=True).look, perceptual_hash(decode.load(path))))
+    assert max(apart[:2]) <= 2  # of 256; near duplicates differ by up to 40
+    assert apart[2] == 0
+    assert sizes == [(1300, 1030), (1030, 1300), (2000, 1600)]

@@ -18,6 +18,7 @@ from cnnkit.data import allocation, duplicates, source, split
 from cnnkit.data.config import SplitConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats import manifest
 from cnnkit.messages import count_images
 
 HALVES = SplitConfig(ratio="1,1")
@@ -478,3 +479,71 @@ def test_without_verification_groups_stay_together(images):
     )
     of_groups = {(row.group, row.split) for row in outcome.rows if row.group}
     assert len(of_groups) == len({group for group, _ in of_groups}) == 2
+
+
+def with_hashes(folder, table, column="sha256", function=hashlib.sha256, leave_out=()):
+    """Write a manifest of a folder with a hash of each file's content."""
+    lines = [
+        f"{os.path.relpath(path, table.parent)}\t{path.parent.name}\t"
+        f"{'' if path.name in leave_out else function(path.read_bytes()).hexdigest()}\n"
+        for path in sorted(folder.glob("*/*"))
+    ]
+    table.write_text(f"path\tlabel\t{column}\n" + "".join(lines))
+    return str(table)
+
+
+@pytest.mark.parametrize("stable", [False, True])
+def test_with_sha256_in_the_manifest_the_split_is_that_of_the_contents(images, tmp_path, monkeypatch, stable):
+    """Without opening a file: the same split, duplicates and rows as with verification, and the column is kept."""
+    folder = images(red=12, blue=12)
+    for name in ("red/copy.png", "red/other.png"):
+        shutil.copy(folder / "red/03.png", folder / name)
+    verified = split_folder(folder, HALVES, stable=stable)
+    table = with_hashes(folder, tmp_path / "all.tsv")
+    found = source.find([table])
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "open_regular", None)
+        listed = split.split_images(found, replace(HALVES, no_verify=True, stable=stable))
+    assert split_of(listed) == split_of(verified)
+    assert listed.remarks[:2] == [
+        "--no-verify: broken files were not looked for; duplicates are those of the manifest's hashes",
+        "exact duplicates: 3 images in 1 set, which stays in one split",
+    ]
+    assert {row.path: row.digest for row in listed.rows} == verified.digests
+    assert manifest.columns(listed.rows) == ("path", "label", "split", "sha256")
+    manifest.save(tmp_path / "split.tsv", listed.rows, columns=manifest.columns(listed.rows))
+    assert manifest.load(tmp_path / "split.tsv") == listed.rows
+
+
+@pytest.mark.parametrize(("column", "function"), [("md5", hashlib.md5), ("SHA1", hashlib.sha1)])
+def test_images_with_one_hash_of_the_manifest_stay_together(images, tmp_path, column, function):
+    """Whatever the function; images without a hash are counted."""
+    folder = images(red=12, blue=12)
+    for number in range(8):
+        shutil.copy(folder / "red/03.png", folder / f"red/copy{number}.png")
+    table = with_hashes(folder, tmp_path / "all.tsv", column, function, leave_out=("copy7.png", "00.png"))
+    outcome = split.split_images(source.find([table]), SplitConfig(folds=3, no_verify=True))
+    alike = {row.split for row in outcome.rows if row.digest == function((folder / "red/03.png").read_bytes()).digest()}
+    assert len(alike) == 1
+    assert outcome.remarks[1] == "3 images without a hash: their duplicates were not looked for"
+    assert manifest.columns(outcome.rows) == ("path", "label", "split", column.lower())
+
+
+def test_verification_does_not_rely_on_the_hashes_of_the_manifest(images, tmp_path):
+    """Files are read, and the column is not kept."""
+    folder = images(red=12, blue=12)
+    table = with_hashes(folder, tmp_path / "all.tsv", function=lambda content: hashlib.sha256(b"wrong"))
+    outcome = split.split_images(source.find([table]), HALVES)
+    assert split_of(outcome) == split_of(split_folder(folder, HALVES))
+    assert manifest.columns(outcome.rows) == ("path", "label", "split")
+
+
+def test_two_hashes_of_one_file_are_refused(images, tmp_path):
+    """The manifest is out of date."""
+    folder = images(red=4, blue=4)
+    table = tmp_path / "all.tsv"
+    with_hashes(folder, table)
+    path = os.path.relpath(folder / "red/00.png", tmp_path)
+    table.write_text(table.read_text() + f"{path}\tred\t{'0' * 64}\n")
+    with pytest.raises(CnnkitError, match=r"00\.png is listed twice, with two hashes of its content"):
+        split.split_images(source.find([str(table)]), replace(HALVES, no_verify=True))

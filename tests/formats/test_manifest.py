@@ -1,5 +1,6 @@
 """The manifest of images."""
 
+import hashlib
 import logging
 import os
 import subprocess
@@ -41,6 +42,32 @@ def test_render():
     rows = [ManifestRow("cats/1.jpg", "cat", "train", "litter-7"), ManifestRow("x\ty.jpg")]
     assert manifest.render(rows) == b"path\tlabel\tsplit\tgroup\ncats/1.jpg\tcat\ttrain\tlitter-7\nx\\ty.jpg\t\t\t\n"
     assert manifest.render(rows, columns=("path", "label")) == b"path\tlabel\ncats/1.jpg\tcat\nx\\ty.jpg\t\n"
+
+
+@pytest.mark.parametrize("views", [None, True])
+def test_hash_of_the_content(tmp_path, views):
+    """In a column named after its function, in any case; a field that is not such a hash is as good as empty."""
+    digest = hashlib.sha256(b"1").digest()
+    path = tmp_path / "rows.tsv"
+    for column, fields in {
+        "sha256": [digest.hex(), digest.hex().upper(), "", "1f", "no hash", digest.hex()[:-1] + "g"],
+        "md5": [digest.hex()[:32], digest.hex()],
+    }.items():
+        path.write_text(
+            f"path\t{column}\n" + "".join(f"{number}.jpg\t{field}\n" for number, field in enumerate(fields))
+        )
+        known = [row.digest for row in manifest.load(path, views=views)]
+        if column == "md5":
+            assert known == [digest[:16], None]
+        else:
+            assert known == [digest, digest, None, None, None, None]
+    both = [ManifestRow("a.jpg", digest=digest), ManifestRow("b.jpg", digest=digest[:16])]
+    assert manifest.columns(both) == ("path", "label", "split", "sha256", "md5")
+    assert manifest.render(both, columns=("path", "sha256", "md5")) == (
+        f"path\tsha256\tmd5\na.jpg\t{digest.hex()}\t\nb.jpg\t\t{digest.hex()[:32]}\n".encode()
+    )
+    path.write_text(f"path\tmd5\tSHA256\na.jpg\t{'0' * 32}\t{digest.hex()}\n")
+    assert manifest.load(path, views=views)[0].digest == digest  # of several columns, the strongest
 
 
 def test_group_column_only_if_there_are_groups():
@@ -92,7 +119,9 @@ def test_paths_relative_to_a_folder(tmp_path, monkeypatch, folder, path, seen):
     assert manifest.seen_from(folder, path) == seen
     if not os.path.isabs(path):
         assert os.path.samefile(os.path.join(folder, seen), path)
-        assert manifest.moved([ManifestRow(path, "cat", "val", "g")], folder) == [ManifestRow(seen, "cat", "val", "g")]
+        assert [*manifest.moved([ManifestRow(path, "cat", "val", "g")], folder)] == [
+            ManifestRow(seen, "cat", "val", "g")
+        ]
 
 
 @pytest.mark.parametrize(
