@@ -3,6 +3,8 @@
 #                   (make -j2 test runs the checks and the tests in parallel, which saves half a minute)
 # make test-all     the same including slow tests: whole examples, the commands of README and docs, signals on every command, torchrun
 # make test-gpu     on a machine with a GPU: the tests that need one, and benchmarks
+# make bench        measure the commands and other programs that do the same work: a quarter of an hour, on an idle machine;
+#                   DATA=folder of photographs, WEIGHTS=of MobileNetV2, ROUNDS=3, ONLY=row,row (benchmarks/README.md)
 # make fuzz         run the commands on 10,000 damaged inputs, and write the counts to docs/reliability.md: 10 minutes
 # make man          write docs/man again, the manual pages, from the help of the commands
 # make clean        remove the output of quickstart, and .venv
@@ -10,6 +12,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT := quickstart
+ROUNDS ?= 5
 # Tests run in two processes of one thread each. Each test file runs in one process, so that its fixtures are made once; the slowest files
 # run first (tests/conftest.py). For a single file: .venv/bin/python -m pytest tests/test_cli.py
 # MAKEFLAGS is empty for tests that call make: they must not use the job server of this make.
@@ -18,7 +21,7 @@ PYTEST = MAKEFLAGS= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --n
 # Tests start hundreds of processes: let Python cache the compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu man checks clean
+.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu bench man checks clean
 .DELETE_ON_ERROR:
 
 quickstart: $(BIN)/cnn-eval
@@ -39,7 +42,9 @@ test-gpu: .venv/test
 	$(BIN)/cnn-extract --version
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benchmarks/gpu.py cuda
-	$(BIN)/python benchmarks/train.py
+
+bench: .venv/peers/installed
+	$(BIN)/python benchmarks/suite.py $(if $(DATA),--data '$(DATA)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') --rounds $(ROUNDS) --only '$(ONLY)'
 
 fuzz: .venv/test
 	$(BIN)/python tests/fuzz/fuzz.py --count 10000 --report docs/reliability.md
@@ -70,6 +75,15 @@ $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP) --editable '.[test]'
 	@$(LINK_PAGES)
 	@touch $@ $(BIN)/cnn-eval
+
+# The other programs of `make bench` use the packages of .venv, in the same versions, and have only their own packages besides.
+.venv/peers/installed: benchmarks/peers.txt | $(BIN)/cnn-eval
+	$(BIN)/python -m venv .venv/peers
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > .venv/peers/packages
+	mv .venv/peers/packages "$$(.venv/peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/cnnkit.pth"
+	$(BIN)/python -m pip freeze --exclude-editable > .venv/peers/constraints.txt
+	.venv/peers/bin/python -m pip install $(PIP) --constraint .venv/peers/constraints.txt --requirement benchmarks/peers.txt
+	@touch $@
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cnnkit needs Python 3.11 or newer; name one with make PYTHON=python3.12")'

@@ -1,0 +1,52 @@
+"""Write predictions and a manifest for the benchmark: `make_tables.py FOLDER ROWS`.
+
+The images do not exist, as the commands do not open them; there are 10 classes.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+CLASSES = [f"class{number}" for number in range(10)]
+SPLITS = ("train", "train", "train", "val", "test")
+
+
+def main(folder: Path, rows: int) -> None:
+    """Write predictions.tsv, the most probable class of each image, and manifest.tsv, with the truth."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    truth = rng.integers(len(CLASSES), size=rows)
+    logits = rng.normal(size=(rows, len(CLASSES)))
+    logits[np.arange(rows), truth] += 2
+    powers = np.exp(logits)
+    probabilities = powers / powers.sum(axis=1, keepdims=True)  # (rows, classes)
+    best, highest = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    paths = [f"photos/{CLASSES[label]}/img_{number:07d}.jpg" for number, label in enumerate(truth)]
+    _save(
+        folder / "manifest.tsv",
+        "path\tlabel\tsplit\tgroup",
+        (
+            f"{path}\t{CLASSES[label]}\t{SPLITS[number % 5]}\tg{number // 3}"
+            for number, (path, label) in enumerate(zip(paths, truth, strict=True))
+        ),
+    )
+    _save(
+        folder / "predictions.tsv",
+        "path\trank\tlabel\tprobability",
+        (
+            f"{path}\t1\t{CLASSES[label]}\t{value:.6g}"
+            for path, label, value in zip(paths, best, highest.tolist(), strict=True)
+        ),
+    )
+
+
+def _save(path: Path, header: str, lines: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f"{header}\n")
+        file.writelines(f"{line}\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
