@@ -1,6 +1,5 @@
 """What the programs of the benchmark work on. Everything is made when a row asks for it, and once."""
 
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -115,15 +114,9 @@ class Inputs:
 
     @cached_property
     def many_files(self) -> Path:
-        """A folder of 50,000 files in two classes: links to 200 photographs."""
-        few = sorted(self.images(200).glob("*/*"))
-        folder = self.work / "many"
-        for number in range(self.count(50_000)):
-            path = few[number % len(few)]
-            target = folder / path.parent.name / f"{number:06d}{path.suffix}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, target)
-        return folder
+        """A folder of 50,000 small images, all different."""
+        self.script("make_images.py", "small", self.work / "many", self.count(50_000), self.images(200))
+        return self.work / "many"
 
     # ------------------------------------------------------------ features, models, tables
 

@@ -3,10 +3,12 @@
 make_images.py fields FOLDER COUNT WIDTH HEIGHT   smooth random fields, which JPEG compresses as photographs, in two classes
 make_images.py phone FOLDER COUNT SOURCE          photographs of SOURCE/CLASS/ enlarged to 12 megapixels with grain, as a phone saves
                                                   them: JPEG of quality 90, every second one turned by its EXIF data
+make_images.py small FOLDER COUNT SOURCE          JPEG files of 96 x 96 pixels from SOURCE/CLASS/, of different content by their ends alone
 """
 
+import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -53,6 +55,20 @@ def write_phone_photo(numbered: tuple[int, Path], *, folder: Path) -> None:
     Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8)).save(target, quality=90, exif=exif)
 
 
+def write_small(folder: Path, count: int, sources: Sequence[Path]) -> None:
+    """Write many small images: after its end, a JPEG file may contain anything."""
+    contents = []
+    for source in sources:
+        with Image.open(source) as opened, io.BytesIO() as buffer:
+            opened.convert("RGB").resize((96, 96)).save(buffer, "JPEG")
+            contents.append(buffer.getvalue())
+        (folder / source.parent.name).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        place = number % len(sources)
+        path = folder / sources[place].parent.name / f"{number:06d}.jpg"
+        path.write_bytes(contents[place] + str(number).encode())
+
+
 def in_processes(write: "Callable[[T], None]", each: list[T]) -> None:
     """Call a function for each element in a process per core."""
     with ProcessPoolExecutor() as pool:
@@ -69,6 +85,9 @@ def main(kind: str, folder: Path, count: int, *more: str) -> None:
         in_processes(partial(write_field, folder=folder, width=width, height=height), list(range(count)))
         return
     found = sorted(path for path in Path(more[0]).glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if kind == "small":
+        write_small(folder, count, found)
+        return
     chosen = found[:: max(1, len(found) // count)][:count]
     for path in chosen:
         (folder / path.parent.name).mkdir(parents=True, exist_ok=True)

@@ -35,11 +35,19 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Program:
-    """A program that does the work of a row; `run` does it once and returns a value for each metric."""
+    """A program that does the work of a row.
+
+    Attributes:
+        name: Name in the table.
+        run: Does the work once, and returns values by the names of the metrics.
+        role: What it is for.
+        rounds: Rounds at most, for a program that takes long.
+    """
 
     name: str
     run: Callable[[], Mapping[str, float]]
     role: Role = Role.OURS
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,14 +59,12 @@ class Row:
         work: What is done, and what counts.
         metrics: What is measured, by the names that programs return.
         programs: Makes the inputs, and returns the programs.
-        rounds: Rounds at most, for work that takes long.
     """
 
     name: str
     work: str
     metrics: Mapping[str, Metric]
     programs: Callable[[Inputs], Sequence[Program]]
-    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def _times(value: float, reference: float, *, higher: bool) -> float | None:
 def _reached(metric: Metric, value: float, ratio: float | None) -> tuple[str, bool | None]:
     words, results = [], []
     if metric.times is not None and ratio is not None:
-        words.append(f"{metric.times:g} times")
+        words.append(f"{metric.times:.3g} times")
         results.append(ratio >= metric.times)
     if metric.limit is not None:
         words.append(f"{'at least' if metric.higher else 'at most'} {metric.limit:g} {metric.unit}")

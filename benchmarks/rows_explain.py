@@ -10,7 +10,7 @@ BATCH = 16
 
 
 def _cam(inputs: Inputs) -> Sequence[Program]:
-    folder = inputs.images(100)
+    folder = inputs.images(60)
     count = sum(1 for _ in folder.glob("*/*"))
 
     def ours() -> Mapping[str, float]:
@@ -38,7 +38,7 @@ def _dims(script: str, name: str, inputs: Inputs) -> Sequence[Program]:
 ROWS = (
     Row(
         "cam",
-        "Grad-CAM overlays of 100 images, MobileNetV2, batches of 16, from files to files; the rate without the start "
+        "Grad-CAM overlays of 60 images, MobileNetV2, batches of 16, from files to files; the rate without the start "
         "(cnn-cam: the time of all less that of one)",
         {"rate": Metric("images/s", higher=True, times=1 / 0.3)},
         _cam,

@@ -9,7 +9,6 @@ from row import Metric, Program, Role, Row
 #: The modules that commands import before they work.
 MODULES = {
     "cnn-train-head": "cnnkit.train.head",
-    "cnn-train": "cnnkit.train.scratch",
     "cnn-finetune": "cnnkit.train.finetune",
     "cnn-export": "cnnkit.engine.export",
     "cnn-cam": "cnnkit.explain.cam_run",

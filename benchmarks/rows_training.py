@@ -40,18 +40,18 @@ def _train(inputs: Inputs) -> Sequence[Program]:
     return [
         Program("cnn-train", partial(_last_epoch, inputs, "cnn-train", folder, *words)),
         Program("torch, bf16", partial(_peer, inputs, "convnet", folder, "bf16"), Role.PEER),
-        Program("torch, float32", partial(_peer, inputs, "convnet", folder, "float32"), Role.PEER),
+        Program("torch, float32", partial(_peer, inputs, "convnet", folder, "float32"), Role.PEER, rounds=1),
     ]
 
 
 def _finetune(inputs: Inputs) -> Sequence[Program]:
-    folder, few = inputs.images(500), inputs.images(100)
+    folder, few = inputs.images(300), inputs.images(100)
     words = (*inputs.backbone, "--unfreeze", "features.14", "--warmup-head", 1, "--epochs", 1)
     _last_epoch(inputs, "cnn-finetune", few, *words)  # exports the frozen part, once
     return [
         Program("cnn-finetune", partial(_last_epoch, inputs, "cnn-finetune", folder, *words)),
         Program("torch, bf16", partial(_peer, inputs, "finetune", folder, "bf16"), Role.PEER),
-        Program("torch, float32", partial(_peer, inputs, "finetune", few, "float32"), Role.PEER),
+        Program("torch, float32", partial(_peer, inputs, "finetune", few, "float32"), Role.PEER, rounds=1),
     ]
 
 
@@ -79,7 +79,7 @@ ROWS = (
     ),
     Row(
         "finetune",
-        "cnn-finetune, MobileNetV2 from features.14 on, 224 pixels, 500 images, augmented as above; "
+        "cnn-finetune, MobileNetV2 from features.14 on, 224 pixels, 300 images, augmented as above; "
         "an epoch after the first (float32: 100 images)",
         {"rate": Metric("images/s", higher=True, times=2.5)},
         _finetune,

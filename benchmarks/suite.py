@@ -6,6 +6,7 @@ Programs of a row alternate, so that a busy machine slows all of them alike. The
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,9 +48,10 @@ def measured(row: Row, inputs: Inputs, *, rounds: int) -> list[Line]:
     """Run the programs of a row in turn, and return their lines of the table."""
     programs = row.programs(inputs)
     samples: list[list[Mapping[str, float]]] = [[] for _ in programs]
-    for _ in range(min(rounds, row.rounds or rounds)):
+    for number in range(rounds):
         for program, found in zip(programs, samples, strict=True):
-            found.append(program.run())
+            if number < (program.rounds or rounds):
+                found.append(program.run())
     return lines(row, programs, samples)
 
 
@@ -63,13 +65,15 @@ def run(rows: Sequence[Row], inputs: Inputs, *, rounds: int) -> tuple[list[Line]
     failures: list[str] = []
     for row in rows:
         print(f"{row.name}: {row.work}", file=sys.stderr, flush=True)
+        started = time.perf_counter()
         try:
             found += measured(row, inputs, rounds=rounds)
         except CommandError as error:
             failures.append(f"{row.name}: {error}")
             print(failures[-1], file=sys.stderr, flush=True)
             continue
-        print(table.text([line for line in found if line.row == row.name]), end="\n\n", file=sys.stderr, flush=True)
+        print(table.text([line for line in found if line.row == row.name]), file=sys.stderr)
+        print(f"({time.perf_counter() - started:.0f} s)\n", file=sys.stderr, flush=True)
     return found, failures
 
 

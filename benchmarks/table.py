@@ -44,9 +44,7 @@ class Machine:
             f"{self.day}; {self.processor}, {self.cores} cores, {self.memory_gb:.0f} GB, {self.system}; {packages}. "
             f"Load average before the start: {self.load:.2f}. {self.inputs}"
         )
-        return words + (
-            " **Other programs were running: figures are not reliable, ratios hardly.**" if self.busy else ""
-        )
+        return words + (" Other programs were running: only the ratios mean something." if self.busy else "")
 
 
 def machine(inputs: str) -> Machine:
