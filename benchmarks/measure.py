@@ -74,14 +74,17 @@ def _start(command: Sequence[object], cwd: Path | None, env: dict[str, str] | No
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     outputs = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 # closed at the end of the program
     started = time.perf_counter()
-    process = subprocess.Popen(
-        words,
-        cwd=cwd,
-        env={**inherited, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=outputs[0],
-        stderr=outputs[1],
-    )
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env={**inherited, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=outputs[0],
+            stderr=outputs[1],
+        )
+    except FileNotFoundError:
+        raise CommandError(f"{words[0]}: not installed; make bench installs all programs") from None
     return _Running(words, process, started, outputs)
 
 

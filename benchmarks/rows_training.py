@@ -66,7 +66,7 @@ def _head(inputs: Inputs) -> Sequence[Program]:
     return [
         Program("cnn-train-head", ours),
         Program("scikit-learn, torch file", partial(peer, "1e-4", ".pt"), Role.PEER),
-        Program("scikit-learn, joblib file", partial(peer, "1e-4", ".joblib"), Role.OTHER),
+        Program("scikit-learn, joblib file", partial(peer, "1e-4", ".joblib"), Role.PEER),
     ]
 
 

@@ -133,6 +133,10 @@ def main(words: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> int:
         print("\n".join(f"{row.name}\t{row.work}" for row in rows))
         return 0
     selected = chosen(rows, given.only)
+    for name in ("data", "weights"):
+        path = getattr(given, name)
+        if path not in (None, "none") and not Path(path).exists():
+            raise SystemExit(f"--{name} {path}: does not exist")
     with tempfile.TemporaryDirectory(prefix="cnnkit-bench-") as folder:
         inputs = Inputs(Path(folder), data=given.data, weights=given.weights, peers=given.peers, scale=given.scale)
         where = table.machine(inputs.description)
