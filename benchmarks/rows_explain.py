@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from inputs import Inputs
+from measure import rate_without_start
 from row import Metric, Program, Role, Row
 
 BATCH = 16
@@ -17,7 +18,7 @@ def _cam(inputs: Inputs) -> Sequence[Program]:
         words = ("-m", "mobilenet_v2", "--weights", inputs.weights, "--device", "cpu", "--batch", BATCH, "-q")
         one = inputs.ours("cnn-cam", inputs.image, *words, "-o", inputs.new())
         done = inputs.ours("cnn-cam", folder, *words, "-o", inputs.new())
-        return done.sample(rate=(count - 1) / (done.wall - one.wall))
+        return done.sample(rate=rate_without_start(done, one, count))
 
     def peer() -> Mapping[str, float]:
         done = inputs.peer("gradcam.py", folder, inputs.weights, BATCH, inputs.new())

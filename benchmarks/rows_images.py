@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from inputs import Inputs
+from measure import rate_without_start
 from row import Metric, Program, Role, Row
 
 BATCH = 32
@@ -45,7 +46,7 @@ def _photos_predict(inputs: Inputs) -> Sequence[Program]:
     def predict(model: Path) -> Mapping[str, float]:
         one = inputs.ours("cnn-predict", "-m", model, photos[0], *PREDICT)
         done = inputs.ours("cnn-predict", "-m", model, *photos, *PREDICT)
-        return done.sample(rate=(len(photos) - 1) / (done.wall - one.wall))
+        return done.sample(rate=rate_without_start(done, one, len(photos)))
 
     return [
         Program("cnn-predict", partial(predict, inputs.model)),
