@@ -3,7 +3,7 @@
 #                   (make -j2 test runs the checks and the tests in parallel, which saves half a minute)
 # make test-all     the same including slow tests: whole examples, the commands of README and docs, signals on every command, torchrun
 # make test-gpu     on a machine with a GPU: the tests that need one, and benchmarks
-# make bench        measure the commands and other programs that do the same work: a quarter of an hour, on an idle machine;
+# make bench        measure the commands and other programs that do the same work, on an idle machine: half an hour;
 #                   DATA=folder of photographs, WEIGHTS=of MobileNetV2, ROUNDS=3, ONLY=row,row (benchmarks/README.md)
 # make fuzz         run the commands on 10,000 damaged inputs, and write the counts to docs/reliability.md: 10 minutes
 # make man          write docs/man again, the manual pages, from the help of the commands
