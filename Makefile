@@ -4,6 +4,8 @@
 # make test-all     the same including slow tests: whole examples, the commands of README and docs, signals on every command, torchrun, Ray,
 #                   which is installed next to the rest, in .venv/ray
 # make test-gpu     on a machine with a GPU: the tests that need one, and benchmarks
+# make bench        measure the commands and other programs that do the same work, on an idle machine: half an hour;
+#                   DATA=folder of photographs, WEIGHTS=of MobileNetV2, ROUNDS=3, ONLY=row,row (benchmarks/README.md)
 # make fuzz         run the commands on 10,000 damaged inputs, and write the counts to docs/reliability.md: 10 minutes
 # make man          write docs/man again, the manual pages, from the help of the commands
 # make clean        remove the output of quickstart, and .venv
@@ -11,6 +13,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT := quickstart
+ROUNDS ?= 5
 # Tests run in two processes of one thread each. Each test file runs in one process, so that its fixtures are made once; the slowest files
 # run first (tests/conftest.py). For a single file: .venv/bin/python -m pytest tests/test_cli.py
 # MAKEFLAGS is empty for tests that call make: they must not use the job server of this make.
@@ -19,7 +22,7 @@ PYTEST = MAKEFLAGS= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --n
 # Tests start hundreds of processes: let Python cache the compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu man checks clean
+.PHONY: quickstart test test-all fast-tests all-tests fuzz test-gpu bench man checks clean
 .DELETE_ON_ERROR:
 
 quickstart: $(BIN)/cnn-eval
@@ -40,7 +43,9 @@ test-gpu: .venv/test
 	$(BIN)/cnn-extract --version
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benchmarks/gpu.py cuda
-	$(BIN)/python benchmarks/train.py
+
+bench: .venv/peers/made
+	$(BIN)/python benchmarks/suite.py $(if $(DATA),--data '$(DATA)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') --rounds $(ROUNDS) --only '$(ONLY)'
 
 fuzz: .venv/test
 	$(BIN)/python tests/fuzz/fuzz.py --count 10000 --report docs/reliability.md
@@ -72,12 +77,22 @@ $(BIN)/cnn-eval: pyproject.toml | $(BIN)/python
 	@$(LINK_PAGES)
 	@touch $@ $(BIN)/cnn-eval
 
-# Ray brings pandas and pyarrow, which scikit-learn imports wherever they are installed: an environment of its own, on top of the other.
-# Where there is no Ray, its tests are skipped.
+# Environments on top of .venv: its packages, in the same versions, and further ones.
+ON_TOP = $(BIN)/python -m venv $(@D) && \
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' > "$$(echo $(@D)/lib/python3*/site-packages)/base.pth" && \
+	$(BIN)/python -m pip freeze --exclude-editable > $(@D)/constraints.txt
+ON_TOP_PIP = $(@D)/bin/python -m pip install $(PIP) --constraint $(@D)/constraints.txt
+
+# Ray brings pandas and pyarrow, which scikit-learn imports wherever they are installed. Where there is no Ray, its tests are skipped.
 .venv/ray/made: pyproject.toml | .venv/test
-	$(BIN)/python -m venv .venv/ray
-	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' > "$$(echo .venv/ray/lib/python3*/site-packages)/base.pth"
-	.venv/ray/bin/python -m pip install $(PIP) --editable '.[ray]' || echo "Ray is not installed; its tests are skipped"
+	$(ON_TOP)
+	$(ON_TOP_PIP) --editable '.[ray]' || echo "Ray is not installed; its tests are skipped"
+	@touch $@
+
+# The other programs of `make bench`
+.venv/peers/made: benchmarks/peers.txt | $(BIN)/cnn-eval
+	$(ON_TOP)
+	$(ON_TOP_PIP) --requirement benchmarks/peers.txt
 	@touch $@
 
 $(BIN)/python:

@@ -1,0 +1,82 @@
+"""Rows of cnn-export: its time, and the speed of int8."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from inputs import Inputs
+from row import Metric, Program, Role, Row
+
+
+def _int8(backbone: str, inputs: Inputs) -> Sequence[Program]:
+    models = {name: inputs.work / f"{backbone}-{name}.onnx" for name in ("int8", "float32")}
+    inputs.script("make_int8.py", backbone, models["float32"], models["int8"])
+
+    def rate(model: Path) -> Mapping[str, float]:
+        wall, cpu = inputs.script("onnx_rate.py", model, 2).stdout.split()
+        return {"wall": float(wall), "CPU": float(cpu)}
+
+    return [
+        Program("int8", partial(rate, models["int8"])),
+        Program("float32", partial(rate, models["float32"]), Role.PEER),
+    ]
+
+
+def _export(inputs: Inputs) -> Sequence[Program]:
+    assert inputs.model  # an export before, whose structures are in the cache
+
+    def ours(*, cold: bool) -> Mapping[str, float]:
+        cache = inputs.new() if cold else None
+        words = ("-o", inputs.new(".onnx"), "--device", "cpu", "-q")
+        return inputs.ours("cnn-export", inputs.head, *words, cache=cache).sample()
+
+    return [
+        Program("cnn-export", partial(ours, cold=False)),
+        Program("cnn-export, empty cache", partial(ours, cold=True), Role.OTHER, rounds=1),
+        Program(
+            "torch.onnx.export script",
+            lambda: inputs.peer("torch_export.py", inputs.weights, inputs.new(".onnx")).sample(),
+            Role.PEER,
+            rounds=2,
+        ),
+    ]
+
+
+def _verify(inputs: Inputs) -> Sequence[Program]:
+    assert inputs.model
+
+    def ours() -> Mapping[str, float]:
+        words = ("-o", inputs.new(".onnx"), "--verify", inputs.images(1000), "--device", "cpu", "-q")
+        return inputs.ours("cnn-export", inputs.head, *words).sample()
+
+    return [Program("cnn-export --verify", ours, rounds=1)]
+
+
+INT8 = "batches of 32, random weights, the network alone in ONNX Runtime, per image"
+
+ROWS = (
+    Row(
+        "int8-mobilenet_v2",
+        f"MobileNetV2, {INT8}",
+        {"wall": Metric("ms", times=2), "CPU": Metric("ms CPU", times=2)},
+        partial(_int8, "mobilenet_v2"),
+    ),
+    Row(
+        "int8-resnet50",
+        f"ResNet50, {INT8}",
+        {"wall": Metric("ms", times=3), "CPU": Metric("ms CPU", times=3)},
+        partial(_int8, "resnet50"),
+    ),
+    Row(
+        "export",
+        "cnn-export of MobileNetV2 with a head; the whole process",
+        {"wall": Metric("s", limit=5), "CPU": Metric("s CPU"), "memory": Metric("MB")},
+        _export,
+    ),
+    Row(
+        "export-verify",
+        "the same with --verify on 1,000 images",
+        {"wall": Metric("s", limit=25), "CPU": Metric("s CPU"), "memory": Metric("MB")},
+        _verify,
+    ),
+)

@@ -1,0 +1,60 @@
+"""Rows of start-up: importing what a command needs."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from inputs import Inputs
+from row import Metric, Program, Role, Row
+
+#: The modules that commands import before they work.
+MODULES = {
+    "cnn-train-head": "cnnkit.train.head",
+    "cnn-finetune": "cnnkit.train.finetune",
+    "cnn-export": "cnnkit.engine.export",
+    "cnn-cam": "cnnkit.explain.cam_run",
+}
+
+# A command with one option, in the package that our commands use.
+BARE = """
+import typer
+app = typer.Typer()
+@app.command()
+def main(size: int = 224) -> None: print(size)
+app(args=[])
+"""
+
+
+def _start(inputs: Inputs) -> Sequence[Program]:
+    def imported(code: str) -> Mapping[str, float]:
+        return inputs.python(code).sample()
+
+    for module in MODULES.values():
+        imported(f"import {module}")  # compiles the modules
+    return [
+        *(Program(command, partial(imported, f"import {module}")) for command, module in MODULES.items()),
+        Program("import torch, torchvision", partial(imported, "import torch, torchvision"), Role.PEER),
+        Program("import torch", partial(imported, "import torch"), Role.OTHER),
+    ]
+
+
+def _bare(inputs: Inputs) -> Sequence[Program]:
+    return [
+        Program("cnn-dims --help", lambda: inputs.ours("cnn-dims", "--help").sample()),
+        Program("typer, one option", lambda: inputs.python(BARE).sample(), Role.PEER),
+    ]
+
+
+ROWS = (
+    Row(
+        "start",
+        "what commands import before they work, with torch; the whole process",
+        {"wall": Metric("s", times=1), "CPU": Metric("s CPU", times=1), "memory": Metric("MB", times=1)},
+        _start,
+    ),
+    Row(
+        "start-help",
+        "cnn-dims --help and a program of typer with one option; the whole process",
+        {"wall": Metric("s"), "CPU": Metric("s CPU", times=1 / 1.5)},
+        _bare,
+    ),
+)

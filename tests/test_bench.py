@@ -1,0 +1,108 @@
+"""The runner of `make bench`, with rows made up here; the real rows take minutes."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The modules of benchmarks/, which import each other as scripts do."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if (
+            getattr(sys.modules[name], "__file__", None)
+            and Path(sys.modules[name].__file__).parent == ROOT / "benchmarks"
+        ):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def rows(bench):
+    """Two rows: seconds, with two peers, and a program that fails; `calls` is the order in which programs ran."""
+    row, measure = bench("row"), bench("measure")
+    calls = []
+    values = {"ours": [3.0, 1.0, 2.0], "slow": [9.0, 8.0, 7.0], "fast": [4.0, 5.0, 6.0]}
+
+    def program(name, role):
+        def run():
+            calls.append(name)
+            return {"wall": values[name][calls.count(name) - 1], "rate": 10.0, "unused": 0.0}
+
+        return row.Program(name, run, role)
+
+    def programs(_inputs):
+        roles = row.Role
+        return [program("ours", roles.OURS), program("slow", roles.PEER), program("fast", roles.PEER)]
+
+    def failing(_inputs):
+        command = [sys.executable, "-c", "import sys; sys.exit('no such image')"]
+        return [row.Program("broken", lambda: measure.run(command).sample())]
+
+    metrics = {"wall": row.Metric("s", times=2, limit=1.5), "rate": row.Metric("images/s", higher=True, limit=10)}
+    return (
+        row.Row("times-one", "a work", metrics, programs),
+        row.Row("broken", "another", {"wall": row.Metric("s")}, failing),
+    ), calls
+
+
+def test_programs_alternate_and_ratios_are_those_of_the_best_peer(bench, rows, tmp_path, capsys):
+    """The medians by hand: 2 against 5 is 2.5 times better, which meets 2 times, but 2 s is more than 1.5 s."""
+    readme, log = tmp_path / "README.md", tmp_path / "results.jsonl"
+    readme.write_text("# Title\n<!-- begin of results -->\nold\n<!-- end of results -->\nlast line\n", encoding="utf-8")
+    made, calls = rows
+    assert bench("suite").main(["--rounds", "3", "--json", str(log), "--readme", str(readme)], made) == 1
+    assert calls == ["ours", "slow", "fast"] * 3
+    machine, *lines, failure = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    assert machine["machine"]["cores"] >= 1
+    assert [(each["program"], each["metric"], each["median"], each["ratio"], each["met"]) for each in lines] == [
+        ("ours", "wall", 2, 2.5, False),
+        ("slow", "wall", 8, 5 / 8, None),
+        ("fast", "wall", 5, 1, None),
+        ("ours", "rate", 10, 1, True),
+        ("slow", "rate", 10, 1, None),
+        ("fast", "rate", 10, 1, None),
+    ]
+    assert failure["failed"].endswith("exit status 1: no such image")
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("# Title\n<!-- begin")
+    assert text.endswith("<!-- end of results -->\nlast line\n")
+    assert "\nold\n" not in text
+    assert "| times-one | ours | 2 | 1 | 3 | s | 2.50 | 2 times, at most 1.5 s | missed |" in text
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["times-one", "slow", "8", "7", "9", "s", "0.62"] in printed
+
+
+def test_a_run_of_some_rows_leaves_the_readme_alone(bench, rows, tmp_path):
+    """`times` names times-one as well; a name without a row is an error."""
+    readme, suite = tmp_path / "README.md", bench("suite")
+    words = ["--rounds", "1", "--json", str(tmp_path / "x.jsonl"), "--readme", str(readme), "--only"]
+    assert suite.main([*words, "times"], rows[0]) == 0
+    assert not readme.exists()
+    with pytest.raises(SystemExit, match="no row tim; there are times-one, broken"):
+        suite.main([*words, "tim"], rows[0])
+
+
+def test_usage_includes_children(bench):
+    """A child of the program uses memory and CPU time, and both are counted."""
+    child = "import time; x = bytearray(60_000_000)\nwhile time.process_time() < 0.1: pass"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print('done')"
+    used = bench("measure").run([sys.executable, "-c", code])
+    assert used.stdout == "done\n"
+    assert 60 < used.memory < 140
+    assert used.cpu > 0.1
+
+
+def test_peers_are_in_the_suite(bench):
+    """Every script of benchmarks/peers is run by a row."""
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("rows_*.py"))
+    assert [path.name for path in (ROOT / "benchmarks" / "peers").glob("*.py") if path.name not in text] == []
+    names = [row.name for row in bench("suite").ROWS]
+    assert len(set(names)) == len(names)
