@@ -20,7 +20,7 @@ from cnnkit.formats import checkpoint, history, torch_model
 from cnnkit.formats.header import Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import mixed_precision, optim, resuming
+from cnnkit.train import loop, mixed_precision, optim, resuming
 from cnnkit.train.batches import Batches
 from cnnkit.train.config import CHECKPOINT_EVERY, Epoch, ImageTrainConfig
 from cnnkit.train.dataset import Examples
