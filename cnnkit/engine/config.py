@@ -8,7 +8,7 @@ from typing import Self
 from cnnkit import messages
 from cnnkit.choices import Decoding, ExportInput, Fit, Pool, Precision
 from cnnkit.engine import device as devices
-from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import atomic
 from cnnkit.option_fields import (
     DEFAULT_BATCH,
@@ -194,8 +194,7 @@ class ExportConfig(InferenceConfig):
             calibrates: Whether `--calibrate` is given.
 
         Raises:
-            UsageError: Options contradict each other, or the output does not end in .onnx.
-            FormatError: The model is already exported.
+            UsageError: Options contradict each other, the output does not end in .onnx, or the model is not a `.pt`.
             CnnkitError: There is no such model, or no folder to write into.
         """
         whole = (self.features, self.cam, self.fp16, self.dynamic_size, verifies, self.input is not ExportInput.UINT8)
@@ -213,9 +212,9 @@ class ExportConfig(InferenceConfig):
             remedy = f"give -o {messages.output_name(output, '.onnx')}"
             raise UsageError(f"{output}: the name of an exported network must end in .onnx; {remedy}")
         if model.suffix == ".onnx":
-            raise FormatError(f"{model}: already exported; give the .pt it was made from")
+            raise UsageError(f"{model}: already exported; give the .pt it was made from")
         if model.suffix == ".npy":
-            raise FormatError(f"{model}: features, not a model; train one with cnn-train-head {model} -o head.pt")
+            raise UsageError(f"{model}: features, not a model; train one with cnn-train-head {model} -o head.pt")
         if not model.exists():
             raise CnnkitError(f"{model}: no such file; cnn-train-head, cnn-train and cnn-finetune write models")
         atomic.check_folder(output)

@@ -300,11 +300,11 @@ def test_invalid_files_and_options(run, here):
         (("bare.pt", "-o", "x.onnx"), 1, "bare.pt: no cnnkit header in it"),
         (("text.pt", "-o", "x.onnx"), 1, "text.pt: not a file that torch can read"),
         (("cut.pt", "-o", "x.onnx"), 1, "cut.pt: not a file that torch can read, or truncated"),
-        (("some.onnx", "-o", "x.onnx"), 1, "some.onnx: already exported; give the .pt it was made from"),
+        (("some.onnx", "-o", "x.onnx"), 2, "some.onnx: already exported; give the .pt it was made from"),
         (("photos", "-o", "x.onnx"), 1, "photos"),
         (
             ("some.npy", "-o", "x.onnx"),
-            1,
+            2,
             "some.npy: features, not a model; train one with cnn-train-head some.npy -o head.pt",
         ),
         (("model.pt", "-o", "x.pb"), 2, "x.pb: the name of an exported network must end in .onnx; give -o x.onnx"),
