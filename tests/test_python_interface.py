@@ -284,6 +284,13 @@ def test_images_of_a_list_are_decoded_in_threads(folder):
     assert np.array_equal(shares, np.tile(classifier.predict_proba("photos"), (2, 1)))
 
 
+def test_workers_decode_files_and_this_process_images_in_memory(folder):
+    """The same probabilities; the two are mixed in their order."""
+    mixed = [RED, np.asarray(Image.open("photos/blue/1 blue.png")), "photos/blue/2 blue.png"]
+    shares = [Classifier("one.onnx", device="cpu", workers=workers).predict_proba(mixed) for workers in (0, 1)]
+    assert np.array_equal(*shares)
+
+
 def test_images_that_cannot_be_used_are_errors_or_skipped(folder, tmp_path, caplog):
     good = Path("photos/red/0 red.png")
     (tmp_path / "broken.png").write_bytes(good.read_bytes()[:200])

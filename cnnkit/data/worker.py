@@ -3,10 +3,7 @@
 It imports what its function needs, and nothing of the program that started it. It ends with its connection.
 """
 
-import contextlib
 import logging
-import os
-import pickle
 import queue
 import sys
 import threading
@@ -19,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from cnnkit.data import decode, memory
-from cnnkit.errors import BadImageError
+from cnnkit.errors import BadImageError, CnnkitError
 
 #: Results of very small images are sent together, at most this many seconds late.
 _LATE = 0.002
@@ -38,10 +35,10 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception that is not the image's fault, with its traceback in this process."""
+    """An exception that is not the image's fault."""
 
-    error: Exception | None  # None if it cannot be pickled
-    text: str
+    message: str  # in one line
+    traceback: str | None  # of a bug, in this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ def main(descriptor: int) -> None:
     try:
         setup: Setup = connection.recv()
     except EOFError:
-        os._exit(0)
+        return
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     memory.use(setup.budget)
@@ -102,18 +99,20 @@ def main(descriptor: int) -> None:
                     try:
                         connection.send(done)
                     except OSError:
-                        os._exit(0)
+                        return  # whoever wanted the results is gone
                     done.clear()
                     sent = now
 
     with decode.at_most(setup.most_pixels):
         for _ in range(setup.threads):
             threading.Thread(target=work, daemon=True).start()
-        with contextlib.suppress(EOFError, OSError):
-            while True:
-                for task in connection.recv():
-                    tasks.put(task)
-    os._exit(0)  # at once: whoever wanted the results is gone
+        while True:
+            try:
+                received: list[tuple[int, Any]] = connection.recv()
+            except (EOFError, OSError):
+                return
+            for task in received:
+                tasks.put(task)
 
 
 def attempt(load: Callable[[Any], Any], item: Any) -> Any:  # noqa: ANN401 - whatever `load` returns
@@ -125,14 +124,7 @@ def attempt(load: Callable[[Any], Any], item: Any) -> Any:  # noqa: ANN401 - wha
         return BadImageError(str(error))
     except MemoryError:
         return BadImageError("not enough memory to decode it")
+    except CnnkitError as error:
+        return Failure(str(error), None)
     except Exception as error:
-        return _failure(error)
-
-
-def _failure(error: Exception) -> Failure:
-    text = "".join(traceback.format_exception(error))
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return Failure(None, text)
-    return Failure(error.with_traceback(None), text)
+        return Failure(f"{type(error).__name__} in a worker process: {error}", traceback.format_exc())

@@ -29,7 +29,7 @@ from cnnkit.data import decode, memory
 from cnnkit.data.shared_memory import SharedBytes
 from cnnkit.data.source import ImageFile
 from cnnkit.data.worker import Answer, Failure, Setup
-from cnnkit.errors import WorkerError
+from cnnkit.errors import CnnkitError, WorkerError
 
 log = logging.getLogger("cnnkit")
 
@@ -183,13 +183,16 @@ def value_of(answer: Answer) -> Any:  # noqa: ANN401 - whatever `load` returns
     """Return the result of an item, or its BadImageError, and log the messages that came with it.
 
     Raises:
-        Exception: What went wrong in the worker and is not the image's fault, with its traceback as a note.
+        CnnkitError: As in the worker.
+        RuntimeError: A bug in the worker, with its traceback as a note.
     """
     for level, message in answer.notices:
         _log_once(level, message)
     if isinstance(answer.value, Failure):
-        error = answer.value.error or RuntimeError("an exception in a worker process")
-        error.add_note(f"in a worker process:\n{answer.value.text}")
+        if answer.value.traceback is None:
+            raise CnnkitError(answer.value.message)
+        error = RuntimeError(answer.value.message)
+        error.add_note(answer.value.traceback)
         raise error
     return answer.value
 

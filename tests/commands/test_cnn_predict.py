@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -212,6 +213,31 @@ def test_workers_do_not_change_the_output(run, model, root):
     any_size = model("any.onnx", kind="any")
     refused = run("cnn-predict", "-m", any_size, root, "--size", "native", "--workers", "2", status=2).err
     assert refused == "cnn-predict: --size native decodes in this process; drop --workers\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGPIPE, 141)])
+def test_signals_end_the_workers(model, root, wait_for, number, status):
+    """Ctrl-C and SIGTERM, which the whole group of processes gets, and a closed output: no traceback, no process is left."""
+    command = [Path(sys.executable).parent / "cnn-predict", "-m", model(), "-", "--workers", "2", "--batch", "1"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    shared = set(os.listdir("/dev/shm"))
+    with subprocess.Popen(command, start_new_session=True, text=True, bufsize=1, **pipes) as process:
+        process.stdin.write("".join(f"{path}\n" for path in files(root)) * 5)  # more than are read ahead
+        assert process.stdout.readline().startswith("path\t")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 2
+        if number == signal.SIGPIPE:
+            process.stdout.close()
+            process.stdin.close()
+        else:
+            os.killpg(process.pid, number)
+        message = process.stderr.read()
+        assert process.wait(timeout=20) == status
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    interrupted = "cnn-predict: interrupted\n" if number == signal.SIGINT else ""
+    assert message == f"cnn-predict: running on the CPU\n{interrupted}"
+    assert set(os.listdir("/dev/shm")) <= shared
 
 
 def test_bench(run, model, root):
