@@ -375,3 +375,16 @@ class TestMove:
         with pytest.raises(CnnkitError, match=r"sets/val/dog/1.jpg already exists, and is not .*photos/dog/1.jpg"):
             tree.finish_moves("sets", "split.tsv")
         assert contents(photos)["dog/1.jpg"] == b"content of dog/1.jpg"
+
+
+@pytest.mark.parametrize("link", [Link.SYMLINK, Link.MOVE])
+def test_hashes_of_the_content_are_kept_in_the_manifest(tmp_path, link):
+    """Also through the record of moves."""
+    paths = [tmp_path / f"{name}.png" for name in "ab"]
+    for path in paths:
+        path.write_text(path.name)
+    digests = [tree.digest_of(path) for path in paths]
+    rows = [ManifestRow(str(path), "x", "train", digest=digest) for path, digest in zip(paths, digests, strict=True)]
+    tree.write(tmp_path / "sets", rows, digests=None, link=link)
+    listed = manifest.load(tmp_path / "sets" / "split.tsv")
+    assert [tree.digest_of(tmp_path / "sets" / row.path) for row in listed] == [row.digest for row in listed] == digests
