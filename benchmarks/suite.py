@@ -14,6 +14,7 @@ import rows_explain
 import rows_files
 import rows_images
 import rows_models
+import rows_readme
 import rows_start
 import rows_training
 import table
@@ -29,6 +30,7 @@ ROWS: tuple[Row, ...] = (
     *rows_files.ROWS,
     *rows_explain.ROWS,
     *rows_start.ROWS,
+    *rows_readme.ROWS,
 )
 
 
@@ -63,8 +65,8 @@ def run(rows: Sequence[Row], inputs: Inputs, *, rounds: int) -> tuple[list[Line]
     """
     found: list[Line] = []
     failures: list[str] = []
-    for row in rows:
-        print(f"{row.name}: {row.work}", file=sys.stderr, flush=True)
+    for number, row in enumerate(rows, start=1):
+        print(f"row {number} of {len(rows)}, {row.name}: {row.work}", file=sys.stderr, flush=True)
         started = time.perf_counter()
         try:
             found += measured(row, inputs, rounds=rounds)

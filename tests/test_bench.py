@@ -76,7 +76,9 @@ def test_programs_alternate_and_ratios_are_those_of_the_best_peer(bench, rows, t
     assert text.endswith("<!-- end of results -->\nlast line\n")
     assert "\nold\n" not in text
     assert "| times-one | ours | 2 | 1 | 3 | s | 2.50 | 2 times, at most 1.5 s | missed |" in text
-    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    written = capsys.readouterr()
+    assert "row 2 of 2, broken: another\n" in written.err
+    printed = [line.split() for line in written.out.splitlines()]
     assert ["times-one", "slow", "8", "7", "9", "s", "0.62"] in printed
 
 
@@ -98,6 +100,25 @@ def test_usage_includes_children(bench):
     assert used.stdout == "done\n"
     assert 60 < used.memory < 140
     assert used.cpu > 0.1
+
+
+def test_programs_that_run_together_are_measured_one_by_one(bench):
+    """The wall time is that of the slower one."""
+    code = "import sys, time; time.sleep(float(sys.argv[1])); print(sys.argv[1])"
+    wall, used = bench("measure").together([[sys.executable, "-c", code, seconds] for seconds in ("0.3", "0")])
+    assert [each.stdout for each in used] == ["0.3\n", "0\n"]
+    assert wall >= used[0].wall >= 0.3
+    assert all(each.cpu < 0.3 for each in used)
+
+
+def test_commands_of_the_readme_are_measured(bench):
+    """The row `steps` runs them all, with the number of images and the weights replaced."""
+    lines = bench("rows_readme").commands()
+    names = ["cnn-split", "cnn-extract", "cnn-train-head", "cnn-export", "cnn-predict", "cnn-eval"]
+    assert [line.split()[0] for line in lines] == names
+    assert [
+        sum(words in line for line in lines) for words in (bench("rows_readme").COUNTS, bench("rows_readme").WEIGHTS)
+    ] == [1, 1]
 
 
 def test_peers_are_in_the_suite(bench):
