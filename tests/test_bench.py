@@ -82,6 +82,15 @@ def test_programs_alternate_and_ratios_are_those_of_the_best_peer(bench, rows, t
     assert ["times-one", "slow", "8", "7", "9", "s", "0.62"] in printed
 
 
+def test_long_programs_run_in_fewer_rounds(bench, rows, tmp_path, monkeypatch):
+    """After the time that is meant for all its rounds, a program is not run again."""
+    suite = bench("suite")
+    monkeypatch.setattr(suite, "SECONDS", 0)
+    words = ["--rounds", "3", "--json", str(tmp_path / "x.jsonl"), "--only", "times-one"]
+    assert suite.main(words, rows[0]) == 0
+    assert rows[1] == ["ours", "slow", "fast"]
+
+
 def test_a_run_of_some_rows_leaves_the_readme_alone(bench, rows, tmp_path):
     """`times` names times-one as well; a name without a row is an error."""
     readme, suite = tmp_path / "README.md", bench("suite")
