@@ -1,5 +1,6 @@
 """What the programs of the benchmark work on. Everything is made when a row asks for it, and once."""
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -57,8 +58,13 @@ class Inputs:
         environment = {**self._environment, **({"CNNKIT_CACHE": str(cache)} if cache else {})}
         return measure.run(self.command(name, *words), cwd=cwd, env=environment)
 
-    def together(self, commands: Sequence[Sequence[object]]) -> Usage:
-        """Run commands at the same time, each on a core of its own."""
+    def shell(self, line: str, *, cwd: Path) -> Usage:
+        """Run a line of the shell that names our commands, which fails if one of them does."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return measure.run(["bash", "-o", "pipefail", "-c", line], cwd=cwd, env={**self._environment, "PATH": path})
+
+    def together(self, commands: Sequence[Sequence[object]]) -> tuple[float, list[Usage]]:
+        """Run commands at the same time, each on a core of its own; return the wall time of all, and what each took."""
         return measure.together(commands, env=self._environment)
 
     def script(self, name: str, *words: object) -> Usage:
@@ -115,8 +121,14 @@ class Inputs:
     @cached_property
     def many_files(self) -> Path:
         """A folder of 50,000 small images, all different."""
-        self.script("make_images.py", "small", self.work / "many", self.count(50_000), self.images(200))
+        self.script("make_images.py", "small", self.work / "many", self.count(50_000), self.images(200), 96)
         return self.work / "many"
+
+    @cached_property
+    def tiny_images(self) -> Path:
+        """A folder of 5,000 images of 32 x 32 pixels."""
+        self.script("make_images.py", "small", self.work / "tiny", self.count(5000), self.images(200), 32)
+        return self.work / "tiny"
 
     # ------------------------------------------------------------ features, models, tables
 

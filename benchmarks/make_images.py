@@ -3,7 +3,8 @@
 make_images.py fields FOLDER COUNT WIDTH HEIGHT   smooth random fields, which JPEG compresses as photographs, in two classes
 make_images.py phone FOLDER COUNT SOURCE          photographs of SOURCE/CLASS/ enlarged to 12 megapixels with grain, as a phone saves
                                                   them: JPEG of quality 90, every second one turned by its EXIF data
-make_images.py small FOLDER COUNT SOURCE          JPEG files of 96 x 96 pixels from SOURCE/CLASS/, of different content by their ends alone
+make_images.py small FOLDER COUNT SOURCE SIZE     JPEG files, SIZE pixels square, from SOURCE/CLASS/, of different content by their ends
+                                                  alone
 """
 
 import io
@@ -55,12 +56,12 @@ def write_phone_photo(numbered: tuple[int, Path], *, folder: Path) -> None:
     Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8)).save(target, quality=90, exif=exif)
 
 
-def write_small(folder: Path, count: int, sources: Sequence[Path]) -> None:
+def write_small(folder: Path, count: int, sources: Sequence[Path], size: int) -> None:
     """Write many small images: after its end, a JPEG file may contain anything."""
     contents = []
     for source in sources:
         with Image.open(source) as opened, io.BytesIO() as buffer:
-            opened.convert("RGB").resize((96, 96)).save(buffer, "JPEG")
+            opened.convert("RGB").resize((size, size)).save(buffer, "JPEG")
             contents.append(buffer.getvalue())
         (folder / source.parent.name).mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -86,7 +87,7 @@ def main(kind: str, folder: Path, count: int, *more: str) -> None:
         return
     found = sorted(path for path in Path(more[0]).glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if kind == "small":
-        write_small(folder, count, found)
+        write_small(folder, count, found, int(more[1]))
         return
     chosen = found[:: max(1, len(found) // count)][:count]
     for path in chosen:

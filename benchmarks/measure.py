@@ -38,6 +38,11 @@ class Usage:
         return {"wall": self.wall, "CPU": self.cpu, "memory": self.memory, **more}
 
 
+def cores() -> int:
+    """Return the number of cores that programs may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def rate_without_start(done: Usage, one: Usage, count: int) -> float:
     """Return the images per second of a run over `count` images, without what a run over one image takes."""
     seconds = done.wall - one.wall
@@ -51,21 +56,20 @@ def run(command: Sequence[object], *, cwd: Path | None = None, env: dict[str, st
     return _finished(_start(command, cwd, env))
 
 
-def together(commands: Sequence[Sequence[object]], *, env: dict[str, str] | None = None) -> Usage:
-    """Run programs at the same time, each on a core of its own; return the wall time of all of them together."""
-    cores = sorted(os.sched_getaffinity(0))
+def together(commands: Sequence[Sequence[object]], *, env: dict[str, str] | None = None) -> tuple[float, list[Usage]]:
+    """Run programs at the same time, each on a core of its own.
+
+    Returns:
+        The wall time of all of them together, and what each took.
+    """
+    places = sorted(os.sched_getaffinity(0))
     started = time.perf_counter()
     running = [
-        _start([sys.executable, "-c", PINNED, cores[place % len(cores)], *command], None, env)
+        _start([sys.executable, "-c", PINNED, places[place % len(places)], *command], None, env)
         for place, command in enumerate(commands)
     ]
     found = [_finished(each) for each in running]
-    return Usage(
-        time.perf_counter() - started,
-        sum(each.cpu for each in found),
-        max(each.memory for each in found),
-        "".join(each.stdout for each in found),
-    )
+    return time.perf_counter() - started, found
 
 
 @dataclass

@@ -38,14 +38,14 @@ def _split_manifest(inputs: Inputs) -> Sequence[Program]:
     def ours() -> Mapping[str, float]:
         return inputs.ours("cnn-split", manifest, *words, "--manifest", inputs.new(".tsv")).sample()
 
-    return [Program("cnn-split --no-verify", ours, rounds=1)]
+    return [Program("cnn-split --no-verify", ours)]
 
 
-def _eval(inputs: Inputs, *words: str, rounds: int | None = None) -> Sequence[Program]:
+def _eval(inputs: Inputs, *words: str) -> Sequence[Program]:
     def ours() -> Mapping[str, float]:
         return inputs.ours("cnn-eval", "predictions.tsv", *words, "-q", cwd=inputs.tables).sample()
 
-    return [Program(" ".join(("cnn-eval", *words)), ours, rounds=rounds)]
+    return [Program(" ".join(("cnn-eval", *words)), ours)]
 
 
 def _augment(inputs: Inputs) -> Sequence[Program]:
@@ -78,7 +78,7 @@ ROWS = (
         "eval-truth",
         "the same with a manifest of 1,000,000 rows as the truth",
         {"wall": Metric("s", limit=30), "CPU": Metric("s CPU"), "memory": Metric("MB", limit=1000)},
-        lambda inputs: _eval(inputs, "--truth", "truth.tsv", "--complete", rounds=2),
+        lambda inputs: _eval(inputs, "--truth", "truth.tsv", "--complete"),
     ),
     Row(
         "split",

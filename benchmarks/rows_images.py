@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from inputs import Inputs
-from measure import rate_without_start
+from measure import CommandError, cores, rate_without_start
 from row import Metric, Program, Role, Row
 
 BATCH = 32
@@ -120,26 +120,61 @@ def _predict_one(inputs: Inputs) -> Sequence[Program]:
 
 
 def _shards(inputs: Inputs) -> Sequence[Program]:
-    folder = inputs.images(500)
+    folder, whole = inputs.images(500), inputs.new(".npy")
     _extract(inputs, inputs.images(200))  # exports the backbone, once
 
-    def extract(shards: int) -> Mapping[str, float]:
-        commands = [
-            inputs.command(
-                "cnn-extract", folder, "-o", inputs.new(".npy"), *inputs.backbone, "--batch", BATCH, "--device", "cpu",
-                "--jobs", 1, "--json", "-q", *(("--shard", f"{number + 1}/{shards}") if shards > 1 else ()),
-            )
-            for number in range(shards)
-        ]  # fmt: skip
-        done = inputs.together(commands)
-        printed = [json.loads(line) for line in done.stdout.splitlines()]
-        rows, seconds = sum(each["rows"] for each in printed), max(each["seconds"] for each in printed)
-        return done.sample(rate=rows / seconds)
+    def extract(*commands: Sequence[object]) -> Mapping[str, float]:
+        wall, done = inputs.together(commands)
+        printed = [json.loads(each.stdout) for each in done]
+        spent = [each.cpu for each in done]
+        return {
+            "rate": sum(each["rows"] for each in printed) / max(each["seconds"] for each in printed),
+            "wall": wall,
+            "CPU": sum(spent),
+            "slowest": max(spent),
+        }
+
+    def command(output: Path, *words: object) -> Sequence[object]:
+        return inputs.command(
+            "cnn-extract", folder, "-o", output, *inputs.backbone, "--batch", BATCH, "--device", "cpu",
+            "--jobs", 1, "--json", "-q", *words,
+        )  # fmt: skip
+
+    def one() -> Mapping[str, float]:
+        return extract(command(whole))
+
+    def two() -> Mapping[str, float]:
+        parts, joined = [inputs.new(".npy") for _ in range(2)], inputs.new(".npy")
+        found = extract(*(command(part, "--shard", f"{number}/2") for number, part in enumerate(parts, start=1)))
+        inputs.ours("cnn-extract", "--join", *parts, "-o", joined, "-q")
+        for suffix in (".npy", ".tsv", ".json"):
+            if joined.with_suffix(suffix).read_bytes() != whole.with_suffix(suffix).read_bytes():
+                raise CommandError(f"{suffix} of the joined shards is not that of one process")
+        return found
+
+    return [Program("one process", one, Role.PEER), Program("two shards", two)]
+
+
+# ---------------------------------------------------------------- threads and worker processes
+
+
+def _workers(inputs: Inputs) -> Sequence[Program]:
+    def decode(threads: int, workers: int) -> Mapping[str, float]:
+        found: dict[str, float] = json.loads(
+            inputs.script("decoding_rate.py", inputs.tiny_images, threads, workers).stdout
+        )
+        return found
 
     return [
-        Program("two shards", partial(extract, 2)),
-        Program("one process", partial(extract, 1), Role.PEER),
+        Program("--workers, one per core", partial(decode, cores(), cores())),
+        Program("--workers 1", partial(decode, cores(), 1), Role.OTHER),
+        Program("threads, one per core", partial(decode, cores(), 0), Role.PEER),
+        Program("one thread", partial(decode, 1, 0), Role.OTHER),
     ]
+
+
+def _worker_start(inputs: Inputs) -> Sequence[Program]:
+    return [Program("worker", lambda: inputs.python("import cnnkit.data.worker, cnnkit.engine.batches").sample())]
 
 
 ROWS = (
@@ -180,9 +215,32 @@ ROWS = (
     Row(
         "extract-shards",
         "cnn-extract on 500 images: one process on one core, and --shard 1/2 and 2/2 at the same time, each on its own core; "
-        "the rate of the slower shard without the start, and whole processes",
-        {"rate": Metric("images/s", higher=True, times=1.8), "wall": Metric("s"), "CPU": Metric("s CPU")},
+        "the rate of the slower shard without the start, whole processes, and the CPU time of the slower one; the joined files are "
+        "compared with those of one process",
+        {
+            "rate": Metric("images/s", higher=True, times=1.8),
+            "wall": Metric("s"),
+            "CPU": Metric("s CPU"),
+            "slowest": Metric("s CPU, slower one"),
+        },
         _shards,
+    ),
+    Row(
+        "workers",
+        "decoding of 5,000 images of 32 x 32 pixels without a network, in threads and in --workers; the rate without the start, and the "
+        "CPU time per image of the command's own process, whose reciprocal is the most images per second, and of all processes",
+        {
+            "rate": Metric("images/s", higher=True),
+            "own": Metric("µs CPU, own", times=1),
+            "CPU": Metric("µs CPU"),
+        },
+        _workers,
+    ),
+    Row(
+        "workers-start",
+        "what a worker process imports; the whole process",
+        {"CPU": Metric("s CPU"), "memory": Metric("MB")},
+        _worker_start,
     ),
     Row(
         "predict-one",

@@ -37,7 +37,6 @@ def _export(inputs: Inputs) -> Sequence[Program]:
             "torch.onnx.export script",
             lambda: inputs.peer("torch_export.py", inputs.weights, inputs.new(".onnx")).sample(),
             Role.PEER,
-            rounds=2,
         ),
     ]
 
@@ -49,7 +48,7 @@ def _verify(inputs: Inputs) -> Sequence[Program]:
         words = ("-o", inputs.new(".onnx"), "--verify", inputs.images(1000), "--device", "cpu", "-q")
         return inputs.ours("cnn-export", inputs.head, *words).sample()
 
-    return [Program("cnn-export --verify", ours, rounds=1)]
+    return [Program("cnn-export --verify", ours)]
 
 
 INT8 = "batches of 32, random weights, the network alone in ONNX Runtime, per image"

@@ -35,23 +35,23 @@ def _files(folder: Path) -> int:
 
 
 def _train(inputs: Inputs) -> Sequence[Program]:
-    folder = inputs.images(1000)
+    folder = inputs.images(500)
     words = ("--layers", CONVNET, "--size", 96, "--epochs", 2)
     return [
         Program("cnn-train", partial(_last_epoch, inputs, "cnn-train", folder, *words)),
         Program("torch, bf16", partial(_peer, inputs, "convnet", folder, "bf16"), Role.PEER),
-        Program("torch, float32", partial(_peer, inputs, "convnet", folder, "float32"), Role.PEER, rounds=1),
+        Program("torch, float32", partial(_peer, inputs, "convnet", folder, "float32"), Role.PEER),
     ]
 
 
 def _finetune(inputs: Inputs) -> Sequence[Program]:
-    folder, few = inputs.images(300), inputs.images(100)
+    folder, few = inputs.images(200), inputs.images(100)
     words = (*inputs.backbone, "--unfreeze", "features.14", "--warmup-head", 1, "--epochs", 1)
     _last_epoch(inputs, "cnn-finetune", few, *words)  # exports the frozen part, once
     return [
         Program("cnn-finetune", partial(_last_epoch, inputs, "cnn-finetune", folder, *words)),
         Program("torch, bf16", partial(_peer, inputs, "finetune", folder, "bf16"), Role.PEER),
-        Program("torch, float32", partial(_peer, inputs, "finetune", few, "float32"), Role.PEER, rounds=1),
+        Program("torch, float32", partial(_peer, inputs, "finetune", few, "float32"), Role.PEER),
     ]
 
 
@@ -73,13 +73,13 @@ def _head(inputs: Inputs) -> Sequence[Program]:
 ROWS = (
     Row(
         "train",
-        f"cnn-train, the textbook's convnet, 96 pixels, 1,000 images, {AUGMENT!r}; the second epoch",
+        f"cnn-train, the textbook's convnet, 96 pixels, 500 images, {AUGMENT!r}; the second epoch",
         {"rate": Metric("images/s", higher=True, times=2)},
         _train,
     ),
     Row(
         "finetune",
-        "cnn-finetune, MobileNetV2 from features.14 on, 224 pixels, 300 images, augmented as above; "
+        "cnn-finetune, MobileNetV2 from features.14 on, 224 pixels, 200 images, augmented as above; "
         "an epoch after the first (float32: 100 images)",
         {"rate": Metric("images/s", higher=True, times=2.5)},
         _finetune,

@@ -14,6 +14,7 @@ import rows_explain
 import rows_files
 import rows_images
 import rows_models
+import rows_readme
 import rows_start
 import rows_training
 import table
@@ -22,6 +23,8 @@ from measure import CommandError
 from row import Line, Row, lines
 
 HERE = Path(__file__).parent
+#: A program runs no further round after this time, in seconds per round: long ones vary little, and would take most of the time.
+SECONDS = 3.0
 ROWS: tuple[Row, ...] = (
     *rows_images.ROWS,
     *rows_training.ROWS,
@@ -29,6 +32,7 @@ ROWS: tuple[Row, ...] = (
     *rows_files.ROWS,
     *rows_explain.ROWS,
     *rows_start.ROWS,
+    *rows_readme.ROWS,
 )
 
 
@@ -45,13 +49,16 @@ def chosen(rows: Sequence[Row], only: str) -> list[Row]:
 
 
 def measured(row: Row, inputs: Inputs, *, rounds: int) -> list[Line]:
-    """Run the programs of a row in turn, and return their lines of the table."""
+    """Run the programs of a row in turn, long ones in fewer rounds, and return their lines of the table."""
     programs = row.programs(inputs)
     samples: list[list[Mapping[str, float]]] = [[] for _ in programs]
+    spent = [0.0] * len(programs)
     for number in range(rounds):
-        for program, found in zip(programs, samples, strict=True):
-            if number < (program.rounds or rounds):
-                found.append(program.run())
+        for place, program in enumerate(programs):
+            if number < (program.rounds or rounds) and (number == 0 or spent[place] < SECONDS * rounds):
+                started = time.perf_counter()
+                samples[place].append(program.run())
+                spent[place] += time.perf_counter() - started
     return lines(row, programs, samples)
 
 
@@ -63,8 +70,9 @@ def run(rows: Sequence[Row], inputs: Inputs, *, rounds: int) -> tuple[list[Line]
     """
     found: list[Line] = []
     failures: list[str] = []
-    for row in rows:
-        print(f"{row.name}: {row.work}", file=sys.stderr, flush=True)
+    began = time.perf_counter()
+    for number, row in enumerate(rows, start=1):
+        print(f"row {number} of {len(rows)}, {row.name}: {row.work}", file=sys.stderr, flush=True)
         started = time.perf_counter()
         try:
             found += measured(row, inputs, rounds=rounds)
@@ -73,7 +81,8 @@ def run(rows: Sequence[Row], inputs: Inputs, *, rounds: int) -> tuple[list[Line]
             print(failures[-1], file=sys.stderr, flush=True)
             continue
         print(table.text([line for line in found if line.row == row.name]), file=sys.stderr)
-        print(f"({time.perf_counter() - started:.0f} s)\n", file=sys.stderr, flush=True)
+        now = time.perf_counter()
+        print(f"({now - started:.0f} s, {(now - began) / 60:.1f} min in all)\n", file=sys.stderr, flush=True)
     return found, failures
 
 
@@ -91,7 +100,11 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
         help="state_dict of MobileNetV2 (default: DIR/weights/mobilenet_v2.pth, or random weights)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="runs of each program (default: %(default)s)"
+        "--rounds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="runs of each program, of long ones fewer (default: %(default)s)",
     )
     parser.add_argument("--only", default="", metavar="ROW,...", help="rows to run (default: all)")
     parser.add_argument(

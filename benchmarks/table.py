@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+from measure import cores
 from row import Line, Row
 
 BEGIN = "<!-- begin of results -->"
@@ -50,12 +51,11 @@ class Machine:
 def machine(inputs: str) -> Machine:
     """Describe this machine, now."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     versions = {"Python": platform.python_version()}
     for package in PACKAGES:
         versions[package] = _version(package)
     return Machine(
-        date.today().isoformat(), _processor(), cores, pages, platform.system(), versions, os.getloadavg()[0], inputs
+        date.today().isoformat(), _processor(), cores(), pages, platform.system(), versions, os.getloadavg()[0], inputs
     )
 
 
