@@ -294,12 +294,12 @@ def test_archives_are_written_completely_or_not_at_all(run, here, photos, monkey
     """Nothing remains after a failure."""
     from cnnkit.formats import tar_shards
 
-    def fail(row, written):
-        if row.split == "val":
+    def fail(fields):
+        if fields["split"] == "val":
             raise OSError(28, "No space left on device")
         return []
 
-    monkeypatch.setattr(tar_shards, "_fields", fail)
+    monkeypatch.setattr(tar_shards, "_described", fail)
     assert (
         "No space left" in run("cnn-split", "photos", "--ratio", "1,1", "--per-tar", "2", "-o", "shards", status=1).err
     )
