@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -26,16 +26,18 @@ from cnnkit.formats import image_formats, tar_shards
 class ArchivedCopies:
     """Copies that are to be written to archives, in the order in which they were made."""
 
-    def __init__(self, held: IO[bytes], *, per: int, shard: Shard | None) -> None:
+    def __init__(self, held: IO[bytes], *, per: int, shard: Shard | None, labels: Iterable[str | None]) -> None:
         """Begin without copies.
 
         Args:
             held: A file for their contents.
             per: Number of copies in each archive.
             shard: Of the images; archives of all shards have different names.
+            labels: Of images in other shards, or of all images.
         """
         self._held, self._per = held, per
         self._part = "" if shard is None else f"{shard.number:0{len(str(shard.count))}d}of{shard.count}"
+        self._labels = set(labels)
         self._samples = tar_shards.MemberNames()
         self._paths: set[str] = set()
         self._names: list[str] = []
@@ -61,6 +63,7 @@ class ArchivedCopies:
             raise CnnkitError(f"split {split!r} cannot be the name of an archive; rename it in the manifest")
         self._names.append(self._samples.add(copy.path, content[: image_formats.HEAD]))
         self._splits.append(split)
+        self._labels.add(copy.source.label)
         self._paths.add(copy.path)
         for each in (content, json.dumps(record).encode()):
             self._held.write(each)
@@ -80,7 +83,7 @@ class ArchivedCopies:
         places = tar_shards.places(self._names, self._splits, per=self._per, part=self._part)
         for archive in sorted({place.partition("/")[0] for place in places}):
             check(archive)
-        tar_shards.write(folder, places, self._sample, progress=progress)
+        tar_shards.write(folder, places, self._sample, labels=self._labels, progress=progress)
         for number, place in enumerate(places):
             yield {**self._record(number), "path": place}
 
@@ -99,16 +102,19 @@ class ArchivedCopies:
 
 
 @contextlib.contextmanager
-def archived(workshop: Path, *, per: int | None, shard: Shard | None) -> Generator[ArchivedCopies | None]:
+def archived(
+    workshop: Path, *, per: int | None, shard: Shard | None, labels: Iterable[str | None]
+) -> Generator[ArchivedCopies | None]:
     """Make an `ArchivedCopies`, whose file is removed at the end or when the process is killed; None without `per`.
 
     Args:
         workshop: A folder on the disk of the archives.
         per: As `ArchivedCopies`.
         shard: As `ArchivedCopies`.
+        labels: As `ArchivedCopies`.
     """
     if per is None:
         yield None
         return
     with tempfile.TemporaryFile(dir=workshop) as held:
-        yield ArchivedCopies(held, per=per, shard=shard)
+        yield ArchivedCopies(held, per=per, shard=shard, labels=labels)

@@ -58,5 +58,5 @@ def write(
         fields = {"path": path, "label": row.label, "split": row.split, "group": row.group}
         return tar_shards.Sample(partial(files.open_regular, row.path), fields)
 
-    tar_shards.write(folder, places, sample, made=made, progress=progress)
+    tar_shards.write(folder, places, sample, labels=[row.label for row in rows], made=made, progress=progress)
     return [replace(row, path=place) for row, place in zip(rows, places, strict=True)]

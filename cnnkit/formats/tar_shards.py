@@ -1,7 +1,7 @@
-"""Tar archives as WebDataset reads them: each image with its label in a `.cls`, and all that is known of it in a `.json`.
+"""Tar archives as WebDataset reads them: each image with the number of its class in a `.cls`, and all that is known of it in a `.json`.
 
     cat/1.jpg     the image
-    cat/1.cls     its label, if it has one
+    cat/1.cls     the number of its label among all labels, sorted, from 0; none without a label
     cat/1.json    {"path": "cat/1.jpg", "label": "cat", "split": "train", "group": null}
 
 The same images give the same bytes: files have no time and no owner.
@@ -36,7 +36,7 @@ class Sample:
     """An image for an archive."""
 
     image: Callable[[], BinaryIO]  # opens its content
-    fields: Mapping[str, object]  # of its `.json`; `label` is also in its `.cls`
+    fields: Mapping[str, object]  # of its `.json`; the number of `label` is in its `.cls`
 
 
 def archive_name(split: str | None, number: int, *, part: str = "") -> str:
@@ -118,6 +118,7 @@ def write(
     places: Sequence[str],
     sample: Callable[[int], Sample],
     *,
+    labels: Iterable[str | None],
     made: list[str | Path] | None = None,
     progress: Progress = ignore_progress,
 ) -> None:
@@ -127,6 +128,7 @@ def write(
         folder: Of the archives.
         places: Of `places`.
         sample: Returns the image of a place, by its position.
+        labels: All labels, also of other archives of the same images, whose classes have the same numbers.
         made: Takes the archives that are written.
         progress: Called with the number of images written, and the total.
 
@@ -137,6 +139,7 @@ def write(
     for image, place in enumerate(places):
         archive, separator, name = place.partition(f"{tar_archives.EXTENSION}/")
         archives[archive + separator.rstrip("/")].append((name, image))
+    classes = {label: number for number, label in enumerate(sorted({label for label in labels if label is not None}))}
     done = 0
 
     def counted(members: Iterable[tuple[str, int]]) -> Iterator[tuple[str, Sample]]:
@@ -147,12 +150,12 @@ def write(
             progress(done, len(places))
 
     for archive, members in sorted(archives.items()):
-        _write(folder / archive, counted(sorted(members, key=lambda member: _drawn(member[0]))))
+        _write(folder / archive, counted(sorted(members, key=lambda member: _drawn(member[0]))), classes)
         if made is not None:
             made.append(folder / archive)
 
 
-def _write(path: Path, samples: Iterable[tuple[str, Sample]]) -> None:
+def _write(path: Path, samples: Iterable[tuple[str, Sample]], classes: Mapping[str, int]) -> None:
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with (
@@ -162,7 +165,7 @@ def _write(path: Path, samples: Iterable[tuple[str, Sample]]) -> None:
             for name, sample in samples:
                 with sample.image() as image:
                     _add(archive, name, image, files.size_of(image))
-                for extension, content in _described(sample.fields):
+                for extension, content in _described(sample.fields, classes):
                     _add(archive, f"{os.path.splitext(name)[0]}.{extension}", io.BytesIO(content), len(content))
                 archive.members.clear()  # type: ignore[attr-defined]  # not in typeshed; the archive would keep all of them
         temporary.rename(path)
@@ -171,10 +174,10 @@ def _write(path: Path, samples: Iterable[tuple[str, Sample]]) -> None:
         raise
 
 
-def _described(fields: Mapping[str, object]) -> Sequence[tuple[str, bytes]]:
+def _described(fields: Mapping[str, object], classes: Mapping[str, int]) -> Sequence[tuple[str, bytes]]:
     label = fields["label"]
     text = json.dumps(fields, ensure_ascii=True).encode()
-    return [*([("cls", str(label).encode("utf-8", "surrogateescape"))] if label is not None else []), ("json", text)]
+    return [*([("cls", str(classes[label]).encode())] if isinstance(label, str) else []), ("json", text)]
 
 
 def _add(archive: tarfile.TarFile, name: str, content: BinaryIO, size: int) -> None:

@@ -256,7 +256,7 @@ def test_split_writes_archives(run, here, photos, contents):
         assert 1 <= len(samples) <= 3
         for files in samples.values():
             fields = json.loads(files.pop("json"))
-            assert files.pop("cls").decode() == fields["label"]
+            assert files.pop("cls").decode() == str(["blue", "red"].index(fields["label"]))
             ((_, content),) = files.items()
             found[f"{fields['split']}/{fields['path']}"] = content
             assert described[f"{fields['split']}/{fields['path']}"] == (
@@ -296,7 +296,7 @@ def test_archives_are_written_completely_or_not_at_all(run, here, photos, monkey
     """Nothing remains after a failure."""
     from cnnkit.formats import tar_shards
 
-    def fail(fields):
+    def fail(fields, classes):
         if fields["split"] == "val":
             raise OSError(28, "No space left on device")
         return []
@@ -427,7 +427,7 @@ def test_augment_writes_archives(run, here, photos, contents):
         assert {key.split("/")[0] for key in samples} == {"red", "blue"}
         for key, files in samples.items():
             fields = json.loads(files.pop("json"))
-            assert files.pop("cls").decode() == fields["label"]
+            assert files.pop("cls").decode() == str(["blue", "red"].index(fields["label"]))
             ((extension, content),) = files.items()
             found[fields["path"]] = content
             (row,) = [row for row in rows if row["path"] == f"{archive}/{key}.{extension}"]
@@ -475,13 +475,15 @@ def test_archives_of_shards_go_into_one_folder(run, here, photos, contents):
             assert not Path("all", archive.name).exists()
             archive.rename(Path("all", archive.name))
         shutil.rmtree("part")
-    found = {}
+    found, numbers = {}, set()
     for archive in Path("all").iterdir():
         ((key, files),) = packed(archive).items()
         found[f"{key}.png"] = files["png"]
+        numbers.add((json.loads(files["json"])["label"], files["cls"]))
     expected = contents("plain")
     expected.pop("augment.tsv")
     assert found == expected
+    assert numbers == {("blue", b"0"), ("red", b"1")}
 
 
 def test_earlier_archives_of_copies_are_replaced(run, here, photos, contents):
@@ -521,11 +523,11 @@ def test_failed_archives_of_copies_leave_nothing(run, shell, here, photos):
     with pytest.MonkeyPatch.context() as patched:
         described, calls = tar_shards._described, []
 
-        def fail(fields):
+        def fail(fields, classes):
             calls.append(fields)
             if len(calls) > 7:
                 raise OSError(28, "No space left on device")
-            return described(fields)
+            return described(fields, classes)
 
         patched.setattr(tar_shards, "_described", fail)
         assert "No space left" in run(*words, status=1).err
