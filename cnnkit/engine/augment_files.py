@@ -98,7 +98,8 @@ def write(
         folder: Created with its parents if it is missing.
         config: Which copies. With `force` the folder need not be empty (an earlier run's copies are replaced), and val and test may be
             augmented. `jobs` threads read, augment and encode.
-        callbacks: `progress` after each image, `skip` for each image that cannot be used.
+        callbacks: `progress` after each image and, in a `phase` of its own, after each copy that is in an archive; `skip` for each image
+            that cannot be used.
 
     Raises:
         UsageError: An image belongs to val or test.
@@ -144,8 +145,10 @@ def write(
                         listed.write(_texts(record))
                     used, written = used + 1, written + len(named)
                 callbacks.progress(done, total)
-            for record in archived.write(workshop, check=check_place) if archived is not None else ():
-                listed.write(_texts(record))
+            if archived is not None:
+                callbacks.phase("writing archives")
+                for record in archived.write(workshop, check=check_place, progress=callbacks.progress):
+                    listed.write(_texts(record))
         if not used and shard is None:
             raise CnnkitError("no image could be used; nothing written")
     seconds = time.perf_counter() - started
