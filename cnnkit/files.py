@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 from cnnkit import tar_archives
 from cnnkit.tar_archives import TarIndex
@@ -177,7 +178,7 @@ def check_size(file: BufferedReader, *, most: int = MOST) -> None:
         raise OSError(errno.EFBIG, f"file too large, at most {most:,} bytes", file.name)
 
 
-def size_of(file: BufferedReader) -> int:
+def size_of(file: BinaryIO) -> int:
     """Return the size of an open file in bytes; its position does not change."""
     place = file.tell()
     try:

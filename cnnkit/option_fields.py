@@ -119,6 +119,17 @@ def shard_option(*, after: tuple[str, ...] = (), result: str = "") -> Any:  # no
     )
 
 
+def per_tar_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `per_tar: int | None`: the number of images in each archive; None writes folders."""
+    return option(
+        None,
+        "Write tar archives of N images as WebDataset reads them, DIR/SPLIT-000000.tar and so on, instead of folders.",
+        minimum=1,
+        metavar="N",
+        after=after,
+    )
+
+
 def device_option(*, after: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as `option`
     """Make the field `device: str`: where networks run."""
     return option(

@@ -4,6 +4,8 @@ photos/cat/1.jpg            ->  DIR/cat/1~01.jpg, DIR/cat/1~02.jpg, ...
 photos/cat/indoors/2.gif        DIR/cat/indoors/2.gif~01.png, ...         formats that are not written become PNG
 photos/dog/1.png                DIR/dog/1~01.png, ...
                                 DIR/augment.tsv                           path label split group source copy, and the parameters
+
+With --per-tar N they are in DIR/images-000000.tar, DIR/images-000001.tar, ..., or DIR/train-000000.tar if they have a split.
 """
 
 from pathlib import Path
@@ -52,8 +54,10 @@ def main(
     Images of validation and test splits are refused, whether a manifest or a folder name gives the split. The copies of an image form
     a group, which cnn-split keeps together.
 
+    With --per-tar N the copies are in tar archives of N, in random order, each with its label and parameters; every command reads them.
+
     With --shard I/N, each of N machines makes the copies of a share of the images, in a folder of its own; a training takes the
-    augment.tsv of all of them.
+    augment.tsv of all of them. Archives of different shards have different names.
 
     A copy has the size, format and colour profile of its image; grey images stay grey. The EXIF orientation is applied. EXIF,
     transparency and all frames except the first are dropped.
@@ -62,6 +66,7 @@ def main(
       cnn-augment photos/ -o more/ --copies 5 \\
           --augment "rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, fill nearest"
       cnn-augment split.tsv --split train -o more/ --augment @augment.txt --keep --size 150
+      cnn-augment photos/ -o more/ --per-tar 10000 --augment "rotate 40, hflip"
       cnn-augment photos/ --sheet look.png --augment "crop 0.6, brightness 0.3, hue 0.05"
       cnn-augment photos/cat/1.jpg -o - --json --augment "rotate 40"
 
@@ -88,6 +93,8 @@ def main(
             "no output given; add -o DIR to write copies, -o - to print their parameters, or --sheet FILE.png"
         )
     listing = str(output) == "-"
+    if config.per_tar is not None and (output is None or listing):
+        raise UsageError("--per-tar needs an output folder; add -o DIR")
     images = cli.images(sources, split=split, null=null, folders=folders)
 
     with cli.callbacks("augmenting", errors=errors, streaming=listing, alone=config.shard is not None) as callbacks:

@@ -1,5 +1,7 @@
 """A folder with a list of its files, written completely or not at all; only files that an earlier list names are replaced.
 
+The files are images, or tar archives whose images are listed.
+
     DIR/.augmenting     staging folder: a run that fails or is killed has not changed DIR yet
     DIR/.augmented      complete; its files are being moved to DIR, and after an interruption the next run resumes that
     DIR/augment.tsv     the list; replaced last
@@ -19,7 +21,7 @@ from cnnkit import files
 from cnnkit.data import tree
 from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import atomic, tsv
+from cnnkit.formats import atomic, tar_shards, tsv
 
 COPIES_MANIFEST = "augment.tsv"
 _MAKING, _READY = ".augmenting", ".augmented"
@@ -53,7 +55,7 @@ def earlier(folder: Path, *, force: bool) -> frozenset[str]:
     """Find the files of an earlier run, which may be replaced; first complete an interrupted run.
 
     Returns:
-        Paths relative to the folder: copies, and originals whose source still exists.
+        Paths relative to the folder: copies, originals whose source still exists, and archives without other originals.
 
     Raises:
         CnnkitError: As `check`.
@@ -147,12 +149,13 @@ def _move_up(folder: Path, replaceable: Set[str]) -> None:
             for row in tsv.load(ready / COPIES_MANIFEST, required=["path"]):
                 if not made_here(row["path"]):
                     raise CnnkitError(f"{ready / COPIES_MANIFEST} lists {row['path']}, which is outside of {ready}")
-                left.discard(row["path"])
-                if os.path.lexists(ready / row["path"]):
+                path = _file_of(row["path"], ready)
+                left.discard(path)
+                if os.path.lexists(ready / path):
                     # Time may have passed since the first check
-                    check_place(folder, row["path"], replaceable, lies_inside)
-                    (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
-                    (ready / row["path"]).replace(folder / row["path"])
+                    check_place(folder, path, replaceable, lies_inside)
+                    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                    (ready / path).replace(folder / path)
             _remove(folder, left)
             (ready / COPIES_MANIFEST).replace(folder / COPIES_MANIFEST)
         shutil.rmtree(ready)
@@ -174,13 +177,24 @@ def _listed_earlier(folder: Path) -> frozenset[str]:
     listed = folder / COPIES_MANIFEST
     if not listed.is_file():
         return frozenset()
-    found, lies_inside = set(), places(folder)
+    found, kept, lies_inside = set(), set(), places(folder)
     for row in tsv.load(listed, required=["path", "source", "copy"]):
-        path = row["path"]
-        if not lies_inside(path) or (row["copy"] == "0" and not files.exists(folder / row["source"])):
+        if not lies_inside(row["path"]):
+            continue
+        path = _file_of(row["path"], folder)
+        if row["copy"] == "0" and not files.exists(folder / row["source"]):
+            kept.add(path)
+            continue
+        if path in found:
             continue
         place = folder / path
         if os.path.lexists(place) and not stat.S_ISREG(place.lstat().st_mode):
             raise CnnkitError(f"{listed} lists {path}, which is not a file; delete its row, or choose another folder")
         found.add(path)
-    return frozenset(found)
+    return frozenset(found - kept)
+
+
+def _file_of(path: str, folder: Path) -> str:
+    """Return the file of a listed image: itself, or its archive; a class folder may be called like one."""
+    archive = tar_shards.archive_of(path)
+    return path if archive is None or (folder / archive).is_dir() else archive

@@ -12,7 +12,15 @@ from cnnkit.data.augment_notation import Augmentation
 from cnnkit.errors import UsageError
 from cnnkit.formats import manifest
 from cnnkit.formats.header import Preprocess
-from cnnkit.option_fields import decoding_option, fit_option, jobs_option, option, seed_option, shard_option
+from cnnkit.option_fields import (
+    decoding_option,
+    fit_option,
+    jobs_option,
+    option,
+    per_tar_option,
+    seed_option,
+    shard_option,
+)
 
 #: Maximum number of bits, of 256, by which two near duplicates differ. Measured on 5,000 photographs of pets and flowers: re-encoded copies
 #: and copies shrunk to a third or brightened by a fifth differ by at most 28; a crop of 2 %, a rotation by 2 degrees or a line of text by
@@ -129,12 +137,7 @@ class SplitOutput:
         None, "Write the images to DIR/SPLIT/CLASS/ and the manifest to DIR/split.tsv.", "--output", "-o", metavar="DIR"
     )
     link: Link = option(Link.COPY, "Copy the images into DIR, link to them, or move them.")
-    per_tar: int | None = option(
-        None,
-        "Write tar archives of N images as WebDataset reads them, DIR/SPLIT-000000.tar and so on, instead of folders.",
-        minimum=1,
-        metavar="N",
-    )
+    per_tar: int | None = per_tar_option()
     force: bool = option(False, "Write into a DIR that is not empty; an earlier split in it is replaced.")
     dry_run: bool = option(False, "Only print the number of images of each class in each split.")
 
@@ -177,6 +180,7 @@ class AugmentConfig:
     )
     fit: Fit | None = fit_option("crop", when="With --size")
     decoding: Decoding | None = decoding_option(when="With --size")
+    per_tar: int | None = per_tar_option()
     force: bool = option(
         False, "Write into a DIR that is not empty; earlier copies in it are replaced. Also accept val and test images."
     )

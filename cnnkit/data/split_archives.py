@@ -1,17 +1,12 @@
-"""Splits in tar archives: which image is in which archive, and their writing.
+"""Splits in tar archives: which image is in which archive, and their writing."""
 
-Programs that read archives in sequence shuffle the images within a small buffer at most. The images of a split are therefore in an order
-that has nothing to do with their classes, that of a hash of their names.
-"""
-
-import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from cnnkit import files, tar_archives
+from cnnkit import files
 from cnnkit.callbacks import Progress
 from cnnkit.formats import image_formats, tar_shards
 from cnnkit.formats.manifest import ManifestRow
@@ -28,21 +23,10 @@ def places(rows: Sequence[ManifestRow], below: Sequence[str], *, per: int) -> li
     Raises:
         FormatError: Two images would be one sample of WebDataset.
     """
-    packed = tar_shards.packed_names(below, map(_head, rows, below))
-    by_split: defaultdict[str | None, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        by_split[row.split].append(place)
-    found = list(packed)
-    for split, members in by_split.items():
-        inside = {member: packed[member].removeprefix(f"{split}/") for member in members}
-        for order, member in enumerate(sorted(members, key=lambda member: _drawn(inside[member]))):
-            found[member] = f"{tar_shards.archive_name(split, order // per)}/{inside[member]}"
-    return found
-
-
-def _drawn(name: str) -> bytes:
-    """Return the sort key of an image in an archive."""
-    return hashlib.sha256(os.fsencode(name)).digest()
+    names = tar_shards.MemberNames()
+    packed = [names.add(place, _head(row, place)) for row, place in zip(rows, below, strict=True)]
+    inside = [name.removeprefix(f"{row.split}/") for row, name in zip(rows, packed, strict=True)]
+    return tar_shards.places(inside, [row.split for row in rows], per=per)
 
 
 def _head(row: ManifestRow, below: str) -> bytes:
@@ -67,21 +51,12 @@ def write(
     Returns:
         The rows with their paths in the archives, relative to the folder, in the order of `rows`.
     """
-    archives: defaultdict[str, list[tuple[str, ManifestRow]]] = defaultdict(list)
-    for row, place in zip(rows, places, strict=True):
-        archive, separator, name = place.partition(f"{tar_archives.EXTENSION}/")
-        archives[archive + separator.rstrip("/")].append((name, row))
-    done = 0
 
-    def counted(members: Iterable[tuple[str, ManifestRow]]) -> Iterator[tuple[str, ManifestRow, str]]:
-        nonlocal done
-        for name, row in members:
-            original = os.path.join(os.path.dirname(name), os.path.basename(row.path))
-            yield row.path, replace(row, path=name), original
-            done += 1
-            progress(done, len(rows))
+    def sample(image: int) -> tar_shards.Sample:
+        row, name = rows[image], places[image].partition("/")[2]
+        path = os.path.join(os.path.dirname(name), os.path.basename(row.path))
+        fields = {"path": path, "label": row.label, "split": row.split, "group": row.group}
+        return tar_shards.Sample(partial(files.open_regular, row.path), fields)
 
-    for archive, members in sorted(archives.items()):
-        tar_shards.write(folder / archive, counted(sorted(members, key=lambda member: _drawn(member[0]))))
-        made.append(folder / archive)
+    tar_shards.write(folder, places, sample, labels=[row.label for row in rows], made=made, progress=progress)
     return [replace(row, path=place) for row, place in zip(rows, places, strict=True)]

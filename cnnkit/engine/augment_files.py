@@ -4,6 +4,7 @@
     DIR/cat/1~02.jpg
     DIR/augment.tsv         path label split group source copy, and each copy's parameters; written last: if it exists, the run is complete
 
+With --per-tar the copies are in archives instead, DIR/train-000000.tar (see data/augment_archives.py).
 Everything is written to a hidden folder in DIR and moved into place at the end (see data/atomic_folder.py): a failed run leaves nothing.
 """
 
@@ -25,7 +26,18 @@ from PIL import Image
 
 from cnnkit import files
 from cnnkit.callbacks import Callbacks, Skip, raise_skip
-from cnnkit.data import atomic_folder, augment_plan, decode, image_grid, memory, preprocessing, reader, shards, tree
+from cnnkit.data import (
+    atomic_folder,
+    augment_archives,
+    augment_plan,
+    decode,
+    image_grid,
+    memory,
+    preprocessing,
+    reader,
+    shards,
+    tree,
+)
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_plan import AugmentPlan, PlannedCopy
 from cnnkit.data.config import AugmentConfig
@@ -77,19 +89,22 @@ def write(
 ) -> AugmentSummary:
     """Write copies of images, one folder per class, and list them in `augment.tsv`.
 
-    A copy's bytes depend only on the image's content, the notation and the seed. Memory does not grow with the number of images. With
-    `config.shard`, only the copies of one share of the images are written, under the names that they have in a run for all images.
+    A copy's bytes depend only on the image's content, the notation and the seed. Memory does not grow with the number of images, except
+    for the names of the copies with `config.per_tar`, which writes tar archives instead of folders. With `config.shard`, only the copies
+    of one share of the images are written, under the names that they have in a run for all images.
 
     Args:
         images: The originals.
         folder: Created with its parents if it is missing.
         config: Which copies. With `force` the folder need not be empty (an earlier run's copies are replaced), and val and test may be
             augmented. `jobs` threads read, augment and encode.
-        callbacks: `progress` after each image, `skip` for each image that cannot be used.
+        callbacks: `progress` after each image and, in a `phase` of its own, after each copy that is in an archive; `skip` for each image
+            that cannot be used.
 
     Raises:
         UsageError: An image belongs to val or test.
         CnnkitError: The folder is not empty, or contains the images themselves; two copies would have the same name; no image can be used.
+        FormatError: Two copies would be one sample of WebDataset.
     """
     folder, started, callbacks = Path(folder), time.perf_counter(), callbacks or Callbacks()
     plan, jobs, shard = AugmentPlan.of(config), config.jobs, shards.of(config.shard)
@@ -98,12 +113,20 @@ def write(
     replaceable = atomic_folder.earlier(folder, force=config.force)
     place = augment_plan.placing(images)
     if shard is not None:
+        images = list(images)
+    labels = {image.label for image in images} if isinstance(images, Sequence) else set()
+    if shard is not None:
         images = shards.share(list(images), shard)
-    lies_inside = atomic_folder.places(folder)
+    check_place = partial(
+        atomic_folder.check_place, folder, replaceable=replaceable, lies_inside=atomic_folder.places(folder)
+    )
     total, used, written, skipped = len(images) if isinstance(images, Sized) else None, 0, 0, 0
     # Images are processed in parallel, so each of them uses one core
     with atomic.naming(folder), atomic_folder.staging_folder(folder, replaceable) as workshop, threads(1):
-        with tsv.Writer(workshop / atomic_folder.COPIES_MANIFEST, augment_plan.columns(plan.augmentation)) as listed:
+        with (
+            augment_archives.archived(workshop, per=config.per_tar, shard=shard, labels=labels) as archived,
+            tsv.Writer(workshop / atomic_folder.COPIES_MANIFEST, augment_plan.columns(plan.augmentation)) as listed,
+        ):
             ready = reader.read(images, partial(_make, plan=plan), jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
             for done, (image, made) in enumerate(ready, start=1):
                 tree.check_apart(folder, [image.path], to_be="augmented")
@@ -113,11 +136,19 @@ def write(
                 else:
                     named = augment_plan.named(image, made.format, made.draws, place=place, plan=plan)
                     for copy, content in zip(named, made.files, strict=True):
-                        atomic_folder.check_place(folder, copy.path, replaceable, lies_inside)
+                        record = _record(copy, plan, folder)
+                        if archived is not None:
+                            archived.add(copy, record, content)
+                            continue
+                        check_place(copy.path)
                         _put(workshop, copy, content)
-                        listed.write(_fields(copy, plan, folder))
+                        listed.write(_texts(record))
                     used, written = used + 1, written + len(named)
                 callbacks.progress(done, total)
+            if archived is not None:
+                callbacks.phase("writing archives")
+                for record in archived.write(workshop, check=check_place, progress=callbacks.progress):
+                    listed.write(_texts(record))
         if not used and shard is None:
             raise CnnkitError("no image could be used; nothing written")
     seconds = time.perf_counter() - started
@@ -261,8 +292,11 @@ def _thumbnails(path: str, *, plan: AugmentPlan) -> list[Image.Image]:
     return [image_grid.thumbnail(image), *copies]
 
 
-def _fields(copy: PlannedCopy, plan: AugmentPlan, folder: Path) -> list[str | None]:
-    record = augment_plan.record(copy, plan.augmentation, source=manifest.seen_from(folder, copy.source.path))
+def _record(copy: PlannedCopy, plan: AugmentPlan, folder: Path) -> dict[str, Any]:
+    return augment_plan.record(copy, plan.augmentation, source=manifest.seen_from(folder, copy.source.path))
+
+
+def _texts(record: Mapping[str, Any]) -> list[str | None]:
     return [
         str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
         for value in record.values()

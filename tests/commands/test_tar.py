@@ -4,6 +4,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -254,7 +256,7 @@ def test_split_writes_archives(run, here, photos, contents):
         assert 1 <= len(samples) <= 3
         for files in samples.values():
             fields = json.loads(files.pop("json"))
-            assert files.pop("cls").decode() == fields["label"]
+            assert files.pop("cls").decode() == str(["blue", "red"].index(fields["label"]))
             ((_, content),) = files.items()
             found[f"{fields['split']}/{fields['path']}"] = content
             assert described[f"{fields['split']}/{fields['path']}"] == (
@@ -294,12 +296,12 @@ def test_archives_are_written_completely_or_not_at_all(run, here, photos, monkey
     """Nothing remains after a failure."""
     from cnnkit.formats import tar_shards
 
-    def fail(row, written):
-        if row.split == "val":
+    def fail(fields, classes):
+        if fields["split"] == "val":
             raise OSError(28, "No space left on device")
         return []
 
-    monkeypatch.setattr(tar_shards, "_fields", fail)
+    monkeypatch.setattr(tar_shards, "_described", fail)
     assert (
         "No space left" in run("cnn-split", "photos", "--ratio", "1,1", "--per-tar", "2", "-o", "shards", status=1).err
     )
@@ -393,3 +395,176 @@ def test_predictions_and_heat_maps(run, here, photos, contents):
     run("cnn-cam", "-m", "net.pt", "photos.tar/red/00.png", "-o", "maps")
     run("cnn-cam", "-m", "net.pt", "photos/red/00.png", "-o", "of-folder")
     assert list(contents("maps").values()) == list(contents("of-folder").values()) != []
+
+
+# ---------------------------------------------------------------- written by cnn-augment
+
+
+AUGMENT = ("--augment", "rotate 20, hflip, brightness 0.2", "--copies", "2")
+
+
+def table(path):
+    """Return the rows of a table, as dictionaries of text."""
+    header, *lines = [line.split("\t") for line in Path(path).read_text().splitlines()]
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def test_augment_writes_archives(run, here, photos, contents):
+    """The images are those of the folder, the fields of .json those of augment.tsv; the bytes do not depend on --jobs."""
+    Path("photos/red/00.png").rename("photos/red/IMG.0.v2.png")
+    Path("photos/red/01.png").rename("photos/red/01")
+    words = ("photos", *AUGMENT, "--keep")
+    run("cnn-augment", *words, "-o", "plain")
+    (summary,) = run("cnn-augment", *words, "--per-tar", "10", "-o", "tars", "--jobs", "1").rows
+    assert (summary["images"], summary["copies"]) == ("12", "36")
+    assert sorted(os.listdir("tars")) == ["augment.tsv", *(f"images-00000{number}.tar" for number in range(4))]
+    expected, rows, found = contents("plain"), table("tars/augment.tsv"), {}
+    expected.pop("augment.tsv")
+    for (archive, samples), count in zip(
+        ((path.name, packed(path)) for path in sorted(Path("tars").glob("*.tar"))), (10, 10, 10, 6), strict=True
+    ):
+        assert len(samples) == count
+        assert {key.split("/")[0] for key in samples} == {"red", "blue"}
+        for key, files in samples.items():
+            fields = json.loads(files.pop("json"))
+            assert files.pop("cls").decode() == str(["blue", "red"].index(fields["label"]))
+            ((extension, content),) = files.items()
+            found[fields["path"]] = content
+            (row,) = [row for row in rows if row["path"] == f"{archive}/{key}.{extension}"]
+            texts = {name: "" if value is None else str(value) for name, value in fields.items()}
+            del texts["path"]
+            wanted = {name: value for name, value in row.items() if name not in ("path", "source")}
+            assert texts | {"hflip": texts["hflip"].lower()} == wanted
+    assert found == expected
+    run("cnn-augment", *words, "--per-tar", "10", "-o", "again", "--jobs", "4")
+    assert contents("again") == contents("tars")
+
+
+def test_archived_copies_are_read_as_those_of_the_folder(run, here, photos):
+    """Features and trainings are the same, in the order of augment.tsv; the archives alone have the same labels and groups."""
+    run("cnn-split", "photos", "--ratio", "2,1", "--manifest", "split.tsv")
+    words = ("split.tsv", "--split", "train", *AUGMENT)
+    run("cnn-augment", *words, "-o", "plain")
+    run("cnn-augment", *words, "-o", "tars", "--per-tar", "6")
+    assert sorted(os.listdir("tars"))[1:] == ["train-000000.tar", "train-000001.tar", "train-000002.tar"]
+    run("cnn-split", "split.tsv", "--split", "val", "--ratio", "1", "--names", "val", "--manifest", "val.tsv")
+    plain, tars = table("plain/augment.tsv"), table("tars/augment.tsv")
+    assert [row | {"path": row["path"].partition("/")[2]} for row in tars] == plain
+    scores = []
+    for name in ("plain", "tars"):
+        run("cnn-extract", f"{name}/augment.tsv", "-o", f"{name}.npy", *LAYERS)
+        layers = ("--layers", "conv 4 k3 relu, gap, dense 2 softmax", "--size", "8", "--epochs", "1", "--seed", "3")
+        run("cnn-train", f"{name}/augment.tsv", "val.tsv", *layers, "-o", f"{name}.pt")
+        scores.append(Path(f"{name}.csv").read_text().splitlines()[-1].split(",")[:-1])
+    assert Path("tars.npy").read_bytes() == Path("plain.npy").read_bytes()
+    assert scores[0] == scores[1]
+    rows = run("cnn-split", "tars", "--ratio", "1").rows
+    assert sorted((row["path"], row["label"], row["group"]) for row in rows) == sorted(
+        (f"tars/{row['path']}", row["label"], row["group"]) for row in tars
+    )
+
+
+def test_archives_of_shards_go_into_one_folder(run, here, photos, contents):
+    """Their names are different; together they have the copies of one run. A shard without images has no archive."""
+    run("cnn-augment", "photos", *AUGMENT, "-o", "plain")
+    Path("all").mkdir()
+    for number in range(1, 17):
+        run("cnn-augment", "photos", *AUGMENT, "-o", "part", "--per-tar", "1", "--shard", f"{number}/16")
+        for archive in Path("part").glob("*.tar"):
+            assert archive.name.startswith(f"images-{number:02d}of16-00000")
+            assert not Path("all", archive.name).exists()
+            archive.rename(Path("all", archive.name))
+        shutil.rmtree("part")
+    found, numbers = {}, set()
+    for archive in Path("all").iterdir():
+        ((key, files),) = packed(archive).items()
+        found[f"{key}.png"] = files["png"]
+        numbers.add((json.loads(files["json"])["label"], files["cls"]))
+    expected = contents("plain")
+    expected.pop("augment.tsv")
+    assert found == expected
+    assert numbers == {("blue", b"0"), ("red", b"1")}
+
+
+def test_earlier_archives_of_copies_are_replaced(run, here, photos, contents):
+    """With --force, by archives and by folders; other files stay, and archives with originals that are nowhere else."""
+    words = ("cnn-augment", "photos", *AUGMENT, "-o", "more")
+    tars = ("--per-tar", "20")
+    run(*words, *tars)
+    first = contents("more")
+    assert "not empty" in run(*words, *tars, status=1).err
+    run(*words, "--force")
+    assert sorted(os.listdir("more")) == ["augment.tsv", "blue", "red"]
+    run(*words, *tars, "--force", "--keep")
+    assert sorted(os.listdir("more")) == ["augment.tsv", "images-000000.tar", "images-000001.tar"]
+    run(*words, *tars, "--force")
+    assert contents("more") == first
+    run(*words, *tars, "--force", "--keep")
+    before = contents("more")
+    Path("photos/red/00.png").unlink()
+    refusal = run(*words, *tars, "--force", status=1).err
+    assert "already exists; move it away or choose another folder" in refusal
+    assert contents("more") == before
+    Path("other").mkdir()
+    Path("other/images-000001.tar").write_text("mine")
+    refusal = run(*words[:-1], "other", *tars, "--force", status=1).err
+    assert "other/images-000001.tar already exists; move it away or choose another folder" in refusal
+    assert contents("other") == {"images-000001.tar": b"mine"}
+
+
+def test_failed_archives_of_copies_leave_nothing(run, shell, here, photos):
+    """Neither a full disk, simulated by a limit on the size of files, nor a failure in the second archive."""
+    from cnnkit.formats import tar_shards
+
+    words = ("cnn-augment", "photos", *AUGMENT, "-o", "tars", "--per-tar", "5")
+    line = f"ulimit -f 8; cnn-augment photos -o tars --per-tar 5 --size 128 --augment '{AUGMENT[1]}'"
+    assert shell(line, cwd=here, status=1).err == "cnn-augment: tars: File too large\n"
+    assert os.listdir() == ["photos"]
+    with pytest.MonkeyPatch.context() as patched:
+        described, calls = tar_shards._described, []
+
+        def fail(fields, classes):
+            calls.append(fields)
+            if len(calls) > 7:
+                raise OSError(28, "No space left on device")
+            return described(fields, classes)
+
+        patched.setattr(tar_shards, "_described", fail)
+        assert "No space left" in run(*words, status=1).err
+    assert os.listdir() == ["photos"]
+
+
+def test_killed_archives_of_copies_leave_nothing(run, commands, wait_for, here, images):
+    """After Ctrl-C nothing is left; after a kill the next run starts over."""
+    images("many", size=(100, 100), red=40)
+    words = ["many", "-o", "more", "--per-tar", "7", "--copies", "20", *AUGMENT[:2]]
+    for number, left in ((signal.SIGINT, False), (signal.SIGKILL, True)):
+        with subprocess.Popen([commands / "cnn-augment", *words], stderr=subprocess.PIPE) as process:
+            wait_for(Path("more/.augmenting/augment.tsv").exists)
+            process.send_signal(number)
+            process.communicate()
+        assert Path("more").exists() is left
+    assert os.listdir("more") == [".augmenting"]
+    run("cnn-augment", "many/red/00.png", "-o", "more", "--per-tar", "7", *AUGMENT)
+    assert sorted(os.listdir("more")) == ["augment.tsv", "images-000000.tar"]
+
+
+def test_rejects_copies_that_no_archive_can_hold(run, here, photos):
+    """Two copies with one name or of one sample, and splits that are no names of files; nothing is written."""
+    for words in (["-o", "-"], ["--sheet", "sheet.png"]):
+        error = run("cnn-augment", "photos", *AUGMENT, "--per-tar", "2", *words, status=2).err
+        assert "--per-tar needs an output folder; add -o DIR" in error
+    words = (*AUGMENT, "--per-tar", "2", "-o", "tars")
+    for split in (".hidden", "a/b"):
+        Path("list.tsv").write_text(f"path\tsplit\nphotos/red/00.png\t{split}\n")
+        error = run("cnn-augment", "list.tsv", *words, status=1).err
+        assert f"split '{split}' cannot be the name of an archive; rename it in the manifest" in error
+    Path("photos/red/00.png").rename("photos/red/a.1.png")
+    Path("photos/red/01.png").rename("photos/red/a_1.png")
+    error = run("cnn-augment", "photos", *words, status=1).err
+    assert "red/a.1~01.png and red/a_1~01.png would be one sample of WebDataset, red/a_1~01.png" in error
+    shutil.copytree("photos/red", "others/red")
+    Path("both.tsv").write_text("path\tlabel\nphotos/red/02.png\tred\nothers/red/02.png\tred\n")
+    error = run("cnn-augment", "both.tsv", *words, status=1).err
+    assert "and another image would both become red/02~01.png" in error
+    assert not Path("tars").exists()

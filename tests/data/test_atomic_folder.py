@@ -289,6 +289,48 @@ def test_resuming_checks_every_place_again(folder, tmp_path, caplog, contents):
     assert (tmp_path / "outside" / "4.png").read_bytes() == b"theirs"
 
 
+def test_archives_are_replaced_as_a_whole(folder, monkeypatch, contents):
+    """At every step each archive is complete, old or new; one that holds the only copy of an image is not replaced."""
+    old, new = ("images-000000.tar", "images-000001.tar"), ("images-000000.tar", "train-000000.tar")
+    rows = {names: listed(*(f"{name}/cat/{n}.png" for n in range(3) for name in names)) for names in (old, new)}
+
+    def move(replaceable):
+        with atomic_folder.staging_folder(folder, replaceable) as made:
+            put(made, dict.fromkeys(new, b"new") | {"augment.tsv": rows[new]})
+
+    moved = 0
+    for step in range(2, 99):
+        shutil.rmtree(folder, ignore_errors=True)
+        put(folder, dict.fromkeys(old, b"old") | {"augment.tsv": rows[old], "mine-000000.tar": b"mine"})
+        replaceable = atomic_folder.earlier(folder, force=True)
+        assert replaceable == set(old)
+        complete = cut_at(step, monkeypatch, lambda replaceable=replaceable: move(replaceable))
+        if not complete and not (folder / ".augmented").is_dir():
+            continue
+        moved += 1
+        assert (folder / old[0]).read_bytes() in (b"old", b"new")
+        assert atomic_folder.earlier(folder, force=True) == set(new)
+        assert contents(folder) == {
+            **dict.fromkeys(new, b"new"),
+            "augment.tsv": rows[new],
+            "mine-000000.tar": b"mine",
+        }
+        if complete:
+            break
+    assert moved >= 5
+    kept = tsv.render(COLUMNS, [(f"{old[0]}/1~00.png", "gone.png", "0"), (f"{old[0]}/1~01.png", "gone.png", "1")])
+    (folder / "augment.tsv").write_bytes(kept)
+    assert atomic_folder.earlier(folder, force=True) == frozenset()
+
+
+def test_class_folders_called_like_archives(folder, contents):
+    """Their images are replaced one by one."""
+    write(folder, {"photos-000000.tar/1.png": b"old"})
+    put(folder, {"photos-000000.tar/mine.txt": b"mine"})
+    write(folder, {"photos-000000.tar/2.png": b"new"}, force=True)
+    assert sorted(contents(folder)) == ["augment.tsv", "photos-000000.tar/2.png", "photos-000000.tar/mine.txt"]
+
+
 @pytest.mark.parametrize("left", [False, True])
 def test_works_without_folder_locks(folder, monkeypatch, left):
     """As on NFS: a running command is still detected, and the remains of a killed one are no obstacle."""

@@ -16,6 +16,7 @@ import os
 import pickle
 import shutil
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections import Counter
@@ -56,6 +57,12 @@ class Workshop:
         self.do("cnn-train-head train.npy --val val.npy -o head.pt --epochs 3 --device cpu")
         self.do("cnn-export head.pt -o head.onnx --cam --device cpu")
         self.do("cnn-predict -m head.onnx split.tsv --device cpu", keep="predictions.tsv")
+        self.do("cnn-split photos --ratio 1 -o tars --per-tar 100")
+        (folder / "tars" / "train-000000.tar").rename(folder / "labelled.tar")
+        shutil.rmtree(folder / "tars")
+        with tarfile.open(folder / "folders.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+            for path in sorted((folder / "photos").rglob("*.png")):
+                archive.add(path, f"{path.parent.name}/{'long' * 30 if path.stem == '0' else ''}{path.name}")
         self.right = {}
 
     def do(self, line, *, keep=None):
@@ -175,7 +182,7 @@ ON_IMAGES = (
 )
 
 
-@kind("mutated images", "skipped with a message, or decoded as by Pillow", 0.5)
+@kind("mutated images", "skipped with a message, or decoded as by Pillow", 0.45)
 def mutated_images(shop, rng, numbers):
     """Damage images of 18 formats and modes, ten at a time."""
     for start in numbers[::10]:
@@ -388,6 +395,26 @@ def killed(shop, rng, numbers):
             yield words, f"attempt {number}", faults
 
 
+@kind("mutated archives", "refused with the name of the archive, or read", 0.05)
+def mutated_archives(shop, rng, numbers):
+    """Damage tar archives, with labels in .cls and .json or in folders, whose headers are a third of the bytes."""
+    for number in numbers:
+        name = ("labelled.tar", "folders.tar")[number % 2]
+        words = ON_IMAGES[number // 2 % len(ON_IMAGES)].replace("some", name)
+        if number % 3 == 0 and words.startswith("cnn-augment"):
+            words += " --per-tar 3"
+        shop.undamaged(words)
+        with shop.copy() as place:
+            write(place / name, damage_bytes(shop.read(name), rng))
+            before = _listed(place)
+            outcome = shop.run(place, words)
+            faults = outcome.faults()
+            if outcome.status in (1, 2):
+                faults += [] if name in outcome.err else [f"an error without the archive: {outcome.err.strip()[-200:]}"]
+                faults += [f"wrote {each.decode()}" for each in sorted(_listed(place) - before)]
+            yield words, place / name, faults
+
+
 def _contents(place):
     return {path.relative_to(place): _comparable(path) for path in place.rglob("*") if path.is_file()}
 
@@ -487,6 +514,8 @@ _MEANINGS = {
     "hostile file names": "Images have names with control characters, shell commands, paths out of the folder, and the maximum length.",
     "pickles": "Models and features are replaced by pickles that would write a file if they were executed.",
     "SIGKILL at a random moment": "Commands that write files are killed at random moments, and run again.",
+    "mutated archives": "Bytes of tar archives, headers and contents, are damaged as those of images. Commands that read images run "
+    "on them; one that refuses an archive writes nothing.",
 }
 
 
