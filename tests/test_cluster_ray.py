@@ -35,7 +35,7 @@ import sys
 from ray.cluster_utils import Cluster
 
 words = {"num_cpus": 1, "object_store_memory": 100 << 20}
-cluster = Cluster(initialize_head=True, head_node_args={**words, "include_dashboard": False, "temp_dir": sys.argv[1]})
+cluster = Cluster(initialize_head=True, head_node_args={**words, "include_dashboard": False})
 cluster.add_node(**words)
 print("address", cluster.address, flush=True)
 sys.stdin.read()
@@ -87,19 +87,20 @@ def folder(tmp_path_factory, shell):
 def cluster():
     """Start two nodes, and return the variables that lead to them."""
     with tempfile.TemporaryDirectory(prefix="cnnkit-ray-") as place:  # the path of a socket must be short
+        variables = {"RAY_TMPDIR": place, "RAY_USAGE_STATS_ENABLED": "0"}
         nodes = subprocess.Popen(
-            [PYTHON, "-c", NODES, place],
+            [PYTHON, "-c", NODES],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+            env=os.environ | variables,
         )
         with nodes:
             found = (re.match(r"address (\S+)$", line) for line in nodes.stdout)
             address = next((match[1] for match in found if match), None)
             assert address is not None, "the cluster does not start"
-            yield {"RAY_ADDRESS": address}
+            yield variables | {"RAY_ADDRESS": address}
             nodes.stdin.close()
 
 
