@@ -4,7 +4,7 @@
 # make test-all     the same including slow tests: whole examples, the commands of README and docs, signals on every command, torchrun, Ray,
 #                   which is installed next to the rest, in .venv/ray
 # make test-gpu     on a machine with a GPU: the tests that need one, and benchmarks
-# make bench        measure the commands and other programs that do the same work, on an idle machine: half an hour;
+# make bench        measure the commands and other programs that do the same work, on an idle machine: 15 minutes;
 #                   DATA=folder of photographs, WEIGHTS=of MobileNetV2, ROUNDS=3, ONLY=row,row (benchmarks/README.md)
 # make fuzz         run the commands on 10,000 damaged inputs, and write the counts to docs/reliability.md: 10 minutes
 # make man          write docs/man again, the manual pages, from the help of the commands

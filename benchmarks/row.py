@@ -58,7 +58,7 @@ class Row:
         name: Name in the table and in ONLY.
         work: What is done, and what counts.
         metrics: What is measured, by the names that programs return.
-        programs: Makes the inputs, and returns the programs.
+        programs: Makes the inputs, so that programs are not timed with them, and returns the programs.
     """
 
     name: str

@@ -11,12 +11,12 @@ BATCH = 16
 
 
 def _cam(inputs: Inputs) -> Sequence[Program]:
-    folder = inputs.images(60)
+    folder, image = inputs.images(60), inputs.image
     count = sum(1 for _ in folder.glob("*/*"))
 
     def ours() -> Mapping[str, float]:
         words = ("-m", "mobilenet_v2", "--weights", inputs.weights, "--device", "cpu", "--batch", BATCH, "-q")
-        one = inputs.ours("cnn-cam", inputs.image, *words, "-o", inputs.new())
+        one = inputs.ours("cnn-cam", image, *words, "-o", inputs.new())
         done = inputs.ours("cnn-cam", folder, *words, "-o", inputs.new())
         return done.sample(rate=rate_without_start(done, one, count))
 

@@ -17,12 +17,14 @@ def _check(inputs: Inputs) -> Sequence[Program]:
 
 
 def _split(inputs: Inputs) -> Sequence[Program]:
+    folder = inputs.many_files
+
     def ours(*words: str) -> Mapping[str, float]:
         output = ("-o", inputs.new(), "--link", "symlink")
-        return inputs.ours("cnn-split", inputs.many_files, "--ratio", "70,15,15", *output, "-q", *words).sample()
+        return inputs.ours("cnn-split", folder, "--ratio", "70,15,15", *output, "-q", *words).sample()
 
     def peer() -> Mapping[str, float]:
-        return inputs.peer("splitfolders_split.py", inputs.many_files, inputs.new()).sample()
+        return inputs.peer("splitfolders_split.py", folder, inputs.new()).sample()
 
     return [
         Program("cnn-split --no-verify", partial(ours, "--no-verify")),
@@ -42,8 +44,10 @@ def _split_manifest(inputs: Inputs) -> Sequence[Program]:
 
 
 def _eval(inputs: Inputs, *words: str) -> Sequence[Program]:
+    tables = inputs.tables
+
     def ours() -> Mapping[str, float]:
-        return inputs.ours("cnn-eval", "predictions.tsv", *words, "-q", cwd=inputs.tables).sample()
+        return inputs.ours("cnn-eval", "predictions.tsv", *words, "-q", cwd=tables).sample()
 
     return [Program(" ".join(("cnn-eval", *words)), ours)]
 

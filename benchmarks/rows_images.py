@@ -15,18 +15,19 @@ BATCH = 32
 # ---------------------------------------------------------------- photographs of a phone
 
 
-def _extract_photos(inputs: Inputs, decoding: str) -> dict[str, float]:
+def _extract_photos(inputs: Inputs, photos: Path, decoding: str) -> dict[str, float]:
     done = inputs.ours(
-        "cnn-extract", inputs.phone_photos, "-o", inputs.new(".npy"), *inputs.backbone,
+        "cnn-extract", photos, "-o", inputs.new(".npy"), *inputs.backbone,
         "--decoding", decoding, "--device", "cpu", "--json", "-q",
     )  # fmt: skip
     return done.sample(rate=json.loads(done.stdout)["per_second"])
 
 
 def _photos_extract(inputs: Inputs) -> Sequence[Program]:
+    photos = inputs.phone_photos
     return [
-        Program("cnn-extract", partial(_extract_photos, inputs, "scaled")),
-        Program("--decoding full", partial(_extract_photos, inputs, "full"), Role.PEER),
+        Program("cnn-extract", partial(_extract_photos, inputs, photos, "scaled")),
+        Program("--decoding full", partial(_extract_photos, inputs, photos, "full"), Role.PEER),
     ]
 
 
@@ -94,11 +95,15 @@ def _features(inputs: Inputs) -> Sequence[Program]:
     ]
 
 
-def _bench(inputs: Inputs) -> Mapping[str, float]:
-    words = ("--batch", BATCH, "--device", "cpu", "--json", "-q", "--bench")
-    done = inputs.ours("cnn-extract", inputs.images(1000), *inputs.backbone, *words)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+def _share(inputs: Inputs) -> Sequence[Program]:
+    folder = inputs.images(1000)
+
+    def bench() -> Mapping[str, float]:
+        words = ("--batch", BATCH, "--device", "cpu", "--json", "-q", "--bench")
+        found: dict[str, float] = json.loads(inputs.ours("cnn-extract", folder, *inputs.backbone, *words).stdout)
+        return found
+
+    return [Program("cnn-extract --bench", bench)]
 
 
 # ---------------------------------------------------------------- one image
@@ -159,10 +164,10 @@ def _shards(inputs: Inputs) -> Sequence[Program]:
 
 
 def _workers(inputs: Inputs) -> Sequence[Program]:
+    folder = inputs.tiny_images
+
     def decode(threads: int, workers: int) -> Mapping[str, float]:
-        found: dict[str, float] = json.loads(
-            inputs.script("decoding_rate.py", inputs.tiny_images, threads, workers).stdout
-        )
+        found: dict[str, float] = json.loads(inputs.script("decoding_rate.py", folder, threads, workers).stdout)
         return found
 
     return [
@@ -210,7 +215,7 @@ ROWS = (
             "decode": Metric("images/s decoded", higher=True),
             "network": Metric("images/s network", higher=True),
         },
-        lambda inputs: [Program("cnn-extract --bench", partial(_bench, inputs))],
+        _share,
     ),
     Row(
         "extract-shards",

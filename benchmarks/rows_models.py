@@ -43,9 +43,10 @@ def _export(inputs: Inputs) -> Sequence[Program]:
 
 def _verify(inputs: Inputs) -> Sequence[Program]:
     assert inputs.model
+    folder = inputs.images(1000)
 
     def ours() -> Mapping[str, float]:
-        words = ("-o", inputs.new(".onnx"), "--verify", inputs.images(1000), "--device", "cpu", "-q")
+        words = ("-o", inputs.new(".onnx"), "--verify", folder, "--device", "cpu", "-q")
         return inputs.ours("cnn-export", inputs.head, *words).sample()
 
     return [Program("cnn-export --verify", ours)]

@@ -28,8 +28,7 @@ def _start(inputs: Inputs) -> Sequence[Program]:
     def imported(code: str) -> Mapping[str, float]:
         return inputs.python(code).sample()
 
-    for module in MODULES.values():
-        imported(f"import {module}")  # compiles the modules
+    imported(f"import {', '.join(MODULES.values())}")  # compiles the modules
     return [
         *(Program(command, partial(imported, f"import {module}")) for command, module in MODULES.items()),
         Program("import torch, torchvision", partial(imported, "import torch, torchvision"), Role.PEER),

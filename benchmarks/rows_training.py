@@ -56,12 +56,14 @@ def _finetune(inputs: Inputs) -> Sequence[Program]:
 
 
 def _head(inputs: Inputs) -> Sequence[Program]:
+    features = inputs.features
+
     def ours() -> Mapping[str, float]:
         words = ("--solver", "lbfgs", "-q")
-        return inputs.ours("cnn-train-head", inputs.features, "-o", inputs.new(".pt"), *words).sample()
+        return inputs.ours("cnn-train-head", features, "-o", inputs.new(".pt"), *words).sample()
 
     def peer(tolerance: str, suffix: str) -> Mapping[str, float]:
-        return inputs.peer("sklearn_head.py", inputs.features, tolerance, inputs.new(suffix)).sample()
+        return inputs.peer("sklearn_head.py", features, tolerance, inputs.new(suffix)).sample()
 
     return [
         Program("cnn-train-head", ours),

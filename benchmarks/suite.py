@@ -24,7 +24,7 @@ from row import Line, Row, lines
 
 HERE = Path(__file__).parent
 #: A program runs no further round after this time, in seconds per round: long ones vary little, and would take most of the time.
-SECONDS = 3.0
+SECONDS = 2.5
 ROWS: tuple[Row, ...] = (
     *rows_images.ROWS,
     *rows_training.ROWS,
