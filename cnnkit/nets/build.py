@@ -78,8 +78,8 @@ class Network(nn.Sequential):
         super().__init__()
         self.ends: dict[str, int] = {}
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Pass a batch through all layers, (N, ...) -> (N, ...).
+    def stages(self) -> list[nn.Module]:
+        """Return the modules in the order in which `forward` calls them.
 
         In training, max pooling precedes the ReLU before it: the same values and gradients, with fewer pixels for the ReLU.
         """
@@ -88,7 +88,11 @@ class Network(nn.Sequential):
             for index, (first, second) in enumerate(pairwise(self)):
                 if type(first) is nn.ReLU and type(second) is nn.MaxPool2d:
                     modules[index], modules[index + 1] = second, first
-        for module in modules:
+        return modules
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pass a batch through all layers, (N, ...) -> (N, ...)."""
+        for module in self.stages():
             input = module(input)
         return input
 
@@ -106,6 +110,13 @@ class Network(nn.Sequential):
                 part.add_module(name, module)
         part.ends = {name: end for name, end in self.ends.items() if end <= self.ends[layer]}
         return part
+
+
+def stages(module: nn.Module) -> list[nn.Module]:
+    """Return the modules that a module calls one after another: itself, if it is not a chain."""
+    if isinstance(module, Network):
+        return module.stages()
+    return list(module) if type(module) is nn.Sequential else [module]
 
 
 #: The most parameters of a network by notation: 8 GB of float32.

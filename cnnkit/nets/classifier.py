@@ -83,6 +83,10 @@ class Classifier(nn.Module):
         """Compute the input of the head for uint8 images (N, H, W, 3)."""
         return self.pool(self.base(self.normalise(images)))  # type: ignore[no-any-return] # modules return Any
 
+    def stages(self) -> list[nn.Module]:
+        """Return the modules that `forward` calls one after another."""
+        return [self.normalise, *build.stages(self.base), self.pool, *build.stages(self.head)]
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits of uint8 images (N, H, W, 3)."""
         return self.head(self.features(images))  # type: ignore[no-any-return] # modules return Any

@@ -16,7 +16,7 @@ from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Header, made_by
-from cnnkit.nets import freezing
+from cnnkit.nets import build, freezing
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import dataset, distributed, mixed_precision, pretrained
 from cnnkit.train.config import FinetuneConfig, FreezeConfig, RunConfig, parse_size, warn_without_val
@@ -55,6 +55,10 @@ class TrainablePart(nn.Module):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
+
+    def stages(self) -> list[nn.Module]:
+        """Return the modules that `forward` calls one after another."""
+        return [self.normalise, *build.stages(self.upper), self.pool, *build.stages(self.head)]
 
     def forward(self, given: Tensor) -> Tensor:
         """Compute logits (N, classes) or (N, 1) from the boundary's tensor, or from uint8 images (N, H, W, 3)."""

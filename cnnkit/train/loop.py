@@ -19,6 +19,7 @@ from cnnkit.train.config import Epoch
 from cnnkit.train.distributed import ALONE, World
 from cnnkit.train.mixed_precision import Precision
 from cnnkit.train.optim import Criterion, ModelEma, Targets, correct, target_shares
+from cnnkit.train.row_parallel import RowParallel
 
 log = logging.getLogger("cnnkit")
 
@@ -98,8 +99,16 @@ class TrainStep:
     @functools.cached_property
     def _forward(self) -> Callable[[Tensor], Tensor]:
         """The module, shared between processes and compiled at the first step, so that a warm-up before can still use it alone."""
-        forward = self.world.shared(self.module, self._device)
-        return torch.compile(forward) if self._compiled else forward
+        if self._device.type == "cpu" and self.world.size == 1 and not self._compiled:
+            return RowParallel(self.module, self.precision)
+        shared = self.world.shared(self.module, self._device)
+        forward = torch.compile(shared) if self._compiled else shared
+
+        def mixed(inputs: Tensor) -> Tensor:
+            with self.precision.autocast():
+                return forward(inputs)  # type: ignore[no-any-return] # modules return Any
+
+        return mixed
 
     @property
     def lr(self) -> float:
@@ -176,9 +185,7 @@ class TrainStep:
         measures = torch.zeros(3, dtype=torch.float64, device=inputs.device)
         cuts = [piece.tensor_split(pieces) for piece in (inputs, *(each for each, _ in shares))]
         for number, (piece, *targets_of_piece) in enumerate(zip(*cuts, strict=True), start=1):
-            with self.precision.autocast():
-                logits = self._forward(piece)
-            logits = logits.float()
+            logits = self._forward(piece).float()
             loss = torch.zeros((), device=inputs.device)
             for (_, share), expected, whole in zip(shares, targets_of_piece, wholes, strict=True):
                 loss = loss + share * self.criterion.total(logits, expected) / whole

@@ -1,0 +1,154 @@
+"""A training step on several cores: each computes some rows of a batch, forwards and backwards, through all layers.
+
+Against all cores in every layer, where they wait for each other after each one, this takes two thirds of the time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, fx, nn
+
+from cnnkit.train.mixed_precision import Precision
+
+#: Rows that a core gets at least.
+_LEAST_ROWS = 4
+
+#: Classes of torchvision and timm that skip whole branches at random.
+_RANDOM_DEPTH = ("StochasticDepth", "DropPath")
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A network that is a sequence of stages."""
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return the modules that `forward` calls, one after another."""
+        ...
+
+
+class RowParallel:
+    """Computes the logits of a batch on the CPU: the stages whose rows do not depend on each other in parts, the others together.
+
+    Dropout is not computed in parts, since its random numbers depend on the order of the threads, nor is batch norm with the statistics of
+    the batch.
+    """
+
+    def __init__(self, module: nn.Module, precision: Precision) -> None:
+        """Prepare.
+
+        Args:
+            module: Inputs (N, ...) -> outputs (N, ...); in parts if it is `Staged`, and at the first call in the mode it is trained in.
+            precision: Of the forward pass.
+        """
+        self._module, self._precision = module, precision
+        self._parts = 0
+        self._first: list[nn.Module] = []
+        self._rest: list[nn.Module] = []
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Compute the outputs of a batch, with as many cores as torch's number of threads."""
+        if self._pool is None and not self._parts:
+            self._prepare(inputs)
+        parts = min(self._parts, len(inputs) // _LEAST_ROWS, torch.get_num_threads())
+        if self._pool is None or parts < 2:
+            with self._precision.autocast():
+                return self._module(inputs)  # type: ignore[no-any-return] # modules return Any
+        parameters = [each for stage in self._first for each in stage.parameters() if each.requires_grad]
+        computed: Tensor = _InParts.apply(_Run(self._first_stages, self._pool, parts, parameters), inputs, *parameters)
+        with self._precision.autocast():
+            return _through(self._rest, computed)
+
+    def _prepare(self, inputs: Tensor) -> None:
+        """Find the stages that can be computed in parts, and make as many threads as torch has; none if that is not worth it."""
+        self._parts = 1
+        cores, module = torch.get_num_threads(), self._module
+        if inputs.device.type != "cpu" or min(cores, len(inputs) // _LEAST_ROWS) < 2 or not isinstance(module, Staged):
+            return
+        stages = list(module.stages())
+        count = next((place for place, stage in enumerate(stages) if not _has_independent_rows(stage)), len(stages))
+        self._first, self._rest = stages[:count], stages[count:]
+        if not any(each.requires_grad for stage in self._first for each in stage.parameters()) or self._draws(
+            inputs[:1]
+        ):
+            return
+        self._parts = min(cores, len(inputs) // _LEAST_ROWS)
+        threads = cores // self._parts
+        self._pool = ThreadPoolExecutor(self._parts, "rows", initializer=torch.set_num_threads, initargs=(threads,))
+
+    def _first_stages(self, inputs: Tensor) -> Tensor:
+        with torch.enable_grad(), self._precision.autocast():
+            return _through(self._first, inputs)
+
+    def _draws(self, inputs: Tensor) -> bool:
+        """Return whether the first stages draw random numbers, in functions that their modules do not show."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            before = torch.get_rng_state()
+            _through(self._first, inputs)
+            return not torch.equal(before, torch.get_rng_state())
+
+
+def _through(stages: Sequence[nn.Module], rows: Tensor) -> Tensor:
+    for stage in stages:
+        rows = stage(rows)
+    return rows
+
+
+def _has_independent_rows(stage: nn.Module) -> bool:
+    for module in stage.modules():
+        if not module.training:
+            continue
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) or type(module).__name__ in _RANDOM_DEPTH:
+            return False
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
+            return False
+        if isinstance(module, fx.GraphModule) and any(_is_batch_norm(node) for node in module.graph.nodes):
+            return False
+    return True
+
+
+def _is_batch_norm(node: fx.Node) -> bool:
+    return node.op == "call_function" and "batch_norm" in str(node.target)
+
+
+class _Run:
+    """How one batch is computed in parts; keeps the graph of each part until the gradients are computed."""
+
+    def __init__(
+        self, forward: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor, parts: int, parameters: Sequence[Tensor]
+    ) -> None:
+        self._forward, self._pool, self._parts, self._parameters = forward, pool, parts, parameters
+        self._outputs: list[Tensor] = []
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        self._outputs = list(self._pool.map(self._forward, inputs.tensor_split(self._parts)))
+        return torch.cat([each.detach() for each in self._outputs])
+
+    def gradients(self, of_outputs: Tensor) -> Iterator[Tensor | None]:
+        """Yield the gradient of each parameter, summed in the order of the parts; None for one that is not used."""
+
+        def backward(output: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(output, self._parameters, gradient, allow_unused=True)
+
+        pieces = torch.split(of_outputs, [len(each) for each in self._outputs])
+        found = list(self._pool.map(backward, self._outputs, pieces))
+        self._outputs = []
+        for first, *others in zip(*found, strict=True):
+            for other in others if first is not None else ():
+                first += other
+            yield first
+
+
+class _InParts(torch.autograd.Function):
+    """The function of a `_Run` as one step of torch's graph; its inputs get no gradient."""
+
+    @staticmethod
+    def forward(context: Any, run: _Run, inputs: Tensor, *parameters: Tensor) -> Tensor:  # noqa: ANN401 - torch's signature
+        context.run = run
+        return run.outputs(inputs)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:  # noqa: ANN401 - torch's signature
+        return None, None, *context.run.gradients(gradient)
