@@ -302,7 +302,12 @@ def _open_backbone(spec: BackboneSpec, config: ExtractConfig) -> _Backbone:
     model = onnx_backbone.get(spec)
     assert model.header is not None
     session = Session(
-        model.content, device=config.device, name="the backbone", precision=config.precision, needs=model.needs
+        model.content,
+        device=config.device,
+        name="the backbone",
+        batch=config.batch_on("cpu"),
+        precision=config.precision,
+        needs=model.needs,
     )
 
     def run(batches: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:

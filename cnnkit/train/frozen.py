@@ -120,7 +120,7 @@ def frozen_network(
         except CnnkitError as error:
             log.info("running the frozen part in torch, not in ONNX Runtime: %s", error)
         else:
-            session = Session(model.content, device="cpu", name="the frozen part")
+            session = Session(model.content, device="cpu", name="the frozen part", batch=_BATCH)
             return lambda images: torch.from_numpy(session.run({"images": images.numpy()}, ["features"])[0])
     module = module.to(device).to(memory_format=torch.channels_last)
 
