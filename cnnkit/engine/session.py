@@ -83,7 +83,7 @@ class Session:
         devices.check_precision(precision, wanted)
         if wanted.kind == "auto":
             wanted = devices.Device("cuda" if devices.gpus() else "cpu")
-        in_parts = 1 < usable_cores() <= (batch or 0) // 2
+        in_parts = 1 < usable_cores() <= (batch or 0) // _ROWS_OF_A_CORE
         threads = 1 if in_parts else threads
         try:
             self._session = _open(content, wanted, threads=threads, name=name, precision=precision, needs=needs)
@@ -162,9 +162,9 @@ class Session:
         self, given: dict[str, NDArray[Any]], outputs: Sequence[str] | None, rows: int
     ) -> list[NDArray[np.float32]]:
         """Run all rows at once, or a few of them on each core."""
-        if self._pool is None or rows < 2:
+        step = _ROWS_OF_A_CORE
+        if self._pool is None or rows <= step:
             return self._run_once(given, outputs)
-        step = min(_ROWS_OF_A_CORE, -(-rows // usable_cores()))
         parts = [{name: array[start : start + step] for name, array in given.items()} for start in range(0, rows, step)]
         found = list(self._pool.map(lambda part: self._run_once(part, outputs), parts))
         return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
