@@ -733,3 +733,49 @@ def test_model_without_its_option(run, name, model):
         f"missing option '--model' / '-m'; write -m {model} if that is the model, or see {name} --help" in outcome.err
     )
     assert "write -m" not in run(name, "photo.jpg", status=2).err
+
+
+#: Threads of OpenBLAS, of which NumPy's packages allow 64.
+_CORES = min(64, len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
+
+_BLAS = """
+import numpy, scipy.linalg
+from threadpoolctl import ThreadpoolController
+found = ThreadpoolController().select(internal_api="openblas").lib_controllers
+exponents, threads = [each.dynlib.openblas_thread_timeout() for each in found], [each.num_threads for each in found]
+print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"), *exponents, *threads)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NumPy's packages for Linux have OpenBLAS")
+@pytest.mark.parametrize(
+    ("chosen", "exponent", "threads"),
+    [
+        ({}, 16, _CORES),
+        ({"OPENBLAS_THREAD_TIMEOUT": "20"}, 20, _CORES),
+        ({"OPENBLAS_NUM_THREADS": "1"}, 16, 1),
+    ],
+    ids=["default", "user's timeout", "user's threads"],
+)
+def test_idle_blas_threads_sleep(program, monkeypatch, chosen, exponent, threads):
+    """OpenBLAS, asked through threadpoolctl, has read how long its threads spin; commands keep all cores and the user's choice."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_THREAD_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    written = program.write(_BLAS).run()[1].split()  # what a command prints goes to stderr
+    libraries = len(written) // 2
+    assert written == [str(exponent)] * (1 + libraries) + [str(threads)] * libraries
+    assert libraries
+
+
+def test_blas_settings_of_a_python_program_are_kept():
+    """A program that imports cnnkit, and with it NumPy, keeps the environment that OpenBLAS reads."""
+    code = (
+        "import os, sys\n"
+        "def settings(): return {name: value for name, value in os.environ.items() if 'THREAD' in name}\n"
+        "before = settings()\n"
+        "from cnnkit import Features\n"
+        "print('numpy' in sys.modules, settings() == before)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "True True\n"

@@ -118,11 +118,23 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
         words = sys.argv[1:] if argv is None else argv
         with standard_streams():
             cache.keep_inside()
+            _let_blas_sleep()
             status = _guarded(name, lambda: run(argv), remedies=flags, words=words)
         sys.exit(status)
 
     program.parser = parser  # type: ignore[attr-defined] # read by cnnkit.cli.man
     return program
+
+
+def _let_blas_sleep() -> None:
+    """Let the threads of NumPy's and SciPy's OpenBLAS wait for work asleep, unless the user has chosen how long they spin.
+
+    Each library starts a thread per core when it is imported, and these spin for 2^26 cycles: about as much CPU time as the rest of the
+    import. With 2^16 cycles, some 30 µs, products of matrices are as fast, and still use all cores. OPENBLAS_NUM_THREADS=1 saves no more,
+    and would also slow down PCA, near duplicates and, on ARM, torch. Only commands call this: a program that imports cnnkit has its own
+    settings.
+    """
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 
 @contextlib.contextmanager
