@@ -27,14 +27,6 @@ def pack(name, *members):
 
 
 @pytest.fixture
-def here(images, tmp_path, monkeypatch):
-    """Change to a folder with photos/red and photos/blue."""
-    images(red=6, blue=6)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def photos(here):
     """The images in photos/, by their path there."""
     return {str(path.relative_to("photos")): path for path in sorted(Path("photos").rglob("*.png"))}
@@ -257,7 +249,8 @@ def test_split_writes_archives(run, here, photos, contents):
         for files in samples.values():
             fields = json.loads(files.pop("json"))
             assert files.pop("cls").decode() == str(["blue", "red"].index(fields["label"]))
-            ((_, content),) = files.items()
+            ((extension, content),) = files.items()
+            assert extension == "png"  # also of a file without an extension
             found[f"{fields['split']}/{fields['path']}"] = content
             assert described[f"{fields['split']}/{fields['path']}"] == (
                 fields["label"],
@@ -429,6 +422,7 @@ def test_augment_writes_archives(run, here, photos, contents):
             fields = json.loads(files.pop("json"))
             assert files.pop("cls").decode() == str(["blue", "red"].index(fields["label"]))
             ((extension, content),) = files.items()
+            assert extension == "png"
             found[fields["path"]] = content
             (row,) = [row for row in rows if row["path"] == f"{archive}/{key}.{extension}"]
             texts = {name: "" if value is None else str(value) for name, value in fields.items()}
