@@ -91,9 +91,12 @@ class TarIndex:
             raise DamagedArchiveError(path, _reason(file, error)) from error
         return index
 
-    def is_of(self, status: os.stat_result) -> bool:
-        """Return whether this is the index of a file, which may have been written to."""
-        return self.state[:2] == (status.st_dev, status.st_ino)
+    def is_of(self, path: str) -> bool:
+        """Return whether a file is the archive of this index, and has not been written to."""
+        try:
+            return self.state == _state(os.stat(path))
+        except OSError:
+            return False
 
     def _add(self, member: "tarfile.TarInfo | _PlainFile") -> None:
         name = _usable_name(member.name)
@@ -225,7 +228,10 @@ def _reason(file: BufferedReader, error: Exception) -> str:
 
 def state_of(file: BufferedReader) -> tuple[int, ...]:
     """Return what changes when a file is replaced or written to."""
-    status = os.fstat(file.fileno())
+    return _state(os.fstat(file.fileno()))
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from cnnkit import files, tar_archives
-from cnnkit.data import decode
+from cnnkit.data import decode, reader, source
+from cnnkit.data.workers import Workers, value_of
+from cnnkit.errors import BadImageError, CnnkitError
 
 
 def member(name, content=b"", **fields):
@@ -198,20 +200,65 @@ def test_too_many_files(tmp_path, monkeypatch):
         files.tar_index(path)
 
 
-def test_an_archive_that_changes_is_noticed(tmp_path):
-    """A file of it is not read from a wrong place; afterwards, the new archive is read. One that is replaced is read at once."""
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_archive_that_changes_is_noticed(tmp_path, replaced):
+    """No file of it is read any more, neither from a wrong place nor one of other content, until its files are listed again."""
     path = write(tmp_path / "a.tar", member("1", b"1"))
+    files.tar_index(path)
     assert files.read_regular(f"{path}/1") == b"1"
-    write(tmp_path / "a.tar", member("0", b"0" * 5000), member("1", b"2"))
-    with pytest.raises(OSError, match="has changed while it was read"):
-        files.read_regular(f"{path}/1")
+    new = write(tmp_path / ("b.tar" if replaced else "a.tar"), member("0", b"0" * 5000), member("1", b"2"))
+    os.replace(new, path)
+    for _ in range(2):
+        with pytest.raises(CnnkitError, match=r"a\.tar has changed while it was read; run the command again"):
+            files.read_regular(f"{path}/1")
+        files.forget_changed_archives()
+    files.tar_index(path)
     assert files.read_regular(f"{path}/1") == b"2"
-    os.replace(write(tmp_path / "b.tar", member("1", b"3")), path)
-    assert files.read_regular(f"{path}/1") == b"3"
+
+
+def test_an_archive_is_truncated_while_a_file_is_read(tmp_path):
+    """An error, not an empty rest."""
+    path = write(tmp_path / "a.tar", member("1", b"1"))
     with files.open_regular(f"{path}/1") as file:
         os.truncate(path, 512)
         with pytest.raises(OSError, match="truncated while it was read"):
             file.read()
+
+
+def test_lists_of_files_follow_a_changed_archive(tmp_path):
+    """Only from one listing to the next."""
+    path = write(tmp_path / "a.tar", member("1", b"1"))
+    assert files.read_regular(f"{path}/1") == b"1"
+    write(path, member("0", b"0" * 5000), member("1", b"2"))
+    for _ in range(2):
+        with pytest.raises(CnnkitError, match="has changed"):
+            files.read_regular(f"{path}/1")
+    files.forget_changed_archives()
+    assert files.read_regular(f"{path}/1") == b"2"
+
+
+def test_archives_of_two_folders_are_not_confused(tmp_path, monkeypatch):
+    """Their paths relative to the current folder are the same."""
+    for number in (b"1", b"2"):
+        (tmp_path / number.decode()).mkdir()
+        monkeypatch.chdir(tmp_path / number.decode())
+        write("a.tar", member("1", number))
+        files.tar_index("a.tar")
+        assert files.read_regular("a.tar/1") == number
+
+
+def test_a_changed_archive_ends_a_run(tmp_path):
+    """It is not the fault of one image, after which the others would have labels of the archive before; also in worker processes."""
+    path = write(tmp_path / "a.tar", *(member(f"{name}/1.tif", tiff()) for name in "abc"))
+    images = source.find([path])
+    with Workers(decode.load, count=1, threads=1) as workers:
+        write(path, member("first.tif", tiff()), *(member(f"{name}/1.tif", tiff()) for name in "cba"))
+        with pytest.raises(CnnkitError, match=r"a\.tar has changed while it was read") as error:
+            list(reader.read(images, decode.load, jobs=1))
+        assert not isinstance(error.value, BadImageError)
+        for image in images:
+            with pytest.raises(CnnkitError, match=r"a\.tar has changed while it was read"):
+                value_of(workers.submit(image.path).result(timeout=60))
 
 
 def test_damaged_archives_are_refused_or_read_as_by_tarfile(tmp_path):

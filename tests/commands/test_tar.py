@@ -189,6 +189,33 @@ def test_trainings_use_the_splits_of_archives(run, here, photos):
     )
 
 
+def test_a_split_of_folders_never_gives_another_one(run, here, photos):
+    """Images whose archive says another split than the folder are left out, with a notice; a synonym is the same split."""
+    image, *_ = photos.values()
+    Path("ds/val").mkdir(parents=True)
+    Path("ds/train").mkdir()
+    pack("ds/train/a.tar", ("0.png", image))
+    pack(
+        "ds/val/a.tar",
+        *((f"{number}.png", image) for number in range(4)),
+        *(
+            (f"{number}.json", json.dumps({"label": "x", "split": name}))
+            for number, name in enumerate(("train", "valid", None, ""))
+        ),
+    )
+    pack("ds/val/b.tar", ("test/0.png", image), ("test/0.cls", "x"))
+    outcome = run("cnn-split", "ds", "--split", "val", "--ratio", "1")
+    assert [row["path"] for row in outcome.rows] == [f"ds/val/a.tar/{number}.png" for number in (1, 2, 3)]
+    assert (
+        "ds/val: 2 images are left out, since their archives say another split than val, such as ds/val/a.tar/0.png (train)"
+        in outcome.err
+    )
+    Path("ds/val/a.tar").unlink()
+    assert "ds/val: no image with split val; its archives have test" in (
+        run("cnn-split", "ds", "--split", "val", "--ratio", "1", status=1).err
+    )
+
+
 def test_split_copies_out_of_an_archive(run, here, photos, contents):
     """As from a folder; nothing else than a copy is possible."""
     pack("photos.tar", *photos.items())
