@@ -33,6 +33,9 @@ _KINDS = {
 _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin|null)|/proc/(self|\d+)/fd/\d+")
 
 
+#: Errors for paths that lead into a file as if it were a folder.
+_IN_A_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG)
+
 #: The current folder, if the path of an archive is relative to it, and this path.
 _Key = tuple[str, str]
 
@@ -55,8 +58,8 @@ def open_regular(path: str | Path) -> BufferedReader:
     name = _usable(path)
     try:
         mode = os.stat(name).st_mode
-    except NotADirectoryError:
-        if (found := _member(name)) is None:
+    except OSError as error:
+        if error.errno not in _IN_A_FILE or (found := _member(name)) is None:
             raise
         index, place = found
     else:
@@ -241,8 +244,8 @@ def regular_size(path: str | Path) -> int:
     """
     try:
         status = os.stat(path)
-    except NotADirectoryError:
-        if (found := _member(_usable(path))) is None:
+    except OSError as error:
+        if error.errno not in _IN_A_FILE or (found := _member(_usable(path))) is None:
             raise
         return found[1][1]
     except ValueError:

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 #: Extension of archives whose members can be read in place.
 EXTENSION = ".tar"
 
-#: Maximum number of members of an archive.
+#: Maximum number of members of an archive, with those that are not read.
 MOST_MEMBERS = 10_000_000
+
+#: Maximum number of bytes of a name, as Linux has it for paths.
+_LONGEST_NAME = 1 << 12
 
 #: Maximum number of bytes of the headers of one member: long names, and the extended headers of POSIX.
 _LONGEST_HEADERS = 1 << 20
@@ -63,7 +66,7 @@ class TarIndex:
     )  # names of several members; the last one is read, as tar unpacks it
     unusable: list[str] = field(
         default_factory=list
-    )  # members whose names lead out of the archive, links, devices, sparse files
+    )  # members whose names are too long or lead out of the archive, links, devices, sparse files
 
     @classmethod
     def read(cls, file: BufferedReader, path: str) -> Self:
@@ -79,7 +82,7 @@ class TarIndex:
         try:
             for member in _members(file):
                 index._add(member)
-                if len(index.members) > MOST_MEMBERS:
+                if len(index.members) + len(index.repeated) + len(index.unusable) > MOST_MEMBERS:
                     raise DamagedArchiveError(
                         path, f"more than {MOST_MEMBERS:,} files; divide it into several archives"
                     )
@@ -123,7 +126,9 @@ class _PlainFile(NamedTuple):
 
 
 def _usable_name(name: str) -> str | None:
-    """Return the name of a member without `.` and repeated separators; None if it would lead out of the archive."""
+    """Return the name of a member without `.` and repeated separators; None if it is too long, or would lead out of the archive."""
+    if len(name) > _LONGEST_NAME // 4 and len(name.encode(errors="replace")) > _LONGEST_NAME:
+        return None
     parts = [part for part in name.split("/") if part not in ("", os.curdir)]
     if name.startswith("/") or os.pardir in parts or "\0" in name or not parts:
         return None

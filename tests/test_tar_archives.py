@@ -134,6 +134,21 @@ def test_unsafe_members_are_not_read(tmp_path, made):
         files.open_regular(f"{path}/{made[0].name}")
 
 
+def test_long_names(tmp_path):
+    """Up to 4,096 bytes they are read, although no file system has such a path; others are counted."""
+    long = "/".join(["ä" * 100] * 20)  # 4,019 bytes
+    path = write(
+        tmp_path / ("a" * 90 + ".tar"), member(long, b"1"), member(long + "x" * 78, b"2"), member("good", b"3")
+    )
+    assert list(files.tar_index(path).members) == [long, "good"]
+    assert len(files.tar_index(path).unusable) == 1
+    assert files.read_regular(f"{path}/{long}") == b"1"
+    assert files.regular_size(f"{path}/{long}") == 1
+    assert files.exists(f"{path}/{long}")
+    with pytest.raises(OSError, match="File name too long"):
+        files.open_regular(f"{tmp_path}/{long}{'x' * 78}")
+
+
 def test_missing_files_are_named(tmp_path):
     """In an archive, and where a file that is no archive is taken for a folder."""
     path = write(tmp_path / "a.tar", member("1", b"1"))
@@ -192,10 +207,20 @@ def test_rejects_damaged_archives(tmp_path, change, message):
     assert "\n" not in refusal.value.strerror
 
 
-def test_too_many_files(tmp_path, monkeypatch):
-    """The number of files is limited."""
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member(str(number)) for number in range(3)],
+        [member("twice")] * 3,
+        [member("pipe", type=tarfile.FIFOTYPE)] * 3,
+        [member("1"), member("1"), member("../up")],
+    ],
+    ids=("files", "repeated", "unusable", "each"),
+)
+def test_too_many_files(tmp_path, monkeypatch, members):
+    """Their number is limited, also of those that are not read."""
     monkeypatch.setattr(tar_archives, "MOST_MEMBERS", 2)
-    path = write(tmp_path / "a.tar", *(member(str(number)) for number in range(3)))
+    path = write(tmp_path / "a.tar", *members)
     with pytest.raises(tar_archives.DamagedArchiveError, match="more than 2 files"):
         files.tar_index(path)
 
