@@ -141,6 +141,49 @@ def test_labels_of_webdataset(run, here, photos):
         assert notice in outcome.err
 
 
+def test_unusable_labels_are_counted(run, here, photos):
+    """They do not switch off the labels of folders; a whole number may be written as 1.0."""
+    image, *_ = photos.values()
+    for name, label in (("0", True), ("1", [1]), ("2", {"id": 1}), ("3", 1.5), ("4", 1 << 70)):
+        pack(f"f-{name}.tar", ("cat/0.png", image), ("cat/0.json", json.dumps({"label": label})))
+    outcome = run("cnn-split", "f-{0..4}.tar", "--ratio", "1")
+    assert [row["label"] for row in outcome.rows] == ["cat"] * 5
+    assert (
+        "5 labels in tar archives ignored, since they are neither text nor a whole number, such as f-0.tar/cat/0.json"
+        in outcome.err
+    )
+    pack(
+        "w.tar", ("cat/0.png", image), ("cat/0.json", '{"label": 1.0}'), ("1.png", image), ("1.json", '{"class": -2e0}')
+    )
+    outcome = run("cnn-split", "w.tar", "--ratio", "1")
+    assert [row["label"] for row in outcome.rows] == ["1", "-2"]
+    assert "ignored" not in outcome.err
+
+
+def test_two_numbers_are_a_conflict(run, here, photos):
+    """That of .json is read; text there is the name of a class whose number is in .cls, as cnn-split writes it."""
+    image, *_ = photos.values()
+    samples = {"0": ("3", 5), "1": ("3", "7"), "2": ("03", 3)}
+    pack(
+        "w.tar",
+        *(
+            each
+            for name, (number, label) in samples.items()
+            for each in (
+                (f"{name}.png", image),
+                (f"{name}.cls", number),
+                (f"{name}.json", json.dumps({"label": label})),
+            )
+        ),
+    )
+    outcome = run("cnn-split", "w.tar", "--ratio", "1")
+    assert [row["label"] for row in outcome.rows] == ["5", "7", "3"]
+    assert (
+        "1 sample in tar archives with one number in .cls and another one in .json are read with that of .json, such as w.tar/0"
+        in outcome.err
+    )
+
+
 def test_trainings_use_the_splits_of_archives(run, here, photos):
     """By the names of archives, by their folders, and by .json; --split selects one."""
     half = list(photos.items())
