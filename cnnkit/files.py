@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnnkit import tar_archives
+from cnnkit.errors import CnnkitError
 from cnnkit.tar_archives import TarIndex
 
 #: The most bytes of a file that is read as a whole.
@@ -32,9 +33,19 @@ _KINDS = {
 _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin|null)|/proc/(self|\d+)/fd/\d+")
 
 
+#: Errors for paths that lead into a file as if it were a folder.
+_IN_A_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG)
+
+#: The current folder, if the path of an archive is relative to it, and this path.
+_Key = tuple[str, str]
+
 #: Archives that have been read; a command keeps all of them, since it reads all their images.
-_indexes: dict[str, TarIndex] = {}
+_indexes: dict[_Key, TarIndex] = {}
 _indexing = threading.Lock()
+
+#: The states of archives whose images have been listed, here or in the process that has started this one: what is known of the images is
+#: true of this state alone.
+_listed: dict[_Key, tuple[int, ...]] = {}
 
 
 def open_regular(path: str | Path) -> BufferedReader:
@@ -42,17 +53,18 @@ def open_regular(path: str | Path) -> BufferedReader:
 
     Raises:
         OSError: It is not a regular file, cannot be opened, or its name is invalid.
+        CnnkitError: It is in an archive that has changed since its images were listed.
     """
     name = _usable(path)
     try:
         mode = os.stat(name).st_mode
-    except NotADirectoryError:
-        if (found := _member(name)) is None:
+    except OSError as error:
+        if error.errno not in _IN_A_FILE or (found := _member(name)) is None:
             raise
         index, place = found
     else:
         return _opened(path, mode)
-    return tar_archives.opened(_open_archive(index, name), name, place)
+    return tar_archives.opened(_open_archive(index), name, place)
 
 
 def is_tar(path: str | Path) -> bool:
@@ -61,41 +73,75 @@ def is_tar(path: str | Path) -> bool:
 
 
 def tar_index(path: str) -> TarIndex:
-    """Return the index of a tar archive, which is read once as long as the archive does not change.
+    """Return the index of a tar archive whose images are listed; it is read once as long as the archive does not change.
 
-    An archive that is replaced is read again. One that is written to in place is an error when the next file of it is opened.
+    From now on only files of this state of the archive are opened.
 
     Raises:
         DamagedArchiveError: It is not a tar archive, or is damaged.
         OSError: As `open_regular`.
     """
-    with _indexing:
-        known = _indexes.get(path)
-        with _opened(path, os.stat(_usable(path)).st_mode) as file:
-            if known is None or tar_archives.state_of(file) != known.state:
-                known = _indexes[path] = TarIndex.read(file, path)
-    return known
+    index = _indexed(path)
+    _listed[_key(path)] = index.state
+    return index
+
+
+def forget_changed_archives() -> None:
+    """Forget archives that have changed, before images are listed: those in a list or manifest are read from their archives of today."""
+    for key, index in list(_indexes.items()):
+        if key not in _listed and not index.is_of(key[1]):
+            _indexes.pop(key, None)
+
+
+def listed_archives() -> dict[_Key, tuple[int, ...]]:
+    """Return the archives whose images have been listed, with their states, for a process that reads these images."""
+    return dict(_listed)
+
+
+def expect_archives(listed: dict[_Key, tuple[int, ...]]) -> None:
+    """Open only files of archives that have not changed since another process listed them."""
+    _listed.update(listed)
 
 
 def read_members(index: TarIndex, names: Iterable[str], *, most: int) -> Iterator[bytes | None]:
     """Read small files of a tar archive, which is opened once; None for those of more than `most` bytes.
 
     Raises:
-        OSError: The archive cannot be read, or has changed.
+        OSError: The archive cannot be read.
+        CnnkitError: It has changed.
     """
-    with _open_archive(index, index.path) as archive:
+    with _open_archive(index) as archive:
         for name in names:
             offset, size = index.members[name]
             yield os.pread(archive.fileno(), size, offset) if size <= most else None
 
 
-def _open_archive(index: TarIndex, path: str) -> BufferedReader:
+def _key(path: str) -> _Key:
+    return "" if os.path.isabs(path) else os.getcwd(), path
+
+
+def _indexed(path: str) -> TarIndex:
+    key = _key(path)
+    with _indexing:
+        known = _indexes.get(key)
+        with _opened(path, os.stat(_usable(path)).st_mode) as file:
+            if known is None or tar_archives.state_of(file) != known.state:
+                known = _indexes[key] = TarIndex.read(file, path)
+    return known
+
+
+def _open_archive(index: TarIndex) -> BufferedReader:
     archive = _opened(index.path, os.stat(index.path).st_mode)
     if tar_archives.state_of(archive) != index.state:
         archive.close()
-        _indexes.pop(index.path, None)
-        raise OSError(errno.ESTALE, f"{index.path} has changed while it was read", path)
+        raise _changed(index.path)
     return archive
+
+
+def _changed(archive: str) -> CnnkitError:
+    return CnnkitError(
+        f"{archive} has changed while it was read; run the command again when no other program writes to it"
+    )
 
 
 def _member(path: str) -> tuple[TarIndex, tuple[int, int]] | None:
@@ -104,12 +150,14 @@ def _member(path: str) -> tuple[TarIndex, tuple[int, int]] | None:
     Raises:
         FileNotFoundError: The archive has no such file.
         OSError: It is damaged, or cannot be read.
+        CnnkitError: It has changed.
     """
     for archive, name in tar_archives.divided(path):
         if os.path.isfile(archive):
-            index = _indexes.get(archive)
-            if index is None or not index.is_of(os.stat(archive)):  # another file has this name now
-                index = tar_index(archive)
+            key = _key(archive)
+            index = _indexes.get(key) or _indexed(archive)
+            if not index.is_of(archive) or _listed.get(key, index.state) != index.state:
+                raise _changed(archive)
             if name not in index.members:
                 raise FileNotFoundError(errno.ENOENT, f"no such file in the archive {archive}", path)
             return index, index.members[name]
@@ -121,6 +169,7 @@ def exists(path: str | Path) -> bool:
 
     Raises:
         ValueError: No file system accepts the name.
+        CnnkitError: It would be in an archive that has changed.
     """
     if os.path.lexists(path):
         return True
@@ -195,8 +244,8 @@ def regular_size(path: str | Path) -> int:
     """
     try:
         status = os.stat(path)
-    except NotADirectoryError:
-        if (found := _member(_usable(path))) is None:
+    except OSError as error:
+        if error.errno not in _IN_A_FILE or (found := _member(_usable(path))) is None:
             raise
         return found[1][1]
     except ValueError:

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 #: Extension of archives whose members can be read in place.
 EXTENSION = ".tar"
 
-#: Maximum number of members of an archive.
+#: Maximum number of members of an archive, with those that are not read.
 MOST_MEMBERS = 10_000_000
+
+#: Maximum number of bytes of a name, as Linux has it for paths.
+_LONGEST_NAME = 1 << 12
 
 #: Maximum number of bytes of the headers of one member: long names, and the extended headers of POSIX.
 _LONGEST_HEADERS = 1 << 20
@@ -63,7 +66,7 @@ class TarIndex:
     )  # names of several members; the last one is read, as tar unpacks it
     unusable: list[str] = field(
         default_factory=list
-    )  # members whose names lead out of the archive, links, devices, sparse files
+    )  # members whose names are too long or lead out of the archive, links, devices, sparse files
 
     @classmethod
     def read(cls, file: BufferedReader, path: str) -> Self:
@@ -79,7 +82,7 @@ class TarIndex:
         try:
             for member in _members(file):
                 index._add(member)
-                if len(index.members) > MOST_MEMBERS:
+                if len(index.members) + len(index.repeated) + len(index.unusable) > MOST_MEMBERS:
                     raise DamagedArchiveError(
                         path, f"more than {MOST_MEMBERS:,} files; divide it into several archives"
                     )
@@ -91,9 +94,12 @@ class TarIndex:
             raise DamagedArchiveError(path, _reason(file, error)) from error
         return index
 
-    def is_of(self, status: os.stat_result) -> bool:
-        """Return whether this is the index of a file, which may have been written to."""
-        return self.state[:2] == (status.st_dev, status.st_ino)
+    def is_of(self, path: str) -> bool:
+        """Return whether a file is the archive of this index, and has not been written to."""
+        try:
+            return self.state == _state(os.stat(path))
+        except OSError:
+            return False
 
     def _add(self, member: "tarfile.TarInfo | _PlainFile") -> None:
         name = _usable_name(member.name)
@@ -120,7 +126,9 @@ class _PlainFile(NamedTuple):
 
 
 def _usable_name(name: str) -> str | None:
-    """Return the name of a member without `.` and repeated separators; None if it would lead out of the archive."""
+    """Return the name of a member without `.` and repeated separators; None if it is too long, or would lead out of the archive."""
+    if len(name) > _LONGEST_NAME // 4 and len(name.encode(errors="replace")) > _LONGEST_NAME:
+        return None
     parts = [part for part in name.split("/") if part not in ("", os.curdir)]
     if name.startswith("/") or os.pardir in parts or "\0" in name or not parts:
         return None
@@ -225,7 +233,10 @@ def _reason(file: BufferedReader, error: Exception) -> str:
 
 def state_of(file: BufferedReader) -> tuple[int, ...]:
     """Return what changes when a file is replaced or written to."""
-    status = os.fstat(file.fileno())
+    return _state(os.fstat(file.fileno()))
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from cnnkit import files, tar_archives
-from cnnkit.data import decode
+from cnnkit.data import decode, reader, source
+from cnnkit.data.workers import Workers, value_of
+from cnnkit.errors import BadImageError, CnnkitError
 
 
 def member(name, content=b"", **fields):
@@ -132,6 +134,21 @@ def test_unsafe_members_are_not_read(tmp_path, made):
         files.open_regular(f"{path}/{made[0].name}")
 
 
+def test_long_names(tmp_path):
+    """Up to 4,096 bytes they are read, although no file system has such a path; others are counted."""
+    long = "/".join(["ä" * 100] * 20)  # 4,019 bytes
+    path = write(
+        tmp_path / ("a" * 90 + ".tar"), member(long, b"1"), member(long + "x" * 78, b"2"), member("good", b"3")
+    )
+    assert list(files.tar_index(path).members) == [long, "good"]
+    assert len(files.tar_index(path).unusable) == 1
+    assert files.read_regular(f"{path}/{long}") == b"1"
+    assert files.regular_size(f"{path}/{long}") == 1
+    assert files.exists(f"{path}/{long}")
+    with pytest.raises(OSError, match="File name too long"):
+        files.open_regular(f"{tmp_path}/{long}{'x' * 78}")
+
+
 def test_missing_files_are_named(tmp_path):
     """In an archive, and where a file that is no archive is taken for a folder."""
     path = write(tmp_path / "a.tar", member("1", b"1"))
@@ -190,28 +207,83 @@ def test_rejects_damaged_archives(tmp_path, change, message):
     assert "\n" not in refusal.value.strerror
 
 
-def test_too_many_files(tmp_path, monkeypatch):
-    """The number of files is limited."""
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member(str(number)) for number in range(3)],
+        [member("twice")] * 3,
+        [member("pipe", type=tarfile.FIFOTYPE)] * 3,
+        [member("1"), member("1"), member("../up")],
+    ],
+    ids=("files", "repeated", "unusable", "each"),
+)
+def test_too_many_files(tmp_path, monkeypatch, members):
+    """Their number is limited, also of those that are not read."""
     monkeypatch.setattr(tar_archives, "MOST_MEMBERS", 2)
-    path = write(tmp_path / "a.tar", *(member(str(number)) for number in range(3)))
+    path = write(tmp_path / "a.tar", *members)
     with pytest.raises(tar_archives.DamagedArchiveError, match="more than 2 files"):
         files.tar_index(path)
 
 
-def test_an_archive_that_changes_is_noticed(tmp_path):
-    """A file of it is not read from a wrong place; afterwards, the new archive is read. One that is replaced is read at once."""
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_archive_that_changes_is_noticed(tmp_path, replaced):
+    """No file of it is read any more, neither from a wrong place nor one of other content, until its files are listed again."""
     path = write(tmp_path / "a.tar", member("1", b"1"))
+    files.tar_index(path)
     assert files.read_regular(f"{path}/1") == b"1"
-    write(tmp_path / "a.tar", member("0", b"0" * 5000), member("1", b"2"))
-    with pytest.raises(OSError, match="has changed while it was read"):
-        files.read_regular(f"{path}/1")
+    new = write(tmp_path / ("b.tar" if replaced else "a.tar"), member("0", b"0" * 5000), member("1", b"2"))
+    os.replace(new, path)
+    for _ in range(2):
+        with pytest.raises(CnnkitError, match=r"a\.tar has changed while it was read; run the command again"):
+            files.read_regular(f"{path}/1")
+        files.forget_changed_archives()
+    files.tar_index(path)
     assert files.read_regular(f"{path}/1") == b"2"
-    os.replace(write(tmp_path / "b.tar", member("1", b"3")), path)
-    assert files.read_regular(f"{path}/1") == b"3"
+
+
+def test_an_archive_is_truncated_while_a_file_is_read(tmp_path):
+    """An error, not an empty rest."""
+    path = write(tmp_path / "a.tar", member("1", b"1"))
     with files.open_regular(f"{path}/1") as file:
         os.truncate(path, 512)
         with pytest.raises(OSError, match="truncated while it was read"):
             file.read()
+
+
+def test_lists_of_files_follow_a_changed_archive(tmp_path):
+    """Only from one listing to the next."""
+    path = write(tmp_path / "a.tar", member("1", b"1"))
+    assert files.read_regular(f"{path}/1") == b"1"
+    write(path, member("0", b"0" * 5000), member("1", b"2"))
+    for _ in range(2):
+        with pytest.raises(CnnkitError, match="has changed"):
+            files.read_regular(f"{path}/1")
+    files.forget_changed_archives()
+    assert files.read_regular(f"{path}/1") == b"2"
+
+
+def test_archives_of_two_folders_are_not_confused(tmp_path, monkeypatch):
+    """Their paths relative to the current folder are the same."""
+    for number in (b"1", b"2"):
+        (tmp_path / number.decode()).mkdir()
+        monkeypatch.chdir(tmp_path / number.decode())
+        write("a.tar", member("1", number))
+        files.tar_index("a.tar")
+        assert files.read_regular("a.tar/1") == number
+
+
+def test_a_changed_archive_ends_a_run(tmp_path):
+    """It is not the fault of one image, after which the others would have labels of the archive before; also in worker processes."""
+    path = write(tmp_path / "a.tar", *(member(f"{name}/1.tif", tiff()) for name in "abc"))
+    images = source.find([path])
+    with Workers(decode.load, count=1, threads=1) as workers:
+        write(path, member("first.tif", tiff()), *(member(f"{name}/1.tif", tiff()) for name in "cba"))
+        with pytest.raises(CnnkitError, match=r"a\.tar has changed while it was read") as error:
+            list(reader.read(images, decode.load, jobs=1))
+        assert not isinstance(error.value, BadImageError)
+        for image in images:
+            with pytest.raises(CnnkitError, match=r"a\.tar has changed while it was read"):
+                value_of(workers.submit(image.path).result(timeout=60))
 
 
 def test_damaged_archives_are_refused_or_read_as_by_tarfile(tmp_path):

@@ -76,6 +76,7 @@ def find(
         UsageError: `split` with a list that has no splits, or `-` twice.
         CnnkitError: A source does not exist or contains no image.
     """
+    files.forget_changed_archives()
     sources = [each for source in sources for each in tar_source.expanded(source)]
     split = None if split is None else _one_name(split)
     collected = SearchLog() if search is None else search
@@ -190,6 +191,23 @@ def _of_split(
     return images
 
 
+def _in_agreement(folder: str, images: list[ImageFile], split: str, search: SearchLog) -> list[ImageFile]:
+    """Leave out the images in the folder of a split whose archives say another split."""
+    others = [image for image in images if image.split and split_names.meant(image.split, [split]) is None]
+    if not others:
+        return images
+    if len(others) == len(images):
+        there = ", ".join(sorted({str(image.split) for image in others}))
+        raise CnnkitError(f"{folder}: no image with split {split}; its archives have {there}")
+    left_out = "1 image is" if len(others) == 1 else f"{len(others):,} images are"
+    archive = "its archive says" if len(others) == 1 else "their archives say"
+    search.readings.append(
+        f"{folder}: {left_out} left out, since {archive} another split than {split}, "
+        f"such as {others[0].path} ({others[0].split})"
+    )
+    return [image for image in images if not image.split or split_names.meant(image.split, [split])]
+
+
 def _folder(folder: str, split: str | None, folders: FolderReading | None, search: SearchLog) -> list[ImageFile]:
     """Find the images of a folder, or of one split in it."""
     if split is not None:
@@ -205,7 +223,8 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
             split, root = meant, os.path.join(folder, meant)
         scanned = folder_search.scan(root)
         if archives := _archives_only(root, scanned, search):
-            return _tars(archives, None, folders, search, splits=dict.fromkeys(archives, split))
+            images = _tars(archives, None, folders, search, splits=dict.fromkeys(archives, split))
+            return _in_agreement(root, images, split, search)
         return _sorted(_found(root, scanned, split, search, whole=folder), root, search)
     layout = folder_search.folder_layout(folder, folders)
     if not layout.splits:

@@ -118,13 +118,19 @@ class _Doubts:
 
 _TEXTS = {
     "conflict": ("sample", "samples", " with one label in .cls and another one in .json are read with that of .cls"),
+    "numbers": (
+        "sample",
+        "samples",
+        " with one number in .cls and another one in .json are read with that of .json",
+    ),
+    "labels": ("label", "labels", " ignored, since they are neither text nor a whole number"),
     "fields": (".cls or .json", ".cls or .json", " ignored, since it is no label, no JSON object or longer than 1 MB"),
     "mask": ("image", "images", " ignored, since its sample has a main image"),
     "repeated": ("name", "names", " used more than once; the last file of a name is read"),
     "unusable": (
         "member",
         "members",
-        " ignored: links, devices, sparse files, and names with .. or an absolute path are not read",
+        " ignored: links, devices, sparse files, and names with .., an absolute path or more than 4,096 bytes are not read",
     ),
 }
 
@@ -243,6 +249,7 @@ def _field(name: str) -> str:
 
 def _read_fields(archive: _Archive, names: list[str], doubts: _Doubts) -> None:
     texts: dict[str, str] = {}  # of the .cls of each sample
+    numbers: dict[str, str] = {}  # in the .json, where it has no text
     path = archive.index.path
     for name, content in zip(names, files.read_members(archive.index, names, most=_LONGEST_FIELDS), strict=True):
         sample = _sample(name)
@@ -256,8 +263,12 @@ def _read_fields(archive: _Archive, names: list[str], doubts: _Doubts) -> None:
         read = None if content is None else _object(content)
         if read is None:
             doubts.note("fields", f"{path}/{name}")
-        else:
-            archive.fields[sample] = read
+            continue
+        if (label := _written_label(read)) is not None and _word(label) is None:
+            doubts.note("labels", f"{path}/{name}")
+        archive.fields[sample] = _words(read)
+        if not isinstance(label, str) and (number := _word(label)) is not None:
+            numbers[sample] = number
     for sample, text in texts.items():
         fields = archive.fields.setdefault(sample, {})
         named = fields.get("label")
@@ -265,6 +276,8 @@ def _read_fields(archive: _Archive, names: list[str], doubts: _Doubts) -> None:
             fields["label"] = text
         if named not in (None, text) and not text.isdecimal():
             doubts.note("conflict", f"{path}/{sample}")
+        elif sample in numbers and text.lstrip("0") != numbers[sample].lstrip("0"):
+            doubts.note("numbers", f"{path}/{sample}")
     archive.labelled = any("label" in fields for fields in archive.fields.values())
 
 
@@ -276,20 +289,39 @@ def _text(content: bytes) -> str | None:
     return None if "\n" in text or "\0" in text else text
 
 
-def _object(content: bytes) -> dict[str, str | None] | None:
-    """Return the label, split and group of a `.json`; None if it is not a JSON object."""
+def _object(content: bytes) -> dict[str, object] | None:
+    """Return the fields of a `.json`; None if it is not a JSON object."""
     try:
         read = json.loads(content)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(read, dict):
-        return None
-    words = {key: _word(read.get(key)) for key in ("label", "class", "split", "group")}
-    labels = {"label": words["label"] or words["class"]} if {"label", "class"} & read.keys() else {}
-    return {**labels, "split": words["split"], "group": words["group"]}
+    return read if isinstance(read, dict) else None
+
+
+def _written_label(read: Mapping[str, object]) -> object:
+    """Return the label of a `.json` as written: the first of the two fields that has a usable one."""
+    written = [read.get(key) for key in ("label", "class")]
+    return next(
+        (each for each in written if _word(each)), next((each for each in written if not _is_blank(each)), None)
+    )
+
+
+def _words(read: Mapping[str, object]) -> dict[str, str | None]:
+    """Return the label, split and group of a `.json`; no label where there is none, or one that cannot be used."""
+    label = _written_label(read)
+    usable = {"label", "class"} & read.keys() and (label is None or _word(label) is not None)
+    labels = {"label": _word(label)} if usable else {}
+    return {**labels, "split": _word(read.get("split")), "group": _word(read.get("group"))}
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _word(value: object) -> str | None:
+    """Return text or a whole number as text; None for anything else."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
+        value = int(value)  # numpy and pandas write 1.0
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     word = str(value) if isinstance(value, str) or abs(value) < 1 << 63 else ""
@@ -298,14 +330,17 @@ def _word(value: object) -> str | None:
 
 def _common_root(names: Sequence[str]) -> str:
     """Return the folder, with a separator, that contains all images, most of them in folders, as in `tar -cf photos.tar photos/`."""
-    root = ""
-    while True:
-        firsts = {name[len(root) :].partition("/")[0] for name in names}
-        (first, *_) = [*firsts, ""]
-        deeper = sum(name.count("/", len(root)) > 1 for name in names)
-        if len(firsts) != 1 or split_names.is_split(first) or 2 * deeper < len(names) or not deeper:
-            return root
-        root += f"{first}/"
+    if not names:
+        return ""
+    depths = Counter(name.count("/") for name in names)
+    shared = os.path.commonpath([min(names), max(names)])  # of all names: the others are between these two
+    root: list[str] = []
+    for folder in shared.split("/") if shared else ():
+        deeper = sum(count for depth, count in depths.items() if depth - len(root) > 1)
+        if split_names.is_split(folder) or 2 * deeper < len(names) or not deeper:
+            break
+        root.append(f"{folder}/")
+    return "".join(root)
 
 
 def _layout(where: str, names: Sequence[str], reading: FolderReading | None) -> folder_search.FolderLayout:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from cnnkit import files
 from cnnkit.data import decode, memory
 from cnnkit.errors import BadImageError, CnnkitError
 
@@ -31,6 +32,7 @@ class Setup:
     most_pixels: int  # of an image
     budget: memory.SharedBudget
     level: int  # of the messages that are reported
+    archives: dict[tuple[str, str], tuple[int, ...]]  # of `files.listed_archives`
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def main(descriptor: int) -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     memory.use(setup.budget)
+    files.expect_archives(setup.archives)
     notices = _Notices()
     logger = logging.getLogger("cnnkit")
     logger.setLevel(setup.level)

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
+from cnnkit import files
 from cnnkit.data import decode, memory
 from cnnkit.data.shared_memory import SharedBytes
 from cnnkit.data.source import ImageFile
@@ -78,6 +79,7 @@ class Workers:
             most_pixels=decode.most_pixels(),
             budget=self._budget,
             level=log.getEffectiveLevel(),
+            archives=files.listed_archives(),
         )
         descriptors = [each.descriptor for each in (*shared, self._budget.shared)]
         try:

@@ -31,6 +31,21 @@ FORMATS: dict[str, frozenset[str]] = {
     "PPM": frozenset({".ppm", ".pgm", ".pbm", ".pnm"}),
 }
 
+#: The extension of each format for a file that has none: the one that other programs know best. WebDataset decodes jpg, png and ppm alone.
+USUAL = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "BMP": ".bmp",
+    "DIB": ".bmp",
+    "GIF": ".gif",
+    "TIFF": ".tif",
+    "WEBP": ".webp",
+    "AVIF": ".avif",
+    "HEIF": ".heic",
+    "PPM": ".ppm",
+}
+
 #: All extensions of the supported formats, in lower case.
 EXTENSIONS = frozenset[str]().union(*FORMATS.values())
 

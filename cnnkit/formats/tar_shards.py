@@ -66,7 +66,7 @@ def member_name(path: str, head: bytes) -> str:
     folder, separator, name = path.rpartition("/")
     stem, extension = os.path.splitext(name)
     if extension.lower() not in image_formats.EXTENSIONS:
-        stem, extension = name, min(image_formats.FORMATS.get(image_formats.of_content(head) or "JPEG", {".jpg"}))
+        stem, extension = name, image_formats.USUAL[image_formats.of_content(head) or "JPEG"]
     return f"{folder}{separator}{stem.replace('.', '_')}{extension}"
 
 

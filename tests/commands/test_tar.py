@@ -27,14 +27,6 @@ def pack(name, *members):
 
 
 @pytest.fixture
-def here(images, tmp_path, monkeypatch):
-    """Change to a folder with photos/red and photos/blue."""
-    images(red=6, blue=6)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def photos(here):
     """The images in photos/, by their path there."""
     return {str(path.relative_to("photos")): path for path in sorted(Path("photos").rglob("*.png"))}
@@ -149,6 +141,49 @@ def test_labels_of_webdataset(run, here, photos):
         assert notice in outcome.err
 
 
+def test_unusable_labels_are_counted(run, here, photos):
+    """They do not switch off the labels of folders; a whole number may be written as 1.0."""
+    image, *_ = photos.values()
+    for name, label in (("0", True), ("1", [1]), ("2", {"id": 1}), ("3", 1.5), ("4", 1 << 70)):
+        pack(f"f-{name}.tar", ("cat/0.png", image), ("cat/0.json", json.dumps({"label": label})))
+    outcome = run("cnn-split", "f-{0..4}.tar", "--ratio", "1")
+    assert [row["label"] for row in outcome.rows] == ["cat"] * 5
+    assert (
+        "5 labels in tar archives ignored, since they are neither text nor a whole number, such as f-0.tar/cat/0.json"
+        in outcome.err
+    )
+    pack(
+        "w.tar", ("cat/0.png", image), ("cat/0.json", '{"label": 1.0}'), ("1.png", image), ("1.json", '{"class": -2e0}')
+    )
+    outcome = run("cnn-split", "w.tar", "--ratio", "1")
+    assert [row["label"] for row in outcome.rows] == ["1", "-2"]
+    assert "ignored" not in outcome.err
+
+
+def test_two_numbers_are_a_conflict(run, here, photos):
+    """That of .json is read; text there is the name of a class whose number is in .cls, as cnn-split writes it."""
+    image, *_ = photos.values()
+    samples = {"0": ("3", 5), "1": ("3", "7"), "2": ("03", 3)}
+    pack(
+        "w.tar",
+        *(
+            each
+            for name, (number, label) in samples.items()
+            for each in (
+                (f"{name}.png", image),
+                (f"{name}.cls", number),
+                (f"{name}.json", json.dumps({"label": label})),
+            )
+        ),
+    )
+    outcome = run("cnn-split", "w.tar", "--ratio", "1")
+    assert [row["label"] for row in outcome.rows] == ["5", "7", "3"]
+    assert (
+        "1 sample in tar archives with one number in .cls and another one in .json are read with that of .json, such as w.tar/0"
+        in outcome.err
+    )
+
+
 def test_trainings_use_the_splits_of_archives(run, here, photos):
     """By the names of archives, by their folders, and by .json; --split selects one."""
     half = list(photos.items())
@@ -194,6 +229,33 @@ def test_trainings_use_the_splits_of_archives(run, here, photos):
         assert len(run("cnn-split", *words, "--split", "val", "--ratio", "1").rows) == 6
     assert "no images with split test; it has train, val" in (
         run("cnn-split", "one.tar", "--split", "test", "--ratio", "1", status=1).err
+    )
+
+
+def test_a_split_of_folders_never_gives_another_one(run, here, photos):
+    """Images whose archive says another split than the folder are left out, with a notice; a synonym is the same split."""
+    image, *_ = photos.values()
+    Path("ds/val").mkdir(parents=True)
+    Path("ds/train").mkdir()
+    pack("ds/train/a.tar", ("0.png", image))
+    pack(
+        "ds/val/a.tar",
+        *((f"{number}.png", image) for number in range(4)),
+        *(
+            (f"{number}.json", json.dumps({"label": "x", "split": name}))
+            for number, name in enumerate(("train", "valid", None, ""))
+        ),
+    )
+    pack("ds/val/b.tar", ("test/0.png", image), ("test/0.cls", "x"))
+    outcome = run("cnn-split", "ds", "--split", "val", "--ratio", "1")
+    assert [row["path"] for row in outcome.rows] == [f"ds/val/a.tar/{number}.png" for number in (1, 2, 3)]
+    assert (
+        "ds/val: 2 images are left out, since their archives say another split than val, such as ds/val/a.tar/0.png (train)"
+        in outcome.err
+    )
+    Path("ds/val/a.tar").unlink()
+    assert "ds/val: no image with split val; its archives have test" in (
+        run("cnn-split", "ds", "--split", "val", "--ratio", "1", status=1).err
     )
 
 
@@ -257,7 +319,8 @@ def test_split_writes_archives(run, here, photos, contents):
         for files in samples.values():
             fields = json.loads(files.pop("json"))
             assert files.pop("cls").decode() == str(["blue", "red"].index(fields["label"]))
-            ((_, content),) = files.items()
+            ((extension, content),) = files.items()
+            assert extension == "png"  # also of a file without an extension
             found[f"{fields['split']}/{fields['path']}"] = content
             assert described[f"{fields['split']}/{fields['path']}"] == (
                 fields["label"],
@@ -429,6 +492,7 @@ def test_augment_writes_archives(run, here, photos, contents):
             fields = json.loads(files.pop("json"))
             assert files.pop("cls").decode() == str(["blue", "red"].index(fields["label"]))
             ((extension, content),) = files.items()
+            assert extension == "png"
             found[fields["path"]] = content
             (row,) = [row for row in rows if row["path"] == f"{archive}/{key}.{extension}"]
             texts = {name: "" if value is None else str(value) for name, value in fields.items()}

@@ -1,10 +1,11 @@
 """Names of tar archives: patterns, and the splits that names give. Their images: tests/commands/test_tar.py."""
 
+import random
 import subprocess
 
 import pytest
 
-from cnnkit.data import tar_source
+from cnnkit.data import split_names, tar_source
 from cnnkit.errors import UsageError
 
 
@@ -58,3 +59,35 @@ def test_rejects_patterns_of_too_many(pattern):
 def test_splits_in_names(name, split):
     """The last word before the number."""
     assert tar_source.split_in_name(name) == split
+
+
+def test_common_root_is_found_folder_by_folder():
+    """Against a search through all names for each folder."""
+
+    def expected(names):
+        root = ""
+        while True:
+            firsts = {name[len(root) :].partition("/")[0] for name in names}
+            deeper = sum(name.count("/", len(root)) > 1 for name in names)
+            if len(firsts) != 1 or split_names.is_split(*firsts) or 2 * deeper < len(names) or not deeper:
+                return root
+            root += f"{next(iter(firsts))}/"
+
+    drawn = random.Random(0)
+    roots = set()
+    for _ in range(2000):
+        folders = [drawn.choices(("a", "ab", "train"), (9, 2, 1))[0] for _ in range(4)]
+        names = [
+            "/".join([*folders[: drawn.randint(0, 4)], *drawn.choices("ab", k=drawn.randint(0, 2)), f"{number}.jpg"])
+            for number in range(drawn.randint(0, 4))
+        ]
+        root = expected(names)
+        assert tar_source._common_root(names) == root, names
+        roots.add(root)
+    assert len(roots) > 5
+
+
+def test_common_root_of_deep_folders():
+    """In a time that grows with the length of the names."""
+    deep = "a/" * 100_000
+    assert tar_source._common_root([f"{deep}{name}/1.jpg" for name in "bc"]) == deep
