@@ -50,7 +50,11 @@ class RunError(CnnkitError):
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(f"{what}: {reason}")
-        self.reason = reason
+        self.what, self.reason = what, reason
+
+    def __reduce__(self) -> tuple[type["RunError"], tuple[str, str], dict[str, object]]:
+        """Return what makes it again in another process: its two arguments, not its message."""
+        return type(self), (self.what, self.reason), self.__dict__
 
 
 class BadImageError(CnnkitError):

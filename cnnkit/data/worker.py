@@ -4,6 +4,7 @@ It imports what its function needs, and nothing of the program that started it. 
 """
 
 import logging
+import os
 import queue
 import sys
 import threading
@@ -11,8 +12,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from cnnkit import files
@@ -99,16 +101,25 @@ def main(descriptor: int) -> None:
                 done.append((number, answer))
                 now = time.monotonic()
                 if now - sent > _LATE or tasks.empty():
+                    content = _packed(done)
                     try:
-                        connection.send(done)
+                        connection.send_bytes(content)
                     except OSError:
-                        return  # whoever wanted the results is gone
+                        return  # the process that waits for the results has ended
                     done.clear()
                     sent = now
 
+    def work_or_end() -> None:
+        """End the process with the thread: nothing else would tell that its items are never answered."""
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
     with decode.at_most(setup.most_pixels):
         for _ in range(setup.threads):
-            threading.Thread(target=work, daemon=True).start()
+            threading.Thread(target=work_or_end, daemon=True).start()
         while True:
             try:
                 received: list[tuple[int, Any]] = connection.recv()
@@ -130,4 +141,25 @@ def attempt(load: Callable[[Any], Any], item: Any) -> Any:  # noqa: ANN401 - wha
     except CnnkitError as error:
         return Failure(str(error), None)
     except Exception as error:
-        return Failure(f"{type(error).__name__} in a worker process: {error}", traceback.format_exc())
+        return _failure(error)
+
+
+def _failure(error: Exception) -> Failure:
+    """Describe a bug, while it is handled."""
+    return Failure(f"{type(error).__name__} in a worker process: {error}", traceback.format_exc())
+
+
+def _packed(done: list[tuple[int, Answer]]) -> memoryview:
+    """Return a message; a result that cannot be pickled becomes a Failure."""
+    try:
+        return ForkingPickler.dumps(done)
+    except Exception:  # pickle calls the methods of the results
+        return ForkingPickler.dumps([(number, _sendable(answer)) for number, answer in done])
+
+
+def _sendable(answer: Answer) -> Answer:
+    try:
+        ForkingPickler.dumps(answer.value)
+    except Exception as error:
+        return replace(answer, value=_failure(error))
+    return answer

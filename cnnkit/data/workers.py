@@ -2,7 +2,7 @@
 
 Python's lock lets one thread at a time run between two calls of the decoder. With small images that is most of the work.
 
-The processes are started anew, not forked: they import what their function needs, not the main program. So a script needs no
+The processes are new ones, not forks: they import what their function needs, not the main program. So a script needs no
 `if __name__ == "__main__"`, as it does with `multiprocessing`. They end with their connection: at the end of the work, at an error, or
 with this process, even if it is killed.
 """
@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import os
+import pickle
 import selectors
 import signal
 import socket
@@ -66,11 +67,11 @@ class Workers:
             threads: Number of threads in all of them; each process has one or more.
             shared: Memory that `load` writes to.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: deque[tuple[int, Any, Future[Answer]]] = deque()
         self._workers: list[_Worker] = []
         self._numbers, self._closing = 0, False
-        self._error: WorkerError | None = None
+        self._error: Exception | None = None
         self._budget = memory.SharedBudget(memory.DECODING.size)
         self._receiver = threading.Thread(target=self._receive, name="workers", daemon=True)
         setup = functools.partial(
@@ -107,14 +108,21 @@ class Workers:
         return [worker.process.pid for worker in self._workers]
 
     def submit(self, item: Any) -> "Future[Answer]":  # noqa: ANN401 - whatever `load` takes
-        """Apply the function to an item in one of the processes; `result` of its future raises WorkerError if that process ends."""
+        """Apply the function to an item in one of the processes.
+
+        `result` of its future raises WorkerError if one of the processes ends, and the exception if an item or a result cannot be sent.
+        """
         future: Future[Answer] = Future()
         with self._lock:
             if self._error is not None:
                 raise self._error
             self._waiting.append((self._numbers, item, future))
             self._numbers += 1
-            self._feed()
+            try:
+                self._feed()
+            except Exception as error:
+                self._fail(error)
+                raise
         return future
 
     def close(self) -> None:
@@ -147,6 +155,13 @@ class Workers:
 
     def _receive(self) -> None:
         """Take results from the workers, in a thread of its own, until all have ended."""
+        try:
+            self._take_results()
+        except Exception as error:  # pickle calls the methods of the results
+            error.add_note("while results of the worker processes were received")
+            self._fail(error)
+
+    def _take_results(self) -> None:
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
                 selector.register(worker.connection, selectors.EVENT_READ, worker)
@@ -154,31 +169,42 @@ class Workers:
                 for key, _ in selector.select():
                     worker = key.data
                     try:
-                        answers: list[tuple[int, Answer]] = worker.connection.recv()
+                        content = worker.connection.recv_bytes()
                     except (EOFError, OSError):
                         selector.unregister(worker.connection)
                         self._lost(worker)
                         continue
+                    answers: list[tuple[int, Answer]] = pickle.loads(content)
                     with self._lock:
                         futures = [worker.items.pop(number)[1] for number, _ in answers]
-                        self._feed()
-                    for future, (_, answer) in zip(futures, answers, strict=True):
-                        if not future.done():  # another worker has ended, and everything has failed
-                            future.set_result(answer)
+                    try:
+                        with self._lock:
+                            self._feed()
+                    finally:
+                        for future, (_, answer) in zip(futures, answers, strict=True):
+                            if not future.done():  # another worker has ended, and everything has failed
+                                future.set_result(answer)
 
     def _lost(self, worker: _Worker) -> None:
         """Let all items fail when a process ends by itself."""
         with self._lock:
+            if not self._closing and self._error is None:
+                worker.process.wait()
+                items = [item for item, _ in worker.items.values()]
+                self._fail(WorkerError(_reason(worker.process.returncode, items)))
+
+    def _fail(self, error: Exception) -> None:
+        """Let all items fail, and those to come."""
+        with self._lock:
             if self._closing or self._error is not None:
                 return
-            worker.process.wait()
-            self._error = WorkerError(_reason(worker.process.returncode, [item for item, _ in worker.items.values()]))
+            self._error = error
             futures = [future for each in self._workers for _, future in each.items.values()]
             futures += [future for _, _, future in self._waiting]
             self._waiting.clear()
         for future in futures:
             if not future.done():
-                future.set_exception(self._error)
+                future.set_exception(error)
 
 
 def value_of(answer: Answer) -> Any:  # noqa: ANN401 - whatever `load` returns

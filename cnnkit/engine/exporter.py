@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
+import pickle
 import sys
 import warnings
 from collections.abc import Mapping
@@ -29,8 +30,15 @@ from cnnkit.formats.header import made_by
 #: The libraries whose version decides what the exporter writes.
 _LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnx-ir", "onnxscript")
 
-#: Attributes of every module: its weights, submodules and hooks.
-_OF_MODULES = frozenset(vars(nn.Module())) - {"training"}
+#: The packages that those versions describe, and built-in functions of Python.
+_DESCRIBED = frozenset({"torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxscript", "builtins", "_operator"})
+
+#: Attributes of every module: its weights, submodules and hooks; and of a traced one, its graph, whose code is compared.
+_OF_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_graph", "_tracer_cls"}
+
+
+class _NotComparableError(Exception):
+    """Something that may decide what a network computes cannot be compared with that of another network."""
 
 
 def graph(module: nn.Module, example: Tensor, *, opset: int | None, free: Mapping[int, str]) -> onnx_ir.Model:
@@ -84,7 +92,7 @@ def _structure(
     try:
         kept = cache.folder("graphs") / f"{_digest(module, example, tensors, opset, free)}.onnx"
         content = cache.find(kept)
-    except (CnnkitError, OSError):  # not writable or not readable, or there is no home directory
+    except (CnnkitError, OSError, _NotComparableError):  # not writable or readable, or there is no home directory
         return _exported(module, example, tensors, opset, free)
     if content is None:
         content = _exported(module, example, tensors, opset, free)
@@ -133,12 +141,15 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 def _digest(
     module: nn.Module, example: Tensor, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
 ) -> str:
-    """Return a digest of everything that the exporter sees, except the values of weights."""
+    """Return a digest of everything that the exporter sees, except the values of weights.
+
+    Raises:
+        _NotComparableError: It has an attribute that cannot be described, or its source is not known.
+    """
     modules = list(module.named_modules(remove_duplicate=False))
-    ours = sorted({type(part).__module__ for _, part in modules if type(part).__module__.startswith("cnnkit.")})
     seen = {
         "made_by": made_by(*_LIBRARIES),
-        "sources": [inspect.getsource(sys.modules[name]) for name in ours],
+        "sources": [_source(name) for name in sorted({type(part).__module__ for _, part in modules})],
         "input": [str(example.dtype), list(example.shape)],
         "opset": opset,
         "free": sorted(free),
@@ -167,7 +178,29 @@ def _described(value: Any) -> Any:  # noqa: ANN401 - an attribute of a module
         return [[_described(key), _described(each)] for key, each in value.items()]
     if isinstance(value, tuple | list):
         return [_described(each) for each in value]
+    if isinstance(value, fx.Graph):  # of torchvision's extractors, for training and for use
+        return value.python_code("self").src
+    if isinstance(value, set | frozenset):
+        return sorted((_described(each) for each in value), key=json.dumps)
     if isinstance(value, functools.partial):
         return [_described(each) for each in (value.func, value.args, value.keywords)]
+    try:
+        content = pickle.dumps(value)  # functions and classes by name; one within a function has none
+    except Exception as error:  # pickle calls the methods of the value
+        raise _NotComparableError from error
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return [_source(named.__module__), hashlib.sha256(content).hexdigest()]
+
+
+def _source(name: str | None) -> str:
+    """Return the source of a Python module; nothing if a version of our libraries describes it.
+
+    Raises:
+        _NotComparableError: It has none, as what is typed into a notebook.
+    """
+    if name is not None and name.partition(".")[0] in _DESCRIBED:
+        return ""
+    try:
+        return inspect.getsource(sys.modules[name or ""])
+    except (KeyError, OSError, TypeError) as error:
+        raise _NotComparableError from error

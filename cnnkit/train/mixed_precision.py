@@ -100,7 +100,8 @@ class _StridedDepthwiseInFloat32(TorchFunctionMode):
         if func is not torch.conv2d or kwargs or len(args) != _CONV2D_ARGUMENTS:  # as nn.Conv2d calls it
             return func(*args, **(kwargs or {}))
         images, weight, bias, stride, padding, dilation, groups = args
-        if groups == 1 or weight.shape[1] > 1 or max(stride) == 1 or not images.requires_grad:
+        largest = stride if isinstance(stride, int) else max(stride)
+        if groups == 1 or weight.shape[1] > 1 or largest == 1 or not images.requires_grad:
             return func(*args)
         with torch.autocast("cpu", enabled=False):
             made: Tensor = func(images.float(), weight, bias, stride, padding, dilation, groups)

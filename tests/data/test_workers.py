@@ -36,7 +36,7 @@ def left():
 
 
 def test_results_errors_and_limits_are_those_of_threads(tmp_path, left, caplog):
-    """An image, a broken one, one above --max-pixels, one that is damaged twice, and an exception that is nobody's fault."""
+    """An image, a broken one, one above --max-pixels, one that is damaged twice, and an exception that no image causes."""
     image = Image.linear_gradient("L").resize((60, 40))
     image.save(tmp_path / "good.png")
     image.resize((80, 80)).save(tmp_path / "large.png")
@@ -70,6 +70,51 @@ def test_a_killed_worker_ends_the_work(left):
                 future.result(timeout=20)
         with pytest.raises(WorkerError, match="killed by SIGKILL"):
             pool.submit(1)
+
+
+@pytest.mark.parametrize("result", ["lambda: 0", "threading.Lock()"])
+def test_a_result_that_cannot_be_sent_is_a_failure(left, result):
+    """It has no traceback that ends the process: those after it are answered."""
+    with Workers(eval, count=1, threads=1) as pool:
+        futures = [pool.submit(each.replace("threading", "__import__('threading')")) for each in ("1", result, "2")]
+        answers = [future.result(timeout=20) for future in futures]
+        with pytest.raises(RuntimeError, match=r"^\w+ in a worker process: .*pickle") as caught:
+            workers.value_of(answers[1])
+    assert [workers.value_of(answers[place]) for place in (0, 2)] == [1, 2]
+    assert caught.value.__notes__[0].startswith("Traceback")
+
+
+def test_a_result_that_cannot_be_received_ends_the_work(left):
+    """All items fail with the exception, and so does the next one."""
+    with Workers(eval, count=2, threads=2) as pool:
+        waiting = pool.submit("__import__('time').sleep(60)")
+        bad = pool.submit("type('Bad', (), {'__reduce__': lambda self: (int, ('x',))})()")
+        for future in (waiting, bad):
+            with pytest.raises(
+                ValueError, match=r"^invalid literal .*\nwhile results of the worker processes were received$"
+            ):
+                future.result(timeout=20)
+        with pytest.raises(ValueError, match="invalid literal"):
+            pool.submit("1")
+
+
+def test_an_item_that_cannot_be_sent_ends_the_work(left):
+    """`submit` raises the exception, and what waits in the same message fails with it."""
+    with Workers(eval, count=1, threads=1) as pool:
+        waiting = pool.submit("__import__('time').sleep(60)")
+        with pytest.raises(TypeError, match="pickle"):
+            pool.submit(threading.Lock())
+        with pytest.raises(TypeError, match="pickle"):
+            waiting.result(timeout=20)
+
+
+def test_a_thread_that_ends_takes_its_process_with_it(left):
+    with Workers(eval, count=1, threads=2) as pool:
+        waiting = pool.submit("__import__('time').sleep(60)")
+        ended = pool.submit("__import__('sys').exit()")
+        for future in (waiting, ended):
+            with pytest.raises(WorkerError, match=r"^a worker process ended with status 1;"):
+                future.result(timeout=20)
 
 
 @pytest.mark.parametrize(

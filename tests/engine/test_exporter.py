@@ -1,7 +1,11 @@
 """The cache of exported structures: the same bytes with and without it, and a changed structure or weights are seen."""
 
 import functools
+import importlib
+import linecache
+import sys
 
+import numpy as np
 import onnx_ir
 import pytest
 import torch
@@ -92,3 +96,71 @@ def test_attributes_are_part_of_the_structure(tmp_path, monkeypatch):
     for each in networks:
         exporter._structure(each.eval(), rows, exporter._tensors(each), None, {0: "batch"})
     assert seen == networks * 2
+
+
+def scaled_by(factor):
+    return lambda rows: rows * factor
+
+
+def no_weights(factor):
+    return [nn.Hardtanh(0, factor)]  # in a list, torch does not register it
+
+
+def with_weights(factor):
+    return [nn.PReLU(init=factor)]
+
+
+class Plain:
+    """An object that is no module."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def scaled(self, rows):
+        return rows * self.factor
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda factor: np.full(3, factor),
+        lambda factor: {"rows", factor},
+        lambda factor: frozenset([factor]),
+        scaled_by,
+        lambda factor: functools.partial(scaled_by(factor)),
+        no_weights,
+        with_weights,
+        Plain,
+        lambda factor: Plain(factor).scaled,
+        lambda factor: {"deep": [Plain(np.full(3, factor))]},
+    ],
+    ids=["array", "set", "frozenset", "closure", "partial", "module", "weights", "object", "method", "deep"],
+)
+def test_networks_that_differ_in_any_attribute_have_structures_of_their_own(tmp_path, monkeypatch, made):
+    """What cannot be compared, such as a function within a function, is exported every time."""
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
+    found = []
+    for factor in (2.0, 3.0, 2.0):
+        module = nn.Sequential(nn.Linear(3, 3))
+        module.made = made(factor)
+        monkeypatch.setattr(exporter, "_exported", lambda *_, factor=factor: str(factor).encode())
+        found.append(exporter._structure(module, torch.rand(2, 3), exporter._tensors(module), None, {}))
+    assert found == [b"2.0", b"3.0", b"2.0"]
+
+
+def test_another_source_of_a_class_is_another_structure(tmp_path, monkeypatch):
+    """Of code that no version describes."""
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for factor in (2, 3, 2):
+        (tmp_path / "own_layers.py").write_text(
+            f"from torch import nn\n\nclass Own(nn.Module):\n    def forward(self, rows):\n        return rows * {factor}\n"
+        )
+        linecache.checkcache()
+        sys.modules.pop("own_layers", None)
+        importlib.invalidate_caches()
+        module = importlib.import_module("own_layers").Own()
+        monkeypatch.setattr(exporter, "_exported", lambda *_, factor=factor: str(factor).encode())
+        found.append(exporter._structure(module, torch.rand(2, 3), {}, None, {}))
+    assert found == [b"2", b"3", b"2"]

@@ -58,3 +58,15 @@ def test_strided_depthwise_layers_compute_in_float32(kernel, stride, channels):
     expected = torch.autograd.grad(layer(images), [images, *layer.parameters()], weights.float())
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("words", [(2, 1, 1, 4), (1, 1, 1, 4), ((2, 1), 1, 1, 4)])
+def test_strides_may_be_one_number(words):
+    """A network's own code may call conv2d with the numbers that nn.Conv2d writes twice."""
+    images, weight = torch.randn(2, 4, 9, 9, requires_grad=True), torch.randn(4, 1, 3, 3)
+    with mixed_precision.choose_precision(Amp.BF16, CPU).autocast():
+        output = torch.conv2d(images, weight, None, *words)
+        assert torch.nn.functional.conv2d(images, weight, None, *words).equal(output)
+    assert output.dtype is torch.bfloat16
+    expected = torch.conv2d(images, weight, None, *words)
+    torch.testing.assert_close(output.float(), expected, atol=0.05, rtol=0.02)
