@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,16 @@ def test_a_run_of_some_rows_leaves_the_readme_alone(bench, rows, tmp_path):
     assert not readme.exists()
     with pytest.raises(SystemExit, match="no row tim; there are times-one, broken"):
         suite.main([*words, "tim"], rows[0])
+
+
+def test_modules_of_the_start_are_those_of_the_commands(bench):
+    """Each tool imports the first of its modules, and all of them exist."""
+    for command, modules in bench("rows_start").MODULES.items():
+        first, *_ = names = modules.split(", ")
+        package, _, module = first.rpartition(".")
+        tool = (ROOT / "tools" / f"{command.replace('-', '_')}.py").read_text(encoding="utf-8")
+        assert re.search(rf"from {package} import .*\b{module}\b|from {first} import ", tool), command
+        assert all((ROOT / f"{name.replace('.', '/')}.py").is_file() for name in names)
 
 
 def test_usage_includes_children():
