@@ -165,6 +165,10 @@ class Inputs:
         self.ours("cnn-export", self.head, "-o", output, "--device", "cpu", "-q")
         return output
 
+    def fill_cache(self) -> None:
+        """Export MobileNetV2 with its head if that was not done before: exports and extractions later find it in the cache."""
+        _ = self.model
+
     @cached_property
     def tables(self) -> Path:
         """Folder with tables of a million predictions and the manifest of their images."""

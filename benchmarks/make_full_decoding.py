@@ -11,8 +11,8 @@ from cnnkit.formats import onnx_model
 def main(source: Path, output: Path) -> None:
     """Read, change the header, write."""
     model = onnx_model.load(source)
-    assert model.header is not None
-    assert model.header.preprocess is not None
+    if model.header is None or model.header.preprocess is None:
+        raise SystemExit(f"{source}: has no header of cnnkit, or takes features")
     header = model.header.but(preprocess=replace(model.header.preprocess, decoding=Decoding.FULL))
     onnx_model.save(output, onnx_model.finished(onnx_model.parse(model.content, name=source.name), header))
 

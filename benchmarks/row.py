@@ -88,15 +88,19 @@ class Line:
 
 
 def lines(row: Row, programs: Sequence[Program], samples: Sequence[Sequence[Mapping[str, float]]]) -> list[Line]:
-    """Return the lines of a row from what each program returned in each round."""
+    """Return the lines of a row from what each program returned in each round.
+
+    A program without samples failed. There are no ratios if a peer failed: it could be the best.
+    """
     found = []
+    complete = all(each for program, each in zip(programs, samples, strict=True) if program.role is Role.PEER)
     for name, metric in row.metrics.items():
         measured = [
             (program, [sample[name] for sample in each if name in sample])
             for program, each in zip(programs, samples, strict=True)
         ]
         medians = [median(values) for program, values in measured if program.role is Role.PEER and values]
-        best = (max if metric.higher else min)(medians) if medians else None
+        best = (max if metric.higher else min)(medians) if medians and complete else None
         for program, values in measured:
             if not values:
                 continue

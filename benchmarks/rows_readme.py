@@ -20,7 +20,7 @@ def commands() -> list[str]:
 
 
 def _steps(inputs: Inputs) -> Sequence[Program]:
-    assert inputs.model  # fills the cache of exported networks
+    inputs.fill_cache()
     folder = inputs.new()
     folder.mkdir()
     (folder / "photos").symlink_to(inputs.images(400))

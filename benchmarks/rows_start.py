@@ -6,12 +6,18 @@ from functools import partial
 from inputs import Inputs
 from row import Metric, Program, Role, Row
 
-#: The modules that commands import before they work.
+#: The modules that the commands that need torch import before they work; cnn-cam and cnn-maps as for a network of torch.
+#: cnn-dream imports the same as cnn-filters.
 MODULES = {
+    "cnn-train": "cnnkit.train.scratch",
     "cnn-train-head": "cnnkit.train.head",
     "cnn-finetune": "cnnkit.train.finetune",
+    "cnn-advise": "cnnkit.audit.transfer_advice",
+    "cnn-augment": "cnnkit.engine.augment_files",
     "cnn-export": "cnnkit.engine.export",
-    "cnn-cam": "cnnkit.explain.cam_run",
+    "cnn-cam": "cnnkit.explain.cam_run, cnnkit.explain.load_network, cnnkit.explain.cam",
+    "cnn-maps": "cnnkit.explain.feature_maps, cnnkit.explain.load_network",
+    "cnn-filters": "cnnkit.explain.activation_max",
 }
 
 # A command with one option, in the package that our commands use.

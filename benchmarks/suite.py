@@ -48,25 +48,40 @@ def chosen(rows: Sequence[Row], only: str) -> list[Row]:
     return found
 
 
-def measured(row: Row, inputs: Inputs, *, rounds: int) -> list[Line]:
-    """Run the programs of a row in turn, long ones in fewer rounds, and return their lines of the table."""
+def measured(row: Row, inputs: Inputs, *, rounds: int) -> tuple[list[Line], list[str]]:
+    """Run the programs of a row in turn, long ones in fewer rounds.
+
+    Returns:
+        Their lines of the table, and the programs that failed, with reasons; these have no lines.
+
+    Raises:
+        CommandError: The inputs could not be made.
+    """
     programs = row.programs(inputs)
     samples: list[list[Mapping[str, float]]] = [[] for _ in programs]
     spent = [0.0] * len(programs)
+    failed: dict[int, str] = {}
     for number in range(rounds):
         for place, program in enumerate(programs):
-            if number < (program.rounds or rounds) and (number == 0 or spent[place] < SECONDS * rounds):
-                started = time.perf_counter()
+            if place in failed or number >= (program.rounds or rounds):
+                continue
+            if number and spent[place] >= SECONDS * rounds:
+                continue
+            started = time.perf_counter()
+            try:
                 samples[place].append(program.run())
-                spent[place] += time.perf_counter() - started
-    return lines(row, programs, samples)
+            except (CommandError, OSError) as error:  # OSError: what a program that failed before should have written
+                failed[place] = f"{row.name}, {program.name}: {error}"
+                samples[place].clear()
+            spent[place] += time.perf_counter() - started
+    return lines(row, programs, samples), list(failed.values())
 
 
 def run(rows: Sequence[Row], inputs: Inputs, *, rounds: int) -> tuple[list[Line], list[str]]:
     """Measure rows; print each as it is done.
 
     Returns:
-        The lines of the table, and the rows that failed, with reasons.
+        The lines of the table, and the programs and rows that failed, with reasons.
     """
     found: list[Line] = []
     failures: list[str] = []
@@ -75,12 +90,13 @@ def run(rows: Sequence[Row], inputs: Inputs, *, rounds: int) -> tuple[list[Line]
         print(f"row {number} of {len(rows)}, {row.name}: {row.work}", file=sys.stderr, flush=True)
         started = time.perf_counter()
         try:
-            found += measured(row, inputs, rounds=rounds)
+            of_row, failed = measured(row, inputs, rounds=rounds)
         except CommandError as error:
-            failures.append(f"{row.name}: {error}")
-            print(failures[-1], file=sys.stderr, flush=True)
-            continue
-        print(table.text([line for line in found if line.row == row.name]), file=sys.stderr)
+            of_row, failed = [], [f"{row.name}: {error}"]
+        found += of_row
+        failures += failed
+        for part in ([table.text(of_row)] if of_row else []) + failed:
+            print(part, file=sys.stderr, flush=True)
         now = time.perf_counter()
         print(f"({now - started:.0f} s, {(now - began) / 60:.1f} min in all)\n", file=sys.stderr, flush=True)
     return found, failures

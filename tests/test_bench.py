@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,39 @@ def test_long_programs_run_in_fewer_rounds(bench, rows, tmp_path, monkeypatch):
     assert rows[1] == ["ours", "slow", "fast"]
 
 
+def test_a_program_that_fails_leaves_the_others_of_its_row(bench, rows, tmp_path, capsys):
+    """It is not run again. Without a peer that could be the best there is no ratio; another program of ours takes none away."""
+    row, suite = bench("row"), bench("suite")
+    (times, broken), calls = rows
+
+    def failing(_inputs):
+        calls.append("broken")
+        return broken.programs(_inputs)[0].run()
+
+    def with_failing(role):
+        return row.Row(
+            "partly", "a work", times.metrics,
+            lambda inputs: [row.Program("broken", lambda: failing(inputs), role), *times.programs(inputs)],
+        )  # fmt: skip
+
+    for role, ratio, reach, met in (
+        (row.Role.PEER, None, "at most 1.5 s", False),
+        (row.Role.OURS, 2.5, "2 times, at most 1.5 s", False),
+    ):
+        calls.clear()
+        log = tmp_path / "results.jsonl"
+        assert suite.main(["--rounds", "3", "--json", str(log), "--only", "partly"], [with_failing(role)]) == 1
+        assert calls == ["broken", *["ours", "slow", "fast"] * 3]
+        _, *lines, failure = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+        assert [each["program"] for each in lines] == ["ours", "slow", "fast"] * 2
+        assert [lines[0][key] for key in ("median", "ratio", "reach", "met")] == [2, ratio, reach, met]
+        assert failure["failed"].startswith("partly, broken: ")
+        assert failure["failed"].endswith("exit status 1: no such image")
+        written = capsys.readouterr()
+        assert written.err.count("exit status 1: no such image") == 1
+        assert "slow" in written.out
+
+
 def test_a_run_of_some_rows_leaves_the_readme_alone(bench, rows, tmp_path):
     """`times` names times-one as well; a name without a row is an error."""
     readme, suite = tmp_path / "README.md", bench("suite")
@@ -100,6 +134,16 @@ def test_a_run_of_some_rows_leaves_the_readme_alone(bench, rows, tmp_path):
     assert not readme.exists()
     with pytest.raises(SystemExit, match="no row tim; there are times-one, broken"):
         suite.main([*words, "tim"], rows[0])
+
+
+def test_modules_of_the_start_are_those_of_the_commands(bench):
+    """Each tool imports the first of its modules, and all of them exist."""
+    for command, modules in bench("rows_start").MODULES.items():
+        first, *_ = names = modules.split(", ")
+        package, _, module = first.rpartition(".")
+        tool = (ROOT / "tools" / f"{command.replace('-', '_')}.py").read_text(encoding="utf-8")
+        assert re.search(rf"from {package} import .*\b{module}\b|from {first} import ", tool), command
+        assert all((ROOT / f"{name.replace('.', '/')}.py").is_file() for name in names)
 
 
 def test_usage_includes_children():

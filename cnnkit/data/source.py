@@ -330,7 +330,7 @@ def name_of(label: str | None) -> str:
 
 
 def listed_again(
-    images: Iterable[ImageFile], *, groups: bool = False, name: str | None = None
+    images: Iterable[ImageFile], *, groups: bool = False, hashes: bool = False, name: str | None = None
 ) -> tuple[list[ImageFile], list[ImageFile]]:
     """Divide images into those that are listed for the first time, and those that are listed again.
 
@@ -338,7 +338,8 @@ def listed_again(
 
     Args:
         images: In any order.
-        groups: Also refuse two groups of one image, and two hashes of its content.
+        groups: Also refuse two groups of one image.
+        hashes: Also refuse two hashes of its content.
         name: The file that lists them, for messages.
 
     Raises:
@@ -356,7 +357,7 @@ def listed_again(
         if first is image:
             continue
         again.append(image)
-        if groups and None not in (first.digest, image.digest) and first.digest != image.digest:
+        if hashes and None not in (first.digest, image.digest) and first.digest != image.digest:
             raise CnnkitError(f"{image.path} is listed twice, with two hashes of its content; remove one of them")
         for one, other, what in ((first.label, image.label, "classes"), (first.group, image.group, "groups")):
             if one != other and (groups or what == "classes"):

@@ -252,7 +252,7 @@ def split_images(
     """
     config = config.checked()
     splits, seed, near = config.shares(), config.seed, config.hash_distance
-    listed = with_groups(once_each(images), config.group_pattern())
+    listed = with_groups(once_each(images, hashes=config.no_verify), config.group_pattern())
     seen: list[ExaminedFile] = []
     copies: list[list[int]] = []
     if config.no_verify:
@@ -311,13 +311,17 @@ def _rows(
     ]
 
 
-def once_each(images: Iterable[ImageFile]) -> list[ImageFile]:
+def once_each(images: Iterable[ImageFile], *, hashes: bool) -> list[ImageFile]:
     """Sort images by name, and keep a file that is listed twice only once.
 
+    Args:
+        images: In any order.
+        hashes: Whether the hashes of their content will be used.
+
     Raises:
-        CnnkitError: A file is listed twice with different labels or groups.
+        CnnkitError: A file is listed twice with different labels or groups, or hashes that will be used.
     """
-    once, _ = source.listed_again(images, groups=True)
+    once, _ = source.listed_again(images, groups=True, hashes=hashes)
     return sorted(once, key=lambda image: source.name_order(image.path))
 
 

@@ -305,6 +305,54 @@ def _measured(
     return Rates(count, decode, alone, reached, possible, reached / possible)
 
 
+def bench(
+    images: Sequence[ImageFile],
+    preprocess: Sequence[Preprocess],
+    network: NetworkFunction,
+    *,
+    batch: int,
+    advised: int,
+    jobs: int | None = None,
+    workers: int = 0,
+    views: Views | None = None,
+    shared_cores: bool = True,
+    in_flight: int = 1,
+) -> Rates:
+    """Measure as `measure`, then the network at several batch sizes, whose rates are logged with an advice.
+
+    Args:
+        images: As `measure`.
+        preprocess: As `measure`.
+        network: As `measure`.
+        batch: As `measure`.
+        advised: The batch size, with any number of images, that the advice is about.
+        jobs: As `measure`.
+        workers: As `measure`.
+        views: As `measure`.
+        shared_cores: As `measure`.
+        in_flight: As `measure`.
+
+    Raises:
+        CnnkitError: None of the images can be used.
+    """
+    log.info("measuring with %d images", len(images))
+    rates = measure(
+        images,
+        preprocess,
+        network,
+        batch=batch,
+        jobs=jobs,
+        workers=workers,
+        views=views,
+        shared_cores=shared_cores,
+        in_flight=in_flight,
+    )
+    per_image = 1 if views is None else 1 + views.copies
+    by_size = batch_rates(preprocess, network)
+    log_batch_rates({size: rate / per_image for size, rate in by_size.items()}, batch=advised)
+    return rates
+
+
 #: Batch sizes that `batch_rates` compares.
 BATCH_SIZES = (8, 16, 32, 64, 128)
 #: A batch that takes longer, in seconds, is not measured, nor are larger ones.

@@ -260,21 +260,18 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
     """
     config = (config or ExtractConfig()).checked()
     backbone = _open_backbone(spec, config)
-    batch = max(1, min(config.batch_on(backbone.device), len(images)))
-    log.info("measuring with %d images", len(images))
-    rates = runner.measure(
+    batch = config.batch_on(backbone.device)
+    return runner.bench(
         images,
         [backbone.preprocess],
         backbone.network,
-        batch=batch,
+        batch=max(1, min(batch, len(images))),
+        advised=batch,
         jobs=config.jobs,
         workers=config.workers,
         shared_cores=backbone.device == "cpu",
         in_flight=backbone.in_flight,
     )
-    by_size = runner.batch_rates([backbone.preprocess], backbone.network)
-    runner.log_batch_rates(by_size, batch=config.batch_on(backbone.device))
-    return rates
 
 
 def _views(config: ExtractConfig) -> ExtractViews | None:

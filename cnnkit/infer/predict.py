@@ -159,23 +159,19 @@ class Predictor:
         if self._ensemble.native:
             raise UsageError("--bench measures batches of one size; drop --size native")
         views = 1 if self._views is None else 1 + self._views.copies
-        batch = views * _even(max(1, self._batch // views), len(images))
-        log.info("measuring with %d images", len(images))
         with single_threaded(self._views):
-            rates = runner.measure(
+            return runner.bench(
                 images,
                 self._ensemble.ways,
                 self._ensemble.network,
-                batch=batch,
+                batch=views * _even(max(1, self._batch // views), len(images)),
+                advised=self._batch,
                 jobs=self._config.jobs,
                 workers=self._config.workers,
                 views=self._views,
                 shared_cores=self.device == "cpu",
                 in_flight=runner.batches_in_flight(self.device),
             )
-        by_size = runner.batch_rates(self._ensemble.ways, self._ensemble.network)
-        runner.log_batch_rates({size: rate / views for size, rate in by_size.items()}, batch=self._batch)
-        return rates
 
     def _demand_images(self) -> None:
         """Refuse models that take features."""

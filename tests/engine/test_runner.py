@@ -386,7 +386,7 @@ def test_rates_of_batch_sizes(monkeypatch, caplog):
     assert caplog.messages == [f"{listed}; --batch 700 is advised", f"{listed}; --batch 900 is as fast as any"]
 
 
-def test_rates_with_views_are_those_of_images(files, monkeypatch):
+def test_rates_with_views_are_those_of_images(files, monkeypatch, caplog):
     """Five crops of each image: the network's rate is a fifth of that of its rows."""
     now = 0.0
 
@@ -405,6 +405,13 @@ def test_rates_with_views_are_those_of_images(files, monkeypatch):
         return count(loader, images)
 
     monkeypatch.setattr(batches.Loader, "count", counted)
-    rates = runner.measure(good(files), ways, network, batch=10, jobs=1, views=CropViews(False))
+    sizes = {8: 50.0, 16: 100.0}  # views per second
+    monkeypatch.setattr(runner, "batch_rates", lambda _ways, _network: sizes)
+    with caplog.at_level("INFO"):
+        rates = runner.bench(good(files), ways, network, batch=10, advised=8, jobs=1, views=CropViews(False))
+    assert caplog.messages[-2:] == [
+        "measuring with 18 images",
+        "the network's images per second by batch size: 8: 10, 16: 20; --batch 16 is advised",
+    ]
     assert rates.network == pytest.approx(20)
     assert rates.images == 18
