@@ -210,8 +210,7 @@ def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, hide_heif):
     assert {row["label"] for row in outcome.rows} == {"blue", "red"}
     assert "2 .HEIC" in outcome.err
     assert (
-        "no image in photos/frog (2 .HEIC; to read them, pip install pillow-heif): not read as a class"
-        in outcome.err
+        "no image in photos/frog (2 .HEIC; to read them, pip install pillow-heif): not read as a class" in outcome.err
     )
     assert {row["path"] for row in table("left.tsv")} == {
         "photos/frog/0.HEIC",
