@@ -34,7 +34,8 @@ SLURM = {
     "sbatch": """\
 range=${1#--array=} status=0; shift
 for task in $(seq ${range%-*} ${range#*-}); do
-    env SLURM_ARRAY_TASK_ID=$task SLURM_ARRAY_TASK_COUNT=$((${range#*-} - ${range%-*} + 1)) bash "$@" || status=1
+    env SLURM_ARRAY_TASK_ID=$task SLURM_ARRAY_TASK_COUNT=$((${range#*-} - ${range%-*} + 1)) SLURM_ARRAY_TASK_STEP=1 \
+        SLURM_ARRAY_TASK_MIN=${range%-*} SLURM_ARRAY_TASK_MAX=${range#*-} bash "$@" || status=1
 done
 exit $status
 """,
@@ -88,6 +89,30 @@ def test_slurm_array(shell, folder, slurm):
 
 
 @pytest.mark.slow
+def test_slurm_array_from_zero(shell, folder, slurm):
+    """Shards and files count from 1."""
+    words = {"PATH": slurm, "BACKBONE": "--layers @net.txt --weights none --size 16"}
+    (folder / "net.txt").write_text("conv 8 k3 relu")
+    shell(f"sbatch --array=0-1 {CLUSTER / 'slurm.sh'} photos zero", cwd=folder, env=words)
+    assert sorted(path.name for path in (folder / "zero").glob("*.npy")) == ["part-1.npy", "part-2.npy"]
+    assert joined(shell, folder, "zero/part-*.npy") == expected(folder)
+
+
+def test_slurm_script_outside_of_an_array(shell, tmp_path):
+    outcome = shell(f"bash {CLUSTER / 'slurm.sh'} photos parts", cwd=tmp_path, status=2)
+    assert outcome.err == "usage: sbatch --array=1-N slurm.sh PHOTOS PARTS\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_shards_of_make_take_turns_on_gpus(shell, tmp_path):
+    for number, device in ((1, "cuda:0"), (2, "cuda:1"), (3, "cuda:0")):
+        line = f"make -s -f {CLUSTER / 'shards.mk'} SHARDS=3 RUN=echo parts/part-{number}-of-3.npy"
+        assert "--device" not in shell(line, cwd=tmp_path).out
+        assert shell(f"{line} GPUS=2", cwd=tmp_path).out.endswith(f"--device {device}\n")
+
+
+@pytest.mark.slow
 def test_training_on_two_nodes_gives_the_result_of_one_process(shell, folder, slurm, agree):
     """Within rounding; each node starts a torchrun, and they meet at the first one."""
     shell("cnn-split photos --ratio 0.5,0.5 --seed 0 --manifest split.tsv", cwd=folder, status=3)
@@ -127,10 +152,10 @@ def test_kubernetes_indexed_job(shell, folder):
         line = shlex.join([*shell_words, text])
         return shell(line, cwd=folder, env={**variables, "JOB_COMPLETION_INDEX": str(index)}, status=status)
 
-    (folder / "pods" / "part-3.tsv").mkdir(parents=True)
+    (folder / "pods" / "part-4.tsv").mkdir(parents=True)  # in the way of the fourth shard
     for index in range(count):
         pod(index, status=1 if index == 3 else 0)
-    (folder / "pods" / "part-3.tsv").rmdir()
+    (folder / "pods" / "part-4.tsv").rmdir()
     assert f"shard 4/{count}" in pod(3).err
     assert joined(shell, folder, "pods/part-*.npy") == expected(folder)
 

@@ -451,7 +451,7 @@ def _head(source: BinaryIO) -> bytes:
 
 @functools.cache
 def _register_heif() -> None:
-    """Let Pillow read HEIC with pillow-heif, an extra of this package.
+    """Let Pillow read HEIC with pillow-heif, which is optional.
 
     Raises:
         BadImageError: It is not installed, or its library does not load.
@@ -459,7 +459,7 @@ def _register_heif() -> None:
     try:
         import pillow_heif  # here, since it is optional, and its library is slow to load
     except ImportError as error:
-        raise BadImageError("a HEIC image; to read it, pip install 'cnnkit[heif]'") from error
+        raise BadImageError("a HEIC image; to read it, pip install pillow-heif") from error
     pillow_heif.options.DECODE_THREADS = 1  # images are decoded in cnnkit's threads
     pillow_heif.register_heif_opener(thumbnails=False)
 

@@ -157,7 +157,7 @@ class ExportConfig(InferenceConfig):
     fp16: bool = option(False, "Compute in float16; outputs stay float32.")
     int8: bool = option(
         False,
-        "Compute in int8 on CPUs, two to three times as fast; inputs, outputs and the last layer stay float32. "
+        "Compute in int8 on CPUs, two to three and a half times as fast; inputs, outputs and the last layer stay float32. "
         "Needs --calibrate.",
     )
     max_drop: float = option(

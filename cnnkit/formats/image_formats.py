@@ -50,7 +50,7 @@ USUAL = {
 EXTENSIONS = frozenset[str]().union(*FORMATS.values())
 
 #: Remedy for HEIC files that are not read.
-HEIF_REMEDY = "to read them, pip install 'cnnkit[heif]'"
+HEIF_REMEDY = "to read them, pip install pillow-heif"
 
 #: Camera raw and slide-scanner files. Most are TIFF files, with a small preview as their first image.
 _RAW = extensions(

@@ -268,7 +268,7 @@ def _timm_network(name: str) -> tuple[nn.Module, Preprocess]:
         import timm
         import timm.data
     except ModuleNotFoundError as error:
-        raise CnnkitError(f"{name} needs timm: pip install 'cnnkit[timm]'") from error
+        raise CnnkitError(f"{name} needs timm: pip install timm") from error
     try:
         module = timm.create_model(name.removeprefix("timm:"), pretrained=False)
     except RuntimeError as error:  # how timm reports an unknown name

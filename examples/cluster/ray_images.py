@@ -1,6 +1,6 @@
 """Predict images, or extract their features, on a Ray cluster: the files that cnn-predict and cnn-extract write, byte by byte.
 
-    pip install 'cnnkit[ray]'
+    pip install 'ray[data]'
     python ray_images.py predict photos/ -m head.onnx -o predictions.tsv
     python ray_images.py extract photos/ --backbone mobilenet_v2 -o features.npy
 

@@ -8,14 +8,28 @@
 #
 #     SHARDS=8 sbatch --array=5 slurm.sh photos/ parts
 #
+# Shards and files count from 1, also with --array=0-7, where task 4 is shard 5/8.
+#
 #SBATCH --job-name=cnn-extract
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=8
 set -eu
+if [ $# -ne 2 ] || [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || [ -z "${SLURM_ARRAY_TASK_COUNT:-}" ]; then
+    echo "usage: sbatch --array=1-N slurm.sh PHOTOS PARTS" >&2
+    exit 2
+fi
 photos=$1
 parts=$2
-shards=${SHARDS:-$SLURM_ARRAY_TASK_COUNT}
+tasks=$SLURM_ARRAY_TASK_COUNT
+shards=${SHARDS:-$tasks}
+if [ "$tasks" -gt 1 ] && [ "$shards" -eq "$tasks" ]; then
+    shard=auto # which refuses an array that is not a whole one
+    number=$(((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN) / ${SLURM_ARRAY_TASK_STEP:-1} + 1))
+else
+    number=$SLURM_ARRAY_TASK_ID
+    shard=$number/$shards
+fi
 mkdir -p "$parts"
 # Status 3: images were skipped, which are listed in the .tsv; the job is done nevertheless
-cnn-extract "$photos" --shard "$SLURM_ARRAY_TASK_ID/$shards" -o "$parts/part-$SLURM_ARRAY_TASK_ID.npy" --resume \
-    --errors "$parts/skipped-$SLURM_ARRAY_TASK_ID.tsv" ${BACKBONE:-"--backbone" "mobilenet_v2"} || [ $? -eq 3 ]
+cnn-extract "$photos" --shard "$shard" -o "$parts/part-$number.npy" --resume --errors "$parts/skipped-$number.tsv" \
+    ${BACKBONE:-"--backbone" "mobilenet_v2"} || [ $? -eq 3 ]

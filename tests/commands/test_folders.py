@@ -210,8 +210,7 @@ def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, hide_heif):
     assert {row["label"] for row in outcome.rows} == {"blue", "red"}
     assert "2 .HEIC" in outcome.err
     assert (
-        "no image in photos/frog (2 .HEIC; to read them, pip install 'cnnkit[heif]'): not read as a class"
-        in outcome.err
+        "no image in photos/frog (2 .HEIC; to read them, pip install pillow-heif): not read as a class" in outcome.err
     )
     assert {row["path"] for row in table("left.tsv")} == {
         "photos/frog/0.HEIC",
@@ -221,7 +220,7 @@ def test_heic_without_the_extra_is_counted_with_its_remedy(run, odd, hide_heif):
     rows = run("cnn-check", "photos", "--probes", "none").rows
     assert ("label", "photos/frog") in {(row["finding"], row["path"]) for row in rows}
     err = run("cnn-train", "photos", "-o", "a.pt", *NET, status=1).err
-    assert "photos/frog: a class without images (2 .HEIC; to read them, pip install 'cnnkit[heif]')" in err
+    assert "photos/frog: a class without images (2 .HEIC; to read them, pip install pillow-heif)" in err
 
 
 def test_reports_class_with_only_broken_images(run, images, monkeypatch):

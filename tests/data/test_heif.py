@@ -77,5 +77,5 @@ def test_rejects_truncated_files(write):
 @pytest.mark.usefixtures("without")
 def test_error_without_pillow_heif_has_the_remedy(write):
     """In one sentence."""
-    with pytest.raises(BadImageError, match=r"^a HEIC image; to read it, pip install 'cnnkit\[heif\]'$"):
+    with pytest.raises(BadImageError, match=r"^a HEIC image; to read it, pip install pillow-heif$"):
         decode.load(write())

@@ -71,7 +71,7 @@ def test_heic_is_an_image_extension_if_it_can_be_read(hide_heif):
     assert image_formats.why_not_read("a.HEIC") is None
     hide_heif()
     assert not image_formats.has_image_extension("a.HEIC")
-    assert image_formats.why_not_read("a.HEIC") == "to read them, pip install 'cnnkit[heif]'"
+    assert image_formats.why_not_read("a.HEIC") == "to read them, pip install pillow-heif"
 
 
 def test_raw_files_are_never_read_by_content(tmp_path):
