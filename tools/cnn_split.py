@@ -78,9 +78,10 @@ def main(
         tree.check_free(folder, force=target.force)
 
     with cli.callbacks("reading", errors=errors) as callbacks:
-        outcome = split.split_images(
-            cli.images(sources, split=only, null=null, folders=folders), config, callbacks=callbacks
-        )
+        images = list(cli.images(sources, split=only, null=null, folders=folders))
+        if folder is not None:
+            tree.check_link(target.link, (image.path for image in images))
+        outcome = split.split_images(images, config, callbacks=callbacks)
     for remark in outcome.remarks:
         cli.notice(remark)
     if target.dry_run:

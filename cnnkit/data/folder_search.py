@@ -6,6 +6,8 @@ Files that are not meant to be images are not counted as ignored:
     the manifests that cnn-split and cnn-augment write
     sidecars: text, tables, films and settings with the name of an image next to it (1.jpg and 1.txt, 1.xmp, 1.jpg.json, 1.mov)
     next to class folders: tables, text, archives and programs (labels.csv, README.md); in a class folder these are counted
+
+Tar archives next to images are always counted, since they may hold images.
 """
 
 import os
@@ -27,7 +29,7 @@ _SIDECARS = image_formats.extensions(
 )
 _DOCUMENTS = image_formats.extensions(
     "7z bib cfg csv db docx gz htm html ipynb json jsonl log mat md npy npz odt onnx parquet pdf pkl pt pth py rar rst rtf "
-    "safetensors sh sqlite tar tex tgz toml tsv txt xls xlsx xml xz yaml yml zip"
+    "safetensors sh sqlite tex tgz toml tsv txt xls xlsx xml xz yaml yml zip"
 )
 _DOCUMENT_NAMES = re.compile(
     "(README|LICEN[CS]E|COPYING|NOTICE|AUTHORS|CITATION|CHANGELOG|Makefile|Dockerfile|VERSION)$", re.I
@@ -172,7 +174,9 @@ def _readable() -> frozenset[str]:
 
 
 def _why_unread(path: str, name: str) -> str | None:
-    """Return the remedy for an ignored file that is an image; None for other files."""
+    """Return the remedy for an ignored file that is an image, or may hold some; None for other files."""
+    if image_formats.extension_of(name) == tar_archives.EXTENSION:
+        return "tar archives next to images are not read: move them to a folder of their own, or give each as a source"
     reason = image_formats.why_not_read(name)
     if reason is None and image_formats.may_be_read_by_content(name) and (content := _content(path)) is not None:
         if content == "HEIF" and not image_formats.reads_heif():

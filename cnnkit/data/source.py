@@ -32,6 +32,9 @@ from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import archives, image_formats, listed_paths, manifest, tables, text_lines
 
+#: Addresses of object stores and commands, as other programs read them.
+_REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]+://|pipe:")
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
@@ -140,6 +143,8 @@ def _one(part: list[str], split: str | None, folders: FolderReading | None, sear
             raise CnnkitError(
                 f"{source}: the archive {archive} has no such file; give the archive, or one of its files"
             )
+        if _REMOTE.match(source):
+            raise CnnkitError(f"{source}: only local files are read; download it, or mount it as a folder")
         here = "" if os.path.isabs(source) else f" in {Path.cwd()}"
         pattern = "; the shell expands patterns only without quotes" if set("*?[") & set(source) else ""
         raise CnnkitError(f"{source}: no such image, folder or manifest{here}{pattern}")
@@ -168,9 +173,8 @@ def _tars(
         label, written = search.label(each.label)
         images.append(ImageFile(each.path, label, search.split(each.split), search.trimmed(each.group), written))
     if not images:
-        raise CnnkitError(
-            f"{named}: no images found ({search.passed_over_in(named) or 'there are no other files either'})"
-        )
+        there = "; ".join(filter(None, (search.passed_over_in(named), *read.remarks)))
+        raise CnnkitError(f"{named}: no images found ({there or 'there are no other files either'})")
     return _of_split(named, images, split, search, what="images")
 
 
@@ -420,9 +424,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     if first is None:
         raise UsageError("standard input is empty; give a source, or pipe a list of images into the command")
     lines = chain([first], lines)
-    kind = text_lines.kind_of(first)
-    if kind is not None:
-        raise UsageError(f"standard input is {kind}, not a list of paths; write it to a file and give the file's name")
+    _check_text(first)
     extensions = MissingExtensions("standard input")
     if not null and tables.is_header(first):
         found, splits = False, set()
@@ -451,9 +453,21 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     search.readings += extensions.lines()
 
 
+def _check_text(beginning: bytes) -> None:
+    kind = text_lines.kind_of(beginning)
+    if kind is not None:
+        called = f" called NAME{tar_archives.EXTENSION}" if kind == text_lines.TAR else ""
+        raise UsageError(
+            f"standard input is {kind}, not a list of paths; write it to a file{called} and give the file's name"
+        )
+
+
 def _null_separated(stdin: BinaryIO) -> Iterator[bytes]:
-    rest = b""
+    rest, first = b"", True
     while chunk := stdin.read1(65536) if hasattr(stdin, "read1") else stdin.read(65536):
+        if first:  # names in a tar archive end with NUL
+            _check_text(chunk)
+            first = False
         *whole, rest = (rest + chunk).split(b"\0")
         yield from whole
     if rest:

@@ -236,8 +236,7 @@ def write(
             the only copy of an image.
     """
     folder = Path(folder)
-    if link is not Link.COPY and (packed := next((row.path for row in rows if files.is_member(row.path)), None)):
-        raise CnnkitError(f"{packed} is in a tar archive and can only be copied; use --link copy")
+    check_link(link, (row.path for row in rows))
     places = _places(rows)
     if per_tar is not None:
         places = split_archives.places(rows, places, per=per_tar)
@@ -388,6 +387,16 @@ def _without_class(path: str, label: str | None) -> tuple[str, str]:
     if len(rest) < 2 or class_names.normal(rest[0]) != label or not split_names.is_split(split):
         return "", path
     return split, "/".join(rest[1:])
+
+
+def check_link(link: Link, paths: Iterable[str]) -> None:
+    """Check that images can be linked or moved.
+
+    Raises:
+        CnnkitError: One is in a tar archive.
+    """
+    if link is not Link.COPY and (packed := next((path for path in paths if files.is_member(path)), None)):
+        raise CnnkitError(f"{packed} is in a tar archive and can only be copied; use --link copy")
 
 
 def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None:

@@ -81,12 +81,14 @@ def parse(lines: Iterable[bytes], *, name: str, views: bool | None = None, folde
     if views is not None:
         yield from (row(fields, name, views=views) for fields in tsv.parse(lines, name=name, required=["path"]))
         return
+    hashes = _Hashes(name)
     for fields in tables.parse(lines, **_table(name, folder)):
         if not all(field.isascii() for field in fields.values()):
             _check_encoding(fields, name, folder)
         if "truth" in fields:
             fields = {**fields, "label": fields["truth"]}
-        yield row(fields, name)
+        yield row(fields, name, hashes=hashes)
+    hashes.say()
 
 
 def _table(name: str, folder: str) -> dict[str, Any]:
@@ -103,6 +105,7 @@ def _table(name: str, folder: str) -> dict[str, Any]:
 def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str) -> Iterator[ManifestRow]:
     """Yield the rows of any manifest as `parse` does, but faster, and several thousand lines later; equal words are one object."""
     words: dict[str, str | None] = {"": None}
+    hashes = _Hashes(name)
     for block in tables.columns(lines, **_table(name, folder)):
         if "truth" in block:
             block["label"] = block["truth"]
@@ -110,18 +113,50 @@ def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str) -> Iter
             for fields in zip(*block.values(), strict=True):
                 named = dict(zip(block, fields, strict=True))
                 _check_encoding(named, name, folder)
-                yield row(named, name)
+                yield row(named, name, hashes=hashes)
             continue
         columns = (
             [words.setdefault(word, word) for word in block[column]] if column in block else repeat(None)
             for column in ("label", "split", "group")
         )
-        yield from map(ManifestRow, block["path"], *columns, repeat(None), _digests(block))
+        yield from map(ManifestRow, block["path"], *columns, repeat(None), hashes.of_block(block))
+    hashes.say()
 
 
-def _digests(block: Mapping[str, Sequence[str]]) -> Iterable[bytes | None]:
-    column = _digest_column(block)
-    return repeat(None) if column is None else [_digest(field, column) for field in block[column]]
+class _Hashes:
+    """The hashes in a table; what is not one is counted, since a mistyped hash is not a missing one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._odd, self._column, self._example = 0, "", ""
+
+    def of_block(self, block: Mapping[str, Sequence[str]]) -> Iterable[bytes | None]:
+        """Return the hash of each row, or None."""
+        column = _digest_column(block)
+        if column is None:
+            return repeat(None)
+        return [self.of(field, column, path) for field, path in zip(block[column], block["path"], strict=True)]
+
+    def of(self, field: str, column: str, path: str) -> bytes | None:
+        """Return the hash in a field of the row of an image; None if it is empty or not a hash."""
+        digest = _digest(field, column)
+        if digest is None and field.strip():
+            self._odd += 1
+            self._example = self._example or f'"{messages.excerpt(field)}" of {messages.excerpt(path)}'
+            self._column = column
+        return digest
+
+    def say(self) -> None:
+        """Log a notice about fields that are not hashes."""
+        if self._odd:
+            log.info(
+                "%s: %s of column %s ignored, such as %s: not a hash of %d hexadecimal digits",
+                self._name,
+                f"{self._odd:,} {'value' if self._odd == 1 else 'values'}",
+                self._column,
+                self._example,
+                2 * DIGEST_COLUMNS[self._column.lower()],
+            )
 
 
 def _digest_column(columns: Iterable[str]) -> str | None:
@@ -139,8 +174,8 @@ def _digest(field: str, column: str) -> bytes | None:
     return digest if len(digest) == DIGEST_COLUMNS[column.lower()] else None
 
 
-def row(fields: Mapping[str, str], name: str, *, views: bool = False) -> ManifestRow:
-    """Return a row of a table whose columns have our names.
+def row(fields: Mapping[str, str], name: str, *, views: bool = False, hashes: _Hashes | None = None) -> ManifestRow:
+    """Return a row of a table whose columns have our names; `hashes` counts what is not one.
 
     Raises:
         FormatError: Its path is empty.
@@ -150,7 +185,7 @@ def row(fields: Mapping[str, str], name: str, *, views: bool = False) -> Manifes
     label, split, group = (fields.get(column) or None for column in ("label", "split", "group"))
     view = fields.get("view", "") if views else ""
     column = _digest_column(fields)
-    digest = None if column is None else _digest(fields[column], column)
+    digest = None if column is None else (hashes or _Hashes(name)).of(fields[column], column, fields["path"])
     return ManifestRow(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None, digest)
 
 

@@ -37,11 +37,16 @@ _KINDS = (
     (b"<html", "an HTML page"),
 )
 
+#: The kind of a tar archive, whose mark is not at the beginning.
+TAR = "a tar archive"
+
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def kind_of(beginning: bytes) -> str | None:
     """Return the kind of a file that is not text, by its first bytes, such as "a JPEG image"; otherwise None."""
+    if beginning[257:262] == b"ustar":
+        return TAR
     return next((kind for mark, kind in _KINDS if beginning.startswith(mark)), None)
 
 

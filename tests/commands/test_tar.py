@@ -269,6 +269,7 @@ def test_split_copies_out_of_an_archive(run, here, photos, contents):
     assert contents("a") == contents("b")
     refusal = run("cnn-split", "photos.tar", "--ratio", "1,1", "-o", "c", "--link", "move", status=1).err
     assert refusal.splitlines()[-1].endswith("is in a tar archive and can only be copied; use --link copy")
+    assert "duplicates" not in refusal  # no image was read before
     assert not Path("c").exists()
 
 

@@ -88,6 +88,17 @@ def test_files_that_are_not_meant_to_be_images_are_not_counted(here):
     assert found("p") == ([("p/cat/1.jpg", "cat", None)], [])
 
 
+def test_tar_archives_next_to_images_are_counted(here):
+    """Also directly in the folder, where tables and text are not: a stray image must not hide archives of images."""
+    touch("in/cover.jpg", "in/cat.tar", "in/a.txt", "in/dog/x.tar", "in/dog/1.jpg")
+    search = SearchLog()
+    assert len(source.find(["in"], search=search)) == 2
+    (notice,) = search.lines()
+    remedy = "tar archives next to images are not read: move them to a folder of their own, or give each as a source"
+    assert notice == f"ignored 2 .tar in in; {remedy}"
+    assert search.unread == [("in/cat.tar", remedy), ("in/dog/x.tar", remedy)]
+
+
 def test_content_decides_in_class_folders(here):
     """For files without an image extension, with a notice. Outside of class folders they are ignored, with the remedy."""
     draw("p/cat/1.jpg.download", "p/cat/noext", kind="JPEG")

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,8 @@ def test_rejects_sources_without_images(tmp_path):
         ((tmp_path / "empty",), "no images found"),
         ((tmp_path / "rows.tsv",), "no rows"),
         (("-",), "standard input is empty"),
+        (("s3://bucket/photos-000.tar",), "only local files are read; download it"),
+        (("pipe:curl https://host/photos.tar",), "only local files are read; download it"),
     ]:
         with pytest.raises(CnnkitError, match=match):
             find(*words)
@@ -268,3 +271,29 @@ def test_rejects_nul_separated_list_without_the_option():
     """The output of find -print0 is not one long path: the error has the missing option."""
     with pytest.raises(UsageError, match="separated by NUL; add -0"):
         list(source.find(["-"], stdin=io.BytesIO(b"a.jpg\0b.jpg\0")))
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_rejects_a_tar_archive_on_standard_input(tmp_path, null):
+    """It is not a list separated by NUL, although it has many of them."""
+    touch(tmp_path, "1.jpg")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "1.jpg", "cat/1.jpg")
+    with (
+        (tmp_path / "a.tar").open("rb") as file,
+        pytest.raises(UsageError, match=r"is a tar archive.*called NAME\.tar"),
+    ):
+        list(source.find(["-"], stdin=file, null=null))
+
+
+def test_error_for_an_archive_without_usable_members_counts_them(tmp_path):
+    """GNU tar -P keeps absolute paths, which are not read."""
+    touch(tmp_path, "1.jpg")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        member = tarfile.TarInfo("/photos/1.jpg")
+        archive.addfile(member)
+    with pytest.raises(
+        CnnkitError, match=r"no images found \(1 member in tar archives ignored: .*absolute path"
+    ) as refusal:
+        find(tmp_path / "a.tar")
+    assert "no other files" not in str(refusal.value)
