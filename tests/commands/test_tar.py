@@ -156,7 +156,7 @@ def test_unusable_labels_are_counted(run, here, photos):
         "w.tar", ("cat/0.png", image), ("cat/0.json", '{"label": 1.0}'), ("1.png", image), ("1.json", '{"class": -2e0}')
     )
     outcome = run("cnn-split", "w.tar", "--ratio", "1")
-    assert [row["label"] for row in outcome.rows] == ["1", "-2"]
+    assert {row["path"]: row["label"] for row in outcome.rows} == {"w.tar/cat/0.png": "1", "w.tar/1.png": "-2"}
     assert "ignored" not in outcome.err
 
 
