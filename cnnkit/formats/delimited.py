@@ -169,7 +169,9 @@ def check_decimal_point(value: str, column: str, *, where: str, name: str) -> No
         FormatError: It has one; the rest of the column will have them, too.
     """
     if _DECIMAL_COMMA.fullmatch(value):
-        command = rf"""sed -E -i 's/([;|\t"][+-]?[0-9]+),([0-9])/\1.\2/g' {messages.shell_word(name)}"""
+        # A whole field, or text in quotes, that is a number; one after the other, since two share the separator
+        change = r"""':a; s/([;|\t"][+-]?[0-9]+),([0-9]+([eE][+-]?[0-9]+)?([";|\t\r]|$))/\1.\2/; ta'"""
+        command = f"sed -E -i {change} {messages.shell_word(name)}"
         raise FormatError(
             f'{where}: column {column} has decimal commas, as in "{value.strip()}"; change all to points: {command}'
         )

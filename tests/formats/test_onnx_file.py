@@ -1,6 +1,9 @@
 """The remembered check of an ONNX file: by content, only for files that passed, and never in the way."""
 
+import ast
+import importlib
 import importlib.util
+import inspect
 
 import numpy as np
 import pytest
@@ -146,3 +149,31 @@ def test_works_without_a_cache(tmp_path, checks, monkeypatch, obstacle):
         monkeypatch.setattr(onnx_file, "find_spec", lambda _: None)
     assert [onnx_file.load(path).content for _ in range(2)] == [path.read_bytes()] * 2
     assert len(checks) == 2
+
+
+#: What the checks import and what refuses no network; headers are parsed again from each entry.
+NO_CHECKS = {
+    "cnnkit.errors",
+    "cnnkit.files",
+    "cnnkit.formats.atomic",
+    "cnnkit.formats.cache",
+    "cnnkit.formats.header",
+    "cnnkit.formats.onnx_record",
+    "cnnkit.messages",
+}
+
+
+def test_the_key_has_the_source_of_all_checks():
+    """A module that the checks begin to import is one of `_CHECKS`, or has none."""
+    checks = {f"cnnkit.formats.{name.removesuffix('.py')}" for name in onnx_file._CHECKS}
+    imported = set()
+    for name in checks:
+        for node in ast.walk(ast.parse(inspect.getsource(importlib.import_module(name)))):
+            if isinstance(node, ast.Import):
+                imported |= {each.name for each in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                inner = {f"{node.module}.{each.name}" for each in node.names}
+                modules = {each for each in inner if importlib.util.find_spec(node.module).submodule_search_locations}
+                imported |= modules or {node.module}
+    assert {name for name in imported if name.startswith("cnnkit")} <= checks | NO_CHECKS
+    assert "cnnkit.formats.onnx_check" in imported

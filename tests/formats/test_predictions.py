@@ -141,12 +141,14 @@ def test_errors_name_the_place(lines, message):
         ["path;label;probability", "7,5.jpg;cat;0,87", "b.jpg;dog;5,2e-05"],
         ["path\tlabel\tprobability", "7,5.jpg\tcat\t0,87", "b.jpg\tdog\t5,2e-05"],
         ["path,label,probability", 'a.jpg,cat,"0,87"', 'b.jpg,dog,"5,2e-05"'],
+        ["label;path;probability", 'cat;"7,5.jpg";0,87', "dog;b.jpg;5,2E-05"],
+        ["label|path|other|probability", "cat|7,5.jpg|0,1|0,87", "dog|b.jpg|0,1|5,2e-05"],
         [
             '{"path": "a.jpg", "label": "cat", "probability": "0,87"}',
             '{"path": "b.jpg", "label": "7", "probability": 5.2e-05}',
         ],
     ],
-    ids=["semicolons", "tabs", "commas", "JSON Lines"],
+    ids=["semicolons", "tabs", "commas", "quoted path", "next to each other", "JSON Lines"],
 )
 def test_decimal_commas_are_a_matter_of_the_column(tmp_path, lines):
     """One line with the command that changes all of them; it is run here."""
