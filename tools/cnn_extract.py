@@ -41,7 +41,10 @@ def main(
     config: ExtractConfig,
     bench: Annotated[
         bool,
-        cli.Option("--bench", help="Write nothing; print the speed of decoding, of the backbone and of both together."),
+        cli.Option(
+            "--bench",
+            help="Write nothing; print the speed of decoding, of the backbone and of both together, and its share of the possible speed.",
+        ),
     ] = False,
     stats: Annotated[
         bool,

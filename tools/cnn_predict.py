@@ -25,7 +25,8 @@ def main(
     bench: Annotated[
         bool,
         cli.Option(
-            "--bench", help="Predict nothing; print the speed of decoding, of the networks and of both together."
+            "--bench",
+            help="Predict nothing; print the speed of decoding, of the networks and of both together, and its share of the possible speed.",
         ),
     ] = False,
     split: cli.options.Split = None,
@@ -58,7 +59,7 @@ def main(
       cnn-predict -m head.onnx split.tsv --split test --tta "crop 0.9, hflip" --views 16
       cnn-predict -m any.onnx landscapes/ --size native
       cnn-predict -m head-only.onnx test.npy --top 3
-      cnn-predict -m head.onnx photos/ --shard 2/8 > part-2.tsv
+      cnn-predict -m head.onnx photos/ --shard 2/8 > predictions-2.tsv
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
           --labels classes.txt photos/
       cnn-predict -m vgg.onnx --size 224 --channels bgr --range 255 \\
