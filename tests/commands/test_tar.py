@@ -94,6 +94,19 @@ def test_files_of_an_archive_one_by_one(run, here, photos):
     assert "photos-001.tar: no such image" in run("cnn-split", "photos-{001..002}.tar", "--ratio", "1", status=1).err
 
 
+def test_concatenated_archives_give_a_notice(run, here, photos):
+    """`cat a.tar b.tar` is one file with two archives, of which tar also reads the first, unless it gets -i."""
+    names = list(photos)
+    for archive, part in (("a.tar", names[:6]), ("b.tar", names[6:])):
+        pack(archive, *((name, photos[name]) for name in part))
+    Path("both.tar").write_bytes(Path("a.tar").read_bytes() + Path("b.tar").read_bytes())
+    outcome = run("cnn-split", "both.tar", "--ratio", "1")
+    assert len(outcome.rows) == 6
+    notice = "both.tar: only the first of several archives in one file is read; give them one by one"
+    assert notice in outcome.err
+    assert notice.removeprefix("both") not in run("cnn-split", "a.tar", "b.tar", "--ratio", "1").err
+
+
 def test_the_folder_that_holds_all_classes(run, here, photos):
     """`tar -cf all.tar photos/` has one more folder, which is no class; a notice names it."""
     with tarfile.open("all.tar", "w") as archive:
