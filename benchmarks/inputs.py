@@ -98,6 +98,8 @@ class Inputs:
     def images(self, usual: int) -> Path:
         """Return a folder with a number of the photographs, the same number of each class."""
         classes = sorted(path for path in self.photos.iterdir() if path.is_dir())
+        if not classes:
+            raise SystemExit(f"--data {self.photos}: no class folders")
         folder = self.work / f"images-{usual}"
         share = -(-self.count(usual) // len(classes))
         for each in classes:

@@ -166,6 +166,10 @@ def main(words: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> int:
         path = getattr(given, name)
         if path not in (None, "none") and not Path(path).exists():
             raise SystemExit(f"--{name} {path}: does not exist")
+    if given.data and not Path(given.data).is_dir():
+        raise SystemExit(f"--data {given.data}: not a folder; give one of class folders of photographs")
+    if given.rounds < 1:
+        raise SystemExit(f"--rounds {given.rounds}: give at least 1")
     with tempfile.TemporaryDirectory(prefix="cnnkit-bench-") as folder:
         inputs = Inputs(Path(folder), data=given.data, weights=given.weights, peers=given.peers, scale=given.scale)
         where = table.machine(inputs.description)

@@ -6,9 +6,10 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
@@ -60,8 +61,11 @@ def machine(inputs: str) -> Machine:
 
 
 def _version(package: str) -> str:
-    if package == "onnxruntime" and sys.platform != "darwin" and platform.machine() in ("x86_64", "AMD64"):
-        package = "onnxruntime-gpu"  # installed under this name, see pyproject.toml
+    if (
+        package == "onnxruntime"
+    ):  # installed under the other name on x86_64, see pyproject.toml; without CUDA under this one
+        with suppress(PackageNotFoundError):
+            return version("onnxruntime-gpu")
     return version(package)
 
 

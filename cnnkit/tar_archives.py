@@ -33,6 +33,9 @@ _AT_ONCE = 1 << 17
 
 _BLOCK = 512
 
+#: Bytes after an archive in which another one is looked for; tar fills the last 10,240 with zeros.
+_LONGEST_END = 1 << 16
+
 #: Bytes that are read at once in the search for headers: those of a label next to an image are in one piece.
 _WINDOW = 1 << 12
 
@@ -67,6 +70,7 @@ class TarIndex:
     unusable: list[str] = field(
         default_factory=list
     )  # members whose names are too long or lead out of the archive, links, devices, sparse files
+    continues: bool = False  # another archive follows its end, as in `cat a.tar b.tar`
 
     @classmethod
     def read(cls, file: BufferedReader, path: str) -> Self:
@@ -86,6 +90,7 @@ class TarIndex:
                     raise DamagedArchiveError(
                         path, f"more than {MOST_MEMBERS:,} files; divide it into several archives"
                     )
+            index.continues = _continues(file)
         except DamagedArchiveError:
             raise
         except OSError as error:
@@ -156,6 +161,15 @@ def _members(file: BufferedReader) -> "Iterator[tarfile.TarInfo | _PlainFile]":
     file.seek(end)
     if file.read(_BLOCK).strip(b"\0"):  # tarfile takes a damaged header for the end
         raise _HeaderError("damaged header")
+
+
+def _continues(file: BufferedReader) -> bool:
+    """Return whether the first bytes after the zeros at the end of an archive are the header of another one."""
+    for _ in range(_LONGEST_END // _BLOCK):
+        block = file.read(_BLOCK)
+        if block.strip(b"\0") or not block:
+            return block[257:262] == b"ustar"
+    return False
 
 
 def _plain_files(descriptor: int, at: int) -> Iterator[_PlainFile]:

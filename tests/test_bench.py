@@ -1,6 +1,6 @@
 """The runner of `make bench`, with rows made up here; the real rows take minutes."""
 
-import importlib
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -144,6 +144,41 @@ def test_modules_of_the_start_are_those_of_the_commands(bench):
         tool = (ROOT / "tools" / f"{command.replace('-', '_')}.py").read_text(encoding="utf-8")
         assert re.search(rf"from {package} import .*\b{module}\b|from {first} import ", tool), command
         assert all((ROOT / f"{name.replace('.', '/')}.py").is_file() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", str(ROOT / "README.md")], r"README\.md: not a folder; give one of class folders"),
+        (["--data", "nowhere"], "nowhere: does not exist"),
+        (["--rounds", "0"], "--rounds 0: give at least 1"),
+    ],
+)
+def test_rejects_what_no_program_can_work_on(bench, rows, words, message):
+    """Before anything is made, instead of empty tables or a traceback."""
+    with pytest.raises(SystemExit, match=message):
+        bench("suite").main(words, rows[0])
+
+
+def test_rejects_data_without_class_folders(bench, tmp_path):
+    """Photographs directly in the folder have no class."""
+    given = bench("inputs").Inputs(tmp_path / "work", data=str(tmp_path), weights="none", peers=Path("python"))
+    with pytest.raises(SystemExit, match="no class folders"):
+        given.images(4)
+
+
+@pytest.mark.parametrize("installed", ["onnxruntime", "onnxruntime-gpu"])
+def test_version_of_onnxruntime_under_either_name(bench, monkeypatch, installed):
+    """An installation for a machine without CUDA has no onnxruntime-gpu, on x86_64 too."""
+    table = bench("table")
+
+    def version(name):
+        if name != installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.setattr(table, "version", version)
+    assert table._version("onnxruntime") == "1.2.3"
 
 
 def test_usage_includes_children():

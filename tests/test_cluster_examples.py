@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -173,3 +174,12 @@ def test_make(shell, folder, commands):
     again = shell(line, cwd=folder).err
     assert "shard 2/3" in again
     assert "shard 1/3" not in again
+
+
+def test_the_example_for_ray_names_the_package_that_is_missing():
+    """Also next to a Ray without Ray Data."""
+    code = "import runpy, sys; sys.modules['ray'] = None; runpy.run_path(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, CLUSTER / "ray_images.py"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("ray_images.py: ")
+    assert done.stderr.endswith("pip install 'ray[data]'\n")

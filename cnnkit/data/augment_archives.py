@@ -53,8 +53,7 @@ class ArchivedCopies:
             content: The encoded image.
 
         Raises:
-            CnnkitError: Another copy has the same path, or would be the same sample of WebDataset; or the split cannot be part of a
-                file name.
+            CnnkitError: Another copy has the same path, or the split cannot be part of a file name.
         """
         if copy.path in self._paths:
             raise augment_plan.claimed_twice(copy)

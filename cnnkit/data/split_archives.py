@@ -19,9 +19,6 @@ def places(rows: Sequence[ManifestRow], below: Sequence[str], *, per: int) -> li
         rows: In any order, each in a split.
         below: Their places in folders, such as train/cat/1.jpg.
         per: Number of images in each archive.
-
-    Raises:
-        FormatError: Two images would be one sample of WebDataset.
     """
     names = tar_shards.MemberNames()
     packed = [names.add(place, _head(row, place)) for row, place in zip(rows, below, strict=True)]

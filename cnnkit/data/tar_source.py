@@ -174,6 +174,10 @@ def read(
             found.images.append(TarImage(f"{path}/{name}", label, split, fields.get("group")))
     if root and not all(archive.labelled for archive in read):
         found.remarks.append(f"{where}: all images are in {root}, whose folders are read")
+    if followed := [archive.index.path for archive in read if archive.index.continues]:
+        found.remarks.append(
+            f"{messages.shortened(followed, 3)}: only the first of several archives in one file is read; give them one by one"
+        )
     found.remarks += doubts.remarks(_TEXTS)
     return found
 

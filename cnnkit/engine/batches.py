@@ -1,5 +1,6 @@
 """Batches that the network reads, into which images are decoded directly: by threads, or by other processes that share the memory."""
 
+import logging
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -20,6 +21,8 @@ from cnnkit.data.worker import Answer
 from cnnkit.data.workers import Workers
 from cnnkit.errors import BadImageError
 from cnnkit.formats.header import Preprocess
+
+log = logging.getLogger("cnnkit")
 
 #: Arrays of one image, (height, width, 3): one per preprocessing, or one per view.
 Squares = list[NDArray[np.uint8]]
@@ -232,8 +235,11 @@ def loader(
     views: Views | None = None,
     in_flight: int = 1,
 ) -> Generator[Loader]:
-    """Start what decodes images for `runner.run`, whose arguments these are."""
-    decoders = max(jobs or reader.usable_cores(), processes)
+    """Start what decodes images for `runner.run`, whose arguments these are; at most one process per thread."""
+    decoders = jobs or reader.usable_cores()
+    if processes > decoders:  # each would only take memory, and turns on the cores
+        log.info("decoding in %d of %d workers, one per thread or core", decoders, processes)
+        processes = decoders
     most = 1 if views is None else 1 + views.copies
     ahead = (1 + in_flight) * max(-(-batch // most), decoders)
     if processes and views is None:

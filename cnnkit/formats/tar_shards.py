@@ -25,7 +25,6 @@ from typing import BinaryIO
 
 from cnnkit import files, tar_archives
 from cnnkit.callbacks import Progress, ignore_progress
-from cnnkit.errors import FormatError
 from cnnkit.formats import image_formats
 
 _ARCHIVE = re.compile(r"([^/]+-[0-9]{6,}\.tar)/.")
@@ -74,19 +73,21 @@ class MemberNames:
     """Names of images in archives, by `member_name`; each is that of one sample."""
 
     def __init__(self) -> None:
-        self._paths: dict[str, str] = {}  # of each sample
+        self._samples: set[str] = set()
 
     def add(self, path: str, head: bytes) -> str:
         """Return the name of an image; arguments as `member_name`.
 
-        Raises:
-            FormatError: Another image would have the same sample, such as a.1.jpg and a_1.png.
+        If it would be in the sample of an earlier image, as 1.png after 1.jpg, it is numbered: 1~2.png.
         """
         name = member_name(path, head)
-        first = self._paths.setdefault(os.path.splitext(name)[0], path)
-        if first is not path:
-            raise FormatError(f"{first} and {path} would be one sample of WebDataset, {name}; rename one of them")
-        return name
+        stem, extension = os.path.splitext(name)
+        sample, number = stem, 1
+        while sample in self._samples:
+            number += 1
+            sample = f"{stem}~{number}"
+        self._samples.add(sample)
+        return f"{sample}{extension}"
 
 
 def places(names: Sequence[str], splits: Sequence[str | None], *, per: int, part: str = "") -> list[str]:

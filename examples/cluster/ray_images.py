@@ -22,8 +22,11 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use over the network otherwise
 os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
 
-import ray
-from ray.data import ActorPoolStrategy, DataContext
+try:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+except ImportError as error:
+    sys.exit(f"ray_images.py: {error}; install it next to cnnkit: pip install 'ray[data]'")
 
 import cnnkit
 

@@ -204,7 +204,7 @@ def test_workers_do_not_change_the_output(run, model, root):
     other = model("other.onnx", seed=1, preprocess=Preprocess(fit=Fit.SQUASH, resize=20, size=20))
     words = ["-m", model(), "-m", other, "-", "--tta", "hflip, vflip", "--top", "all", "--batch", "7"]
     expected = run("cnn-predict", *words, stdin=paths, status=3)
-    assert run("cnn-predict", *words, "--workers", "2", stdin=paths, status=3) == expected
+    assert run("cnn-predict", *words, "--workers", "2", "--jobs", "2", stdin=paths, status=3) == expected
     refused = run("cnn-predict", *words, "--workers", "3", "--jobs", "2", status=2).err
     assert refused == (
         "cnn-predict: --workers 3 with --jobs 2: each worker has at least one of the threads; "

@@ -86,6 +86,19 @@ def test_files_of_an_archive_one_by_one(run, here, photos):
     assert "photos-001.tar: no such image" in run("cnn-split", "photos-{001..002}.tar", "--ratio", "1", status=1).err
 
 
+def test_concatenated_archives_give_a_notice(run, here, photos):
+    """`cat a.tar b.tar` is one file with two archives, of which tar also reads the first, unless it gets -i."""
+    names = list(photos)
+    for archive, part in (("a.tar", names[:6]), ("b.tar", names[6:])):
+        pack(archive, *((name, photos[name]) for name in part))
+    Path("both.tar").write_bytes(Path("a.tar").read_bytes() + Path("b.tar").read_bytes())
+    outcome = run("cnn-split", "both.tar", "--ratio", "1")
+    assert len(outcome.rows) == 6
+    notice = "both.tar: only the first of several archives in one file is read; give them one by one"
+    assert notice in outcome.err
+    assert notice.removeprefix("both") not in run("cnn-split", "a.tar", "b.tar", "--ratio", "1").err
+
+
 def test_the_folder_that_holds_all_classes(run, here, photos):
     """`tar -cf all.tar photos/` has one more folder, which is no class; a notice names it."""
     with tarfile.open("all.tar", "w") as archive:
@@ -373,13 +386,33 @@ def test_archives_are_written_completely_or_not_at_all(run, here, photos, monkey
     assert not Path("shards").exists()
 
 
-def test_rejects_two_images_of_one_sample(run, here, photos):
-    """WebDataset would take them for one; and options that contradict each other."""
+def test_images_with_one_name_are_samples_of_their_own(run, here, photos):
+    """As 1.jpeg and 1.jpg in scraped data, for split and copies; the `.json` of a split has the names of the files."""
     Path("photos/red/00.png").rename("photos/red/a.1.png")
     Path("photos/red/01.png").rename("photos/red/a_1.png")
-    refusal = run("cnn-split", "photos", "--ratio", "1", "--per-tar", "2", "-o", "shards", status=1).err
-    assert "train/red/a.1.png and train/red/a_1.png would be one sample of WebDataset, train/red/a_1.png" in refusal
-    assert not Path("shards").exists()
+    Path("photos/red/02.png").rename("photos/red/a_1~2.png")
+    run("cnn-split", "photos", "--ratio", "1", "--per-tar", "20", "-o", "shards")
+    inside = {}
+    with tarfile.open("shards/train-000000.tar") as archive:
+        for name in archive.getnames():
+            if name.endswith(".json"):
+                inside[name] = json.load(archive.extractfile(name))["path"]
+        for name, path in inside.items():
+            image = archive.extractfile(name.replace(".json", ".png")).read()
+            assert image == Path("photos", path).read_bytes()
+    assert len(inside) == 12
+    assert {name: path for name, path in inside.items() if "_" in name} == {
+        "red/a_1.json": "red/a.1.png",
+        "red/a_1~2.json": "red/a_1.png",
+        "red/a_1~2~2.json": "red/a_1~2.png",
+    }
+    copies = run("cnn-augment", "photos", *AUGMENT, "--per-tar", "20", "-o", "copies")
+    with tarfile.open("copies/images-000000.tar") as archive:
+        assert {"red/a_1~01.png", "red/a_1~01~2.png"} < set(archive.getnames()), copies.err
+
+
+def test_rejects_archives_without_a_folder(run, here, photos):
+    """Options that contradict each other."""
     for words, message in (
         (["--per-tar", "2"], "--per-tar needs an output folder; add -o DIR"),
         (["--per-tar", "2", "-o", "a", "--link", "symlink"], "--per-tar copies the images into archives; drop --link"),
@@ -616,7 +649,7 @@ def test_killed_archives_of_copies_leave_nothing(run, commands, wait_for, here, 
 
 
 def test_rejects_copies_that_no_archive_can_hold(run, here, photos):
-    """Two copies with one name or of one sample, and splits that are no names of files; nothing is written."""
+    """Two copies with one name, and splits that are no names of files; nothing is written."""
     for words in (["-o", "-"], ["--sheet", "sheet.png"]):
         error = run("cnn-augment", "photos", *AUGMENT, "--per-tar", "2", *words, status=2).err
         assert "--per-tar needs an output folder; add -o DIR" in error
@@ -625,10 +658,6 @@ def test_rejects_copies_that_no_archive_can_hold(run, here, photos):
         Path("list.tsv").write_text(f"path\tsplit\nphotos/red/00.png\t{split}\n")
         error = run("cnn-augment", "list.tsv", *words, status=1).err
         assert f"split '{split}' cannot be the name of an archive; rename it in the manifest" in error
-    Path("photos/red/00.png").rename("photos/red/a.1.png")
-    Path("photos/red/01.png").rename("photos/red/a_1.png")
-    error = run("cnn-augment", "photos", *words, status=1).err
-    assert "red/a.1~01.png and red/a_1~01.png would be one sample of WebDataset, red/a_1~01.png" in error
     shutil.copytree("photos/red", "others/red")
     Path("both.tsv").write_text("path\tlabel\nphotos/red/02.png\tred\nothers/red/02.png\tred\n")
     error = run("cnn-augment", "both.tsv", *words, status=1).err

@@ -1,5 +1,6 @@
 """Images to batches to rows: all of them, in order, overlapped, in bounded memory; and measured rates."""
 
+import logging
 import threading
 import time
 from types import SimpleNamespace
@@ -314,6 +315,14 @@ def test_workers_give_the_outputs_of_threads(files, workers):
             assert str(outputs) == str(wanted)
         else:
             np.testing.assert_array_equal(outputs, wanted)
+
+
+def test_there_is_at_most_one_worker_per_thread(files, caplog):
+    """More would only take turns; a notice has the number."""
+    caplog.set_level(logging.INFO, "cnnkit")
+    with batches.loader([SMALL], batch=4, jobs=1, processes=99) as loader:
+        assert len(loader.workers.process_ids) == 1
+    assert caplog.messages == ["decoding in 1 of 99 workers, one per thread or core"]
 
 
 def test_images_after_a_bad_one_are_decoded_into_their_rows_again(files):
