@@ -104,7 +104,6 @@ def write(
     Raises:
         UsageError: An image belongs to val or test.
         CnnkitError: The folder is not empty, or contains the images themselves; two copies would have the same name; no image can be used.
-        FormatError: Two copies would be one sample of WebDataset.
     """
     folder, started, callbacks = Path(folder), time.perf_counter(), callbacks or Callbacks()
     plan, jobs, shard = AugmentPlan.of(config), config.jobs, shards.of(config.shard)

@@ -135,16 +135,23 @@ class _Hashes:
         column = _digest_column(block)
         if column is None:
             return repeat(None)
-        return [self.of(field, column, path) for field, path in zip(block[column], block["path"], strict=True)]
+        digests = [_digest(field, column) for field in block[column]]
+        if None in digests:
+            for field, path, digest in zip(block[column], block["path"], digests, strict=True):
+                self._note(field, column, path, digest)
+        return digests
 
     def of(self, field: str, column: str, path: str) -> bytes | None:
         """Return the hash in a field of the row of an image; None if it is empty or not a hash."""
         digest = _digest(field, column)
+        self._note(field, column, path, digest)
+        return digest
+
+    def _note(self, field: str, column: str, path: str, digest: bytes | None) -> None:
         if digest is None and field.strip():
             self._odd += 1
             self._example = self._example or f'"{messages.excerpt(field)}" of {messages.excerpt(path)}'
             self._column = column
-        return digest
 
     def say(self) -> None:
         """Log a notice about fields that are not hashes."""
