@@ -117,6 +117,11 @@ def _in_parts(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 _PART = 4
 
 
+def fills_all_cores(rows: int) -> bool:
+    """Return whether a batch has a part for every core in `on_all_cores`; a smaller one is faster with all cores in every layer."""
+    return rows >= _PART * usable_cores()
+
+
 @contextlib.contextmanager
 def on_all_cores(network: Callable[[Tensor], tuple[Tensor, ...]]) -> Generator[Callable[[Tensor], tuple[Tensor, ...]]]:
     """Run a network on the CPU in parts of a few rows, each on one core; torch's number of threads is restored.
