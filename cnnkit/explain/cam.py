@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnkit.choices import CamMethod
-from cnnkit.engine import torch_device
+from cnnkit.engine import rows, torch_device
 from cnnkit.errors import UsageError
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.nets import layer_graph, subgraph
@@ -96,7 +96,7 @@ class TorchCam:
     def _up_to_the_layer(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run normalized images, (N, C, H, W), to the layer; return its output and what the layers after it need."""
         # Only the layer's output is known to have a row for each image
-        if images.device.type == "cpu" and self._only_output and torch_device.fills_all_cores(len(images)):
+        if images.device.type == "cpu" and self._only_output and rows.fill_all_cores(len(images)):
             with torch_device.on_all_cores(self._front) as front:
                 return front(images)
         with torch.no_grad():

@@ -93,6 +93,7 @@ class Predictor:
             logits=config.logits,
             device=config.device,
             precision=config.precision,
+            batch=config.batch_on("cpu"),
         )
         if config.workers and self._ensemble.native:
             raise UsageError("--size native decodes in this process; drop --workers")

@@ -14,7 +14,7 @@ from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
 from cnnkit.choices import CamMethod, Pool
 from cnnkit.data import preprocessing
-from cnnkit.engine import torch_device
+from cnnkit.engine import rows
 from cnnkit.errors import UsageError
 from cnnkit.explain.cam import TorchCam
 from cnnkit.explain.cam_methods import METHODS, EigenCam
@@ -231,11 +231,11 @@ def test_parts_of_a_batch_run_on_all_cores(monkeypatch):
     network, images = small(), np.concatenate([IMAGES, IMAGES, IMAGES[:1]])
     chosen, before, found = np.concatenate([CHOSEN, CHOSEN, CHOSEN[:1]]), torch.get_num_threads(), {}
     for cores in (2, 3):  # parts of four: nine images suffice for two cores
-        monkeypatch.setattr(torch_device, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(rows, "usable_cores", lambda cores=cores: cores)
         used = []
         maps = maps_of(network)
         front = maps._front.forward
-        maps._front.forward = lambda rows, front=front, used=used: (used.append(len(rows)), front(rows))[1]
+        maps._front.forward = lambda part, front=front, used=used: (used.append(len(part)), front(part))[1]
         found[cores] = maps.forward(images).maps(chosen)
         assert sorted(used) == ([1, 4, 4] if cores == 2 else [9])
     np.testing.assert_allclose(found[2], found[3], rtol=1e-4, atol=1e-6 * found[3].max())
