@@ -42,7 +42,7 @@ _AT_ONCE = 8
 _PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from cnnkit.data import worker; worker.main(int(sys.argv[1]))"
 
 #: A thread of a worker has one core: libraries that compute in threads of their own would take others'.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(slots=True, eq=False)
@@ -250,7 +250,7 @@ def _started(descriptors: Sequence[int], *, threads: int) -> _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *descriptors),
-                env=os.environ | _ONE_THREAD,
+                env=os.environ | ONE_THREAD,
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
