@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -75,9 +75,10 @@ class Inputs:
         """Run a script of benchmarks/peers/ in the environment of the other programs."""
         return measure.run([self._peers, HERE / "peers" / name, *words], env={"KERAS_BACKEND": "torch"})
 
-    def python(self, code: str, *, peer: bool = False) -> Usage:
-        """Run a line of Python."""
-        return measure.run([self._peers if peer else sys.executable, "-c", code], env=self._environment)
+    def python(self, code: str, *, peer: bool = False, variables: Mapping[str, str] | None = None) -> Usage:
+        """Run a line of Python, with environment variables."""
+        words = [self._peers if peer else sys.executable, "-c", code]
+        return measure.run(words, env={**self._environment, **(variables or {})})
 
     def new(self, suffix: str = "") -> Path:
         """Return a path that does not exist."""

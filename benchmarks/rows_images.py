@@ -9,6 +9,8 @@ from inputs import Inputs
 from measure import CommandError, cores, rate_without_start
 from row import Metric, Program, Role, Row
 
+from cnnkit.data import workers
+
 BATCH = 32
 
 
@@ -179,7 +181,8 @@ def _workers(inputs: Inputs) -> Sequence[Program]:
 
 
 def _worker_start(inputs: Inputs) -> Sequence[Program]:
-    return [Program("worker", lambda: inputs.python("import cnnkit.data.worker, cnnkit.engine.batches").sample())]
+    code = "import cnnkit.data.worker, cnnkit.engine.batches"
+    return [Program("worker", lambda: inputs.python(code, variables=workers.ONE_THREAD).sample())]
 
 
 ROWS = (

@@ -20,6 +20,9 @@ MODULES = {
     "cnn-filters": "cnnkit.explain.activation_max",
 }
 
+# What `cnnkit.cli.command` sets before a command imports anything.
+_IN_COMMANDS = {"OPENBLAS_THREAD_TIMEOUT": "16"}
+
 # A command with one option, in the package that our commands use.
 BARE = """
 import typer
@@ -31,12 +34,12 @@ app(args=[])
 
 
 def _start(inputs: Inputs) -> Sequence[Program]:
-    def imported(code: str) -> Mapping[str, float]:
-        return inputs.python(code).sample()
+    def imported(code: str, *, command: bool = False) -> Mapping[str, float]:
+        return inputs.python(code, variables=_IN_COMMANDS if command else None).sample()
 
     imported(f"import {', '.join(MODULES.values())}")  # compiles the modules
     return [
-        *(Program(command, partial(imported, f"import {module}")) for command, module in MODULES.items()),
+        *(Program(command, partial(imported, f"import {module}", command=True)) for command, module in MODULES.items()),
         Program("import torch, torchvision", partial(imported, "import torch, torchvision"), Role.PEER),
         Program("import torch", partial(imported, "import torch"), Role.OTHER),
     ]

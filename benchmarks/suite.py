@@ -23,7 +23,7 @@ from measure import CommandError
 from row import Line, Row, lines
 
 HERE = Path(__file__).parent
-#: A program runs no further round after this time, in seconds per round: long ones vary little, and would take most of the time.
+#: A program runs no third round after this time, in seconds per round: long ones vary little, and would take most of the time.
 SECONDS = 2.5
 ROWS: tuple[Row, ...] = (
     *rows_images.ROWS,
@@ -65,7 +65,7 @@ def measured(row: Row, inputs: Inputs, *, rounds: int) -> tuple[list[Line], list
         for place, program in enumerate(programs):
             if place in failed or number >= (program.rounds or rounds):
                 continue
-            if number and spent[place] >= SECONDS * rounds:
+            if number > 1 and spent[place] >= SECONDS * rounds:
                 continue
             started = time.perf_counter()
             try:

@@ -46,7 +46,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Result:
     """The result of one item, and the messages that were logged meanwhile, with their levels."""
 
     value: Any  # also a BadImageError or a Failure
@@ -89,16 +89,16 @@ def main(descriptor: int) -> None:
     logger.addHandler(notices)
     tasks: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     sending = threading.Lock()
-    done: list[tuple[int, Answer]] = []
+    done: list[tuple[int, Result]] = []
     sent = 0.0
 
     def work() -> None:
         nonlocal sent
         while True:
             number, item = tasks.get()
-            answer = Answer(attempt(setup.load, item), notices.take())
+            result = Result(attempt(setup.load, item), notices.take())
             with sending:
-                done.append((number, answer))
+                done.append((number, result))
                 now = time.monotonic()
                 if now - sent > _LATE or tasks.empty():
                     content = _packed(done)
@@ -149,17 +149,17 @@ def _failure(error: Exception) -> Failure:
     return Failure(f"{type(error).__name__} in a worker process: {error}", traceback.format_exc())
 
 
-def _packed(done: list[tuple[int, Answer]]) -> memoryview:
+def _packed(done: list[tuple[int, Result]]) -> memoryview:
     """Return a message; a result that cannot be pickled becomes a Failure."""
     try:
         return ForkingPickler.dumps(done)
     except Exception:  # pickle calls the methods of the results
-        return ForkingPickler.dumps([(number, _sendable(answer)) for number, answer in done])
+        return ForkingPickler.dumps([(number, _sendable(result)) for number, result in done])
 
 
-def _sendable(answer: Answer) -> Answer:
+def _sendable(result: Result) -> Result:
     try:
-        ForkingPickler.dumps(answer.value)
+        ForkingPickler.dumps(result.value)
     except Exception as error:
-        return replace(answer, value=_failure(error))
-    return answer
+        return replace(result, value=_failure(error))
+    return result

@@ -30,7 +30,7 @@ from cnnkit import files
 from cnnkit.data import decode, memory
 from cnnkit.data.shared_memory import SharedBytes
 from cnnkit.data.source import ImageFile
-from cnnkit.data.worker import Answer, Failure, Setup
+from cnnkit.data.worker import Failure, Result, Setup
 from cnnkit.errors import CnnkitError, WorkerError
 
 log = logging.getLogger("cnnkit")
@@ -42,7 +42,7 @@ _AT_ONCE = 8
 _PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from cnnkit.data import worker; worker.main(int(sys.argv[1]))"
 
 #: A thread of a worker has one core: libraries that compute in threads of their own would take others'.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +50,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     connection: Connection
     threads: int
-    items: dict[int, tuple[Any, Future[Answer]]] = field(default_factory=dict)  # that it has, by number
+    items: dict[int, tuple[Any, Future[Result]]] = field(default_factory=dict)  # that it has, by number
 
 
 class Workers:
@@ -68,7 +68,7 @@ class Workers:
             shared: Memory that `load` writes to.
         """
         self._lock = threading.RLock()
-        self._waiting: deque[tuple[int, Any, Future[Answer]]] = deque()
+        self._waiting: deque[tuple[int, Any, Future[Result]]] = deque()
         self._workers: list[_Worker] = []
         self._numbers, self._closing = 0, False
         self._error: Exception | None = None
@@ -107,12 +107,12 @@ class Workers:
         """The processes."""
         return [worker.process.pid for worker in self._workers]
 
-    def submit(self, item: Any) -> "Future[Answer]":  # noqa: ANN401 - whatever `load` takes
+    def submit(self, item: Any) -> "Future[Result]":  # noqa: ANN401 - whatever `load` takes
         """Apply the function to an item in one of the processes.
 
         `result` of its future raises WorkerError if one of the processes ends, and the exception if an item or a result cannot be sent.
         """
-        future: Future[Answer] = Future()
+        future: Future[Result] = Future()
         with self._lock:
             if self._error is not None:
                 raise self._error
@@ -174,16 +174,16 @@ class Workers:
                         selector.unregister(worker.connection)
                         self._lost(worker)
                         continue
-                    answers: list[tuple[int, Answer]] = pickle.loads(content)
+                    results: list[tuple[int, Result]] = pickle.loads(content)
                     with self._lock:
-                        futures = [worker.items.pop(number)[1] for number, _ in answers]
+                        futures = [worker.items.pop(number)[1] for number, _ in results]
                     try:
                         with self._lock:
                             self._feed()
                     finally:
-                        for future, (_, answer) in zip(futures, answers, strict=True):
+                        for future, (_, result) in zip(futures, results, strict=True):
                             if not future.done():  # another worker has ended, and everything has failed
-                                future.set_result(answer)
+                                future.set_result(result)
 
     def _lost(self, worker: _Worker) -> None:
         """Let all items fail when a process ends by itself."""
@@ -207,22 +207,22 @@ class Workers:
                 future.set_exception(error)
 
 
-def value_of(answer: Answer) -> Any:  # noqa: ANN401 - whatever `load` returns
+def value_of(result: Result) -> Any:  # noqa: ANN401 - whatever `load` returns
     """Return the result of an item, or its BadImageError, and log the messages that came with it.
 
     Raises:
         CnnkitError: As in the worker.
         RuntimeError: A bug in the worker, with its traceback as a note.
     """
-    for level, message in answer.notices:
+    for level, message in result.notices:
         _log_once(level, message)
-    if isinstance(answer.value, Failure):
-        if answer.value.traceback is None:
-            raise CnnkitError(answer.value.message)
-        error = RuntimeError(answer.value.message)
-        error.add_note(answer.value.traceback)
+    if isinstance(result.value, Failure):
+        if result.value.traceback is None:
+            raise CnnkitError(result.value.message)
+        error = RuntimeError(result.value.message)
+        error.add_note(result.value.traceback)
         raise error
-    return answer.value
+    return result.value
 
 
 @functools.lru_cache(maxsize=1024)
@@ -250,7 +250,7 @@ def _started(descriptors: Sequence[int], *, threads: int) -> _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *descriptors),
-                env=os.environ | _ONE_THREAD,
+                env=os.environ | ONE_THREAD,
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -17,7 +17,7 @@ from cnnkit.data.decode import Original
 from cnnkit.data.in_memory import MemoryImage
 from cnnkit.data.shared_memory import SharedBytes
 from cnnkit.data.source import ImageFile
-from cnnkit.data.worker import Answer
+from cnnkit.data.worker import Result
 from cnnkit.data.workers import Workers
 from cnnkit.errors import BadImageError
 from cnnkit.formats.header import Preprocess
@@ -186,7 +186,7 @@ class Loader:
         for task, found in reader.each(
             map(self._task, images), load, jobs=self.jobs, ahead=self.ahead, elsewhere=self._elsewhere
         ):
-            loaded = workers.value_of(found) if isinstance(found, Answer) else found
+            loaded = workers.value_of(found) if isinstance(found, Result) else found
             self._in_progress -= task.count
             if isinstance(loaded, BadImageError):
                 yield task.image, loaded
@@ -219,7 +219,7 @@ class Loader:
         self._end = row + count
         return _Task(image, row, count)
 
-    def _elsewhere(self, task: _Task) -> "Future[Answer] | None":
+    def _elsewhere(self, task: _Task) -> "Future[Result] | None":
         if self.workers is None or isinstance(task.image, MemoryImage):
             return None
         return self.workers.submit(task)

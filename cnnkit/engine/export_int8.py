@@ -323,7 +323,7 @@ def divided(
 
 
 def _spread(images: Sequence[ImageFile], most: int) -> list[ImageFile]:
-    """Return at most so many images, at equal distances: sources are sorted by class."""
+    """Return a number of images at most, at equal distances: sources are sorted by class."""
     count = min(most, len(images))
     return [images[number * len(images) // count] for number in range(count)]
 

@@ -71,13 +71,13 @@ def get(spec: BackboneSpec) -> OnnxModel:
         # cnn-train-head needs the weights, too: if they are gone from the cache, the backbone is built again, which caches them
         if model.header and model.header.backbone and cache.find_weights(model.header.backbone.weights_sha256 or ""):
             return model
-    from cnnkit.engine import torch_backbone  # an extraction with a cached backbone imports no torch
+    from cnnkit.engine import backbone_export, torch_backbone  # an extraction with a cached backbone imports no torch
 
     module, header = torch_backbone.build_extractor(spec)
     same = cache.folder("exports") / f"{_digest(module, header)}.onnx"
     if not cache.is_intact(same):
         log.info("exporting the backbone to ONNX, once; cached in %s", kept.parent.parent, extra=messages.BEGINS_WORK)
-        cache.keep(same, torch_backbone.export_backbone(module, header))
+        cache.keep(same, backbone_export.export_backbone(module, header))
     _link(same, kept)
     return onnx_file.load(kept)
 

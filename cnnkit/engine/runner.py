@@ -20,6 +20,7 @@ from cnnkit.data.decode import Decoded
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import batches
 from cnnkit.engine.batches import Loader, Squares, Views
+from cnnkit.engine.rows import fill_all_cores
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import Preprocess
 
@@ -312,13 +313,14 @@ def bench(
     *,
     batch: int,
     advised: int,
+    reopen: Callable[[int], NetworkFunction],
     jobs: int | None = None,
     workers: int = 0,
     views: Views | None = None,
     shared_cores: bool = True,
     in_flight: int = 1,
 ) -> Rates:
-    """Measure as `measure`, then the network at several batch sizes, whose rates are logged with an advice.
+    """Measure as `measure`, then the network at several batch sizes, and log their rates and an advised size.
 
     Args:
         images: As `measure`.
@@ -326,6 +328,7 @@ def bench(
         network: As `measure`.
         batch: As `measure`.
         advised: The batch size, with any number of images, that the advice is about.
+        reopen: Opens the network for another batch size, where a CPU computes it in another way then.
         jobs: As `measure`.
         workers: As `measure`.
         views: As `measure`.
@@ -348,7 +351,15 @@ def bench(
         in_flight=in_flight,
     )
     per_image = 1 if views is None else 1 + views.copies
-    by_size = batch_rates(preprocess, network)
+    networks = {shared_cores and fill_all_cores(advised): network}
+
+    def opened(size: int) -> NetworkFunction:
+        in_parts = shared_cores and fill_all_cores(size)
+        if in_parts not in networks:
+            networks[in_parts] = reopen(size)
+        return networks[in_parts]
+
+    by_size = batch_rates(preprocess, opened)
     log_batch_rates({size: rate / per_image for size, rate in by_size.items()}, batch=advised)
     return rates
 
@@ -362,13 +373,13 @@ _LONGEST_RATES = 3.0
 
 
 def batch_rates(
-    preprocess: Sequence[Preprocess], network: NetworkFunction, *, sizes: Sequence[int] = BATCH_SIZES
+    preprocess: Sequence[Preprocess], opened: Callable[[int], NetworkFunction], *, sizes: Sequence[int] = BATCH_SIZES
 ) -> dict[int, float]:
     """Measure the speed of a network at several batch sizes, in turns.
 
     Args:
         preprocess: As `run`.
-        network: As `run`.
+        opened: From a batch size to the network as a run with that size opens it.
         sizes: In ascending order.
 
     Returns:
@@ -376,18 +387,19 @@ def batch_rates(
     """
     generator = np.random.default_rng(0)
     rates: dict[int, float] = {}
-    inputs = {}
+    inputs, networks = {}, {}
     for size in sizes:
         if rates and size / max(rates.values()) > _LONGEST_BATCH:
             break
         shapes = [(size, way.height, way.width, 3) for way in preprocess]
         inputs[size] = [generator.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+        networks[size] = opened(size)
         for _ in range(2):  # the first call is slower
-            rates[size] = _rate(network, inputs[size], size)
+            rates[size] = _rate(networks[size], inputs[size], size)
     end = time.perf_counter() + _LONGEST_RATES
     for _ in range(_BATCHES_IN_A_TURN):
         for size, pixels in inputs.items():
-            rates[size] = max(rates[size], _rate(network, pixels, size))
+            rates[size] = max(rates[size], _rate(networks[size], pixels, size))
         if time.perf_counter() > end:
             break
     return rates

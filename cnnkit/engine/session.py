@@ -21,6 +21,7 @@ from cnnkit.choices import Precision
 from cnnkit.data.reader import usable_cores
 from cnnkit.engine import bounds, device_errors
 from cnnkit.engine import device as devices
+from cnnkit.engine import rows as by_rows
 from cnnkit.errors import DeviceError, FormatError, RunError
 from cnnkit.formats import onnx_errors
 from cnnkit.formats.onnx_record import NOTHING, Needs
@@ -42,9 +43,6 @@ _STANDARD_DOMAINS = ("", "ai.onnx")
 # ONNX Runtime itself must not write to stderr, with colours and places in its source; failures raise exceptions anyway.
 _FATAL = 4
 onnxruntime.set_default_logger_severity(_FATAL)
-
-#: Rows that a core computes at once, where it computes whole rows: this few leave the maps of most layers in its cache.
-_ROWS_OF_A_CORE = 4
 
 
 class Session:
@@ -68,8 +66,8 @@ class Session:
             device: `auto` takes the GPU if one works, and logs the choice; `cuda` runs on the GPU or fails.
             name: For messages.
             threads: Cores for the network on the CPU; by default all.
-            batch: Rows of most runs, for a network whose rows do not depend on each other. On the CPU, each core then computes a few rows
-                at a time: the maps of most layers stay in its cache, and no core waits for another after each layer.
+            batch: Rows of most runs, for a network that takes any number of rows, which do not depend on each other. On the CPU, each core
+                then computes a few rows at a time, through all layers.
             precision: Precision of multiplications on a GPU.
             needs: Which limits apply while it runs, from `onnx_model.load`.
 
@@ -83,7 +81,7 @@ class Session:
         devices.check_precision(precision, wanted)
         if wanted.kind == "auto":
             wanted = devices.Device("cuda" if devices.gpus() else "cpu")
-        in_parts = 1 < usable_cores() <= (batch or 0) // _ROWS_OF_A_CORE
+        in_parts = by_rows.fill_all_cores(batch or 0)
         threads = 1 if in_parts else threads
         try:
             self._session = _open(content, wanted, threads=threads, name=name, precision=precision, needs=needs)
@@ -98,9 +96,10 @@ class Session:
             where = f"the GPU, {wanted}" if wanted.kind == "cuda" else "the CPU"
             log.info("running on %s", where, extra=messages.WAITS_FOR_WORK)
         self.device = wanted
-        in_parts &= wanted.kind == "cpu"
-        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="rows") if in_parts else None
         self.inputs = {item.name: (item.type, item.shape) for item in self._session.get_inputs()}
+        # Rows of vectors, the features of a head, are not worth a thread
+        in_parts &= wanted.kind == "cpu" and any(len(shape) > 2 for _, shape in self.inputs.values())
+        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="rows") if in_parts else None
         outputs = self._session.get_outputs()
         self.outputs = [item.name for item in outputs]
         self._bindable = {item.name for item in outputs if item.type.startswith("tensor(")}  # no sequences, no maps
@@ -162,7 +161,7 @@ class Session:
         self, given: dict[str, NDArray[Any]], outputs: Sequence[str] | None, rows: int
     ) -> list[NDArray[np.float32]]:
         """Run all rows at once, or a few of them on each core."""
-        step = _ROWS_OF_A_CORE
+        step = by_rows.ROWS_OF_A_CORE
         if self._pool is None or rows <= step:
             return self._run_once(given, outputs)
         parts = [{name: array[start : start + step] for name, array in given.items()} for start in range(0, rows, step)]

@@ -1,4 +1,4 @@
-"""Backbones in torch: built from a spec, then exported to ONNX and compared, or run in torch."""
+"""Backbones in torch: built from a spec, or run in torch."""
 
 import re
 from collections.abc import Sequence
@@ -12,17 +12,13 @@ from torch import nn
 from cnnkit.choices import Pool, Precision
 from cnnkit.data import preprocessing
 from cnnkit.engine import device as devices
-from cnnkit.engine import device_errors, export, torch_device
+from cnnkit.engine import device_errors, torch_device
 from cnnkit.engine.config import BackboneSpec
 from cnnkit.engine.runner import NetworkFunction
-from cnnkit.engine.session import Session
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import UsageError
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess, made_by
 from cnnkit.nets import backbones, classifier, outlines
-
-#: The largest allowed difference between ONNX Runtime and torch, as a share of the largest feature.
-TOLERANCE = 1e-3
 
 
 def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
@@ -90,37 +86,6 @@ def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) 
             f"{spec.backbone} outputs {given} at {' '.join(options)}, neither a vector nor a map; use another layer"
         )
     return shape
-
-
-def export_backbone(module: nn.Module, header: Header) -> bytes:
-    """Export a backbone to ONNX, and compare ONNX Runtime with torch on random images.
-
-    Raises:
-        CnnkitError: torch cannot export it, or ONNX Runtime computes something else.
-    """
-    assert header.preprocess is not None
-    shape = (header.preprocess.size, header.preprocess.size, 3)
-    example = torch.from_numpy(export.random_inputs(shape, np.dtype(np.uint8), batch=2))
-    try:
-        proto = export.to_onnx(module, example, inputs="images", outputs=["features"])
-    except RuntimeError as error:
-        if device_errors.is_out_of_memory(error):
-            raise
-        raise CnnkitError(
-            f"torch cannot export this backbone to ONNX ({str(error).splitlines()[0]}); use --engine torch"
-        ) from error
-    content = export.checked_bytes(proto, header)
-    session = Session(content, device="cpu", name="the exported backbone")
-    for batch in (1, 2):
-        inputs = export.random_inputs(shape, np.dtype(np.uint8), batch=batch, seed=1)
-        parity = export.compare(module, session, iter([inputs]), source="random", classes=False)
-        with torch.no_grad():
-            scale = max(float(module(torch.from_numpy(inputs)).abs().max()), 1e-6)
-        if not parity.max_difference <= TOLERANCE * scale:
-            raise CnnkitError(
-                f"ONNX Runtime and torch differ by {parity.max_difference:.3g} on features up to {scale:.3g}; use --engine torch"
-            )
-    return content
 
 
 def load(

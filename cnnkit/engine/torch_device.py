@@ -21,6 +21,7 @@ from cnnkit.data.reader import usable_cores
 from cnnkit.engine import device as devices
 from cnnkit.engine import device_errors
 from cnnkit.engine.device import Device
+from cnnkit.engine.rows import ROWS_OF_A_CORE
 from cnnkit.errors import CnnkitError, DeviceError
 
 log = logging.getLogger("cnnkit")
@@ -113,16 +114,9 @@ def _in_parts(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return torch.cat([_in_parts(network, half) for half in images.tensor_split(2)])
 
 
-# A part this small leaves the maps of most layers in the cache of a core.
-_PART = 4
-
-
 @contextlib.contextmanager
 def on_all_cores(network: Callable[[Tensor], tuple[Tensor, ...]]) -> Generator[Callable[[Tensor], tuple[Tensor, ...]]]:
     """Run a network on the CPU in parts of a few rows, each on one core; torch's number of threads is restored.
-
-    Against one large batch with all cores in every layer, this takes half the time: the maps stay in the caches, their memory is used
-    again, and no core waits for another after each layer.
 
     Args:
         network: In eval mode: rows do not depend on each other.
@@ -137,7 +131,7 @@ def on_all_cores(network: Callable[[Tensor], tuple[Tensor, ...]]) -> Generator[C
 
     workers = usable_cores()
     with threads(1), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield lambda rows: tuple(map(torch.cat, zip(*pool.map(part, torch.split(rows, _PART)), strict=True)))
+        yield lambda batch: tuple(map(torch.cat, zip(*pool.map(part, torch.split(batch, ROWS_OF_A_CORE)), strict=True)))
 
 
 def release_memory() -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnkit.choices import CamMethod
+from cnnkit.engine import rows, torch_device
 from cnnkit.errors import UsageError
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.nets import layer_graph, subgraph
@@ -65,6 +66,7 @@ class TorchCam:
         self.network, self.classes, self.layer = network, classes, layer
         self.method, self.contrast, self.batch = METHODS[method], contrast, batch
         self._front, self._after = network.divide(layer.node)
+        self._only_output = len(self._after.graph.find_nodes(op="placeholder")) == 1
         if self.method.needs_linear_head:
             self._demand_averaging()
 
@@ -83,13 +85,23 @@ class TorchCam:
         with self.running():
             with torch.no_grad():
                 given = self.network.normalise(torch.tensor(images, device=self._device))
-                activations, *others = self._front(given)
+            activations, *others = self._up_to_the_layer(given)
             leaf = activations.detach().requires_grad_(self.method.uses_gradients)
             with torch.enable_grad():
                 # A copy, since the next layer may work in place
                 logits = self._after(leaf.clone(), *others)
         probabilities: NDArray[np.float32] = class_logits(logits.detach()).softmax(1).cpu().numpy()
         return TorchForwardPass(self, TorchLayerPass(self, given, leaf, logits), probabilities)
+
+    def _up_to_the_layer(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run normalized images, (N, C, H, W), to the layer; return its output and what the layers after it need."""
+        # Only the layer's output is known to have a row for each image
+        if images.device.type == "cpu" and self._only_output and rows.fill_all_cores(len(images)):
+            with torch_device.on_all_cores(self._front) as front:
+                return front(images)
+        with torch.no_grad():
+            found: tuple[Tensor, ...] = self._front(images)
+        return found
 
     def scores(self, images: Tensor) -> Tensor:
         """Compute the scores of all classes for normalized images, (N, C, H, W) -> (N, classes)."""

@@ -17,7 +17,7 @@ def save(path: Path, settings: dict[str, str], entries: Iterable[tuple[str, str]
 
     Args:
         path: The file.
-        settings: What the features depend on beside the images.
+        settings: What the features depend on, apart from the images.
         entries: Hexadecimal sha256 and path of each image.
     """
     lines = [_COMMENT + json.dumps(settings), *(_line(digest, image) for digest, image in entries)]

@@ -110,6 +110,7 @@ class Ensemble:
         logits: bool = False,
         device: str = "auto",
         precision: Precision = Precision.FLOAT32,
+        batch: int = 1,
     ) -> None:
         """Load networks.
 
@@ -119,6 +120,7 @@ class Ensemble:
             logits: Add the logits to the predictions; for a single network.
             device: The value of `--device`.
             precision: Precision of multiplications on a GPU.
+            batch: Images of most calls on a CPU, views included.
 
         Raises:
             UsageError: The spec contradicts the networks or is incomplete.
@@ -129,7 +131,8 @@ class Ensemble:
         for path in models:
             # If the first network runs on the CPU, so do the others, without logging it again
             known = bool(self.models) and self.models[0].network.session.device.kind == "cpu"
-            self.models.append(_load(path, spec, device="cpu" if known else device, precision=precision))
+            where = "cpu" if known else device
+            self.models.append(_load(path, spec, device=where, precision=precision, batch=batch))
         first, self.native = self.models[0], False
         if all(model.header for model in self.models):
             unused = given(replace(spec, size=None))
@@ -237,7 +240,7 @@ class Ensemble:
         return [*probabilities, *outputs[0][1:]]
 
 
-def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precision) -> OnnxClassifier:
+def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precision, batch: int) -> OnnxClassifier:
     name = str(path)
     if name.endswith(".pth"):
         raise UsageError(
@@ -248,9 +251,10 @@ def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precisio
         word, made = (messages.shell_word(each) for each in (name, f"{Path(name).stem}.onnx"))
         raise UsageError(f"{name}: prediction needs an ONNX file; run cnn-export {word} -o {made}")
     model = onnx_file.load(path)
-    network = OnnxNetwork(
-        name, Session(model.content, device=device, name=name, needs=model.needs, precision=precision)
-    )
+    # The rows of another program's network may be fixed in number, and images of their own sizes come one by one
+    rows = batch if model.header is not None and spec.size != NATIVE else None
+    session = Session(model.content, device=device, name=name, batch=rows, needs=model.needs, precision=precision)
+    network = OnnxNetwork(name, session)
     if model.header is not None:
         return onnx_classifier.from_header(network, model.header)
     from cnnkit.formats import onnx_model  # imports onnx, as the next

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -261,12 +261,19 @@ def bench(images: Sequence[ImageFile], config: ExtractConfig | None = None, *, s
     config = (config or ExtractConfig()).checked()
     backbone = _open_backbone(spec, config)
     batch = config.batch_on(backbone.device)
+
+    def reopen(size: int) -> runner.NetworkFunction:
+        if config.engine is Engine.TORCH:
+            return backbone.network
+        return _open_backbone(spec, replace(config, batch=size, device=backbone.device)).network
+
     return runner.bench(
         images,
         [backbone.preprocess],
         backbone.network,
         batch=max(1, min(batch, len(images))),
         advised=batch,
+        reopen=reopen,
         jobs=config.jobs,
         workers=config.workers,
         shared_cores=backbone.device == "cpu",

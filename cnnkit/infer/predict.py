@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,10 @@ class Predictor:
         views = parse_test_views(
             config.tta, views=config.views, crops=config.crops, seed=config.seed, make_copies=make_copies
         )
-        self._ensemble = Ensemble(
-            models,
-            spec=spec or ModelSpec(),
-            logits=config.logits,
-            device=config.device,
-            precision=config.precision,
+        self._open = partial(
+            Ensemble, models, spec=spec or ModelSpec(), logits=config.logits, precision=config.precision
         )
+        self._ensemble = self._open(device=config.device, batch=config.batch_on("cpu"))
         if config.workers and self._ensemble.native:
             raise UsageError("--size native decodes in this process; drop --workers")
         self._batch = config.batch_on(self._ensemble.device)
@@ -166,6 +164,7 @@ class Predictor:
                 self._ensemble.network,
                 batch=views * _even(max(1, self._batch // views), len(images)),
                 advised=self._batch,
+                reopen=lambda size: self._open(device=self.device, batch=size).network,
                 jobs=self._config.jobs,
                 workers=self._config.workers,
                 views=self._views,

@@ -10,10 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, fx, nn
 
+from cnnkit.engine.rows import ROWS_OF_A_CORE
 from cnnkit.train.mixed_precision import Precision
-
-#: Rows that a core gets at least.
-_LEAST_ROWS = 4
 
 #: Classes of torchvision and timm that skip whole branches at random.
 _RANDOM_DEPTH = ("StochasticDepth", "DropPath")
@@ -43,16 +41,16 @@ class RowParallel:
             precision: Of the forward pass.
         """
         self._module, self._precision = module, precision
-        self._parts = 0
+        self._prepared = False
         self._first: list[nn.Module] = []
         self._rest: list[nn.Module] = []
         self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Compute the outputs of a batch, with as many cores as torch's number of threads."""
-        if self._pool is None and not self._parts:
+        if not self._prepared:
             self._prepare(inputs)
-        parts = min(self._parts, len(inputs) // _LEAST_ROWS, torch.get_num_threads())
+        parts = _parts_of(inputs)
         if self._pool is None or parts < 2:
             with self._precision.autocast():
                 return self._module(inputs)  # type: ignore[no-any-return] # modules return Any
@@ -63,9 +61,9 @@ class RowParallel:
 
     def _prepare(self, inputs: Tensor) -> None:
         """Find the stages that can be computed in parts, and make as many threads as torch has; none if that is not worth it."""
-        self._parts = 1
-        cores, module = torch.get_num_threads(), self._module
-        if inputs.device.type != "cpu" or min(cores, len(inputs) // _LEAST_ROWS) < 2 or not isinstance(module, Staged):
+        self._prepared = True
+        module, parts = self._module, _parts_of(inputs)
+        if inputs.device.type != "cpu" or parts < 2 or not isinstance(module, Staged):
             return
         stages = list(module.stages())
         count = next((place for place, stage in enumerate(stages) if not _has_independent_rows(stage)), len(stages))
@@ -74,9 +72,8 @@ class RowParallel:
             inputs[:1]
         ):
             return
-        self._parts = min(cores, len(inputs) // _LEAST_ROWS)
-        threads = cores // self._parts
-        self._pool = ThreadPoolExecutor(self._parts, "rows", initializer=torch.set_num_threads, initargs=(threads,))
+        threads = torch.get_num_threads() // parts
+        self._pool = ThreadPoolExecutor(parts, "rows", initializer=torch.set_num_threads, initargs=(threads,))
 
     def _first_stages(self, inputs: Tensor) -> Tensor:
         with torch.enable_grad(), self._precision.autocast():
@@ -88,6 +85,11 @@ class RowParallel:
             before = torch.get_rng_state()
             _through(self._first, inputs)
             return not torch.equal(before, torch.get_rng_state())
+
+
+def _parts_of(batch: Tensor) -> int:
+    """Return how many parts a batch is computed in: one per core, each of at least `ROWS_OF_A_CORE` rows."""
+    return min(torch.get_num_threads(), len(batch) // ROWS_OF_A_CORE)
 
 
 def _through(stages: Sequence[nn.Module], rows: Tensor) -> Tensor:

@@ -384,7 +384,8 @@ def test_rates_of_batch_sizes(monkeypatch, caplog):
         shapes.append([images.shape[1:] for images in batches])
 
     monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: now))
-    rates = runner.batch_rates([SMALL, Preprocess(Fit.SQUASH, 9, 9)], network, sizes=(8, 100, 700, 900, 2500))
+    ways = [SMALL, Preprocess(Fit.SQUASH, 9, 9)]
+    rates = runner.batch_rates(ways, lambda _size: network, sizes=(8, 100, 700, 900, 2500))
     assert rates == {size: pytest.approx(size / (0.1 + size / 1000)) for size in (8, 100, 700, 900)}
     assert shapes[0] == [(6, 6, 3), (9, 9, 3)]
     assert runner.best_batch(rates) == 700
@@ -393,6 +394,33 @@ def test_rates_of_batch_sizes(monkeypatch, caplog):
         runner.log_batch_rates(rates, batch=900)
     listed = "the network's images per second by batch size: 8: 74.07, 100: 500, 700: 875, 900: 900"
     assert caplog.messages == [f"{listed}; --batch 700 is advised", f"{listed}; --batch 900 is as fast as any"]
+
+
+def test_rates_are_of_networks_opened_for_the_batch_size(files, monkeypatch):
+    """On four cores, batches of 16 images and more are computed in parts; the network is opened once more for the others."""
+    monkeypatch.setattr("cnnkit.engine.rows.usable_cores", lambda: 4)
+    used = {}
+
+    def named(name):
+        def network(batches):
+            used.setdefault(len(batches[0]), set()).add(name)
+            return means(batches)
+
+        return network
+
+    reopened = []
+
+    def reopen(size):
+        reopened.append(size)
+        return named("reopened")
+
+    words = {"batch": 18, "advised": 32, "reopen": reopen, "jobs": 1}
+    runner.bench(good(files), [SMALL], named("first"), **words)
+    assert used == {18: {"first"}, 8: {"reopened"}, **{size: {"first"} for size in (16, 32, 64, 128)}}
+    assert reopened == [8]
+    runner.bench(good(files), [SMALL], named("gpu"), shared_cores=False, **words)
+    assert used[8] == {"reopened", "gpu"}
+    assert reopened == [8]
 
 
 def test_rates_with_views_are_those_of_images(files, monkeypatch, caplog):
@@ -417,7 +445,9 @@ def test_rates_with_views_are_those_of_images(files, monkeypatch, caplog):
     sizes = {8: 50.0, 16: 100.0}  # views per second
     monkeypatch.setattr(runner, "batch_rates", lambda _ways, _network: sizes)
     with caplog.at_level("INFO"):
-        rates = runner.bench(good(files), ways, network, batch=10, advised=8, jobs=1, views=CropViews(False))
+        rates = runner.bench(
+            good(files), ways, network, batch=10, advised=8, reopen=pytest.fail, jobs=1, views=CropViews(False)
+        )
     assert caplog.messages[-2:] == [
         "measuring with 18 images",
         "the network's images per second by batch size: 8: 10, 16: 20; --batch 16 is advised",

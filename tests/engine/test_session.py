@@ -55,7 +55,7 @@ def images(batch=2, seed=0):
 @pytest.mark.parametrize(("rows", "parts"), [(1, [1]), (4, [4]), (7, [3, 4]), (16, [4] * 4), (18, [2, 4, 4, 4, 4])])
 def test_each_core_computes_a_few_rows(network, content, monkeypatch, rows, parts):
     """On the CPU, if a batch has four rows for each core; the outputs are those of the whole batch."""
-    monkeypatch.setattr(session, "usable_cores", lambda: 2)
+    monkeypatch.setattr("cnnkit.engine.rows.usable_cores", lambda: 2)
     opened, at_once = Session(content, device="cpu", batch=16), []
     real = Session._run_once
 
@@ -68,7 +68,7 @@ def test_each_core_computes_a_few_rows(network, content, monkeypatch, rows, part
     assert sorted(at_once) == parts
     for one, other in zip(found, ReferenceEvaluator(network).run(None, {"images": images(rows)}), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(session, "usable_cores", lambda: 5)
+    monkeypatch.setattr("cnnkit.engine.rows.usable_cores", lambda: 5)
     at_once.clear()
     Session(content, device="cpu", batch=16).run({"images": images(16)})
     assert at_once == [16]
@@ -76,7 +76,7 @@ def test_each_core_computes_a_few_rows(network, content, monkeypatch, rows, part
 
 def test_errors_of_rows_are_those_of_the_batch(content, monkeypatch):
     """A wrong shape, and a batch that does not fit in memory."""
-    monkeypatch.setattr(session, "usable_cores", lambda: 2)
+    monkeypatch.setattr("cnnkit.engine.rows.usable_cores", lambda: 2)
     opened = Session(content, device="cpu", batch=16)
     with pytest.raises(RunError, match="the network does not take 16x3x9x8 float32"):
         opened.run({"images": images(16)[..., :8]})

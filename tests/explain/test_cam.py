@@ -14,6 +14,7 @@ from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
 from cnnkit.choices import CamMethod, Pool
 from cnnkit.data import preprocessing
+from cnnkit.engine import rows
 from cnnkit.errors import UsageError
 from cnnkit.explain.cam import TorchCam
 from cnnkit.explain.cam_methods import METHODS, EigenCam
@@ -223,6 +224,22 @@ def test_images_of_a_batch_are_independent(method):
     for index in range(4):
         alone = maps_of(network, method=method).forward(IMAGES[index : index + 1]).maps(CHOSEN[index : index + 1])
         np.testing.assert_allclose(together[index], alone[0], rtol=1e-3, atol=1e-5 * together.max())
+
+
+def test_parts_of_a_batch_run_on_all_cores(monkeypatch):
+    """A batch that has a part for every core has the maps of a batch that runs whole; torch's number of threads is restored."""
+    network, images = small(), np.concatenate([IMAGES, IMAGES, IMAGES[:1]])
+    chosen, before, found = np.concatenate([CHOSEN, CHOSEN, CHOSEN[:1]]), torch.get_num_threads(), {}
+    for cores in (2, 3):  # parts of four: nine images suffice for two cores
+        monkeypatch.setattr(rows, "usable_cores", lambda cores=cores: cores)
+        used = []
+        maps = maps_of(network)
+        front = maps._front.forward
+        maps._front.forward = lambda part, front=front, used=used: (used.append(len(part)), front(part))[1]
+        found[cores] = maps.forward(images).maps(chosen)
+        assert sorted(used) == ([1, 4, 4] if cores == 2 else [9])
+    np.testing.assert_allclose(found[2], found[3], rtol=1e-4, atol=1e-6 * found[3].max())
+    assert torch.get_num_threads() == before
 
 
 def test_every_method_is_implemented_and_compared_once():
