@@ -101,10 +101,7 @@ class TarIndex:
 
     def is_of(self, path: str) -> bool:
         """Return whether a file is the archive of this index, and has not been written to."""
-        try:
-            return self.state == _state(os.stat(path))
-        except OSError:
-            return False
+        return self.state == state_of_path(path)
 
     def _add(self, member: "tarfile.TarInfo | _PlainFile") -> None:
         name = _usable_name(member.name)
@@ -248,6 +245,14 @@ def _reason(file: BufferedReader, error: Exception) -> str:
 def state_of(file: BufferedReader) -> tuple[int, ...]:
     """Return what changes when a file is replaced or written to."""
     return _state(os.fstat(file.fileno()))
+
+
+def state_of_path(path: str) -> tuple[int, ...] | None:
+    """Return the state of a file; None if there is none."""
+    try:
+        return _state(os.stat(path))
+    except OSError:
+        return None
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:
