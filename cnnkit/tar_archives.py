@@ -165,8 +165,13 @@ def _continues(file: BufferedReader) -> bool:
     for _ in range(_LONGEST_END // _BLOCK):
         block = file.read(_BLOCK)
         if block.strip(b"\0") or not block:
-            return block[257:262] == b"ustar"
+            return has_mark(block)
     return False
+
+
+def has_mark(block: bytes) -> bool:
+    """Return whether the first bytes of a header have the mark of tar archives, that of POSIX or that of GNU."""
+    return block[257:263] in (b"ustar\0", b"ustar ")
 
 
 def _plain_files(descriptor: int, at: int) -> Iterator[_PlainFile]:
@@ -181,7 +186,7 @@ def _plain_files(descriptor: int, at: int) -> Iterator[_PlainFile]:
         if len(block) < _BLOCK or block[156] not in b"0\0" or block[157] or block[345] or not name:
             return
         size, checksum = _OCTAL.fullmatch(block[124:136]), _OCTAL.fullmatch(block[148:156])
-        if size is None or checksum is None or block[257:262] != b"ustar" or name.endswith(b"/"):
+        if size is None or checksum is None or not has_mark(block) or name.endswith(b"/"):
             return
         if int(checksum[1], 8) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
             return
@@ -261,7 +266,11 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
 
 def divided(path: str) -> Iterator[tuple[str, str]]:
     """Yield the ways to divide a path into that of an archive and the name of a member, by the extension of archives."""
+    if len(path) > 2 * _LONGEST_NAME + 1:  # of the archive, and of the member
+        return
     for found in _INNER.finditer(path):
+        if len(path[: found.end() - 1].encode(errors="replace")) > _LONGEST_NAME:
+            return
         if name := _usable_name(path[found.end() :]):
             yield path[: found.end() - 1], name
 

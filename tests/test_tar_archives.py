@@ -150,6 +150,19 @@ def test_long_names(tmp_path):
         files.open_regular(f"{tmp_path}/{long}{'x' * 78}")
 
 
+def test_long_paths_are_divided_in_a_short_time(monkeypatch):
+    """No archive has a path of more than 4,096 bytes: after them no name is examined."""
+    examined = []
+    usable = tar_archives._usable_name
+    monkeypatch.setattr(tar_archives, "_usable_name", lambda name: examined.append(name) or usable(name))
+    assert not list(tar_archives.divided("a.tar/" * 300_000))
+    assert list(tar_archives.divided("a.tar/" * 300)) == [
+        (("a.tar/" * count)[:-1], ("a.tar/" * (300 - count))[:-1]) for count in range(1, 300)
+    ]
+    assert list(tar_archives.divided("ä" * 2050 + ".tar/1")) == []
+    assert len(examined) < 2000
+
+
 def test_missing_files_are_named(tmp_path):
     """In an archive, and where a file that is no archive is taken for a folder."""
     path = write(tmp_path / "a.tar", member("1", b"1"))
