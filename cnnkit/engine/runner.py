@@ -318,7 +318,7 @@ def bench(
     shared_cores: bool = True,
     in_flight: int = 1,
 ) -> Rates:
-    """Measure as `measure`, then the network at several batch sizes, whose rates are logged with an advice.
+    """Measure as `measure`, then the network at several batch sizes, and log an advised size.
 
     Args:
         images: As `measure`.

@@ -248,7 +248,7 @@ def test_trainings_use_the_splits_of_archives(run, here, photos):
 
 
 def test_a_split_of_folders_never_gives_another_one(run, here, photos):
-    """Images whose archive says another split than the folder are left out, with a notice; a synonym is the same split."""
+    """Images whose archive gives another split than the folder are left out, with a notice; a synonym is the same split."""
     image, *_ = photos.values()
     Path("ds/val").mkdir(parents=True)
     Path("ds/train").mkdir()
@@ -265,7 +265,7 @@ def test_a_split_of_folders_never_gives_another_one(run, here, photos):
     outcome = run("cnn-split", "ds", "--split", "val", "--ratio", "1")
     assert [row["path"] for row in outcome.rows] == [f"ds/val/a.tar/{number}.png" for number in (1, 2, 3)]
     assert (
-        "ds/val: 2 images are left out, since their archives say another split than val, such as ds/val/a.tar/0.png (train)"
+        "ds/val: 2 images are left out, since their archives give another split than val, such as ds/val/a.tar/0.png (train)"
         in outcome.err
     )
     Path("ds/val/a.tar").unlink()

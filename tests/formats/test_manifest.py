@@ -267,7 +267,7 @@ def test_manifests_of_bug_reports(name):
 
 
 @pytest.mark.parametrize("piped", [False, True])
-def test_fields_that_are_no_hashes_give_a_notice(tmp_path, caplog, piped):
+def test_fields_that_are_not_hashes_give_a_notice(tmp_path, caplog, piped):
     """A mistyped hash is not a missing one: the notice names its image."""
     hashes = ["ab" * 16, "zz", "", "abc"]
     text = "path\tMD5\n" + "".join(f"{number}.jpg\t{field}\n" for number, field in enumerate(hashes))
