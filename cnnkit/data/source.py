@@ -378,7 +378,7 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
     with memory.without_collection():
         found = [
             _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search)
-            for row in manifest.rows(path)
+            for row in manifest.rows(path, hashes=search.hashes)
         ]
     search.readings += extensions.lines()
     if not found:
@@ -428,7 +428,9 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     extensions = MissingExtensions("standard input")
     if not null and tables.is_header(first):
         found, splits = False, set()
-        for row in manifest.parse(lines, name="standard input"):  # row by row: the list may be endless
+        for row in manifest.parse(
+            lines, name="standard input", hashes=search.hashes
+        ):  # row by row: the list may be endless
             image = _of_row(row, extensions.completed(row.path), search)
             splits.add(image.split or "")
             if split is None or image.split == split:
