@@ -9,7 +9,8 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextvars import ContextVar
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -47,6 +48,9 @@ _indexing = threading.Lock()
 #: true of this state alone.
 _listed: dict[_Key, tuple[int, ...]] = {}
 
+#: The listed archives that had changed when a new search began which finds images by their paths, too: see `listing_again`.
+_outdated: ContextVar[set[_Key] | None] = ContextVar("outdated", default=None)
+
 
 def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file, or one in a tar archive.
@@ -81,16 +85,56 @@ def tar_index(path: str) -> TarIndex:
         DamagedArchiveError: It is not a tar archive, or is damaged.
         OSError: As `open_regular`.
     """
+    _forget_outdated(_key(path))
     index = _indexed(path)
     _listed[_key(path)] = index.state
     return index
 
 
 def forget_changed_archives() -> None:
-    """Forget archives that have changed, before images are listed: those in a list or manifest are read from their archives of today."""
+    """Forget archives that have changed and are known by the paths of their images alone, before images are listed.
+
+    Those in a list or manifest are then read from their archives of today. Archives that were themselves listed are not forgotten, since
+    their images have labels of the state that was listed: see `listing_again`.
+    """
     for key, index in list(_indexes.items()):
-        if key not in _listed and not index.is_of(key[1]):
+        if key not in _listed and not _is_current(key, index.state):
             _indexes.pop(key, None)
+
+
+@contextlib.contextmanager
+def listing_again() -> Generator[Callable[[str], None]]:
+    """Search for images in a process that has listed others before, as in a notebook.
+
+    Archives that were listed and have changed since are read as they are now, if the search finds an image by its path in them. The images
+    that were found before are then read from the new state, as if the archive had been listed again.
+
+    Yields:
+        A function to call with the path of each image that was found.
+    """
+    before = _outdated.set({key for key, state in _listed.items() if not _is_current(key, state)})
+    try:
+        yield _renew
+    finally:
+        _outdated.reset(before)
+
+
+def _renew(path: str) -> None:
+    if _outdated.get():
+        for archive, _ in tar_archives.divided(path):
+            _forget_outdated(_key(archive))
+
+
+def _forget_outdated(key: _Key) -> None:
+    """Forget the state of an archive if it had changed when the search began; not if it changes again during the search."""
+    if (outdated := _outdated.get()) and key in outdated:
+        outdated.remove(key)
+        _listed.pop(key, None)
+        _indexes.pop(key, None)
+
+
+def _is_current(key: _Key, state: tuple[int, ...]) -> bool:
+    return tar_archives.state_of_path(os.path.join(*key)) == state
 
 
 def listed_archives() -> dict[_Key, tuple[int, ...]]:
@@ -155,6 +199,7 @@ def _member(path: str) -> tuple[TarIndex, tuple[int, int]] | None:
     for archive, name in tar_archives.divided(path):
         if os.path.isfile(archive):
             key = _key(archive)
+            _forget_outdated(key)
             index = _indexes.get(key) or _indexed(archive)
             if not index.is_of(archive) or _listed.get(key, index.state) != index.state:
                 raise _changed(archive)

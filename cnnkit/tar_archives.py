@@ -101,10 +101,7 @@ class TarIndex:
 
     def is_of(self, path: str) -> bool:
         """Return whether a file is the archive of this index, and has not been written to."""
-        try:
-            return self.state == _state(os.stat(path))
-        except OSError:
-            return False
+        return self.state == state_of_path(path)
 
     def _add(self, member: "tarfile.TarInfo | _PlainFile") -> None:
         name = _usable_name(member.name)
@@ -168,8 +165,13 @@ def _continues(file: BufferedReader) -> bool:
     for _ in range(_LONGEST_END // _BLOCK):
         block = file.read(_BLOCK)
         if block.strip(b"\0") or not block:
-            return block[257:262] == b"ustar"
+            return has_mark(block)
     return False
+
+
+def has_mark(block: bytes) -> bool:
+    """Return whether the first bytes of a header have the mark of tar archives, that of POSIX or that of GNU."""
+    return block[257:263] in (b"ustar\0", b"ustar ")
 
 
 def _plain_files(descriptor: int, at: int) -> Iterator[_PlainFile]:
@@ -184,7 +186,7 @@ def _plain_files(descriptor: int, at: int) -> Iterator[_PlainFile]:
         if len(block) < _BLOCK or block[156] not in b"0\0" or block[157] or block[345] or not name:
             return
         size, checksum = _OCTAL.fullmatch(block[124:136]), _OCTAL.fullmatch(block[148:156])
-        if size is None or checksum is None or block[257:262] != b"ustar" or name.endswith(b"/"):
+        if size is None or checksum is None or not has_mark(block) or name.endswith(b"/"):
             return
         if int(checksum[1], 8) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
             return
@@ -250,13 +252,25 @@ def state_of(file: BufferedReader) -> tuple[int, ...]:
     return _state(os.fstat(file.fileno()))
 
 
+def state_of_path(path: str) -> tuple[int, ...] | None:
+    """Return the state of a file; None if there is none."""
+    try:
+        return _state(os.stat(path))
+    except OSError:
+        return None
+
+
 def _state(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def divided(path: str) -> Iterator[tuple[str, str]]:
     """Yield the ways to divide a path into that of an archive and the name of a member, by the extension of archives."""
+    if len(path) > 2 * _LONGEST_NAME + 1:  # of the archive, and of the member
+        return
     for found in _INNER.finditer(path):
+        if len(path[: found.end() - 1].encode(errors="replace")) > _LONGEST_NAME:
+            return
         if name := _usable_name(path[found.end() :]):
             yield path[: found.end() - 1], name
 

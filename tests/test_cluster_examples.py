@@ -89,19 +89,36 @@ def test_slurm_array(shell, folder, slurm):
     assert "photos/blue/02.png" in (folder / "slurm" / "skipped-1.tsv").read_text()
 
 
-@pytest.mark.slow
-def test_slurm_array_from_zero(shell, folder, slurm):
-    """Shards and files count from 1."""
-    words = {"PATH": slurm, "BACKBONE": "--layers @net.txt --weights none --size 16"}
-    (folder / "net.txt").write_text("conv 8 k3 relu")
-    shell(f"sbatch --array=0-1 {CLUSTER / 'slurm.sh'} photos zero", cwd=folder, env=words)
-    assert sorted(path.name for path in (folder / "zero").glob("*.npy")) == ["part-1.npy", "part-2.npy"]
-    assert joined(shell, folder, "zero/part-*.npy") == expected(folder)
+def test_a_task_of_a_slurm_array_that_is_run_again_has_the_same_shard(shell, tmp_path, slurm):
+    """Arrays whose tasks have other numbers than the shards are refused, and so is a task without the number of shards."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "cnn-extract").write_text('#!/bin/sh\necho "$*" >> words\n')
+    (programs / "cnn-extract").chmod(0o755)
+
+    def submit(line, status=0):
+        outcome = shell(f"{line} {CLUSTER / 'slurm.sh'} photos parts", cwd=tmp_path, env={"PATH": path}, status=status)
+        words = tmp_path / "words"
+        made = words.read_text().splitlines() if words.exists() else []
+        words.unlink(missing_ok=True)
+        return made, outcome.err
+
+    path = f"{programs}:{slurm}"
+    first, _ = submit("sbatch --array=1-3")
+    assert [line.split(" -o ")[0] for line in first] == [f"photos --shard {number}/3" for number in (1, 2, 3)]
+    for number, line in enumerate(first, start=1):
+        assert submit(f"SHARDS=3 sbatch --array={number}-{number}")[0] == [line]
+    assert submit("SHARDS=3 sbatch --array=2-3")[0] == first[1:]
+    for line in ("sbatch --array=0-2", "SHARDS=3 sbatch --array=0-0", "sbatch --array=2-3", "sbatch --array=1-1"):
+        made, error = submit(line, status=1)
+        assert not made
+        assert "usage: sbatch --array=1-N slurm.sh PHOTOS PARTS\n" in error
+        assert "SHARDS=N sbatch --array=5 slurm.sh PHOTOS PARTS" in error
 
 
 def test_slurm_script_outside_of_an_array(shell, tmp_path):
     outcome = shell(f"bash {CLUSTER / 'slurm.sh'} photos parts", cwd=tmp_path, status=2)
-    assert outcome.err == "usage: sbatch --array=1-N slurm.sh PHOTOS PARTS\n"
+    assert outcome.err.startswith("usage: sbatch --array=1-N slurm.sh PHOTOS PARTS\n")
     assert not list(tmp_path.iterdir())
 
 

@@ -551,6 +551,12 @@ def test_options_of_a_proposed_command_stay():
     )
 
 
+def test_there_is_no_command_to_run_again():
+    message = "a.tar has changed while it was read; run the command again when no other program writes to it"
+    expected = "a.tar has changed while it was read; find its images again when no other program writes to it"
+    assert calls.in_python(message, {"images"}) == expected
+
+
 def test_remedies_are_those_of_python(folder, tmp_path, caplog, monkeypatch):
     """Where only a command has the option that is proposed."""
     image = Image.open(RED)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cnnkit
 from cnnkit import files, tar_archives
 from cnnkit.data import decode, reader, source
 from cnnkit.data.workers import Workers, value_of
@@ -149,6 +150,19 @@ def test_long_names(tmp_path):
         files.open_regular(f"{tmp_path}/{long}{'x' * 78}")
 
 
+def test_long_paths_are_divided_in_a_short_time(monkeypatch):
+    """No archive has a path of more than 4,096 bytes: after them no name is examined."""
+    examined = []
+    usable = tar_archives._usable_name
+    monkeypatch.setattr(tar_archives, "_usable_name", lambda name: examined.append(name) or usable(name))
+    assert not list(tar_archives.divided("a.tar/" * 300_000))
+    assert list(tar_archives.divided("a.tar/" * 300)) == [
+        (("a.tar/" * count)[:-1], ("a.tar/" * (300 - count))[:-1]) for count in range(1, 300)
+    ]
+    assert list(tar_archives.divided("ä" * 2050 + ".tar/1")) == []
+    assert len(examined) < 2000
+
+
 def test_missing_files_are_named(tmp_path):
     """In an archive, and where a file that is no archive is taken for a folder."""
     path = write(tmp_path / "a.tar", member("1", b"1"))
@@ -260,6 +274,35 @@ def test_lists_of_files_follow_a_changed_archive(tmp_path):
             files.read_regular(f"{path}/1")
     files.forget_changed_archives()
     assert files.read_regular(f"{path}/1") == b"2"
+
+
+@pytest.mark.parametrize("source", ["list.tsv", "list.txt", "a.tar/cat/1.tif"])
+def test_images_are_found_again_by_their_paths(tmp_path, monkeypatch, source):
+    """In Python, an archive that was listed and has changed is read as it is now; not for images found elsewhere or before."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.tsv").write_text("path\tlabel\na.tar/cat/1.tif\tcat\n")
+    (tmp_path / "list.txt").write_text("a.tar/cat/1.tif\n")
+    write("a.tar", member("cat/1.tif", tiff()))
+    write("b.tar", member("cat/1.tif", tiff()))
+    (before,) = cnnkit.find_images("a.tar")
+    for changes in range(2):
+        write("a.tar", member("new.tif", b"0" * 5000 * (changes + 1)), member("cat/1.tif", tiff()))
+        cnnkit.find_images("b.tar")
+        if not changes:
+            with pytest.raises(CnnkitError, match="has changed while it was read"):
+                decode.load(before.path)
+        (found,) = cnnkit.find_images(source)
+        assert decode.load(found.path).size == (256, 256)
+
+
+def test_commands_find_no_images_of_an_archive_that_changed_since(tmp_path, monkeypatch):
+    """A command finds images several times, and reads those that it found first as well."""
+    monkeypatch.chdir(tmp_path)
+    write("a.tar", member("cat/1.tif", tiff()))
+    source.find(["a.tar"])
+    write("a.tar", member("new.tif", tiff()), member("cat/1.tif", tiff()))
+    with pytest.raises(CnnkitError, match="has changed while it was read"):
+        source.find(["a.tar/cat/1.tif"])
 
 
 def test_archives_of_two_folders_are_not_confused(tmp_path, monkeypatch):

@@ -78,7 +78,7 @@ def main(
         tree.check_free(folder, force=target.force)
 
     with cli.callbacks("reading", errors=errors) as callbacks:
-        images = list(cli.images(sources, split=only, null=null, folders=folders))
+        images = list(cli.images(sources, split=only, null=null, folders=folders, hashes=config.no_verify))
         if folder is not None:
             tree.check_link(target.link, (image.path for image in images))
         outcome = split.split_images(images, config, callbacks=callbacks)

@@ -26,6 +26,7 @@ _RENAMED = {"class": "target"}
 _REMEDIES = (
     (re.compile("raise the limit with --max-pixels"), "open it with Pillow and pass that image", None),
     (re.compile("add --folders (classes|splits)"), r'pass find_images(..., folders="\1")', None),
+    (re.compile("run the command again when no other"), "find its images again when no other", None),
     (re.compile("give also --size, .*"), "run cnn-predict, which takes both as options", None),
     (re.compile(r"give -o '?(.+\.npy)'?$"), r'give path="\1"', None),
     (re.compile("; to write one, give -o .*"), "", None),

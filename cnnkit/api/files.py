@@ -49,13 +49,15 @@ def find_images(
     """
     named = [sources] if isinstance(sources, str | os.PathLike) else sources
     paths = (os.fspath(each) for each in named)
-    # A file called - is a file here, and not standard input
-    found = source.find(
-        [f".{os.sep}-" if path == "-" else path for path in paths],
-        split=split,
-        folders=None if folders is None else choice(FolderReading, folders, "folders"),
-    )
-    return list(found)
+    reading = None if folders is None else choice(FolderReading, folders, "folders")
+    with files.listing_again() as found_at:
+        # A file called - is a file here, and not standard input
+        found = list(
+            source.find([f".{os.sep}-" if path == "-" else path for path in paths], split=split, folders=reading)
+        )
+        for image in found:
+            found_at(image.path)
+    return found
 
 
 @public

@@ -28,6 +28,7 @@ def images(
     search: "SearchLog | None" = None,
     labels: bool = True,
     opens: bool = True,
+    hashes: bool = False,
     aloud: bool = True,
 ) -> "Iterable[ImageFile]":
     """Find the images named on the command line.
@@ -40,6 +41,7 @@ def images(
         search: Collects what the notices report about the search.
         labels: The command needs labels; otherwise the notices do not mention classes.
         opens: The command opens the images, so a manifest of which none is found is an error.
+        hashes: The command uses the hashes in manifests, and a notice reports what is not a hash.
         aloud: Log the notices.
 
     Returns:
@@ -55,7 +57,7 @@ def images(
         refuse_terminal("an image, a folder or a manifest", "a list")
     listed = stdin() if "-" in (sources or ["-"]) else None
     heard = search_log.SearchLog(labels=labels) if search is None else search
-    heard.opens = opens
+    heard.opens, heard.hashes = opens, hashes
     heard.unread = current().passed_over
     found = source.find(sources or ["-"], split=split, stdin=listed, null=null, folders=folders, search=heard)
     return search_log.said(found, heard) if aloud else found

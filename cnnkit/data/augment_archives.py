@@ -26,7 +26,15 @@ from cnnkit.formats import image_formats, tar_shards
 class ArchivedCopies:
     """Copies that are to be written to archives, in the order in which they were made."""
 
-    def __init__(self, held: IO[bytes], *, per: int, shard: Shard | None, labels: Iterable[str | None]) -> None:
+    def __init__(
+        self,
+        held: IO[bytes],
+        *,
+        per: int,
+        shard: Shard | None,
+        labels: Iterable[str | None],
+        earlier: Iterable[str] = (),
+    ) -> None:
         """Begin without copies.
 
         Args:
@@ -34,11 +42,14 @@ class ArchivedCopies:
             per: Number of copies in each archive.
             shard: Of the images; archives of all shards have different names.
             labels: Of images in other shards, or of all images.
+            earlier: Paths of copies in the shards before, whose names are not used here.
         """
         self._held, self._per = held, per
         self._part = "" if shard is None else f"{shard.number:0{len(str(shard.count))}d}of{shard.count}"
         self._labels = set(labels)
         self._samples = tar_shards.MemberNames()
+        for path in earlier:
+            self._samples.add(path, b"")
         self._paths: set[str] = set()
         self._names: list[str] = []
         self._splits: list[str | None] = []
@@ -102,7 +113,12 @@ class ArchivedCopies:
 
 @contextlib.contextmanager
 def archived(
-    workshop: Path, *, per: int | None, shard: Shard | None, labels: Iterable[str | None]
+    workshop: Path,
+    *,
+    per: int | None,
+    shard: Shard | None,
+    labels: Iterable[str | None],
+    earlier: Iterable[str] = (),
 ) -> Generator[ArchivedCopies | None]:
     """Make an `ArchivedCopies`, whose file is removed at the end or when the process is killed; None without `per`.
 
@@ -111,9 +127,10 @@ def archived(
         per: As `ArchivedCopies`.
         shard: As `ArchivedCopies`.
         labels: As `ArchivedCopies`.
+        earlier: As `ArchivedCopies`.
     """
     if per is None:
         yield None
         return
     with tempfile.TemporaryFile(dir=workshop) as held:
-        yield ArchivedCopies(held, per=per, shard=shard, labels=labels)
+        yield ArchivedCopies(held, per=per, shard=shard, labels=labels, earlier=earlier)

@@ -9,7 +9,7 @@ A place depends on the image's own path and label, not on the other images.
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -235,6 +235,44 @@ def named(
     if plan.square is None:
         copies[0] = replace(copies[0], path="/".join(filter(None, (folder, name))))
     return copies
+
+
+def copies_named_alike(
+    earlier: Iterable[ImageFile],
+    images: Collection[ImageFile],
+    *,
+    place: Callable[[ImageFile], str],
+    plan: AugmentPlan,
+) -> Iterator[str]:
+    """Yield the paths of the copies of earlier images that may have the names of images but for the extension: 1.jpeg before 1.jpg.
+
+    Args:
+        earlier: Images that are not augmented here; of those with such a name the content is read, since others have no copies.
+        images: Images that are augmented here.
+        place: From `placing`.
+        plan: Copies to make.
+    """
+    alike = {stem for image in images for stem in _stems(image)}
+    known = {(place(image), stem) for image in images for stem in _stems(image)}
+    for image in earlier:
+        if alike.isdisjoint(_stems(image)):
+            continue
+        folder = place(image)
+        if known.isdisjoint((folder, stem) for stem in _stems(image)):
+            continue
+        try:
+            file_format = decode.read(image.path).format
+        except BadImageError:
+            continue
+        yield from (
+            copy.path for copy in named(image, file_format, [AugmentParams()] * plan.copies, place=place, plan=plan)
+        )
+
+
+def _stems(image: ImageFile) -> set[str]:
+    """Return what the names of an image's copies begin with in archives, where they have no dots: without an extension, or with it."""
+    name = os.path.basename(image.path)
+    return {each.replace(".", "_") for each in (name, os.path.splitext(name)[0])}
 
 
 def claimed_twice(copy: PlannedCopy) -> CnnkitError:

@@ -22,11 +22,13 @@ class SearchLog:
     """Findings of a search over all sources of a command; `say` logs them.
 
     `unread` are the files that were ignored although they are images, each with its remedy. If the command does not use `labels`,
-    there are no notices about classes. If it `opens` the images, a manifest of which none is found is an error.
+    there are no notices about classes. If it `opens` the images, a manifest of which none is found is an error. If it uses the
+    `hashes` of manifests, there is a notice about what is not a hash.
     """
 
     labels: bool = True
     opens: bool = False
+    hashes: bool = False
     unread: list[tuple[str, str]] = field(default_factory=list)
     readings: list[str] = field(default_factory=list)
     depths: list[str] = field(default_factory=list)

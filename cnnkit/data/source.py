@@ -196,7 +196,7 @@ def _of_split(
 
 
 def _in_agreement(folder: str, images: list[ImageFile], split: str, search: SearchLog) -> list[ImageFile]:
-    """Leave out the images in the folder of a split whose archives say another split."""
+    """Leave out the images in the folder of a split whose archives give another split."""
     others = [image for image in images if image.split and split_names.meant(image.split, [split]) is None]
     if not others:
         return images
@@ -204,7 +204,7 @@ def _in_agreement(folder: str, images: list[ImageFile], split: str, search: Sear
         there = ", ".join(sorted({str(image.split) for image in others}))
         raise CnnkitError(f"{folder}: no image with split {split}; its archives have {there}")
     left_out = "1 image is" if len(others) == 1 else f"{len(others):,} images are"
-    archive = "its archive says" if len(others) == 1 else "their archives say"
+    archive = "its archive gives" if len(others) == 1 else "their archives give"
     search.readings.append(
         f"{folder}: {left_out} left out, since {archive} another split than {split}, "
         f"such as {others[0].path} ({others[0].split})"
@@ -378,7 +378,7 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
     with memory.without_collection():
         found = [
             _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search)
-            for row in manifest.rows(path)
+            for row in manifest.rows(path, hashes=search.hashes)
         ]
     search.readings += extensions.lines()
     if not found:
@@ -428,7 +428,9 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     extensions = MissingExtensions("standard input")
     if not null and tables.is_header(first):
         found, splits = False, set()
-        for row in manifest.parse(lines, name="standard input"):  # row by row: the list may be endless
+        for row in manifest.parse(
+            lines, name="standard input", hashes=search.hashes
+        ):  # row by row: the list may be endless
             image = _of_row(row, extensions.completed(row.path), search)
             splits.add(image.split or "")
             if split is None or image.split == split:

@@ -157,8 +157,7 @@ class Workers:
         """Take results from the workers, in a thread of its own, until all have ended."""
         try:
             self._take_results()
-        except Exception as error:  # pickle calls the methods of the results
-            error.add_note("while results of the worker processes were received")
+        except Exception as error:  # pickle calls the methods of results, and of items
             self._fail(error)
 
     def _take_results(self) -> None:
@@ -174,7 +173,7 @@ class Workers:
                         selector.unregister(worker.connection)
                         self._lost(worker)
                         continue
-                    results: list[tuple[int, Result]] = pickle.loads(content)
+                    results = _unpickled(content)
                     with self._lock:
                         futures = [worker.items.pop(number)[1] for number, _ in results]
                     try:
@@ -205,6 +204,14 @@ class Workers:
         for future in futures:
             if not future.done():
                 future.set_exception(error)
+
+
+def _unpickled(content: bytes) -> list[tuple[int, Result]]:
+    try:
+        return pickle.loads(content)  # type: ignore[no-any-return] # what the workers send
+    except Exception as error:
+        error.add_note("while results of the worker processes were received")
+        raise
 
 
 def value_of(result: Result) -> Any:  # noqa: ANN401 - whatever `load` returns

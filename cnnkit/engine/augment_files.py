@@ -114,8 +114,14 @@ def write(
     if shard is not None:
         images = list(images)
     labels = {image.label for image in images} if isinstance(images, Sequence) else set()
+    earlier: Iterable[str] = ()
     if shard is not None:
-        images = shards.share(list(images), shard)
+        known = list(images)
+        images = shards.share(known, shard)
+        if config.per_tar is not None:
+            earlier = augment_plan.copies_named_alike(
+                known[: shard.bounds(len(known))[0]], images, place=place, plan=plan
+            )
     check_place = partial(
         atomic_folder.check_place, folder, replaceable=replaceable, lies_inside=atomic_folder.places(folder)
     )
@@ -123,7 +129,9 @@ def write(
     # Images are processed in parallel, so each of them uses one core
     with atomic.naming(folder), atomic_folder.staging_folder(folder, replaceable) as workshop, threads(1):
         with (
-            augment_archives.archived(workshop, per=config.per_tar, shard=shard, labels=labels) as archived,
+            augment_archives.archived(
+                workshop, per=config.per_tar, shard=shard, labels=labels, earlier=earlier
+            ) as archived,
             tsv.Writer(workshop / atomic_folder.COPIES_MANIFEST, augment_plan.columns(plan.augmentation)) as listed,
         ):
             ready = reader.read(images, partial(_make, plan=plan), jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))

@@ -170,7 +170,7 @@ def check_decimal_point(value: str, column: str, *, where: str, name: str) -> No
     """
     if _DECIMAL_COMMA.fullmatch(value):
         # A whole field, or text in quotes, that is a number; one after the other, since two share the separator
-        change = r"""':a; s/([;|\t"][+-]?[0-9]+),([0-9]+([eE][+-]?[0-9]+)?([";|\t\r]|$))/\1.\2/; ta'"""
+        change = r"""':a; s/((^|[;|\t"])[+-]?[0-9]+),([0-9]+([eE][+-]?[0-9]+)?([";|\t\r]|$))/\1.\3/; ta'"""
         command = f"sed -E -i {change} {messages.shell_word(name)}"
         raise FormatError(
             f'{where}: column {column} has decimal commas, as in "{value.strip()}"; change all to points: {command}'

@@ -64,7 +64,9 @@ class ManifestRow:
     digest: bytes | None = None
 
 
-def parse(lines: Iterable[bytes], *, name: str, views: bool | None = None, folder: str = ".") -> Iterator[ManifestRow]:
+def parse(
+    lines: Iterable[bytes], *, name: str, views: bool | None = None, folder: str = ".", hashes: bool = False
+) -> Iterator[ManifestRow]:
     """Yield the rows of a manifest.
 
     Args:
@@ -73,6 +75,7 @@ def parse(lines: Iterable[bytes], *, name: str, views: bool | None = None, folde
         views: Given for the `.tsv` of features, which is in cnnkit's own format: True to read the column `view`, False to ignore it, as
             the Header says. By default the lines are any manifest.
         folder: The folder that its paths are relative to.
+        hashes: Hashes of the content are used: log a notice about fields that are not hashes.
 
     Raises:
         FormatError: A row does not match the header row, there is no `path` column, a path is empty, a label is not UTF-8, or the table
@@ -81,14 +84,15 @@ def parse(lines: Iterable[bytes], *, name: str, views: bool | None = None, folde
     if views is not None:
         yield from (row(fields, name, views=views) for fields in tsv.parse(lines, name=name, required=["path"]))
         return
-    hashes = _Hashes(name)
+    digests = _Hashes(name)
     for fields in tables.parse(lines, **_table(name, folder)):
         if not all(field.isascii() for field in fields.values()):
             _check_encoding(fields, name, folder)
         if "truth" in fields:
             fields = {**fields, "label": fields["truth"]}
-        yield row(fields, name, hashes=hashes)
-    hashes.say()
+        yield row(fields, name, digests=digests)
+    if hashes:
+        digests.report()
 
 
 def _table(name: str, folder: str) -> dict[str, Any]:
@@ -102,10 +106,10 @@ def _table(name: str, folder: str) -> dict[str, Any]:
     }
 
 
-def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str) -> Iterator[ManifestRow]:
+def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str, hashes: bool) -> Iterator[ManifestRow]:
     """Yield the rows of any manifest as `parse` does, but faster, and several thousand lines later; equal words are one object."""
     words: dict[str, str | None] = {"": None}
-    hashes = _Hashes(name)
+    digests = _Hashes(name)
     for block in tables.columns(lines, **_table(name, folder)):
         if "truth" in block:
             block["label"] = block["truth"]
@@ -113,14 +117,15 @@ def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str) -> Iter
             for fields in zip(*block.values(), strict=True):
                 named = dict(zip(block, fields, strict=True))
                 _check_encoding(named, name, folder)
-                yield row(named, name, hashes=hashes)
+                yield row(named, name, digests=digests)
             continue
         columns = (
             [words.setdefault(word, word) for word in block[column]] if column in block else repeat(None)
             for column in ("label", "split", "group")
         )
-        yield from map(ManifestRow, block["path"], *columns, repeat(None), hashes.of_block(block))
-    hashes.say()
+        yield from map(ManifestRow, block["path"], *columns, repeat(None), digests.of_block(block))
+    if hashes:
+        digests.report()
 
 
 class _Hashes:
@@ -153,7 +158,7 @@ class _Hashes:
             self._example = self._example or f'"{messages.excerpt(field)}" of {messages.excerpt(path)}'
             self._column = column
 
-    def say(self) -> None:
+    def report(self) -> None:
         """Log a notice about fields that are not hashes."""
         if self._odd:
             log.info(
@@ -181,8 +186,8 @@ def _digest(field: str, column: str) -> bytes | None:
     return digest if len(digest) == DIGEST_COLUMNS[column.lower()] else None
 
 
-def row(fields: Mapping[str, str], name: str, *, views: bool = False, hashes: _Hashes | None = None) -> ManifestRow:
-    """Return a row of a table whose columns have our names; `hashes` counts what is not one.
+def row(fields: Mapping[str, str], name: str, *, views: bool = False, digests: _Hashes | None = None) -> ManifestRow:
+    """Return a row of a table whose columns have our names; `digests` counts what is not a hash.
 
     Raises:
         FormatError: Its path is empty.
@@ -192,7 +197,7 @@ def row(fields: Mapping[str, str], name: str, *, views: bool = False, hashes: _H
     label, split, group = (fields.get(column) or None for column in ("label", "split", "group"))
     view = fields.get("view", "") if views else ""
     column = _digest_column(fields)
-    digest = None if column is None else (hashes or _Hashes(name)).of(fields[column], column, fields["path"])
+    digest = None if column is None else (digests or _Hashes(name)).of(fields[column], column, fields["path"])
     return ManifestRow(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None, digest)
 
 
@@ -260,8 +265,8 @@ def load(path: str | Path, *, views: bool | None = None) -> list[ManifestRow]:
     return list(rows(path, views=views))
 
 
-def rows(path: str | Path, *, views: bool | None = None) -> Iterator[ManifestRow]:
-    """Yield the rows that `load` returns."""
+def rows(path: str | Path, *, views: bool | None = None, hashes: bool = False) -> Iterator[ManifestRow]:
+    """Yield the rows that `load` returns; `hashes` as in `parse`."""
     folder = os.path.dirname(path) or "."
     with files.open_text(path) as file:
         lines = list(file)
@@ -269,7 +274,7 @@ def rows(path: str | Path, *, views: bool | None = None) -> Iterator[ManifestRow
     if views is None and Path(path).suffix.lower() in LIST_EXTENSIONS and not tables.is_header(first):
         yield from map(ManifestRow, listed_paths.read_paths(lines, name=str(path), folder=folder))
     elif views is None:
-        yield from _parsed_by_column(lines, name=str(path), folder=folder)
+        yield from _parsed_by_column(lines, name=str(path), folder=folder, hashes=hashes)
     else:
         yield from parse(lines, name=str(path), views=views, folder=folder)
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from cnnkit import tar_archives
 from cnnkit.errors import FormatError
 
 _BOMS = (
@@ -45,7 +46,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 def kind_of(beginning: bytes) -> str | None:
     """Return the kind of a file that is not text, by its first bytes, such as "a JPEG image"; otherwise None."""
-    if beginning[257:262] == b"ustar":
+    if tar_archives.has_mark(beginning):
         return TAR
     return next((kind for mark, kind in _KINDS if beginning.startswith(mark)), None)
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -285,6 +286,14 @@ def test_near_duplicates(run, photos_here):
         in run("cnn-split", "photos", "--ratio", "1,1", "--near-bits", 0, "--dry-run").err
     )
     assert "near duplicates" not in run("cnn-split", "photos", "--ratio", "1,1", "--dry-run").err
+
+
+def test_a_mistyped_hash_is_reported_where_hashes_are_used(run, photos_here):
+    path = min(Path("photos").glob("*/*"))
+    Path("list.tsv").write_text(f"path\tmd5\n{path}\tzz\n")
+    assert "md5" not in run("cnn-split", "list.tsv", "--ratio", "1").err
+    outcome = run("cnn-split", "list.tsv", "--ratio", "1", "--no-verify")
+    assert f'list.tsv: 1 value of column md5 ignored, such as "zz" of {path}: not a hash' in outcome.err
 
 
 def test_groups(run, photos_here):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 LAYERS = ("--layers", "conv 4 k3 s2 same relu, pool 2", "--weights", "none", "--size", "20", "--device", "cpu")
 
@@ -247,7 +248,7 @@ def test_trainings_use_the_splits_of_archives(run, here, photos):
 
 
 def test_a_split_of_folders_never_gives_another_one(run, here, photos):
-    """Images whose archive says another split than the folder are left out, with a notice; a synonym is the same split."""
+    """Images whose archive gives another split than the folder are left out, with a notice; a synonym is the same split."""
     image, *_ = photos.values()
     Path("ds/val").mkdir(parents=True)
     Path("ds/train").mkdir()
@@ -264,7 +265,7 @@ def test_a_split_of_folders_never_gives_another_one(run, here, photos):
     outcome = run("cnn-split", "ds", "--split", "val", "--ratio", "1")
     assert [row["path"] for row in outcome.rows] == [f"ds/val/a.tar/{number}.png" for number in (1, 2, 3)]
     assert (
-        "ds/val: 2 images are left out, since their archives say another split than val, such as ds/val/a.tar/0.png (train)"
+        "ds/val: 2 images are left out, since their archives give another split than val, such as ds/val/a.tar/0.png (train)"
         in outcome.err
     )
     Path("ds/val/a.tar").unlink()
@@ -583,6 +584,25 @@ def test_archives_of_shards_go_into_one_folder(run, here, photos, contents):
     expected.pop("augment.tsv")
     assert found == expected
     assert numbers == {("blue", b"0"), ("red", b"1")}
+
+
+def test_copies_in_archives_of_shards_have_the_names_of_one_run(run, here):
+    """Also if only their images' extensions differ, which WebDataset would take for one sample; a broken one has no copies."""
+    Path("two/c").mkdir(parents=True)
+    for name in ("1.jpeg", "1.jpg", "1.png", "1.gif", "2.png"):
+        Image.new("RGB", (8, 8), (len(name) * 30, 9, 200)).save(Path("two/c", name))
+    Path("two/c/1.bmp").write_bytes(b"broken")
+    words = ("cnn-augment", "two", *AUGMENT, "--per-tar", "100", "-o")
+    run(*words, "one", status=3)
+    expected = packed("one/images-000000.tar")
+    assert {"c/1~01", "c/1~01~2", "c/1~01~3", "c/1_gif~01"} < expected.keys()
+    found = []
+    for number in range(1, 4):
+        run(*words, f"part-{number}", "--shard", f"{number}/3", status=3 if number == 1 else 0)
+        for archive in Path(f"part-{number}").glob("*.tar"):
+            found += packed(archive).items()
+    assert len(found) == len(expected)
+    assert dict(found) == expected
 
 
 def test_earlier_archives_of_copies_are_replaced(run, here, photos, contents):

@@ -286,6 +286,15 @@ def test_rejects_a_tar_archive_on_standard_input(tmp_path, null):
         list(source.find(["-"], stdin=file, null=null))
 
 
+def test_reads_a_list_of_a_folder_called_like_the_mark_of_tar():
+    """`find ./ustar -print0`: the mark of an archive has a byte more, NUL or a space."""
+    names = [f"./ustar/{number:04d}.jpg" for number in range(40)]
+    shift = next(shift for shift in range(20) if ("x" * shift + "\0".join(names))[257:].startswith("ustar/"))
+    names[0] = "x" * shift + names[0]
+    listed = io.BytesIO("\0".join(names).encode())
+    assert [image.path for image in source.find(["-"], stdin=listed, null=True)] == names
+
+
 def test_error_for_an_archive_without_usable_members_counts_them(tmp_path):
     """GNU tar -P keeps absolute paths, which are not read."""
     touch(tmp_path, "1.jpg")

@@ -108,6 +108,16 @@ def test_an_item_that_cannot_be_sent_ends_the_work(left):
             waiting.result(timeout=20)
 
 
+def test_an_item_that_waited_and_cannot_be_sent_ends_the_work(left):
+    """It is sent when results are received, which its exception has no note of."""
+    with Workers(eval, count=1, threads=1) as pool:
+        futures = [pool.submit("__import__('time').sleep(0.02)") for _ in range(20)]
+        futures.append(pool.submit(threading.Lock()))
+        with pytest.raises(TypeError, match="pickle") as caught:
+            futures[-1].result(timeout=20)
+    assert not hasattr(caught.value, "__notes__")
+
+
 def test_a_thread_that_ends_takes_its_process_with_it(left):
     with Workers(eval, count=1, threads=2) as pool:
         waiting = pool.submit("__import__('time').sleep(60)")

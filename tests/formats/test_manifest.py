@@ -267,15 +267,21 @@ def test_manifests_of_bug_reports(name):
 
 
 @pytest.mark.parametrize("piped", [False, True])
-def test_fields_that_are_no_hashes_give_a_notice(tmp_path, caplog, piped):
-    """A mistyped hash is not a missing one: the notice names its image."""
+def test_fields_that_are_not_hashes_give_a_notice(tmp_path, caplog, piped):
+    """A mistyped hash is not a missing one: where hashes are used, the notice names its image."""
     hashes = ["ab" * 16, "zz", "", "abc"]
     text = "path\tMD5\n" + "".join(f"{number}.jpg\t{field}\n" for number, field in enumerate(hashes))
     caplog.set_level(logging.INFO, "cnnkit")
     table = tmp_path / "a.tsv"
     table.write_text(text)
-    rows = manifest.parse(text.encode().splitlines(True), name=str(table)) if piped else manifest.rows(table)
-    assert [row.digest for row in rows] == [b"\xab" * 16, None, None, None]
+    for hashes_are_used in (False, True):
+        assert not caplog.messages
+        rows = (
+            manifest.parse(text.encode().splitlines(True), name=str(table), hashes=hashes_are_used)
+            if piped
+            else manifest.rows(table, hashes=hashes_are_used)
+        )
+        assert [row.digest for row in rows] == [b"\xab" * 16, None, None, None]
     assert caplog.messages[-1] == (
         f'{table}: 2 values of column MD5 ignored, such as "zz" of 1.jpg: not a hash of 32 hexadecimal digits'
     )

@@ -143,12 +143,23 @@ def test_errors_name_the_place(lines, message):
         ["path,label,probability", 'a.jpg,cat,"0,87"', 'b.jpg,dog,"5,2e-05"'],
         ["label;path;probability", 'cat;"7,5.jpg";0,87', "dog;b.jpg;5,2E-05"],
         ["label|path|other|probability", "cat|7,5.jpg|0,1|0,87", "dog|b.jpg|0,1|5,2e-05"],
+        ["probability;path;label", "0,87;7,5.jpg;cat", "5,2e-05;b.jpg;dog"],
+        ["probability\tother\tpath\tlabel", "0,87\t0,1\t7,5.jpg\tcat", "5,2e-05\t0,1\tb.jpg\tdog"],
         [
             '{"path": "a.jpg", "label": "cat", "probability": "0,87"}',
             '{"path": "b.jpg", "label": "7", "probability": 5.2e-05}',
         ],
     ],
-    ids=["semicolons", "tabs", "commas", "quoted path", "next to each other", "JSON Lines"],
+    ids=[
+        "semicolons",
+        "tabs",
+        "commas",
+        "quoted path",
+        "next to each other",
+        "first column",
+        "first two",
+        "JSON Lines",
+    ],
 )
 def test_decimal_commas_are_a_matter_of_the_column(tmp_path, lines):
     """One line with the command that changes all of them; it is run here."""
