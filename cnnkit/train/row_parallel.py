@@ -3,9 +3,11 @@
 Against all cores in every layer, where they wait for each other after each one, this takes two thirds of the time.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+import contextlib
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,6 +17,8 @@ from cnnkit.train.mixed_precision import Precision
 
 #: Classes of torchvision and timm that skip whole branches at random.
 _RANDOM_DEPTH = ("StochasticDepth", "DropPath")
+
+_T = TypeVar("_T")
 
 
 @runtime_checkable
@@ -54,7 +58,7 @@ class RowParallel:
         if self._pool is None or parts < 2:
             with self._precision.autocast():
                 return self._module(inputs)  # type: ignore[no-any-return] # modules return Any
-        parameters = [each for stage in self._first for each in stage.parameters() if each.requires_grad]
+        parameters = _trained(self._first)
         computed: Tensor = _InParts.apply(_Run(self._first_stages, self._pool, parts, parameters), inputs, *parameters)
         with self._precision.autocast():
             return _through(self._rest, computed)
@@ -92,6 +96,11 @@ def _parts_of(batch: Tensor) -> int:
     return min(torch.get_num_threads(), len(batch) // ROWS_OF_A_CORE)
 
 
+def _trained(stages: Sequence[nn.Module]) -> list[Tensor]:
+    """Return the parameters that are trained, each once: stages may share some, and one module may be two stages."""
+    return list(dict.fromkeys(each for stage in stages for each in stage.parameters() if each.requires_grad))
+
+
 def _through(stages: Sequence[nn.Module], rows: Tensor) -> Tensor:
     for stage in stages:
         rows = stage(rows)
@@ -125,22 +134,52 @@ class _Run:
         self._outputs: list[Tensor] = []
 
     def outputs(self, inputs: Tensor) -> Tensor:
-        self._outputs = list(self._pool.map(self._forward, inputs.tensor_split(self._parts)))
+        with contextlib.closing(_in_order(self._pool, self._forward, inputs.tensor_split(self._parts))) as arriving:
+            self._outputs = list(arriving)
         return torch.cat([each.detach() for each in self._outputs])
 
-    def gradients(self, of_outputs: Tensor) -> Iterator[Tensor | None]:
-        """Yield the gradient of each parameter, summed in the order of the parts; None for one that is not used."""
+    def gradients(self, of_outputs: Tensor) -> list[Tensor | None]:
+        """Return the gradient of each parameter, summed in the order of the parts; None for one that is not used.
+
+        A part's gradients are freed as soon as they are added. They may share memory with each other and with the graph, so that only
+        sums are written to.
+        """
 
         def backward(output: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
             return torch.autograd.grad(output, self._parameters, gradient, allow_unused=True)
 
         pieces = torch.split(of_outputs, [len(each) for each in self._outputs])
-        found = list(self._pool.map(backward, self._outputs, pieces))
-        self._outputs = []
-        for first, *others in zip(*found, strict=True):
-            for other in others if first is not None else ():
-                first += other
-            yield first
+        outputs, self._outputs = self._outputs, []
+        found: list[Tensor | None] = [None] * len(self._parameters)
+        summed = [False] * len(found)
+        with contextlib.closing(_in_order(self._pool, backward, outputs, pieces)) as arriving:
+            del outputs
+            for part in arriving:
+                for place, gradient in enumerate(part):
+                    before = found[place]
+                    if gradient is None:
+                        continue
+                    if before is None:
+                        found[place] = gradient
+                    elif summed[place]:
+                        before += gradient
+                    else:
+                        found[place], summed[place] = before + gradient, True
+                    del before, gradient
+                del part
+        return [each if each is None or is_sum else each.clone() for each, is_sum in zip(found, summed, strict=True)]
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable[..., _T], *arguments: Sequence[Tensor]) -> Generator[_T]:
+    """Yield the results of a function, and keep none of them; at the end, and after an exception, no call is still running."""
+    running = deque(pool.submit(function, *each) for each in zip(*arguments, strict=True))
+    try:
+        while running:
+            yield running.popleft().result()
+    finally:
+        for each in running:
+            each.cancel()
+        wait(running)
 
 
 class _InParts(torch.autograd.Function):
