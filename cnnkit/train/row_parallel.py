@@ -15,6 +15,11 @@ from torch import Tensor, fx, nn
 from cnnkit.engine.rows import ROWS_OF_A_CORE
 from cnnkit.train.mixed_precision import Precision
 
+#: The most trained parameters of the stages in parts, for each value that their layers return for a row. Each part has its own gradients:
+#: they take no more memory than the outputs of the rows it has at least, which are freed meanwhile. Large dense layers exceed it; all cores
+#: together compute them as fast, or up to a third faster, since their time is that of writing and adding gradients.
+PARAMETERS_PER_OUTPUT = ROWS_OF_A_CORE
+
 #: Classes of torchvision and timm that skip whole branches at random.
 _RANDOM_DEPTH = ("StochasticDepth", "DropPath")
 
@@ -70,11 +75,9 @@ class RowParallel:
         if inputs.device.type != "cpu" or parts < 2 or not isinstance(module, Staged):
             return
         stages = list(module.stages())
-        count = next((place for place, stage in enumerate(stages) if not _has_independent_rows(stage)), len(stages))
+        count = self._stages_in_parts(stages, inputs[:1])
         self._first, self._rest = stages[:count], stages[count:]
-        if not any(each.requires_grad for stage in self._first for each in stage.parameters()) or self._draws(
-            inputs[:1]
-        ):
+        if not _trained(self._first):
             return
         threads = torch.get_num_threads() // parts
         self._pool = ThreadPoolExecutor(parts, "rows", initializer=torch.set_num_threads, initargs=(threads,))
@@ -83,12 +86,69 @@ class RowParallel:
         with torch.enable_grad(), self._precision.autocast():
             return _through(self._first, inputs)
 
-    def _draws(self, inputs: Tensor) -> bool:
-        """Return whether the first stages draw random numbers, in functions that their modules do not show."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            before = torch.get_rng_state()
-            _through(self._first, inputs)
-            return not torch.equal(before, torch.get_rng_state())
+    def _stages_in_parts(self, stages: Sequence[nn.Module], row: Tensor) -> int:
+        """Return how many of the stages can be computed in parts, and are worth it; one row passes through them."""
+        count = values = 0
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), self._precision.autocast():
+            for place, stage in enumerate(stages, start=1):
+                if not _has_independent_rows(stage):
+                    break
+                state, drawn = _State(stage), torch.get_rng_state()
+                with _counted_outputs(stage) as sizes:
+                    row = stage(row)
+                if state.restore() or not torch.equal(drawn, torch.get_rng_state()):
+                    break
+                values += sum(sizes)
+                if sum(each.numel() for each in _trained(stages[:place])) <= PARAMETERS_PER_OUTPUT * values:
+                    count = place
+        return count
+
+
+class _State:
+    """The buffers of a stage, and other tensors that its modules keep, such as a weight that a hook computes."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        self._kept = [
+            (kept, name, tensor, None if tensor.is_inference() else tensor._version, tensor.detach().clone())
+            for module in stage.modules()
+            for kept in (module._buffers, vars(module))
+            for name, tensor in kept.items()
+            if isinstance(tensor, Tensor)
+        ]
+
+    def restore(self) -> bool:
+        """Undo what was written since; return whether there was anything."""
+        changed = False
+        for kept, name, tensor, version, values in self._kept:
+            if kept.get(name) is not tensor:
+                kept[name], changed = tensor, True
+            if version != (None if tensor.is_inference() else tensor._version) or not _same_bits(tensor, values):
+                tensor.detach().copy_(values)
+                changed = True
+        return changed
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are equal, where NaN equals NaN."""
+    return torch.equal(one.nan_to_num(), other.nan_to_num()) and torch.equal(one.isnan(), other.isnan())
+
+
+@contextlib.contextmanager
+def _counted_outputs(stage: nn.Module) -> Generator[list[int]]:
+    """Count the values that each layer of a stage returns within the context."""
+    sizes: list[int] = []
+
+    def count(_layer: nn.Module, _given: object, made: object) -> None:
+        if isinstance(made, Tensor):
+            sizes.append(made.numel())
+
+    layers = [layer for layer in stage.modules() if next(layer.children(), None) is None]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        yield sizes
+    finally:
+        for each in hooks:
+            each.remove()
 
 
 def _parts_of(batch: Tensor) -> int:

@@ -15,6 +15,7 @@ from cnnkit.engine import torch_device
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import build, notation
 from cnnkit.nets.classifier import Classifier
+from cnnkit.train.finetune import TrainablePart
 from cnnkit.train.mixed_precision import choose_precision
 from cnnkit.train.row_parallel import RowParallel
 
@@ -106,7 +107,7 @@ def test_rows_that_depend_on_each_other_stay_together(change):
     inputs = images(16)
     if change == "function":
         module.base = nn.Sequential(Drawing(), *module.base)
-        assert computed(module, inputs, cores=2)[2] == [1, 16]
+        assert computed(module, inputs, cores=2)[2] == [16]
     else:
         assert max(computed(module, inputs, cores=2)[2]) == 8  # the convolution before
     whole, parts = (computed(module, inputs, cores=cores) for cores in (1, 2))
@@ -255,3 +256,91 @@ def test_gradients_are_freed_when_they_are_added(monkeypatch):
     inputs = torch.arange(8.0).repeat_interleave(4)[:, None]  # the number of the part
     assert step(module, inputs, 8)["chain.0.weight"].item() == 2 * inputs.square().sum()
     assert last.is_set()
+
+
+def rows_at_once(stage, module, inputs, cores=2):
+    """Return the numbers of rows that a stage got in a step, without the trial's one."""
+    seen = []
+    hook = stage.register_forward_hook(lambda _module, given, _made: seen.append(len(given[0])))
+    step(module, inputs, cores)
+    hook.remove()
+    return sorted(seen)[-cores:]
+
+
+def spectral(_channels):
+    return nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3))
+
+
+def old_spectral(_channels):
+    return nn.utils.spectral_norm(nn.Conv2d(4, 4, 3))
+
+
+def old_weight(_channels):
+    """The norm keeps no buffer, but each call replaces the weight."""
+    return nn.utils.weight_norm(nn.Conv2d(4, 4, 3))
+
+
+def running(channels):
+    return nn.InstanceNorm2d(channels, affine=True, track_running_stats=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("make", [running, spectral, old_spectral, old_weight])
+def test_stages_that_write_buffers_stay_together(make):
+    """Each step writes them once, as without cores, and the trial leaves no trace; the stages before are computed in parts."""
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 4, 3)
+    module, inputs = Chain(first, make(4), nn.ReLU()).train(), rows(16, 3, 8, 8)
+    other = copy.deepcopy(module) if make is not old_weight else None
+    assert rows_at_once(module.chain[1], module, inputs)[-1] == 16
+    if other is not None:
+        step(other, inputs, 1)
+        torch.testing.assert_close(module.state_dict(), other.state_dict())
+    assert rows_at_once(first, module, inputs) == [8, 8]
+
+
+def test_stages_that_only_read_buffers_are_computed_in_parts():
+    """Instance norm without running statistics, batch norm with fixed ones, spectral norm in eval mode."""
+    stages = [nn.InstanceNorm2d(4, affine=True), nn.BatchNorm2d(4).eval(), spectral(4).eval()]
+    module, inputs = Chain(nn.Conv2d(3, 4, 3), *stages), rows(16, 3, 8, 8)
+    assert rows_at_once(stages[-1], module, inputs) == [8, 8]
+    torch.testing.assert_close(step(module, inputs, 2), step(module, inputs, 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("units", "in_parts"), [(11, True), (12, False)])
+def test_gradients_of_a_part_take_no_more_than_the_outputs_of_its_rows(monkeypatch, units, in_parts):
+    """four rows have 4 (3·288 + units) outputs, with those of ReLU and Flatten; there are 3·8·9 + 8 + units (288 + 1) parameters."""
+    values, real = [], torch.autograd.grad
+
+    def grad(output, parameters, *rest, **options):
+        values.append(sum(each.numel() for each in parameters))
+        return real(output, parameters, *rest, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    dense = nn.Linear(288, units)
+    module, inputs = Chain(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), dense), rows(16, 3, 8, 8)
+    assert rows_at_once(dense, module, inputs)[-1] == (8 if in_parts else 16)
+    assert values == [224 + 289 * units * in_parts] * 2
+    assert max(values) <= 4 * (3 * 288 + units)
+    torch.testing.assert_close(step(module, inputs, 2), step(module, inputs, 1))
+
+
+@pytest.mark.parametrize("from_images", [True, False])
+def test_trained_part_of_a_network(from_images):
+    """Batch norms with fixed statistics of the backbone are computed in parts, up to the one of the head."""
+    whole = classifier("conv 4 k3 relu, pool 2, conv 8 k3 bn relu, flatten", "dense 8 bn relu, dense 3")
+    frozen = 0 if from_images else 2
+    part = TrainablePart(
+        nn.Sequential(*list(whole.base)[frozen:]), whole, from_images=from_images, freeze_bn=True
+    ).train()
+    inputs = images(16) if from_images else rows(16, 4, 14, 14)
+    first, after = (
+        next(each for each in part.modules() if isinstance(each, kind)) for kind in (nn.Conv2d, nn.BatchNorm1d)
+    )
+    assert rows_at_once(first, part, inputs) == [8, 8]
+    assert rows_at_once(after, part, inputs)[-1] == 16
+    torch.testing.assert_close(step(part, inputs, 2), step(part, inputs, 1), rtol=1e-4, atol=1e-4)
+    through = inputs
+    for stage in part.stages():
+        through = stage(through)
+    assert torch.equal(through, part(inputs))
