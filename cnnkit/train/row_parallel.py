@@ -1,8 +1,9 @@
 """A training step on several cores: each computes some rows of a batch, forwards and backwards, through all layers.
 
 Against all cores in every layer, where they wait for each other after each one, a step of convolutions with a small dense part takes a
-tenth less time on two cores that are free (the textbook's convnet at 96 pixels: 72 to 83 % of the processor time), and half of it where
-other programs use the cores. Networks with batch norm gain in the layers before the first one, and those of mostly dense layers nothing.
+tenth less time on two cores that are free (the textbook's convnet at 96 pixels: 75 to 92 % of the processor time), and about half of it
+where other programs use the cores. Networks with batch norm gain in the layers before the first one, and those of mostly dense layers
+gain nothing.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ from cnnkit.train.mixed_precision import Precision
 
 #: The most trained parameters of the stages in parts, for each value that their layers return for a row. Each part has gradients of its
 #: own: within this bound they take no more memory than the outputs of the fewest rows of a part, which are freed meanwhile. Large dense
-#: layers exceed it (206 MB of parameters, 16 threads: 4.2 GB in parts, 1.2 GB together), and gain nothing from parts.
+#: layers exceed it (206 MB of parameters, 16 threads: 4.2 GB in parts, 1.2 GB together), and a step takes
+#: a fifth longer with them in parts (2 threads).
 PARAMETERS_PER_OUTPUT = ROWS_OF_A_CORE
 
 #: Classes of torchvision and timm that skip whole branches at random.
