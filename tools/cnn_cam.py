@@ -77,6 +77,7 @@ def main(
     from cnnkit.explain import cam_render, cam_run
 
     cam_render.check(render)
+    cli.keep_freed_memory()
     images = cli.images(sources, split=split, null=null, folders=folders)
     if render.output is not None or render.sheet is not None:
         cli.finish_files()

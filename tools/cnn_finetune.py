@@ -75,6 +75,7 @@ def main(
     freeze = freeze.with_views(train)
     run = run.checked()
 
+    cli.keep_freed_memory()
     from cnnkit.train.finetune import finetune
 
     with cli.callbacks("loading the model", errors=errors, epochs_as_json=as_json) as callbacks:

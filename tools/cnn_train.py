@@ -68,6 +68,7 @@ def main(
     network = network.checked(train.loss, classes=len(data.classes))
     run = run.checked()
 
+    cli.keep_freed_memory()
     from cnnkit.train.scratch import train_from_scratch
 
     with cli.callbacks("training", errors=errors, epochs_as_json=as_json) as callbacks:

@@ -30,6 +30,7 @@ that writes files while it emits rows calls `cli.finish_files` first, to write i
 """
 
 from cnnkit.cli import options
+from cnnkit.cli.allocator import keep_freed_memory
 from cnnkit.cli.command import command, image_command
 from cnnkit.cli.input import images, model_and_arguments, reading, reading_each, stdin, truth
 from cnnkit.cli.options import Argument, Option
@@ -68,6 +69,7 @@ __all__ = [
     "gated",
     "image_command",
     "images",
+    "keep_freed_memory",
     "labelled_images",
     "model_and_arguments",
     "model_first",
