@@ -175,7 +175,7 @@ def test_a_network_by_name(folder, shell, tmp_path):
     cnnkit.write_predictions(tmp_path / "out.tsv", rows)
     assert (tmp_path / "out.tsv").read_text() == printed
     assert classifier.classes[386] == "African elephant"
-    with pytest.raises(cnnkit.UsageError, match="^weights is for a network given by name; an .onnx has its own; drop"):
+    with pytest.raises(cnnkit.UsageError, match=r"^weights is for a network given by name; an \.onnx has its own"):
         Classifier("one.onnx", weights="none")
 
 

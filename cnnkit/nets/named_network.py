@@ -110,7 +110,7 @@ def _divided(name: str, module: nn.Module, preprocess: Preprocess) -> _Division:
     assert isinstance(logits, fx.Node)
     end = _changing(whole, logits, through=_SAME_VALUES)
     given = end.args[0] if end.args else None
-    last_module = _module(whole, end)
+    last_module = _module(whole, end) or _linear(module, end)
     if isinstance(last_module, nn.Linear) and isinstance(given, fx.Node):
         before = _changing(whole, given, through=_SAME_TENSOR)
         default = subgraph.find_layer(name, module, None, size=preprocess.size)
@@ -140,6 +140,13 @@ def _before(
 
 def _module(whole: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return whole.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _linear(module: nn.Module, node: fx.Node) -> nn.Module | None:
+    """Return the dense layer whose function a node calls: timm has one that is traced into."""
+    if node.op != "call_function" or getattr(node.target, "__name__", "") != "linear":
+        return None
+    return dict(module.named_modules()).get(node.meta["path"].rpartition(".")[0])
 
 
 #: Functions and modules in eval mode that return their input, and those that only change its shape.

@@ -28,6 +28,7 @@ IMAGENET = torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"]
         ),  # a hidden dense layer before the last one
         ("squeezenet1_1", "classifier.2", Pool.AVG, "flatten"),  # a map for each class
         ("timm:test_resnet", None, Pool.AVG, "dense 1000 softmax"),
+        ("timm:test_efficientnet", None, Pool.AVG, "dense 1000 softmax"),  # a dense layer of timm's own class
         pytest.param("timm:test_vit", None, Pool.NONE, "dense 1000 softmax", marks=pytest.mark.slow),
         pytest.param(
             "timm:test_convnext", None, Pool.NONE, "dense 1000 softmax", marks=pytest.mark.slow
