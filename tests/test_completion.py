@@ -120,6 +120,8 @@ def test_tables_name_only_what_there_is():
         ("cnn-extract photos --backbone resnet1", ["resnet101", "resnet152", "resnet18"]),
         ("cnn-train --arch vgg1", ["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]),
         ("cnn-dims squeezenet1_", ["squeezenet1_0", "squeezenet1_1", "squeezenet1_"]),
+        ("cnn-predict -m resnet1", ["resnet101", "resnet152", "resnet18", "resnet1"]),
+        ("cnn-export resnet1", ["resnet101", "resnet152", "resnet18", "resnet1"]),
         ("cnn-extract --layers 'conv 4 k3 relu, gap' --layer ", ["conv1", "gap1"]),
         ('cnn-augment --augment "rotate 20, zo', ["rotate 20, zoom"]),
         ('cnn-augment --augment "rotate 20,', None),

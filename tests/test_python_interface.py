@@ -166,6 +166,19 @@ def test_several_models_vote(folder, shell, tmp_path):
     assert np.abs(classifier.predict_proba("photos") - alone).max() > 0.001
 
 
+@pytest.mark.slow
+def test_a_network_by_name(folder, shell, tmp_path):
+    pytest.importorskip("timm")
+    printed = shell("cnn-predict -m timm:test_resnet --weights none photos --top 3 --device cpu", cwd=folder).out
+    classifier = Classifier("timm:test_resnet", weights="none", device="cpu")
+    rows = [row for each in classifier.predict("photos") for row in each.top(3)]
+    cnnkit.write_predictions(tmp_path / "out.tsv", rows)
+    assert (tmp_path / "out.tsv").read_text() == printed
+    assert classifier.classes[386] == "African elephant"
+    with pytest.raises(cnnkit.UsageError, match=r"^weights is for a network given by name; an \.onnx has its own"):
+        Classifier("one.onnx", weights="none")
+
+
 def test_results_agree_with_each_other(folder):
     """Classes, probabilities, `predict_proba`, `top` and `stream` say the same."""
     classifier = Classifier("one.onnx", device="cpu")

@@ -13,7 +13,9 @@ def main(
     model: Annotated[
         Path,
         cli.Argument(
-            metavar="MODEL.pt", show_default=False, help="A model from cnn-train-head, cnn-train or cnn-finetune."
+            metavar="MODEL.pt|NETWORK",
+            show_default=False,
+            help="A model from cnn-train-head, cnn-train or cnn-finetune; or the name of a torchvision or timm network.",
         ),
     ],
     output: Annotated[Path, cli.Option("--output", "-o", metavar="FILE.onnx", help="ONNX file to write.")],
@@ -43,6 +45,8 @@ def main(
     outputs of ONNX Runtime and torch are compared at batch sizes 1, 2 and --batch on random images, and on those of --verify; the file
     is written only if they agree.
 
+    A network by name is exported with the classifier and the classes that it was published with.
+
     A model exported with --dynamic-size is also compared at other image sizes, and can be used with cnn-predict --size and
     cnn-cam --size.
 
@@ -55,6 +59,8 @@ def main(
       cnn-export head.pt -o head.onnx --cam --features
       cnn-export head.pt -o any.onnx --cam --dynamic-size
       cnn-export head.pt -o head-only.onnx --head-only
+      cnn-export mobilenet_v2 -o mobilenet.onnx --cam
+      cnn-export resnet18 --weights flowers.pth --labels flowers.txt -o flowers.onnx
       cnn-export head.pt -o half.onnx --fp16 --tolerance 0.02
       cnn-export head.pt -o small.onnx --int8 --calibrate split.tsv
     """

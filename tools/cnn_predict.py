@@ -16,7 +16,12 @@ _BENCH_OPTIONS = ("--device", "--precision", "--batch", "--jobs", "--workers", "
 def main(
     models: Annotated[
         list[Path],
-        cli.Option("--model", "-m", metavar="MODEL.onnx", help="Exported network; may be repeated, see --vote."),
+        cli.Option(
+            "--model",
+            "-m",
+            metavar="MODEL.onnx|NETWORK",
+            help="Exported network, or the name of a torchvision or timm network; may be repeated, see --vote.",
+        ),
     ],
     sources: cli.options.Sources = None,
     *,
@@ -41,6 +46,9 @@ def main(
     names of class folders (photos/CLASS/image.jpg) are not used. A SOURCE may also be a FILE.npy of features, for a head from
     cnn-export --head-only.
 
+    A network by name, such as mobilenet_v2 or timm:convnext_atto, predicts the classes that it was published with, ImageNet's for most. It
+    is exported once, as by cnn-export, and cached: later calls need no torch.
+
     With --tta or --crops, several views of each image are predicted, always including the unchanged one, and combined by --vote.
 
     With --shard I/N, each of N machines predicts a share of the images. The tables of all shards, in order and with one header row, are
@@ -51,6 +59,8 @@ def main(
 
     Examples:
       cnn-predict -m head.onnx cat.jpg
+      cnn-predict -m mobilenet_v2 --top 5 photo.jpg
+      cnn-predict -m resnet18 --weights resnet18.pth photos/
       cnn-predict -m head.onnx split.tsv --split test | cnn-eval --truth split.tsv
       find . -name "*.jpg" -print0 | cnn-predict -m head.onnx -0 - --json \\
           | jq -r 'select(.probability < 0.6).path'

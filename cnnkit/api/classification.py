@@ -19,7 +19,7 @@ from cnnkit.data.source import ImageFile
 from cnnkit.errors import UsageError
 from cnnkit.formats.predictions import Prediction
 from cnnkit.infer import predict
-from cnnkit.infer.config import PredictConfig
+from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.predict import ImageOutput, Predictor
 from cnnkit.option_fields import DEFAULT_BATCH, check_range, check_ranges
 
@@ -66,6 +66,7 @@ class Classifier:
         self,
         model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
+        weights: str | os.PathLike[str] = "default",
         device: str = "auto",
         batch: int | None = None,
         jobs: int | None = None,
@@ -80,7 +81,9 @@ class Classifier:
         """Load networks.
 
         Args:
-            model: A .onnx from cnn-export, or several of the same classes. For a .pt run cnn-export first.
+            model: A .onnx from cnn-export, or the name of a network of torchvision or timm; or several of the same classes. For a .pt run
+                cnn-export first.
+            weights: Of a network by name: a state_dict file, default (pretrained) or none (random).
             device: auto, cpu, cuda or cuda:N. cuda runs on the GPU or fails.
             batch: Images that go through the network at once; by default 32, on a GPU 128.
             jobs: Threads that decode images; by default all cores.
@@ -120,7 +123,8 @@ class Classifier:
             from cnnkit.infer import torch_views  # torch, for other words than flips and crops
 
             make_copies = torch_views.TorchCopies()
-        self._predictor = Predictor([os.fspath(each) for each in models], config, make_copies=make_copies)
+        spec = ModelSpec(weights=os.fspath(weights))
+        self._predictor = Predictor([os.fspath(each) for each in models], config, spec=spec, make_copies=make_copies)
         self.classes: tuple[str, ...] = tuple(self._predictor.classes)
         self.device: str = self._predictor.device
 

@@ -86,8 +86,10 @@ def _by_metavar(metavar: str) -> Complete:
         elif alternative == "FILE":
             extensions += _ANY
         elif alternative in ("MODEL", "NETWORK"):
-            extensions, networks = [*extensions, *_MODELS], True
+            networks = True
         folders |= alternative == "DIR"
+    if networks and not extensions:
+        extensions += _MODELS
 
     def complete(context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: ANN401 - typer's own click is private
         found = [*_matching(words, incomplete), *(_networks(context, incomplete) if networks else ())]

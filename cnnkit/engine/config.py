@@ -1,6 +1,7 @@
 """Configuration of backbones and exports: one dataclass field per option. Imports no torch, numpy or ONNX."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -104,6 +105,16 @@ def check_backbone_weights(weights: str) -> None:
         raise CnnkitError(f"{weights}: no such file; --weights takes a state_dict file, default or none")
 
 
+#: What the weights of a network given by name are, in the help.
+BY_NAME = "a network given by name"
+
+
+def is_network_name(model: str | Path) -> bool:
+    """Return whether a model is the name of a network of torchvision or timm, in place of a file; whether there is one is not checked."""
+    text = str(model)
+    return text.startswith("timm:") or (re.fullmatch(r"[A-Za-z][\w-]*", text) is not None and not Path(text).exists())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackboneSpec(RemembersGiven):
     """A backbone as given on the command line; equal specs give the same backbone.
@@ -138,6 +149,16 @@ class BackboneSpec(RemembersGiven):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """A network by name, as it is exported for prediction; equal specs give the same network. `labels` is a file of class names."""
+
+    name: str
+    weights: str = "default"
+    labels: Path | None = None
+    dynamic_size: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig(InferenceConfig):
     """What is exported, and how it is compared with torch.
 
@@ -145,6 +166,13 @@ class ExportConfig(InferenceConfig):
     batches of up to `batch`.
     """
 
+    weights: str = weights_option(of=BY_NAME)
+    labels: Path | None = option(
+        None,
+        "Class names of a network given by name, one per line, in the order of its outputs. "
+        "[default: those of its default weights, ImageNet's for most]",
+        metavar="FILE",
+    )
     input: ExportInput = option(
         ExportInput.UINT8, "Input of the graph: uint8 images (N, H, W, 3), or normalized float32 (N, 3, H, W)."
     )
@@ -188,13 +216,13 @@ class ExportConfig(InferenceConfig):
         """Check options and files before torch is loaded.
 
         Args:
-            model: A `.pt`.
+            model: A `.pt`, or the name of a network.
             output: The `.onnx`.
             verifies: Whether `--verify` is given.
             calibrates: Whether `--calibrate` is given.
 
         Raises:
-            UsageError: Options contradict each other, the output does not end in .onnx, or the model is not a `.pt`.
+            UsageError: Options contradict each other, the output does not end in .onnx, or the model is neither a `.pt` nor a name.
             CnnkitError: There is no such model, or no folder to write into.
         """
         whole = (self.features, self.cam, self.fp16, self.dynamic_size, verifies, self.input is not ExportInput.UINT8)
@@ -207,6 +235,11 @@ class ExportConfig(InferenceConfig):
         if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
             raise UsageError(f"--opset {self.opset}: give {OPSETS[0]} to {OPSETS[1]}")
         devices.parse(self.device)
+        named = is_network_name(model)
+        if not named and (unused := given(self, names={"weights", "labels"})):
+            raise UsageError(f"{model} has its own weights and classes; {unused[0]} is for {BY_NAME}; drop it")
+        if named:
+            check_backbone_weights(self.weights)
         model, output = Path(model), Path(output)
         if output.suffix != ".onnx":
             remedy = f"give -o {messages.output_name(output, '.onnx')}"
@@ -215,8 +248,10 @@ class ExportConfig(InferenceConfig):
             raise UsageError(f"{model}: already exported; give the .pt it was made from")
         if model.suffix == ".npy":
             raise UsageError(f"{model}: features, not a model; train one with cnn-train-head {model} -o head.pt")
-        if not model.exists():
+        if not named and not model.exists():
             raise CnnkitError(f"{model}: no such file; cnn-train-head, cnn-train and cnn-finetune write models")
+        if self.labels is not None:
+            self.labels.stat()  # before torch is loaded
         atomic.check_folder(output)
         return self
 

@@ -21,12 +21,12 @@ from cnnkit.choices import ExportInput, Pool
 from cnnkit.data import preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import device_errors, exporter, torch_device
-from cnnkit.engine.config import ExportConfig
+from cnnkit.engine.config import ExportConfig, check_backbone_weights, is_network_name
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError
-from cnnkit.formats import onnx_model, torch_model
+from cnnkit.formats import labels, onnx_model, torch_model
 from cnnkit.formats.header import ArtefactKind, Header, made_by
-from cnnkit.nets import build, classifier
+from cnnkit.nets import build, classifier, named_network
 from cnnkit.nets.build import Network
 from cnnkit.nets.classifier import Classifier, class_logits
 
@@ -82,7 +82,12 @@ class ClassifierOutputs(nn.Module):
         if self.wants_features:
             outputs.append(features.float())
         if self.wants_cam:
-            outputs.append(nn.functional.conv2d(maps, cam_weights(network)[:, :, None, None].to(maps.dtype)).float())
+            weights = cam_weights(network)
+            if weights is not None:
+                maps = nn.functional.conv2d(maps, weights[:, :, None, None].to(maps.dtype))
+            elif maps.shape[1] == 1:  # one sigmoid has the logit of the second class
+                maps = torch.cat([-maps, maps], 1)
+            outputs.append(maps.float())
         return tuple(outputs)
 
 
@@ -113,8 +118,16 @@ def _check_maps(classifier: Classifier) -> None:
         )
 
 
-def cam_weights(classifier: Classifier) -> Tensor:
-    """Return the weights (classes, C) of the backbone's maps in the class activation maps.
+def _changes_nothing(network: Classifier) -> bool:
+    """Return whether the head only passes on what the backbone outputs, as that of a published network without a dense layer."""
+    if not all(isinstance(part, nn.Flatten) for part in network.head):
+        return False
+    extractor = classifier.Extractor(network.base, preprocess=network.preprocess, pool=network.pool.pool).eval()
+    return len(classifier.feature_shape(extractor, network.preprocess)) == 1
+
+
+def cam_weights(classifier: Classifier) -> Tensor | None:
+    """Return the weights (classes, C) of the backbone's maps in the class activation maps; None if these are the maps themselves.
 
     Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
 
@@ -126,10 +139,12 @@ def cam_weights(classifier: Classifier) -> Tensor:
     averaged = classifier.pool.pool is Pool.AVG
     if classifier.pool.pool is Pool.NONE and parts and isinstance(parts[0], build.GlobalPool) and not parts[0].largest:
         averaged, parts = True, parts[1:]
+    if averaged and not parts:  # SqueezeNet has a map for each class
+        return None
     if not averaged or len(parts) != 1 or not isinstance(parts[0], nn.Linear):
         raise CnnkitError(
             "a class activation map in the graph needs global average pooling, then one dense layer; this model has "
-            f"pool {classifier.pool.pool}, then {', '.join(type(part).__name__ for part in parts)}; "
+            f"pool {classifier.pool.pool}, then {', '.join(type(part).__name__ for part in parts) or 'nothing'}; "
             "train one with cnn-train-head without --head, on features with --pool avg"
         )
     weight = parts[0].weight
@@ -326,7 +341,8 @@ class WholeExport:
         odd = self.size + 1 + self.size % 2
         self.others = [(self.traced[0], self.traced[0]), self.traced, (odd, odd)] if self.traced else []
         # Class activation maps need the backbone's maps; the other options change the backbone's graph anyway
-        self.in_one_piece = config.cam or config.fp16 or config.dynamic_size or self.normalised
+        whole = config.cam or config.fp16 or config.dynamic_size or self.normalised
+        self.in_one_piece = whole or _changes_nothing(network)
 
     def to_onnx(self, opset: int | None) -> ModelProto:
         """Export the network."""
@@ -430,56 +446,51 @@ def image_batches(
         callbacks.progress(done, total)
 
 
-def export_model(
-    model: str | Path,
-    output: str | Path,
-    config: ExportConfig | None = None,
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """An exported network that agrees with torch: the bytes to write, its Header, and a record for each comparison."""
+
+    content: bytes
+    header: Header
+    records: list[Parity]
+
+
+def compared(
+    network: Classifier,
+    header: Header,
+    config: ExportConfig,
     *,
+    name: str,
     verify: Iterable[ImageFile] | None = None,
     verify_name: str = "images",
-    calibrate: Iterable[ImageFile] | None = None,
-    calibrate_name: str = "images",
     callbacks: Callbacks | None = None,
-) -> "list[Parity] | list[NetworkMeasures]":
-    """Export a model, compare ONNX Runtime with torch, and write the file only if they agree.
-
-    With `config.int8`, the network that agreed is then quantized, and written only if its accuracy is high enough.
+) -> Compared:
+    """Export a network, and compare ONNX Runtime with torch.
 
     Args:
-        model: A `.pt`.
-        output: The `.onnx`.
+        network: In eval mode.
+        header: That of its `.pt`.
         config: What is exported.
-        verify: Images to compare on, in addition to random ones.
-        verify_name: Their name in the record.
-        calibrate: With `config.int8`: images of splits train, to calibrate on, and val, to measure accuracy on.
-        calibrate_name: Their name in messages.
-        callbacks: `skip` for every image that cannot be used, `progress` after every batch of images, `phase` for each step.
-
-    Returns:
-        One record per comparison: random inputs at batch 1, 2 and `batch`; with a dynamic size, random inputs of three other sizes; then
-        the images. With `config.int8`, one record for the network in float32 and one for int8.
+        name: The file or the network, for messages.
+        verify: As `export_model`.
+        verify_name: As `export_model`.
+        callbacks: As `export_model`.
 
     Raises:
-        CnnkitError: The difference is above the tolerance, the accuracy in int8 is too low, the graph is not valid, or the network needs a
-            fixed size; nothing is written.
-        UsageError: The options contradict each other.
+        CnnkitError: As `export_model`.
     """
-    config = (config or ExportConfig()).checked(
-        model, output, verifies=verify is not None, calibrates=calibrate is not None
-    )
     callbacks = callbacks or Callbacks()
-    callbacks.phase("exporting")
-    loaded = torch_model.load(model)
-    network = classifier.from_header(loaded.header, loaded.state, name=str(model))
+    if (config.features or config.head_only) and _changes_nothing(network):
+        raise CnnkitError(
+            f"{name} does not end in a dense layer, so it has no head with features; drop "
+            f"{'--features' if config.features else '--head-only'}"
+        )
     made = HeadExport(network) if config.head_only else WholeExport(network, config)
     if config.dynamic_size:
-        check_any_size(network, loaded.header, name=str(model))
-    header = loaded.header.but(
-        kind=ArtefactKind.ONNX, made_by=loaded.header.made_by | made_by("torch", "onnx", "onnxscript")
-    )
-    proto = made.to_onnx(config.opset)
-    content = checked_bytes(proto, header)
-    session = Session(content, device=config.device, name=f"the exported {Path(model).name}")
+        check_any_size(network, header, name=name)
+    header = header.but(kind=ArtefactKind.ONNX, made_by=header.made_by | made_by("torch", "onnx", "onnxscript"))
+    content = checked_bytes(made.to_onnx(config.opset), header)
+    session = Session(content, device=config.device, name=f"the exported {Path(name).name}")
     callbacks.phase("comparing on random images")
     records = _compare_random(made, session, batch=config.batch)
     if verify is not None:
@@ -503,17 +514,78 @@ def export_model(
             f"ONNX Runtime and torch differ by {worst.max_difference:.3g} on {worst.source} at batch {worst.batch}, "
             f"more than --tolerance {config.bound:g}; nothing written"
         )
+    return Compared(content, header, records)
+
+
+def _loaded(model: str, config: ExportConfig) -> tuple[Classifier, Header]:
+    """Load a `.pt`, or a network by name, whose weights are kept if its features are exported: a head on these needs them again."""
+    if not is_network_name(model):
+        loaded = torch_model.load(model)
+        return classifier.from_header(loaded.header, loaded.state, name=model), loaded.header
+    check_backbone_weights(config.weights)
+    classes = None if config.labels is None else labels.load(config.labels)
+    network, header = named_network.load(model, weights=config.weights, classes=classes)
+    if classes is None:
+        labels.note_assumed(model, config.weights, header.classes or ())
+    if config.features and config.weights not in ("default", "none"):
+        torch_model.keep_state_file(Path(config.weights))
+    return network, header
+
+
+def export_model(
+    model: str | Path,
+    output: str | Path,
+    config: ExportConfig | None = None,
+    *,
+    verify: Iterable[ImageFile] | None = None,
+    verify_name: str = "images",
+    calibrate: Iterable[ImageFile] | None = None,
+    calibrate_name: str = "images",
+    callbacks: Callbacks | None = None,
+) -> "list[Parity] | list[NetworkMeasures]":
+    """Export a model, compare ONNX Runtime with torch, and write the file only if they agree.
+
+    With `config.int8`, the network that agreed is then quantized, and written only if its accuracy is high enough.
+
+    Args:
+        model: A `.pt`, or the name of a network.
+        output: The `.onnx`.
+        config: What is exported.
+        verify: Images to compare on, in addition to random ones.
+        verify_name: Their name in the record.
+        calibrate: With `config.int8`: images of splits train, to calibrate on, and val, to measure accuracy on.
+        calibrate_name: Their name in messages.
+        callbacks: `skip` for every image that cannot be used, `progress` after every batch of images, `phase` for each step.
+
+    Returns:
+        One record per comparison: random inputs at batch 1, 2 and `batch`; with a dynamic size, random inputs of three other sizes; then
+        the images. With `config.int8`, one record for the network in float32 and one for int8.
+
+    Raises:
+        CnnkitError: The difference is above the tolerance, the accuracy in int8 is too low, the graph is not valid, or the network needs a
+            fixed size; nothing is written.
+        UsageError: The options contradict each other.
+    """
+    config = (config or ExportConfig()).checked(
+        model, output, verifies=verify is not None, calibrates=calibrate is not None
+    )
+    callbacks = callbacks or Callbacks()
+    callbacks.phase("exporting")
+    network, loaded = _loaded(str(model), config)
+    made = compared(
+        network, loaded, config, name=str(model), verify=verify, verify_name=verify_name, callbacks=callbacks
+    )
     if calibrate is None:
-        onnx_model.save(output, content)
-        return records
+        onnx_model.save(output, made.content)
+        return made.records
     from cnnkit.engine import export_int8  # imports ONNX Runtime's quantizer, for --int8 only
 
     def arranged(pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        return _normalised(pixels, network) if made.normalised else pixels
+        return _normalised(pixels, network) if config.input is ExportInput.FLOAT else pixels
 
     quantized, measures = export_int8.Int8Export(
-        content,
-        header,
+        made.content,
+        made.header,
         list(calibrate),
         config,
         name=str(model),

@@ -1,28 +1,14 @@
 """Backbones as ONNX networks: exported once, compared with torch, cached. Torch is imported only on a cache miss."""
 
-import hashlib
-import json
-import logging
-import os
-import re
-import secrets
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cnnkit import messages
+from cnnkit.engine import export_cache
 from cnnkit.engine.config import BackboneSpec, check_backbone_weights
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import cache, onnx_file
-from cnnkit.formats.header import Header, made_by
 from cnnkit.formats.onnx_record import OnnxModel
 from cnnkit.nets import notation
-
-if TYPE_CHECKING:
-    from torch import nn
-
-
-log = logging.getLogger("cnnkit")
 
 # Incremented when a change to preprocessing, normalization, cutting or export changes the graph of a spec.
 _REVISION = 2
@@ -40,11 +26,8 @@ def cache_name(spec: BackboneSpec) -> str:
         named["layers"] = [layer.text for layer in notation.parse(spec.layers)]  # independent of spaces and of @FILE
     if spec.weights != "none" and spec.layers is None:
         named["seed"] = None  # nothing is random
-    named["revision"] = _REVISION
-    named["made_by"] = _versions()
-    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
-    readable = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(spec.backbone or "layers").stem)
-    return f"{readable}-{spec.pool or 'own'}-{digest}.onnx"
+    readable = f"{Path(spec.backbone or 'layers').stem}-{spec.pool or 'own'}"
+    return export_cache.file_name(readable, named, revision=_REVISION)
 
 
 def _is_file(value: str) -> bool:
@@ -74,41 +57,15 @@ def get(spec: BackboneSpec) -> OnnxModel:
     from cnnkit.engine import backbone_export, torch_backbone  # an extraction with a cached backbone imports no torch
 
     module, header = torch_backbone.build_extractor(spec)
-    same = cache.folder("exports") / f"{_digest(module, header)}.onnx"
-    if not cache.is_intact(same):
-        log.info("exporting the backbone to ONNX, once; cached in %s", kept.parent.parent, extra=messages.BEGINS_WORK)
-        cache.keep(same, backbone_export.export_backbone(module, header))
-    _link(same, kept)
+    export_cache.keep(
+        kept,
+        module,
+        header,
+        revision=_REVISION,
+        what="the backbone",
+        export=lambda: backbone_export.export_backbone(module, header),
+    )
     return onnx_file.load(kept)
-
-
-def _digest(module: "nn.Module", header: Header) -> str:
-    """Return a digest of weights, cut, pooling, preprocessing and versions: equal for equal backbones under different names."""
-    digest = hashlib.sha256(json.dumps([_REVISION, _versions(), json.loads(header.to_json())], sort_keys=True).encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()[:20]
-
-
-def _versions() -> dict[str, str]:
-    return made_by("torch", "torchvision", "timm", "onnx", "onnxscript")
-
-
-def _link(same: Path, kept: Path) -> None:
-    """Hard-link a file, or copy it if the file system has no hard links; the new name appears in one step."""
-    temporary = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        os.link(same, temporary)
-    except OSError:
-        from cnnkit.formats import onnx_model  # imports onnx
-
-        onnx_model.save(kept, onnx_file.load(same).content)
-        return
-    try:
-        temporary.replace(kept)
-    finally:
-        temporary.unlink(missing_ok=True)  # still there if `kept` was already a link to the same file
 
 
 def _from_onnx(spec: BackboneSpec) -> OnnxModel:

@@ -15,7 +15,7 @@ from cnnkit.engine import torch_device
 from cnnkit.engine.config import check_backbone_weights
 from cnnkit.errors import UsageError
 from cnnkit.explain.config import NetworkOptions
-from cnnkit.formats import torch_model
+from cnnkit.formats import labels, torch_model
 from cnnkit.nets import catalogue, layer_graph, subgraph
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
@@ -54,6 +54,7 @@ def load_network(
         name = catalogue.canonical(model)
         chosen = torch_device.choose(wanted)
         found, classes = layer_graph.of_name(name, weights=weights, seed=seed)
+        labels.note_assumed(name, weights, classes)
     if options.size is not None or options.fit is not None:
         found.resize(preprocessing.shown_as(found.preprocess, size=options.size, fit=options.fit))
     return found.to(chosen), classes

@@ -30,6 +30,22 @@ def load(path: str | Path) -> tuple[str, ...]:
     return numbered(labels, name=str(path))
 
 
+def note_assumed(name: str, weights: str | Path, classes: Sequence[str]) -> None:
+    """Report the classes of a network by name with the weights of a state_dict, which has no class names.
+
+    Args:
+        name: The network.
+        weights: A file, or "default" or "none": these need no notice.
+        classes: The names of its outputs, by `catalogue.class_names`.
+    """
+    if str(weights) in ("default", "none"):
+        return
+    if tuple(classes) == tuple(map(str, range(len(classes)))):
+        log.info("%s has no class names: its classes are 0 to %d", weights, len(classes) - 1)
+    else:
+        log.info("%s has no class names: they are those of the default weights of %s", weights, name)
+
+
 def numbered(labels: Sequence[str], *, name: str) -> tuple[str, ...]:
     """Return distinct labels, with a notice: the second of ImageNet's two cranes becomes "crane 2".
 

@@ -9,7 +9,7 @@ from typing import Self
 from cnnkit.choices import ChannelOrder, Crops, Decoding, Engine, FeatureDtype, Fit, Interpolation, PixelRange, Vote
 from cnnkit.data import augment_notation, shards
 from cnnkit.engine import device as devices
-from cnnkit.engine.config import BulkConfig
+from cnnkit.engine.config import BY_NAME, BulkConfig
 from cnnkit.errors import UsageError
 from cnnkit.option_fields import (
     MOST_SEED,
@@ -20,6 +20,7 @@ from cnnkit.option_fields import (
     resize_option,
     seed_option,
     shard_option,
+    weights_option,
 )
 
 # Groups of options in the help; options without a group come first.
@@ -180,18 +181,19 @@ class PredictConfig(BulkConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """Input and output of networks without a Header; None if not given.
+    """Weights of networks given by name, input and output of networks without a Header; None if not given.
 
     `size` is a number of pixels, as text. `mean` and `std` are per channel in the network's order, for values from 0 to
     `range`; `labels` is a file of classes in the order of the network's outputs.
 
-    For networks with a Header, only `size` is used: `448`, `320x480` or `native`.
+    For networks with a Header, only `size` is used: `448`, `320x480` or `native`; for networks by name also `weights` and `labels`.
     """
 
+    weights: str = weights_option(of=BY_NAME)
     size: str | None = option(
         None,
-        "Input size of a network from cnn-export --dynamic-size: side of the square, or HxW (height x width), in pixels; or native "
-        "(the size of each image). Without a cnnkit header: side of the square.",
+        "Input size of a network by name, or from cnn-export --dynamic-size: side of the square, or HxW (height x width), in pixels; or "
+        "native (the size of each image). Without a cnnkit header: side of the square.",
         metavar="PIXELS|HxW|native",
     )
     mean: str | None = option(
@@ -225,7 +227,7 @@ class ModelSpec:
     )
     labels: Path | None = option(
         None,
-        "File with the class names, one per line, in the order of the outputs.",
+        "File with the class names, one per line, in the order of the outputs; also for a network given by name with --weights FILE.",
         metavar="FILE",
         group=EXTERNAL,
     )

@@ -13,14 +13,16 @@ from cnnkit import class_names, messages
 from cnnkit.callbacks import Progress
 from cnnkit.choices import Precision, Vote
 from cnnkit.data.source import ImageFile
-from cnnkit.engine import onnx_classifier, runner
+from cnnkit.engine import onnx_classifier, onnx_network, runner
 from cnnkit.engine.batches import Views
+from cnnkit.engine.config import BY_NAME, NetworkSpec, is_network_name
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
 from cnnkit.engine.runner import Results
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import onnx_file
 from cnnkit.formats.header import Preprocess
+from cnnkit.formats.onnx_record import OnnxModel
 from cnnkit.infer.config import ModelSpec
 from cnnkit.option_fields import given
 
@@ -115,8 +117,8 @@ class Ensemble:
         """Load networks.
 
         Args:
-            models: One `.onnx` or more.
-            spec: For those without a Header. If all have one, only its size is used: `448`, `320x480` or `native`.
+            models: One `.onnx` or more, or names of networks.
+            spec: For those without a Header, and those given by name.
             logits: Add the logits to the predictions; for a single network.
             device: The value of `--device`.
             precision: Precision of multiplications on a GPU.
@@ -127,6 +129,9 @@ class Ensemble:
             CnnkitError: The classes differ.
             FormatError: A file is not a classifier.
         """
+        named = sum(map(is_network_name, models))
+        if spec.weights != "default":
+            _check_weights(spec.weights, named=named)
         self.models: list[OnnxClassifier] = []
         for path in models:
             # If the first network runs on the CPU, so do the others, without logging it again
@@ -135,7 +140,8 @@ class Ensemble:
             self.models.append(_load(path, spec, device=where, precision=precision, batch=batch))
         first, self.native = self.models[0], False
         if all(model.header for model in self.models):
-            unused = given(replace(spec, size=None))
+            others = replace(spec, size=None, weights="default", labels=None if named else spec.labels)
+            unused = given(others)
             if unused:
                 raise UsageError(
                     f"{first.name} has a cnnkit header with preprocessing and classes; {unused[0]} is for networks without one"
@@ -240,17 +246,32 @@ class Ensemble:
         return [*probabilities, *outputs[0][1:]]
 
 
+def _check_weights(weights: str, *, named: int) -> None:
+    """Check that weights are for one network given by name.
+
+    Raises:
+        UsageError: There is none, or several would have the same file.
+    """
+    if not named:
+        raise UsageError(f"--weights is for {BY_NAME}; an .onnx has its own; drop it")
+    if named > 1 and weights not in ("default", "none"):
+        raise UsageError(
+            f"--weights {weights} is for one network, and {named} are given by name; export them with cnn-export NAME --weights FILE"
+        )
+
+
 def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precision, batch: int) -> OnnxClassifier:
     name = str(path)
-    if name.endswith(".pth"):
+    if name.endswith((".pth", ".safetensors")):
+        word = messages.shell_word(name)
         raise UsageError(
-            f"{name} has weights only, no classes; make a model with --backbone NAME --weights {messages.shell_word(name)} of "
-            "cnn-extract or cnn-finetune, and export it"
+            f"{name} has weights only, no classes; make a model with --backbone NAME --weights {word} of cnn-extract or cnn-finetune, "
+            f"and export it; or give -m NAME --weights {word}, for the classes that it was published with"
         )
     if name.endswith(".pt"):
         word, made = (messages.shell_word(each) for each in (name, f"{Path(name).stem}.onnx"))
         raise UsageError(f"{name}: prediction needs an ONNX file; run cnn-export {word} -o {made}")
-    model = onnx_file.load(path)
+    model = _by_name(name, spec) if is_network_name(name) else onnx_file.load(path)
     # The rows of another program's network may be fixed in number, and images of their own sizes come one by one
     rows = batch if model.header is not None and spec.size != NATIVE else None
     session = Session(model.content, device=device, name=name, batch=rows, needs=model.needs, precision=precision)
@@ -261,3 +282,10 @@ def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precisio
     from cnnkit.infer import external_model
 
     return external_model.from_spec(network, spec, onnx_model.parse(model.content, name=name).graph)
+
+
+def _by_name(name: str, spec: ModelSpec) -> OnnxModel:
+    """Export a network of torchvision or timm, or take it from the cache."""
+    return onnx_network.get(
+        NetworkSpec(name=name, weights=spec.weights, labels=spec.labels, dynamic_size=spec.size is not None)
+    )

@@ -65,6 +65,51 @@ def pretrained(
     return backbone.eval(), Backbone(name=name, layer=layer, pool=pool, weights_sha256=digest), preprocess
 
 
+def whole(name: str, weights: str | Path, *, seed: int) -> tuple[nn.Module, Preprocess, str | None]:
+    """Build a whole network with its weights and its classifier.
+
+    A file may have another number of classes than the network's default weights.
+
+    Args:
+        name: From `catalogue.canonical`.
+        weights: As for `pretrained`.
+        seed: Seed of random values.
+
+    Returns:
+        The network in eval mode, (N, 3, H, W) -> (N, classes); its preprocessing; and the hash with which `cache.find_weights` finds the
+        file of its weights, None for random ones.
+
+    Raises:
+        CnnkitError: As `pretrained`.
+    """
+    module, preprocess = catalogue.network_for(name, weights, seed=seed)
+    if weights == "none":
+        return module, preprocess, None
+    if weights == "default":
+        state, digest = catalogue.default_weights(name)
+        module.load_state_dict(state)
+        return module, preprocess, digest
+    given = torch_model.load_state(weights)
+    classes = _other_classes(module, given, source=str(weights))
+    if classes is not None:
+        module, preprocess = catalogue.network_for(name, weights, seed=seed, classes=classes)
+    load_into(module, given, source=str(weights))
+    return module, preprocess, cache.sha256(Path(weights))
+
+
+def _other_classes(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> int | None:
+    """Return the number of classes of a state_dict whose last layer is all that does not fit a network; None if that is not so."""
+    wanted = {key: tensor for key, tensor in module.state_dict().items() if not key.startswith(_CONSTANT)}
+    named = _without_prefix(state, wanted, source=source)
+    shapes = [(tensor.shape, named[key].shape) for key, tensor in wanted.items() if key in named]
+    other = [(own, there) for own, there in shapes if own != there]
+    ends = {(own[:1], there[:1]) for own, there in other}
+    if len(ends) != 1 or any(own[1:] != there[1:] for own, there in other):
+        return None
+    ((_, there),) = ends
+    return there[0] if there else None
+
+
 def untrained(name: str, *, size: int, pool: Pool = Pool.AVG, seed: int = 0) -> tuple[nn.Module, Backbone]:
     """Build a backbone for training from scratch: the network without its pooling and classifier, with seeded random weights.
 

@@ -5,7 +5,7 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -87,20 +87,23 @@ def _note_keras(name: str) -> None:
         )
 
 
-def network(name: str, *, size: int | None = None) -> tuple[nn.Module, Preprocess]:
+def network(name: str, *, size: int | None = None, classes: int | None = None) -> tuple[nn.Module, Preprocess]:
     """Build a whole network with random weights.
 
     Args:
         name: From `canonical`. Random values come from torch's global generator: see `seeded`.
         size: Side of its images in pixels, for networks that take a single size.
+        classes: Number of outputs; by default that of its default weights, ImageNet's 1,000 for most.
 
     Returns:
-        The network with its 1,000 ImageNet classes, and the preprocessing of its first published weights.
+        The network, and the preprocessing of its first published weights.
     """
     if name.startswith("timm:"):
-        return _timm_network(name)
+        return _timm_network(name, classes=classes)
     preprocess = _torchvision_preprocess(_published(name, "none"))
     settings = {**_SHIFTING.get(name, {}), **_AUXILIARY.get(name, {})}
+    if classes is not None:
+        settings["num_classes"] = classes
     if name.startswith("vit_"):  # its position embedding depends on the image's size
         settings["image_size"] = size or preprocess.size
     return _models().get_model(name, weights=None, **settings), preprocess
@@ -113,20 +116,23 @@ def seeded(seed: int, make: Callable[[], tuple[nn.Module, Preprocess]]) -> tuple
         return make()
 
 
-def network_for(name: str, weights: str | Path, *, seed: int) -> tuple[nn.Module, Preprocess]:
+def network_for(
+    name: str, weights: str | Path, *, seed: int, classes: int | None = None
+) -> tuple[nn.Module, Preprocess]:
     """Build the network for given weights, in eval mode; it still has seeded random values.
 
     Args:
         name: From `canonical`.
         weights: "default", "none" or a file, whose name may be that of published weights.
         seed: Seed of the values.
+        classes: As for `network`.
 
     Returns:
         The network, and the preprocessing of those weights.
     """
     published = published_preprocess(name, weights)
     size = published.size if published else None
-    module, own = seeded(seed, functools.partial(network, name, size=size))
+    module, own = seeded(seed, functools.partial(network, name, size=size, classes=classes))
     return module.eval(), published or own
 
 
@@ -191,12 +197,38 @@ def of_weights(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def class_names(count: int) -> tuple[str, ...]:
-    """Name the classes of a published network: ImageNet's if there are 1,000, else numbers. A duplicate name gets its number."""
-    if count != 1000:
+def class_names(count: int, module: nn.Module | None = None) -> tuple[str, ...]:
+    """Name the outputs of a network: by the classes of its default weights, or by numbers. A duplicate name gets its number.
+
+    Args:
+        count: The number of outputs. If the default weights have another number of classes, there are no names.
+        module: The network; by default one of torchvision, all of which have default weights for ImageNet.
+    """
+    names = _published_classes(module)
+    if len(names) != count:
         return tuple(map(str, range(count)))
-    names: list[str] = _models().get_model_weights("resnet50").DEFAULT.meta["categories"]
-    return tuple(f"{name} {number}" if name in names[:number] else name for number, name in enumerate(names))
+    first = {name: number for number, name in reversed(list(enumerate(names)))}
+    return tuple(name if first[name] == number else f"{name} {number}" for number, name in enumerate(names))
+
+
+def _published_classes(module: nn.Module | None) -> Sequence[str]:
+    """Return the classes of a network's default weights; nothing if they are unknown or there are no such weights."""
+    imagenet: list[str] = _models().get_model_weights("resnet50").DEFAULT.meta["categories"]
+    config: Mapping[str, Any] | None = getattr(module, "pretrained_cfg", None)  # of timm's networks
+    if config is None:
+        return imagenet
+    if not any(config.get(source) for source in ("url", "file", "hf_hub_id")):
+        return ()
+    if names := config.get("label_names"):
+        described = config.get("label_descriptions") or {}
+        return [str(described.get(name, name)) for name in names]
+    import timm.data
+
+    subset = timm.data.infer_imagenet_subset(dict(config))
+    if subset is None or subset == "imagenet-1k":
+        return imagenet if subset else ()
+    found: list[str] = timm.data.ImageNetInfo(subset).label_descriptions()
+    return found
 
 
 def default_weights(name: str) -> tuple[Mapping[str, Tensor], str]:
@@ -262,7 +294,7 @@ def _silent() -> Generator[None]:
         hub.setLevel(before)
 
 
-def _timm_network(name: str) -> tuple[nn.Module, Preprocess]:
+def _timm_network(name: str, *, classes: int | None = None) -> tuple[nn.Module, Preprocess]:
     torchvision_modules.imported()  # timm imports it
     try:
         import timm
@@ -270,7 +302,8 @@ def _timm_network(name: str) -> tuple[nn.Module, Preprocess]:
     except ModuleNotFoundError as error:
         raise CnnkitError(f"{name} needs timm: pip install timm") from error
     try:
-        module = timm.create_model(name.removeprefix("timm:"), pretrained=False)
+        settings = {} if classes is None else {"num_classes": classes}
+        module = timm.create_model(name.removeprefix("timm:"), pretrained=False, **settings)
     except RuntimeError as error:  # how timm reports an unknown name
         bare = name.removeprefix("timm:")
         near = messages.nearest(bare, timm.list_models()) or "timm.list_models() lists them"

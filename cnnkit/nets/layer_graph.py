@@ -417,7 +417,7 @@ def of_model(model: torch_model.TorchModel, *, name: str) -> tuple[LayerGraph, t
 
 
 def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tuple[LayerGraph, tuple[str, ...]]:
-    """Return a whole network of torchvision or timm as a graph, with its classifier of ImageNet's 1,000 classes.
+    """Return a whole network of torchvision or timm as a graph, with its classifier.
 
     Args:
         name: As for `catalogue.canonical`.
@@ -432,15 +432,11 @@ def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tup
         CnnkitError: The weights are not available, or do not fit.
     """
     name = catalogue.canonical(name)
-    module, preprocess = catalogue.network_for(name, weights, seed=seed)
-    if weights == "default":
-        module.load_state_dict(catalogue.default_weights(name)[0])
-    elif weights != "none":
-        backbones.load_into(module, torch_model.load_state(weights), source=str(weights))
+    module, preprocess, _ = backbones.whole(name, weights, seed=seed)
     whole = subgraph.cut(module, subgraph.output_layer(module))
     assert isinstance(whole, fx.GraphModule)
     graph = LayerGraph(whole, preprocess=preprocess, name=name, aliases=subgraph.keras_names(name))
-    return graph, catalogue.class_names(_outputs(graph))
+    return graph, catalogue.class_names(_outputs(graph), module)
 
 
 def _outputs(graph: LayerGraph) -> int:

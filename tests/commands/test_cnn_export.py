@@ -16,7 +16,7 @@ from cnnkit.data import preprocessing
 from cnnkit.formats import onnx_model, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
-from cnnkit.nets import backbones
+from cnnkit.nets import backbones, catalogue
 from cnnkit.nets import classifier as classifiers
 
 TEXT = "conv 6 k3 s2 relu, conv 8 k3 relu"
@@ -334,3 +334,67 @@ def test_missing_file_is_reported_before_torch_is_loaded(shell, here):
     started = time.perf_counter()
     shell("cnn-export gone.pt -o x.onnx", cwd=here, status=1)
     assert time.perf_counter() - started < 5
+
+
+# ---------------------------------------------------------------- networks by name
+
+TINY = "timm:test_resnet"
+
+
+@pytest.fixture
+def tiny(here):
+    """The words for a small network of timm with the weights of a file, and names for its classes."""
+    pytest.importorskip("timm")
+    own = catalogue.seeded(4, lambda: catalogue.network(TINY))[0].eval()
+    torch.save(own.state_dict(), "tiny.pth")
+    Path("labels.txt").write_text("\n".join(f"class {number}" for number in range(1000)))
+    return [TINY, "--weights", "tiny.pth", "--labels", "labels.txt"]
+
+
+@pytest.mark.slow
+def test_network_by_name(run, tiny):
+    """The file is that of a trained model: predictions have its classes, maps agree with its logits, features are a backbone's."""
+    done = run("cnn-export", *tiny, "-o", "tiny.onnx", "--features", "--cam", "--verify", "photos", *CPU)
+    assert [row["source"] for row in done.rows] == ["random", "random", "random", "photos"]
+    assert done.err == ""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)
+    session = onnxruntime.InferenceSession("tiny.onnx", providers=["CPUExecutionProvider"])
+    logits, features, maps = session.run(["logits", "features", "cam"], {"images": pixels})
+    own = catalogue.seeded(4, lambda: catalogue.network(TINY))[0].eval()
+    given = classifiers.InputNormalization(onnx_model.load("tiny.onnx").header.preprocess)(torch.from_numpy(pixels))
+    with torch.no_grad():
+        expected, inside = own(given).numpy(), own.forward_head(own.forward_features(given), pre_logits=True).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    np.testing.assert_allclose(features, inside, atol=1e-4)
+    np.testing.assert_allclose(maps.mean((2, 3)) + own.fc.bias.detach().numpy(), expected, atol=1e-4)
+    predicted = run("cnn-predict", "-m", "tiny.onnx", "photos", *CPU).rows
+    assert all(row["label"].startswith("class ") for row in predicted)
+    drawn = run("cnn-cam", "-m", "tiny.onnx", "photos", *CPU).rows
+    assert [row["label"] for row in drawn] == [row["label"] for row in predicted]
+    run("cnn-extract", "photos", "-o", "one.npy", "--backbone", "tiny.onnx", "--device", "cpu")
+    run("cnn-extract", "photos", "-o", "two.npy", "--backbone", TINY, "--weights", "tiny.pth", "--device", "cpu")
+    np.testing.assert_allclose(np.load("one.npy"), np.load("two.npy"), atol=1e-5)
+    run("cnn-train-head", "one.npy", "-o", "head.pt", "--epochs", "1", "--device", "cpu")
+
+
+@pytest.mark.slow
+def test_network_whose_last_maps_are_those_of_its_classes(run, here):
+    """The maps of SqueezeNet's classes are its last maps; it has no features and no head."""
+    words = ["squeezenet1_1", "--weights", "none", "-o", "squeezenet.onnx"]
+    run("cnn-export", *words, "--cam", *CPU)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    session = onnxruntime.InferenceSession("squeezenet.onnx", providers=["CPUExecutionProvider"])
+    logits, maps = session.run(["logits", "cam"], {"images": pixels})
+    assert maps.shape == (1, 1000, 13, 13)
+    np.testing.assert_allclose(maps.mean((2, 3)), logits, rtol=1e-3, atol=1e-5)
+    refused = run("cnn-export", *words, "--features", status=1).err
+    assert "squeezenet1_1 does not end in a dense layer, so it has no head with features; drop --features" in refused
+
+
+def test_weights_and_labels_are_for_names(run, here):
+    for words in (("--weights", "none"), ("--weights", "default"), ("--labels", "few.txt")):
+        refused = run("cnn-export", "model.pt", "-o", "x.onnx", *words, status=2).err
+        assert f"model.pt has its own weights and classes; {words[0]} is for a network given by name" in refused
+    assert "gone.pth: no such file" in run("cnn-export", "vgg16", "--weights", "gone.pth", "-o", "x.onnx", status=1).err
+    assert "gone.txt" in run("cnn-export", "vgg16", "--labels", "gone.txt", "-o", "x.onnx", status=1).err
+    assert "did you mean vgg19 or vgg16" in run("cnn-export", "vgg61", "-o", "x.onnx", status=2).err

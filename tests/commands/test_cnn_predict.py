@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,12 +25,13 @@ from torchvision.transforms import v2
 from cnnkit.choices import Decoding, Fit, Pool
 from cnnkit.data import augment_notation, decode, preprocessing
 from cnnkit.engine import export, resample
+from cnnkit.engine.config import ExportConfig
 from cnnkit.engine.session import Session
 from cnnkit.errors import UsageError
-from cnnkit.formats import features, labels, onnx_file, torch_model
+from cnnkit.formats import features, onnx_file, torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 from cnnkit.formats.manifest import ManifestRow
-from cnnkit.nets import backbones, build
+from cnnkit.nets import backbones, build, catalogue, named_network
 from cnnkit.nets import classifier as classifiers
 
 CLASSES = ("blue", "green", "red")
@@ -917,56 +919,127 @@ def test_progress_bar_is_only_on_stderr(model, root, stdout_is_terminal):
         assert [json.loads(line)["path"] for line in out.decode().splitlines()] == files(root)
 
 
+# ---------------------------------------------------------------- networks by name
+
+
+TINY = "timm:test_resnet"
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A small network of timm with the weights of a file, in a cache of its own: the words for the command, and the network."""
+    pytest.importorskip("timm")
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
+    own = catalogue.seeded(4, lambda: catalogue.network(TINY))[0].eval()
+    torch.save(own.state_dict(), tmp_path / "tiny.pth")
+    return ["-m", TINY, "--weights", tmp_path / "tiny.pth", "--device", "cpu"], own
+
+
+def test_network_by_name_predicts_its_own_classes(run, shell, tiny, root, tmp_path):
+    """As in torch; exported with the first call, and without torch afterwards. Options for other networks are refused."""
+    words, own = tiny
+    done = run("cnn-predict", *words, root, "--top", 2)
+    preprocess = catalogue.network(TINY)[1]
+    pixels = torch.from_numpy(np.stack([preprocessing.load(path, preprocess) for path in files(root)]))
+    with torch.no_grad():
+        shares, places = own(classifiers.InputNormalization(preprocess)(pixels)).softmax(1).topk(2)
+    names = torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"]
+    assert [row["label"] for row in done.rows] == [names[place] for place in places.flatten()]
+    np.testing.assert_allclose([float(row["probability"]) for row in done.rows], shares.flatten(), atol=1e-5)
+    cache = tmp_path / "cache"
+    assert f"exporting {TINY} to ONNX, once; cached in {cache}" in done.err
+    notice = f"cnn-predict: {tmp_path / 'tiny.pth'} has no class names: they are those of the default weights of {TINY}"
+    assert notice in done.err.splitlines()
+    line = " ".join(map(str, ("cnn_predict", *words, root, "--top", 2)))
+    again = shell(f"python -X importtime -m cnnkit_tools.{line}", cwd=tmp_path)
+    assert again.out == done.out
+    assert notice in again.err.splitlines()
+    assert "exporting" not in again.err
+    modules = {each.rpartition("|")[2].strip() for each in again.err.splitlines() if each.startswith("import time:")}
+    assert "onnxruntime" in modules
+    assert modules & {"torch", "torchvision", "timm", "onnx"} == set()
+    refused = run("cnn-predict", *words, root, "--mean", "0.5", status=2).err
+    assert f"{TINY} has a cnnkit header with preprocessing and classes; --mean is for networks without one" in refused
+
+
+@pytest.mark.slow
+def test_network_by_name_at_other_sizes(run, tiny, root):
+    words, own = tiny
+    done = run("cnn-predict", *words, root, "--size", 96, "--logits")
+    preprocess = preprocessing.shown_as(catalogue.network(TINY)[1], size="96")
+    pixels = torch.from_numpy(np.stack([preprocessing.load(path, preprocess) for path in files(root)]))
+    with torch.no_grad():
+        logits = own(classifiers.InputNormalization(preprocess)(pixels)).max(1).values
+    np.testing.assert_allclose([float(row["logit"]) for row in done.rows], logits, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_network_by_name_with_labels(run, tiny, root, tmp_path):
+    """They rename the outputs; the number must be that of the network."""
+    words, _ = tiny
+    (tmp_path / "own.txt").write_text("\n".join(f"class {number}" for number in range(1000)))
+    (tmp_path / "few.txt").write_text("one\ntwo\n")
+    done = run("cnn-predict", *words, root, "--labels", tmp_path / "own.txt")
+    plain = run("cnn-predict", *words, root)
+    names = torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"]
+    assert [f"class {names.index(row['label'])}" for row in plain.rows] == [row["label"] for row in done.rows]
+    assert "has no class names" not in done.err
+    refused = run("cnn-predict", *words, root, "--labels", tmp_path / "few.txt", status=2)
+    assert f"--labels has 2 classes, and {TINY} has 1000 outputs" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-m", "resnet81"], 'no network is called "resnet81"; did you mean '),
+        (["-m", "model.onnx", "--weights", "none"], "--weights is for a network given by name; an .onnx has its own"),
+        (
+            ["-m", "resnet18", "-m", "resnet34", "--weights", "model.onnx"],
+            "--weights model.onnx is for one network, and 2 are given by name",
+        ),
+    ],
+)
+def test_rejects_wrong_names_and_options_of_names(words, message, run, model, root, monkeypatch):
+    monkeypatch.chdir(model().parent)
+    assert message in run("cnn-predict", *words, root, status=2).err
+
+
 @functools.cache
 def mobilenet(folder):
-    """Put our preprocessing before torchvision's own network, with the weights of the photographs."""
-    weights = folder / "weights" / "mobilenet_v2.pth"
-    extractor, backbone, preprocess = backbones.pretrained(
-        "mobilenet_v2", weights=weights, layer="features.18", pool=Pool.AVG
-    )
+    """Return torchvision's own network, with the weights of the photographs."""
     torchs = torchvision.models.mobilenet_v2(weights=None).eval()
-    torchs.load_state_dict(torch.load(weights, weights_only=True))
-    index = json.loads((folder / "imagenet_class_index.json").read_text(encoding="utf-8"))
-    header = Header(
-        kind=ArtefactKind.ONNX,
-        classes=labels.numbered([index[str(place)][1] for place in range(1000)], name="ImageNet"),
-        preprocess=replace(preprocess, decoding=Decoding.FULL),  # as torchvision does
-        backbone=backbone,
-    )
-    made = classifiers.Classifier(
-        extractor, nn.Sequential(torchs.classifier[1]), preprocess=preprocess, pool=Pool.AVG
-    ).eval()
-    predictions = export.ClassifierOutputs(made)
-    example = torch.from_numpy(export.random_inputs((224, 224, 3), np.dtype(np.uint8), batch=2))
-    proto = export.to_onnx(predictions, example, inputs="images", outputs=predictions.names)
-    return torchs, export.checked_bytes(proto, header)
+    torchs.load_state_dict(torch.load(folder / "weights" / "mobilenet_v2.pth", weights_only=True))
+    return torchs
 
 
 @pytest.mark.slow
 @pytest.mark.photos
 def test_elephants_are_african(run, photos, tmp_path):
-    """The textbook's photograph, with pretrained weights and 1,000 classes, matches torchvision to 1e-5."""
-    torchs, written = mobilenet(photos)
-    path = tmp_path / "mobilenet.onnx"
-    path.write_bytes(written)
-    elephants = photos / "pictures" / "creative_commons_elephant.jpg"
-    rows = run("cnn-predict", "-m", path, elephants, "--top", 5).rows
-    assert rows[0]["label"] == "African_elephant"
-    transform = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
+    """The textbook's photograph, with pretrained weights: names and probabilities are torchvision's, to 1e-5."""
+    (tmp_path / "African elephant").mkdir()
+    elephants = shutil.copy(photos / "pictures" / "creative_commons_elephant.jpg", tmp_path / "African elephant")
+    weights = photos / "weights" / "mobilenet_v2.pth"
+    done = run("cnn-predict", "-m", "mobilenet_v2", "--weights", weights, elephants, "--top", 5)
+    assert done.rows[0]["label"] == "African elephant"
+    published = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1
     with torch.no_grad():
-        image = torchvision.datasets.folder.default_loader(str(elephants))
-        shares = torchs(transform(image)[None]).softmax(1)[0]
-    expected = shares.topk(5).values.numpy()
-    np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=1e-5)
+        image = torchvision.datasets.folder.default_loader(elephants)
+        shares, places = mobilenet(photos)(published.transforms()(image)[None]).softmax(1)[0].topk(5)
+    assert [row["label"] for row in done.rows] == [published.meta["categories"][place] for place in places]
+    np.testing.assert_allclose([float(row["probability"]) for row in done.rows], shares, atol=1e-5)
+    (tmp_path / "predictions.tsv").write_text(done.out)
+    assert "accuracy\t1\n" in run("cnn-eval", tmp_path / "predictions.tsv").out
 
 
 @pytest.mark.slow
 @pytest.mark.photos
 def test_photographs_of_every_format_match_torch(run, photos, tmp_path):
     """JPEG, PNG, BMP and JFIF of any size: all 1,000 probabilities of each, to 1e-5."""
-    torchs, written = mobilenet(photos)
-    path = tmp_path / "mobilenet.onnx"
-    path.write_bytes(written)
+    torchs, path = mobilenet(photos), tmp_path / "mobilenet.onnx"
+    network, header = named_network.load("mobilenet_v2", weights=photos / "weights" / "mobilenet_v2.pth")
+    header = header.but(preprocess=replace(header.preprocess, decoding=Decoding.FULL))  # as torchvision does
+    config = ExportConfig(device="cpu", batch=2)
+    path.write_bytes(export.compared(network, header, config, name="mobilenet_v2").content)
     names = sorted(
         str(name) for name in (photos / "pictures").iterdir() if name.suffix in (".jpg", ".png", ".bmp", ".jfif")
     )
