@@ -201,10 +201,10 @@ def accepts(path: str) -> tuple[Callable[[int, int], str | None], tuple[int | No
     def refusal(rows: int, columns: int) -> str | None:
         try:
             inputs, image = _fixed_inputs(model.graph, path, (rows, columns, channels or 3))
-            _Measurement(path, Shapes(model, inputs), image, 1, given_size=False).rows(model.graph)
+            measured = _Measurement(path, Shapes(model, inputs), image, 1, given_size=False).rows(model.graph)
         except (FormatError, UsageError) as error:
             return str(error).removeprefix(f"{path}: ")
-        return None
+        return next((f"the output of {row.layer} is empty" for row in measured if min(row.shape) < 1), None)
 
     return refusal, (height, width), channels or 3
 

@@ -42,8 +42,8 @@ def solve(given: Volume, wanted: tuple[int, int], sought: Sought) -> tuple[tuple
 
     Returns:
         Layers, written in the notation, with their measures. First come those that use all pixels of the input, then those with gaps
-        between windows, then those that drop pixels; of these, smaller kernels first. Padding of more than half a window, or of windows
-        with gaps, is used only if nothing else gives the output.
+        between windows, then those that drop pixels; of these, smaller kernels first. Padding of more than half a window or in front of
+        dropped pixels, and gaps between windows of more than one pixel, only if nothing else gives the output.
 
     Raises:
         UsageError: The input is a vector, there are no such windows, or the layer does not fit.
@@ -69,8 +69,8 @@ def solve(given: Volume, wanted: tuple[int, int], sought: Sought) -> tuple[tuple
         raise UsageError(_nothing(given.size, wanted, sought))
     ranked = sorted((_rank(layer, row, given.size), place) for place, (layer, row) in enumerate(found.values()))
     solutions = list(found.values())
-    modest = [place for rank, place in ranked if not rank.pads_much and not (rank.has_gaps and rank.padding)]
-    return tuple(solutions[place] for place in modest or [place for _, place in ranked])
+    usual = [place for rank, place in ranked if not rank.is_unusual]
+    return tuple(solutions[place] for place in usual or [place for _, place in ranked])
 
 
 def _candidates(size: _Pair, wanted: _Pair, sought: Sought) -> Iterator[tuple[_Pair, _Pair, Padding | int]]:
@@ -139,6 +139,11 @@ class _Rank(NamedTuple):
     uneven: bool
     padding: int
     stride: _Pair
+
+    @property
+    def is_unusual(self) -> bool:
+        """Whether a solution is only worth showing where there is no other."""
+        return self.pads_much or (self.drops and self.padding > 0) or (self.has_gaps and self.weights > 1)
 
 
 def _rank(layer: Layer, row: DimsRow, size: _Pair) -> _Rank:

@@ -236,7 +236,10 @@ def test_gates(run, words, status, numbers):
         (["vgg16", "--pool", 2], "give either a network, or layers"),
         (["vgg16", "--explain"], "--explain"),
         (["--input", "9,9,3", "--pool", 2, "--explain", "--json"], "--explain"),
-        (["--input", "9,9,3", "--output", "9", "--s", 2], "no conv with stride 2 turns 9x9 into 9x9"),
+        (
+            ["--input", "9,9,3", "--output", "9", "--pad", "valid", "--s", 2],
+            "no conv with stride 2 and padding valid turns 9x9",
+        ),
         (["--input", "9,9,3", "--output", "0,3"], '--output "0,3" is not a size; give H,W as in 7,7'),
         (["--input", "9,9,3", "--output", "3,3", "--layers", "pool 2"], "drop --layers"),
         (["--input", "9,9,3", "--output", "3,3", "--batch", 2], "drop --batch"),
