@@ -1,14 +1,14 @@
 """Compute output sizes, parameters and costs of layers and of whole networks, before training."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from cnnkit import cli
 from cnnkit.errors import UsageError
 from cnnkit.nets import dims, dims_pipe, network_dims
 from cnnkit.nets.dims import Dtype
-from cnnkit.nets.dims_pipe import DimsConfig
+from cnnkit.nets.dims_config import DimsConfig
 
 
 @cli.command
@@ -36,7 +36,11 @@ def main(
     Columns: params (weights and biases), macs (multiply-accumulates for one image, without biases), receptive_field and stride (in
     pixels of the input image; empty where unknown, as after attention and upsampling), activation_bytes (size of the output for the
     whole batch), dropped (pixels at the edge of the layer's input that no window reads), image (size of the input image, which
-    limits receptive fields).
+    limits receptive fields), kernel and pad (size and padding of the layer's window: 1 on all edges, 1x2 above and below x left and
+    right, 0+1 before + after), trainable (of a .pt: the parameters that its training changed; cnn-finetune freezes the others).
+
+    --output works backwards: it lists the kernels, strides and paddings that turn the input into that size, those that use every pixel
+    first, then small kernels first. --any-size lists the sizes that a network takes: dense layers after flatten fix them.
 
     An .onnx file may be quantized, or optimized by ONNX Runtime: its weights and biases count as params, its scales and zero
     points do not. A file that ONNX Runtime refuses to load or run is an error.
@@ -47,21 +51,32 @@ def main(
       cnn-dims --input 32,32,3 --layers "conv 16 k2 same relu, pool 2, flatten, dense 10 softmax"
       cnn-dims --input 200,200,1 --filters 16 --k 2 --s 2 \\
           | cnn-dims --filters 32 --k 3 --pad same | cnn-dims --pool 2
+      cnn-dims --input H,W,3 --layers "conv 16 k3 same relu, pool 2, gap, dense 10"
+      cnn-dims --input 14,14,512 --output 7,7
       cnn-dims vgg16 --batch 32 --dtype float16
+      cnn-dims mobilenet_v2 --any-size
+      cnn-dims model.pt --zeros 0.001
       cnn-dims model.onnx --max-params 5000000 --json | jq .params
     """
-    text = config.notation()
-    if (text is None) == (network is None):
-        raise UsageError("give either a network, or layers by --layers, --filters, --pool, --avgpool or --dense")
-    if explain and (network or as_json):
-        raise UsageError(
-            "--explain prints formulas of layers as text; give layers instead of a network, and drop --json"
-        )
-    size, scale = config.size(), config.bytes_per_value
+    config.check(network, explain=explain, as_json=as_json)
+    if config.output is not None:
+        cli.emit(config.solutions(dims_pipe.start(config.size(), _table, name="standard input")), as_json)
+        return
+    text, scale = config.notation(), config.bytes_per_value
+    if config.has_symbols:
+        bytes_per_value = scale or Dtype.float32.bytes
+        cli.emit(dims_pipe.symbolic_rows(text or "", config.input or "", bytes_per_value=bytes_per_value), as_json)
+        return
+    size = config.size()
+    if config.any_size:
+        sizes = network_dims.find_input_sizes(network, size=size) if network is not None else None
+        cli.emit(sizes or dims_pipe.find_input_sizes(text or "", size or ()), as_json)
+        return
 
     keras: Mapping[str, str] = {}
     if network is not None:
-        rows = network_dims.measure(network, size=size, bytes_per_value=scale or Dtype.float32.bytes)
+        bytes_per_value = scale or Dtype.float32.bytes
+        rows = network_dims.measure(network, size=size, bytes_per_value=bytes_per_value, near_zero=config.zeros)
         keras = network_dims.keras_names(network)
     else:
         chain = _stage(text or "", size, scale)
@@ -80,11 +95,16 @@ def _stage(text: str, size: tuple[int, ...] | None, scale: int | None) -> dims_p
     """Start from the given size, or else from the table on standard input; with a size, nothing is read."""
     if size is not None:
         return dims_pipe.first(text, size, bytes_per_value=scale or Dtype.float32.bytes)
+    return dims_pipe.later(text, _table(), name="standard input", bytes_per_value=scale)
+
+
+def _table() -> Iterable[bytes]:
+    """Return the lines of standard input."""
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "no --input, and standard input is a terminal; give --input H,W,C, or pipe in the output of cnn-dims"
         )
-    return dims_pipe.later(text, cli.stdin(), name="standard input", bytes_per_value=scale)
+    return cli.stdin()
 
 
 if __name__ == "__main__":

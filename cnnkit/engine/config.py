@@ -132,7 +132,8 @@ class BackboneSpec(RemembersGiven):
     weights: str = weights_option(default="pretrained; with --layers, random")
     layer: str | None = option(
         None,
-        "Layer whose output is used; cnn-dims lists the names. [default: the last layer with spatial dimensions]",
+        "Layer whose output is used, by name (cnn-dims lists them) or number (30 is features.30). [default: the last layer with spatial "
+        "dimensions]",
         metavar="NAME",
     )
     pool: Pool | None = option(None, "Pooling of the output of --layer. [default: avg, or that of the .pt or .onnx]")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import prod
+from typing import Any
 
 from cnnkit.errors import UsageError
 from cnnkit.nets.notation import Layer, LayerKind, Padding
@@ -129,6 +130,10 @@ class DimsRow:
     `height` and `width` are None where the output is a vector of `channels` values. `receptive_field` and `stride` are a
     number where both sides agree, else "HxW"; None where they are undefined (no image, or a single output, which has no stride) or
     unknown. `image` is the size of the image, written in the same way; a receptive field is at most that size.
+
+    `kernel` and `pad` are those of layers that slide a window, `pad` is None elsewhere, except where a layer only pads; see `shown_pads`.
+    `trainable` is how many of the parameters were trained, None where that is unknown. `weights` is the number of weights without biases,
+    `zeros` the share of them that is zero, or close to it; both are None unless they were asked for.
     """
 
     layer: str
@@ -143,6 +148,11 @@ class DimsRow:
     activation_bytes: int
     dropped: int
     image: int | str | None = None
+    kernel: int | str | None = None
+    pad: int | str | None = None
+    trainable: int | None = None
+    weights: int | None = None
+    zeros: float | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -214,7 +224,22 @@ def total(rows: Sequence[DimsRow]) -> DimsRow:
         macs=sum(row.macs for row in rows),
         activation_bytes=sum(row.activation_bytes for row in rows),
         dropped=sum(row.dropped for row in rows),
+        kernel=None,
+        pad=None,
+        **_totals_of_weights(rows),
     )
+
+
+def _totals_of_weights(rows: Sequence[DimsRow]) -> dict[str, Any]:
+    """Return the sums of what only the rows of a file have. A layer appended to them is trained, and has no weights yet."""
+    sums: dict[str, Any] = {"trainable": None, "weights": None, "zeros": None}
+    if any(row.trainable is not None for row in rows):
+        sums["trainable"] = sum(row.params if row.trainable is None else row.trainable for row in rows)
+    if any(row.weights is not None for row in rows):
+        weights = sum(row.weights or 0 for row in rows)
+        zeros = sum(round((row.zeros or 0.0) * (row.weights or 0)) for row in rows)
+        sums |= {"weights": weights, "zeros": zeros / weights if weights else None}
+    return sums
 
 
 def start(*, height: int | None, width: int | None, channels: int) -> Volume:
@@ -253,6 +278,13 @@ def shown(sides: Sides) -> int | str | None:
     return height if height == width else f"{height}x{width}"
 
 
+def shown_pads(down: tuple[int, int], across: tuple[int, int]) -> int | str:
+    """Return the padding of a window: `1` on all edges, `1x2` above and below x left and right, `0+1` before + after."""
+    sides = [str(before) if before == after else f"{before}+{after}" for before, after in (down, across)]
+    both = sides[0] if sides[0] == sides[1] else "x".join(sides)
+    return int(both) if both.isdigit() else both
+
+
 def _sides(value: int | str | None) -> Sides:
     """Undo `shown`."""
     if value is None:
@@ -276,7 +308,24 @@ def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> Dim
         activation_bytes=prod(made.size or (1, 1)) * made.channels * bytes_per_value,
         dropped=_dropped(layer, given, made),
         image=shown(made.image),
+        kernel=shown(layer.kernel) if _slides(layer) else None,
+        pad=_pad(layer, given),
     )
+
+
+def _slides(layer: Layer) -> bool:
+    return layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool) or layer.kernel != (1, 1)
+
+
+def _pad(layer: Layer, given: Volume) -> int | str | None:
+    if given.size is None:
+        return None
+    if layer.kind is LayerKind.pad:
+        return int(layer.padding)
+    if not _slides(layer):
+        return None
+    down, across = (window.pads(size) for window, size in zip(windows(layer), given.size, strict=True))
+    return shown_pads(down, across)
 
 
 def _made(layer: Layer, given: Volume) -> Volume:

@@ -5,17 +5,18 @@ Every explanation reads `name = expression = value`; the expression is plain ari
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any
 
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import tsv
-from cnnkit.nets import dims, notation
-from cnnkit.nets.dims import DimsRow, Dtype, Volume, Window, measure_from, walk, windows
+from cnnkit.nets import dims, input_sizes, notation, symbolic_dims
+from cnnkit.nets.dims import DimsRow, Volume, Window, measure_from, walk, windows
+from cnnkit.nets.input_sizes import InputSizes
 from cnnkit.nets.notation import Layer, LayerKind, Padding
-from cnnkit.option_fields import option
+from cnnkit.nets.symbolic_dims import SymbolicRow
 
 
 def explain(given: Volume, layers: Sequence[Layer], *, batch: int = 1, bytes_per_value: int = 4) -> Iterator[str]:
@@ -159,21 +160,29 @@ def _both(name: str, sides: Sequence[str], value: int | str | None) -> Iterator[
 
 _NEEDED = ("layer", "kind", "output", "params", "macs", "receptive_field", "stride", "activation_bytes", "dropped")
 COLUMNS = (*_NEEDED, "image")
+# After Keras' names, so that the columns before keep their places.
+_LAST = ("kernel", "pad")
+# Only in tables of files, or on request.
+_SPARSE = ("trainable", "weights", "zeros")
 
 
 def records(
     rows: Iterable[DimsRow], *, keras: Mapping[str, str] | None = None
-) -> Iterator[dict[str, int | str | None]]:
+) -> Iterator[dict[str, int | float | str | None]]:
     """Yield records for TSV and for tables on a terminal, with the shape in one column: "64x64x32" or "10".
 
     Args:
         rows: The rows.
         keras: Keras' names of layers, for a column `keras`.
     """
+    rows = list(rows)
+    last = [*_LAST, *(column for column in _SPARSE if any(getattr(row, column) is not None for row in rows))]
     for row in rows:
-        record: dict[str, int | str | None] = {column: getattr(row, column, None) for column in COLUMNS}
+        record: dict[str, int | float | str | None] = {column: getattr(row, column, None) for column in COLUMNS}
         record["output"] = "x".join(map(str, row.shape))
-        yield record | {"keras": keras.get(row.layer, "")} if keras else record
+        if keras:
+            record["keras"] = keras.get(row.layer, "")
+        yield record | {column: getattr(row, column) for column in last}
 
 
 def read(lines: Iterable[bytes], *, name: str) -> tuple[DimsRow, ...]:
@@ -221,14 +230,27 @@ def _from_tsv(lines: Sequence[bytes], *, name: str) -> list[Mapping[str, Any]]:
 
 def _row(record: Mapping[str, Any]) -> DimsRow:
     """Build a row from a record, converting its numbers."""
-    names = [field.name for field in fields(DimsRow)]
-    values: dict[str, Any] = {
-        # Tables of older versions have no column image
-        name: _number(record.get("image") if name == "image" else record[name])
-        for name in names
-        if name not in ("layer", "kind")
-    }
-    return DimsRow(layer=record["layer"], kind=record["kind"], **values)
+    names = [field.name for field in fields(DimsRow) if field.name not in ("layer", "kind", "pad", "zeros")]
+    # Tables of older versions have fewer columns
+    optional = ("image", "kernel", *_SPARSE)
+    values: dict[str, Any] = {name: _number(record.get(name) if name in optional else record[name]) for name in names}
+    zeros = record.get("zeros")
+    return DimsRow(
+        layer=record["layer"],
+        kind=record["kind"],
+        pad=_padding(record.get("pad")),
+        zeros=None if zeros is None else float(zeros),
+        **values,
+    )
+
+
+def _padding(value: int | str | None) -> int | str | None:
+    """Read a cell of the column pad; raise ValueError for anything else."""
+    if value is None or isinstance(value, int):
+        return value
+    if not re.fullmatch(r"[0-9]+(\+[0-9]+)?(x[0-9]+(\+[0-9]+)?)?", value):
+        raise ValueError(value)
+    return int(value) if value.isdigit() else value
 
 
 def _number(value: int | str | None) -> int | str | None:
@@ -237,94 +259,6 @@ def _number(value: int | str | None) -> int | str | None:
         return value
     sides = [int(side) for side in value.split("x")]
     return sides[0] if len(sides) == 1 else "{}x{}".format(*sides)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DimsConfig:
-    """Options of cnn-dims: layers by flags or notation, their input, and the bounds that `--max-params` and `--max-macs` set."""
-
-    input: str | None = option(None, "Size of the input; one number for a vector.", metavar="H,W,C")
-    layers: str | None = option(None, "Layers in the layer notation, or @FILE to read them from.", metavar="NOTATION")
-    filters: int | None = option(None, "Convolution with N filters.", metavar="N", minimum=1)
-    pool: str | None = option(None, "Max pooling; window size K or HxW.", metavar="K")
-    avgpool: str | None = option(None, "Average pooling; window size K or HxW.", metavar="K")
-    dense: int | None = option(None, "Dense layer with N units.", metavar="N", minimum=1)
-    kernel: str | None = option(
-        None, "Kernel size of the convolution, K or HxW. [required with --filters]", "--kernel", "--k", metavar="K"
-    )
-    stride: str | None = option(
-        None, "Stride, S or HxW. [default: 1; for pooling, the window size]", "--stride", "--s", metavar="S"
-    )
-    pad: str | None = option(
-        None, "Padding as in Keras, or N pixels on each side. [default: valid]", metavar="same|valid|N"
-    )
-    dilation: str | None = option(None, "Dilation of the convolution, D or HxW. [default: 1]", metavar="D")
-    groups: int | None = option(None, "Channel groups of the convolution. [default: 1]", metavar="N", minimum=1)
-    no_bias: bool = option(False, "Leave out the biases.")
-    batch: int | None = option(None, "Images per batch, for activation_bytes. [default: 1]", metavar="N", minimum=1)
-    dtype: Dtype | None = option(None, "Data type of activations, for activation_bytes. [default: float32]")
-    max_params: int | None = option(
-        None, "Exit with status 4 if there are more than N parameters.", metavar="N", minimum=0, after=("as_json",)
-    )
-    max_macs: int | None = option(
-        None, "Exit with status 4 if there are more than N MACs.", metavar="N", minimum=0, after=("max_params",)
-    )
-
-    def size(self) -> tuple[int, ...] | None:
-        """Return the size of the input.
-
-        Raises:
-            UsageError: `--input` is not a size.
-        """
-        return size(self.input) if self.input else None
-
-    @property
-    def bytes_per_value(self) -> int | None:
-        """Bytes of one value in all images of the batch; None where neither batch nor data type is given."""
-        return (self.batch or 1) * (self.dtype or Dtype.float32).bytes if self.batch or self.dtype else None
-
-    def notation(self) -> str | None:
-        """Translate the flags of one layer into the notation, so that there is one grammar and one arithmetic.
-
-        Returns:
-            The layers; None where none are given.
-
-        Raises:
-            UsageError: There are flags of several layers, or options without a layer.
-        """
-        makers = {"conv": self.filters, "pool": self.pool, "avgpool": self.avgpool, "dense": self.dense}
-        flags = {
-            "k": self.kernel,
-            "s": self.stride,
-            "p": self.pad,
-            "d": self.dilation,
-            "g": self.groups,
-            "nobias": "" if self.no_bias else None,
-        }
-        made = {kind: number for kind, number in makers.items() if number is not None}
-        options = {letter: value for letter, value in flags.items() if value is not None}
-        if len(made) + (self.layers is not None) > 1:
-            raise UsageError("give one layer; for several use --layers, or a pipe of cnn-dims")
-        if not made:
-            if options:
-                raise UsageError("options of a layer without a layer; add --filters, --pool, --avgpool or --dense")
-            return self.layers
-        sides = {"--k": self.kernel, "--s": self.stride, "--dilation": self.dilation}
-        for flag, side in {**sides, "--pool": self.pool, "--avgpool": self.avgpool}.items():
-            if side is not None and not re.fullmatch("[0-9]{1,9}(x[0-9]{1,9})?", side):
-                raise UsageError(f'{flag} "{side}" is not a size; give one number, or HxW as in 3x5')
-        ((kind, number),) = made.items()
-        if kind == "conv" and "k" not in options:
-            raise UsageError(f"--filters {number} needs a kernel size; give --k")
-        if self.pad is not None and not re.fullmatch("same|valid|[0-9]+", self.pad):
-            raise UsageError(f'--pad is same, valid or a number of pixels, not "{self.pad}"')
-        words = [str(value) if value in ("same", "valid") else f"{letter}{value}" for letter, value in options.items()]
-        return " ".join([kind, str(number), *words])
-
-    def gates(self, total: DimsRow) -> dict[str, tuple[int, int]]:
-        """Return value and bound of each measure that has a bound, by name."""
-        bounds = {"params": (total.params, self.max_params), "macs": (total.macs, self.max_macs)}
-        return {name: (value, bound) for name, (value, bound) in bounds.items() if bound is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,9 +285,7 @@ def first(text: str, size: tuple[int, ...], *, bytes_per_value: int) -> DimsStag
     Raises:
         UsageError: The notation or the size is wrong.
     """
-    height, width, channels = size if len(size) == 3 else (None, None, size[0])
-    start = dims.start(height=height, width=width, channels=channels)
-    return DimsStage(layers=_layers(text, ()), start=start, before=(), bytes_per_value=bytes_per_value)
+    return DimsStage(layers=_layers(text, ()), start=_input(size), before=(), bytes_per_value=bytes_per_value)
 
 
 def later(text: str, lines: Iterable[bytes], *, name: str, bytes_per_value: int | None = None) -> DimsStage:
@@ -377,6 +309,41 @@ def later(text: str, lines: Iterable[bytes], *, name: str, bytes_per_value: int 
     return DimsStage(layers=_layers(text, before), start=dims.after(rows[-1]), before=before, bytes_per_value=scale)
 
 
+def start(size: tuple[int, ...] | None, lines: Callable[[], Iterable[bytes]], *, name: str) -> Volume:
+    """Return the input of a layer: of a size, (height, width, channels) or (units,), or else the output of a table.
+
+    Args:
+        size: The size; None to read the table.
+        lines: Opens the table.
+        name: Its source, for messages.
+
+    Raises:
+        UsageError: The size is wrong, or the table is empty.
+        FormatError: It is not a table of cnn-dims.
+    """
+    if size is None:
+        return dims.after(read(lines(), name=name)[-1])
+    return _input(size)
+
+
+def find_input_sizes(text: str, size: tuple[int, ...]) -> tuple[InputSizes, ...]:
+    """Find the sizes of images that layers take, whose weights are made for one size.
+
+    Raises:
+        UsageError: The notation is wrong, or the layers do not fit.
+    """
+    return input_sizes.of_layers(_layers(text, ()), size)
+
+
+def symbolic_rows(text: str, size: str, *, bytes_per_value: int) -> tuple[SymbolicRow, ...]:
+    """Measure layers whose input has symbols for sizes; the last row is the total.
+
+    Raises:
+        UsageError: The notation or the size is wrong, or the layers do not fit.
+    """
+    return symbolic_dims.measure(_layers(text, ()), size, bytes_per_value=bytes_per_value)
+
+
 def size(text: str) -> tuple[int, ...]:
     """Read a size: `128,128,3` (or `128x128x3`, as in the table), or `1280` for a vector.
 
@@ -387,6 +354,11 @@ def size(text: str) -> tuple[int, ...]:
     if len(words) not in (1, 3) or not all(re.fullmatch(r" *[0-9]{1,9} *", word) for word in words):
         raise UsageError(f'--input "{text}" is not a size; give H,W,C as in 128,128,3, or one number for a vector')
     return tuple(int(word) for word in words)
+
+
+def _input(size: tuple[int, ...]) -> Volume:
+    height, width, channels = size if len(size) == 3 else (None, None, size[0])
+    return dims.start(height=height, width=width, channels=channels)
 
 
 def _layers(text: str, before: Iterable[DimsRow]) -> tuple[Layer, ...]:

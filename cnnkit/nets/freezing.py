@@ -5,7 +5,7 @@ in the order in which they run for the first time.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Self
 
@@ -114,6 +114,16 @@ def layers(backbone: nn.Module) -> tuple[str, ...]:
     return tuple(dict.fromkeys(step.name for step in _steps(backbone) if step.parameters))
 
 
+def parameters(backbone: nn.Module, trained: Collection[str]) -> frozenset[str]:
+    """Name the parameters of the trained layers.
+
+    Args:
+        backbone: As `layers`.
+        trained: From `find`.
+    """
+    return frozenset(name for step in _steps(backbone) if step.name in trained for name in step.parameters)
+
+
 def find(backbone: nn.Module, unfreeze: str, *, network: str) -> tuple[str, ...]:
     """Find the layers that are trained: from a layer on, the last N, all or none.
 
@@ -197,7 +207,7 @@ def divide(backbone: nn.Module, trained: Sequence[str]) -> DividedBackbone:
     known, trained = layers(backbone), tuple(trained)
     assert trained == known[len(known) - len(trained) :], "the trained layers are the last ones"
     steps = list(_steps(backbone))
-    chosen = {parameter for step in steps if step.name in trained for parameter in step.parameters}
+    chosen = parameters(backbone, trained)
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(name in chosen)
     lower: nn.Module = nn.Identity()

@@ -24,9 +24,9 @@ from onnx import GraphProto, NodeProto, TensorProto, defs
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import onnx_model
 from cnnkit.nets import graph_macs
-from cnnkit.nets.dims import DimsRow, Window, Windows, bounded, shown, unread, whole_map
+from cnnkit.nets.dims import DimsRow, Window, Windows, bounded, shown, shown_pads, unread, whole_map
 from cnnkit.nets.graph_control import Walk
-from cnnkit.nets.graph_nodes import MICROSOFT, STANDARD, attributes, called, inlined
+from cnnkit.nets.graph_nodes import MICROSOFT, STANDARD, array, attributes, called, inlined
 from cnnkit.nets.graph_shapes import Shapes
 from cnnkit.nets.graph_standard import standard
 from cnnkit.nets.notation import LayerKind, Padding
@@ -130,7 +130,12 @@ _KINDS = {
 
 
 def measure_graph(
-    path: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4, check: bool = False
+    path: str,
+    *,
+    size: Sequence[int] | None = None,
+    bytes_per_value: int = 4,
+    check: bool = False,
+    near_zero: float | None = None,
 ) -> tuple[DimsRow, ...]:
     """Measure every layer of an ONNX network.
 
@@ -139,6 +144,7 @@ def measure_graph(
         size: Height, width and channels of the images, for sides that the file leaves open.
         bytes_per_value: Bytes of one value in all images of the batch.
         check: Check that ONNX Runtime loads the network and, if that takes about a second at most, runs it.
+        near_zero: Also count the weights whose absolute value is at most this.
 
     Returns:
         One row for every node that computes on the image, in the order of the graph.
@@ -152,7 +158,8 @@ def measure_graph(
     model = inlined(onnx_model.parse(onnx_model.load(path).content, name=path), name=path)
     inputs, image = _fixed_inputs(model.graph, path, size)
     shapes = Shapes(model, inputs)
-    rows = _Measurement(path, shapes, image, bytes_per_value, given_size=size is not None).rows(model.graph)
+    measurement = _Measurement(path, shapes, image, bytes_per_value, given_size=size is not None, near_zero=near_zero)
+    rows = measurement.rows(model.graph)
     if not rows:
         raise FormatError(f"{path}: no node of the network depends on its images")
     if check:
@@ -160,6 +167,46 @@ def measure_graph(
         if refusal is not None:
             raise FormatError(f"{path}: {refusal}")
     return rows
+
+
+def accepts(path: str) -> tuple[Callable[[int, int], str | None], tuple[int | None, int | None], int]:
+    """Return what checks whether a network takes images of a height and width.
+
+    Args:
+        path: A `.onnx` file.
+
+    Returns:
+        A function that returns why not, None if it does; the height and width that the file fixes, None where it leaves them open; and
+        the channels, 3 where they are open.
+
+    Raises:
+        FormatError: As `measure_graph`.
+        OSError: The file cannot be read.
+    """
+    model = inlined(onnx_model.parse(onnx_model.load(path).content, name=path), name=path)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    sides = next(
+        (
+            [side.dim_value or None for side in value.type.tensor_type.shape.dim]
+            for value in model.graph.input
+            if value.name not in stored and len(value.type.tensor_type.shape.dim) == 4
+        ),
+        None,
+    )
+    if sides is None:
+        raise FormatError(f"{path}: has no input of 4 dimensions, so it takes no images")
+    last = sides[3] in (1, 3) and sides[1] not in (1, 3)
+    height, width, channels = (sides[place] for place in ((1, 2, 3) if last else (2, 3, 1)))
+
+    def refusal(rows: int, columns: int) -> str | None:
+        try:
+            inputs, image = _fixed_inputs(model.graph, path, (rows, columns, channels or 3))
+            measured = _Measurement(path, Shapes(model, inputs), image, 1, given_size=False).rows(model.graph)
+        except (FormatError, UsageError) as error:
+            return str(error).removeprefix(f"{path}: ")
+        return next((f"the output of {row.layer} is empty" for row in measured if min(row.shape) < 1), None)
+
+    return refusal, (height, width), channels or 3
 
 
 class _Image:
@@ -223,11 +270,21 @@ def _other_input(kind: Any, called: Mapping[str, int], name: str, path: str) -> 
 class _Measurement(Walk):
     """One pass along a graph."""
 
-    def __init__(self, path: str, shapes: Shapes, image: _Image, bytes_per_value: int, *, given_size: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        shapes: Shapes,
+        image: _Image,
+        bytes_per_value: int,
+        *,
+        given_size: bool,
+        near_zero: float | None = None,
+    ) -> None:
         super().__init__(path, shapes)
         self._image = image
         self._bytes = bytes_per_value
         self._remedy = "; give another --input" if given_size else ""
+        self._near_zero = near_zero
         self._counted: set[str] = set()
 
     def rows(self, graph: GraphProto) -> tuple[DimsRow, ...]:
@@ -269,7 +326,8 @@ class _Measurement(Walk):
         self, node: NodeProto, given: Shape, made: Shape, found: ReceptiveField, windows: Windows | None
     ) -> None:
         """Add the row of a layer; if it runs again, add its costs to its row."""
-        params = 0 if id(node) in self._rows else self._params(node)
+        again = id(node) in self._rows
+        params = 0 if again else self._params(node)
         macs = graph_macs.count(node, self._shapes.get, self._of(node)) // self._image.images
         flattens = node.op_type == "Reshape" and len(given) == 4 and len(made) == 2
         if node.op_type in _PLUMBING and not flattens and not (params or macs):
@@ -290,7 +348,13 @@ class _Measurement(Walk):
             activation_bytes=math.prod(made) // self._image.images * self._bytes,
             dropped=unread(windows, size, found.size(made)) if windows and slides else 0,
             image=shown(self._image.size),
+            kernel=None if windows is None or not slides else shown((windows[0].kernel, windows[1].kernel)),
+            pad=None if windows is None or not slides else _pads(windows, size),
         )
+        if node.op_type in ("ConvTranspose", "Pad") and len(given) == 4:
+            row = replace(row, **self._kernel_and_pad(node))
+        if self._near_zero is not None and not again:
+            row = replace(row, **self._zeros(node, self._near_zero))
         before = self._rows.get(id(node))
         if before is not None:
             row = replace(
@@ -299,6 +363,8 @@ class _Measurement(Walk):
                 macs=before.macs + row.macs,
                 activation_bytes=before.activation_bytes + row.activation_bytes,
                 dropped=before.dropped + row.dropped,
+                weights=before.weights,
+                zeros=before.zeros,
             )
         self._rows[id(node)] = row
 
@@ -413,6 +479,16 @@ class _Measurement(Walk):
             return sum(self._constants[name].learned for name in own)
         return sum(math.prod(self._constants[name].dims) for name in own)
 
+    def _zeros(self, node: NodeProto, near_zero: float) -> dict[str, Any]:
+        """Return the number of a layer's weights, biases aside, and the share of them that is close to zero; floats only."""
+        found = [self._constants[name] for name in sorted(self._roots(node))]
+        values = [array(each.tensor) for each in found if each.tensor is not None and len(each.dims) > 1]
+        weights = [each for each in values if each is not None and each.dtype.kind == "f" and each.size]
+        count = sum(each.size for each in weights)
+        if not count:
+            return {}
+        return {"weights": count, "zeros": sum(int((abs(each) <= near_zero).sum()) for each in weights) / count}
+
     # Receptive fields
 
     def _field(self, node: NodeProto, inputs: Sequence[str], made: Shape, windows: Windows | None) -> ReceptiveField:
@@ -494,11 +570,33 @@ class _Measurement(Walk):
         down, across = (Window(side, dilation=dilation) for side, dilation in zip(kernel, dilations, strict=True))
         return down, across
 
+    def _kernel_and_pad(self, node: NodeProto) -> dict[str, Any]:
+        """Return kernel and padding of a transposed convolution, or the padding of a map, as far as they are known."""
+        attrs = attributes(node)
+        if node.op_type == "ConvTranspose":
+            top, left, bottom, right = attrs.get("pads", (0, 0, 0, 0))
+            height, width = self._shapes[node.input[1]][2:]
+            return {"kernel": shown((height, width)), "pad": shown_pads((top, bottom), (left, right))}
+        pads = attrs.get("pads")
+        if pads is None and len(node.input) > 1:
+            values = self._shapes.values.get(node.input[1])
+            pads = None if values is None else values.tolist()
+        if pads is None or len(pads) != 8:
+            return {}
+        first = 1 if self._fields[node.input[0]].last else 2
+        down, across = ((int(pads[place]), int(pads[place + 4])) for place in (first, first + 1))
+        return {"pad": shown_pads(down, across)}
+
     def _kind(self, node: NodeProto) -> str:
         """Return the kind of a node: the notation's word if there is one, else its operator."""
         if node.op_type == "MatMul" or (node.op_type == "Einsum" and len(self._roots(node)) == 1):
             return LayerKind.dense if len(self._shapes[node.input[1]]) == 2 else "matmul"
         return _KINDS.get(node.op_type, node.op_type.lower())
+
+
+def _pads(windows: Windows, size: tuple[int, int]) -> int | str:
+    down, across = (window.pads(side) for window, side in zip(windows, size, strict=True))
+    return shown_pads(down, across)
 
 
 def name_of(node: NodeProto, weights: Sequence[str] = ()) -> str:

@@ -166,6 +166,8 @@ class LayerGraph:
     def find(self, wanted: str) -> GraphLayer:
         """Find a layer by its name, or by its number, counted from 0 or (negative) from the end.
 
+        A number beyond the last layer is that of a module in `features`, as torchvision numbers them: 30 is the last pooling of VGG16.
+
         Raises:
             UsageError: There is no such layer; the message proposes similar names.
         """
@@ -173,6 +175,10 @@ class LayerGraph:
             layers = self.layers()
             if -len(layers) <= int(wanted) < len(layers):
                 return layers[int(wanted)]
+            numbered = f"{subgraph.NUMBERED}.{wanted}"
+            nodes = [node for node in self.shapes if numbered in (node.meta["path"], node.meta["layer"])]
+            if nodes:
+                return self.layer(nodes[-1])
             raise UsageError(f"{self.name} has {len(layers)} layers with maps, numbered from 0; there is no {wanted}")
         path = self.aliases.get(wanted, wanted)
         nodes = [node for node in self.shapes if node.meta["path"] == path or node.meta["layer"] == path]

@@ -9,8 +9,8 @@ where a map is cut into tokens, both are unknown from there on.
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,9 +22,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from cnnkit.errors import UsageError
 from cnnkit.formats import torch_model
-from cnnkit.formats.header import Preprocess
-from cnnkit.nets import build, catalogue, classifier, subgraph
-from cnnkit.nets.dims import DimsRow, Sides, Window, Windows, bounded, shown, unread
+from cnnkit.formats.header import Header, Preprocess
+from cnnkit.nets import build, catalogue, classifier, freezing, subgraph
+from cnnkit.nets.dims import DimsRow, Sides, Window, Windows, bounded, shown, shown_pads, unread
 from cnnkit.nets.module_centres import tensors_in
 from cnnkit.nets.notation import LayerKind
 from cnnkit.nets.receptive_field import ReceptiveField, follow
@@ -33,40 +33,109 @@ log = logging.getLogger("cnnkit")
 aten = torch.ops.aten
 
 
-def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
+def measure_network(
+    name: str, *, size: Sequence[int] | None = None, bytes_per_value: int = 4, near_zero: float | None = None
+) -> tuple[DimsRow, ...]:
     """Measure a network by name, or a trained model.
 
     Args:
         name: A name from `catalogue`, or a `.pt` file.
         size: Height, width and channels of the images; by default those that the network was made for.
         bytes_per_value: Bytes of one value in all images of the batch.
+        near_zero: Also count the weights of a `.pt` whose absolute value is at most this.
 
     Raises:
         UsageError: There is no such network, or it does not take images of that size.
         FormatError: The file is not a model made by cnnkit.
         OSError: The file cannot be read.
     """
-    if name.endswith(".pt"):
-        model = torch_model.load(name)
-        module: nn.Module = classifier.from_header(model.header, model.state, name=name)
-        preprocess = model.header.preprocess or Preprocess()
-    else:
-        module, preprocess = catalogue.for_dims(name)
+    module, preprocess, header = _network(name)
+    trained = _trained(module, header)
+    zeros = None if near_zero is None or header is None else _zeros(module, near_zero)
     height, width, channels = size if size and len(size) == 3 else (preprocess.size, preprocess.size, 3)
     if size and (len(size) != 3 or channels != 3):
         given = "x".join(map(str, size))
         raise UsageError(f"{name} takes images with 3 channels, HxWx3, but --input is {given}")
-    if name.endswith(".pt"):
-        example = torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta")
-    else:
-        example = torch.empty(1, 3, height, width, device="meta")
+    example = _example(height, width, as_files=header is not None)
     try:
-        rows = measure_module(module.to("meta"), example, bytes_per_value=bytes_per_value)
+        rows = measure_module(module.to("meta"), example, bytes_per_value=bytes_per_value, trained=trained, zeros=zeros)
     except (RuntimeError, AssertionError) as error:  # torch and torchvision raise these if a map shrinks to nothing
         reason = str(error).splitlines()[0]
         raise UsageError(f"{name} does not take {height}x{width} pixels ({reason}); give another --input") from error
     # Name the layers of a trained model's backbone as --layer does
     return tuple(replace(row, layer=row.layer.removeprefix("base.")) for row in rows)
+
+
+def _network(name: str) -> tuple[nn.Module, Preprocess, Header | None]:
+    """Build a network by name, or load a trained model: that takes images as files have them, and has a Header."""
+    if not name.endswith(".pt"):
+        return *catalogue.for_dims(name), None
+    model = torch_model.load(name)
+    module = classifier.from_header(model.header, model.state, name=name)
+    return module, model.header.preprocess or Preprocess(), model.header
+
+
+def _example(height: int, width: int, *, as_files: bool) -> Tensor:
+    if as_files:
+        return torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta")
+    return torch.empty(1, 3, height, width, device="meta")
+
+
+def _trained(module: nn.Module, header: Header | None) -> frozenset[str] | None:
+    """Name the parameters that the training which wrote a model changed; None if its Header does not record it."""
+    if header is None or header.backbone is None or not isinstance(module, classifier.Classifier):
+        return None
+    everything = {name for name, _ in module.named_parameters()}
+    head = {name for name in everything if name.startswith("head.")}
+    match header.training.get("command"):
+        case "cnn-train":
+            return frozenset(everything)
+        case "cnn-train-head":
+            return frozenset(head)
+        case "cnn-finetune":
+            unfreeze = str(header.training.get("unfreeze"))
+            try:
+                layers = freezing.find(module.base, unfreeze, network=header.backbone.name)
+            except UsageError:  # a forged Header
+                return None
+            return frozenset(head) | {f"base.{name}" for name in freezing.parameters(module.base, layers)}
+        case _:
+            return None
+
+
+def _zeros(module: nn.Module, near_zero: float) -> dict[str, int]:
+    """Count the values close to zero in every weight, biases and the weights of normalizations aside."""
+    return {
+        name: int((value.detach().abs() <= near_zero).sum())
+        for name, value in module.named_parameters()
+        if value.ndim > 1
+    }
+
+
+def accepts(name: str) -> tuple[Callable[[int, int], str | None], tuple[int, int]]:
+    """Return what checks whether a network takes images of a height and width.
+
+    Args:
+        name: As for `measure_network`.
+
+    Returns:
+        A function that returns why not, None if it does; and the height and width that the network was made for.
+
+    Raises:
+        UsageError, FormatError, OSError: As for `measure_network`.
+    """
+    module, preprocess, header = _network(name)
+    module = module.to("meta").eval()
+
+    def refusal(height: int, width: int) -> str | None:
+        try:
+            with torch.no_grad():
+                module(_example(height, width, as_files=header is not None))
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            return next(iter(str(error).splitlines()), "") or type(error).__name__
+        return None
+
+    return refusal, (preprocess.height, preprocess.width)
 
 
 def keras_names(name: str) -> dict[str, str]:
@@ -76,13 +145,22 @@ def keras_names(name: str) -> dict[str, str]:
     return {module: keras for keras, module in subgraph.keras_names(catalogue.canonical(name)).items()}
 
 
-def measure_module(module: nn.Module, example: Tensor, *, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
+def measure_module(
+    module: nn.Module,
+    example: Tensor,
+    *,
+    bytes_per_value: int = 4,
+    trained: Collection[str] | None = None,
+    zeros: Mapping[str, int] | None = None,
+) -> tuple[DimsRow, ...]:
     """Measure every layer of a network.
 
     Args:
         module: Any network; it runs once, in evaluation mode and without gradients, and its state is restored.
         example: One input, shape (1, C, H, W), or (1, H, W, C) in uint8, on the device of the network.
         bytes_per_value: Bytes of one value in all images of the batch.
+        trained: The parameters that were trained, for `trainable`.
+        zeros: How many values of each weight are zero, for `weights` and `zeros`.
 
     Returns:
         One row for each module that ran and contains no module that ran, and for each other one that has weights or
@@ -95,7 +173,33 @@ def measure_module(module: nn.Module, example: Tensor, *, bytes_per_value: int =
     if unused:
         count = sum(values for _, values in unused)
         log.info("%d parameters are not used in inference and not counted (%s, ...)", count, unused[0][0])
-    return tuple(_rows(module, watch, bytes_per_value))
+    sizes = {name: value.numel() for name, value in module.named_parameters()}
+    counts = _Counts(sizes, trained, zeros)
+    return tuple(_rows(module, watch, bytes_per_value, counts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What is counted in the parameters of a layer, by their names."""
+
+    sizes: Mapping[str, int]
+    trained: Collection[str] | None
+    zeros: Mapping[str, int] | None
+
+    def of(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the fields of a row."""
+        found: dict[str, Any] = {}
+        if self.trained is not None:
+            found["trainable"] = sum(self.sizes[name] for name in names if name in self.trained)
+        if self.zeros is not None:
+            weights = sum(self.sizes[name] for name in names if name in self.zeros)
+            if weights:
+                zeros = sum(self.zeros[name] for name in names if name in self.zeros)
+                found |= {"weights": weights, "zeros": zeros / weights}
+        return found
+
+
+_Edges = tuple[tuple[int, int], tuple[int, int]]  # pixels (above, below), (left, right)
 
 
 @dataclass(slots=True)
@@ -107,8 +211,12 @@ class _Record:
     params: int = 0
     macs: int = 0
     dropped: int = 0
-    field: Sides = None
+    receptive_field: Sides = None
     step: Sides = None
+    kernel: Sides = None
+    pads: _Edges | None = None  # of the window
+    padded: _Edges | None = None  # of a map, before a window slides over it
+    names: list[str] = field(default_factory=list)  # of the parameters
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's class is untyped
@@ -119,7 +227,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
         self.records: defaultdict[nn.Module, _Record] = defaultdict(_Record)
         self.ended: dict[nn.Module, None] = {}  # a set that keeps order
         self.running: list[nn.Module] = [module]
-        self.unused = {id(value) for value in module.parameters()}
+        self.names = {id(value): name for name, value in module.named_parameters()}
+        self.unused = set(self.names)
         self.fields: Any = WeakIdKeyDictionary()
         start = ReceptiveField((1, 1), (1, 1), last=example.dtype is torch.uint8)
         self.fields[example] = start
@@ -137,6 +246,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
             if id(tensor) in self.unused:
                 self.unused.remove(id(tensor))
                 record.params += tensor.numel()
+                record.names.append(self.names[id(tensor)])
+        _note_window(record, operation, args)
         if operation in flop_registry:
             # Each multiply-accumulate is two operations
             record.macs += flop_registry[operation](*args, **kwargs, out_val=made) // 2
@@ -170,7 +281,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
             found = self._field_of(module, inputs, result)
             record.values += result.numel()
             record.shape = found.output(tuple(result.shape))
-            record.field, record.step = found.field, found.step
+            record.receptive_field, record.step = found.field, found.step
             break  # the first result is the map; attention returns its weights second
 
     def _field_of(self, module: nn.Module, inputs: object, result: Tensor) -> ReceptiveField:
@@ -287,6 +398,25 @@ def _windows(operation: object, args: Sequence[Any], output: Tensor) -> Windows 
     return down, across
 
 
+def _note_window(record: _Record, operation: object, args: Sequence[Any]) -> None:
+    """Record the kernel and the padding of an operation that slides a window over a map, or pads one."""
+    if not args or not isinstance(args[0], Tensor) or args[0].ndim != 4:
+        return
+    if operation is aten.constant_pad_nd:
+        left, right, above, below = (*args[1], 0, 0)[:4]
+        record.padded = (above, below), (left, right)
+        return
+    if operation is aten.convolution:
+        kernel, pads = _two(args[1].shape[2:]), _two(args[4])
+    elif operation in (aten.max_pool2d_with_indices, aten.avg_pool2d):
+        kernel, pads = _two(args[1]), _two(args[3] if len(args) > 3 else [0])
+    else:
+        return
+    record.kernel = kernel
+    down, across = record.padded or ((0, 0), (0, 0))
+    record.pads = (down[0] + pads[0], down[1] + pads[0]), (across[0] + pads[1], across[1] + pads[1])
+
+
 def _axes(axes: Sequence[int] | None) -> list[int]:
     """Return the axes, out of four, over which a map is reduced; None stands for all."""
     return sorted(axis % 4 for axis in axes or range(4))
@@ -297,7 +427,7 @@ def _two(values: Sequence[int]) -> tuple[int, int]:
     return values[0], values[-1]
 
 
-def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int) -> Iterator[DimsRow]:
+def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int, counts: _Counts) -> Iterator[DimsRow]:
     """Yield the rows of the modules that ran."""
     names = {part: name for name, part in module.named_modules()}
     inside = {names[part].rpartition(".")[0] for part in watch.ended if names[part]}
@@ -308,6 +438,7 @@ def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int) -> Iterator[Di
         if contains and not (record.params or record.macs):
             continue
         height, width, channels = record.shape
+        pads = record.pads or record.padded
         yield DimsRow(
             layer=name or type(part).__name__,
             kind=_kind(part),
@@ -316,11 +447,14 @@ def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int) -> Iterator[Di
             channels=channels,
             params=record.params,
             macs=record.macs,
-            receptive_field=shown(bounded(record.field, watch.image)),
+            receptive_field=shown(bounded(record.receptive_field, watch.image)),
             stride=shown(record.step),
             activation_bytes=0 if contains else record.values * bytes_per_value,  # its output is that of its last part
             dropped=record.dropped,
             image=shown(watch.image),
+            kernel=shown(record.kernel),
+            pad=shown_pads(*pads) if pads else None,
+            **counts.of(record.names),
         )
 
 

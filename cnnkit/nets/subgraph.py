@@ -157,14 +157,19 @@ def _has_channels_last(module: nn.Module, layer: str) -> bool:
     return getattr(module, "output_fmt", "NCHW") == "NHWC" and layer.split(".")[0] not in after  # timm says so
 
 
+#: The chain of numbered modules of VGGs, MobileNets and others in torchvision: a layer's number is its place there.
+NUMBERED = "features"
+
+
 def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) -> str:
     """Find the node of a network's graph for a layer's name.
 
     Args:
         name: The network's name.
         module: The whole network, in eval mode.
-        layer: A module's name, a node of the graph, or Keras' name of a VGG's layer. By default the last layer with spatial
-            dimensions before the classifier; for a transformer, whose tokens have none, the input of the classifier.
+        layer: A module's name, a node of the graph, Keras' name of a VGG's layer, or a number N for the module `features.N`. By
+            default the last layer with spatial dimensions before the classifier; for a transformer, whose tokens have none, the input of
+            the classifier.
         size: Side of the images, in pixels.
 
     Raises:
@@ -175,9 +180,10 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
     ]  # the first one is the input
     if layer is None:
         return _last_spatial(module, nodes, size)
-    wanted = keras_names(name).get(layer, layer)
-    if any(node == wanted or node.startswith(f"{wanted}.") for node in nodes):
-        return wanted
+    possible: list[str] = [keras_names(name).get(layer, layer), *([f"{NUMBERED}.{layer}"] if layer.isdecimal() else [])]
+    for wanted in possible:
+        if any(node == wanted or node.startswith(f"{wanted}.") for node in nodes):
+            return wanted
     known = [*keras_names(name), *dict(module.named_modules()), *nodes]
     proposal = messages.nearest(layer, known) or f"cnn-dims {messages.shell_word(name)} lists them"
     raise UsageError(f'{name} has no layer "{layer}"; {proposal}')

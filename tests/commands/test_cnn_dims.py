@@ -16,7 +16,8 @@ from cnnkit.nets import backbones, classifier
 CARD = ["--input", "128,128,3", "--filters", "32", "--k", "3", "--s", "2", "--pad", "same"]
 FIELDS = [
     *("layer", "kind", "height", "width", "channels", "params", "macs"),
-    *("receptive_field", "stride", "activation_bytes", "dropped", "image"),
+    *("receptive_field", "stride", "activation_bytes", "dropped", "image", "kernel", "pad"),
+    *("trainable", "weights", "zeros"),
 ]
 CIFAR = (
     "conv 16 k2 same relu, pool 2, conv 32 k2 same relu, pool 2, conv 64 k2 same relu, pool 2,"
@@ -32,9 +33,9 @@ def test_first_example(run):
     """The first example gives 64x64x32 and 896 parameters, with a row of totals."""
     outcome = run("cnn-dims", *CARD)
     assert outcome.out == (
-        "layer\tkind\toutput\tparams\tmacs\treceptive_field\tstride\tactivation_bytes\tdropped\timage\n"
-        "conv1\tconv\t64x64x32\t896\t3538944\t3\t2\t524288\t0\t128\n"
-        "total\ttotal\t64x64x32\t896\t3538944\t3\t2\t524288\t0\t128\n"
+        "layer\tkind\toutput\tparams\tmacs\treceptive_field\tstride\tactivation_bytes\tdropped\timage\tkernel\tpad\n"
+        "conv1\tconv\t64x64x32\t896\t3538944\t3\t2\t524288\t0\t128\t3\t0+1\n"
+        "total\ttotal\t64x64x32\t896\t3538944\t3\t2\t524288\t0\t128\t\t\n"
     )
     assert outcome.err == ""
 
@@ -56,19 +57,24 @@ def test_json_has_the_documented_fields(run):
         "activation_bytes": 65536,
         "dropped": 0,
         "image": 32,
+        "kernel": 2,
+        "pad": "0+1",
+        "trainable": None,
+        "weights": None,
+        "zeros": None,
     }
     assert (rows[-2]["height"], rows[-2]["width"], rows[-2]["channels"]) == (None, None, 10)
     assert (rows[-1]["layer"], rows[-1]["kind"]) == ("total", "total")
 
 
 GOLDEN = """\
-layer     kind     output    params  macs     receptive_field  stride  activation_bytes  dropped  image
-conv1     conv     32x32x16  208     196608   2                1       65536             0        32
-pool1     pool     16x16x16  0       0        3                2       16384             0        32
-conv2     conv     16x16x32  2080    524288   5                2       32768             0        32
-pool2     pool     8x8x32    0       0        7                4       8192              0        32
-conv3     conv     8x8x64    8256    524288   11               4       16384             0        32
-pool3     pool     4x4x64    0       0        15               8       4096              0        32
+layer     kind     output    params  macs     receptive_field  stride  activation_bytes  dropped  image  kernel  pad
+conv1     conv     32x32x16  208     196608   2                1       65536             0        32     2       0+1
+pool1     pool     16x16x16  0       0        3                2       16384             0        32     2       0
+conv2     conv     16x16x32  2080    524288   5                2       32768             0        32     2       0+1
+pool2     pool     8x8x32    0       0        7                4       8192              0        32     2       0
+conv3     conv     8x8x64    8256    524288   11               4       16384             0        32     2       0+1
+pool3     pool     4x4x64    0       0        15               8       4096              0        32     2       0
 flatten1  flatten  1024      0       0        32                       4096              0        32
 dense1    dense    500       512500  512000   32                       2000              0        32
 dense2    dense    10        5010    5000     32                       40                0        32
@@ -93,6 +99,9 @@ def test_the_table_of_a_chain(run):
     [
         (["--filters", 4, "--kernel", "3x5", "--stride", "2x1", "--pad", 1, "--dilation", 2], "conv 4 k3x5 s2x1 p1 d2"),
         (["--filters", 6, "--k", 3, "--groups", 3, "--no-bias"], "conv 6 k3 g3 nobias"),
+        (["--filters", 6, "--k", "3,3", "--s", "2,1"], "conv 6 k3 s2x1"),
+        (["--filters", 6, "--k", "2x2", "--dilation", "1,2"], "conv 6 k2 d1x2"),
+        (["--pool", "3,2", "--s", "2,2"], "pool 3x2 s2"),
         (["--pool", 3, "--s", 2, "--pad", "same"], "pool 3 s2 same"),
         (["--avgpool", "2x3"], "avgpool 2x3"),
     ],
@@ -207,11 +216,11 @@ def test_gates(run, words, status, numbers):
         (["--input", "0,9,3", "--pool", 2], "height is 0"),
         (["--input", "9,9", "--pool", 2], '"9,9" is not a size; give H,W,C'),
         (
-            ["--input", "9,9,3", "--filters", 2, "--k", "3,3"],
-            '--k "3,3" is not a size; give one number, or HxW as in 3x5',
+            ["--input", "9,9,3", "--filters", 2, "--k", "3,3,3"],
+            '--k "3,3,3" is not a size; give one number, or HxW as in 3x5',
         ),
         (["--input", "9,9,3", "--filters", 2, "--k", "3 same"], '--k "3 same" is not a size'),
-        (["--input", "9,9,3", "--filters", 2, "--k", 3, "--s", "2,1"], '--s "2,1" is not a size'),
+        (["--input", "9,9,3", "--filters", 2, "--k", 3, "--s", "2;1"], '--s "2;1" is not a size'),
         (["--input", "9,9,3", "--pool", "2, dense 10"], '--pool "2, dense 10" is not a size'),
         (
             ["--input", "9,9,3", "--layers", "conv 3 k3, pool 2, poll 3"],
@@ -227,6 +236,29 @@ def test_gates(run, words, status, numbers):
         (["vgg16", "--pool", 2], "give either a network, or layers"),
         (["vgg16", "--explain"], "--explain"),
         (["--input", "9,9,3", "--pool", 2, "--explain", "--json"], "--explain"),
+        (
+            ["--input", "9,9,3", "--output", "9", "--pad", "valid", "--s", 2],
+            "no conv with stride 2 and padding valid turns 9x9",
+        ),
+        (["--input", "9,9,3", "--output", "0,3"], '--output "0,3" is not a size; give H,W as in 7,7'),
+        (["--input", "9,9,3", "--output", "3,3", "--layers", "pool 2"], "drop --layers"),
+        (["--input", "9,9,3", "--output", "3,3", "--batch", 2], "drop --batch"),
+        (["--input", "9,9,3", "--output", "3,3", "--pool", 3, "--filters", 3], "at most one of --filters, --pool"),
+        (["--input", "9,9,3", "--output", "3,3", "--pool", 3, "--k", 3], "--k is an option of convolutions"),
+        (["--input", "9,9,3", "--output", "3,3,8", "--pool", 3], "has 8 channels, but the layer 3"),
+        (["--input", "9,9,3", "--output", "3,3", "--k", "x"], '--k "x" is not a size'),
+        (["--input", "H,W,3", "--output", "3,3"], "--output needs numbers"),
+        (["vgg16", "--output", "3,3"], "drop the network"),
+        (["--input", "H,W,C", "--pool", 2], "symbols for height and width as in H,W,3"),
+        (["--input", "H,W,3", "--pool", 2, "--explain"], "--explain needs numbers"),
+        (["--input", "H,W,3", "--pool", 2, "--any-size"], "--any-size needs numbers"),
+        (["--input", "H,W,3", "--pool", 2, "--max-macs", 9], "--max-macs needs numbers"),
+        (["vgg16", "--input", "H,W,3"], "symbols are for layers"),
+        (["--pool", 2, "--any-size"], "--any-size needs the size that the layers are made for"),
+        (["vgg16", "--any-size", "--max-params", 9], "--any-size lists sizes instead of the table; drop --max-params"),
+        (["squeezenet1_1", "--any-size", "--input", "5,5,3"], "squeezenet1_1 does not take 5x5 pixels"),
+        (["--input", "9,9,3", "--pool", 2, "--zeros", 0], "--zeros counts the weights of a .pt or .onnx file"),
+        (["squeezenet1_1", "--zeros", 0], "squeezenet1_1 is the name of a network"),
         (["vgg17"], 'no network is called "vgg17"; did you mean'),
     ],
 )
@@ -263,6 +295,8 @@ def test_vgg16(run):
         "dropped": "0",
         "image": "224",
         "keras": "",
+        "kernel": "3",
+        "pad": "1",
     }
 
 
@@ -296,18 +330,170 @@ def test_a_trained_model(run, tmp_path):
     assert (fields["conv1"], fields["conv2"]) == ("3", "8")
 
 
-def test_onnx_network_and_gates(run, tmp_path):
-    """A model.onnx is measured like any other network, gates included."""
+TEXT = "conv 8 k3 same relu, pool 2, conv 12 k3 bn relu"
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Write a model whose Header records a training: `model(command="cnn-train")`."""
+
+    def write(**training):
+        extractor, backbone, preprocess = backbones.by_notation(TEXT, size=16)
+        head = classifier.build_head("dense 5 relu, dense 2", (12,))
+        network = classifier.Classifier(extractor, head, preprocess=preprocess, pool=Pool.AVG)
+        with torch.no_grad():
+            network.get_submodule("base.conv2").weight[:3] = 0.0
+            network.get_submodule("head.dense2").weight[0, 0] = -0.0005
+        header = Header(
+            kind=ArtefactKind.MODEL,
+            classes=("cat", "dog"),
+            preprocess=preprocess,
+            backbone=backbone,
+            head="dense 5 relu, dense 2",
+            training=training,
+        )
+        torch_model.save(tmp_path / "model.pt", torch_model.TorchModel(header, network.state_dict()))
+        return tmp_path / "model.pt"
+
+    return write
+
+
+HEAD = 12 * 5 + 5 + 5 * 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("training", "trainable"),
+    [
+        ({"command": "cnn-train"}, 224 + 8 * 12 * 9 + 12 + 24 + HEAD),
+        ({"command": "cnn-train-head"}, HEAD),
+        ({"command": "cnn-finetune", "unfreeze": "none"}, HEAD),
+        ({"command": "cnn-finetune", "unfreeze": "conv2"}, 8 * 12 * 9 + 12 + 24 + HEAD),
+        ({"command": "cnn-finetune", "unfreeze": "1"}, 24 + HEAD),
+        ({"command": "cnn-finetune", "unfreeze": "all"}, 224 + 8 * 12 * 9 + 12 + 24 + HEAD),
+    ],
+)
+def test_trainable_counts_the_parameters_that_were_trained(run, model, training, trainable):
+    """By the command and the layers in the Header; the total is the number that cnn-finetune prints."""
+    *rows, total = run("cnn-dims", model(**training)).rows
+    assert int(total["trainable"]) == sum(int(row["trainable"]) for row in rows) == trainable
+    assert all(int(row["trainable"]) in (0, int(row["params"])) for row in rows)
+
+
+@pytest.mark.parametrize("training", [{}, {"command": "other"}, {"command": "cnn-finetune", "unfreeze": "conv9"}])
+def test_without_a_record_of_its_training_a_model_has_no_such_column(run, model, training):
+    """Also if a Header names a layer that the network does not have."""
+    assert "trainable" not in run("cnn-dims", model(**training)).rows[0]
+
+
+def test_zeros_is_the_share_of_weights_that_are_zero(run, model):
+    """Per layer and in total, without biases; a threshold counts small weights, too."""
+    file = model(command="cnn-train")
+    exact = {row["layer"]: row for row in run("cnn-dims", file, "--zeros", 0).rows}
+    assert (exact["conv2"]["weights"], exact["conv2"]["zeros"]) == ("864", "0.25")
+    assert (exact["head.dense2"]["weights"], exact["head.dense2"]["zeros"]) == ("10", "0")
+    assert (exact["bn1"]["weights"], exact["bn1"]["zeros"]) == ("", "")
+    weights = 216 + 864 + 60 + 10
+    assert (exact["total"]["weights"], exact["total"]["zeros"]) == (str(weights), f"{216 / weights:.6g}")
+    small = {row["layer"]: row for row in run("cnn-dims", file, "--zeros", 0.001).rows}
+    assert float(small["head.dense2"]["zeros"]) >= 0.1
+
+
+def test_a_layer_after_a_model_is_trained_and_has_no_weights_yet(run, model):
+    """The columns of a file are kept in a pipe."""
+    piped = run("cnn-dims", model(command="cnn-train-head"), "--zeros", 0).out
+    *_, added, total = run("cnn-dims", "--dense", 3, stdin=piped).rows
+    assert (added["trainable"], added["weights"], added["zeros"]) == ("", "", "")
+    assert int(total["trainable"]) == HEAD + 9
+    assert total["weights"] == "1150"
+
+
+def test_output_is_solved_for(run):
+    """--output lists layers of the notation with their windows, in a pipe as well; --json has the same."""
+    outcome = run("cnn-dims", "--input", "14,14,512", "--output", "7,7", "--filters", 256)
+    assert outcome.rows[0] == {
+        "layer": "conv 256 k2 s2",
+        "kernel": "2",
+        "stride": "2",
+        "pad": "0",
+        "output": "7x7x256",
+        "params": str(256 * 512 * 4 + 256),
+        "macs": str(49 * 256 * 512 * 4),
+        "dropped": "0",
+    }
+    table = run("cnn-dims", "--input", "28,28,512", "--pool", 2).out
+    assert run("cnn-dims", "--output", 7, "--filters", 256, stdin=table).out == outcome.out
+    words = ["--input", "14,14,512", "--output", "7x7x256", "--pad", "same", "--k", "3,3", "--json"]
+    (record,) = objects(run("cnn-dims", *words))
+    assert (record["layer"], record["pad"]) == ("conv 256 k3 s2 same", "0+1")
+    (pooled,) = run("cnn-dims", "--input", "13,13,8", "--output", "6,6", "--pool", 3, "--pad", "valid").rows
+    assert (pooled["layer"], pooled["output"]) == ("pool 3 s2", "6x6x8")
+
+
+def test_symbols_give_formulas(run):
+    """Sizes may be symbols: every number that depends on them is a formula, and a notice has the smallest size."""
+    outcome = run("cnn-dims", "--input", "H,W,3", "--layers", "conv 16 k3 s2 same relu, pool 2, gap, dense 10")
+    assert [row["output"] for row in outcome.rows] == [
+        "floor((H + 1)/2), floor((W + 1)/2), 16",
+        "floor((H + 1)/4), floor((W + 1)/4), 16",
+        "16",
+        "10",
+        "10",
+    ]
+    assert outcome.rows[-1]["macs"] == "432*floor((H + 1)/2)*floor((W + 1)/2) + 160"
+    assert outcome.rows[-1]["params"] == str(16 * 28 + 170)
+    assert "the formulas hold for H of 3 or more and W of 3 or more" in outcome.err
+
+
+def test_any_size_lists_the_sizes_that_are_taken(run, model):
+    """For layers and models; the size that layers are made for is given."""
+    (height, width) = run(
+        "cnn-dims", "--input", "64,48,3", "--layers", "conv 8 k3 same, pool 4, flatten, dense 2", "--any-size"
+    ).rows
+    assert (height["smallest"], height["largest"], height["step"]) == ("64", "67", "1")
+    assert (width["smallest"], width["largest"]) == ("48", "51")
+    assert height["too_large"] == "dense1 has 1536 inputs, not 1632"
+    file = model(command="cnn-train")
+    assert {(row["smallest"], row["largest"]) for row in run("cnn-dims", file, "--any-size").rows} == {("6", "")}
+
+
+def write_onnx(path, *, size):
+    """Write a network of one convolution, a quarter of whose weights are 0."""
     import onnx
     from onnx.helper import make_graph, make_model, make_node, make_tensor_value_info
 
-    weights = onnx.numpy_helper.from_array(torch.ones(4, 3, 3, 3).numpy(), "stem.weight")
+    values = torch.ones(4, 3, 3, 3)
+    values[1] = 0.0
+    weights = onnx.numpy_helper.from_array(values.numpy(), "stem.weight")
     ends = [
         make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in (("x", ["N", 3, 9, 9]), ("y", None))
+        for name, shape in (("x", ["N", 3, *size]), ("y", None))
     ]
     graph = make_graph([make_node("Conv", ["x", "stem.weight"], ["y"])], "net", ends[:1], ends[1:], [weights])
-    onnx.save(make_model(graph), tmp_path / "model.onnx")
+    onnx.save(make_model(graph), path)
+
+
+def test_onnx_weights_and_sizes(run, tmp_path):
+    """The weights of a .onnx are counted, and its sizes are those of its input, or those that fit where it leaves them open."""
+    fixed, free = tmp_path / "fixed.onnx", tmp_path / "free.onnx"
+    write_onnx(fixed, size=(9, 9))
+    write_onnx(free, size=("H", "W"))
+    (row, _) = run("cnn-dims", fixed, "--zeros", 0).rows
+    assert (row["weights"], row["zeros"], row["kernel"], row["pad"]) == ("108", "0.25", "3", "0")
+    rows = run("cnn-dims", fixed, "--any-size").rows
+    assert [(row["side"], row["smallest"], row["largest"]) for row in rows] == [
+        ("height", "9", "9"),
+        ("width", "9", "9"),
+    ]
+    assert rows[0]["too_small"] == "fixed in the file"
+    rows = run("cnn-dims", free, "--any-size", "--input", "9,9,3").rows
+    assert {(row["smallest"], row["largest"]) for row in rows} == {("3", "")}
+    assert "give one that it takes, --input H,W,C" in run("cnn-dims", free, "--any-size", status=2).err
+    assert "height is 9, but --input has 8" in run("cnn-dims", fixed, "--any-size", "--input", "8,9,3", status=2).err
+
+
+def test_onnx_network_and_gates(run, tmp_path):
+    """A model.onnx is measured like any other network, gates included."""
+    write_onnx(tmp_path / "model.onnx", size=(9, 9))
     outcome = run("cnn-dims", tmp_path / "model.onnx", "--max-params", 100, status=4)
     assert outcome.rows[0]["layer"] == "stem"
     assert outcome.rows[0]["output"] == "7x7x4"

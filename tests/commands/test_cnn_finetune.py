@@ -52,6 +52,7 @@ def test_writes_model_history_and_one_record(run, here, history):
     assert "epoch 2/2: loss" in outcome.err
     training = torch_model.load("tuned.pt").header.training
     assert (training["command"], training["unfreeze"], training["views"]) == ("cnn-finetune", "conv3", 1)
+    assert run("cnn-dims", "tuned.pt").rows[-1]["trainable"] == "602"
     assert str(here) not in json.dumps(training)
     lines = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--json", "--quiet", *FAST)
     assert [json.loads(line).get("epoch") for line in lines.out.splitlines()] == [1, 2, None]

@@ -14,7 +14,7 @@ from cnnkit.explain import cam
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 from cnnkit.formats.torch_model import TorchModel
-from cnnkit.nets import backbones, classifier, layer_graph
+from cnnkit.nets import backbones, classifier, layer_graph, subgraph
 
 TEXT = "conv 4 k3 relu, pool 2, dropout 0.3, conv 6 k3 s2 p1 bn relu"
 HEAD = "dense 5 relu, dropout 0.5, dense 2 softmax"
@@ -87,6 +87,21 @@ def test_the_layers_of_squeezenet(published):
         ("features.12", (512, 13, 13)),
         ("classifier.2", (1000, 13, 13)),
     ]
+
+
+def test_a_number_beyond_the_last_layer_is_that_of_a_module_in_features(outline):
+    """The numbers of torchvision; smaller numbers count layers with maps, of which AlexNet has 8."""
+    module, preprocess = outline("alexnet")
+    part = subgraph.cut(module, "features.12").to_empty(device="cpu")
+    network = layer_graph.LayerGraph(part, preprocess=preprocess, name="alexnet", aliases={})
+    assert [network.find(number).name for number in ("12", "8", "7", "-1")] == [
+        "features.12",
+        "features.8",
+        "features.12",
+        "features.12",
+    ]
+    with pytest.raises(UsageError, match="has 8 layers with maps, numbered from 0; there is no 13"):
+        network.find("13")
 
 
 def test_the_layers_of_resnet(published):

@@ -1,5 +1,7 @@
 """Dimensions of torch networks, compared with torchvision's published tables and with the same networks by notation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision
@@ -55,8 +57,40 @@ def test_a_network_is_measured_as_its_notation_is():
     text = "conv 16 k2 same relu, pool 2, conv 32 k2 s2 same bn relu, pad 2, conv 8 k3 d2 p1 g2, avgpool 2, gmp, dense 50 relu, dense 5"
     chain = {row.layer: row for row in dims.measure(parse(text), height=41, width=32, channels=3)}
     rows = {row.layer: row for row in measure(build.build(parse(text), channels=3, height=41, width=32), 3, 41, 32)}
-    assert {name: rows[name] for name in chain} == chain
+    padded = {f"{name}_pad" for name in chain} & set(rows)  # a module of its own pads them
+    same = [name for name in chain if f"{name}_pad" not in padded]
+    assert {name: rows[name] for name in same} == {name: chain[name] for name in same}
+    for name in chain.keys() - set(same):
+        assert replace(rows[name], pad=None) == replace(chain[name], pad=None)
+        assert rows[f"{name}_pad"].pad == chain[name].pad
     assert dims.total(list(rows.values())).params == dims.total(list(chain.values())).params
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "efficientnet_b0"])
+def test_kernel_and_pad_are_those_of_torchs_layers(name, outline):
+    """Every convolution and pooling has the kernel_size and padding of its module; other layers have neither."""
+    module, preprocess = outline(name)
+    rows = {row.layer: row for row in measure(module, 3, preprocess.size, preprocess.size)}
+    windows = 0
+    for path, part in module.named_modules():
+        if path not in rows:
+            continue
+        if not isinstance(part, nn.Conv2d | nn.MaxPool2d):
+            assert (rows[path].kernel, rows[path].pad) == (None, None)
+            continue
+        sides = [side if isinstance(side, tuple) else (side, side) for side in (part.kernel_size, part.padding)]
+        assert (rows[path].kernel, rows[path].pad) == tuple(map(dims.shown, sides)), path
+        windows += 1
+    assert windows > 15
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
+def test_padding_inside_a_convolution_is_its_padding():
+    """torch pads `same` with an even kernel before the convolution; a transposed convolution has the padding of its module."""
+    module = nn.Sequential(nn.Conv2d(3, 4, (2, 5), padding="same"), nn.ConvTranspose2d(4, 5, 4, 2, padding=(1, 0)))
+    first, second = measure(module, 3, 8, 9)
+    assert (first.kernel, first.pad) == ("2x5", "0+1x2")
+    assert (second.kernel, second.pad) == (4, "1x0")
 
 
 class Branching(nn.Module):

@@ -182,6 +182,15 @@ def test_cuts_switch_between_training_and_evaluation(whole, name):
     assert not any("aux" in key.lower() for key in backbone.state_dict())
 
 
+def test_a_number_is_a_module_of_features(outline):
+    """As torchvision numbers the layers of its VGGs; a number without a module is an error."""
+    module, _ = outline("vgg16")
+    found = [subgraph.find_layer("vgg16", module, layer, size=224) for layer in ("30", "features.30", "block5_pool")]
+    assert found == ["features.30"] * 3
+    with pytest.raises(UsageError, match='vgg16 has no layer "31"'):
+        subgraph.find_layer("vgg16", module, "31", size=224)
+
+
 def test_unknown_layer_proposes_similar_ones(outline):
     """Also by Keras' names."""
     module, _ = outline("squeezenet1_1")
