@@ -174,7 +174,12 @@ def _named_files(incomplete: str) -> Iterable[CompletionItem]:
 
 
 _ACTIVATIONS = tuple(each.value for each in notation.Activation)
-_LAYERS = tuple(each.value for each in notation.LayerKind if each is not notation.LayerKind.activation)
+_BLOCKS = (notation.LayerKind.residual, notation.LayerKind.concat)
+_LAYERS = tuple(
+    f"{each}(" if each in _BLOCKS else each.value
+    for each in notation.LayerKind
+    if each is not notation.LayerKind.activation
+)
 _OF_LAYERS = {
     "conv": (*notation.Padding, "nobias", "bias position", "bn", *_ACTIVATIONS),
     "deconv": (*notation.Padding, "nobias", "bn", *_ACTIVATIONS),
