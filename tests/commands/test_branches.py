@@ -136,3 +136,25 @@ def test_heat_maps_of_layers_in_blocks(run, here):
             "cnn-cam", "-m", "net.pt", "photos/val/red", "-o", "cam", "--layer", layer, "--force", "--device", "cpu"
         ).rows
         assert len(rows) == 5
+
+
+@pytest.mark.slow
+def test_int8_of_blocks(run, here):
+    """Convolutions in blocks become int8, layers with a matrix for each position stay in float32; the totals are those in float32."""
+    outcome = run(
+        "cnn-export",
+        "net.pt",
+        "-o",
+        "int8.onnx",
+        "--int8",
+        "--calibrate",
+        "photos",
+        "--max-drop",
+        "1",
+        "--device",
+        "cpu",
+    )
+    assert "layers in float32: local1" in outcome.err
+    assert int(outcome.rows[1]["int8_layers"]) >= 6
+    tables = [run("cnn-dims", name, "--json").out.splitlines()[-1] for name in ("net.onnx", "int8.onnx")]
+    assert len({json.loads(total)["macs"] for total in tables}) == 1
