@@ -103,7 +103,7 @@ class LocallyConnected2d(nn.Module):
         made: tuple[int, int],
         bias: bool,
     ) -> None:
-        """Allocate the weights, which are zero: call `build.initialise`.
+        """Draw weights as torch does for a convolution; biases are zero.
 
         Args:
             channels: Of the input.
@@ -116,7 +116,9 @@ class LocallyConnected2d(nn.Module):
         super().__init__()
         self.windows, self.given, self.made = windows, given, made
         down, across = windows
-        self.weight = nn.Parameter(torch.zeros(made[0] * made[1], channels * down.kernel * across.kernel, filters))
+        inputs = channels * down.kernel * across.kernel
+        self.weight = nn.Parameter(torch.empty(made[0] * made[1], inputs, filters))
+        nn.init.uniform_(self.weight, -(inputs**-0.5), inputs**-0.5)
         self.register_parameter("bias", nn.Parameter(torch.zeros(filters, *made)) if bias else None)
 
     def positions(self) -> Iterator[Tensor]:
