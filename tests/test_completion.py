@@ -130,7 +130,7 @@ def test_tables_name_only_what_there_is():
         ('cnn-predict --tta "crop 0.9, hf', ["crop 0.9, hflip"]),
         ("cnn-augment --augment @sp", ["@split.csv", "@split.jsonl", "@split.tsv"]),
         ("cnn-augment --augment @ph", ["@photos/"]),
-        ('cnn-train --layers "3 * (co', ["3 * (conv"]),
+        ('cnn-train --layers "3 * (co', ["3 * (conv", "3 * (concat("]),
         ('cnn-train-head --head "dense 3 re', ["dense 3 relu", "dense 3 relu6"]),
         ("cnn-train --amp b", ["bf16"]),
         ("cnn-train --amp=b", ["bf16"]),

@@ -150,7 +150,7 @@ def _notation(words: Sequence[str], inside: Callable[[str], Sequence[str]]) -> C
     def complete(_context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: ANN401 - typer's own click is private
         if incomplete.startswith("@"):
             return list(_named_files(incomplete))
-        match = re.fullmatch(r"((?:.*[,\n(])?\s*)(.*)", incomplete, re.DOTALL)
+        match = re.fullmatch(r"((?:.*[,\n(|])?\s*)(.*)", incomplete, re.DOTALL)
         assert match is not None
         before, piece = match.groups()
         if not piece and before.endswith((",", ")")):
@@ -176,9 +176,16 @@ def _named_files(incomplete: str) -> Iterable[CompletionItem]:
 
 
 _ACTIVATIONS = tuple(each.value for each in notation.Activation)
-_LAYERS = tuple(each.value for each in notation.LayerKind if each is not notation.LayerKind.activation)
+_BLOCKS = (notation.LayerKind.residual, notation.LayerKind.concat)
+_LAYERS = tuple(
+    f"{each}(" if each in _BLOCKS else each.value
+    for each in notation.LayerKind
+    if each is not notation.LayerKind.activation
+)
 _OF_LAYERS = {
-    "conv": (*notation.Padding, "nobias", "bn", *_ACTIVATIONS),
+    "conv": (*notation.Padding, "nobias", "bias position", "bn", *_ACTIVATIONS),
+    "deconv": (*notation.Padding, "nobias", "bn", *_ACTIVATIONS),
+    "local": (*notation.Padding, "nobias", "bn", *_ACTIVATIONS),
     "dense": ("nobias", "bn", *_ACTIVATIONS),
     "pool": tuple(notation.Padding),
     "avgpool": tuple(notation.Padding),
@@ -254,7 +261,7 @@ def _layers_of(context: Any) -> list[_Layer]:  # noqa: ANN401 - typer's own clic
     """List the layers of the network on the command line."""
     if text := context.params.get("layers"):
         try:
-            return [_Layer(layer.name, True, True) for layer in notation.parse(str(text))]
+            return [_Layer(layer.name, True, True) for layer in notation.every(notation.parse(str(text)))]
         except CnnkitError:
             return []
     network = _named_network(context)

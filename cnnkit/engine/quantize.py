@@ -65,7 +65,7 @@ class Quantizer:
         _normalize_by_channel(self._float32.graph)
         for number, node in enumerate(self._float32.graph.node):
             node.name = node.name or f"node{number}"
-        self._always_float32 = _outer_nodes(self._float32.graph)
+        self._always_float32 = _outer_nodes(self._float32.graph) | _unshared(self._float32.graph)
         self._nodes = {
             graph_dims.name_of(node): node
             for node in self._float32.graph.node
@@ -334,6 +334,12 @@ def _users(graph: GraphProto) -> dict[str, list[NodeProto]]:
         for name in node.input:
             users.setdefault(name, []).append(node)
     return users
+
+
+def _unshared(graph: GraphProto) -> set[str]:
+    """Return the names of products with a matrix for every position: ONNX Runtime has none in int8 with a scale for each channel."""
+    sizes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    return {node.name for node in graph.node if node.op_type == "MatMul" and sizes.get(node.input[1], 0) > 2}
 
 
 def _has_weights(node: NodeProto, weights: Collection[str]) -> bool:

@@ -23,6 +23,8 @@ from cnnkit.engine import device_errors
 from cnnkit.engine.device import Device
 from cnnkit.engine.rows import ROWS_OF_A_CORE
 from cnnkit.errors import CnnkitError, DeviceError
+from cnnkit.nets.build import WEIGHTED
+from cnnkit.nets.layer_modules import LocallyConnected2d
 
 log = logging.getLogger("cnnkit")
 
@@ -209,12 +211,17 @@ def multiplications(module: nn.Module, inputs: Tensor) -> int:
     """Count the multiplications of convolutions and dense layers in a forward pass, as cnn-dims does."""
     counted = 0
 
-    def count(layer: nn.Module, _given: object, made: Tensor) -> None:
+    def count(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
         nonlocal counted
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        counted += made.numel() * layer.weight[0].numel()
+        assert isinstance(layer, WEIGHTED)
+        if isinstance(layer, LocallyConnected2d):  # each weight is used once
+            counted += len(made) * layer.weight.numel()
+        elif isinstance(layer, nn.ConvTranspose2d):
+            counted += given[0].numel() * layer.weight[0].numel()
+        else:
+            counted += made.numel() * layer.weight[0].numel()
 
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    layers = [layer for layer in module.modules() if isinstance(layer, WEIGHTED)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     training = module.training
     try:

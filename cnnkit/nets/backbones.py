@@ -226,7 +226,8 @@ def skeleton(backbone: Backbone, *, size: int, grey: bool = False, most: int = b
     if backbone.notation is not None:
         channels = 1 if grey else 3
         layers = notation.parse(backbone.notation)
-        ends = [place for place, item in enumerate(layers, start=1) if item.name == backbone.layer]
+        outer = backbone.layer.partition(".")[0]
+        ends = [place for place, item in enumerate(layers, start=1) if item.name == outer]
         chain = build.build(
             layers[: ends[0]] if ends else layers, channels=channels, height=size, width=size, most=most
         )

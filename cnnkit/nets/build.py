@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from cnnkit.choices import Initializer
 from cnnkit.errors import UsageError
 from cnnkit.nets import dims
-from cnnkit.nets.dims import windows
+from cnnkit.nets.dims import Volume, windows
+from cnnkit.nets.layer_modules import (
+    CroppedConvTranspose2d,
+    LocallyConnected2d,
+    LocalResponseNorm,
+    PositionBiasConv2d,
+)
 from cnnkit.nets.notation import Activation, Layer, LayerKind, Padding
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -79,16 +85,8 @@ class Network(nn.Sequential):
         self.ends: dict[str, int] = {}
 
     def stages(self) -> list[nn.Module]:
-        """Return the modules in the order in which `forward` calls them.
-
-        In training, max pooling precedes the ReLU before it: the same values and gradients, with fewer pixels for the ReLU.
-        """
-        modules = list(self)
-        if self.training:
-            for index, (first, second) in enumerate(pairwise(self)):
-                if type(first) is nn.ReLU and type(second) is nn.MaxPool2d:
-                    modules[index], modules[index + 1] = second, first
-        return modules
+        """Return the modules in the order in which `forward` calls them."""
+        return _in_order(list(self), training=self.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Pass a batch through all layers, (N, ...) -> (N, ...)."""
@@ -99,17 +97,110 @@ class Network(nn.Sequential):
     def upto(self, layer: str) -> "Network":
         """Return the part of the chain that ends with a layer; it shares the modules.
 
+        Of a block with the layer inside, as for residual1.conv2, only the branch up to the layer remains.
+
         Raises:
             UsageError: There is no such layer.
         """
-        if layer not in self.ends:
+        if layer in self.ends:
+            return self._first(self.ends[layer] + 1)
+        outer, _, inner = layer.partition(".")
+        block = dict(self.named_children()).get(outer)
+        if not inner or not isinstance(block, Block | Network):
             raise UsageError(f'no layer "{layer}"; this network has {", ".join(self.ends)}')
-        part = Network()
-        for index, (name, module) in enumerate(self.named_children()):
-            if index <= self.ends[layer]:
-                part.add_module(name, module)
-        part.ends = {name: end for name, end in self.ends.items() if end <= self.ends[layer]}
+        part = self._first([name for name, _ in self.named_children()].index(outer))
+        part.add_module(outer, block.upto(inner))
+        part.ends[layer] = len(part) - 1
         return part
+
+    def _first(self, count: int) -> "Network":
+        """Return the first modules as a chain."""
+        part = Network()
+        for name, module in list(self.named_children())[:count]:
+            part.add_module(name, module)
+        part.ends = {name: end for name, end in self.ends.items() if end < count}
+        return part
+
+
+class Block(nn.Module):
+    """A layer with branches, which are its children one after another.
+
+    Attributes:
+        branches: The names of the modules of each branch.
+        ends: As that of `Network`, for each branch.
+    """
+
+    def __init__(self, branches: Sequence[Network]) -> None:
+        super().__init__()
+        # Names: modules that are replaced later, as by synchronized batch norms, are found by them
+        self.branches = tuple(tuple(name for name, _ in chain.named_children()) for chain in branches)
+        self.ends = tuple(chain.ends for chain in branches)
+        for chain in branches:
+            for name, module in chain.named_children():
+                self.add_module(name, module)
+
+    def chains(self) -> list[Network]:
+        """Return the branches as chains, which share the modules."""
+        made = []
+        for names, ends in zip(self.branches, self.ends, strict=True):
+            chain = Network()
+            for name in names:
+                chain.add_module(name, self.get_submodule(name))
+            chain.ends = dict(ends)
+            made.append(chain)
+        return made
+
+    def upto(self, layer: str) -> Network:
+        """Return the part of a branch that ends with a layer, as `Network.upto`.
+
+        Raises:
+            UsageError: There is no such layer.
+        """
+        for chain in self.chains():
+            if layer.partition(".")[0] in chain.ends:
+                return chain.upto(layer)
+        known = ", ".join(name for ends in self.ends for name in ends)
+        raise UsageError(f'no layer "{layer}" there; the layers in these branches are {known}')
+
+    def outputs(self, input: Tensor) -> list[Tensor]:
+        """Compute the output of every branch."""
+        made = []
+        for names in self.branches:
+            output = input
+            for module in _in_order([self.get_submodule(name) for name in names], training=self.training):
+                output = module(output)
+            made.append(output)
+        return made
+
+
+class Residual(Block):
+    """The sum of the outputs of two branches, or of one branch and the input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Add, (N, ...) -> (N, ...)."""
+        first, *others = self.outputs(input)
+        return first + (others[0] if others else input)
+
+
+class Concat(Block):
+    """The outputs of all branches, joined along the channels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Concatenate, (N, C, ...) -> (N, sum of the branches' channels, ...)."""
+        return torch.cat(self.outputs(input), 1)
+
+
+def _in_order(modules: list[nn.Module], *, training: bool) -> list[nn.Module]:
+    """Return modules in the order in which they are called.
+
+    In training, max pooling precedes the ReLU before it: the same values and gradients, with fewer pixels for the ReLU.
+    """
+    if training:
+        modules = list(modules)
+        for index, (first, second) in enumerate(list(pairwise(modules))):
+            if type(first) is nn.ReLU and type(second) is nn.MaxPool2d:
+                modules[index], modules[index + 1] = second, first
+    return modules
 
 
 def stages(module: nn.Module) -> list[nn.Module]:
@@ -156,16 +247,34 @@ def build(
         params += row.params
         if params > most:
             raise UsageError(f"with {row.layer} the network has {params:,} parameters, more than {most:,}")
-    network = Network()
     with torch.random.fork_rng(devices=[]):  # torch's layers draw weights from the global generator
-        for layer, taken, _ in dims.walk(layers, given):
-            modules = _modules(layer, channels=taken.channels, spatial=taken.size is not None)
-            if layer.activation is not None:
-                modules.append((layer.activation if modules else "", _activation(layer.activation)))
-            for suffix, module in modules:
-                network.add_module(f"{layer.name}_{suffix}" if suffix else layer.name, module)
-            network.ends[layer.name] = len(network) - 1
+        return _chain(layers, given)
+
+
+def _chain(layers: Sequence[Layer], given: Volume) -> Network:
+    """Build a chain of layers that fit; modules in a block are named within it."""
+    network = Network()
+    for layer, taken, made in dims.walk(layers, given):
+        name = layer.name.rpartition(".")[2]
+        modules = [("", _block(layer, taken))] if layer.branches else _modules(layer, taken, made)
+        if layer.activation is not None:
+            modules.append((layer.activation if modules else "", _activation(layer.activation)))
+        for suffix, module in modules:
+            network.add_module(f"{name}_{suffix}" if suffix else name, module)
+        network.ends[name] = len(network) - 1
     return network
+
+
+def _block(layer: Layer, given: Volume) -> nn.Module:
+    """Build a layer with branches."""
+    branches = [_chain(branch, given) for branch in layer.branches]
+    if layer.kind is LayerKind.concat:
+        return Concat(branches)
+    if len(branches) == 1:
+        *_, (_, _, made) = dims.walk(layer.branches[0], given)
+        shortcut = dims.projection(layer, given, made)
+        branches += [_chain(shortcut, given)] if shortcut else []
+    return Residual(branches)
 
 
 def _activation(activation: Activation) -> nn.Module:
@@ -174,22 +283,16 @@ def _activation(activation: Activation) -> nn.Module:
     return _ACTIVATIONS[activation]()
 
 
-def _modules(layer: Layer, *, channels: int, spatial: bool) -> list[tuple[str, nn.Module]]:
+def _modules(layer: Layer, given: Volume, made: Volume) -> list[tuple[str, nn.Module]]:
     """Return the modules of one layer, each with the suffix of its name; the one with the weights has none."""
     match layer.kind:
         case LayerKind.conv:
             pad, padding = _padding(layer)
-            conv = nn.Conv2d(
-                channels,
-                layer.filters or 0,
-                layer.kernel,
-                layer.stride,
-                padding=padding,
-                dilation=layer.dilation,
-                groups=layer.groups,
-                bias=layer.bias,
-            )
-            return [*pad, ("", conv)]
+            return [*pad, ("", _convolution(layer, given, made, padding))]
+        case LayerKind.deconv:
+            return [("", _transposed(layer, given))]
+        case LayerKind.local:
+            return [("", _local(layer, given, made))]
         case LayerKind.pool:
             pad, padding = _padding(layer, value=float("-inf"))
             return [*pad, ("", nn.MaxPool2d(layer.kernel, layer.stride, padding=padding))]
@@ -204,13 +307,86 @@ def _modules(layer: Layer, *, channels: int, spatial: bool) -> list[tuple[str, n
         case LayerKind.flatten:
             return [("", nn.Flatten())]
         case LayerKind.dense:
-            return [("", nn.Linear(channels, layer.filters or 0, bias=layer.bias))]
+            return [("", nn.Linear(given.channels, layer.filters or 0, bias=layer.bias))]
         case LayerKind.bn:
-            return [("", nn.BatchNorm2d(channels) if spatial else nn.BatchNorm1d(channels))]
+            norm = nn.BatchNorm1d if given.size is None else nn.BatchNorm2d
+            return [("", norm(given.channels))]
+        case LayerKind.lrn:
+            return [("", LocalResponseNorm(layer.channels))]
         case LayerKind.dropout:
             return [("", nn.Dropout(layer.rate))]
+        case LayerKind.residual | LayerKind.concat:
+            raise AssertionError("a layer with branches is built by _block")
         case LayerKind.activation:
             return []
+
+
+def _convolution(layer: Layer, given: Volume, made: Volume, padding: tuple[int, int]) -> nn.Conv2d:
+    if layer.position_bias:
+        assert made.size is not None
+        return PositionBiasConv2d(
+            given.channels,
+            layer.filters or 0,
+            layer.kernel,
+            layer.stride,
+            padding=padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
+            size=made.size,
+        )
+    return nn.Conv2d(
+        given.channels,
+        layer.filters or 0,
+        layer.kernel,
+        layer.stride,
+        padding=padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+        bias=layer.bias,
+    )
+
+
+def _transposed(layer: Layer, given: Volume) -> nn.ConvTranspose2d:
+    """Build a transposed convolution; `same` crops as much as the padding of the convolution in the other direction."""
+    beyond = [window.span - window.stride for window in windows(layer)]
+    if layer.padding is Padding.same:
+        padding = (max(beyond[0], 0) // 2, max(beyond[1], 0) // 2)
+        missing = (max(-beyond[0], 0), max(-beyond[1], 0))
+        crop = (max(beyond[0], 0) % 2, max(beyond[1], 0) % 2)
+    else:
+        padding, missing, crop = _padding(layer)[1], (0, 0), (0, 0)
+    if crop == (0, 0):
+        return nn.ConvTranspose2d(
+            given.channels,
+            layer.filters or 0,
+            layer.kernel,
+            layer.stride,
+            padding=padding,
+            output_padding=missing,
+            groups=layer.groups,
+            bias=layer.bias,
+            dilation=layer.dilation,
+        )
+    return CroppedConvTranspose2d(
+        given.channels,
+        layer.filters or 0,
+        layer.kernel,
+        layer.stride,
+        padding=padding,
+        output_padding=missing,
+        groups=layer.groups,
+        bias=layer.bias,
+        dilation=layer.dilation,
+        crop=crop,
+    )
+
+
+def _local(layer: Layer, given: Volume, made: Volume) -> LocallyConnected2d:
+    assert given.size is not None
+    assert made.size is not None
+    return LocallyConnected2d(
+        given.channels, layer.filters or 0, windows(layer), given=given.size, made=made.size, bias=layer.bias
+    )
 
 
 def _padding(layer: Layer, *, value: float = 0.0) -> tuple[list[tuple[str, nn.Module]], tuple[int, int]]:
@@ -225,23 +401,29 @@ def _padding(layer: Layer, *, value: float = 0.0) -> tuple[list[tuple[str, nn.Mo
     return [("pad", SamePad(layer, value=value))], (0, 0)
 
 
+#: Modules that multiply their input by weights, which initial values and penalties are for.
+WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, LocallyConnected2d)
+
+
 def initialise(module: nn.Module, initializer: Initializer, *, generator: torch.Generator) -> None:
     """Initialize the weights of every convolution and dense layer, in place, from one generator."""
     for layer in module.modules():
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
+        if not isinstance(layer, WEIGHTED):
             continue
-        match initializer:
-            case Initializer.GLOROT:
-                nn.init.xavier_uniform_(layer.weight, generator=generator)
-            case Initializer.HE:
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            case Initializer.NORMAL:
-                nn.init.normal_(layer.weight, std=0.05, generator=generator)
-            case Initializer.UNIFORM:
-                nn.init.uniform_(layer.weight, -0.05, 0.05, generator=generator)
-            case Initializer.ORTHOGONAL:
-                nn.init.orthogonal_(layer.weight, generator=generator)
-            case Initializer.ZEROS:
-                nn.init.zeros_(layer.weight)
+        # Unshared weights: at every position as those of a convolution
+        for weight in layer.positions() if isinstance(layer, LocallyConnected2d) else [layer.weight]:
+            match initializer:
+                case Initializer.GLOROT:
+                    nn.init.xavier_uniform_(weight, generator=generator)
+                case Initializer.HE:
+                    nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+                case Initializer.NORMAL:
+                    nn.init.normal_(weight, std=0.05, generator=generator)
+                case Initializer.UNIFORM:
+                    nn.init.uniform_(weight, -0.05, 0.05, generator=generator)
+                case Initializer.ORTHOGONAL:
+                    nn.init.orthogonal_(weight, generator=generator)
+                case Initializer.ZEROS:
+                    nn.init.zeros_(weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -17,13 +17,14 @@ from cnnkit.errors import UsageError
 from cnnkit.nets import build, subgraph
 from cnnkit.nets.classifier import Pooling
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
+from cnnkit.nets.layer_modules import LocalResponseNorm
 
 _STRIDING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 #: Modules that treat every position alike, or all positions together.
 _INDIFFERENT_MODULES = (
     *(getattr(nn, name) for name in nn.modules.activation.__all__ if name != "MultiheadAttention"),
     *(nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.Linear),
-    *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, build.GlobalPool, Pooling),
+    *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, build.GlobalPool, Pooling, nn.LocalResponseNorm, LocalResponseNorm),
 )
 _INDIFFERENT_OF_TORCHVISION = ("Permute", "StochasticDepth", "SqueezeExcitation")
 _INDIFFERENT_FUNCTIONS = frozenset(

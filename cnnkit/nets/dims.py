@@ -1,6 +1,6 @@
 """The dimensions of a chain of layers: shapes, parameters, operations, memory and receptive fields, by the arithmetic of windows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import prod
@@ -34,6 +34,16 @@ class Window:
             # Not -(-size // stride): ONNX rounds negative numbers differently
             return (size + self.stride - 1) // self.stride
         return (size + sum(self.pads(size)) - self.span) // self.stride + 1
+
+    def enlarged(self, size: int) -> int:
+        """Compute the size of the output of a transposed convolution with these windows.
+
+        Source: size * stride for `same` (Keras); (size - 1) * stride - 2 * padding + span for a number (torch.nn.ConvTranspose2d), with 0
+            for `valid`.
+        """
+        if self.padding is Padding.same:
+            return size * self.stride
+        return (size - 1) * self.stride - sum(self.pads(size)) + self.span
 
     def pads(self, size: int) -> tuple[int, int]:
         """Compute the pixels of padding before and after; of an odd number, the extra pixel goes after, as in Keras."""
@@ -105,6 +115,18 @@ def unread(windows: Windows, size: tuple[int, int], made: tuple[int, int]) -> in
     """
     (height, width), (down, across) = size, windows
     return height * width - (height - down.unread(height, made[0])) * (width - across.unread(width, made[1]))
+
+
+#: Kinds of layers that slide windows over a map.
+SLIDING = (LayerKind.conv, LayerKind.local, LayerKind.pool, LayerKind.avgpool)
+
+
+def largest(sides: Sequence[Sides]) -> Sides:
+    """Return the maximum along each side, as where branches meet; None if one of them is unknown."""
+    known = [side for side in sides if side is not None]
+    if len(known) < len(sides):
+        return None
+    return max(height for height, _ in known), max(width for _, width in known)
 
 
 class Dtype(StrEnum):
@@ -211,7 +233,7 @@ def measure(
 
 def measure_from(given: Volume, layers: Sequence[Layer], *, bytes_per_value: int = 4) -> tuple[DimsRow, ...]:
     """Measure a chain with a given input; `bytes_per_value` is for one value in all images of the batch."""
-    return tuple(_row(*step, bytes_per_value) for step in walk(layers, given))
+    return tuple(_row(step, bytes_per_value) for step in steps(layers, given))
 
 
 def total(rows: Sequence[DimsRow]) -> DimsRow:
@@ -263,11 +285,128 @@ def after(row: DimsRow) -> Volume:
 
 
 def walk(layers: Sequence[Layer], given: Volume) -> Iterator[tuple[Layer, Volume, Volume]]:
-    """Yield each layer of a chain with its input and its output."""
+    """Yield each layer of a chain with its input and its output; a layer with branches is one of them, those inside are not."""
     for layer in layers:
-        made = _made(layer, given)
-        yield layer, given, made
+        *_, last = steps((layer,), given)
+        yield layer, given, last.made
+        given = last.made
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A layer with its inputs, one except where branches meet, and its output."""
+
+    layer: Layer
+    inputs: tuple[Volume, ...]
+    made: Volume
+
+    @property
+    def given(self) -> Volume:
+        """The first input."""
+        return self.inputs[0]
+
+
+def steps(layers: Sequence[Layer], given: Volume) -> Iterator[Step]:
+    """Yield each layer of a chain, and before a layer with branches those inside it, its projection included."""
+    for layer in layers:
+        inputs: tuple[Volume, ...] = (given,)
+        if layer.branches:
+            inputs = yield from _branches(layer, given)
+        made = _joined(layer, inputs) if layer.branches else _made(layer, given)
+        yield Step(layer, inputs, made)
         given = made
+
+
+def _branches(layer: Layer, given: Volume) -> Generator[Step, None, tuple[Volume, ...]]:
+    """Yield the layers in the branches of a layer; return the outputs of its branches."""
+    outputs = []
+    for branch in layer.branches:
+        last = given
+        for step in steps(branch, given):
+            yield step
+            last = step.made
+        outputs.append(last)
+    if layer.kind is LayerKind.residual and len(outputs) == 1:
+        last = given
+        for step in steps(projection(layer, given, outputs[0]), given):
+            yield step
+            last = step.made
+        outputs.append(last)
+    return tuple(outputs)
+
+
+def projection(layer: Layer, given: Volume, made: Volume) -> tuple[Layer, ...]:
+    """Return the layers on the shortcut of a residual without a branch for it: none where both shapes agree.
+
+    Where they differ, a convolution of 1 x 1 with the stride of the branch, or a dense layer for vectors; and a batch norm, if the
+    branch ends in one.
+
+    Args:
+        layer: The residual.
+        given: Its input.
+        made: The output of its branch.
+
+    Raises:
+        UsageError: No such convolution has the shape of the branch.
+
+    Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, equation 2 and option B.
+    """
+    if (given.size, given.channels) == (made.size, made.channels):
+        return ()
+    written = f"{_shown(given)} into {_shown(made)}"
+    remedy = 'give the shortcut after "|", as in residual( ... | conv 64 k1 s2)'
+    if (given.size is None) != (made.size is None):
+        raise UsageError(f"{_named(layer)}: its layers turn {written}, which cannot be added to the input; {remedy}")
+    ends_in_norm = layer.branches[0][-1].kind is LayerKind.bn
+    bias = "" if not ends_in_norm else " nobias"
+    words = f"dense {made.channels}{bias}"
+    stride = (1, 1)
+    if given.size and made.size:
+        stride = _stride_between(given, made)
+        words = f"conv {made.channels} k1 s{shown(stride)}{bias}"
+        size = tuple(Window(1, step).count(side) for side, step in zip(given.size, stride, strict=True))
+        if size != made.size:
+            raise UsageError(
+                f"{_named(layer)}: its layers turn {written}, but the shortcut, {words}, makes "
+                f"{'x'.join(map(str, (*size, made.channels)))}; give its layers padding same, or {remedy}"
+            )
+    name = f"{layer.name}.projection"
+    kind = LayerKind.conv if given.size else LayerKind.dense
+    made_of = Layer(kind=kind, name=name, text=words, filters=made.channels, stride=stride, bias=not ends_in_norm)
+    norm = Layer(kind=LayerKind.bn, name=f"{name}_bn", text="bn")
+    return (made_of, norm) if ends_in_norm else (made_of,)
+
+
+def _stride_between(given: Volume, made: Volume) -> tuple[int, int]:
+    """Return the stride of the layers from one map to another: by their strides, or by their sizes where those are unknown."""
+    assert given.size is not None
+    assert made.size is not None
+    pairs = zip(given.size, made.size, strict=True)
+    if given.step is not None and made.step is not None:
+        pairs = zip(made.step, given.step, strict=True)
+    down, across = (max(before // after, 1) for before, after in pairs)
+    return down, across
+
+
+def _joined(layer: Layer, inputs: Sequence[Volume]) -> Volume:
+    """Compute the sum or the concatenation of the outputs of branches; the largest receptive field and stride hold."""
+    first = inputs[0]
+    concat = layer.kind is LayerKind.concat
+    if len({each.size if concat else (each.size, each.channels) for each in inputs}) > 1:
+        shapes = " and ".join(dict.fromkeys(_shown(each) for each in inputs))
+        wanted = "height and width of all branches must agree" if concat else "both summands must have one shape"
+        raise UsageError(
+            f"{_named(layer)}: its branches return {shapes}, and {wanted}; give their windows padding same, and the same strides"
+            f"{'' if concat else ' and filters'}"
+        )
+    channels = sum(each.channels for each in inputs) if concat else first.channels
+    field = largest([each.field for each in inputs])
+    return Volume(first.size, channels, field, largest([each.step for each in inputs]), first.image)
+
+
+def _shown(volume: Volume) -> str:
+    """Return a shape for a message."""
+    return "x".join(map(str, (*volume.size, volume.channels))) if volume.size else f"a vector of {volume.channels}"
 
 
 def shown(sides: Sides) -> int | str | None:
@@ -293,7 +432,8 @@ def _sides(value: int | str | None) -> Sides:
     return int(height), int(width or height)
 
 
-def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> DimsRow:
+def _row(step: Step, bytes_per_value: int) -> DimsRow:
+    layer, made = step.layer, step.made
     height, width = made.size or (None, None)
     return DimsRow(
         layer=layer.name,
@@ -301,12 +441,12 @@ def _row(layer: Layer, given: Volume, made: Volume, bytes_per_value: int) -> Dim
         height=height,
         width=width,
         channels=made.channels,
-        params=_params(layer, given),
-        macs=_macs(layer, given, made),
+        params=_params(layer, step.given, made),
+        macs=_macs(layer, step.given, made),
         receptive_field=shown(made.field),
         stride=shown(made.step),
         activation_bytes=prod(made.size or (1, 1)) * made.channels * bytes_per_value,
-        dropped=_dropped(layer, given, made),
+        dropped=_dropped(layer, step.given, made),
         image=shown(made.image),
         kernel=shown(layer.kernel) if _slides(layer) else None,
         pad=_pad(layer, given),
@@ -331,8 +471,15 @@ def _pad(layer: Layer, given: Volume) -> int | str | None:
 def _made(layer: Layer, given: Volume) -> Volume:
     """Compute the output of a layer."""
     match layer.kind:
-        case LayerKind.conv | LayerKind.pool | LayerKind.avgpool:
+        case LayerKind.conv | LayerKind.local | LayerKind.pool | LayerKind.avgpool:
             return _slid(layer, given)
+        case LayerKind.deconv:
+            return _transposed(layer, given)
+        case LayerKind.lrn:
+            _map(layer, given)
+            return given
+        case LayerKind.residual | LayerKind.concat:
+            raise AssertionError("a layer with branches has several inputs")
         case LayerKind.pad:
             height, width = _map(layer, given)
             both = 2 * int(layer.padding)
@@ -357,16 +504,36 @@ def _made(layer: Layer, given: Volume) -> Volume:
 def _slid(layer: Layer, given: Volume) -> Volume:
     """Slide a window over a map."""
     size = _map(layer, given)
-    if layer.kind is LayerKind.conv:
-        for what, count in (("input channels", given.channels), ("filters", layer.filters or 0)):
-            if count % layer.groups:
-                raise UsageError(f"{_named(layer)}: {count} {what} are not divisible by {layer.groups} groups")
+    _check_groups(layer, given)
     down, across = windows(layer)
     _check(layer, "height", size[0], down)
     _check(layer, "width", size[1], across)
     field, step = given.through((down, across))
     made = (down.count(size[0]), across.count(size[1]))
     return Volume(made, given.channels if layer.filters is None else layer.filters, field, step, given.image)
+
+
+def _check_groups(layer: Layer, given: Volume) -> None:
+    if layer.filters is None:
+        return
+    for what, count in (("input channels", given.channels), ("filters", layer.filters)):
+        if count % layer.groups:
+            raise UsageError(f"{_named(layer)}: {count} {what} are not divisible by {layer.groups} groups")
+
+
+def _transposed(layer: Layer, given: Volume) -> Volume:
+    """Enlarge a map. Receptive field and stride are unknown afterwards, except with stride 1, which is a convolution."""
+    size = _map(layer, given)
+    _check_groups(layer, given)
+    both = windows(layer)
+    made = tuple(window.enlarged(side) for side, window in zip(size, both, strict=True))
+    for side, before, after in zip(("height", "width"), size, made, strict=True):
+        if after < 1:
+            raise UsageError(
+                f"{_named(layer)}: padding {layer.padding} leaves nothing of its input's {side} {before}; give less padding"
+            )
+    field, step = given.through(both) if layer.stride == (1, 1) else (None, None)
+    return Volume((made[0], made[1]), layer.filters or 0, field, step, given.image)
 
 
 def _check(layer: Layer, side: str, size: int, window: Window) -> None:
@@ -378,7 +545,7 @@ def _check(layer: Layer, side: str, size: int, window: Window) -> None:
             size + 2 * window.padding,
             f" with padding {window.padding} ({size + 2 * window.padding} in all)",
         )
-        if layer.kind is not LayerKind.conv and window.padding > window.kernel // 2:
+        if layer.kind in (LayerKind.pool, LayerKind.avgpool) and window.padding > window.kernel // 2:
             most = window.kernel // 2
             raise UsageError(
                 f"{_named(layer)}: padding {window.padding} is more than half the window {window.kernel}; give {most} or less"
@@ -402,15 +569,18 @@ def _map(layer: Layer, given: Volume) -> tuple[int, int]:
 
 
 def _named(layer: Layer) -> str:
-    return f'{layer.name} ("{layer.text}")'
+    return layer.name if layer.branches else f'{layer.name} ("{layer.text}")'
 
 
-def _params(layer: Layer, given: Volume) -> int:
+def _params(layer: Layer, given: Volume, made: Volume) -> int:
     filters = layer.filters or 0
+    positions = prod(made.size or (1, 1))
     match layer.kind:
-        case LayerKind.conv:
-            height, width = layer.kernel
-            return filters * height * width * (given.channels // layer.groups) + filters * layer.bias
+        case LayerKind.conv | LayerKind.deconv:
+            weights = filters * prod(layer.kernel) * (given.channels // layer.groups)
+            return weights + filters * layer.bias * (positions if layer.position_bias else 1)
+        case LayerKind.local:
+            return positions * (filters * prod(layer.kernel) * given.channels + filters * layer.bias)
         case LayerKind.dense:
             return filters * given.channels + filters * layer.bias
         case LayerKind.bn:
@@ -421,18 +591,19 @@ def _params(layer: Layer, given: Volume) -> int:
 
 def _macs(layer: Layer, given: Volume, made: Volume) -> int:
     """Count one multiply-accumulate for each application of each weight."""
-    weights = _params(replace(layer, bias=False), given)
+    weights = _params(replace(layer, bias=False), given, made)
     match layer.kind:
         case LayerKind.conv:
-            height, width = made.size or (0, 0)
-            return height * width * weights
-        case LayerKind.dense:
+            return prod(made.size or (0, 0)) * weights
+        case LayerKind.deconv:  # each weight is multiplied by every value of its input channel
+            return prod(given.size or (0, 0)) * weights
+        case LayerKind.local | LayerKind.dense:
             return weights
         case _:
             return 0
 
 
 def _dropped(layer: Layer, given: Volume, made: Volume) -> int:
-    if given.size is None or made.size is None or layer.kind not in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool):
+    if given.size is None or made.size is None or layer.kind not in SLIDING:
         return 0
     return unread(windows(layer), given.size, made.size)

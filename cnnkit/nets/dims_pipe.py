@@ -13,7 +13,7 @@ from typing import Any
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import tsv
 from cnnkit.nets import dims, input_sizes, notation, symbolic_dims
-from cnnkit.nets.dims import DimsRow, Volume, Window, measure_from, walk, windows
+from cnnkit.nets.dims import SLIDING, DimsRow, Step, Volume, Window, measure_from, steps, windows
 from cnnkit.nets.input_sizes import InputSizes
 from cnnkit.nets.notation import Layer, LayerKind, Padding
 from cnnkit.nets.symbolic_dims import SymbolicRow
@@ -35,9 +35,10 @@ def explain(given: Volume, layers: Sequence[Layer], *, batch: int = 1, bytes_per
         UsageError: A layer does not fit its input.
     """
     rows = measure_from(given, layers, bytes_per_value=batch * bytes_per_value)
-    for (layer, before, _), row in zip(walk(layers, given), rows, strict=True):
-        yield f"{layer.name}: {layer.text}, input {_product(_shape_formula(before), sign='x')}"
-        for name, expression, value in _lines(layer, before, row, batch, bytes_per_value):
+    for step, row in zip(steps(layers, given), rows, strict=True):
+        yield _heading(step)
+        written = _joined_lines if step.layer.branches else _lines
+        for name, expression, value in written(step, row, batch, bytes_per_value):
             yield _written(name, expression, value)
     if len(rows) > 1:
         yield "total"
@@ -50,11 +51,45 @@ def _written(name: str, expression: str, value: int | str | None) -> str:
     return f"  {name} = {value}" if expression in ("", str(value)) else f"  {name} = {expression} = {value}"
 
 
+def _heading(step: Step) -> str:
+    """Return the line above a layer's numbers: its text and its input, or the outputs of its branches."""
+    shapes = [_product(_shape_formula(each), sign="x") for each in step.inputs]
+    match step.layer.kind:
+        case LayerKind.residual:
+            return f"{step.layer.name}: sum of {' and '.join(shapes)}"
+        case LayerKind.concat:
+            return f"{step.layer.name}: concatenation of {', '.join(shapes)}"
+        case _:
+            return f"{step.layer.name}: {step.layer.text}, input {shapes[0]}"
+
+
 _Line = tuple[str, str, int | str | None]
 
 
-def _lines(layer: Layer, before: Volume, row: DimsRow, batch: int, bytes_per_value: int) -> Iterator[_Line]:
+def _joined_lines(step: Step, row: DimsRow, batch: int, bytes_per_value: int) -> Iterator[_Line]:
+    """Yield name, expression and value of every number of a layer with branches: the largest field and stride hold."""
+    if row.height and row.width:
+        yield "height", "", row.height
+        yield "width", "", row.width
+    channels = " + ".join(str(each.channels) for each in step.inputs)
+    yield "channels", channels if step.layer.kind is LayerKind.concat else "", row.channels
+    yield "params", "", row.params
+    yield "macs", "", row.macs
+    fields, strides = [each.field for each in step.inputs], [each.step for each in step.inputs]
+    for name, sides, value in (("receptive_field", fields, row.receptive_field), ("stride", strides, row.stride)):
+        known = [side for side in sides if side is not None]
+        if value is not None:
+            yield from _both(name, [_maximum(side) for side in zip(*known, strict=True)], value)
+    yield "activation_bytes", _product([batch, *row.shape, bytes_per_value]), row.activation_bytes
+
+
+def _maximum(values: Sequence[int]) -> str:
+    return f"max({', '.join(map(str, values))})" if len(set(values)) > 1 else str(values[0])
+
+
+def _lines(step: Step, row: DimsRow, batch: int, bytes_per_value: int) -> Iterator[_Line]:
     """Yield name, expression and value of every number of a row, in the table's order."""
+    layer, before = step.layer, step.given
     if before.size and row.height and row.width:
         for name, size, window, value in zip(
             ("height", "width"), before.size, windows(layer), (row.height, row.width), strict=True
@@ -63,12 +98,12 @@ def _lines(layer: Layer, before: Volume, row: DimsRow, batch: int, bytes_per_val
                 yield "span", f"{window.dilation}*({window.kernel} - 1) + 1", window.span
             yield name, _side(layer, size, window), value
     yield "channels", _product(_shape_formula(before)) if layer.kind is LayerKind.flatten else "", row.channels
-    yield "params", _params_formula(layer, before), row.params
+    yield "params", _params_formula(layer, before, row), row.params
     yield "macs", _macs_formula(layer, before, row), row.macs
     yield from _receptive_field_formula(layer, before, row)
     yield from _stride_formula(layer, before, row)
     yield "activation_bytes", _product([batch, *row.shape, bytes_per_value]), row.activation_bytes
-    if layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool) and before.size:
+    if layer.kind in SLIDING and before.size:
         height, width = before.size
         down, across = (window.unread(size) for window, size in zip(windows(layer), before.size, strict=True))
         expression = f"{height}*{width} - ({height} - {down})*({width} - {across})"
@@ -87,7 +122,12 @@ def _side(layer: Layer, size: int, window: Window) -> str:
     """Return the formula of one side of the output."""
     if layer.kind is LayerKind.pad:
         return f"{size} + 2*{layer.padding}"
-    if layer.kind not in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool):
+    if layer.kind is LayerKind.deconv:
+        if layer.padding is Padding.same:
+            return f"{size}*{window.stride}"
+        cropped = "" if layer.padding is Padding.valid else f" - 2*{layer.padding}"
+        return f"({size} - 1)*{window.stride} + {window.span}{cropped}"
+    if layer.kind not in SLIDING:
         return str(size)
     match layer.padding:
         case Padding.same:
@@ -98,14 +138,24 @@ def _side(layer: Layer, size: int, window: Window) -> str:
             return f"floor(({size} + 2*{pixels} - {window.span}) / {window.stride}) + 1"
 
 
-def _params_formula(layer: Layer, before: Volume) -> str:
-    bias = f" + {layer.filters}" if layer.bias else ""
+def _params_formula(layer: Layer, before: Volume, row: DimsRow) -> str:
+    weights, biases = _weights_formula(layer, before, row), str(layer.filters)
+    if layer.kind is LayerKind.bn or not layer.bias or not weights:
+        return weights
+    if layer.kind is LayerKind.local or layer.position_bias:
+        biases = f"{row.height}*{row.width}*{layer.filters}"
+    return f"{weights} + {biases}"
+
+
+def _weights_formula(layer: Layer, before: Volume, row: DimsRow) -> str:
+    depth = f"({before.channels}/{layer.groups})" if layer.groups > 1 else str(before.channels)
     match layer.kind:
-        case LayerKind.conv:
-            depth = f"({before.channels}/{layer.groups})" if layer.groups > 1 else str(before.channels)
-            return f"{layer.filters}*{_product(layer.kernel)}*{depth}{bias}"
+        case LayerKind.conv | LayerKind.deconv:
+            return f"{layer.filters}*{_product(layer.kernel)}*{depth}"
+        case LayerKind.local:
+            return f"{row.height}*{row.width}*{layer.filters}*{_product(layer.kernel)}*{depth}"
         case LayerKind.dense:
-            return f"{layer.filters}*{before.channels}{bias}"
+            return f"{layer.filters}*{before.channels}"
         case LayerKind.bn:
             return f"2*{before.channels}"
         case _:
@@ -113,11 +163,13 @@ def _params_formula(layer: Layer, before: Volume) -> str:
 
 
 def _macs_formula(layer: Layer, before: Volume, row: DimsRow) -> str:
-    weights = _params_formula(layer, before).partition(" + ")[0]
+    weights = _weights_formula(layer, before, row)
     match layer.kind:
         case LayerKind.conv:
             return f"{row.height}*{row.width}*{weights}"
-        case LayerKind.dense:
+        case LayerKind.deconv:
+            return f"{_product(before.size or ())}*{weights}"
+        case LayerKind.local | LayerKind.dense:
             return weights
         case _:
             return ""
@@ -125,14 +177,14 @@ def _macs_formula(layer: Layer, before: Volume, row: DimsRow) -> str:
 
 def _receptive_field_formula(layer: Layer, before: Volume, row: DimsRow) -> Iterator[_Line]:
     """Yield field + (span - 1) * stride along each side, at most the image; global pooling and flatten span the whole map."""
-    if before.size is None or before.field is None or before.step is None:
+    if before.size is None or before.field is None or before.step is None or row.receptive_field is None:
         yield "receptive_field", "", row.receptive_field
         return
     whole = layer.kind in (LayerKind.gap, LayerKind.gmp, LayerKind.flatten)
     spans = before.size if whole else [window.span for window in windows(layer)]
     sides = []
     for field, span, step, image in zip(before.field, spans, before.step, before.image or (None, None), strict=True):
-        grows = whole or layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool)
+        grows = whole or layer.kind in (*SLIDING, LayerKind.deconv)
         expression = f"{field} + ({span} - 1)*{step}" if grows else str(field)
         beyond = image is not None and grows and field + (span - 1) * step > image
         sides.append(f"min({expression}, {image})" if beyond else expression)
@@ -143,7 +195,7 @@ def _stride_formula(layer: Layer, before: Volume, row: DimsRow) -> Iterator[_Lin
     """Yield the stride before the layer times the layer's own; a vector has none."""
     if before.step is None or row.stride is None:
         return
-    slides = layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool)
+    slides = layer.kind in SLIDING
     sides = [f"{step}*{own}" if slides else str(step) for step, own in zip(before.step, layer.stride, strict=True)]
     yield from _both("stride", sides, row.stride)
 

@@ -111,6 +111,7 @@ _HARMLESS_OF_ML = frozenset(
 _UNCOUNTED = frozenset({"CausalConvWithState", "LinearAttention"})
 _KINDS = {
     "Conv": LayerKind.conv,
+    "ConvTranspose": LayerKind.deconv,
     "MaxPool": LayerKind.pool,
     "AveragePool": LayerKind.avgpool,
     "GlobalAveragePool": LayerKind.gap,
@@ -122,6 +123,7 @@ _KINDS = {
     "Flatten": LayerKind.flatten,
     "Reshape": LayerKind.flatten,
     "Dropout": LayerKind.dropout,
+    "LRN": LayerKind.lrn,
     "Pad": LayerKind.pad,
     **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Clip"), LayerKind.activation),
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Tanh"), LayerKind.activation),

@@ -1,5 +1,6 @@
 """A whole network as one graph, from images to logits, with access to its layers by name."""
 
+import operator
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -397,12 +398,31 @@ def _chained(
 ) -> fx.Node:
     """Append the modules of a network by notation. A layer's name stands for its last module, its activation if it has one."""
     assert isinstance(chain, build.Network)
-    children = list(chain.named_children())
-    aliases.update({f"{prefix}{layer}": f"{prefix}{children[end][0]}" for layer, end in chain.ends.items()})
-    for name, _ in children:
-        given = graph.call_module(f"{below}.{name}", (given,))
-        given.meta = {"path": prefix + name, "layer": prefix + name}
+    modules = [name for name, _ in chain.named_children()]
+    aliases.update({f"{prefix}{layer}": f"{prefix}{modules[end]}" for layer, end in chain.ends.items()})
+    for name, module in chain.named_children():
+        given = _appended(graph, module, given, target=f"{below}.{name}", path=prefix + name, aliases=aliases)
     return given
+
+
+def _appended(
+    graph: fx.Graph, module: nn.Module, given: fx.Node, *, target: str, path: str, aliases: dict[str, str]
+) -> fx.Node:
+    """Append one module; of a block, each of its modules, and the operation that joins its branches."""
+    if isinstance(module, build.Network):  # the rest of a block that the network was cut in
+        return _chained(graph, module, given, below=target, prefix=f"{path}.", aliases=aliases)
+    if isinstance(module, build.Block):
+        outputs = [
+            _chained(graph, chain, given, below=target, prefix=f"{path}.", aliases=aliases) for chain in module.chains()
+        ]
+        if isinstance(module, build.Concat):
+            made = graph.call_function(torch.cat, (outputs, 1))
+        else:
+            made = graph.call_function(operator.add, (outputs[0], outputs[1] if len(outputs) > 1 else given))
+    else:
+        made = graph.call_module(target, (given,))
+    made.meta = {"path": path, "layer": path}
+    return made
 
 
 def of_model(model: torch_model.TorchModel, *, name: str) -> tuple[LayerGraph, tuple[str, ...]]:

@@ -25,6 +25,7 @@ from cnnkit.formats import torch_model
 from cnnkit.formats.header import Header, Preprocess
 from cnnkit.nets import build, catalogue, classifier, freezing, subgraph
 from cnnkit.nets.dims import DimsRow, Sides, Window, Windows, bounded, shown, shown_pads, unread
+from cnnkit.nets.layer_modules import CroppedConvTranspose2d, LocallyConnected2d, LocalResponseNorm
 from cnnkit.nets.module_centres import tensors_in
 from cnnkit.nets.notation import LayerKind
 from cnnkit.nets.receptive_field import ReceptiveField, follow
@@ -254,7 +255,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
         traced = [(tensor, self.fields[tensor]) for tensor in inputs if tensor in self.fields]
         if traced and outputs:
             windows = _windows(operation, args, outputs[0])
-            if windows and outputs[0].ndim == 4:
+            if windows and outputs[0].ndim == 4 and not isinstance(self.running[-1], CroppedConvTranspose2d):
                 (height, width), (rows, columns) = args[0].shape[2:], outputs[0].shape[2:]
                 record.dropped += unread(windows, (height, width), (rows, columns))
             order = _order(operation, args)
@@ -288,6 +289,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
         """Return the receptive field of a module's result; layers on maps with channels last reshape, which loses it."""
         found: ReceptiveField = self.fields.get(result, ReceptiveField())
         before = next((self.fields[tensor] for tensor in tensors_in(inputs) if tensor in self.fields), None)
+        if isinstance(module, LocallyConnected2d) and before is not None:
+            given = next(tensor for tensor in tensors_in(inputs) if tensor in self.fields)
+            found = follow([(tuple(given.shape), before)], tuple(result.shape), windows=module.windows)
+            self.records[module].dropped = unread(module.windows, module.given, module.made)
+            self.fields[result] = found
         if before and before.last and result.ndim == 4 and found.field is None:
             found = before if isinstance(module, nn.Linear) else ReceptiveField(last=True)
             self.fields[result] = found
@@ -435,7 +441,8 @@ def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int, counts: _Count
     for part in watch.ended:
         record, name = watch.records[part], names[part]
         contains = name in around
-        if contains and not (record.params or record.macs):
+        joins = isinstance(part, build.Block)
+        if contains and not (record.params or record.macs or joins):
             continue
         height, width, channels = record.shape
         pads = record.pads or record.padded
@@ -449,7 +456,8 @@ def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int, counts: _Count
             macs=record.macs,
             receptive_field=shown(bounded(record.receptive_field, watch.image)),
             stride=shown(record.step),
-            activation_bytes=0 if contains else record.values * bytes_per_value,  # its output is that of its last part
+            # Of other modules that contain some, the output is that of the last one
+            activation_bytes=0 if contains and not joins else record.values * bytes_per_value,
             dropped=record.dropped,
             image=shown(watch.image),
             kernel=shown(record.kernel),
@@ -466,6 +474,8 @@ def _parents(name: str) -> Iterator[str]:
 
 _KINDS: tuple[tuple[type[nn.Module], LayerKind], ...] = (
     (nn.Conv2d, LayerKind.conv),
+    (nn.ConvTranspose2d, LayerKind.deconv),
+    (LocallyConnected2d, LayerKind.local),
     (nn.MaxPool2d, LayerKind.pool),
     (nn.AvgPool2d, LayerKind.avgpool),
     (nn.Linear, LayerKind.dense),
@@ -475,6 +485,10 @@ _KINDS: tuple[tuple[type[nn.Module], LayerKind], ...] = (
     (nn.Flatten, LayerKind.flatten),
     (nn.ZeroPad2d, LayerKind.pad),
     (build.SamePad, LayerKind.pad),
+    (LocalResponseNorm, LayerKind.lrn),
+    (nn.LocalResponseNorm, LayerKind.lrn),
+    (build.Residual, LayerKind.residual),
+    (build.Concat, LayerKind.concat),
 )
 
 

@@ -9,6 +9,9 @@ from cnnkit.nets.notation import Activation, Layer, LayerKind
 
 log = logging.getLogger("cnnkit")
 
+#: Layers that return vectors.
+_TO_VECTORS = (LayerKind.dense, LayerKind.flatten, LayerKind.gap, LayerKind.gmp)
+
 
 def checked_head(head: str) -> str:
     """Return the notation of a head without `@file`, since the model's header must not depend on other files.
@@ -86,6 +89,6 @@ def _joined(layers: tuple[Layer, ...], *, spatial: bool) -> str:
     for layer in layers:
         if spatial and layer.kind is LayerKind.dense:
             written.append("flatten")
-        spatial = spatial and layer.kind not in (LayerKind.dense, LayerKind.flatten, LayerKind.gap, LayerKind.gmp)
+        spatial = spatial and not any(inner.kind in _TO_VECTORS for inner in notation.every((layer,)))
         written.append(layer.text)
     return ", ".join(written)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnkit.nets.dims import Sides, Windows, receptive_field, whole_map
+from cnnkit.nets.dims import Sides, Windows, largest, receptive_field, whole_map
 
 Shape = tuple[int, ...]
 
@@ -66,7 +66,7 @@ def follow(
         return ReceptiveField()
     # A smaller map that is broadcast over another one, as in squeeze-and-excitation, does not set the stride of the result
     stepping = [other.step for other_shape, other in inputs if not _is_broadcast(other_shape, other, shape, found)]
-    merged = ReceptiveField(_largest([other.field for _, other in inputs]), _largest(stepping), found.last)
+    merged = ReceptiveField(largest([other.field for _, other in inputs]), largest(stepping), found.last)
     if len(shape) == len(made) == 2:
         return merged
     if len(shape) == 4 and len(made) == 2 and math.prod(shape) == math.prod(made) and shape[0] == made[0]:
@@ -77,14 +77,6 @@ def follow(
     return merged if found.size(shape) == merged.size(made) else ReceptiveField(last=found.last)
 
 
-def _is_broadcast(shape: Shape, own: ReceptiveField, largest: Shape, of_largest: ReceptiveField) -> bool:
+def _is_broadcast(shape: Shape, own: ReceptiveField, biggest: Shape, of_biggest: ReceptiveField) -> bool:
     """Check whether a map has another size than the largest one, so that it is broadcast over it."""
-    return len(shape) == len(largest) == 4 and own.size(shape) != of_largest.size(largest)
-
-
-def _largest(sides: Sequence[Sides]) -> Sides:
-    """Return the maximum along each side; None if one of them is unknown."""
-    known = [side for side in sides if side is not None]
-    if len(known) < len(sides):
-        return None
-    return max(height for height, _ in known), max(width for _, width in known)
+    return len(shape) == len(biggest) == 4 and own.size(shape) != of_biggest.size(biggest)

@@ -343,7 +343,7 @@ class HeadConfig(TrainConfig):
         if self.solver is Solver.LBFGS:
             return config
         layers = notation.parse(config.head)
-        if self.batch == 1 and any(layer.kind is LayerKind.bn for layer in layers):
+        if self.batch == 1 and any(layer.kind is LayerKind.bn for layer in notation.every(layers)):
             raise UsageError(
                 "--batch 1: batch norm cannot train on one row; give a larger --batch, or a --head without bn"
             )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from cnnkit.choices import Loss, Optimizer, Schedule
+from cnnkit.nets.build import WEIGHTED
 from cnnkit.train.config import WEIGHT_DECAY, Epoch, TrainConfig
 
 _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
@@ -130,7 +131,7 @@ class Criterion:
         if not self.l1 and not self.l2:
             return total
         for layer in module.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.requires_grad:
+            if isinstance(layer, WEIGHTED) and layer.weight.requires_grad:
                 total = total + self.l1 * layer.weight.abs().sum() + self.l2 * layer.weight.square().sum()
         return total
 

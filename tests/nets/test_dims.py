@@ -165,9 +165,16 @@ def test_same_agrees_with_the_built_network(size, kernel, stride, dilation, word
     assert only(text, size, size + 3, 4).shape == (*made.shape[2:], made.shape[1])
 
 
-def test_every_kind_agrees_with_the_built_network():
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pad 1, conv 6 k3 bn relu, avgpool 2, conv 6 k3 g3 nobias, dropout 0.2, relu, pool 2 same, flatten, dense 7 nobias bn",
+        "local 4 k3 s2 bn relu, lrn 3, residual(conv 8 k3 s2 same, bn), concat(conv 4 k1 | pool 3 s1 same) relu, conv 4 k1 bias position,"
+        "deconv 6 k3 s2 p1 g2, deconv 2 k4 s3 same, residual(deconv 2 k3 same nobias), gap, residual(dense 3, bn)",
+    ],
+)
+def test_every_kind_agrees_with_the_built_network(text):
     """Shapes, parameters and bytes of a chain with every kind of layer are those of torch's modules."""
-    text = "pad 1, conv 6 k3 bn relu, avgpool 2, conv 6 k3 g3 nobias, dropout 0.2, relu, pool 2 same, flatten, dense 7 nobias bn"
     rows = measure(text, 21, 18, 3, batch=5, bytes_per_value=2)
     network = build.build(parse(text), channels=3, height=21, width=18).eval()
     for row in rows:
@@ -329,6 +336,13 @@ def test_a_layer_that_does_not_fit_is_named_with_both_numbers(text, size, words)
 MANY = "pad 2, conv 16 k3x5 s2 p1 relu, bn, avgpool 3 s2, conv 32 k3 d2 g2, pool 2 same, dropout 0.1, gap, dense 10 softmax"
 
 
+BRANCHED = (
+    "local 4 k3 s2 bn relu, lrn, residual(conv 8 k3 s2 same relu, conv 8 k3 same), concat(conv 4 k1 | pool 3x5 s1 same) relu,"
+    "conv 4 k1 bias position, residual(concat(linear | gelu), conv 4 k1 bn | dropout 0.1), deconv 6 k3 s2 p1 g2, deconv 2 k4 s2 same,"
+    "residual(deconv 2 k3 same nobias), gap, residual(dense 3, bn)"
+)
+
+
 def test_the_total_is_the_sum_of_the_rows():
     """Params, MACs, bytes and dropped pixels are summed; the shape is the last one."""
     rows = measure(MANY, 61, 64, 4)
@@ -339,7 +353,7 @@ def test_the_total_is_the_sum_of_the_rows():
 
 
 @pytest.mark.parametrize(
-    "text", [MANY, "conv 32 k3 s2 same", "gmp", "flatten, dense 4 nobias, tanh", VGG16, "pool 3x2 s2"]
+    "text", [MANY, BRANCHED, "conv 32 k3 s2 same", "gmp", "flatten, dense 4 nobias, tanh", VGG16, "pool 3x2 s2"]
 )
 def test_formulas_evaluate_to_their_values(text):
     """Python evaluates every formula to its value, and the values are those of the table."""
@@ -376,6 +390,56 @@ def test_formulas_of_the_first_example():
     ]
 
 
+def test_formulas_where_branches_meet():
+    """The layers of the branches, the projection among them, then the sum or the concatenation with its own numbers."""
+    start = dims.start(height=28, width=28, channels=16)
+    text = "residual(conv 32 k3 s2 same, conv 32 k3 same) relu, concat(conv 8 k1 | pool 3 s1 same)"
+    lines = list(dims_pipe.explain(start, parse(text)))
+    headings = [line for line in lines if not line.startswith(" ")]
+    assert headings == [
+        "residual1.conv1: conv 32 k3 s2 same, input 28x28x16",
+        "residual1.conv2: conv 32 k3 same, input 14x14x32",
+        "residual1.projection: conv 32 k1 s2, input 28x28x16",
+        "residual1: sum of 14x14x32 and 14x14x32",
+        "concat1.conv1: conv 8 k1, input 14x14x32",
+        "concat1.pool1: pool 3 s1 same, input 14x14x32",
+        "concat1: concatenation of 14x14x8, 14x14x32",
+        "total",
+    ]
+    place = lines.index("residual1: sum of 14x14x32 and 14x14x32")
+    assert lines[place + 1 : place + 9] == [
+        "  height = 14",
+        "  width = 14",
+        "  channels = 32",
+        "  params = 0",
+        "  macs = 0",
+        "  receptive_field = max(7, 1) = 7",
+        "  stride = 2",
+        "  activation_bytes = 1*14*14*32*4 = 25088",
+    ]
+    assert "  channels = 8 + 32 = 40" in lines
+    assert "  receptive_field = max(7, 11) = 11" in lines
+
+
+def test_formulas_of_weights_at_positions():
+    """The parameters of AlexNet's first layer with unshared weights; a bias for every position; sizes of transposed convolutions."""
+    start = dims.start(height=227, width=227, channels=3)
+    assert "  params = 55*55*96*11*11*3 + 55*55*96 = 105705600" in dims_pipe.explain(start, parse("local 96 k11 s4"))
+    start = dims.start(height=19, width=19, channels=192)
+    lines = list(
+        dims_pipe.explain(start, parse("conv 1 k1 bias position, deconv 8 k3 s2 p1, deconv 4 k4 s2 same, deconv 2 k3"))
+    )
+    for line in (
+        *(
+            "  params = 1*1*1*192 + 19*19*1 = 553",
+            "  height = (19 - 1)*2 + 3 - 2*1 = 37",
+            "  macs = 19*19*8*3*3*1 = 25992",
+        ),
+        *("  height = 37*2 = 74", "  height = (74 - 1)*1 + 3 = 76"),
+    ):
+        assert line in lines, line
+
+
 def as_tsv(rows):
     records = list(dims_pipe.records(rows))
     lines = [
@@ -398,6 +462,13 @@ def test_stages_add_up_to_the_whole_chain(cut):
     first = measure(", ".join(texts[:cut]), 61, 64, 4, batch=2, bytes_per_value=2)
     later = dims_pipe.later(", ".join(texts[cut:]), as_tsv(first), name="a pipe")
     assert later.rows() == measure(MANY, 61, 64, 4, batch=2, bytes_per_value=2)
+
+
+def test_stages_with_branches_add_up_to_the_whole_chain():
+    """Names of layers in branches pass through a pipe, and a later stage numbers its blocks on."""
+    first, second = "conv 4 k3, residual(conv 4 k3 same)", "residual(conv 8 k3 s2 same bn), concat(conv 1 k1 | linear)"
+    later = dims_pipe.later(second, as_tsv(measure(first, 20, 20, 3)), name="a pipe")
+    assert later.rows() == measure(f"{first}, {second}", 20, 20, 3)
 
 
 def test_a_later_stage_may_change_the_bytes_of_the_whole_table():

@@ -117,6 +117,50 @@ def test_the_layers_of_a_network_by_notation(model):
     ]  # fmt: skip
 
 
+def test_a_block_is_one_layer_with_layers_inside(tmp_path):
+    """Blocks are layers, as torchvision's; those in their branches are found by name, with the values of their modules."""
+    text = "conv 4 k3 p1 relu, residual(conv 6 k3 s2 p1 bn relu, conv 6 k3 p1 bn) relu, concat(conv 2 k1 relu | linear)"
+    network = read(write(tmp_path / "blocks.pt", text))
+    assert [(each.name, each.shape) for each in network.layers()] == [
+        ("conv1", (4, 20, 20)), ("residual1", (6, 10, 10)), ("concat1", (8, 10, 10)),
+    ]  # fmt: skip
+    assert network.last_spatial().name == "concat1"
+    whole = classifier.from_header(*_opened(tmp_path / "blocks.pt"), name="blocks.pt")
+    given = network.normalise(torch.zeros(1, 20, 20, 3, dtype=torch.uint8))
+    names = ("residual1.bn1", "residual1.projection", "residual1", "concat1.conv1", "concat1")
+    found = outputs(network, [network.find(name).node for name in names], given)
+    for name, values in zip(names, found, strict=True):
+        assert network.find(name).name == name
+        with torch.no_grad():
+            assert torch.equal(values, whole.base.upto(name)(given)), name
+    before = network.before_activation(network.find("concat1"))
+    assert [node.meta["path"] for node in before] == ["concat1.conv1", "concat1.linear1"]
+    with pytest.raises(UsageError, match=r'no layer "residual1\.conv9"; did you mean residual1\.conv'):
+        network.find("residual1.conv9")
+
+
+def test_a_network_that_ends_in_a_branch(tmp_path):
+    """A model whose backbone was cut inside a block keeps the names of the whole network."""
+    module, backbone, preprocess = backbones.by_notation(
+        "conv 4 k3 relu, residual(conv 4 k3 p1 relu, conv 4 k3 p1)", layer="residual1.conv1", size=20
+    )
+    model = TorchModel(
+        Header(ArtefactKind.MODEL, ("blue", "red"), preprocess, backbone, HEAD),
+        {
+            **{f"base.{key}": value for key, value in module.state_dict().items()},
+            **{f"head.{key}": value for key, value in classifier.build_head(HEAD, (4,)).state_dict().items()},
+        },
+    )
+    network, _ = layer_graph.of_model(model, name="m.pt")
+    assert [each.name for each in network.layers()] == ["conv1", "residual1.conv1"]
+    assert network.last_map().name == "residual1.conv1"
+
+
+def _opened(path):
+    model = torch_model.load(path)
+    return model.header, model.state
+
+
 def test_padding_is_not_a_layer(tmp_path):
     """The padding of Keras' `same` is part of the layer that needs it."""
     network = read(write(tmp_path / "same.pt", "conv 4 k3 s2 same relu, pool 3 s2 same, conv 6 k2 same"))

@@ -52,9 +52,17 @@ def test_layers_are_named_as_torch_names_them():
     assert len({row.layer for row in rows}) == len(rows)
 
 
-def test_a_network_is_measured_as_its_notation_is():
+@pytest.mark.parametrize(
+    "text",
+    [
+        "conv 16 k2 same relu, pool 2, conv 32 k2 s2 same bn relu, pad 2, conv 8 k3 d2 p1 g2, avgpool 2, gmp, dense 50 relu, dense 5",
+        "local 6 k3x2 s2 relu, lrn, residual(conv 8 k3 s2 p1 bn relu, conv 8 k3 same bn) relu, concat(conv 4 k1 | pool 3 s1 p1),"
+        "conv 6 k1 bias position, deconv 4 k3, residual(concat(gelu | conv 2 k5 same), conv 4 k1), flatten, residual(dense 3)",
+        "conv 4 k3 s2 p1, deconv 4 k4 s2 p1 g2, deconv 3 k3 s2 same, deconv 2 k2 s3 same, concat(gap | gmp, dense 3), dense 2",
+    ],
+)
+def test_a_network_is_measured_as_its_notation_is(text):
     """A network built from a notation has the sizes, counts and receptive fields of the notation's own table."""
-    text = "conv 16 k2 same relu, pool 2, conv 32 k2 s2 same bn relu, pad 2, conv 8 k3 d2 p1 g2, avgpool 2, gmp, dense 50 relu, dense 5"
     chain = {row.layer: row for row in dims.measure(parse(text), height=41, width=32, channels=3)}
     rows = {row.layer: row for row in measure(build.build(parse(text), channels=3, height=41, width=32), 3, 41, 32)}
     padded = {f"{name}_pad" for name in chain} & set(rows)  # a module of its own pads them

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnkit.errors import NotationError
-from cnnkit.nets.notation import MOST_LAYERS, Activation, LayerKind, Padding, parse
+from cnnkit.nets.notation import MOST_LAYERS, Activation, LayerKind, Padding, every, parse
 
 
 def names(text):
@@ -66,6 +66,52 @@ def test_numbering_skips_taken_names():
 def test_repetitions_nest():
     """3 * ( ... ) repeats its layers three times, also inside another repetition."""
     assert [layer.kind for layer in parse("2 * (conv 1 k1, 3*(pool 2))")] == ["conv", "pool", "pool", "pool"] * 2
+
+
+def test_layers_with_branches():
+    """A residual has one branch or two, a concat any number; bn and activations follow the parentheses."""
+    residual, bn = parse("residual(conv 8 k3 same bn relu, 2 * (conv 8 k3 same)) bn relu")
+    assert [[layer.name for layer in branch] for branch in residual.branches] == [
+        [*("residual1.conv1", "residual1.bn1", "residual1.conv2", "residual1.conv3")]
+    ]
+    assert (bn.name, bn.activation) == ("bn1", Activation.relu)
+    (concat,) = parse("concat(conv 8 k1 | pool 3 s1 same, conv 4 k1 | residual(conv 3 k1 | linear)) relu")
+    assert concat.activation is Activation.relu
+    assert [layer.name for layer in every([concat])] == [
+        *("concat1.conv1", "concat1.pool1", "concat1.conv2"),
+        *("concat1.residual1.conv1", "concat1.residual1.linear1", "concat1.residual1", "concat1"),
+    ]
+
+
+def test_branches_may_stand_on_lines():
+    """In a file, layers and branches stand on lines of their own, and blocks are repeated."""
+    one = parse("2 * concat(conv 8 k1 | conv 4 k1, conv 8 k3 same) relu")
+    assert parse("2 * (\n  concat(\n    conv 8 k1  # narrow\n  | conv 4 k1\n    conv 8 k3 same\n  ) relu\n)\n") == one
+    assert [layer.name for layer in one] == ["concat1", "concat2"]
+
+
+def test_text_with_branches_round_trips():
+    """The text of layers parses to the same layers, as the header of a model needs it."""
+    text = "local 3 k3 s2, lrn, lrn 3, deconv 4 k2 s2 nobias elu, conv 1 k1 bias position, residual(conv 1 k3 p1 bn | linear) bn relu"
+    layers = parse(f"{text}, concat(residual(conv 1 k3 p1 relu), dropout 0.5 | gelu) tanh")
+    assert parse(", ".join(layer.text for layer in layers)) == layers
+
+
+def test_options_of_the_newer_layers():
+    """Number, options and defaults of deconv, local, lrn and the bias of positions."""
+    deconv, local, lrn, narrow, conv = parse(
+        "deconv 6 k4x2 s2 same g2, local 5 k3, lrn, lrn 3, conv 2 k1 s2 bias position relu"
+    )
+    assert (deconv.filters, deconv.kernel, deconv.stride, deconv.padding, deconv.groups) == (
+        6,
+        (4, 2),
+        (2, 2),
+        "same",
+        2,
+    )
+    assert (local.filters, local.kernel, local.stride, local.padding, local.bias) == (5, (3, 3), (1, 1), "valid", True)
+    assert (lrn.channels, narrow.channels) == (5, 3)
+    assert (conv.position_bias, conv.stride, conv.activation) == (True, (2, 2), Activation.relu)
 
 
 def test_commas_and_new_lines_are_equivalent():
@@ -132,6 +178,31 @@ def test_empty_text_has_no_layers():
         ("0 * (pool 2)", "a repetition has 1 to"),
         ("1000 * (1000 * (relu))", f"1 to {MOST_LAYERS}"),
         ("activation", '"activation" is not a layer'),
+        ("deconv 8", '"deconv 8" has no kernel size; write "deconv 8 k3"'),
+        ("local 8 k3 d2", '"d2" does not belong to local; local takes kN, sN, pN, nobias, same, valid'),
+        ("conv 8 k3 bias", 'write "bias position" for one at every position'),
+        ("conv 8 k3 bias postion", 'did you mean "bias position"?'),
+        ("conv 8 k3 nobias bias position", '"bias position": the bias is given twice'),
+        ("lrn 0", '"0": give a whole number, 1 or more'),
+        ("conv2dtranspose 3 k3", 'did you mean "deconv"?'),
+        ("residul(pool 2)", '"residul" is not a layer; did you mean "residual"?'),
+        ("residual", '"residual" has no layers in parentheses after it; write "residual(conv 64 k3 same relu,'),
+        ("concat 2 (pool 2)", '"concat 2" has no layers in parentheses after it'),
+        ("residual(pool 2", '"(" without ")"'),
+        ("conv 3 k3, residual(pool 2 | )", "layer 2: residual has an empty branch"),
+        ("concat(pool 2 | )", 'concat has an empty branch; write "linear" for the input itself'),
+        ("residual()", "residual has an empty branch"),
+        ("concat(pool 2)", 'concat has one branch; separate several with "|"'),
+        ("residual(pool 2 | pool 2 | pool 2)", "residual has 3 branches; it takes layers and one shortcut"),
+        ("pool 2 | pool 2", '"|" separates the branches of a layer'),
+        ("concat(2 * (pool 2 | pool 2))", '"|" separates the branches of a layer'),
+        ("residual(pool 2) pool 2", 'a comma is missing before "pool"'),
+        ("2 * residual pool 2", '"2 * residual pool 2" is not a repetition'),
+        ("2 * residual, pool 2", '"residual" has no layers in parentheses after it'),
+        ("residual(pool 2) k3", '"k3" does not belong to residual'),
+        ("residual(pool 2) relu tanh", '"tanh" after "relu"'),
+        ("residual(conv 3 k3), residual(conv 3 k3, poll 2)", 'layer 5: "poll"'),
+        ("100 * (100 * (residual(relu)))", f"1 to {MOST_LAYERS}"),
     ],
 )
 def test_errors_name_layer_word_and_remedy(text, message):
@@ -147,15 +218,19 @@ def test_brackets_cannot_exhaust_the_stack():
     """Deep nesting is a usage error, not a crash."""
     with pytest.raises(NotationError, match="brackets"):
         parse("1*(" * 5000 + "gap" + ")" * 5000)
+    with pytest.raises(NotationError, match="brackets"):
+        parse("residual(" * 5000 + "gap" + ")" * 5000)
 
 
-@given(st.text(alphabet="convpldesgaktru0123456789 x,.*()\n#@-", max_size=60).filter(lambda text: "@" not in text[:1]))
+@given(
+    st.text(alphabet="convpldesgaktruifb0123456789 x,.*()|\n#@-", max_size=60).filter(lambda text: "@" not in text[:1])
+)
 def test_any_text_is_layers_or_a_notation_error(text):
     """Any text parses or raises NotationError, and names are unique."""
     layers = ()
     with contextlib.suppress(NotationError):
         layers = parse(text)
-    assert len({layer.name for layer in layers}) == len(layers)
+    assert len({layer.name for layer in every(layers)}) == len(list(every(layers)))
 
 
 _options = st.tuples(
