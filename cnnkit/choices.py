@@ -140,6 +140,13 @@ class ClassWeights(StrEnum):
     BALANCED = "balanced"  # inversely proportional to the number of images, as in scikit-learn
 
 
+class Sample(StrEnum):
+    """Rows of an epoch."""
+
+    ONCE = "once"  # each row once, in random order
+    BALANCED = "balanced"  # drawn with replacement, all classes equally often, as torch's WeightedRandomSampler
+
+
 class ExportInput(StrEnum):
     """Input of an exported network."""
 

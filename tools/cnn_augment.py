@@ -83,9 +83,15 @@ def main(
         hue H           -H to H, where 1 is the whole colour circle
         blur P          Gaussian blur, standard deviation 0 to P pixels
         noise N         Gaussian noise, standard deviation N, where white is 1
+        randaugment N M N of 14 operations, at level M of 30 (RandAugment);
+                        usual: randaugment 2 9
+        trivialaugment  one of the 14 operations, at a level of 0 to 30
+                        (TrivialAugment)
+        erase P         with probability P, a black rectangle of 2 to 33 % of the
+                        area (random erasing)
         fill MODE       pixels outside the image: nearest aaaa|abcd|dddd (default),
                         constant 0000|abcd|0000, reflect dcba|abcd|dcba,
-                        wrap abcd|abcd|abcd
+                        wrap abcd|abcd|abcd; the two policies fill with black
     """
     config = config.checked()
     if output is None and sheet is None:

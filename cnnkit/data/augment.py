@@ -1,7 +1,8 @@
 """Random parameters of each augmented copy, and its affine matrix; no pixels. The notation: augment_notation.py.
 
 The image is rotated, sheared, zoomed, shifted, cropped and mirrored, in this order, then blurred; then its colours are changed, and
-noise comes last. All geometry is one matrix, so that pixels are interpolated once.
+noise is added. All geometry is one matrix, so that pixels are interpolated once. The operations of a policy follow, one after the
+other, each on rounded pixels; a rectangle is erased at the end.
 
 The random numbers of a copy derive from the seed, the image's content and the number of the copy: not from its name, the order of
 work, or the other images. Each word has a place of its own among them, so adding a word changes none of the others.
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.data import augment_policies
 from cnnkit.data.augment_notation import Augmentation
+from cnnkit.data.augment_policies import PolicyStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,10 @@ class AugmentParams:
     blur: float = 0.0  # standard deviation in pixels
     noise: float = 0.0  # standard deviation, where white is 1
     noise_seed: int = 0
+    randaugment: tuple[PolicyStep, ...] = ()
+    trivialaugment: tuple[PolicyStep, ...] = ()
+    erase: bool = False
+    erase_seed: int = 0  # of the rectangle, which depends on the size of the image: `erased_box`
 
     @property
     def resamples(self) -> bool:
@@ -59,7 +66,7 @@ _PLACES = {
         (
             *("rotate", "shift_x", "shift_y", "shear", "zoom_x", "zoom_y", "hflip", "vflip"),
             *("crop_x", "crop_y", "crop_width", "crop_height", "brightness", "contrast", "saturation", "hue"),
-            *("blur", "noise_seed"),
+            *("blur", "noise_seed", "policy", "erase", "erase_seed"),
         )
     )
 }
@@ -78,9 +85,7 @@ def draw_params(augmentation: Augmentation, *, seed: int, image: str, copy: int)
         Parameters rounded to a few digits, so that a table shows the exact values.
     """
     key = hashlib.blake2b(f"{seed}:{copy}:{image}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
-    # The raw stream, which is stable across numpy versions: 53 bits of each word, 0 <= share < 1
-    raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(len(_PLACES))
-    shares = dict(zip(_PLACES, ((raw >> np.uint64(11)) * 2.0**-53).tolist(), strict=True))
+    shares = dict(zip(_PLACES, _shares(int.from_bytes(key, "little"), len(_PLACES)), strict=True))
 
     def around(middle: float, spread: float, name: str, *, least: float = -math.inf) -> float:
         low, high = max(least, middle - spread), middle + spread
@@ -89,6 +94,7 @@ def draw_params(augmentation: Augmentation, *, seed: int, image: str, copy: int)
     crop_width, crop_height = (
         _short(1 - (1 - augmentation.crop) * shares[name]) for name in ("crop_width", "crop_height")
     )
+    erase = shares["erase"] < augmentation.erase
     return AugmentParams(
         rotate=around(0.0, augmentation.rotate, "rotate"),
         shift_x=around(0.0, augmentation.shift, "shift_x"),
@@ -109,11 +115,68 @@ def draw_params(augmentation: Augmentation, *, seed: int, image: str, copy: int)
         blur=_short(augmentation.blur * shares["blur"]),
         noise=augmentation.noise,
         noise_seed=int(shares["noise_seed"] * 2**32) if augmentation.noise else 0,
+        randaugment=_randaugment(augmentation, seed=_seed(shares["policy"])),
+        trivialaugment=_trivialaugment(augmentation, seed=_seed(shares["policy"])),
+        erase=erase,
+        erase_seed=int(shares["erase_seed"] * 2**32) if erase else 0,
     )
+
+
+def _shares(key: int, count: int) -> list[float]:
+    """Draw numbers, 0 <= share < 1, from the raw stream, which is stable across numpy versions: 53 bits of each word."""
+    raw = np.random.Philox(key=key).random_raw(count)
+    return ((raw >> np.uint64(11)) * 2.0**-53).tolist()  # type: ignore[no-any-return] # tolist is typed as Any
+
+
+def _seed(share: float) -> int:
+    """Return the seed of further numbers: they differ for any two shares."""
+    return int(share * 2**53)
 
 
 def _short(number: float) -> float:
     return float(f"{number:.{_DIGITS}g}")
+
+
+def _randaugment(augmentation: Augmentation, *, seed: int) -> tuple[PolicyStep, ...]:
+    if augmentation.randaugment is None:
+        return ()
+    count, level = augmentation.randaugment
+    return augment_policies.randaugment(count, level, shares=_shares(seed, 2 * count))
+
+
+def _trivialaugment(augmentation: Augmentation, *, seed: int) -> tuple[PolicyStep, ...]:
+    return augment_policies.trivialaugment(shares=_shares(seed, 3)) if augmentation.trivialaugment else ()
+
+
+#: Shares of the image's area that may be erased, and ratios of height and width, as torchvision's RandomErasing.
+_ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
+#: How often a rectangle is drawn that does not fit into the image, before nothing is erased.
+_ERASE_ATTEMPTS = 10
+
+
+def erased_box(draw: AugmentParams, *, height: int, width: int) -> tuple[slice, slice] | None:
+    """Draw the rectangle that is erased in a copy.
+
+    Its area is uniform from 0.02 to 0.33 of the image's, the logarithm of its ratio of height and width uniform from that of 0.3 to
+    that of 3.3, and its place uniform within the image.
+
+    Returns:
+        Its rows and columns; None if the copy is not erased, or if no rectangle was drawn that is smaller than the image.
+
+    Source: Zhong et al. 2020, Random Erasing, Algorithm 1; torchvision's RandomErasing.
+    """
+    if not draw.erase:
+        return None
+    shares = iter(_shares(draw.erase_seed, 4 * _ERASE_ATTEMPTS))
+    least, most = map(math.log, _ERASED_RATIO)
+    for size, ratio, down, across in zip(shares, shares, shares, shares, strict=True):
+        area = height * width * (_ERASED_AREA[0] + (_ERASED_AREA[1] - _ERASED_AREA[0]) * size)
+        aspect = math.exp(least + (most - least) * ratio)
+        rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if rows < height and columns < width:
+            top, left = int(down * (height - rows + 1)), int(across * (width - columns + 1))
+            return slice(top, top + rows), slice(left, left + columns)
+    return None
 
 
 def noise(

@@ -1,7 +1,8 @@
 """The augmentation notation.
 
     rotate 40, shift 0.2, shear 0.2, zoom 0.2, hflip, vflip, crop 0.8,
-    brightness 0.2, contrast 0.2, saturation 0.2, hue 0.05, blur 1, noise 0.02, fill nearest
+    brightness 0.2, contrast 0.2, saturation 0.2, hue 0.05, blur 1, noise 0.02,
+    randaugment 2 9, trivialaugment, erase 0.25, fill nearest
 
 Words in any order, separated by commas or new lines; `#` begins a comment; `@file` reads a file. Each copy draws uniformly from
 
@@ -15,6 +16,9 @@ Words in any order, separated by commas or new lines; `#` begins a comment; `@fi
     hue H           -H to H of the colour circle
     blur P          a Gaussian with a standard deviation of 0 to P pixels
     noise N         Gaussian noise with a standard deviation of N, where white is 1; the noise is drawn, not its strength
+    randaugment N M     N of 14 operations, at level M of 30, as torchvision's RandAugment(N, M)
+    trivialaugment  one of 14 operations, at a level of 0 to 30, as torchvision's TrivialAugmentWide()
+    erase P         with probability P a rectangle is black, as torchvision's RandomErasing(P)
     fill MODE       pixels outside of the image: nearest aaaa|abcd|dddd, constant (black), reflect dcba|abcd|dcba, wrap abcd|abcd|abcd
 
 as Keras' ImageDataGenerator, except that Keras gives shear in degrees, where the usual 0.2 has no visible effect.
@@ -26,6 +30,7 @@ from enum import StrEnum
 from typing import Any
 
 from cnnkit import messages, notation_text
+from cnnkit.data.augment_policies import MOST_LEVEL, MOST_OPERATIONS
 from cnnkit.errors import NotationError, UsageError
 
 
@@ -55,6 +60,9 @@ class Augmentation:
     hue: float = 0.0
     blur: float = 0.0
     noise: float = 0.0
+    randaugment: tuple[int, int] | None = None  # number of operations, level
+    trivialaugment: bool = False
+    erase: float = 0.0
     fill: Fill = Fill.NEAREST
 
     def __str__(self) -> str:
@@ -87,9 +95,17 @@ _NUMBERS: dict[str, tuple[float, float, str]] = {
     "hue": (0, 0.5, "hue 0.05"),
     "blur": (0, 50, "blur 1"),
     "noise": (0, 1, "noise 0.02"),
+    "erase": (0, 1, "erase 0.25"),
 }
-_FLAGS = ("hflip", "vflip")
-_WORDS = (*_NUMBERS, *_FLAGS, "fill")
+#: Words without a number, and the reason.
+_FLAGS = {
+    "hflip": "it applies to half of the copies",
+    "vflip": "it applies to half of the copies",
+    "trivialaugment": "it draws the strength of its operation, too",
+}
+_RANDAUGMENT = "randaugment 2 9"
+_WORDS = (*_NUMBERS, *_FLAGS, "randaugment", "fill")
+_POLICIES = ("randaugment", "trivialaugment")
 
 # Names of other libraries for these words; for suggestions only.
 _FOREIGN = {
@@ -99,6 +115,9 @@ _FOREIGN = {
     **dict.fromkeys(("vertical_flip", "randomverticalflip", "flipud"), "vflip"),
     **dict.fromkeys(("scale", "zoom_range", "randomzoom"), "zoom"),
     **dict.fromkeys(("randomresizedcrop", "randomcrop"), "crop"),
+    **dict.fromkeys(("randomerasing", "random_erasing", "cutout", "reprob"), "erase"),
+    **dict.fromkeys(("trivialaugmentwide", "trivial_augment", "ta_wide"), "trivialaugment"),
+    **dict.fromkeys(("rand_augment", "autoaugment"), "randaugment"),
     "shear_range": "shear",
     "fill_mode": "fill",
     "gaussianblur": "blur",
@@ -147,22 +166,28 @@ def _parse(text: str) -> Augmentation:
         except NotationError as flaw:
             raise NotationError(f"augmentation word {number}: {flaw}") from None
         given[word] = value
+    if all(policy in given for policy in _POLICIES):
+        raise NotationError(
+            "randaugment and trivialaugment are two policies for the same operations; give one of the two"
+        )
     return Augmentation(**given)
 
 
-def _value(word: str, rest: list[str]) -> float | bool | Fill:
+def _value(word: str, rest: list[str]) -> float | bool | tuple[int, int] | Fill:
     """Parse the value of a word."""
     if word not in _WORDS:
         near = messages.proposal(word, _WORDS, foreign=_FOREIGN)
         raise NotationError(f'"{word}" is not an augmentation{near or "; choose from " + ", ".join(_WORDS)}')
-    wanted = 0 if word in _FLAGS else 1
+    wanted = 0 if word in _FLAGS else 2 if word == "randaugment" else 1
     stray = next((other for other in rest[wanted:] if other in _WORDS), None)
     if stray:
         raise NotationError(f'a comma is missing before "{stray}"')
     if word in _FLAGS:
         if rest:
-            raise NotationError(f'"{word} {rest[0]}": {word} does not take a number; it applies to half of the copies')
+            raise NotationError(f'"{word} {rest[0]}": {word} does not take a number; {_FLAGS[word]}')
         return True
+    if word == "randaugment":
+        return _randaugment(rest)
     example = "fill nearest" if word == "fill" else _NUMBERS[word][2]
     if len(rest) != 1 or rest[0] in _WORDS:
         lack = (
@@ -170,6 +195,21 @@ def _value(word: str, rest: list[str]) -> float | bool | Fill:
         )
         raise NotationError(f'"{word}" {lack}; write "{example}"')
     return _fill(rest[0]) if word == "fill" else _number(word, rest[0])
+
+
+def _randaugment(rest: list[str]) -> tuple[int, int]:
+    """Parse the number of operations and their level."""
+    if len(rest) != 2 or any(digits in _WORDS for digits in rest):
+        raise NotationError(
+            f'"randaugment" takes two numbers, how many operations and their level; write "{_RANDAUGMENT}"'
+        )
+    numbers = [int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 4 else -1 for digits in rest]
+    if not (1 <= numbers[0] <= MOST_OPERATIONS and 0 <= numbers[1] <= MOST_LEVEL):
+        raise NotationError(
+            f'"randaugment {" ".join(rest)}": give 1 to {MOST_OPERATIONS} operations and a level from 0 to {MOST_LEVEL}, '
+            f'such as "{_RANDAUGMENT}"'
+        )
+    return numbers[0], numbers[1]
 
 
 def _fill(mode: str) -> Fill:
@@ -189,5 +229,7 @@ def _number(word: str, digits: str) -> float:
     return float(digits)
 
 
-def _word(name: str, value: float | bool) -> str:
+def _word(name: str, value: float | bool | tuple[int, int]) -> str:
+    if isinstance(value, tuple):
+        return " ".join([name, *map(str, value)])
     return name if value is True else f"{name} {str(value).removesuffix('.0')}"

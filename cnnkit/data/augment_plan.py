@@ -43,6 +43,7 @@ _NUMBERS = {
     "zoom": ("zoom_x", "zoom_y"),
     "crop": ("crop_x", "crop_y", "crop_width", "crop_height"),
     "noise": ("noise", "noise_seed"),
+    "erase": ("erase", "erase_seed"),
 }
 
 
@@ -328,5 +329,10 @@ def record(copy: PlannedCopy, augmentation: Augmentation, *, source: str) -> dic
         "group": image.group or own,
         "source": source,
         "copy": copy.number,
-        **{name: getattr(copy.draw, name) for name in numbers(augmentation)},
+        **{name: _value(getattr(copy.draw, name)) for name in numbers(augmentation)},
     }
+
+
+def _value(drawn: object) -> object:
+    """Return a parameter as in a manifest: the operations of a policy as one text."""
+    return ", ".join(map(str, drawn)) if isinstance(drawn, tuple) else drawn

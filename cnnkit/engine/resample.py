@@ -1,4 +1,4 @@
-"""Apply augmentations to pixels: one interpolation for all geometry, then blur, colours and noise; on any device.
+"""Apply augmentations to pixels: one interpolation for all geometry, then blur, colours, noise, policies and erasing; on any device.
 
 A copy depends only on the image and its parameters: on the CPU its bits do not depend on the rest of the batch or on the number of threads.
 Therefore every sum is either of integers or taken in a fixed order.
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cnnkit.data.augment import AugmentParams, affine_matrix, draw_params, noise
+from cnnkit.data.augment import AugmentParams, affine_matrix, draw_params, erased_box, noise
 from cnnkit.data.augment_notation import Augmentation, Fill
+from cnnkit.engine import policy_operations
 from cnnkit.engine.torch_device import upload
 
 #: Pixels processed at once on the CPU, as whole images or rows of one: their floats fit into its caches.
@@ -71,7 +72,22 @@ def augment(images: Tensor, draws: Sequence[AugmentParams], *, fill: Fill = Fill
     for start in range(0, count, step):
         part = slice(start, start + step)
         copies[part] = _augmented(images[part], draws[part], fill)
+    _apply_policies(copies, draws)
+    for copy, draw in zip(copies, draws, strict=True):
+        if (box := erased_box(draw, height=height, width=width)) is not None:
+            copy[box] = 0
     return copies
+
+
+def _apply_policies(copies: Tensor, draws: Sequence[AugmentParams]) -> None:
+    """Apply the operations of RandAugment and TrivialAugment to copies, uint8 (N, H, W, 3), in place.
+
+    Each copy has other operations, so they are changed one by one, also on a GPU.
+    """
+    for copy, draw in zip(copies, draws, strict=True):
+        if draw.randaugment or draw.trivialaugment:
+            changed = policy_operations.applied(copy.permute(2, 0, 1).contiguous(), draw)  # (H, W, 3) -> (3, H, W)
+            copy.copy_(changed.permute(1, 2, 0))
 
 
 def _augmented(images: Tensor, draws: Sequence[AugmentParams], fill: Fill) -> Tensor:

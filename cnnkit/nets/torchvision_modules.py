@@ -19,10 +19,11 @@ def imported(name: str = "torchvision") -> Any:  # noqa: ANN401 - torchvision sh
     torchvision imports the compiler of torch, eight hundred modules that take as long as torch itself and that no classification network
     uses. A stand-in takes their place during the import, and imports the compiler if anything is taken from it later.
     """
-    if name not in sys.modules:
-        with _lock, _without_compiler():
+    with _lock:  # a module that another thread is importing is in sys.modules before it is complete
+        if name in sys.modules:
+            return sys.modules[name]
+        with _without_compiler():
             return importlib.import_module(name)
-    return sys.modules[name]
 
 
 @contextmanager

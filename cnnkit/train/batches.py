@@ -1,5 +1,6 @@
 """The batches of a training run, from its examples and its seed."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cnnkit.callbacks import Progress
+from cnnkit.choices import Sample
 from cnnkit.train import dataset
 from cnnkit.train.config import ImageTrainConfig
 from cnnkit.train.dataset import Examples, MixupPairs
@@ -15,7 +17,10 @@ from cnnkit.train.loop import Plain, TrainBatch
 from cnnkit.train.optim import MixupTargets
 
 # Random numbers are seeded by purpose and epoch, so that no generator state needs to be stored.
-_ORDER, _DROPOUT, _MIXUP = range(3)
+_ORDER, _DROPOUT, _MIXUP, _CUTMIX, _WHICH = range(5)
+
+#: How many of the batches are for CutMix if there is mixup, too, as in timm.
+_CUTMIX_SHARE = 0.5
 
 
 class Batches:
@@ -27,12 +32,25 @@ class Batches:
         val: Examples | None,
         config: ImageTrainConfig,
         *,
+        size: int,
         device: torch.device,
         world: World,
         progress: Progress,
     ) -> None:
+        """Prepare.
+
+        Args:
+            train: The training set.
+            val: The validation set.
+            config: Batch size, order, and how images are blended.
+            size: Side of the training images in pixels, for CutMix.
+            device: Where the inputs are needed.
+            world: The processes that share every batch.
+            progress: Called after every batch.
+        """
         self._train, self._val, self._config = train, val, config
-        self._device, self._world, self._progress = device, world, progress
+        self._size, self._device, self._world, self._progress = size, device, world, progress
+        self._weights = dataset.sampling_weights(train.targets) if config.sample is Sample.BALANCED else None
         #: Number of batches in an epoch.
         self.count = len(self._rows(1))
         self._targets = [
@@ -44,12 +62,16 @@ class Batches:
         return int(words[0]) | (int(words[1] >> 1) << 32)
 
     def _rows(self, epoch: int) -> list[Tensor]:
-        return dataset.shuffled_batches(
-            len(self._train.targets),
+        count = len(self._train.targets)
+        batches = dataset.shuffled_batches(
+            count,
             batch=self._config.batch,
             generator=torch.Generator().manual_seed(self._seed(epoch, _ORDER)),
             processes=self._world.size,
+            weights=self._weights,
         )
+        # Drawn again, an image has another augmented copy
+        return batches if self._weights is None else dataset.numbered_repeats(batches, count=count)
 
     def train(self, number: int, *, last: int) -> Iterator[TrainBatch]:
         """Yield an epoch's batches, and seed torch's global generator for the epoch's dropout.
@@ -63,28 +85,48 @@ class Batches:
         batches = self._rows(number)
         own = [self._world.share(rows) for rows in batches]
         pairs = self._pairs(number, batches)
-        shown = (number - 1) * len(train.targets)
+        count = len(train.targets)
+        shown = (number - 1) * count
         known = self._targets[0]
         assert known is not None
         places = dataset.on_device(own, self._device)
         partners = dataset.on_device([pair.partners for pair in pairs], self._device) if pairs else []
         for index, inputs in enumerate(train.inputs(own, number, pairs)):
-            targets = known[places[index]]
+            targets = known[places[index] % count]
             if pairs is None:
                 yield inputs, targets
             else:
-                yield inputs, MixupTargets(targets, known[partners[index]], pairs[index].share)
+                yield inputs, MixupTargets(targets, known[partners[index] % count], pairs[index].share)
             shown += len(batches[index])
-            self._progress(shown, last * len(train.targets))
+            self._progress(shown, last * count)
 
     def _pairs(self, number: int, batches: Sequence[Tensor]) -> list[MixupPairs] | None:
         """Pair every image with that at the mirrored position of the whole batch, also across processes."""
-        if not self._config.mixup:
+        if not self._config.mixes:
             return None
+        partners = [self._world.share(rows.flip(0)) for rows in batches]
+        blended = self._mixup(number, partners) if self._config.mixup else None
+        cut = self._cutmix(number, partners) if self._config.cutmix else None
+        if blended is None or cut is None:
+            return blended or cut
+        chosen = np.random.default_rng(self._seed(number, _WHICH)).random(len(batches)) < _CUTMIX_SHARE
+        return [of_cut if is_cut else mixed for is_cut, of_cut, mixed in zip(chosen, cut, blended, strict=True)]
+
+    def _mixup(self, number: int, partners: Sequence[Tensor]) -> list[MixupPairs]:
         random = np.random.default_rng(self._seed(number, _MIXUP))
-        shares = random.beta(self._config.mixup, self._config.mixup, len(batches)).tolist()
-        share = self._world.share
-        return [MixupPairs(share(rows.flip(0)), kept) for rows, kept in zip(batches, shares, strict=True)]
+        shares = random.beta(self._config.mixup, self._config.mixup, len(partners)).tolist()
+        return [MixupPairs(rows, share) for rows, share in zip(partners, shares, strict=True)]
+
+    def _cutmix(self, number: int, partners: Sequence[Tensor]) -> list[MixupPairs]:
+        random = np.random.default_rng(self._seed(number, _CUTMIX))
+        count = len(partners)
+        shares = random.beta(self._config.cutmix, self._config.cutmix, count).tolist()
+        centres = random.random((count, 2)).tolist()
+        pairs = []
+        for rows, share, centre in zip(partners, shares, centres, strict=True):
+            box, kept = cutmix_box(share, centre, size=self._size)
+            pairs.append(MixupPairs(rows, kept, box))
+        return pairs
 
     def validation(self, *, pieces: int) -> Iterator[Plain]:
         """Yield the validation images, in order.
@@ -99,3 +141,26 @@ class Batches:
         places = dataset.on_device(rows, self._device)
         for chosen, inputs in zip(places, val.inputs(rows, None), strict=True):
             yield inputs, known[chosen]
+
+
+def cutmix_box(share: float, centre: Sequence[float], *, size: int) -> tuple[tuple[slice, slice], float]:
+    """Return the rectangle of CutMix, and the share of the area outside of it.
+
+    The rectangle has the image's aspect ratio and the share 1 - `share` of its area; what is outside of the image is cut off.
+
+    Args:
+        share: Of the area outside, before the rectangle is cut off and rounded to pixels.
+        centre: Of the rectangle: its row and column, relative to the size, from 0 to 1.
+        size: Side of the square in pixels.
+
+    Returns:
+        Rows and columns of the rectangle; the share.
+
+    Source: Yun et al. 2019, CutMix, Algorithm A1; torchvision's CutMix.
+    """
+    half = int(0.5 * math.sqrt(1.0 - share) * size)
+    rows, columns = (
+        slice(max(middle - half, 0), min(middle + half, size)) for middle in (int(place * size) for place in centre)
+    )
+    inside = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return (rows, columns), 1.0 - inside / size**2

@@ -18,6 +18,7 @@ from cnnkit.choices import (
     Loss,
     Monitor,
     Optimizer,
+    Sample,
     Schedule,
     Solver,
     Unfreeze,
@@ -113,6 +114,12 @@ class TrainConfig(RemembersGiven):
     class_weights: ClassWeights = option(
         ClassWeights.NONE, "Class weights in the loss; balanced: inverse to the class frequencies.", group=LEARNING
     )
+    sample: Sample = option(
+        Sample.ONCE,
+        "Images of an epoch: each once, or as many that are drawn with replacement, all classes equally often (balanced).",
+        after=("class_weights",),
+        group=LEARNING,
+    )
     ema: float | None = option(
         None,
         "Validate and keep an exponential moving average of the weights, with this decay, such as 0.999. [default: off]",
@@ -157,6 +164,18 @@ class TrainConfig(RemembersGiven):
             )
         if self.clip == 0:
             raise UsageError("--clip 0 would set all gradients to zero; give their maximum norm, such as 1")
+
+    def _check_sample(self) -> None:
+        """Reject two corrections for the same class frequencies.
+
+        Raises:
+            UsageError: Both are given.
+        """
+        if self.sample is Sample.BALANCED and self.class_weights is ClassWeights.BALANCED:
+            raise UsageError(
+                "--sample balanced and --class-weights balanced both correct for the class frequencies, together twice; "
+                "give one of the two"
+            )
 
     def _check_without_val(self) -> None:
         """Reject options that need a validation set.
@@ -214,6 +233,14 @@ class ImageTrainConfig(TrainConfig):
         after=("init", "freeze_bn"),
         group=LEARNING,
     )
+    val_size: int | None = option(
+        None,
+        "Input size of validation and of the finished model, in pixels; for networks with global pooling. [default: the training size]",
+        minimum=1,
+        metavar="PIXELS",
+        after=("augment",),
+        group=LEARNING,
+    )
     warmup: float = option(
         0.0,
         "Linear warm-up of the learning rate, in epochs.",
@@ -227,7 +254,16 @@ class ImageTrainConfig(TrainConfig):
         "Blend pairs of images (mixup), with shares from Beta(ALPHA, ALPHA).",
         minimum=0.0,
         metavar="ALPHA",
-        after=("class_weights",),
+        after=("class_weights", "sample"),
+        group=LEARNING,
+    )
+    cutmix: float = option(
+        0.0,
+        "Replace a rectangle of each image by that of another image (CutMix), with shares from Beta(ALPHA, ALPHA). With --mixup, each "
+        "batch uses one of the two.",
+        minimum=0.0,
+        metavar="ALPHA",
+        after=("mixup",),
         group=LEARNING,
     )
     amp: Amp = option(
@@ -236,6 +272,11 @@ class ImageTrainConfig(TrainConfig):
         after=("monitor",),
     )
     compile: bool = option(False, "Compile the network with torch.compile.", after=("amp",))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pairs of images are blended, differently in each epoch."""
+        return bool(self.mixup or self.cutmix)
 
     def checked(self, *, classes: int, has_val: bool) -> Self:
         """Reject options that contradict each other or would be ignored, and write out the notation and the learning rate.
@@ -250,6 +291,7 @@ class ImageTrainConfig(TrainConfig):
         """
         check_loss(self.loss, classes=classes)
         self._check_optimizer()
+        self._check_sample()
         if self.warmup > self.epochs:
             raise UsageError(f"--warmup {self.warmup:g} is longer than the training, --epochs {self.epochs}")
         if not has_val:
@@ -338,6 +380,7 @@ class HeadConfig(TrainConfig):
         if self.solver is Solver.LBFGS:
             config._check_lbfgs()
         config._check_optimizer()
+        config._check_sample()
         if not has_val:
             config._check_without_val()
         if self.solver is Solver.LBFGS:
@@ -411,7 +454,7 @@ class FreezeConfig:
     views: int | None = option(
         None,
         "Run the frozen layers once on K augmented copies of each image, and cache their outputs; 0: run them in each epoch. "
-        "[default: 0 with --augment or --mixup; else 1, the image itself]",
+        "[default: 0 with --augment, --mixup or --cutmix; else 1, the image itself]",
         minimum=0,
         metavar="K",
         group=FREEZING,
@@ -451,10 +494,11 @@ class FreezeConfig:
             UsageError: There are no such versions to cache.
         """
         if self.views is None:
-            return dataclasses.replace(self, views=0 if train.augment or train.mixup else 1)
-        if self.views and train.mixup:
+            return dataclasses.replace(self, views=0 if train.augment or train.mixes else 1)
+        if self.views and train.mixes:
+            given_option = "--mixup" if train.mixup else "--cutmix"
             raise UsageError(
-                "--mixup blends other images in each epoch, so features cannot be cached by --views; give --views 0"
+                f"{given_option} blends other images in each epoch, so features cannot be cached by --views; give --views 0"
             )
         if self.views > 1 and not train.augment:
             raise UsageError(f"--views {self.views} caches augmented versions; give --augment, or --views 1")

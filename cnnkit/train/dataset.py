@@ -20,6 +20,7 @@ from cnnkit.engine import torch_device
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats.header import LUMA, Preprocess
+from cnnkit.train import val_size
 from cnnkit.train.config import ImageTrainConfig, RunConfig, parse_size
 from cnnkit.train.distributed import World
 
@@ -30,13 +31,23 @@ _PURPOSES = ("training", "validation")
 # Images take at most this share of a GPU's free memory; the network needs the rest.
 _SHARE_OF_GPU = 0.25
 
+# Added to the number of an augmented copy when an image is drawn again in the same epoch: more than any number of epochs.
+_COPIES_APART = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class MixupPairs:
-    """The `partners` that the rows of a batch are blended with, (n,), and the `share` that each row keeps of itself."""
+    """The `partners` that the rows of a batch are blended with, (n,), and the `share` that each row keeps of itself.
+
+    With a `box`, rows and columns of pixels, images are not blended: that rectangle is the partner's, and `share` is that of the rest of
+    the area.
+
+    Source: Zhang et al. 2018, mixup; Yun et al. 2019, CutMix.
+    """
 
     partners: Tensor
     share: float
+    box: tuple[slice, slice] | None = None
 
 
 class Examples(Protocol):
@@ -50,7 +61,8 @@ class Examples(Protocol):
         """Yield the inputs of batches of rows, on the device.
 
         Args:
-            batches: The row numbers of each batch.
+            batches: The row numbers of each batch. Of N rows, row + N is the same one again, with another augmented copy; see
+                `numbered_repeats`.
             epoch: Selects the augmented copies of the images; None for the images themselves.
             pairs: What the images of each batch are blended with.
         """
@@ -148,15 +160,17 @@ class ImageSet:
         copies = self._copies([rows for rows, _ in needed], epoch)
         for here, (_, places), pair in zip(copies, needed, pairs, strict=True):
             ours, theirs = torch_device.upload(places, here.device).chunk(2)
-            yield _blended(here[ours], here[theirs], pair.share)
+            yield _blended(here[ours], here[theirs], pair)
 
     def _copies(self, batches: Sequence[Tensor], epoch: int | None) -> Iterator[Tensor]:
         """Yield the images of each batch, or their augmented copies of this epoch."""
-        for rows, pixels in zip(batches, self._batches(batches), strict=True):
+        count = len(self.images)
+        for rows, pixels in zip(batches, self._batches([rows % count for rows in batches]), strict=True):
             here = pixels.to(self._device, non_blocking=True)  # pinned, if there is a GPU: it copies asynchronously
             if self.augmenter is not None and epoch is not None:
-                fingerprints = [self.fingerprints[row] for row in rows.tolist()]
-                here = self.augmenter(here, fingerprints, [epoch] * len(fingerprints))
+                fingerprints = [self.fingerprints[row % count] for row in rows.tolist()]
+                copies = [epoch + _COPIES_APART * (row // count) for row in rows.tolist()]
+                here = self.augmenter(here, fingerprints, copies)
             yield here
 
     def _batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -180,9 +194,13 @@ class ImageSet:
             yield squares.pin_memory() if self._device.type == "cuda" else squares
 
 
-def _blended(ours: Tensor, theirs: Tensor, share: float) -> Tensor:
-    """Blend images, all uint8 (n, H, W, 3)."""
-    return (share * ours.float() + (1 - share) * theirs.float()).round().to(torch.uint8)
+def _blended(ours: Tensor, theirs: Tensor, pair: MixupPairs) -> Tensor:
+    """Blend images, or replace a rectangle, all uint8 (n, H, W, 3); `ours` may be changed."""
+    if pair.box is None:
+        return (pair.share * ours.float() + (1 - pair.share) * theirs.float()).round().to(torch.uint8)
+    rows, columns = pair.box
+    ours[:, rows, columns] = theirs[:, rows, columns]
+    return ours
 
 
 class _Moments:
@@ -216,7 +234,31 @@ def on_device(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tenso
     return torch.split(torch.cat(list(batches)).to(device), [len(rows) for rows in batches])
 
 
-def shuffled_batches(count: int, *, batch: int, generator: torch.Generator, processes: int = 1) -> list[Tensor]:
+def numbered_repeats(batches: Sequence[Tensor], *, count: int) -> list[Tensor]:
+    """Add `count` to the number of a row for every time that it occurred before, in the same batch or in another.
+
+    Args:
+        batches: Row numbers that are drawn with replacement.
+        count: Number of rows.
+    """
+    seen: dict[int, int] = {}
+
+    def numbered(row: int) -> int:
+        seen[row] = seen.get(row, -1) + 1
+        return row + count * seen[row]
+
+    return [torch.tensor([numbered(row) for row in rows.tolist()]) for rows in batches]
+
+
+def sampling_weights(targets: Tensor) -> Tensor:
+    """Return the weights of rows, (N,), with which all classes are drawn equally often: the inverse count of each row's class."""
+    targets = targets.cpu()
+    return 1 / torch.bincount(targets).double()[targets]
+
+
+def shuffled_batches(
+    count: int, *, batch: int, generator: torch.Generator, processes: int = 1, weights: Tensor | None = None
+) -> list[Tensor]:
     """Cut rows into batches in a random order.
 
     A last batch with fewer than two rows per process is merged with the one before it: batch norm cannot train on one row.
@@ -226,8 +268,13 @@ def shuffled_batches(count: int, *, batch: int, generator: torch.Generator, proc
         batch: Rows in a batch, over all processes.
         generator: Draws the order.
         processes: Number of processes that share every batch.
+        weights: Draw as many rows with replacement, in proportion to these, (N,), as torch's WeightedRandomSampler; by default, each row
+            occurs once.
     """
-    order = torch.randperm(count, generator=generator)
+    if weights is None:
+        order = torch.randperm(count, generator=generator)
+    else:
+        order = torch.multinomial(weights, count, replacement=True, generator=generator)
     starts = list(range(0, count, batch))
     if len(starts) > 1 and count - starts[-1] < min(2 * processes, batch):
         starts.pop()
@@ -261,13 +308,14 @@ def load_train_val(
     augmenter = None if config.augment is None else Augmenter(augment_notation.parse(config.augment), seed=config.seed)
     total = len(data.train) + len(data.val)
     budget, sets = parse_size(run.cache), []
-    for number, images_of_split in enumerate((data.train, data.val)):
+    prepares = prepare, val_size.preprocess(prepare, config)
+    for number, (images_of_split, prepare_split) in enumerate(zip((data.train, data.val), prepares, strict=True)):
         before = number * len(data.train)
         progress = lambda done, _total, before=before: callbacks.progress(before + done, total)  # noqa: E731 - bound now
         made = ImageSet(
             images_of_split,
             data.classes,
-            prepare,
+            prepare_split,
             device=device,
             budget=budget,
             augmenter=None if number else augmenter,

@@ -18,7 +18,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.nets import build, freezing
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import dataset, distributed, mixed_precision, pretrained
+from cnnkit.train import dataset, distributed, mixed_precision, pretrained, val_size
 from cnnkit.train.config import FinetuneConfig, FreezeConfig, RunConfig, parse_size, warn_without_val
 from cnnkit.train.frozen import FrozenPart
 from cnnkit.train.network_config import InitFrom
@@ -107,6 +107,7 @@ def finetune(
             )
         whole, backbone = start.whole, start.whole.base
         trained = freezing.find(backbone, freeze.unfreeze, network=start.backbone.name)
+        val_size.check(whole, train)
         whole.to(device)
         divided = freezing.divide(backbone, trained)
         if divided.boundary is None and freeze.views and train.augment:
@@ -132,15 +133,19 @@ def finetune(
             val=val_set,
             context=context,
             cache=parse_size(run.cache),
+            val_size=train.val_size,
             precision=mixed_precision.choose_precision(train.amp, device),
         )
         _log_trained(start, trained)
-        examples = frozen_part.examples(views=freeze.views or 0, mixing=bool(train.mixup))
+        examples = frozen_part.examples(views=freeze.views or 0, mixing=train.mixes)
+        header = _header(
+            start, init, freeze, train, classes=data.classes, rows=len(train_set.targets), moved=bool(trained)
+        )
         task = Task(
             module,
             whole,
             *examples,
-            _header(start, init, freeze, train, classes=data.classes, rows=len(train_set.targets), moved=bool(trained)),
+            val_size.recorded(header, train),
             dataset.content_hash(train_set, val_set),
             groups=_groups(whole, trained, freeze.layer_decay),
             begins_trained=not start.fresh,

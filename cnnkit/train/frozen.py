@@ -53,9 +53,10 @@ class CachedFeatures:
         """Yield the features, views in turn; see `Examples`."""
         assert pairs is None, "cached features are of whole images"
         first = self._views[0]
-        for rows in batches:
-            # In an epoch, neighbouring rows use different views; every row uses all of them in turn
-            turns = (rows + epoch) % len(self._views) if epoch is not None else torch.zeros_like(rows)
+        for numbers in batches:
+            # In an epoch, neighbouring rows use different views; every row uses all of them in turn, also if it occurs again
+            rows, before = numbers % len(self.targets), numbers // len(self.targets)
+            turns = (rows + before + epoch) % len(self._views) if epoch is not None else torch.zeros_like(rows)
             output = torch.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
             for number, view in enumerate(self._views):
                 here = turns == number
@@ -214,10 +215,13 @@ class FrozenPart:
         val: ImageSet | None,
         context: RunContext,
         cache: int,
+        val_size: int | None = None,
         precision: Precision | None = None,
     ) -> None:
         self.pretrained, self.divided, self.context = pretrained, divided, context
         self.train, self.val, self.precision = train, val, precision
+        #: Side of the validation images, if it is not that of the training images.
+        self.val_size = None if val is None else val_size
         self.budget = cache - train.nbytes - (val.nbytes if val else 0)
         self._steps: list[Callable[[], object]] = []
 
@@ -235,10 +239,21 @@ class FrozenPart:
         return self._network(whole.base, layer=self.pretrained.backbone.layer, pool=whole.pool.pool)
 
     def _network(self, part: nn.Module, *, layer: str, pool: Pool) -> FrozenNetwork:
+        """Return a part of the backbone as a function of images, of the training size or of --val-size."""
         module = Extractor(part, preprocess=self.pretrained.whole.preprocess, pool=pool).eval()
-        return frozen_network(
-            self.pretrained.part(layer=layer, pool=pool), module, device=self.context.device, precision=self.precision
+        val_size = self.val_size
+        at_train, *at_val = (
+            frozen_network(
+                self.pretrained.part(layer=layer, pool=pool, size=size),
+                module,
+                device=self.context.device,
+                precision=self.precision,
+            )
+            for size in ([None] if val_size is None else [None, val_size])
         )
+        if not at_val:
+            return at_train
+        return lambda images: (at_val[0] if images.shape[1] == val_size else at_train)(images)
 
     def _upper(self, outputs: Tensor) -> Tensor:
         """Compute the head's input from the boundary's tensor, before the upper part is trained."""
@@ -343,6 +358,7 @@ class FrozenPart:
             epochs=epochs,
             augment=None,
             mixup=0.0,
+            cutmix=0.0,
             ema=None,
             patience=None,
             amp=Amp.OFF,

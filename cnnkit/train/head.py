@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkit.callbacks import Callbacks
-from cnnkit.choices import ClassWeights, Initializer, Solver
+from cnnkit.choices import ClassWeights, Initializer, Sample, Solver
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, FormatError
@@ -122,6 +122,7 @@ class HeadFit:
     def _gradient(self) -> Iterator[Epoch]:
         config, train, val = self.config, self.train, self.val
         steps = len(dataset.shuffled_batches(len(train.targets), batch=config.batch, generator=torch.Generator()))
+        weights = dataset.sampling_weights(train.targets) if config.sample is Sample.BALANCED else None
         step = TrainStep(
             self.head,
             self.criterion,
@@ -138,7 +139,9 @@ class HeadFit:
         )
         return fit(
             step,
-            train=lambda _number: shuffled(train.values, train.targets, batch=config.batch, generator=self.generator),
+            train=lambda _number: shuffled(
+                train.values, train.targets, batch=config.batch, generator=self.generator, weights=weights
+            ),
             validate=partial(in_order, val.values, val.targets) if val else None,
             best=self.best,
             epochs=config.epochs,

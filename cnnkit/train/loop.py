@@ -403,9 +403,11 @@ def evaluate(
     return loss_sum / count, right / count
 
 
-def shuffled(inputs: Tensor, targets: Tensor, *, batch: int, generator: torch.Generator) -> Iterator[Plain]:
-    """Yield all rows once, in batches in a new order; see `dataset.shuffled_batches`."""
-    chosen = dataset.shuffled_batches(len(inputs), batch=batch, generator=generator)
+def shuffled(
+    inputs: Tensor, targets: Tensor, *, batch: int, generator: torch.Generator, weights: Tensor | None = None
+) -> Iterator[Plain]:
+    """Yield all rows once, in batches in a new order, or rows drawn by weights; see `dataset.shuffled_batches`."""
+    chosen = dataset.shuffled_batches(len(inputs), batch=batch, generator=generator, weights=weights)
     for here in dataset.on_device(chosen, inputs.device):
         yield inputs[here], targets[here]
 

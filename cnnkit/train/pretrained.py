@@ -31,9 +31,9 @@ class PretrainedModel:
     fresh: bool
     spec: BackboneSpec
 
-    def part(self, *, layer: str, pool: Pool) -> BackboneSpec:
-        """Return the spec of the backbone up to a layer."""
-        return dataclasses.replace(self.spec, layer=layer, pool=pool)
+    def part(self, *, layer: str, pool: Pool, size: int | None = None) -> BackboneSpec:
+        """Return the spec of the backbone up to a layer, for images of another size if one is given."""
+        return dataclasses.replace(self.spec, layer=layer, pool=pool, size=size or self.spec.size)
 
     def loss(self, *, given: Loss | None) -> Loss:
         """Return the loss that the final layer is made for.

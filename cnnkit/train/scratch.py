@@ -18,7 +18,7 @@ from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess, made_by
 from cnnkit.nets import backbones, build, catalogue, classifier, notation
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import dataset, distributed, mixed_precision
+from cnnkit.train import dataset, distributed, mixed_precision, val_size
 from cnnkit.train.config import ImageTrainConfig, RunConfig, warn_without_val
 from cnnkit.train.dataset import PixelStatistics
 from cnnkit.train.network_config import SIZE, NetworkConfig
@@ -57,6 +57,7 @@ def train_from_scratch(
         mixed_precision.choose_precision(train.amp, device)  # reports an unsupported one before images are read
         prepare = _prepare(network)
         backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
+        val_size.check(Classifier(backbone_module, head, preprocess=prepare, pool=backbone.pool), train)
         world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
         context.callbacks.phase("reading images")
@@ -81,7 +82,8 @@ def train_from_scratch(
             },
             made_by=made_by("torch", "torchvision"),
         )
-        task = Task(whole, whole, train_set, val_set, header, dataset.content_hash(train_set, val_set))
+        identity = dataset.content_hash(train_set, val_set)
+        task = Task(whole, whole, train_set, val_set, val_size.recorded(header, train), identity)
         return Trainer(task, train, context).run()
 
 

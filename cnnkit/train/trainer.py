@@ -68,7 +68,7 @@ class Task:
     `module` is trained; `whole` is written and shares its weights; `groups` are its parameters as torch's optimizers take groups, with
     factors of the learning rate; `begin` changes the weights before the training, and returns its epochs. If `begins_trained`, the
     network is validated before the first epoch, so that a worse result is reported. `ready` prepares the examples; it is not called if
-    the training is complete.
+    the training is complete. The preprocessing of `whole` is that of the training images, and that of `header` is of the finished model.
     """
 
     module: nn.Module
@@ -152,6 +152,7 @@ class Trainer:
             task.train,
             task.val,
             config,
+            size=task.whole.preprocess.size,
             device=context.device,
             world=context.world,
             progress=context.callbacks.progress,

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cnnkit.data import augment_notation, decode, image_grid, source, split_names
 from cnnkit.data.augment import AugmentParams
+from cnnkit.data.augment_policies import Operation, PolicyStep
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import augment_files
 from cnnkit.engine.resample import augment
@@ -108,6 +109,24 @@ def test_manifest_reproduces_each_copy(run, here):
     for row in manifest.load("again.tsv"):
         splits.setdefault(row.group, set()).add(row.split)
     assert [len(each) for each in splits.values()] == [1] * 6
+
+
+def test_manifest_has_the_operations_of_policies_and_erased_copies(run, here):
+    """A copy can be made again from its row: operations with their levels, and the seed of the rectangle."""
+    run("cnn-augment", "photos", "-o", "more", "--copies", "3", "--augment", "randaugment 2 20, erase 0.5")
+    found = rows("more")
+    assert list(found[0])[6:] == ["randaugment", "erase", "erase_seed"]
+    assert {row["erase"] for row in found} == {"true", "false"}
+    for row in found:
+        steps = [step.split() for step in row["randaugment"].split(", ")]
+        assert len(steps) == 2
+        draw = AugmentParams(
+            randaugment=tuple(PolicyStep(Operation(name), int(level[0]) if level else 0) for name, *level in steps),
+            erase=row["erase"] == "true",
+            erase_seed=int(row["erase_seed"]),
+        )
+        again = augment(pixels(f"more/{row['source']}")[None], [draw])[0]
+        assert torch.equal(again, pixels(f"more/{row['path']}"))
 
 
 def test_copies_do_not_depend_on_jobs_names_and_other_images(run, here, monkeypatch, contents):

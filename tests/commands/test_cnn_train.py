@@ -23,8 +23,9 @@ NET = "conv 4 k3 relu, pool 2, conv 6 k3 bn relu, dropout 0.2"
 FAST = ("--layers", NET, "--size", "16", "--device", "cpu", "--lr", "0.01", "--batch", "8", "--epochs", "4")
 #: Options with state that lasts from step to step or from epoch to epoch.
 MOVING = (
-    *("--optimizer", "sgd", "--momentum", "0.9", "--ema", "0.9", "--mixup", "0.2", "--clip", "5"),
-    *("--augment", "rotate 20, hflip, noise 0.05", "--schedule", "cosine", "--warmup", "0.5", "--amp", "bf16"),
+    *("--optimizer", "sgd", "--momentum", "0.9", "--ema", "0.9", "--mixup", "0.2", "--cutmix", "1", "--clip", "5"),
+    *("--augment", "rotate 20, hflip, noise 0.05", "--sample", "balanced"),
+    *("--schedule", "cosine", "--warmup", "0.5", "--amp", "bf16"),
 )
 
 
@@ -689,3 +690,48 @@ def test_unusable_checkpoint_is_one_line(run, here, stopped, damage):
     outcome = train(run, "--resume", status=1)
     assert "m.checkpoint.pt: not a usable checkpoint (" in outcome.err
     assert "start over without --resume" in outcome.err
+
+
+# ---------------------------------------------------------------- validation at another size, CutMix, balanced sampling
+
+
+def test_val_size_is_the_size_of_the_model(run, here):
+    """A network with global pooling is validated at the size, and the model's Header has it; another network is refused."""
+    refused = train(run, "--val-size", "24", status=2)
+    assert refused.err == (
+        "cnn-train: --val-size 24: this network does not take images of 24 pixels, only of 16; "
+        'give it global pooling ("gap" before its first dense layer), or drop --val-size\n'
+    )
+    assert "--val-size 16 is the training size" in train(run, "--val-size", "16", status=2).err
+    assert not list(here.glob("m.*"))
+    pooled = ("--layers", "conv 4 k3 relu, conv 6 k3 bn relu, gap, dense 5 relu")
+    (result,) = train(run, "--val-size", "24", *pooled).rows
+    model = torch_model.load("m.pt")
+    prepare = model.header.preprocess
+    assert (prepare.size, prepare.resize, model.header.training["train_size"]) == (24, 24, 16)
+    network = classifier.from_header(model.header, model.state, name="m.pt").eval()
+    paths = sorted(Path("photos/val").rglob("*.png"))
+    images = torch.from_numpy(np.stack([preprocessing.load(path, prepare) for path in paths]))
+    targets = torch.tensor([("blue", "red").index(path.parent.name) for path in paths])
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(network(images), targets)
+    assert float(result["val_loss"]) == pytest.approx(float(loss), rel=1e-3)
+
+
+def test_cutmix_balanced_sampling_and_policies_are_recorded_and_reproducible(run, here):
+    """Random numbers follow from seed and epoch, also of rectangles, draws with replacement and operations."""
+    words = (
+        *("--mixup", "0.2", "--cutmix", "1", "--sample", "balanced"),
+        *("--augment", "crop 0.8, randaugment 2 9, erase 0.5", "--epochs", "3"),
+    )
+    shutil.rmtree("photos/train/red/")
+    shutil.copytree("photos/val/red", "photos/train/red")
+    train(run, *words, out="whole.pt")
+    train(run, *words, out="again.pt")
+    assert Path("whole.pt").read_bytes() == Path("again.pt").read_bytes()
+    training = torch_model.load("whole.pt").header.training
+    assert (training["cutmix"], training["sample"]) == (1.0, "balanced")
+    assert training["augment"] == "crop 0.8, randaugment 2 9, erase 0.5, fill nearest"
+    train(run, *words[2:], out="other.pt")
+    assert "mixup" in torch_model.load("other.pt").header.training
+    assert Path("other.pt").read_bytes() != Path("whole.pt").read_bytes()

@@ -5,16 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.transforms import v2
 
-from cnnkit.data import augment, augment_notation, decode
+from cnnkit.data import augment, augment_notation, augment_policies, decode
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Augmentation, Fill
+from cnnkit.data.augment_policies import Operation, PolicyStep
 from cnnkit.errors import BadImageError, NotationError, UsageError
 
 ALL = (
     "rotate 40, shift 0.2, shear 0.3, zoom 0.2, hflip, vflip, crop 0.8, brightness 0.2, contrast 0.3, saturation 1.5, "
-    "hue 0.05, blur 1, noise 0.02, fill wrap"
+    "hue 0.05, blur 1, noise 0.02, randaugment 2 9, erase 0.25, fill wrap"
 )
 
 
@@ -38,10 +41,17 @@ def test_every_word_has_its_field():
         hue=0.05,
         blur=1,
         noise=0.02,
+        randaugment=(2, 9),
+        erase=0.25,
         fill=Fill.WRAP,
     )
     assert str(parsed) == ALL
     assert augment_notation.parse(str(parsed)) == parsed
+    policy = augment_notation.parse("TrivialAugment")
+    assert policy == Augmentation(trivialaugment=True)
+    assert str(policy) == "trivialaugment, fill nearest"
+    assert not policy.identity
+    assert not policy.needs_no_resampling
 
 
 def test_order_case_and_comments_are_ignored(tmp_path):
@@ -88,6 +98,24 @@ def test_parse_required_rejects_the_identity(text):
         ("hflip 0.3", '"hflip 0.3": hflip does not take a number; it applies to half of the copies'),
         ("zoom 0.1, zoom 0.1", 'augmentation word 2: "zoom" is given twice'),
         ("fill", 'augmentation word 1: "fill" lacks its mode; write "fill nearest"'),
+        (
+            "randaugment 2",
+            '"randaugment" takes two numbers, how many operations and their level; write "randaugment 2 9"',
+        ),
+        ("randaugment 2 9 1", '"randaugment" takes two numbers'),
+        ("randaugment 2 hflip", '"randaugment" takes two numbers'),
+        ("randaugment 2 9 hflip", 'augmentation word 1: a comma is missing before "hflip"'),
+        (
+            "randaugment 0 9",
+            '"randaugment 0 9": give 1 to 14 operations and a level from 0 to 30, such as "randaugment 2 9"',
+        ),
+        ("randaugment 2 31", '"randaugment 2 31": give 1 to 14 operations and a level from 0 to 30'),
+        ("randaugment 2 9.5", '"randaugment 2 9.5": give 1 to 14 operations'),
+        ("trivialaugment 9", '"trivialaugment 9": trivialaugment does not take a number; it draws the strength'),
+        ("trivialaugment, randaugment 2 9", "two policies for the same operations; give one of the two"),
+        ("TrivialAugmentWide", '"trivialaugmentwide" is not an augmentation; did you mean "trivialaugment"?'),
+        ("RandomErasing 0.5", '"randomerasing" is not an augmentation; did you mean "erase"?'),
+        ("erase 1.5", 'augmentation word 1: "erase 1.5": give a number from 0 to 1'),
         ("fill neares", 'choose from nearest, constant, reflect, wrap; did you mean "nearest"?'),
         ("@no-such-file", "no-such-file: No such file or directory; give a file that holds augmentation words"),
     ],
@@ -166,7 +194,8 @@ def test_half_of_the_copies_are_flipped_and_windows_are_inside(thousands):
 def test_parameters_are_uncorrelated(thousands):
     """The correlations of any two parameters of a copy are those of chance."""
     # The position of a window depends on its size, but not relative to the space left; noise has one strength
-    numbers = {name: values.astype(float) for name, values in thousands.items() if name != "noise"}
+    others = ("noise", "randaugment", "trivialaugment", "erase_seed")
+    numbers = {name: values.astype(float) for name, values in thousands.items() if name not in others}
     for place, side in (("crop_x", "crop_width"), ("crop_y", "crop_height")):
         numbers[place] = numbers[place] / (1 - numbers[side]).clip(1e-9)
     names = list(numbers)
@@ -177,7 +206,7 @@ def test_parameters_are_uncorrelated(thousands):
 def test_adding_a_word_does_not_change_the_others():
     """Each word has its own place in the stream, so `hue` does not change the rotation; a wider range scales the same draw."""
     alone = augment.draw_params(augment_notation.parse("rotate 40"), seed=3, image="ab", copy=1)
-    for word in ("hue 0.1", "crop 0.5", "hflip", "noise 0.1", "blur 2, zoom 0.5"):
+    for word in ("hue 0.1", "crop 0.5", "hflip", "noise 0.1", "blur 2, zoom 0.5", "randaugment 9 4", "erase 1"):
         more = augment.draw_params(augment_notation.parse(f"{word}, rotate 40"), seed=3, image="ab", copy=1)
         assert more.rotate == alone.rotate
         assert more != alone
@@ -230,6 +259,106 @@ def test_fingerprint_depends_only_on_the_content(tmp_path):
     assert decode.read(one).fingerprint != decode.read(other).fingerprint
     with pytest.raises(BadImageError, match="no such file"):
         decode.read(tmp_path / "none.jpg")
+
+
+# ---------------------------------------------------------------- policies and erasing
+
+
+def test_operations_are_torchvisions_in_its_order():
+    """Names and order of both policies, which operations have a level, and which of these are signed."""
+    for policy in (v2.RandAugment, v2.TrivialAugmentWide):
+        space = policy._AUGMENTATION_SPACE
+        assert list(space) == list(Operation)
+        for number, (name, (magnitudes, signed)) in enumerate(space.items()):
+            share = (number + 0.5) / 14
+            drawn = [augment_policies.randaugment(1, 9, shares=[share, sign])[0] for sign in (0.4, 0.6)]
+            has_level = magnitudes(31, 8, 8) is not None
+            assert drawn == [
+                PolicyStep(Operation(name), level) for level in ((-9 if signed else 9) * has_level, 9 * has_level)
+            ]
+            assert str(drawn[1]) == (f"{name} 9" if has_level else name)
+
+
+def test_policies_draw_uniformly():
+    """Each operation, level and direction has an equal share of the numbers from 0 to 1: checked at all of their bounds."""
+    for number, operation in enumerate(Operation):
+        for share in (number / 14 + 1e-15, (number + 1) / 14 - 1e-15):
+            ((found, _),) = augment_policies.randaugment(1, 9, shares=[share, 0.0])
+            assert found is operation
+    for level in range(31):
+        for share in (level / 31 + 1e-15, (level + 1) / 31 - 1e-15):
+            (step,) = augment_policies.trivialaugment(shares=[1.5 / 14, share, 0.5])
+            assert step == PolicyStep(Operation.SHEAR_X, level)
+    (step,) = augment_policies.trivialaugment(shares=[1.5 / 14, 1 - 2**-53, np.nextafter(0.5, 0)])
+    assert step == PolicyStep(Operation.SHEAR_X, -30)
+
+
+@pytest.mark.parametrize("words", ["randaugment 3 9", "trivialaugment"])
+def test_policies_of_copies_differ_and_are_reproducible(words):
+    """Thousands of copies have every operation about equally often; the same copy has the same ones, next to other words too."""
+    parsed = augment_notation.parse(words)
+    drawn = [augment.draw_params(parsed, seed=0, image="a", copy=copy) for copy in range(2800)]
+    steps = [step for draw in drawn for step in draw.randaugment + draw.trivialaugment]
+    assert len(steps) == 2800 * (3 if parsed.randaugment else 1)
+    counts = np.array([sum(step.operation is operation for step in steps) for operation in Operation])
+    assert abs(counts - len(steps) / 14).max() < 5 * np.sqrt(len(steps) / 14)
+    more = augment.draw_params(augment_notation.parse(f"{words}, rotate 9, erase 1"), seed=0, image="a", copy=7)
+    assert (more.randaugment, more.trivialaugment) == (drawn[7].randaugment, drawn[7].trivialaugment)
+
+
+class SharesOfTorch:
+    """torch with chosen numbers from 0 to 1 in place of random ones: four for each attempt of RandomErasing."""
+
+    def __init__(self, shares):
+        self.shares, self.drawn, self.places = shares, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    def empty(self, _count):
+        return self
+
+    def uniform_(self, low, high):
+        share = self.shares[4 * (self.drawn // 2) + self.drawn % 2]
+        self.drawn, self.places = self.drawn + 1, 0
+        return torch.tensor(float(low) + (float(high) - float(low)) * share, dtype=torch.float64)
+
+    def randint(self, low, high, size):
+        share = self.shares[4 * (self.drawn // 2 - 1) + 2 + self.places]
+        self.places += 1
+        return torch.tensor(low + int(share * (high - low)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(150, 150), (40, 300), (9, 4), (1, 1)])
+def test_erased_rectangle_is_torchvisions(height, width, monkeypatch):
+    """From the same random numbers, RandomErasing chooses the same rectangle, or none after ten that do not fit."""
+    erasing = v2.RandomErasing(p=1.0)
+    erasing._log_ratio = torch.log(torch.tensor(erasing.ratio, dtype=torch.float64))
+    image = torch.zeros(3, height, width)
+    found = set()
+    for seed in range(200):
+        monkeypatch.setattr("torchvision.transforms.v2._augment.torch", SharesOfTorch(augment._shares(seed, 40)))
+        expected = erasing.make_params([image])
+        box = augment.erased_box(AugmentParams(erase=True, erase_seed=seed), height=height, width=width)
+        if expected["v"] is None:
+            assert box is None
+            continue
+        assert box is not None
+        rows, columns = box
+        assert (rows.start, columns.start) == (expected["i"], expected["j"])
+        assert (rows.stop - rows.start, columns.stop - columns.start) == (expected["h"], expected["w"])
+        found.add((rows.start, columns.start))
+    assert len(found) > 20 or height < 10
+
+
+def test_erase_has_its_probability():
+    """A quarter of the copies, none, or all; a copy that is not erased has no rectangle."""
+    for share in (0.25, 1):
+        parsed = augment_notation.parse(f"erase {share}")
+        drawn = [augment.draw_params(parsed, seed=0, image="a", copy=copy) for copy in range(2000)]
+        assert np.mean([draw.erase for draw in drawn]) == pytest.approx(share, abs=0.05 * (share < 1))
+        assert all(bool(draw.erase_seed) is draw.erase for draw in drawn)
+    assert augment.erased_box(AugmentParams(erase_seed=5), height=99, width=99) is None
 
 
 # ---------------------------------------------------------------- matrices

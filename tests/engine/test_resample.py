@@ -4,21 +4,24 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from cnnkit.data import augment as drawing
 from cnnkit.data import augment_notation
 from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_notation import Fill
-from cnnkit.engine import resample
+from cnnkit.data.augment_policies import Operation, PolicyStep
+from cnnkit.engine import policy_operations, resample
 from cnnkit.engine.resample import Augmenter, augment
 from cnnkit.engine.torch_device import threads
 
 EVERYTHING = (
     "rotate 60, shift 0.3, shear 0.3, zoom 0.4, hflip, vflip, crop 0.6, brightness 0.5, contrast 0.5, saturation 0.5, "
-    "hue 0.3, blur 2, noise 0.05"
+    "hue 0.3, blur 2, noise 0.05, erase 0.5"
 )
+#: A policy amplifies differences by rounding, and geometry takes the nearest pixel: on another device, single pixels differ.
+POLICY = "randaugment 3 20"
 
 
 def photographs(count=6, height=31, width=43):
@@ -232,6 +235,63 @@ def test_colours_are_rounded_once_and_clipped_each_time():
     assert greys(augment(grey([255, 255]), [AugmentParams(brightness=3.0, contrast=0.5)])) == [[254, 254]]
 
 
+# ---------------------------------------------------------------- policies and erasing, against torchvision
+
+
+def torchvisions(policy, image, step):
+    """Apply one operation as the policy of torchvision does."""
+    magnitudes, signed = policy._AUGMENTATION_SPACE[step.operation]
+    strengths = magnitudes(31, *image.shape[1:])
+    magnitude = 0.0 if strengths is None else float(strengths[abs(step.level)])
+    return policy._apply_image_or_video_transform(
+        image,
+        str(step.operation),
+        -magnitude if signed and step.level < 0 else magnitude,
+        interpolation=policy.interpolation,
+        fill=policy._fill,
+    )
+
+
+@pytest.mark.parametrize("name", ["randaugment", "trivialaugment"])
+@pytest.mark.parametrize("operation", Operation)
+def test_operations_are_torchvisions(name, operation):
+    """The same pixels at every level that is tried, in both directions, for colours, greys and constant images."""
+    policy = {"randaugment": v2.RandAugment(), "trivialaugment": v2.TrivialAugmentWide()}[name]
+    images = photographs(4, 60, 47)
+    images[1] = images[1, :, :, :1]
+    images[2] = 77
+    images[3, :, :, 2] = 255
+    signed = policy._AUGMENTATION_SPACE[operation][1]
+    for level in (0, 1, 9, 22, 30, *((-1, -9, -30) if signed else ())):
+        step = PolicyStep(operation, level)
+        found = augment(images, [AugmentParams(**{name: (step,)})] * 4)
+        for image, copy in zip(images, found, strict=True):
+            assert torch.equal(copy.permute(2, 0, 1), torchvisions(policy, image.permute(2, 0, 1).contiguous(), step))
+
+
+def test_operations_follow_one_another_after_the_other_words():
+    """The result of each is the input of the next; the first one gets the rounded copy of the other words."""
+    images = photographs(1, 60, 47)
+    steps = (PolicyStep(Operation.ROTATE, -20), PolicyStep(Operation.EQUALIZE), PolicyStep(Operation.SHARPNESS, 25))
+    expected = augment(images, [AugmentParams(hflip=True, hue=0.2)])[0].permute(2, 0, 1).contiguous()
+    for step in steps:
+        expected = torchvisions(v2.RandAugment(), expected, step)
+    found = augment(images, [AugmentParams(hflip=True, hue=0.2, randaugment=steps)])
+    assert torch.equal(found[0].permute(2, 0, 1), expected)
+
+
+def test_erased_rectangle_is_black_and_the_rest_unchanged():
+    """As torchvision's erase, at the end: neither noise nor an operation changes the rectangle."""
+    images = photographs(2)
+    draw = AugmentParams(erase=True, erase_seed=3, noise=0.1, randaugment=(PolicyStep(Operation.SOLARIZE, 20),))
+    rows, columns = drawing.erased_box(draw, height=31, width=43)
+    plain = augment(images, [AugmentParams(noise=0.1, randaugment=draw.randaugment)] * 2)
+    size = rows.stop - rows.start, columns.stop - columns.start
+    expected = functional.erase(channels_first(plain), rows.start, columns.start, *size, torch.zeros(1))
+    assert torch.equal(channels_first(augment(images, [draw, draw])), expected)
+    assert not torch.equal(channels_first(plain), expected)
+
+
 # ---------------------------------------------------------------- independence
 
 
@@ -240,7 +300,7 @@ def test_neighbours_and_threads_change_no_bit(fill):
     """Alone, in a batch, in another order, with one thread or four: the same bytes; the input images are unchanged."""
     images = photographs(13, 37, 41)
     before = images.clone()
-    augmenter = Augmenter(augment_notation.parse(f"{EVERYTHING}, fill {fill}"), seed=5)
+    augmenter = Augmenter(augment_notation.parse(f"{EVERYTHING}, {POLICY}, fill {fill}"), seed=5)
     names, copies = [f"{number}" for number in range(13)], list(range(13))
     with threads(4):
         together = augmenter(images, names, copies)
@@ -268,13 +328,14 @@ def test_tiles_give_the_same_bits(fill, monkeypatch):
 
 
 @pytest.mark.parametrize("fill", Fill)
-@pytest.mark.parametrize("words", [EVERYTHING, "hflip, vflip, blur 2"])
+@pytest.mark.parametrize("words", [EVERYTHING, "hflip, vflip, blur 2", "randaugment 9 20"])
 def test_large_image_is_processed_by_channel_to_the_same_bits(fill, words, monkeypatch):
     """A third of the temporary floats; channels are independent in geometry and blur."""
     image = photographs(1, 61, 67)
     draws = [drawing.draw_params(augment_notation.parse(words), seed=3, image="a", copy=copy) for copy in range(1, 5)]
     together = [augment(image, [draw], fill=fill) for draw in draws]
     monkeypatch.setattr(resample, "_LARGE", 1000)
+    monkeypatch.setattr(policy_operations, "_LARGE", 1000)
     for one, draw in zip(together, draws, strict=True):
         assert torch.equal(augment(image, [draw], fill=fill), one)
 
@@ -303,9 +364,10 @@ def test_images_of_any_shape(shape):
     """A single pixel, a line and a strip go through every transform."""
     images = photographs(3, *shape)
     for fill in Fill:
-        words = augment_notation.parse(f"{EVERYTHING}, fill {fill}")
-        draws = [drawing.draw_params(words, seed=0, image="p", copy=copy) for copy in range(3)]
-        assert augment(images, draws, fill=fill).shape == (3, *shape, 3)
+        for policy in ("randaugment 14 30", "trivialaugment"):
+            words = augment_notation.parse(f"{EVERYTHING}, {policy}, fill {fill}")
+            draws = [drawing.draw_params(words, seed=0, image="p", copy=copy) for copy in range(3)]
+            assert augment(images, draws, fill=fill).shape == (3, *shape, 3)
     assert augment(images[:0], []).shape == (0, *shape, 3)
 
 

@@ -49,7 +49,7 @@ def test_all_flips_are_used(image, notation, turns):
             np.testing.assert_array_equal(view, square[::down, ::across])
 
 
-@pytest.mark.parametrize("notation", ["crop 0.8, hflip", "rotate 20, brightness 0.2, hflip"])
+@pytest.mark.parametrize("notation", ["crop 0.8, hflip", "rotate 20, brightness 0.2, hflip", "trivialaugment, erase 1"])
 def test_drawn_views_are_the_copies_of_training(image, notation):
     """After the unchanged one, the copies drawn by seed, content and number: 1, 2 and so on, made by numpy or torch."""
     views = parse_test_views(notation, views=5, seed=3, make_copies=TorchCopies())

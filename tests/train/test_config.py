@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from cnnkit.choices import Amp, ClassWeights, Loss, Monitor, Optimizer, Schedule
+from cnnkit.choices import Amp, ClassWeights, Loss, Monitor, Optimizer, Sample, Schedule
 from cnnkit.errors import NotationError, UsageError
-from cnnkit.train.config import ImageTrainConfig, warn_without_val
+from cnnkit.train.config import FreezeConfig, HeadConfig, ImageTrainConfig, warn_without_val
 
 
 def with_rate(config):
@@ -54,6 +54,11 @@ def with_rate(config):
         (ImageTrainConfig(clip=0.0), 2, "--clip 0 would set all gradients to zero; "),
         (ImageTrainConfig(warmup=30.5), 2, "--warmup 30.5 is longer than the training, --epochs 30"),
         (ImageTrainConfig(epochs=1, warmup=2), 2, "--warmup 2 is longer than the training, --epochs 1"),
+        (
+            ImageTrainConfig(sample=Sample.BALANCED, class_weights=ClassWeights.BALANCED),
+            2,
+            "--sample balanced and --class-weights balanced both correct for the class frequencies, together twice; give one",
+        ),
         (ImageTrainConfig(augment=""), 2, '--augment "" changes nothing; '),
         (ImageTrainConfig(augment="rotate 0, fill wrap"), 2, '--augment "rotate 0, fill wrap" changes nothing; '),
         (
@@ -106,6 +111,7 @@ def test_rejects_options_that_need_a_validation_set(config, message, caplog):
         ImageTrainConfig(optimizer=Optimizer.RMSPROP, momentum=0.0),
         ImageTrainConfig(epochs=3, warmup=3.0, schedule=Schedule.COSINE),
         ImageTrainConfig(lr=0.0, ema=0.999, mixup=0.2, smoothing=0.1, class_weights=ClassWeights.BALANCED),
+        ImageTrainConfig(mixup=0.2, cutmix=1.0, sample=Sample.BALANCED, val_size=200),
     ],
 )
 def test_valid_settings_are_unchanged(config, caplog):
@@ -116,6 +122,21 @@ def test_valid_settings_are_unchanged(config, caplog):
             assert found == with_rate(config)
             assert found.checked(classes=2, has_val=has_val) == found
     assert caplog.messages == []
+
+
+def test_heads_reject_two_corrections_of_class_frequencies():
+    """The same message as for images."""
+    with pytest.raises(UsageError, match="both correct for the class frequencies"):
+        HeadConfig(sample=Sample.BALANCED, class_weights=ClassWeights.BALANCED).checked(has_val=True)
+
+
+def test_blended_images_are_not_cached():
+    """Mixup and CutMix change images in each epoch, so the frozen part runs in each; --views is refused with the option's name."""
+    for config, name in ((ImageTrainConfig(mixup=0.2), "--mixup"), (ImageTrainConfig(cutmix=1.0), "--cutmix")):
+        assert FreezeConfig().with_views(config).views == 0
+        with pytest.raises(UsageError, match=f"^{name} blends other images in each epoch, .*; give --views 0$"):
+            FreezeConfig(views=1).with_views(config)
+    assert FreezeConfig().with_views(ImageTrainConfig(sample=Sample.BALANCED)).views == 1
 
 
 def test_warns_once_without_a_validation_set(caplog):

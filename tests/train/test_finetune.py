@@ -283,6 +283,48 @@ def test_outputs_on_disk_give_the_same_bytes(data, start, tmp_path, caplog):
     assert (tmp_path / "memory.pt").read_bytes() == (tmp_path / "disk.pt").read_bytes()
 
 
+# ---------------------------------------------------------------- validation at another size
+
+
+@pytest.mark.parametrize(("unfreeze", "views"), [("none", None), ("conv3", None), ("conv3", 0), ("all", None)])
+def test_validation_at_another_size_is_that_of_the_finished_model(data, start, tmp_path, unfreeze, views):
+    """Training is the same as without; measures are those of the model that is written, whose Header has the size."""
+    config = {"epochs": 2, "val_size": 24}
+    result, model = tune(start, data, tmp_path / "larger.pt", unfreeze, config=config, views=views)
+    _, other = tune(start, data, tmp_path / "same.pt", unfreeze, config={"epochs": 2}, views=views)
+    assert [row["train_loss"] for row in model.history] == [row["train_loss"] for row in other.history]
+    prepare = other.header.preprocess
+    assert model.header.preprocess == dataclasses.replace(prepare, size=24, resize=24)
+    assert (model.header.training["train_size"], model.header.training["val_size"]) == (16, 24)
+    assert not {"train_size", "val_size"} & set(other.header.training)
+    images, targets = tensors(data.val, data, model.header.preprocess)
+    with torch.no_grad():
+        logits = network(tmp_path / "larger.pt").eval()(images)
+    assert result.val_loss == pytest.approx(float(nn.functional.cross_entropy(logits, targets)), rel=1e-3)
+    assert result.val_accuracy == pytest.approx(float((logits.argmax(1) == targets).double().mean()))
+    assert result.val_loss != pytest.approx(other.history[result.best_epoch - 1]["val_loss"], rel=1e-4)
+
+
+def test_validation_at_another_size_with_a_warm_up(data, start, tmp_path):
+    """The warm-up of the head validates at that size, too."""
+    config = {"epochs": 1, "val_size": 24}
+    result, model = tune(start, data, tmp_path / "larger.pt", "conv3", config=config, warmup_head=1)
+    assert len(model.history) == 2
+    images, targets = tensors(data.val, data, model.header.preprocess)
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(network(tmp_path / "larger.pt").eval()(images), targets)
+    assert result.val_loss == pytest.approx(float(loss), rel=1e-3)
+
+
+def test_refuses_a_validation_size_without_effect(data, start, tmp_path):
+    """That of the training; nothing is written."""
+    with pytest.raises(
+        UsageError, match="--val-size 16 is the training size; drop it, or give a larger size, such as 20"
+    ):
+        tune(start, data, tmp_path / "tuned.pt", config={"val_size": 16})
+    assert not list(tmp_path.iterdir())
+
+
 # ---------------------------------------------------------------- new heads and warm-up
 
 

@@ -16,9 +16,10 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import WeightedRandomSampler
 
 from cnnkit.callbacks import Callbacks
-from cnnkit.choices import ClassWeights, Fit, Initializer, Loss, Monitor, Optimizer, Pool, Schedule, Solver
+from cnnkit.choices import ClassWeights, Fit, Initializer, Loss, Monitor, Optimizer, Pool, Sample, Schedule, Solver
 from cnnkit.errors import CnnkitError, FormatError, NotationError, UsageError
 from cnnkit.formats import cache, features, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
@@ -210,6 +211,7 @@ def by_hand(
     clip=None,
     scheduler=None,
     averaging=None,
+    sampler=None,
 ):
     """Train one hidden layer in plain torch; returns the weights after the last epoch."""
     found = features.load(pair[0])
@@ -238,7 +240,11 @@ def by_hand(
     if averaged:
         averaged.update_parameters(network)  # the first call copies
     for _ in range(epochs):
-        for inputs, expected in shuffled(values, targets, batch=batch, generator=generator):
+        batches = shuffled(values, targets, batch=batch, generator=generator)
+        if sampler:
+            order = torch.tensor(list(sampler(targets, generator)))
+            batches = [(values[rows], targets[rows]) for rows in order.split(batch)]
+        for inputs, expected in batches:
             loss = criterion(network(inputs), expected)
             for layer in (first, second):
                 loss = loss + l1 * layer.weight.abs().sum() + l2 * layer.weight.pow(2).sum()
@@ -326,6 +332,17 @@ def test_smoothing_and_class_weights(make):
     balanced = nn.CrossEntropyLoss(weight=torch.from_numpy(weights).float())
     check(pair, by_hand(pair, criterion=balanced), class_weights=ClassWeights.BALANCED)
     check(pair, by_hand(pair, criterion=nn.CrossEntropyLoss(label_smoothing=0.2)), smoothing=0.2)
+
+
+def test_balanced_sampling(make):
+    """torch's WeightedRandomSampler with the inverse class frequencies, in epochs of the same length."""
+    pair = make("train", (20, 9, 5)), None
+
+    def sampler(targets, generator):
+        weights = 1 / targets.bincount().double()[targets]
+        return WeightedRandomSampler(weights.tolist(), len(targets), generator=generator)
+
+    check(pair, by_hand(pair, sampler=sampler), sample=Sample.BALANCED)
 
 
 def test_the_binary_loss(make):
