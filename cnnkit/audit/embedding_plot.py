@@ -31,6 +31,8 @@ _WIDTH, _HEIGHTS = 9.0, (4.5, 9.0)
 _MARGIN = 0.04
 #: With ten colours, enough for 120 classes.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
+#: The areas of markers that look smaller or larger than others.
+_AREAS = {"*": 1.8, "D": 0.7}
 #: Images whose class is unknown, or one of too many.
 _OTHER = "#c4c4c4"
 _LONGEST_NAME = 32  # letters
@@ -52,6 +54,11 @@ class ClassStyle:
     colour: str
     marker: str
     count: int
+
+    @property
+    def area(self) -> float:
+        """The factor of the marker's area."""
+        return _AREAS.get(self.marker, 1.0)
 
     @property
     def words(self) -> str:
@@ -119,13 +126,20 @@ def render(embedding: Embedding, *, name: str, thumbnails: Sequence[Thumbnail] =
     axes = figure.add_axes((0, 0, 1, 1))
     known = {style.name: number for number, style in enumerate(legend)}
     of_point = np.array([known.get(label, known.get(None, -1)) for label in labels])
-    area = float(np.clip(6000 / len(places), 8, 40))
+    area = float(np.clip(14000 / len(places), 8, 45))
     # Images without a class are drawn first, below the others
     for number in sorted(range(len(legend)), key=lambda number: legend[number].name is not None):
         style, chosen = legend[number], places[of_point == number]
         across, up = chosen.T
         axes.scatter(
-            across, up, s=area, color=style.colour, marker=style.marker, linewidths=0.3, edgecolors="white", zorder=2
+            across,
+            up,
+            s=area * style.area,
+            color=style.colour,
+            marker=style.marker,
+            linewidths=0.3,
+            edgecolors="white",
+            zorder=2,
         )
     for each in thumbnails:
         _draw(axes, each, legend[of_point[each.index]].colour, places[each.index], frame.unit)
@@ -191,7 +205,16 @@ def _add_legend(axes: Axes, legend: Sequence[ClassStyle], *, below: float) -> No
     longest = max(len(style.words) for style in legend)
     columns = min(len(legend), max(1, int(_WIDTH / (_SYMBOL + _LETTER * longest))))
     handles = [
-        Line2D([], [], linestyle="none", marker=style.marker, markersize=6, color=style.colour, mec="white", mew=0.3)
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=style.marker,
+            markersize=6 * style.area**0.5,
+            color=style.colour,
+            mec="white",
+            mew=0.3,
+        )
         for style in legend
     ]
     # Names are set afterwards: a legend leaves out those that begin with "_"

@@ -52,7 +52,7 @@ class TopImage:
         rank: 1 for the image with the largest activation.
         path: The image.
         activation: The largest activation of the filter in the image.
-        box: The receptive field of that place: x, y, width, height in pixels of the upright image, without padding.
+        box: The receptive field of that place, without padding: x,y,width,height in pixels of the upright image, as in a manifest.
     """
 
     layer: str
@@ -60,7 +60,7 @@ class TopImage:
     rank: int
     path: str
     activation: float
-    box: tuple[int, int, int, int]
+    box: str
 
 
 #: The fields of a record.
@@ -157,7 +157,7 @@ def draw(
     chosen = chosen[:_MOST] if filters.filters is None else chosen
     fields = ReceptiveFields(loaded, layer)
     fields.report()
-    side = next(side for side, most in _SIDES if len(chosen) * options.count <= most)
+    side = fields.whole_pixels(next(side for side, most in _SIDES if len(chosen) * options.count <= most))
     found = search(
         images,
         loaded,
@@ -245,7 +245,7 @@ def search(
             progress=callbacks.progress,
         )
         for shown, (pixels, values, places) in runner.in_batches(results, batch, skip=callbacks.skip):
-            finite: NDArray[np.bool_] = np.isfinite(values).all(1)
+            finite = np.asarray(np.isfinite(values).all(1))
             for image, usable in zip(shown, finite, strict=True):
                 if not usable:
                     callbacks.skip(image.path, f"the output of {layer.name} is not finite")
@@ -327,6 +327,11 @@ class ReceptiveFields:
         else:
             log.info("receptive fields of %s: %gx%g pixels of %dx%d", self._name, *size, *whole)
 
+    def whole_pixels(self, side: int) -> int:
+        """Return about this length of a thumbnail; a smaller patch is enlarged by a whole number."""
+        longest = int(max(min(one, other) for one, other in zip(self.size, self._input, strict=True)))
+        return side if longest > side else longest * max(1, round(side / longest))
+
     def of(self, place: int) -> Box:
         """Return the receptive field of a cell, by its number row by row; it may extend beyond the image."""
         height, width = self._input
@@ -379,7 +384,7 @@ def _records(
             if path not in sizes:
                 with decode.required(path):
                     sizes[path] = decode.upright_size(path)
-            box = in_file(one.field, sizes[path], preprocess)
+            box = ",".join(map(str, in_file(one.field, sizes[path], preprocess)))
             records.append(TopImage(layer, number, rank, path, one.activation, box))
     return records
 
