@@ -220,6 +220,13 @@ class MapScale(StrEnum):
     LAYER = "layer"  # of the whole layer: channels can be compared
 
 
+class EmbedMethod(StrEnum):
+    """Method that maps features to two dimensions."""
+
+    TSNE = "tsne"  # keeps neighbours together, van der Maaten and Hinton 2008
+    PCA = "pca"  # the two directions of largest variance
+
+
 class ProbeName(StrEnum):
     """Property, other than an image's content, that may predict its class."""
 

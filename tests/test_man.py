@@ -107,11 +107,13 @@ def test_page_has_all_of_help(name, run):
 #: Options that are different things in different commands.
 SEVERAL_MEANINGS = {
     "--channels",  # of a layer; of a colour
+    "--count",  # of each split; of each filter
     "--dtype",  # of activations; of stored features
     "--features",  # a file; an output to add
     "--filters",  # a number; ranges
     "--folds",  # a number; a table
     "--input",  # a size; a type
+    "--method",  # of heat maps; of maps of features
     "--model",  # MODEL.onnx where only that is possible
     "--output",  # files of several types, folders; an output of a graph
     "--pool",  # a window; the pooling of features

@@ -43,6 +43,7 @@ ROAD = {
     "cnn-compare": ["predictions.tsv", "predictions.tsv", "--truth", "split.tsv"],
     "cnn-calibrate": ["predictions.tsv", "--truth", "mistaken.tsv"],
     "cnn-curves": ["kept.csv"],
+    "cnn-embed": ["train.npy", "--method", "pca"],
     "cnn-cam": ["-m", "head.pt", "split.tsv", "--split", "test", "--device", "cpu"],
     "cnn-maps": ["-m", "head.pt", "photos/red/00.png", "--device", "cpu"],
     "cnn-filters": ["head.pt", "-o", "filters.png", "--steps", "2", "--device", "cpu"],
@@ -98,6 +99,7 @@ MISSING = {
     "cnn-compare": ["no-such.tsv", "predictions.tsv"],
     "cnn-calibrate": ["no-such.tsv"],
     "cnn-curves": ["no-such.csv"],
+    "cnn-embed": ["no-such.npy"],
     "cnn-cam": ["-m", "no-such.pt", "photos"],
     "cnn-maps": ["-m", "no-such.pt", "photos/red/00.png"],
     "cnn-filters": ["no-such.pt", "-o", "x.png"],
@@ -121,6 +123,7 @@ SOURCELESS = {
     "cnn-compare": [],
     "cnn-calibrate": [],
     "cnn-curves": [],
+    "cnn-embed": [],
     "cnn-cam": ["-m", "head.pt"],
     "cnn-maps": ["-m", "head.pt"],
     "cnn-filters": ["-o", "x.png"],
@@ -145,6 +148,7 @@ ENDLESS = {
     "cnn-compare": ["-", "predictions.tsv"],
     "cnn-calibrate": [],
     "cnn-curves": [],
+    "cnn-embed": None,  # t-SNE of a thousand iterations on a dozen images
     "cnn-cam": ["-m", "head.pt", "-", "--device", "cpu"],
     "cnn-maps": ["-m", "vgg16", "--weights", "none", "photos/red/00.png"],
     "cnn-filters": ["head.pt", "-o", "x.png", "--steps", "1000000"],
@@ -160,6 +164,7 @@ SKIPPING = {
     "cnn-predict": ["-m", "head.onnx", "photos-and-one", "--device", "cpu"],
     "cnn-train": ["photos-and-one", "-o", "skipping/x.pt", *NET],
     "cnn-cam": ["-m", "head.pt", "photos-and-one", "--device", "cpu"],
+    "cnn-filters": ["head.pt", "--top-images", "photos-and-one", "-o", "skipping/x.png", "--device", "cpu"],
 }
 
 #: Commands that write files while they print rows; DIR is a new name.
@@ -715,6 +720,7 @@ UNUSABLE = {
     "cnn-predict, labels": ["-m", "head.onnx", "unusable", "--labels-only"],
     "cnn-cam": ["-m", "head.pt", "unusable", "-o", "made", "--sheet", "made.png"],
     "cnn-maps": ["-m", "head.pt", "unusable/red/0.png", "-o", "made"],
+    "cnn-filters": ["head.pt", "--top-images", "unusable", "-o", "made.png"],
     "cnn-dream": ["head.pt", "unusable/red/0.png", "-o", "made.png", "--steps", "1"],
 }
 
@@ -786,7 +792,7 @@ def test_commands_with_max_pixels(run):
     """All that decode images, and no others."""
     bounded = {name for name in COMMANDS if "--max-pixels" in run(name, "--help").out}
     without = {
-        *("cnn-calibrate", "cnn-compare", "cnn-curves", "cnn-dims", "cnn-eval", "cnn-filters", "cnn-train-head"),
+        *("cnn-calibrate", "cnn-compare", "cnn-curves", "cnn-dims", "cnn-eval", "cnn-train-head"),
     }
     assert bounded == set(COMMANDS) - without
 

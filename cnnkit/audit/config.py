@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cnnkit.choices import ProbeName
+from cnnkit.choices import EmbedMethod, ProbeName
 from cnnkit.data import shards
 from cnnkit.data.config import NEAR_BITS
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
+from cnnkit.formats import figures
 from cnnkit.option_fields import device_option, jobs_option, option, seed_option, shard_option, weights_option
 
 
@@ -93,3 +94,61 @@ class AdviseConfig:
             raise UsageError("--weights none: random weights cannot measure similarity; give a FILE or default")
         devices.parse(self.device)
         return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedConfig:
+    """How features are mapped to two dimensions, and how the map is drawn."""
+
+    output: list[Path] | None = option(
+        None,
+        "File to write: the map (.png, .svg or .pdf), or its coordinates (.tsv); may be repeated. "
+        "[default: print the coordinates]",
+        "--output",
+        "-o",
+        metavar="FILE",
+    )
+    method: EmbedMethod = option(
+        EmbedMethod.TSNE,
+        "Method: tsne keeps neighbours together; pca shows the two directions of largest variance, and is fast.",
+    )
+    perplexity: float | None = option(
+        None,
+        "Perplexity of t-SNE, about the number of neighbours of an image that count. "
+        "[default: 30, or a third of the other images if they are fewer than 90]",
+        minimum=1.0,
+    )
+    thumbnails: bool = option(False, "Draw images at their points, as many as fit without covering each other.")
+    seed: int = seed_option(after=("split",))
+    jobs: int | None = jobs_option(after=("seed",))
+
+    def checked(self) -> Self:
+        """Check that options go together, and the names of files.
+
+        Raises:
+            UsageError: They do not, or a file has another ending.
+        """
+        if self.perplexity is not None and self.method is EmbedMethod.PCA:
+            raise UsageError("--perplexity is a setting of t-SNE; drop it, or --method pca")
+        for path in self.drawings:
+            if path.suffix.lower() not in figures.ENDINGS:
+                *others, last = figures.ENDINGS
+                endings = f"{', '.join(others)} or {last} for the map"
+                raise UsageError(
+                    f"-o {path}: unknown format; give it a name that ends in {endings}, .tsv for coordinates"
+                )
+        if self.thumbnails and not self.drawings:
+            raise UsageError("--thumbnails are drawn on the map; give its file with -o FILE.png")
+        if self.jobs is not None and not self.thumbnails:
+            raise UsageError("--jobs sets the threads that decode --thumbnails; drop it, or add --thumbnails")
+        return self
+
+    @property
+    def tables(self) -> list[Path]:
+        """The files of coordinates."""
+        return [path for path in self.output or () if path.suffix.lower() == ".tsv"]
+
+    @property
+    def drawings(self) -> list[Path]:
+        """The files of maps."""
+        return [path for path in self.output or () if path.suffix.lower() != ".tsv"]

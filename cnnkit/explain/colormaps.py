@@ -7,6 +7,20 @@ from numpy.typing import NDArray
 from cnnkit import messages
 from cnnkit.errors import UsageError
 
+#: Ten colours that colour-blind readers can distinguish (Petroff 2021, Accessible Color Sequences for Data Visualization).
+DISTINCT = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#832db6",
+    "#94a4a2",
+    "#a96b59",
+    "#e76300",
+    "#717581",
+    "#b9ac70",
+    "#92dadd",
+)
+
 
 def color_table(name: str) -> NDArray[np.uint8]:
     """Return the 256 colours of a colour map of matplotlib, (256, 3).

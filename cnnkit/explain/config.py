@@ -4,13 +4,14 @@ Device, batch size, threads and seed are arguments of the functions instead.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from cnnkit.choices import CamMethod, Fit, MapScale, Monitor
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import RemembersGiven, given, option, weights_option
+from cnnkit.option_fields import RemembersGiven, given, option, options, refuse_unused, weights_option
 
 # ---------------------------------------------------------------- networks, layers and filters
 
@@ -229,20 +230,53 @@ class AscentOptions(RemembersGiven):
 class PatternOptions(AscentOptions):
     """Settings of the search for patterns."""
 
-    batch: int = option(16, "Filters per batch.", minimum=1, after=("device",))
+    batch: int = option(16, "Filters per batch; with --top-images, images per batch.", minimum=1, after=("device",))
 
-    def checked(self, *, kernels: bool) -> Self:
-        """Refuse settings of the search if kernels are drawn instead.
+    def checked(self, *, kernels: bool, top_images: bool = False) -> Self:
+        """Refuse settings of the search if kernels, or patches of images, are drawn instead.
 
         Args:
             kernels: Whether kernels are drawn.
+            top_images: Whether patches of images are drawn.
 
         Raises:
-            UsageError: A setting of the search was given with `kernels`.
+            UsageError: A setting of the search was given with one of them.
         """
         if kernels:
             for flag in given(self):
                 raise UsageError(f"{flag} has no effect with --kernels; drop it")
+        if top_images:
+            for flag in given(self, names=[each.name for each in options(AscentOptions)]):
+                raise UsageError(f"{flag} has no effect with --top-images; drop it")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopImageOptions(RemembersGiven):
+    """The images whose patches are drawn instead of patterns."""
+
+    top_images: list[str] | None = option(
+        None,
+        "Draw the images of SOURCE that excite each filter most instead, cut to the receptive field of the strongest place; "
+        "may be repeated.",
+        metavar="SOURCE",
+    )
+    count: int = option(9, "With --top-images: images per filter.", minimum=1, metavar="N")
+
+    def checked(self, *, kernels: bool, others: Mapping[str, object]) -> Self:
+        """Refuse options that exclude each other, or have no effect.
+
+        Args:
+            kernels: Whether kernels are drawn.
+            others: Options of the command that only concern `top_images`, by name.
+
+        Raises:
+            UsageError: Two things are to be drawn, or an option needs `top_images`.
+        """
+        if self.top_images is None:
+            refuse_unused({**dict.fromkeys(given(self), True), **others}, "without --top-images, no images are read")
+        elif kernels:
+            raise UsageError("--kernels draws weights, --top-images patches of images; give one of them")
         return self
 
 

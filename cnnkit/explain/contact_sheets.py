@@ -103,9 +103,9 @@ class SheetCells:
         return iter(self._cells)
 
 
-def thumbnail(image: Image.Image) -> Image.Image:
-    """Resize an image to a thumbnail of a sheet."""
-    scale = SIDE / max(image.size)
+def thumbnail(image: Image.Image, *, side: int = SIDE) -> Image.Image:
+    """Resize an image to a thumbnail of a sheet, `side` pixels long."""
+    scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     # Small images, such as digits of 8 x 8 pixels, are enlarged with visible pixels
     return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
@@ -189,3 +189,42 @@ def _zoom(height: int, width: int) -> int:
 
 def _enlarged(tile: NDArray[np.uint8], zoom: int) -> Image.Image:
     return Image.fromarray(tile.repeat(zoom, axis=0).repeat(zoom, axis=1))
+
+
+# ---------------------------------------------------------------- blocks of thumbnails
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Thumbnails that belong together, with a title and a note above them."""
+
+    title: str
+    note: str
+    tiles: Sequence[Image.Image]
+
+
+def render_blocks(blocks: Sequence[Block], *, side: int, count: int) -> Image.Image:
+    """Draw blocks of at most `count` thumbnails, each in a square, in a grid of about 4:3; missing thumbnails are grey.
+
+    Args:
+        blocks: At least one.
+        side: The longer side of the thumbnails, in pixels.
+        count: The number of places of a block.
+    """
+    columns = math.ceil(math.sqrt(count))
+    inner = Grid(cell=(side, side), gap=(_MOSAIC_GAP, _MOSAIC_GAP))
+    width, height = inner.size(-(-count // columns), columns)
+    across = min(len(blocks), max(1, round(math.sqrt(len(blocks) * 4 / 3 * (height + LINE_HEIGHT) / width))))
+    outer = Grid(cell=(width, height + LINE_HEIGHT), gap=(SPACE, SPACE), margin=SPACE)
+    sheet = Image.new("RGB", outer.size(-(-len(blocks) // across), across), _BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    empty = Image.new("RGB", (side, side), _EMPTY)
+    for index, block in enumerate(blocks):
+        left, top = outer.corner(index // across, index % across)
+        pen.text((left + width, top), block.note, fill=_INK, font=font(), anchor="ra")
+        room = width - round(font().getlength(block.note)) - GAP
+        pen.text((left, top), shorten(block.title, room), fill=_INK, font=font())
+        for place in range(count):
+            tile = block.tiles[place] if place < len(block.tiles) else empty
+            inner.place(sheet, tile, place // columns, place % columns, origin=(left, top + LINE_HEIGHT))
+    return sheet

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from matplotlib import colormaps
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,25 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cnnkit.choices import Monitor
+from cnnkit.explain import colormaps
 from cnnkit.explain.curves import PANELS, TrainingRun, curve
 from cnnkit.formats import figures
 from cnnkit.messages import printable
 
 _Style = Literal["--", "-"]
 
-#: Ten colours that colour-blind readers can distinguish (Petroff 2021, Accessible Color Sequences for Data Visualization).
-_COLOURS = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#832db6",
-    "#94a4a2",
-    "#a96b59",
-    "#e76300",
-    "#717581",
-    "#b9ac70",
-    "#92dadd",
-)
 _STYLES: tuple[_Style, _Style] = ("--", "-")  # training, validation
 _FAINT = 0.3
 _WIDTH, _HEIGHT, _LEGEND_ROW = 10, 3.6, 0.21  # inches
@@ -122,8 +110,8 @@ def _add_legend(figure: Figure, rows: Sequence[Sequence[tuple[Line2D, str]]]) ->
 
 def _colours(count: int) -> Sequence[str]:
     """Return a colour for each run; more than ten are steps of one colour map."""
-    if count <= len(_COLOURS):
-        return _COLOURS[:count]
+    if count <= len(colormaps.DISTINCT):
+        return colormaps.DISTINCT[:count]
     from matplotlib.colors import to_hex
 
-    return [to_hex(colormaps["turbo"](place / (count - 1))) for place in range(count)]
+    return [to_hex(mpl.colormaps["turbo"](place / (count - 1))) for place in range(count)]

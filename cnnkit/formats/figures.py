@@ -17,7 +17,10 @@ _CHANGING: dict[str, dict[str, None]] = {
     ".svg": {"Date": None},
     ".pdf": {"CreationDate": None},
 }
-_DPI = 150
+#: The endings of the names of figures.
+ENDINGS = tuple(_CHANGING)
+#: Resolution of figures, in pixels per inch.
+DPI = 150
 
 
 def check(path: str | Path) -> str:
@@ -27,8 +30,8 @@ def check(path: str | Path) -> str:
         UsageError: It is not .png, .svg or .pdf.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in _CHANGING:
-        *others, last = _CHANGING
+    if suffix not in ENDINGS:
+        *others, last = ENDINGS
         raise UsageError(f"{path}: unknown format; give it a name that ends in {', '.join(others)} or {last}")
     return suffix[1:]
 
@@ -50,6 +53,6 @@ def save(path: str | Path, draw: "Callable[[], Figure]") -> None:
     drawn = io.BytesIO()  # matplotlib seeks, which a pipe does not allow
     with mpl.rc_context({"svg.hashsalt": "cnnkit"}):
         figure = draw()
-        figure.savefig(drawn, format=kind, dpi=_DPI, bbox_inches="tight", metadata=_CHANGING[f".{kind}"])
+        figure.savefig(drawn, format=kind, dpi=DPI, bbox_inches="tight", metadata=_CHANGING[f".{kind}"])
     with atomic.writing(path) as file:
         file.write(drawn.getvalue())

@@ -23,13 +23,14 @@ _MOST_SHOWN = 40  # characters of a value in a message: hashes are long
 
 @dataclass(frozen=True, slots=True)
 class FeatureRows:
-    """Some rows of a `.npy`: row `rows[i]` of `values`, (N, D) or (N, C, h, w), is called `paths[i]`."""
+    """Some rows of a `.npy`: row `rows[i]` of `values`, (N, D) or (N, C, h, w), is called `paths[i]`, and its class is `labels[i]`."""
 
     name: str
     values: NDArray[Any]
     rows: list[int]
     paths: list[str]
     header: Header | None
+    labels: list[str | None]
 
 
 def are_feature_files(sources: Sequence[str] | None) -> bool:
@@ -72,7 +73,12 @@ def _one(path: Path, split: str | None) -> FeatureRows:
         if split is not None:
             raise UsageError(f"{path} has no {listed.name} next to it, which --split {split} needs")
         return FeatureRows(
-            str(path), values, list(range(len(values))), [f"{path}:{row}" for row in range(len(values))], header
+            str(path),
+            values,
+            list(range(len(values))),
+            [f"{path}:{row}" for row in range(len(values))],
+            header,
+            [None] * len(values),
         )
     named = manifest.load(listed, views=header is not None and header.has_views)
     if len(named) != len(values):
@@ -85,7 +91,12 @@ def _one(path: Path, split: str | None) -> FeatureRows:
     if split is not None and not rows:
         raise CnnkitError(f"{listed}: no rows with split {split}; it has {', '.join(splits) or 'none'}")
     return FeatureRows(
-        str(path), values, rows, [manifest.seen_here(os.path.dirname(path), named[row].path) for row in rows], header
+        str(path),
+        values,
+        rows,
+        [manifest.seen_here(os.path.dirname(path), named[row].path) for row in rows],
+        header,
+        [named[row].label for row in rows],
     )
 
 

@@ -51,7 +51,8 @@ class CentreTracer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch'
     def regain(self, inputs: Sequence[Tensor], output: Tensor, *, channels_last: bool) -> None:
         """Find the centres of a map that was cut into tokens and reassembled.
 
-        They are those of its inputs if the sizes agree, or else those of the last map of its size.
+        They are those of its inputs if the sizes agree, or else those of the last map of its size; then tokens have mixed the cells, and
+        their receptive fields are unknown.
 
         Args:
             inputs: Inputs of a node of a network.
@@ -64,7 +65,8 @@ class CentreTracer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch'
         size = tuple(output.shape[axis] for axis in axes)
         found = merged([(each.shape, self.known[each]) for each in inputs if each in self.known], output.shape)
         if found is None and min(size) > 1 and size in self._latest:
-            found = TracedMap(self._latest[size].rows, self._latest[size].columns, axes)
+            latest = self._latest[size]
+            found = TracedMap(latest.rows.unbounded(), latest.columns.unbounded(), axes)
         if found is not None:
             self.known[output] = found
 

@@ -292,6 +292,157 @@ def test_kernels_worked_example(run, here, grey):
     assert some == [records[3], records[1]]
 
 
+# ---------------------------------------------------------------- images that excite filters most
+
+
+def top(run, *words, model="m.pt", out="t.png", status=0):
+    """Run with --top-images, and return the records and the messages."""
+    outcome = run("cnn-filters", model, "-o", out, *CPU, *words, "--json", status=status)
+    return [json.loads(line) for line in outcome.out.splitlines()], outcome.err
+
+
+def squares(folder, shades, *, at=(7, 12), size=3):
+    """Write black images with a red square, one for each shade."""
+    folder.mkdir()
+    for name, shade in shades.items():
+        drawn = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+        drawn[at[1] : at[1] + size, at[0] : at[0] + size, 0] = shade
+        Image.fromarray(drawn).save(folder / f"{name}.png")
+
+
+def sum_of_red(backbone):
+    """Let filter 0 add up the red of its window, and filter 1 be 0 everywhere."""
+    with torch.no_grad():
+        backbone.conv1.weight.zero_()
+        backbone.conv1.bias.zero_()
+        backbone.conv1.weight[0, 0] = 1
+
+
+def test_strongest_patch_by_hand(run, here):
+    """A window of 3x3 pixels is brightest on a red square of 3x3: box, order and pixels of the patch are those of the square."""
+    write("red.pt", "conv 2 k3 relu", width=2, change=sum_of_red)
+    squares(here / "in", {"a": 120, "b": 250, "c": 200, "d": 250})
+    records, messages = top(run, "--top-images", "in", "--count", "3", model="red.pt")
+    assert [(each["filter"], each["rank"], each["path"]) for each in records] == [
+        (0, 1, "in/b.png"),  # of equal activations, the first
+        (0, 2, "in/d.png"),
+        (0, 3, "in/c.png"),
+    ]
+    assert [each["box"] for each in records] == ["7,12,3,3"] * 3
+    assert {each["layer"] for each in records} == {"conv1"}
+    mean, std = (getattr(torch_model.load("red.pt").header.preprocess, name)[0] for name in ("mean", "std"))
+    expected = [9 * (shade / 255 - mean) / std for shade in (250, 250, 200)]
+    np.testing.assert_allclose([each["activation"] for each in records], expected, rtol=1e-5)
+    assert "receptive fields of conv1: 3x3 pixels of 24x24" in messages
+    assert "1 of 2 filters are excited by fewer than 3 images" in messages  # filter 1, whose activations are 0
+    sheet = pixels("t.png")
+    first = (sheet == [250, 0, 0]).all(2)
+    rows, columns = first.nonzero()
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (
+        129,
+        2 * 129 + 2,
+    )  # two patches, each wholly red, next to each other; a pixel is 43 of the sheet
+    assert (sheet == [200, 0, 0]).all(2).sum() == 129 * 129
+
+
+def test_top_images_are_those_of_torch(run, here, trained):
+    """Activations, order and receptive fields behind a pool and a batch norm, for any batch size and several sources."""
+    words = ("--top-images", trained.parent / "train", "--top-images", trained.parent / "val", "--count", "4")
+    records, _ = top(run, *words, "--layer", "bn1")
+    paths = sorted({*(trained.parent / "train").rglob("*.png")}, key=lambda path: path.as_posix().encode())
+    paths += sorted({*(trained.parent / "val").rglob("*.png")}, key=lambda path: path.as_posix().encode())
+    loaded = torch_model.load("m.pt")
+    network = classifiers.from_header(loaded.header, loaded.state, name="m.pt").eval()
+    with torch.no_grad():
+        maps = network.base(network.normalise(torch.tensor(np.stack([pixels(path) for path in paths]))))  # (N, 8, h, w)
+    found = maps.flatten(2).max(2)
+    order = found.values.argsort(dim=0, descending=True, stable=True)[:4]  # (4, 8)
+    assert len(records) == 4 * 8
+    for record in records:
+        index = order[record["rank"] - 1, record["filter"]]
+        assert Path(record["path"]) == paths[index]
+        assert record["activation"] == pytest.approx(float(found.values[index, record["filter"]]), rel=1e-4)
+        row, column = divmod(int(found.indices[index, record["filter"]]), maps.shape[3])
+        assert record["box"] == f"{2 * column},{2 * row},10,10"  # 5 + 1 + 2 * 2 pixels, two from cell to cell
+    others, _ = top(run, *words, "--layer", "bn1", "--batch", "7")
+    assert [each["box"] for each in others] == [each["box"] for each in records]
+    assert [each["path"] for each in others] == [each["path"] for each in records]
+
+
+def test_padding_of_a_patch_has_the_mean_colour(run, here):
+    """The receptive field of a corner is cut to the image in the box, and shown whole."""
+    write("padded.pt", "conv 2 k5 same relu", width=2, change=sum_of_red)
+    squares(here / "in", {"corner": 250}, at=(0, 0), size=3)
+    (record,), _ = top(run, "--top-images", "in", "--count", "1", "--filters", "0", model="padded.pt")
+    assert record["box"] == "0,0,3,3"
+    mean = [round(255 * value) for value in torch_model.load("padded.pt").header.preprocess.mean]
+    patch = pixels("t.png")[16 + 16 : 16 + 16 + 128, 16 : 16 + 128]
+    assert (patch[:50] == mean).all()
+    assert (patch[:, :50] == mean).all()
+    assert (patch[52:, 52:] == [250, 0, 0]).all()
+
+
+def test_top_images_of_a_dense_layer_are_whole(run, here, trained):
+    """A unit of a vector sees the whole image."""
+    records, _ = top(run, "--top-images", trained.parent / "val", "--layer", "head.dense1", "--count", "2")
+    assert {each["box"] for each in records} == {f"0,0,{SIDE},{SIDE}"}
+
+
+def test_top_images_reads_a_split_and_skips_broken_images(run, here):
+    """Status 3, and a table of skipped images; the same input gives the same bytes."""
+    write("red.pt", "conv 2 k3 relu", width=2, change=sum_of_red)
+    squares(here / "in", {"a": 200, "b": 250})
+    (here / "in" / "c.png").write_text("no image")
+    (here / "m.tsv").write_text("path\tlabel\tsplit\nin/a.png\tx\ttrain\nin/b.png\tx\tval\nin/c.png\tx\ttrain\n")
+    words = ("--top-images", "m.tsv", "--split", "train", "--errors", "e.tsv", "--filters", "0")
+    records, messages = top(run, *words, model="red.pt", status=3)
+    assert [each["path"] for each in records] == ["in/a.png"]
+    assert "in/c.png: not an image" in messages
+    assert "in/c.png" in (here / "e.tsv").read_text()
+    content = (here / "t.png").read_bytes()
+    assert top(run, *words, model="red.pt", status=3)[0] == records
+    assert (here / "t.png").read_bytes() == content
+
+
+@pytest.mark.photos
+def test_top_images_of_squeezenet(run, photos, here):
+    """Three of twelve photographs for each of eight filters, compared with a hook of torch; boxes in pixels of the files."""
+    weights = photos / "weights" / "squeezenet1_1.pth"
+    files = sorted((photos / "flowers" / "tulip").glob("*.jpg"))[:12]
+    words = ["--weights", weights, "--layer", "features.3", "--filters", "0-7", "--count", "3"]
+    for path in files:
+        words += ["--top-images", path]
+    records, _ = top(run, *words, model="squeezenet1_1")
+    network = torchvision.models.squeezenet1_1(weights=None).eval()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    prepare = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()
+    kept = []
+    network.features[3].register_forward_hook(lambda _module, _given, made: kept.append(made))
+    with torch.no_grad():
+        for path in files:
+            with Image.open(path) as image:
+                network(prepare(image.convert("RGB"))[None])
+    values = torch.cat(kept)[:, :8].flatten(2).max(2)
+    order = values.values.argsort(dim=0, descending=True)[:3]
+    assert [(each["filter"], each["rank"]) for each in records] == [(f, rank) for f in range(8) for rank in (1, 2, 3)]
+    for record in records:
+        index = int(order[record["rank"] - 1, record["filter"]])
+        assert Path(record["path"]) == files[index]
+        assert record["activation"] == pytest.approx(float(values.values[index, record["filter"]]), rel=1e-3)
+        with Image.open(files[index]) as image:
+            width, height = image.size
+        scale = min(width, height) / 256
+        _, column = divmod(int(values.indices[index, record["filter"]]), kept[0].shape[3])
+        # conv 3 s2, pool 3 s2 (rounded up), 1x1 and 3x3: 15 pixels, 4 from cell to cell, the first at 3 - 4
+        left = 4 * column - 4 + ((width / scale) - 224) / 2
+        x, y, wide, high = map(int, record["box"].split(","))
+        assert 0 <= x < x + wide <= width
+        assert 0 <= y < y + high <= height
+        if 0 < column < 54:
+            assert x == pytest.approx(left * scale, abs=1.5 * scale)
+            assert wide == pytest.approx(15 * scale, abs=1.5)
+
+
 # ---------------------------------------------------------------- words that do not fit
 
 
@@ -310,6 +461,12 @@ def test_kernels_worked_example(run, here, grey):
         (("m.pt", "-o", "f.png", "--kernels", "--jitter", "9"), 2, "--jitter has no effect with --kernels; drop it"),
         (("m.pt", "-o", "f.png", "--kernels", "--size", "9"), 2, "--size has no effect with --kernels; drop it"),
         (("m.pt", "-o", "f.png", "--kernels", "--seed", "9"), 2, "--seed has no effect on the weights that --kernels draws"),
+        (("m.onnx", "-o", "f.png", "--top-images", "m.png"), 1, "m.png: no such"),
+        (("m.pt", "-o", "f.png", "--count", "4"), 2, "without --top-images, no images are read; drop --count"),
+        (("m.pt", "-o", "f.png", "--split", "val"), 2, "without --top-images, no images are read; drop --split"),
+        (("m.pt", "-o", "f.png", "--top-images", "x", "--kernels"), 2, "--kernels draws weights, --top-images patches of"),
+        (("m.pt", "-o", "f.png", "--top-images", "x", "--steps", "64"), 2, "--steps has no effect with --top-images; drop it"),
+        (("m.pt", "-o", "f.png", "--top-images", "x", "--size", "9"), 2, "--size has no effect with --top-images; drop it"),
         (("m.pt", "-o", "f.png", "--octaves", "2"), 2, "--dream is now a separate command: cnn-dream"),
         (("m.pt", "-o", "f.png", "--octave-scale", "1.3"), 2, "--dream is now a separate command: cnn-dream"),
         (("m.pt", "-o", "f.png", "--dream", "sky.png", "--octaves", "2"), 2, "--dream is now a separate command: cnn-dream"),

@@ -66,13 +66,18 @@ def traced(module, height, width):
     return made, tracer.known[made]
 
 
-def reached(module, height, width, row, column):
-    """Return the middle of the pixels that a cell depends on, (y, x), without global paths."""
+def seen(module, height, width, row, column):
+    """Return the first and the last of the pixels that a cell depends on, by row and by column, without global paths."""
     images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1), requires_grad=True)
     module(images)[0, :, row, column].sum().backward()
     strength = images.grad[0].abs().sum(0)
     rows, columns = (strength > 1e-3 * strength.max()).nonzero(as_tuple=True)
-    return (int(rows.min()) + int(rows.max())) / 2, (int(columns.min()) + int(columns.max())) / 2
+    return (int(rows.min()), int(rows.max())), (int(columns.min()), int(columns.max()))
+
+
+def reached(module, height, width, row, column):
+    """Return the middle of these pixels, (y, x)."""
+    return tuple((first + last) / 2 for first, last in seen(module, height, width, row, column))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -101,6 +106,55 @@ def test_centres_agree_with_gradients(name):
         expected = reached(module, 48, 40, row, column)
     assert found.rows.first + row * found.rows.step == pytest.approx(expected[0])
     assert found.columns.first + column * found.columns.step == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_receptive_fields_agree_with_gradients(name):
+    """Exact for convolutions, pools and their branches; no smaller where cells are interpolated."""
+    module = MODULES[name]
+    with torch.no_grad():
+        for index, weight in enumerate(module.parameters()):
+            weight.copy_(torch.rand(weight.shape, generator=torch.Generator().manual_seed(index)) + 0.1)
+    if name == "branches":
+        nn.init.zeros_(module[1].squeeze.fc2.weight)
+    made, found = traced(module, 48, 40)
+    row, column = made.shape[-2] // 2, made.shape[-1] // 2
+    if name in ("pools", "strided"):
+        module = nn.Sequential(
+            *(nn.AvgPool2d(each.kernel_size, each.stride, each.padding) if isinstance(each, nn.MaxPool2d) else each for each in module)
+        )  # fmt: skip
+    for side, cell, (first, last), length in zip(
+        (found.rows, found.columns), (row, column), seen(module, 48, 40, row, column), (48, 40), strict=True
+    ):
+        start, stop = side.seen(cell, length)
+        if name in ("larger", "transposed", "blocks", "adaptive"):
+            assert start <= first < last < stop
+        else:
+            assert (start, stop) == (first, last + 1)
+
+
+@pytest.mark.parametrize(("name", "extent"), [("mobilenet_v2", 491), ("squeezenet1_1", 207)])
+def test_receptive_field_of_networks_is_that_of_cnn_dims(name, extent):
+    """Of the last map; the largest path through blocks counts."""
+    network, _ = layer_graph.of_name(name, weights="none")
+    place = network.centres[network.last_spatial().node]
+    assert (place.rows.extent, place.columns.extent) == (extent, extent)
+
+
+def test_receptive_field_after_attention_is_unknown():
+    """Tokens mix the cells of a map; a cell then sees the whole input."""
+    tracer = CentreTracer()
+    images = torch.rand(1, 3, 8, 8)
+    tracer.known[images] = TracedMap()
+    with torch.no_grad(), tracer:
+        maps = nn.functional.conv2d(images, torch.ones(4, 3, 3, 3), stride=2, padding=1)
+        again = maps.flatten(2).softmax(2).view(1, 4, 4, 4).clone()
+    tracer.regain([], again, channels_last=False)
+    assert tracer.known[maps].rows.seen(1, 8) == (1, 4)
+    assert tracer.known[again].rows.seen(1, 8) == (0, 8)
+    with torch.no_grad(), tracer:
+        later = nn.functional.conv2d(again, torch.ones(4, 4, 3, 3))
+    assert tracer.known[later].rows.seen(0, 8) == (0, 8)
 
 
 @pytest.mark.parametrize(
