@@ -113,6 +113,7 @@ SEVERAL_MEANINGS = {
     "--folds",  # a number; a table
     "--input",  # a size; a type
     "--model",  # MODEL.onnx where only that is possible
+    "--optimizer",  # of weights; of the pixels of an image
     "--output",  # files of several types, folders; an output of a graph
     "--pool",  # a window; the pooling of features
     "--val",  # images; features
