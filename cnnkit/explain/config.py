@@ -285,7 +285,7 @@ class StyleOptions(RemembersGiven):
     )
     content_weight: float = option(1.0, "Weight of the content loss.", minimum=0.0)
     style_weight: float = option(10.0, "Weight of the style loss.", minimum=0.0)
-    tv_weight: float = option(1.0, "Weight of the total variation, which makes the image smoother.", minimum=0.0)
+    tv_weight: float = option(10.0, "Weight of the total variation, which makes the image smoother.", minimum=0.0)
     start: StyleStart = option(StyleStart.CONTENT, "Start from the content image, or from uniform noise.")
     optimizer: StyleOptimizer = option(StyleOptimizer.LBFGS, "Optimizer of the pixels.")
     steps: int = option(200, "Steps of the optimizer.", minimum=1)

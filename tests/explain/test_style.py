@@ -69,9 +69,9 @@ def test_losses_are_those_of_gatys(network):
     assert total == pytest.approx(wanted[0] + 7 * wanted[1] + 3 * wanted[2], rel=1e-4)
     assert loss.losses(loss.tensor(content))[1] == 0
     same = StyleLoss(found, content, content, options=OPTIONS)
-    assert same.losses(same.tensor(content))[:3] == pytest.approx(
-        [3 * by_hand(whole, content, content, content)[2], 0, 0], abs=1e-6
-    )
+    with torch.no_grad():
+        variation = by_hand(whole, content, content, content)[2]
+    assert same.losses(same.tensor(content))[:3] == pytest.approx([3 * variation, 0, 0], abs=1e-6)
 
 
 def test_gradient_is_that_of_finite_differences(network):
@@ -108,7 +108,8 @@ def test_optimizers_reduce_the_loss(network, optimizer):
     assert records[-1].style < 0.5 * records[0].style
     assert records[-1].loss < records[0].loss
     assert (records[0].content, made.shape, made.dtype) == (0, (30, 26, 3), np.uint8)
-    assert loss.losses(loss.tensor(made))[0] == pytest.approx(records[-1].loss, rel=0.05)
+    # Rounding to whole values changes the loss
+    assert loss.losses(loss.tensor(made))[0] == pytest.approx(records[-1].loss, rel=0.05, abs=1e-3 * records[0].loss)
 
 
 def test_adam_is_torchs(network):
