@@ -129,12 +129,17 @@ def test_adam_is_torchs(network):
     np.testing.assert_array_equal(made, image.detach()[0].round().to(torch.uint8).numpy())
 
 
-def test_default_layers():
-    """Those of Gatys for a VGG; of other networks the last layers at each size of maps."""
+@pytest.mark.slow
+def test_default_layers_of_a_vgg():
+    """Those of Gatys et al."""
     vgg, _ = layer_graph.of_name("vgg11", weights="none")
     content, styles = style.chosen_layers(vgg, StyleOptions())
     assert content.name == "block4_conv2"
     assert [layer.name for layer in styles] == [f"block{number}_conv1" for number in range(1, 6)]
+
+
+def test_default_layers():
+    """The last layers at each size of maps."""
     fire, _ = layer_graph.of_name("squeezenet1_1", weights="none")
     content, styles = style.chosen_layers(fire, StyleOptions())
     sizes = [layer.shape[1] for layer in styles]
