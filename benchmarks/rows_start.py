@@ -7,7 +7,7 @@ from inputs import Inputs
 from row import Metric, Program, Role, Row
 
 #: The modules that the commands that need torch import before they work; cnn-cam and cnn-maps as for a network of torch.
-#: cnn-dream imports the same as cnn-filters.
+#: cnn-dream, cnn-style and cnn-attack import the same as cnn-filters.
 MODULES = {
     "cnn-train": "cnnkit.train.scratch",
     "cnn-train-head": "cnnkit.train.head",

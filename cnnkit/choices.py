@@ -213,6 +213,20 @@ class CamMethod(StrEnum):
     CAM = "cam"  # the weights of one dense layer after global average pooling, Zhou et al. 2016
 
 
+class StyleOptimizer(StrEnum):
+    """Optimizer of the pixels of an image."""
+
+    LBFGS = "lbfgs"  # with bounds on the pixels, Byrd, Lu, Nocedal, Zhu 1995
+    ADAM = "adam"
+
+
+class StyleStart(StrEnum):
+    """Image that a style transfer starts from."""
+
+    CONTENT = "content"  # keeps the layout
+    NOISE = "noise"  # uniform noise, another result for each seed
+
+
 class MapScale(StrEnum):
     """Range of values that a colour scale spans in feature maps."""
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All images that show what a network detects: heat maps, feature maps, filters, kernels and a dream, written to OUT/:
+# All images that show what a network detects: heat maps, feature maps, filters, kernels, a dream and a style, written to OUT/:
 #
 #   examples/see.sh                                  for the network for handwritten digits that make quickstart trains
 #   DATA=folder examples/see.sh                      for MobileNetV2 and SqueezeNet, on photographs
@@ -27,6 +27,7 @@ if [ -d "$DATA" ]; then
     maps=(--channels 0-8)
     patterns=(--filters 0-11 --size 72)
     dream=(--size 256)
+    painting=$start painted=(--size 224 --steps 60)
 else
     digits=$OUT/digits
     make -s -f "$here/digits/Makefile" OUT="$digits" BIN="$BIN" >&2
@@ -42,6 +43,7 @@ else
     maps=(--channels 0-8)
     patterns=(--filters 0-11)
     dream=(--size 64 --octaves 2)
+    painting=${large[0]} painted=(--size 64 --steps 20)
 fi
 
 # Heat maps of the predicted class: overlays with a box around the hot region, their faithfulness, and a contact sheet
@@ -54,3 +56,5 @@ fi
 "${BIN}cnn-filters" "${network[@]}" -o "$OUT/filters.png" --layer "$layer" "${patterns[@]}"
 "${BIN}cnn-filters" "${network[@]}" -o "$OUT/kernels.png" --kernels > "$OUT/kernels.tsv"
 "${BIN}cnn-dream" "${network[@]}" "$start" -o "$OUT/dream.png" --layer "$deep" "${dream[@]}"
+# An image with the colours and strokes of another one
+"${BIN}cnn-style" "$image" --style "$painting" -m "${network[@]}" -o "$OUT/style.png" "${painted[@]}"

@@ -143,6 +143,7 @@ def test_tables_name_only_what_there_is():
         ("cnn-cam --class t", ["top", "true"]),
         ("cnn-cam -m resnet18 --class goldf", ["goldfish", "goldfinch"]),
         ("cnn-cam -m resnet18 --class name:goldf", ["name:goldfish", "name:goldfinch"]),
+        ("cnn-attack -m resnet18 --target goldf", ["goldfish", "goldfinch"]),
         ("cnn-check --probes width,hei", ["width,height"]),
         ("cnn-eval --fail-over ", ["log_loss=", "ece="]),
         ("cnn-eval --fail-under rec", ["recall:"]),

@@ -188,6 +188,7 @@ def see(shell, commands, folder, **env):
         "filters.png",
         "kernels.png",
         "dream.png",
+        "style.png",
     ]
     for kind in kinds:
         found = sorted((folder / "out").glob(kind))

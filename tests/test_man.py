@@ -115,6 +115,7 @@ SEVERAL_MEANINGS = {
     "--input",  # a size; a type
     "--method",  # of heat maps; of maps of features
     "--model",  # MODEL.onnx where only that is possible
+    "--optimizer",  # of weights; of the pixels of an image
     "--output",  # files of several types, folders; an output of a graph
     "--pool",  # a window; the pooling of features
     "--val",  # images; features

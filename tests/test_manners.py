@@ -59,6 +59,20 @@ ROAD = {
         "--device",
         "cpu",
     ],
+    "cnn-style": [
+        "photos/red/00.png",
+        "--style",
+        "photos/blue/00.png",
+        "-m",
+        "head.pt",
+        "-o",
+        "styled.png",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+    ],
+    "cnn-attack": ["-m", "head.pt", "split.tsv", "--split", "test", "-o", "adversarial", "--force", "--device", "cpu"],
 }
 
 #: Files made from the stdout of a command, for later commands.
@@ -104,6 +118,8 @@ MISSING = {
     "cnn-maps": ["-m", "no-such.pt", "photos/red/00.png"],
     "cnn-filters": ["no-such.pt", "-o", "x.png"],
     "cnn-dream": ["no-such.pt", "photos/red/00.png", "-o", "x.png"],
+    "cnn-style": ["no-such.png", "--style", "photos/red/00.png", "-o", "x.png"],
+    "cnn-attack": ["-m", "no-such.pt", "photos", "-o", "x"],
 }
 
 #: Valid options, but no source.
@@ -128,6 +144,8 @@ SOURCELESS = {
     "cnn-maps": ["-m", "head.pt"],
     "cnn-filters": ["-o", "x.png"],
     "cnn-dream": ["head.pt", "-o", "x.png"],
+    "cnn-style": ["--style", "photos/red/00.png", "-o", "x.png"],
+    "cnn-attack": ["-m", "head.pt", "-o", "x"],
 }
 
 #: Work that does not end by itself: commands that read standard input wait for it, others have much to do. None for a command without
@@ -153,6 +171,20 @@ ENDLESS = {
     "cnn-maps": ["-m", "vgg16", "--weights", "none", "photos/red/00.png"],
     "cnn-filters": ["head.pt", "-o", "x.png", "--steps", "1000000"],
     "cnn-dream": ["head.pt", "photos/red/00.png", "-o", "x.png", "--steps", "1000000", "--octaves", "1"],
+    "cnn-style": [
+        "photos/red/00.png",
+        "--style",
+        "photos/blue/00.png",
+        "-m",
+        "head.pt",
+        "-o",
+        "x.png",
+        "--steps",
+        "1000000",
+        "--optimizer",
+        "adam",
+    ],
+    "cnn-attack": ["-m", "head.pt", "-", "-o", "x", "--device", "cpu"],
 }
 
 #: Commands that skip broken images and continue; photos-and-one/ contains one.
@@ -165,17 +197,28 @@ SKIPPING = {
     "cnn-train": ["photos-and-one", "-o", "skipping/x.pt", *NET],
     "cnn-cam": ["-m", "head.pt", "photos-and-one", "--device", "cpu"],
     "cnn-filters": ["head.pt", "--top-images", "photos-and-one", "-o", "skipping/x.png", "--device", "cpu"],
+    "cnn-attack": ["-m", "head.pt", "photos-and-one", "-o", "skipping/adversarial", "--device", "cpu"],
 }
 
 #: Commands that write files while they print rows; DIR is a new name.
 WRITING = {
     "cnn-cam": ["-m", "head.pt", "photos", "-o", "DIR", "--sheet", "DIR.png", "--errors", "DIR.tsv", "--device", "cpu"],
+    "cnn-attack": ["-m", "head.pt", "photos", "-o", "DIR", "--errors", "DIR.tsv", "--device", "cpu"],
     "cnn-maps": ["-m", "head.pt", "photos/red/00.png", "-o", "DIR", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "photos", "--errors", "DIR.tsv", "--device", "cpu"],
     "cnn-train": ["split.tsv", "-o", "DIR.pt", *NET, "--json"],
 }
 #: Commands in ENDLESS that do not read standard input.
-SILENT = ["cnn-train-head", "cnn-train", "cnn-finetune", "cnn-export", "cnn-maps", "cnn-filters", "cnn-dream"]
+SILENT = [
+    "cnn-train-head",
+    "cnn-train",
+    "cnn-finetune",
+    "cnn-export",
+    "cnn-maps",
+    "cnn-filters",
+    "cnn-dream",
+    "cnn-style",
+]
 
 every_command = pytest.mark.parametrize("name", COMMANDS)
 four_commands = pytest.mark.parametrize("name", FOUR)
@@ -722,6 +765,9 @@ UNUSABLE = {
     "cnn-maps": ["-m", "head.pt", "unusable/red/0.png", "-o", "made"],
     "cnn-filters": ["head.pt", "--top-images", "unusable", "-o", "made.png"],
     "cnn-dream": ["head.pt", "unusable/red/0.png", "-o", "made.png", "--steps", "1"],
+    "cnn-style": ["unusable/red/0.png", "--style", "photos/red/00.png", "-m", "head.pt", "-o", "made.png"],
+    "cnn-style, the style": ["photos/red/00.png", "--style", "unusable/red/0.png", "-m", "head.pt", "-o", "made.png"],
+    "cnn-attack": ["-m", "head.pt", "unusable", "-o", "made"],
 }
 
 
@@ -761,6 +807,21 @@ def test_no_usable_image_is_an_error(name, run_in, road):
         ("cnn-maps", ["-m", "head.pt", "photos/red/00.png", "--layer", "nowhere"]),
         ("cnn-filters", ["head.pt", "--layer", "nowhere", "-o", "made.png"]),
         ("cnn-dream", ["head.pt", "photos/red/00.png", "--layer", "nowhere", "-o", "made.png"]),
+        (
+            "cnn-style",
+            [
+                "photos/red/00.png",
+                "--style",
+                "photos/red/01.png",
+                "-m",
+                "head.pt",
+                "--style-layer",
+                "nowhere",
+                "-o",
+                "made.png",
+            ],
+        ),
+        ("cnn-attack", ["-m", "head.pt", "photos", "--target", "orange", "-o", "made"]),
     ],
 )
 def test_usage_error_is_the_only_line(name, words, run_in, road):

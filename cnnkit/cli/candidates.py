@@ -362,11 +362,20 @@ def _stages(name: str) -> Iterable[str]:
 # ---------------------------------------------------------------- classes and splits
 
 
-def _classes(context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: ANN401 - typer's own click is private
+def _names_of_classes(context: Any) -> Sequence[Any]:  # noqa: ANN401 - typer's own click is private
+    """List the classes of the network or model on the command line."""
     network = _named_network(context)
-    names: Sequence[Any] = ()
-    if network is not None:
-        names = peek.header(network).get("classes") or () if network.endswith(_MODELS) else _imagenet()
+    if network is None:
+        return ()
+    return peek.header(network).get("classes") or () if network.endswith(_MODELS) else _imagenet()
+
+
+def _target_classes(context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: ANN401 - typer's own click is private
+    return _matching(map(str, _names_of_classes(context)), incomplete)
+
+
+def _classes(context: Any, incomplete: str) -> list[CompletionItem]:  # noqa: ANN401 - typer's own click is private
+    names = _names_of_classes(context)
     if incomplete.startswith("name:"):
         return _matching((f"name:{name}" for name in names), incomplete)
     words = ["top", "true", "all"]
@@ -455,6 +464,7 @@ _OPTIONS: dict[str, Complete] = {
     "--backbone": _networks,
     "--class": _classes,
     "--colormap": _words(*_COLOURS.split()),
+    "--content-layer": _spatial_layers,
     "--device": _devices,
     "--fail-over": _measures(bounds.LOWER_IS_BETTER),
     "--fail-under": _measures(bounds.HIGHER_IS_BETTER),
@@ -464,6 +474,9 @@ _OPTIONS: dict[str, Complete] = {
     "--layers": _layer_notation,
     "--probes": _comma_separated(*ProbeName, alone=("all", "none")),
     "--split": _splits,
+    "--style": _file_argument(*_IMAGES),
+    "--style-layer": _spatial_layers,
+    "--target": _target_classes,
     "--truth": _file_argument(*_TABLES),
     "--tta": _augmentation,
     "--unfreeze": _trained_layers,
@@ -473,6 +486,7 @@ _OPTIONS: dict[str, Complete] = {
 }
 
 _ARGUMENTS: dict[str, Complete] = {
+    "content": _file_argument(*_IMAGES),
     "first": _file_argument(*_TABLES),
     "image": _file_argument(*_IMAGES),
     "predictions": _file_argument(*_TABLES),

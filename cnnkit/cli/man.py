@@ -25,7 +25,7 @@ STAGES = {
     "Datasets": ("cnn-check", "cnn-split", "cnn-augment"),
     "Training": ("cnn-dims", "cnn-extract", "cnn-train-head", "cnn-train", "cnn-finetune", "cnn-advise", "cnn-curves"),
     "Prediction": ("cnn-export", "cnn-predict", "cnn-eval", "cnn-compare", "cnn-calibrate"),
-    "Explanation": ("cnn-cam", "cnn-maps", "cnn-filters", "cnn-dream", "cnn-embed"),
+    "Explanation": ("cnn-cam", "cnn-maps", "cnn-filters", "cnn-dream", "cnn-style", "cnn-attack", "cnn-embed"),
 }
 
 #: Commands that end with status 4 where a condition on the command line is not met.

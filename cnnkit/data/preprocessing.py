@@ -55,6 +55,32 @@ def prepare(image: Image.Image | Decoded, preprocess: Preprocess) -> NDArray[np.
     return np.asarray(square, dtype=np.uint8)
 
 
+def prepare_with_margin(image: Image.Image | Decoded, preprocess: Preprocess) -> tuple[NDArray[np.uint8], int, int]:
+    """Prepare an image together with the margin that `fit crop` removes, so that `prepare` of the result gives the same pixels again.
+
+    Args:
+        image: As `prepare`.
+        preprocess: As `prepare`.
+
+    Returns:
+        The pixels; and the top and left of the result of `prepare` in them. Without a margin, they are that result.
+    """
+    if preprocess.fit is not Fit.CROP or preprocess.resize <= preprocess.height:
+        return prepare(image, preprocess), 0, 0
+    image = _decoded(image)
+    width, height = preprocess.width, preprocess.height
+    across = round(preprocess.resize * width / height)
+    around = replace(preprocess, size=preprocess.resize, across=None if across == preprocess.resize else across)
+    scaled = _covering(image.size, preprocess)
+    inner, outer = _centred((around.width, around.height), preprocess), _centred(scaled, preprocess)
+    left, top = inner
+    (cut,) = _cut(image, around, scaled, [(outer[0] - left, outer[1] - top)])
+    pixels = np.array(cut, dtype=np.uint8)
+    if max(scaled) > _LONGEST * preprocess.resize:  # the two crops are resized from different boxes
+        pixels[top : top + height, left : left + width] = prepare(image, preprocess)
+    return pixels, top, left
+
+
 def enough(preprocess: Preprocess) -> Enough:
     """Return what size of an image is enough for its preprocessing: twice the size to which it is resized.
 

@@ -4,8 +4,7 @@ Source: Erhan, Bengio, Courville, Vincent, "Visualizing Higher-Layer Features of
 Olah, Tyka, "Inceptionism", 2015; blur: Yosinski et al., "Understanding Neural Networks Through Deep Visualization", 2015.
 """
 
-import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,31 +13,26 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import decode, preprocessing
-from cnnkit.engine import device_errors
 from cnnkit.errors import UsageError
-from cnnkit.explain import contact_sheets, load_network
+from cnnkit.explain import contact_sheets, load_network, pixel_gradients
 from cnnkit.explain.config import (
     AscentOptions,
     DreamOptions,
     FilterOptions,
     NetworkOptions,
     PatternOptions,
+    longer_side,
     parse_index_ranges,
 )
+from cnnkit.explain.pixel_gradients import PixelGradients
 from cnnkit.formats import image_files
-from cnnkit.nets import layer_graph, subgraph, torchvision_modules
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
-#: The grey noise that patterns start from: its mean, and its amplitudes. A filter that is zero on it has no gradient; then noise of the
-#: next amplitude is tried.
-_MIDDLE, _NOISES = 128.0, (10.0, 20.0, 40.0, 80.0, 127.0)
-
-#: The factor by which reduced steps grow again.
-_RECOVERY = 1.2
+#: The amplitudes of the grey noise that patterns start from. A filter that is zero on it has no gradient; then the next one is tried.
+_NOISES = (10.0, 20.0, 40.0, 80.0, 127.0)
 
 #: The default number of filters.
 _MOST = 64
@@ -76,8 +70,7 @@ class ActivationMaximizer:
         The objective is the input of the activation function of the layer: its output has no gradient where a filter is zero.
         """
         self.network, self.layer, self.count = network, layer, layer.shape[0]
-        self._before = network.before_activation(layer)
-        self._part = network.upto([*self._before, layer.node], keep=True)
+        self._pixels = PixelGradients(network, [*network.before_activation(layer), layer.node])
 
     def search(
         self,
@@ -108,7 +101,7 @@ class ActivationMaximizer:
         for first in range(0, len(numbers), batch):
             some = numbers[first : first + batch]
             generator = torch.Generator().manual_seed(seed)
-            chosen = torch.tensor(some, device=self._device)
+            chosen = torch.tensor(some, device=self._pixels.device)
 
             def objective(batch: Tensor, chosen: Tensor = chosen) -> Tensor:
                 return self._means(batch)[0].gather(1, chosen[:, None]).sum()
@@ -120,7 +113,7 @@ class ActivationMaximizer:
             def tick(step: int, before: int = before) -> None:
                 progress(before + step, total)
 
-            images = self._climb(images, objective, ascent, generator, tick)
+            images = self._pixels.climb(images, objective, ascent, generator, tick)
             found = images.round().to(torch.uint8)
             reached = self._activations(found, chosen)
             for index, number in enumerate(some):
@@ -151,8 +144,8 @@ class ActivationMaximizer:
             UsageError: The smallest octave is too small for the network.
         """
         generator = torch.Generator().manual_seed(seed)
-        whole = torch.tensor(image, device=self._device, dtype=torch.float32)[None]
-        chosen = torch.tensor(list(range(self.count)) if numbers is None else list(numbers), device=self._device)
+        whole = torch.tensor(image, device=self._pixels.device, dtype=torch.float32)[None]
+        chosen = torch.tensor(list(range(self.count)) if numbers is None else list(numbers), device=self._pixels.device)
 
         def objective(images: Tensor) -> Tensor:
             return self._run(images)[1][:, chosen].square().mean()
@@ -165,19 +158,19 @@ class ActivationMaximizer:
             for back in reversed(range(options.octaves))
         ]
         self._demand_room(sizes[0], options)
-        dreamt, shrunk = _resized(whole, sizes[0]), _resized(whole, sizes[0])
+        dreamt, shrunk = pixel_gradients.resized(whole, sizes[0]), pixel_gradients.resized(whole, sizes[0])
         for number, size in enumerate(sizes, start=1):
-            real = _resized(whole, size)
+            real = pixel_gradients.resized(whole, size)
             # Add the details of the image that were lost at the smaller size
-            dreamt = _resized(dreamt, size) + real - _resized(shrunk, size)
+            dreamt = pixel_gradients.resized(dreamt, size) + real - pixel_gradients.resized(shrunk, size)
             before = (number - 1) * options.steps
 
             def tick(step: int, before: int = before) -> None:
                 progress(before + step, options.octaves * options.steps)
 
-            dreamt = self._climb(dreamt, objective, options, generator, tick)
+            dreamt = self._pixels.climb(dreamt, objective, options, generator, tick)
             shrunk = real
-        with torch.no_grad(), self._running():
+        with torch.no_grad(), self._pixels.running():
             start, reached = float(objective(whole)), float(objective(dreamt))
         return dreamt[0].round().to(torch.uint8).cpu().numpy(), start, reached
 
@@ -185,48 +178,23 @@ class ActivationMaximizer:
         self, numbers: Sequence[int], objective: Callable[[Tensor], Tensor], *, size: tuple[int, int], seed: int
     ) -> Tensor:
         """Draw noise for each filter on which it has a gradient, if possible, (N, H, W, 3)."""
-        draws = [_noise(size, seed, number).to(self._device) for number in numbers]  # -1 to 1
-        images = torch.stack([_MIDDLE + _NOISES[0] * draw for draw in draws])
+        draws = [_noise(size, seed, number).to(self._pixels.device) for number in numbers]  # -1 to 1
+        images = torch.stack([pixel_gradients.MIDDLE + _NOISES[0] * draw for draw in draws])
         for loudness in _NOISES[1:]:
-            silent = (self._gradient(images, objective) == 0).flatten(1).all(1).tolist()
+            silent = (self._pixels.gradient(images, objective) == 0).flatten(1).all(1).tolist()
             if not any(silent):
                 break
             for index in (index for index, dead in enumerate(silent) if dead):
-                images[index] = _MIDDLE + loudness * draws[index]
+                images[index] = pixel_gradients.MIDDLE + loudness * draws[index]
         return images
 
     def _demand_room(self, size: tuple[int, int], ascent: AscentOptions) -> None:
-        """Check that images of a size (height, width) are large enough for the network and for the blur.
-
-        Raises:
-            UsageError: They are too small.
-        """
-        try:
-            with torch.no_grad(), self._running():
-                self._run(torch.full((1, *size, 3), _MIDDLE, device=self._device))
-        except RuntimeError as error:
-            if device_errors.is_out_of_memory(error):  # they are not too small
-                raise
-            raise UsageError(
-                f"images of {size[0]}x{size[1]} are too small for {self.layer.name}; "
-                "give a larger --size, or for a dream fewer --octaves"
-            ) from error
-        if _reach(ascent.blur) >= min(size):
-            raise UsageError(
-                f"--blur {ascent.blur:g} is too large for images of {size[0]}x{size[1]}; give a smaller one"
-            )
-
-    @property
-    def _device(self) -> torch.device:
-        return self.network.normalise.scale.device
+        remedy = "give a larger --size, or for a dream fewer --octaves"
+        self._pixels.demand_room(size, layer=self.layer.name, remedy=remedy, blur=ascent.blur)
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the inputs of the activation function and the output of the layer, for float images (N, H, W, 3) of 0 to 255."""
-        outputs = self._part(self.network.normalise(images))
-        *before, after = (
-            layer_graph.as_maps(node, output)
-            for node, output in zip([*self._before, self.layer.node], outputs, strict=True)
-        )
+        *before, after = self._pixels.outputs(images)
         return torch.cat(before, 1), after
 
     def _means(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,72 +203,14 @@ class ActivationMaximizer:
         return before, after
 
     def _activations(self, images: Tensor, chosen: Tensor) -> Tensor:
-        with torch.no_grad(), self._running():
+        with torch.no_grad(), self._pixels.running():
             return self._means(images.float())[1].gather(1, chosen[:, None])[:, 0]
-
-    def _climb(
-        self,
-        images: Tensor,
-        objective: Callable[[Tensor], Tensor],
-        ascent: AscentOptions,
-        generator: torch.Generator,
-        tick: Callable[[int], None],
-    ) -> Tensor:
-        """Run gradient ascent, each gradient divided by its root mean square, (N, H, W, 3) -> the same.
-
-        A step may lead to an image without a gradient, where the filter is zero: it is undone, and smaller steps follow.
-        """
-        rates = torch.full((len(images), 1, 1, 1), ascent.rate, device=images.device)
-        before = images
-        for step in range(1, ascent.steps + 1):
-            shifts = torch.randint(-ascent.jitter, ascent.jitter + 1, (2,), generator=generator).tolist()
-            gradient = self._gradient(images.roll(shifts, (1, 2)), objective).roll([-each for each in shifts], (1, 2))
-            size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()  # (N, 1, 1, 1)
-            silent = size == 0
-            rates = torch.where(silent, rates / 2, (_RECOVERY * rates).clamp(max=ascent.rate))
-            moved = (images + rates * gradient / torch.where(silent, 1.0, size)).clamp(0, 255)
-            moved = _blurred(moved, ascent.blur) if ascent.blur > 0 else moved
-            images, before = torch.where(silent, before, moved), torch.where(silent, before, images)
-            tick(step)
-        return images
-
-    def _gradient(self, images: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
-        given = images.detach().requires_grad_(True)
-        with torch.enable_grad(), self._running():
-            (gradient,) = torch.autograd.grad(objective(given), given)
-        return gradient
-
-    @contextlib.contextmanager
-    def _running(self) -> Generator[None]:
-        with (
-            subgraph.mode(self._part, training=False),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-        ):
-            yield
 
 
 def _noise(size: tuple[int, int], seed: int, number: int) -> Tensor:
     """Draw uniform noise from -1 to 1, (H, W, 3)."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + number)  # the same whichever other filters are drawn
     return 2 * torch.rand(*size, 3, generator=generator) - 1
-
-
-def _reach(deviation: float) -> int:
-    """Return the radius of a blur in pixels."""
-    return max(1, round(3 * deviation)) if deviation > 0 else 0
-
-
-def _blurred(images: Tensor, deviation: float) -> Tensor:
-    side = 2 * _reach(deviation) + 1
-    transforms = torchvision_modules.imported("torchvision.transforms.v2.functional")
-    blurred: Tensor = transforms.gaussian_blur(images.permute(0, 3, 1, 2), [side, side], [deviation, deviation])
-    return blurred.permute(0, 2, 3, 1)
-
-
-def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize images, (N, H, W, 3)."""
-    small = functional.interpolate(images.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
-    return small.permute(0, 2, 3, 1).clamp(0, 255)
 
 
 # ---------------------------------------------------------------- files and records
@@ -338,12 +248,6 @@ class DreamRecord:
     activation: float
 
 
-def _load(model: str, options: NetworkOptions, *, device: str, seed: int) -> LayerGraph:
-    if model.endswith(".onnx"):
-        raise UsageError(f"{model}: an exported network has no gradients; give the .pt it was made from")
-    return load_network.load_network(model, options, device=device, seed=seed)[0]
-
-
 def _maximizer(network: LayerGraph, name: str | None) -> ActivationMaximizer:
     return ActivationMaximizer(network, network.find(name) if name is not None else network.last_spatial())
 
@@ -377,7 +281,7 @@ def draw_patterns(
     image_files.check_png(output, option="-o")
     if options.size is not None:
         preprocessing.sides(options.size)
-    maximizer = _maximizer(_load(model, network, device=device, seed=seed), filters.layer)
+    maximizer = _maximizer(load_network.differentiable(model, network, device=device, seed=seed)[0], filters.layer)
     name = maximizer.layer.name
     chosen = parse_index_ranges(filters.filters, maximizer.count, option="--filters", of=name)
     chosen = chosen[:_MOST] if filters.filters is None else chosen
@@ -429,12 +333,9 @@ def dream(
     image = decode.load_required(source)
     longest = min(max(image.size), _LONGEST_DREAM)
     if options.size is not None:
-        longest = options.longer_side(options.size)
-    scale = longest / max(image.size)
-    image = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
-    )
-    maximizer = _maximizer(_load(model, network, device=device, seed=seed), filters.layer)
+        longest = longer_side(options.size, of="dream")
+    image = pixel_gradients.scaled(image, longest)
+    maximizer = _maximizer(load_network.differentiable(model, network, device=device, seed=seed)[0], filters.layer)
     name = maximizer.layer.name
     chosen = parse_index_ranges(filters.filters, maximizer.count, option="--filters", of=name)
     dreamt, start, activation = maximizer.dream(
@@ -495,7 +396,7 @@ def draw_kernels(
         raise UsageError("--kernels draws the kernels of the first convolution; drop --layer")
     if seed and network.weights != "none":
         raise UsageError("--seed has no effect on the weights that --kernels draws; drop it, or give --weights none")
-    name, weights = first_kernels(_load(model, network, device=device, seed=seed))
+    name, weights = first_kernels(load_network.differentiable(model, network, device=device, seed=seed)[0])
     chosen = parse_index_ranges(filters.filters, len(weights), option="--filters", of=name)
     image_files.save(output, contact_sheets.mosaic(list(kernel_images(weights[chosen]))))
     channels, height, width = weights.shape[1:]

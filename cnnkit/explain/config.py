@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cnnkit.choices import CamMethod, Fit, MapScale, Monitor
+from cnnkit.choices import CamMethod, Fit, MapScale, Monitor, StyleOptimizer, StyleStart
 from cnnkit.errors import UsageError
-from cnnkit.option_fields import RemembersGiven, given, option, options, refuse_unused, weights_option
+from cnnkit.option_fields import RemembersGiven, given, option, options, refuse_unused, seed_option, weights_option
 
 # ---------------------------------------------------------------- networks, layers and filters
 
@@ -296,16 +296,109 @@ class DreamOptions(AscentOptions):
     octaves: int = option(4, "Number of octaves (image sizes), from coarse to fine.", minimum=1)
     octave_scale: float = option(1.4, "Ratio between successive octaves.", minimum=1.01)
 
-    @staticmethod
-    def longer_side(text: str) -> int:
-        """Read the size of a dream: its longer side; the shorter one follows from the image.
+
+# ---------------------------------------------------------------- styles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StyleOptions(RemembersGiven):
+    """Layers and settings of a style transfer."""
+
+    content_layer: str | None = option(
+        None,
+        "Layer whose activations keep the content, by name or number (-1 is the last). [default: block4_conv2 of a VGG; of other "
+        "networks the last layer at the third size of maps]",
+        metavar="NAME|INDEX",
+    )
+    style_layers: list[str] | None = option(
+        None,
+        "Layer whose Gram matrix describes the style, by name or number; may be repeated. [default: block1_conv1 to block5_conv1 of a "
+        "VGG; of other networks the last layer at each of the first five sizes of maps]",
+        "--style-layer",
+        metavar="NAME|INDEX",
+    )
+    content_weight: float = option(1.0, "Weight of the content loss.", minimum=0.0)
+    style_weight: float = option(10.0, "Weight of the style loss.", minimum=0.0)
+    tv_weight: float = option(10.0, "Weight of the total variation, which makes the image smoother.", minimum=0.0)
+    start: StyleStart = option(StyleStart.CONTENT, "Start from the content image, or from uniform noise.")
+    optimizer: StyleOptimizer = option(StyleOptimizer.LBFGS, "Optimizer of the pixels.")
+    steps: int = option(200, "Steps of the optimizer.", minimum=1)
+    rate: float | None = option(
+        None,
+        "Learning rate of adam: change of the pixel values per step, on a scale of 0 to 255. [default: 4]",
+        minimum=0.0,
+    )
+    size: str | None = option(
+        None,
+        "Longer side of the result, in pixels; the style image is resized to the same. [default: that of CONTENT, at most 512]",
+        metavar="PIXELS",
+    )
+
+    def checked(self) -> Self:
+        """Refuse options that contradict each other or have no effect.
 
         Raises:
-            UsageError: The text is not a positive integer.
+            UsageError: Two options contradict each other.
         """
-        if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
-            raise UsageError(f'--size "{text}": give one number, the longer side of the dream in pixels')
-        return int(text)
+        if self.rate is not None and self.optimizer is not StyleOptimizer.ADAM:
+            raise UsageError("--rate is the learning rate of adam; add --optimizer adam, or drop it")
+        if not self.content_weight and not self.style_weight:
+            raise UsageError(
+                "--content-weight 0 --style-weight 0 leaves nothing to optimize; give one of them a positive value"
+            )
+        if self.size is not None:
+            longer_side(self.size, of="result")
+        return self
+
+
+# ---------------------------------------------------------------- adversarial images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackOptions(RemembersGiven):
+    """How adversarial images are made."""
+
+    epsilon: int = option(
+        2, "Largest change of a channel of a pixel, on a scale of 0 to 255.", minimum=1, maximum=255, metavar="N"
+    )
+    steps: int = option(
+        1,
+        "Gradient steps: 1 is the fast gradient sign method (FGSM), more are projected gradient descent (PGD).",
+        minimum=1,
+    )
+    step_size: float | None = option(
+        None,
+        "Change of a channel of a pixel per step of PGD, on a scale of 0 to 255. [default: 2.5 * EPSILON / STEPS]",
+        minimum=0.0,
+    )
+    random_start: bool = option(
+        True,
+        "Start PGD at a random image within epsilon; without it, PGD is the basic iterative method (BIM).",
+        "--random-start/--no-random-start",
+    )
+    target: str | None = option(
+        None,
+        "Class that the network is to predict. [default: any class but that of the image]",
+        metavar="CLASS",
+    )
+    seed: int = seed_option()
+    force: bool = option(False, "Write into a DIR that is not empty; images of the same name are replaced.")
+
+    def checked(self) -> Self:
+        """Refuse options that have no effect.
+
+        Raises:
+            UsageError: An option of PGD without PGD, a step of no size, or a seed without a random start.
+        """
+        if self.steps == 1:
+            for flag in given(self, names=("step_size", "random_start", "seed")):
+                raise UsageError(f"{flag} is for PGD, which takes several steps; add --steps 10, or drop it")
+        if self.step_size == 0:
+            raise UsageError("--step-size 0 changes nothing; give a positive number, such as 0.5")
+        if not self.random_start:
+            for flag in given(self, names=("seed",)):
+                raise UsageError(f"{flag} is for the random start; drop it, or --no-random-start")
+        return self
 
 
 # ---------------------------------------------------------------- training curves
@@ -353,3 +446,18 @@ def parse_index_ranges(text: str | None, count: int, *, option: str, of: str) ->
             raise UsageError(f"{option} {word}: {of} has {count}, numbered 0 to {count - 1}")
         found += range(first, min(last + 1, count))
     return list(dict.fromkeys(found))
+
+
+def longer_side(text: str, *, of: str) -> int:
+    """Read the size of an image that keeps its aspect ratio: its longer side.
+
+    Args:
+        text: The value of --size.
+        of: The image, for messages.
+
+    Raises:
+        UsageError: The text is not a positive integer.
+    """
+    if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
+        raise UsageError(f'--size "{text}": give one number, the longer side of the {of} in pixels')
+    return int(text)

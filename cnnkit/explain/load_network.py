@@ -60,6 +60,19 @@ def load_network(
     return found.to(chosen), classes
 
 
+def differentiable(
+    model: str, options: NetworkOptions, *, device: str = "auto", seed: int = 0
+) -> tuple[LayerGraph, tuple[str, ...]]:
+    """Load a network whose gradients are needed, as `load_network` does.
+
+    Raises:
+        UsageError: An exported network has none.
+    """
+    if model.endswith(".onnx"):
+        raise UsageError(f"{model}: an exported network has no gradients; give the .pt it was made from")
+    return load_network(model, options, device=device, seed=seed)
+
+
 class TorchFeatureMaps:
     """A network whose feature maps can be computed.
 

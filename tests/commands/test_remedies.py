@@ -218,6 +218,22 @@ ROWS = [
         "cnn-dream net.pt sky.png -o d.png --size 24 --octaves 1 --steps 1",
     ),
     ("cnn-filters net.pt -o f.png --kernels --layer conv1", "drop --layer", "cnn-filters net.pt -o f.png --kernels"),
+    ("cnn-attack -m net.onnx photos/val -o adv", "give the .pt", "cnn-attack -m net.pt photos/val -o adv"),
+    (
+        "cnn-attack -m net.pt photos/val -o adv --step-size 1",
+        "add --steps 10",
+        "cnn-attack -m net.pt photos/val -o adv --step-size 1 --steps 10",
+    ),
+    (
+        "cnn-style sky.png --style sky.png -m net.pt -o d.png --steps 1 --rate 1",
+        "add --optimizer adam",
+        "cnn-style sky.png --style sky.png -m net.pt -o d.png --steps 1 --rate 1 --optimizer adam",
+    ),
+    (
+        "cnn-style sky.png --style sky.png -m net.pt -o d.png --steps 1 --seed 1",
+        "add --start noise",
+        "cnn-style sky.png --style sky.png -m net.pt -o d.png --steps 1 --seed 1 --start noise",
+    ),
 ]
 
 

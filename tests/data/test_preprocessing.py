@@ -10,7 +10,17 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from cnnkit.data import decode
-from cnnkit.data.preprocessing import crops, load, prepare, shown_as, sides, untouched, window, with_size
+from cnnkit.data.preprocessing import (
+    crops,
+    load,
+    prepare,
+    prepare_with_margin,
+    shown_as,
+    sides,
+    untouched,
+    window,
+    with_size,
+)
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Fit, Interpolation, Preprocess
 
@@ -306,3 +316,31 @@ def test_sides_parses_sizes():
             UsageError, match=r'^--size "\S*" is not a size; give the side of a square, such as 448, or HEIGHTx'
         ):
             sides(text)
+
+
+@pytest.mark.parametrize("fit", Fit)
+@pytest.mark.parametrize("across", [None, 300])
+def test_prepared_again_with_its_margin_is_the_same(fit, across):
+    """Of the pixels with the margin, the network sees what it sees of the image; as a file, they are prepared to the same."""
+    for resize, sizes in ((256, [*SIZES[::3], (4000, 7)]), (255, SIZES[1::4]), (224, SIZES[2::4])):
+        preprocess = Preprocess(fit=fit, resize=resize, size=224, across=across)
+        for size in sizes:
+            image = noise_image(*size)
+            pixels, top, left = prepare_with_margin(image, preprocess)
+            wanted = prepare(image, preprocess)
+            height, width = wanted.shape[:2]
+            np.testing.assert_array_equal(pixels[top : top + height, left : left + width], wanted)
+            np.testing.assert_array_equal(prepare(Image.fromarray(pixels), preprocess), wanted)
+            if fit is Fit.CROP and across is None:
+                assert pixels.shape == (resize, resize, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 400), st.integers(8, 400), st.integers(8, 60), st.integers(0, 40), st.integers(8, 90))
+def test_prepared_again_with_its_margin_is_the_same_for_any_size(width, height, size, margin, across):
+    preprocess = Preprocess(resize=size + margin, size=size, across=across)
+    image = noise_image(width, height)
+    pixels, top, left = prepare_with_margin(image, preprocess)
+    wanted = prepare(image, preprocess)
+    np.testing.assert_array_equal(pixels[top : top + size, left : left + across], wanted)
+    np.testing.assert_array_equal(prepare(Image.fromarray(pixels), preprocess), wanted)
