@@ -7,7 +7,7 @@ Files that are not meant to be images are not counted as ignored:
     sidecars: text, tables, films and settings with the name of an image next to it (1.jpg and 1.txt, 1.xmp, 1.jpg.json, 1.mov)
     next to class folders: tables, text, archives and programs (labels.csv, README.md); in a class folder these are counted
 
-Tar archives next to images are always counted, since they may hold images.
+Tar archives and idx files next to images are always counted, since they hold images.
 """
 
 import os
@@ -167,7 +167,7 @@ def _sort_out(folder: str, names: list[str], found: Scan, *, class_folder: bool)
         if class_folder and image_formats.may_be_read_by_content(name) and _content(path) in _readable():
             found.images.append(path)
             found.by_content.append(path)
-        elif class_folder or not (extension in _DOCUMENTS or _DOCUMENT_NAMES.match(name)):
+        elif class_folder or idx_files.has_name(name) or not (extension in _DOCUMENTS or _DOCUMENT_NAMES.match(name)):
             found.ignored[os.path.splitext(name)[1]] += 1
             if (reason := _why_unread(path, name)) is not None:
                 found.unread.append((path, reason))

@@ -139,8 +139,7 @@ def test_other_names_and_empty_files(run, digits, tmp_path):
     assert "no-images-idx3-ubyte: no images found" in (
         run("cnn-split", "no-images-idx3-ubyte", "--ratio", "1", status=1).err
     )
-    Path("folder/train/train-images-idx3-ubyte").write_bytes(b"")
-    Path("folder/train/0/train-images-idx3-ubyte").write_bytes(b"")
-    assert "idx files next to images are not read: give each as a source" in (
+    Path("folder/train/train-images-idx3-ubyte.gz").write_bytes(b"")
+    assert "ignored 1 .gz in folder; idx files next to images are not read: give each as a source" in (
         run("cnn-split", "folder", "--ratio", "1").err
     )
