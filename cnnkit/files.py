@@ -1,6 +1,7 @@
 """Open files for reading; named pipes, which would block, and devices, which may be endless, are refused at once.
 
-A file in a tar archive is opened by its path, `photos.tar/cat/1.jpg`: see `tar_archives`.
+A file in a tar archive is opened by its path, `photos.tar/cat/1.jpg`: see `tar_archives`. So is an image in an idx file, see `idx_files`.
+Both files are archives in what follows.
 """
 
 import contextlib
@@ -15,8 +16,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from cnnkit import tar_archives
+from cnnkit import idx_files, tar_archives
 from cnnkit.errors import CnnkitError
+from cnnkit.idx_files import IdxIndex
 from cnnkit.tar_archives import TarIndex
 
 #: The most bytes of a file that is read as a whole.
@@ -41,7 +43,7 @@ _IN_A_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG)
 _Key = tuple[str, str]
 
 #: Archives that have been read; a command keeps all of them, since it reads all their images.
-_indexes: dict[_Key, TarIndex] = {}
+_indexes: dict[_Key, TarIndex | IdxIndex] = {}
 _indexing = threading.Lock()
 
 #: The states of archives whose images have been listed, here or in the process that has started this one: what is known of the images is
@@ -53,7 +55,7 @@ _outdated: ContextVar[set[_Key] | None] = ContextVar("outdated", default=None)
 
 
 def open_regular(path: str | Path) -> BufferedReader:
-    """Open a regular file, or one in a tar archive.
+    """Open a regular file, or one in an archive.
 
     Raises:
         OSError: It is not a regular file, cannot be opened, or its name is invalid.
@@ -68,7 +70,7 @@ def open_regular(path: str | Path) -> BufferedReader:
         index, place = found
     else:
         return _opened(path, mode)
-    return tar_archives.opened(_open_archive(index), name, place)
+    return index.opened(_open_archive(index), name, place)
 
 
 def is_tar(path: str | Path) -> bool:
@@ -85,6 +87,24 @@ def tar_index(path: str) -> TarIndex:
         DamagedArchiveError: It is not a tar archive, or is damaged.
         OSError: As `open_regular`.
     """
+    index = _listed_index(path)
+    assert isinstance(index, TarIndex)
+    return index
+
+
+def idx_index(path: str) -> IdxIndex:
+    """Return the index of an idx file whose images are listed, as `tar_index`.
+
+    Raises:
+        DamagedArchiveError: It is not an idx file with images, or is damaged.
+        OSError: As `open_regular`.
+    """
+    index = _listed_index(path)
+    assert isinstance(index, IdxIndex)
+    return index
+
+
+def _listed_index(path: str) -> TarIndex | IdxIndex:
     _forget_outdated(_key(path))
     index = _indexed(path)
     _listed[_key(path)] = index.state
@@ -121,7 +141,7 @@ def listing_again() -> Generator[Callable[[str], None]]:
 
 def _renew(path: str) -> None:
     if _outdated.get():
-        for archive, _ in tar_archives.divided(path):
+        for archive, _ in divided(path):
             _forget_outdated(_key(archive))
 
 
@@ -164,17 +184,24 @@ def _key(path: str) -> _Key:
     return "" if os.path.isabs(path) else os.getcwd(), path
 
 
-def _indexed(path: str) -> TarIndex:
+def divided(path: str) -> Iterator[tuple[str, str]]:
+    """Yield the ways to divide a path into that of an archive and the name of a file in it, by the names of archives."""
+    yield from tar_archives.divided(path)
+    yield from idx_files.divided(path)
+
+
+def _indexed(path: str) -> TarIndex | IdxIndex:
     key = _key(path)
     with _indexing:
         known = _indexes.get(key)
         with _opened(path, os.stat(_usable(path)).st_mode) as file:
             if known is None or tar_archives.state_of(file) != known.state:
-                known = _indexes[key] = TarIndex.read(file, path)
+                kind = IdxIndex if idx_files.is_idx(path) else TarIndex
+                known = _indexes[key] = kind.read(file, path)
     return known
 
 
-def _open_archive(index: TarIndex) -> BufferedReader:
+def _open_archive(index: TarIndex | IdxIndex) -> BufferedReader:
     archive = _opened(index.path, os.stat(index.path).st_mode)
     if tar_archives.state_of(archive) != index.state:
         archive.close()
@@ -188,7 +215,7 @@ def _changed(archive: str) -> CnnkitError:
     )
 
 
-def _member(path: str) -> tuple[TarIndex, tuple[int, int]] | None:
+def _member(path: str) -> tuple[TarIndex | IdxIndex, tuple[int, int]] | None:
     """Find the index of the archive that a path leads into, and the place there; None if it leads into none.
 
     Raises:
@@ -196,21 +223,21 @@ def _member(path: str) -> tuple[TarIndex, tuple[int, int]] | None:
         OSError: It is damaged, or cannot be read.
         CnnkitError: It has changed.
     """
-    for archive, name in tar_archives.divided(path):
+    for archive, name in divided(path):
         if os.path.isfile(archive):
             key = _key(archive)
             _forget_outdated(key)
             index = _indexes.get(key) or _indexed(archive)
             if not index.is_of(archive) or _listed.get(key, index.state) != index.state:
                 raise _changed(archive)
-            if name not in index.members:
+            if (place := index.place(name)) is None:
                 raise FileNotFoundError(errno.ENOENT, f"no such file in the archive {archive}", path)
-            return index, index.members[name]
+            return index, place
     return None
 
 
 def exists(path: str | Path) -> bool:
-    """Return whether there is a file, a folder or a link, or a file in a tar archive.
+    """Return whether there is a file, a folder or a link, or a file in an archive.
 
     Raises:
         ValueError: No file system accepts the name.
@@ -225,13 +252,13 @@ def exists(path: str | Path) -> bool:
 
 
 def is_member(path: str | Path) -> bool:
-    """Return whether a path is that of a file in a tar archive, which cannot be moved, linked to or changed."""
+    """Return whether a path is that of a file in an archive, which cannot be moved, linked to or changed."""
     return archive_and_name(os.fspath(path)) is not None
 
 
 def archive_and_name(path: str) -> tuple[str, str] | None:
-    """Divide the path of a file in a tar archive; None for other paths. The file need not be there."""
-    return next((divided for divided in tar_archives.divided(path) if os.path.isfile(divided[0])), None)
+    """Divide the path of a file in an archive; None for other paths. The file need not be there."""
+    return next((found for found in divided(path) if os.path.isfile(found[0])), None)
 
 
 def open_text(path: str | Path) -> BufferedReader:

@@ -99,9 +99,23 @@ class TarIndex:
             raise DamagedArchiveError(path, _reason(file, error)) from error
         return index
 
+    def place(self, name: str) -> tuple[int, int] | None:
+        """Return the offset and size of a file in the archive; None if there is none of this name."""
+        return self.members.get(name)
+
     def is_of(self, path: str) -> bool:
         """Return whether a file is the archive of this index, and has not been written to."""
         return self.state == state_of_path(path)
+
+    def opened(self, file: BufferedReader, name: str, place: tuple[int, int]) -> BufferedReader:
+        """Open a member.
+
+        Args:
+            file: The archive, which is closed with the member.
+            name: Path of the member, for messages.
+            place: Of `place`.
+        """
+        return BufferedReader(_Member(file, name, place), min(max(place[1], 1 << 12), _AT_ONCE))
 
     def _add(self, member: "tarfile.TarInfo | _PlainFile") -> None:
         name = _usable_name(member.name)
@@ -264,11 +278,11 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def divided(path: str) -> Iterator[tuple[str, str]]:
-    """Yield the ways to divide a path into that of an archive and the name of a member, by the extension of archives."""
+def divided(path: str, inner: re.Pattern[str] = _INNER) -> Iterator[tuple[str, str]]:
+    """Yield the ways to divide a path into that of an archive and the name of a member, by the ending of archives' names."""
     if len(path) > 2 * _LONGEST_NAME + 1:  # of the archive, and of the member
         return
-    for found in _INNER.finditer(path):
+    for found in inner.finditer(path):
         if len(path[: found.end() - 1].encode(errors="replace")) > _LONGEST_NAME:
             return
         if name := _usable_name(path[found.end() :]):
@@ -314,14 +328,3 @@ class _Member(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
-
-
-def opened(file: BufferedReader, name: str, place: tuple[int, int]) -> BufferedReader:
-    """Open a member.
-
-    Args:
-        file: The archive, which is closed with the member.
-        name: Path of the member, for messages.
-        place: From the index.
-    """
-    return BufferedReader(_Member(file, name, place), min(max(place[1], 1 << 12), _AT_ONCE))

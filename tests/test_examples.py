@@ -1,14 +1,17 @@
 """The examples that users copy run as they stand, in their quick form."""
 
+import gzip
 import json
 import shutil
 import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from cnnkit.data import decode
 from cnnkit.formats import torch_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -128,6 +131,45 @@ def test_a_convnet_is_compared_with_a_dense_network(shell, make_line, tmp_path):
     (tmp_path / "out" / "dense-0.json").write_text('{"accuracy": 0.999, "n": 1}\n')
     refused = shell(make_line("digits/dense-or-convnet.mk", folder="unused", words=words), cwd=tmp_path, status=2)
     assert "is below" in refused.err
+
+
+@pytest.mark.slow
+@needs_make
+def test_permuted_digits_are_the_same_digits(shell, commands, tmp_path):
+    """The test set has the same labels and, in another order, the same pixels; a network is trained on them and measured."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    header = bytes([0, 0, 8, 3]) + b"".join(length.to_bytes(4, "big") for length in pixels.shape)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pixels.tobytes()))
+    labels = bytes([0, 0, 8, 1, 0, 0, 0, 40, *range(10), *range(10), *range(10), *range(10)])
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    make = f"make -s -f {EXAMPLES / 'mnist' / 'Makefile'} MNIST=. OUT=out EPOCHS=1 BIN={commands}/"
+    shell(f"{make} out/permuted/dense.json", cwd=tmp_path)
+    assert json.loads((tmp_path / "out" / "permuted" / "dense.json").read_text())["n"] == 10
+    plain, permuted = (
+        [line.split("\t") for line in (tmp_path / "out" / name / "split.tsv").read_text().splitlines()[1:]]
+        for name in ("plain", "permuted")
+    )
+    assert [row[1:] for row in plain] == [row[1:] for row in permuted]
+    one, other = (
+        np.stack(
+            [np.asarray(decode.load(tmp_path / "out" / name / row[0]))[..., 0].reshape(-1) for row in rows], axis=1
+        )
+        for name, rows in (("plain", plain), ("permuted", permuted))
+    )
+    assert not np.array_equal(one, other)
+    assert sorted(map(tuple, one)) == sorted(map(tuple, other))  # each row is a pixel, of all images
+
+
+@pytest.mark.slow
+@needs_make
+def test_small_photographs(shell, commands, images):
+    """Training and test set are folders; the network is measured on the test set."""
+    for split in ("train", "test"):
+        images(f"photos/{split}", red=8, blue=8, size=(32, 32))
+    folder = images("photos/train", red=8, blue=8, size=(32, 32)).parents[1]
+    make = f"make -s -f {EXAMPLES / 'cifar10' / 'Makefile'} CIFAR=photos OUT=out EPOCHS=1 BIN={commands}/"
+    shell(f"{make} out/convnet.json", cwd=folder)
+    assert json.loads((folder / "out" / "convnet.json").read_text())["n"] == 16
 
 
 @pytest.mark.slow

@@ -41,6 +41,13 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
         each = f"{count} of each of {len(counts):,} classes"
         yield f"{messages.count_images(len(train))} for training, {each}: a {size} dataset"
         yield f"{_CASES[size]}; cnn-advise {named} measures which"
+    elif left and not train:
+        held = ", ".join(sorted({str(each.split) for each in left}))
+        yield (
+            f"no image for training: {messages.count_images(len(left))} of {held}; next, if they are to be divided anew: "
+            f"cnn-split {named} --ratio 70,15,15 > split.tsv"
+        )
+        return
     else:
         have = "of one class" if counts else "without a class"
         yield (

@@ -38,7 +38,8 @@ Sources = Annotated[
         metavar="SOURCE",
         show_default=False,
         help="An image, a folder of class folders (photos/CLASS/image.jpg, also within train/, val/, test/), a manifest (.tsv, .csv or "
-        ".jsonl), a list of paths (.txt), a tar archive (also 'photos-{000..099}.tar'), or - for a list on standard input.",
+        ".jsonl), a list of paths (.txt), a tar archive (also 'photos-{000..099}.tar'), an idx file (train-images-idx3-ubyte.gz), or - for "
+        "a list on standard input.",
     ),
 ]
 Null = Annotated[
@@ -90,7 +91,7 @@ Labelled = Annotated[
         metavar="SOURCE",
         show_default=False,
         help="A folder of class folders (photos/CLASS/image.jpg, also within train/ and val/); a manifest (.tsv, .csv or .jsonl); tar "
-        "archives ('train-{000..099}.tar'); or - for a manifest on standard input.",
+        "archives ('train-{000..099}.tar'); a folder of idx files (MNIST); or - for a manifest on standard input.",
     ),
 ]
 Val = Annotated[

@@ -7,7 +7,7 @@ Files that are not meant to be images are not counted as ignored:
     sidecars: text, tables, films and settings with the name of an image next to it (1.jpg and 1.txt, 1.xmp, 1.jpg.json, 1.mov)
     next to class folders: tables, text, archives and programs (labels.csv, README.md); in a class folder these are counted
 
-Tar archives next to images are always counted, since they may hold images.
+Tar archives and idx files next to images are always counted, since they hold images.
 """
 
 import os
@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from cnnkit import class_names, files, tar_archives
+from cnnkit import class_names, files, idx_files, tar_archives
 from cnnkit.choices import FolderReading
 from cnnkit.data import split_names
 from cnnkit.formats import image_formats
@@ -142,6 +142,11 @@ def tar_archives_in(folder: str) -> list[str]:
     ]
 
 
+def idx_files_in(folder: str) -> list[str]:
+    """Return the paths of the idx files with images directly in a folder, ordered by name."""
+    return [os.path.join(folder, name) for name in _listed(folder)[0] if idx_files.has_name(name)]
+
+
 def _sort_out(folder: str, names: list[str], found: Scan, *, class_folder: bool) -> None:
     start = os.path.join(folder, "")
     others = []
@@ -162,7 +167,7 @@ def _sort_out(folder: str, names: list[str], found: Scan, *, class_folder: bool)
         if class_folder and image_formats.may_be_read_by_content(name) and _content(path) in _readable():
             found.images.append(path)
             found.by_content.append(path)
-        elif class_folder or not (extension in _DOCUMENTS or _DOCUMENT_NAMES.match(name)):
+        elif class_folder or idx_files.has_name(name) or not (extension in _DOCUMENTS or _DOCUMENT_NAMES.match(name)):
             found.ignored[os.path.splitext(name)[1]] += 1
             if (reason := _why_unread(path, name)) is not None:
                 found.unread.append((path, reason))
@@ -177,6 +182,8 @@ def _why_unread(path: str, name: str) -> str | None:
     """Return the remedy for an ignored file that is an image, or may hold some; None for other files."""
     if image_formats.extension_of(name) == tar_archives.EXTENSION:
         return "tar archives next to images are not read: move them to a folder of their own, or give each as a source"
+    if idx_files.has_name(name):
+        return "idx files next to images are not read: give each as a source"
     reason = image_formats.why_not_read(name)
     if reason is None and image_formats.may_be_read_by_content(name) and (content := _content(path)) is not None:
         if content == "HEIF" and not image_formats.reads_heif():

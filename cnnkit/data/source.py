@@ -14,6 +14,7 @@ If its folders have names of splits (`split_names`), it is a split dataset, in e
 `folder_layout` decides; `SearchLog` reports doubtful cases and ignored files.
 
 Tar archives are read in place (`tar_source`): the image `cat/1.jpg` in `photos.tar` has the path `photos.tar/cat/1.jpg`.
+So are idx files (`idx_source`), the format of MNIST: the first image has the path `train-images-idx3-ubyte.gz/00000.pgm`.
 """
 
 import os
@@ -24,9 +25,9 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from cnnkit import files, messages, tar_archives
+from cnnkit import files, idx_files, messages, tar_archives
 from cnnkit.choices import FolderReading
-from cnnkit.data import folder_search, memory, split_names, tar_source
+from cnnkit.data import folder_search, idx_source, memory, split_names, tar_source
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
@@ -64,8 +65,8 @@ def find(
     """Find the images of the sources; those of a folder are ordered by name, all others stay in the order given.
 
     Args:
-        sources: Images, folders, manifests (see `manifest.is_manifest`), tar archives, patterns of these (`tar_source.expanded`), or
-            `-` for standard input: one path per line, or a manifest with its header row.
+        sources: Images, folders, manifests (see `manifest.is_manifest`), tar archives, patterns of these (`tar_source.expanded`), idx
+            files, or `-` for standard input: one path per line, or a manifest with its header row.
         split: Only this split of a manifest, or this subfolder of a folder. Single images belong to no split.
         stdin: Standard input, for `-`.
         null: Paths on standard input are separated by NUL.
@@ -137,8 +138,10 @@ def _one(part: list[str], split: str | None, folders: FolderReading | None, sear
         return _tars(part, split, folders, search)
     if os.path.isdir(source):
         return _folder(source, split, folders, search)
+    if os.path.lexists(source) and idx_files.is_idx(source):
+        return _idx([source], split, search)
     if not files.exists(source):
-        archive = next((path for path, _ in tar_archives.divided(source) if os.path.isfile(path)), None)
+        archive = next((path for path, _ in files.divided(source) if os.path.isfile(path)), None)
         if archive is not None:
             raise CnnkitError(
                 f"{source}: the archive {archive} has no such file; give the archive, or one of its files"
@@ -151,6 +154,7 @@ def _one(part: list[str], split: str | None, folders: FolderReading | None, sear
     if manifest.is_manifest(source):
         return _manifest(source, split, search)
     archives.refuse(source)
+    idx_source.refuse_labels(source)
     if split is not None:
         raise UsageError(f"{source} is a single image and has no split {split}; --split needs a manifest or a folder")
     return [ImageFile(source)]
@@ -176,6 +180,26 @@ def _tars(
         there = "; ".join(filter(None, (search.passed_over_in(named), *read.remarks)))
         raise CnnkitError(f"{named}: no images found ({there or 'there are no other files either'})")
     return _of_split(named, images, split, search, what="images")
+
+
+def _idx(paths: list[str], split: str | None, search: SearchLog, *, whole: str | None = None) -> list[ImageFile]:
+    """Find the images of idx files, in their order there.
+
+    Args:
+        paths: The files.
+        split: Only this split.
+        search: Takes the notices.
+        whole: The folder with the files, if it was given.
+    """
+    images = []
+    for path in paths:
+        read = idx_source.read(path)
+        search.readings += read.remarks
+        own = search.split(read.split)
+        for place, word in zip(read.paths, read.labels, strict=True):
+            label, written = search.label(word)
+            images.append(ImageFile(place, label, own, None, written))
+    return _of_split(whole or paths[0], images, split, search, what="images")
 
 
 def _of_split(
@@ -220,8 +244,11 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
             there = folder_search.subfolders(folder)
             meant = split_names.meant(split, there)
             if meant is None:
-                if archives := _archives_only(folder, folder_search.scan(folder), search):
+                scanned = folder_search.scan(folder)
+                if archives := _archives_only(folder, scanned, search):
                     return _tars(archives, split, folders, search)
+                if idx := _idx_only(folder, scanned, search):
+                    return _idx(idx, split, search, whole=folder)
                 raise CnnkitError(f"{folder}: no subfolder {split}; it has {', '.join(there[:8]) or 'none'}")
             search.readings.append(f"{folder}: --split {split} selects {meant}/")
             split, root = meant, os.path.join(folder, meant)
@@ -236,6 +263,8 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
         scanned = folder_search.scan(folder)
         if archives := _archives_only(folder, scanned, search):
             return _tars(archives, None, folders, search)
+        if idx := _idx_only(folder, scanned, search):
+            return _idx(idx, None, search, whole=folder)
         return _sorted(_found(folder, scanned, None, search), folder, search)
     search.splits.update(layout.splits)
     scans = {name: folder_search.scan(os.path.join(folder, name)) for name in layout.splits}
@@ -266,6 +295,16 @@ def _archives_only(folder: str, scanned: folder_search.Scan, search: SearchLog) 
     if archives:
         search.readings.append(_about_archives(folder, len(archives)))
     return archives
+
+
+def _idx_only(folder: str, scanned: folder_search.Scan, search: SearchLog) -> list[str]:
+    """Return the idx files directly in a folder that contains no image."""
+    if scanned.images:
+        return []
+    found, copies = idx_source.without_copies(folder_search.idx_files_in(folder))
+    if copies:
+        search.readings.append(f"{messages.shortened(copies, 3)}: not read, since the same file is there decompressed")
+    return found
 
 
 def _about_archives(folder: str, count: int) -> str:

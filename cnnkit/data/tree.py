@@ -175,7 +175,7 @@ def _move(path: str, target: Path) -> None:
 
 
 def copy_file(path: str | Path, target: Path, *, durable: bool = False) -> None:
-    """Copy content, times and permissions (of a file in a tar archive, its content); the target gets its name when it is complete."""
+    """Copy content, times and permissions (of a file in an archive, its content); the target gets its name when it is complete."""
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         if files.is_member(path):
@@ -393,10 +393,11 @@ def check_link(link: Link, paths: Iterable[str]) -> None:
     """Check that images can be linked or moved.
 
     Raises:
-        CnnkitError: One is in a tar archive.
+        CnnkitError: One is in a tar archive or an idx file.
     """
     if link is not Link.COPY and (packed := next((path for path in paths if files.is_member(path)), None)):
-        raise CnnkitError(f"{packed} is in a tar archive and can only be copied; use --link copy")
+        kind = "a tar archive" if any(tar_archives.divided(packed)) else "an idx file"
+        raise CnnkitError(f"{packed} is in {kind} and can only be copied; use --link copy")
 
 
 def check_apart(folder: str | Path, paths: Iterable[str], *, to_be: str) -> None:

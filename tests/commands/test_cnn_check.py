@@ -133,6 +133,21 @@ def named_after(*paths):
     return "alike-" + min(hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths)[:12]
 
 
+def test_a_test_set_alone_can_be_divided(run, clean):
+    """Its images have classes; what is missing is a training set."""
+    rows = [
+        (f"photos/{path.relative_to(clean)}", path.parent.name, "test", "") for path in sorted(clean.rglob("*.jpg"))
+    ]
+    manifest(*rows)
+    outcome = run("cnn-check", "split.tsv", "--probes", "none")
+    (line,) = (line for line in outcome.err.splitlines() if "for training" in line)
+    assert line.startswith("cnn-check: no image for training: 24 images of test; next, ")
+    command = line.rpartition(": ")[2]
+    assert command == "cnn-split split.tsv --ratio 70,15,15 > split.tsv"
+    divided = run("cnn-split", "split.tsv", "--ratio", "70,15,15")
+    assert {row["split"] for row in divided.rows} == {"train", "val", "test"}
+
+
 def test_a_fixed_set_is_split_and_found_clean(run, clean):
     """Without broken, duplicate and contradictory images; near duplicates are one group, which cnn-split keeps together."""
     make_mess(clean)

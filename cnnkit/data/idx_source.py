@@ -1,0 +1,105 @@
+"""Images in idx files, with the labels of the file next to it, by the names that MNIST gave them:
+
+    train-images-idx3-ubyte.gz    train-labels-idx1-ubyte.gz    split train
+    t10k-images-idx3-ubyte.gz     t10k-labels-idx1-ubyte.gz     split test
+
+Each of both may be compressed. Fashion-MNIST, KMNIST and EMNIST have the same files (`emnist-letters-test-images-idx3-ubyte.gz`).
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+
+from cnnkit import files, idx_files
+from cnnkit.data import split_names
+from cnnkit.errors import CnnkitError, UsageError
+
+#: The name of MNIST's test set.
+_TEST = "t10k"
+
+_ENDING = re.compile(r"idx([13])-ubyte(\.gz)?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class IdxSource:
+    """The images of an idx file: their paths and labels in the order of the file, and their split; None for what is not known."""
+
+    paths: list[str]
+    labels: list[str | None]
+    split: str | None
+    remarks: list[str] = field(default_factory=list)
+
+
+def read(path: str) -> IdxSource:
+    """Find the images of an idx file.
+
+    Raises:
+        OSError: The file, or that of its labels, is damaged or cannot be read.
+        CnnkitError: It has no image, or another number of labels than of images.
+    """
+    index = files.idx_index(path)
+    if not index.count:
+        raise CnnkitError(f"{path}: no images found")
+    paths = [f"{path}/{name}" for name in index.names()]
+    remarks = []
+    labels: list[str | None] = [None] * len(paths)
+    if (place := _labels_of(path)) is None:
+        expected = os.path.basename(_renamed(path) or "")
+        remarks.append(f"{path}: no labels{f', since there is no {expected} next to it' if expected else ''}")
+    else:
+        with files.open_regular(place) as file:
+            numbers = idx_files.read_labels(file, place)
+        if len(numbers) != len(paths):
+            raise CnnkitError(
+                f"{place}: {len(numbers):,} labels for the {len(paths):,} images of {path}; take both files from one data set"
+            )
+        labels = [str(number) for number in numbers]
+    return IdxSource(paths, labels, split_in_name(path), remarks)
+
+
+def split_in_name(path: str) -> str | None:
+    """Return the split that the name of a file gives: train for `train-images-idx3-ubyte`, test for `t10k-images-idx3-ubyte`."""
+    before, found, _ = os.path.basename(path).lower().partition("images")
+    word = re.split("[-_.]", before.rstrip("-_."))[-1]
+    if not found:
+        return None
+    return "test" if word == _TEST else word if split_names.is_split(word) else None
+
+
+def refuse_labels(path: str) -> None:
+    """Raise an error for a file with labels, which is read together with its images.
+
+    Raises:
+        UsageError: It is one.
+    """
+    found = _ENDING.search(path)
+    if found is not None and found[1] == "1":
+        folder, name = os.path.split(path)
+        images = re.sub("labels", "images", name[: name.lower().rindex("idx1")]) + re.sub("^idx1", "idx3", found[0])
+        raise UsageError(f"{path}: labels without images; give the file of the images, {os.path.join(folder, images)}")
+
+
+def without_copies(paths: list[str]) -> tuple[list[str], list[str]]:
+    """Leave out compressed files whose decompressed copy, as made by `gunzip -k`, is also in the list.
+
+    Returns:
+        The files that remain, and those left out.
+    """
+    plain = {path.lower() for path in paths if not path.lower().endswith(".gz")}
+    copies = [path for path in paths if path.lower().removesuffix(".gz") in plain and path.lower().endswith(".gz")]
+    return [path for path in paths if path not in copies], copies
+
+
+def _labels_of(path: str) -> str | None:
+    """Return the file with the labels of a file's images: compressed as this one is, if there are both; None if there is none."""
+    place = _renamed(path)
+    if place is None:
+        return None
+    other = place[: -len(".gz")] if place.lower().endswith(".gz") else f"{place}.gz"
+    return next((each for each in (place, other) if os.path.lexists(each)), None)
+
+
+def _renamed(path: str) -> str | None:
+    folder, name = os.path.split(path)
+    before, word, after = name.rpartition("images")
+    return os.path.join(folder, f"{before}labels{re.sub('idx3', 'idx1', after, flags=re.IGNORECASE)}") if word else None
