@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cnnkit")
 
 # Incremented when a change to preprocessing, normalization, cutting or export changes the graph of a spec.
-_REVISION = 2
+_REVISION = 3
 
 
 def cache_name(spec: BackboneSpec) -> str:

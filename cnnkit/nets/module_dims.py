@@ -51,7 +51,8 @@ def measure_network(name: str, *, size: Sequence[int] | None = None, bytes_per_v
         module: nn.Module = classifier.from_header(model.header, model.state, name=name)
         preprocess = model.header.preprocess or Preprocess()
     else:
-        module, preprocess = catalogue.for_dims(name)
+        square = size is not None and len(size) == 3 and size[0] == size[1]
+        module, preprocess = catalogue.for_dims(name, size=size[0] if size and square else None)
     height, width, channels = size if size and len(size) == 3 else (preprocess.size, preprocess.size, 3)
     if size and (len(size) != 3 or channels != 3):
         given = "x".join(map(str, size))
