@@ -44,7 +44,8 @@ class TokenGrid:
 
     def maps(self, tokens: Tensor) -> Tensor:
         """Arrange the tokens of the patches as maps: (N, T, D) -> (N, D, rows, columns), a view."""
-        return tokens[:, self.prefix :].unflatten(1, (self.rows, self.columns)).permute(0, 3, 1, 2)
+        patches = tokens[:, self.prefix :]
+        return patches.view(len(tokens), self.rows, self.columns, tokens.shape[2]).permute(0, 3, 1, 2)
 
     def resampled(self, positions: Tensor) -> Tensor | None:
         """Interpolate the position embeddings of another image size to this grid, as the network's library does.

@@ -96,18 +96,16 @@ def test_from_features_to_maps(run, here, weights):
     }
     run("cnn-export", "tuned.pt", "-o", "tuned.onnx", *CPU)
     rows = [json.loads(line) for line in run("cnn-dims", "head.pt", "--json").out.splitlines()]
-    assert {"blocks.5.norm1", "norm"} <= {row["layer"] for row in rows}
+    assert {"blocks.5.mlp.fc2", "pool", "head.dense1"} <= {row["layer"] for row in rows}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", [None, "cls", "avg"])
-@pytest.mark.parametrize(
-    "name", ["timm:test_vit2", "timm:test_vit3", "timm:vit_small_patch16_dinov3", "timm:test_convnext"]
-)
+@pytest.mark.parametrize("name", ["timm:test_vit2", "timm:test_vit3", "timm:test_convnext"])
 def test_networks_agree_with_torch(run, here, name, pool):
-    """Export of tokens pooled by class token, mean or attention, with rotary embeddings, and of a convolutional network."""
+    """Export of tokens pooled by class token, mean or attention, and of a convolutional network."""
     words = ("--backbone", name, "--weights", "none", "--size", "64", *(() if pool is None else ("--pool", pool)), *CPU)
-    fits = pool != "cls" or "dinov3" in name
+    fits = pool != "cls"  # these have no class token
     for engine in ("onnx", "torch"):
         run("cnn-extract", "photos", "-o", f"{engine}.npy", *words, "--engine", engine, status=0 if fits else 2)
     if fits:
