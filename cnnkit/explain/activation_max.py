@@ -204,9 +204,15 @@ class ActivationMaximizer:
         try:
             with torch.no_grad(), self._running():
                 self._run(torch.full((1, *size, 3), _MIDDLE, device=self._device))
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             if device_errors.is_out_of_memory(error):  # they are not too small
                 raise
+            if self.network.grid is not None:
+                own = self.network.preprocess.size
+                raise UsageError(
+                    f"{self.network.name} takes images of {own}x{own} pixels only, "
+                    f"since its tokens have positions; give --size {own}, or for a dream a convolutional network"
+                ) from error
             raise UsageError(
                 f"images of {size[0]}x{size[1]} are too small for {self.layer.name}; "
                 "give a larger --size, or for a dream fewer --octaves"
