@@ -43,12 +43,17 @@ class PixelRange(StrEnum):
 
 
 class Pool(StrEnum):
-    """Pooling of a feature map (C, H, W)."""
+    """Pooling of a feature map (C, H, W).
+
+    Of the tokens of a transformer, avg and max are of those of the patches.
+    """
 
     AVG = "avg"  # (C,)
     MAX = "max"  # (C,)
     FLATTEN = "flatten"  # (C*H*W,)
     NONE = "none"  # stays (C, H, W)
+    CLS = "cls"  # the class token (D,)
+    CLS_AVG = "cls+avg"  # both (2*D,)
 
 
 class Engine(StrEnum):

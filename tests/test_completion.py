@@ -184,7 +184,7 @@ def test_values_are_completed(line, found, values, folder):
         ("cnn-export ", "file", ".pt"),
         ("cnn-curves ", "file", ".csv"),
         ("cnn-cam -m ", "file", ".pt .onnx"),
-        ("cnn-extract --weights ", "file", ".pth .pt .bin"),
+        ("cnn-extract --weights ", "file", ".pth .pt .bin .safetensors"),
         ("cnn-eval ", "file", ".tsv .tab .csv .jsonl .ndjson .json"),
         ("cnn-split ", "file", ".tsv .txt .jpg .png .heic"),
         ("cnn-finetune ", "file", ".pt .tsv"),

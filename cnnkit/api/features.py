@@ -53,7 +53,8 @@ class FeatureExtractor:
             backbone: A network of torchvision, timm:NAME, or a .pt or .onnx made by cnnkit; by default mobilenet_v2.
             layers: A backbone in the notation instead.
             layer: Cut after this layer; by default the last one with spatial dimensions.
-            pool: avg, max, flatten, or none for maps (C, H, W); by default avg.
+            pool: avg, max, flatten, or none for maps (C, H, W); cls or cls+avg for the class token of a vision transformer; by default avg,
+                and for a vision transformer what its classifier takes.
             weights: A state_dict file, default for those of the library, or none for random values.
             size: Side of the input of the network, in pixels; by default its own.
             resize: Shorter side before the centre crop, in pixels; by default in proportion to `size`.

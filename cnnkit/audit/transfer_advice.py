@@ -24,7 +24,6 @@ from sklearn.preprocessing import StandardScaler
 
 from cnnkit.audit.config import AdviseConfig
 from cnnkit.callbacks import Callbacks
-from cnnkit.choices import Pool
 from cnnkit.data import train_val
 from cnnkit.data.source import ImageFile
 from cnnkit.data.train_val import DatasetSize, TrainValImages
@@ -110,7 +109,7 @@ def advise(
     backbone, weights, seed = config.backbone, config.weights, config.seed
     counts = np.bincount([data.classes.index(image.label or "") for image in data.train])
     chosen_device = torch_device.choose(devices.parse(config.device))
-    extractor, header = torch_backbone.build_extractor(BackboneSpec(backbone=backbone, weights=weights, pool=Pool.AVG))
+    extractor, header = torch_backbone.build_extractor(BackboneSpec(backbone=backbone, weights=weights))
     assert isinstance(extractor, Extractor)
     assert header.preprocess is not None
     layers_extractor = multi_layer_features.MultiLayerExtractor(extractor, size=header.preprocess.size)

@@ -43,7 +43,7 @@ _TABLES = manifest.MANIFEST_EXTENSIONS
 _IMAGES = tuple(sorted(image_formats.EXTENSIONS))
 _SOURCES = (*_TABLES, *manifest.LIST_EXTENSIONS, tar_archives.EXTENSION, *_IMAGES)
 _MODELS = (".pt", ".onnx")
-_WEIGHTS = (".pth", ".pt", ".bin")
+_WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 _ANY = ("*",)
 
 _COLOURS = (

@@ -136,7 +136,11 @@ class BackboneSpec(RemembersGiven):
         "dimensions]",
         metavar="NAME",
     )
-    pool: Pool | None = option(None, "Pooling of the output of --layer. [default: avg, or that of the .pt or .onnx]")
+    pool: Pool | None = option(
+        None,
+        "Pooling of the output of --layer; avg, cls (the class token) and cls+avg also of the tokens of a vision transformer. "
+        "[default: avg, or that of the .pt or .onnx; of a vision transformer, that of its classifier]",
+    )
     size: int | None = size_option("the network's; with --layers: 32")
     resize: int | None = resize_option("in proportion to --size")
     fit: Fit | None = fit_option("crop; squash with --layers; as stored in a .pt or .onnx")

@@ -112,8 +112,9 @@ def _check_maps(classifier: Classifier) -> None:
     with torch.no_grad():
         shape = tuple(classifier.base(torch.zeros(1, channels, size, size)).shape[1:])
     if len(shape) != 3:
+        kind = f"in {shape[0]} tokens" if len(shape) == 2 else f"in a vector of {shape[0]}"
         raise CnnkitError(
-            f"a class activation map needs a backbone that ends in a map; this one ends in a vector of {shape[0]}; "
+            f"a class activation map needs a backbone that ends in a map; this one ends {kind}; "
             "extract with a --layer that has height and width"
         )
 

@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
-from cnnkit.nets import layer_graph, subgraph
+from cnnkit.nets import layer_graph, subgraph, token_grid
 from cnnkit.nets.classifier import Extractor, Pooling
 
 # Depth of the earlier layers, as shares of the backbone's depth: near the end, and in the middle.
@@ -55,11 +55,15 @@ class _Interpreter(fx.Interpreter):
     wanted: dict[str, fx.Node]
     seen: dict[str, Tensor]
 
+    def __init__(self, backbone: fx.GraphModule) -> None:
+        super().__init__(backbone)
+        self._pooling = Pooling(Pool.AVG, token_grid.of_cut(backbone))
+
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - the node's output
         """Run one node."""
         output = super().run_node(n)
         if any(n is node for node in self.wanted.values()):
-            self.seen[n.meta["layer"]] = Pooling(Pool.AVG)(layer_graph.as_maps(n, output))
+            self.seen[n.meta["layer"]] = self._pooling(layer_graph.as_maps(n, output))
         return output
 
 

@@ -11,7 +11,7 @@ from cnnkit.formats.onnx_record import OnnxModel
 from cnnkit.nets import notation
 
 # Incremented when a change to preprocessing, normalization, cutting or export changes the graph of a spec.
-_REVISION = 2
+_REVISION = 3
 
 
 def cache_name(spec: BackboneSpec) -> str:

@@ -52,7 +52,8 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
             str(spec.backbone),
             weights=spec.weights,
             layer=spec.layer,
-            pool=spec.pool or Pool.AVG,
+            pool=spec.pool,
+            size=spec.size,
             seed=spec.seed,
         )
     preprocess = preprocessing.with_size(
@@ -67,7 +68,8 @@ def build_extractor(spec: BackboneSpec) -> tuple[nn.Module, Header]:
 
 
 def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) -> tuple[int, ...]:
-    """Run the backbone once, to check that its layer outputs a vector or a map and that its size is large enough.
+    """Run the backbone once, to check that its layer outputs a vector or a map, without pooling also tokens, and that its size is large
+    enough.
 
     Returns:
         The shape of one image's features.
@@ -80,7 +82,7 @@ def _check_shape(spec: BackboneSpec, module: nn.Module, preprocess: Preprocess) 
             raise
         reason = re.sub(r" but got Proxy.*", "", str(error).splitlines()[0])  # as traced, without a value
         raise UsageError(f"{spec.backbone} does not work with {' '.join(options)} ({reason})") from error
-    if len(shape) not in (1, 3):
+    if len(shape) not in ((1, 2, 3) if spec.pool is Pool.NONE else (1, 3)):
         given = "x".join(map(str, shape))
         raise UsageError(
             f"{spec.backbone} outputs {given} at {' '.join(options)}, neither a vector nor a map; use another layer"

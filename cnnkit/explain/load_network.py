@@ -53,7 +53,9 @@ def load_network(
             )
         name = catalogue.canonical(model)
         chosen = torch_device.choose(wanted)
-        found, classes = layer_graph.of_name(name, weights=weights, seed=seed)
+        height, width = (None, None) if options.size is None else preprocessing.sides(options.size)
+        size = height if height == width else None
+        found, classes = layer_graph.of_name(name, weights=weights, seed=seed, size=size)
         labels.note_assumed(name, weights, classes)
     if options.size is not None or options.fit is not None:
         found.resize(preprocessing.shown_as(found.preprocess, size=options.size, fit=options.fit))

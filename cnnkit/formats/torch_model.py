@@ -1,9 +1,9 @@
 """The model file `.pt`: {"header": ..., "state": state_dict, "history": [...]}; and plain state_dicts. Always read with weights_only."""
 
 import errno
-import importlib.util
 import io
 import json
+import logging
 import pickle
 import re
 import zipfile
@@ -20,6 +20,8 @@ from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, cache
 from cnnkit.formats.header import LONGEST, ArtefactKind, Header
+
+log = logging.getLogger("cnnkit")
 
 State = dict[str, Tensor]
 
@@ -150,6 +152,8 @@ def load_state(path: str | Path) -> State:
     if not _has_names(content):
         raise FormatError(f"{path}: no state_dict in it (expected tensors by parameter name)")
     _check_tensors(content, path)
+    if any(key.startswith("module.") for key in content):
+        log.info("%s: removed the prefix module. from the names of its weights", path)
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
@@ -249,6 +253,8 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
         FormatError: The file is broken, or contains other objects.
     """
     files.check_regular(path)
+    if Path(path).suffix == ".safetensors" or _begins_as_safetensors(Path(path)):
+        return _read_safetensors(Path(path))
     _check_sums(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -262,8 +268,32 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file holds
         raise FormatError(f"{path}: {_unreadable(Path(path))}") from error
 
 
+def _read_safetensors(path: Path) -> State:
+    """Read the tensors of a safetensors file, which contains nothing else that could be run.
+
+    Raises:
+        FormatError: The file is broken.
+    """
+    try:
+        import safetensors.torch  # only a few weights are in this format
+
+        found: State = safetensors.torch.load_file(path, device="cpu")
+        return found
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # untrusted bytes
+        raise FormatError(f"{path}: {_unreadable(path)}") from error
+
+
+def _begins_as_safetensors(path: Path) -> bool:
+    """Recognize a safetensors file under another name, such as that of a copy in the cache."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and 1 < int.from_bytes(head[:8], "little") <= min(LONGEST, path.stat().st_size)
+
+
 def _unreadable(path: Path) -> str:
-    """Explain why torch could not read a file: it recognizes safetensors by name, and needs a package for them."""
+    """Explain why a file could not be read."""
     named = path.suffix == ".safetensors"
     with path.open("rb") as file:
         head = file.read(9)
@@ -274,11 +304,7 @@ def _unreadable(path: Path) -> str:
         return "not a safetensors file, or damaged; copy the file or make it again"
     if damage is not None:
         return f"a damaged safetensors file ({damage}); copy the file or make it again"
-    if is_safetensors and not named:
-        return "a safetensors file under another name; rename it to end in .safetensors"
-    if is_safetensors and importlib.util.find_spec("safetensors") is None:
-        return "safetensors files need a package: pip install safetensors"
-    return "a damaged safetensors file" if named else "not a file that torch can read, or truncated"
+    return "a damaged safetensors file" if is_safetensors else "not a file that torch can read, or truncated"
 
 
 def _damage(header: bytes, length: int, size: int) -> str | None:

@@ -352,9 +352,19 @@ def _is_batch_invariant(backbone: _Backbone, batch: int) -> bool:
 
 
 def _row_shape(backbone: _Backbone) -> tuple[int, ...]:
-    """Return the shape of one image's features."""
+    """Return the shape of one image's features.
+
+    Raises:
+        UsageError: They are neither a vector nor a map.
+    """
     size = backbone.preprocess.size
-    return backbone.network([np.zeros((1, size, size, 3), dtype=np.uint8)])[0].shape[1:]
+    shape = backbone.network([np.zeros((1, size, size, 3), dtype=np.uint8)])[0].shape[1:]
+    if len(shape) not in (1, 3):
+        raise UsageError(
+            f"the layer outputs {'x'.join(map(str, shape))}, neither a vector nor a map; "
+            "for the tokens of a vision transformer give --pool cls, avg or cls+avg"
+        )
+    return shape
 
 
 def _header(

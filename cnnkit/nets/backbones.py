@@ -16,7 +16,7 @@ from cnnkit.choices import Fit, Initializer, Pool
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import cache, torch_model
 from cnnkit.formats.header import Backbone, Preprocess
-from cnnkit.nets import build, catalogue, notation, subgraph
+from cnnkit.nets import build, catalogue, notation, subgraph, token_grid
 
 log = logging.getLogger("cnnkit")
 
@@ -26,9 +26,18 @@ BY_NOTATION = "layers"
 # How torch.fx names tensors that are computed while it traces a network, such as maxvit's position biases.
 _CONSTANT = "_tensor_constant"
 
+# Poolings that are of tokens if they are given and the network has any.
+_OF_TOKENS = (Pool.AVG, Pool.CLS, Pool.CLS_AVG)
+
 
 def pretrained(
-    name: str, *, weights: str | Path = "default", layer: str | None = None, pool: Pool = Pool.AVG, seed: int = 0
+    name: str,
+    *,
+    weights: str | Path = "default",
+    layer: str | None = None,
+    pool: Pool | None = None,
+    size: int | None = None,
+    seed: int = 0,
 ) -> tuple[nn.Module, Backbone, Preprocess]:
     """Build a backbone with its weights, cut at a layer. The weights are kept in the cache under their hash.
 
@@ -37,32 +46,36 @@ def pretrained(
         weights: "default" for the library's own (the only choice that may download anything), "none" for seeded random values,
             or a file with a state_dict; a published file under its published name sets the preprocessing that belongs to it.
         layer: Where to cut: a module's name or, for the VGGs, Keras' name of a layer. By default the last layer
-            with spatial dimensions.
-        pool: Pooling of the map; only recorded here.
+            with spatial dimensions; of a vision transformer the input of its classifier,
+            or, if `pool` is given and pools tokens, the last layer that outputs all tokens.
+        pool: Pooling of the map or of the tokens; only recorded here. By default avg.
+        size: Side of the images in pixels, for networks that take a single size: their position embeddings are interpolated. By
+            default the size of the weights.
         seed: Seed of the random values.
 
     Returns:
         The backbone in eval mode, (N, 3, H, W) -> map or vector; its record; and its preprocessing.
 
     Raises:
-        UsageError: There is no such network or layer.
+        UsageError: There is no such network or layer, or it does not take images of that size.
         CnnkitError: The weights are not available, or do not fit.
     """
     name = catalogue.canonical(name)
-    module, preprocess = catalogue.network_for(name, weights, seed=seed)
+    module, preprocess = catalogue.network_for(name, weights, seed=seed, size=size)
     state: Mapping[str, Tensor] | None = None
     digest = None
     if weights == "default":
         state, digest = catalogue.default_weights(name)
     elif weights != "none":
         state, digest = torch_model.load_state(weights), torch_model.keep_state_file(Path(weights))
-    layer = subgraph.find_layer(name, module, layer, size=preprocess.size)
+    own = catalogue.side(module, preprocess)
+    layer = subgraph.find_layer(name, module, layer, size=own, tokens=pool in _OF_TOKENS)
     backbone = subgraph.cut(module, layer)
     if state is not None:
         source = str(weights) if weights != "default" else f"the default weights of {name}"
         backbone = _loaded(module, backbone, layer, state, source=source)
     digest = digest or torch_model.keep_state(backbone.state_dict())
-    return backbone.eval(), Backbone(name=name, layer=layer, pool=pool, weights_sha256=digest), preprocess
+    return backbone.eval(), Backbone(name=name, layer=layer, pool=pool or Pool.AVG, weights_sha256=digest), preprocess
 
 
 def whole(name: str, weights: str | Path, *, seed: int) -> tuple[nn.Module, Preprocess, str | None]:
@@ -126,8 +139,7 @@ def untrained(name: str, *, size: int, pool: Pool = Pool.AVG, seed: int = 0) -> 
     module, preprocess = catalogue.seeded(seed, functools.partial(catalogue.network, name, size=size))
     module.eval()
     # At the network's own size: small images shrink to one pixel long before the last layer
-    own = size if name.startswith("vit_") else preprocess.size
-    layer = subgraph.find_layer(name, module, None, size=own)
+    layer = subgraph.find_layer(name, module, None, size=catalogue.side(module, preprocess))
     return subgraph.cut(module, layer), Backbone(name=name, layer=layer, pool=pool)
 
 
@@ -277,13 +289,14 @@ def _loaded(
 def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Load a backbone's weights from a state_dict that may hold more, such as the original classifier.
 
-    Its keys may share a prefix, such as Lightning's `model.` or a wrapper's `backbone.`.
+    Its keys may share a prefix, such as Lightning's `model.` or a wrapper's `backbone.`, which is removed with a notice. Position
+    embeddings of another image size are interpolated.
 
     Raises:
         FormatError: A tensor is missing or has another shape, and the message names the first one; or the network is in it twice.
     """
     wanted = {key: tensor for key, tensor in backbone.state_dict().items() if not key.startswith(_CONSTANT)}
-    state = _without_prefix(state, wanted, source=source)
+    state = _resampled(_without_prefix(state, wanted, source=source), wanted, backbone, source=source)
     for key, tensor in wanted.items():
         if key not in state:
             if key.endswith("num_batches_tracked"):  # files from before torch 0.4.1 lack it
@@ -302,6 +315,26 @@ def load_into(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) 
                 f"the network needs {str(tensor.dtype).removeprefix('torch.')}; save a float state_dict"
             )
     backbone.load_state_dict({key: state.get(key, tensor) for key, tensor in backbone.state_dict().items()})
+
+
+def _resampled(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], backbone: nn.Module, *, source: str
+) -> Mapping[str, Tensor]:
+    """Interpolate position embeddings to the number of patches of a network; return the same state_dict if they fit or cannot."""
+    grid = token_grid.of_cut(backbone) or token_grid.of_network(backbone)
+    key = grid.positions if grid is not None else None
+    if grid is None or key is None or key not in state or key not in wanted or state[key].shape == wanted[key].shape:
+        return state
+    found = grid.resampled(state[key])
+    if found is None or found.shape != wanted[key].shape:
+        return state
+    log.info(
+        "%s: position embeddings of %d patches interpolated to %d",
+        source,
+        state[key].shape[1] - grid.embedded,
+        grid.rows * grid.columns,
+    )
+    return {**state, key: found}
 
 
 def _whose(state: Mapping[str, Tensor]) -> str | None:
@@ -327,14 +360,22 @@ def _without_prefix(state: Mapping[str, Tensor], wanted: Collection[str], *, sou
         prefixes = [key[: -len(needed[0])] for key in named if key == needed[0] or key.endswith(f".{needed[0]}")]
         fitting = [prefix for prefix in prefixes if all(prefix + key in named for key in needed)]
         if "" in fitting:
+            log.info(
+                "%s: removed %s from the names of its weights", source, " and ".join(sorted(_WRAPPERS & _parts(state)))
+            )
             return named
         if len(fitting) > 1:
             raise FormatError(
                 f"{source}: has the network {len(fitting)} times, below {' and '.join(fitting)}; save the state_dict of one"
             )
         if fitting:
+            log.info("%s: removed the prefix %s from the names of its weights", source, fitting[0])
             return {key.removeprefix(fitting[0]): tensor for key, tensor in named.items() if key.startswith(fitting[0])}
     return state
+
+
+def _parts(state: Mapping[str, Tensor]) -> set[str]:
+    return {part for key in state for part in key.split(".")}
 
 
 def _unwrapped(key: str) -> str:

@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
+import inspect
 import io
 import logging
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -92,20 +94,24 @@ def network(name: str, *, size: int | None = None, classes: int | None = None) -
 
     Args:
         name: From `canonical`. Random values come from torch's global generator: see `seeded`.
-        size: Side of its images in pixels, for networks that take a single size.
+        size: Side of its images in pixels, for networks that take a single size; by default that of these weights.
         classes: Number of outputs; by default that of its default weights, ImageNet's 1,000 for most.
 
     Returns:
         The network, and the preprocessing of its first published weights.
+
+    Raises:
+        UsageError: The network does not take images of that size.
     """
     if name.startswith("timm:"):
-        return _timm_network(name, classes=classes)
+        return _timm_network(name, size=size, classes=classes)
     preprocess = _torchvision_preprocess(_published(name, "none"))
     settings = {**_SHIFTING.get(name, {}), **_AUXILIARY.get(name, {})}
     if classes is not None:
         settings["num_classes"] = classes
     if name.startswith("vit_"):  # its position embedding depends on the image's size
         settings["image_size"] = size or preprocess.size
+        _check_patches(name, settings["image_size"], patch=int(name.rpartition("_")[2]))
     return _models().get_model(name, weights=None, **settings), preprocess
 
 
@@ -117,7 +123,7 @@ def seeded(seed: int, make: Callable[[], tuple[nn.Module, Preprocess]]) -> tuple
 
 
 def network_for(
-    name: str, weights: str | Path, *, seed: int, classes: int | None = None
+    name: str, weights: str | Path, *, seed: int, size: int | None = None, classes: int | None = None
 ) -> tuple[nn.Module, Preprocess]:
     """Build the network for given weights, in eval mode; it still has seeded random values.
 
@@ -125,25 +131,30 @@ def network_for(
         name: From `canonical`.
         weights: "default", "none" or a file, whose name may be that of published weights.
         seed: Seed of the values.
-        classes: As for `network`.
+        size: As `network`; by default that of those weights.
+        classes: As `network`.
 
     Returns:
         The network, and the preprocessing of those weights.
+
+    Raises:
+        UsageError: As `network`.
     """
     published = published_preprocess(name, weights)
-    size = published.size if published else None
+    if size is None and published is not None:
+        size = published.size
     module, own = seeded(seed, functools.partial(network, name, size=size, classes=classes))
     return module.eval(), published or own
 
 
-def for_dims(name: str) -> tuple[nn.Module, Preprocess]:
+def for_dims(name: str, *, size: int | None = None) -> tuple[nn.Module, Preprocess]:
     """Build a network to be measured: on torch's meta device, where weights take no memory, if its constructor allows it."""
     name = canonical(name)
     try:
         with torch.device("meta"):
-            return network(name)
+            return network(name, size=size)
     except NotImplementedError:  # some constructors compute widths with tensors
-        return seeded(0, functools.partial(network, name))
+        return seeded(0, functools.partial(network, name, size=size))
 
 
 def published_preprocess(name: str, weights: str | Path) -> Preprocess | None:
@@ -294,26 +305,91 @@ def _silent() -> Generator[None]:
         hub.setLevel(before)
 
 
-def _timm_network(name: str, *, classes: int | None = None) -> tuple[nn.Module, Preprocess]:
+def _timm_network(name: str, *, size: int | None, classes: int | None) -> tuple[nn.Module, Preprocess]:
     torchvision_modules.imported()  # timm imports it
     try:
         import timm
         import timm.data
     except ModuleNotFoundError as error:
         raise CnnkitError(f"{name} needs timm: pip install timm") from error
+    bare = name.removeprefix("timm:")
     try:
-        settings = {} if classes is None else {"num_classes": classes}
-        module = timm.create_model(name.removeprefix("timm:"), pretrained=False, **settings)
+        outputs = {} if classes is None else {"num_classes": classes}
+        random = torch.get_rng_state()
+        module = timm.create_model(bare, pretrained=False, **outputs)
     except RuntimeError as error:  # how timm reports an unknown name
-        bare = name.removeprefix("timm:")
         near = messages.nearest(bare, timm.list_models()) or "timm.list_models() lists them"
         raise UsageError(f'timm has no network "{bare}"; {near}') from error
     config = timm.data.resolve_data_config({}, model=module)
-    size = int(config["input_size"][-1])
+    own = int(config["input_size"][-1])
+    settings = _fixed_size(name, module, size or own, own=own)
+    if settings:
+        torch.set_rng_state(random)  # for the same weights
+        try:
+            module = timm.create_model(bare, pretrained=False, **outputs, **settings)
+        except (AssertionError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), "its layers need other sizes")
+            raise UsageError(f"{name} does not take images of {size} pixels ({reason})") from error
     return module, Preprocess(
-        resize=int(size / config["crop_pct"]),
-        size=size,
+        resize=int(own / config["crop_pct"]),
+        size=own,
         interpolation=Interpolation(config["interpolation"]),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
+
+
+def _fixed_size(name: str, module: nn.Module, size: int, *, own: int) -> dict[str, Any]:
+    """Return the arguments that make a network of timm for images of one size; none if it is already one, or takes any size.
+
+    A network that adapts its position embeddings in every pass would be exported with that computation.
+
+    Raises:
+        UsageError: Its patches do not tile images of that size.
+    """
+    known = inspect.signature(type(module).__init__).parameters
+    settings: dict[str, Any] = {}
+    if size != own and "img_size" in known:
+        settings["img_size"] = size
+        patches = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+        if isinstance(patches, tuple):
+            _check_patches(name, size, patch=int(patches[0]))
+    if "dynamic_img_size" in known and getattr(module, "dynamic_img_size", False):
+        settings["dynamic_img_size"] = False
+    return settings
+
+
+def _check_patches(name: str, size: int, *, patch: int) -> None:
+    """Check that patches tile an image.
+
+    Raises:
+        UsageError: They do not; the message proposes the nearest sizes.
+    """
+    if size % patch:
+        below = size // patch * patch
+        near = " or ".join(str(each) for each in (below, below + patch) if each)
+        raise UsageError(
+            f"{name} cuts images into patches of {patch}x{patch} pixels, which do not tile {size} pixels; give {near}"
+        )
+
+
+def side(module: nn.Module, preprocess: Preprocess) -> int:
+    """Return the side in pixels of the images that a network was built for.
+
+    Args:
+        module: From `network`.
+        preprocess: The preprocessing of its weights, whose size holds for networks that take images of any size.
+    """
+    own = getattr(module, "image_size", None)  # of torchvision's vision transformer
+    if isinstance(own, int):
+        return own
+    sides = getattr(getattr(module, "patch_embed", None), "img_size", None)  # of timm's networks
+    return preprocess.size if sides is None else int(sides[0])
+
+
+def built_for(module: nn.Module, preprocess: Preprocess) -> Preprocess:
+    """Return the preprocessing with the size that a network was built for, with the same share of the image inside the crop."""
+    own = side(module, preprocess)
+    if own == preprocess.size:
+        return preprocess
+    return replace(preprocess, size=own, resize=round(preprocess.resize * own / preprocess.size))

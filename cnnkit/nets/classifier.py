@@ -10,8 +10,9 @@ from cnnkit.choices import Pool
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import LUMA, Header, Preprocess
-from cnnkit.nets import backbones, build, notation
+from cnnkit.nets import backbones, build, notation, token_grid
 from cnnkit.nets.notation import Activation, Layer, LayerKind
+from cnnkit.nets.token_grid import TokenGrid
 
 
 class InputNormalization(nn.Module):
@@ -39,29 +40,64 @@ class InputNormalization(nn.Module):
 
 
 class Pooling(nn.Module):
-    """Pool the backbone's map: (N, C, H, W) -> (N, C), (N, C*H*W) or unchanged. Vectors pass unchanged."""
+    """Pool the backbone's map: (N, C, H, W) -> (N, C), (N, C*H*W) or unchanged; or its tokens: (N, T, D) -> (N, D), (N, 2*D), (N, T*D).
 
-    def __init__(self, pool: Pool) -> None:
+    Vectors pass unchanged, and so do other tensors.
+    """
+
+    def __init__(self, pool: Pool, grid: TokenGrid | None = None) -> None:
+        """Prepare.
+
+        Args:
+            pool: How.
+            grid: The tokens of the network that the backbone was cut from.
+        """
         super().__init__()
-        self.pool = pool
+        self.pool, self.grid = pool, grid
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Pool a map; return a vector unchanged."""
-        if maps.ndim != 4 or self.pool is Pool.NONE:
+        """Pool a map or tokens; return anything else unchanged.
+
+        Raises:
+            UsageError: There is no class token.
+        """
+        prefix = self.grid.prefixes.get(maps.shape[1]) if self.grid is not None and maps.ndim == 3 else None
+        if self.pool in (Pool.CLS, Pool.CLS_AVG) and not (prefix and self.grid is not None and self.grid.has_class):
+            raise UsageError(_without_class_token(self.pool, tuple(maps.shape[1:])))
+        if self.pool is Pool.NONE or (maps.ndim != 4 and prefix is None):
             return maps
         if self.pool is Pool.FLATTEN:
             return maps.flatten(1)
+        if prefix is not None:
+            return self._of_tokens(maps, prefix=prefix)
         return maps.mean((2, 3)) if self.pool is Pool.AVG else maps.amax((2, 3))
+
+    def _of_tokens(self, tokens: Tensor, *, prefix: int) -> Tensor:
+        if self.pool is Pool.CLS:
+            return tokens[:, 0]
+        patches = tokens[:, prefix:]
+        if self.pool is Pool.MAX:
+            return patches.amax(1)
+        mean = patches.mean(1)
+        return mean if self.pool is Pool.AVG else torch.cat([tokens[:, 0], mean], 1)
+
+
+def _without_class_token(pool: Pool, shape: tuple[int, ...]) -> str:
+    kind = {1: "a vector", 2: "tokens without one", 3: "a map"}.get(len(shape), "something else")
+    return (
+        f"--pool {pool} needs the class token of a vision transformer, and this layer outputs {kind} "
+        f"({'x'.join(map(str, shape))}); give --pool avg, or another --layer"
+    )
 
 
 class Extractor(nn.Module):
-    """normalize -> backbone -> pool: uint8 (N, H, W, 3) -> float (N, D), or (N, C, h, w) without pooling."""
+    """normalize -> backbone -> pool: uint8 (N, H, W, 3) -> float (N, D), or without pooling (N, C, h, w) or (N, T, D)."""
 
     def __init__(self, backbone: nn.Module, *, preprocess: Preprocess, pool: Pool) -> None:
         super().__init__()
         self.normalise = InputNormalization(preprocess)
         self.base = backbone
-        self.pool = Pooling(pool)
+        self.pool = Pooling(pool, token_grid.of_cut(backbone))
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the features of images."""
@@ -76,7 +112,7 @@ class Classifier(nn.Module):
         self.preprocess = preprocess
         self.normalise = InputNormalization(preprocess)
         self.base = backbone
-        self.pool = Pooling(pool)
+        self.pool = Pooling(pool, token_grid.of_cut(backbone))
         self.head = head
 
     def features(self, images: Tensor) -> Tensor:

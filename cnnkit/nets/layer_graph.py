@@ -3,7 +3,7 @@
 import operator
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,10 +14,11 @@ from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import Preprocess
-from cnnkit.nets import backbones, build, catalogue, classifier, subgraph
+from cnnkit.nets import backbones, build, catalogue, classifier, subgraph, token_grid
 from cnnkit.nets.cell_centres import CellCentres, TracedMap
 from cnnkit.nets.classifier import Classifier, InputNormalization
 from cnnkit.nets.module_centres import CentreTracer
+from cnnkit.nets.token_grid import TokenGrid
 
 # First parts of names after the last map of a network by name. A head by notation is also called "head", and may have maps.
 _AFTER = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool", "head", "heads"})
@@ -63,7 +64,8 @@ class LayerGraph:
         normalise: uint8 or float (N, H, W, 3), 0 to 255 -> (N, C, H, W).
         module: Output of `normalise` -> logits (N, classes), or (N, 1) of a single sigmoid.
         aliases: Other names of layers, such as Keras', with their paths.
-        shapes: Shape of every node's output for one image: (C, h, w), also in networks that keep channels last, or (D,).
+        grid: The tokens of a vision transformer, which are maps too: (N, T, D) -> (N, D, rows, columns).
+        shapes: Shape of every node's output for one image: (C, h, w), also in networks that keep channels last and of tokens, or (D,).
         centres: Centres of the cells of maps in the input of `normalise`, for the nodes where they are known.
     """
 
@@ -75,6 +77,7 @@ class LayerGraph:
         name: str,
         aliases: Mapping[str, str],
         after: Set[str] = _AFTER,
+        grid: TokenGrid | None = None,
     ) -> None:
         """Measure a network by passing a black image through it.
 
@@ -84,17 +87,25 @@ class LayerGraph:
             name: As the attribute.
             aliases: As the attribute.
             after: First parts of the paths after the last map.
+            grid: As the attribute.
         """
         self.module, self.preprocess, self.name, self.aliases = _unfolded(module), preprocess, name, aliases
         self.normalise = InputNormalization(preprocess)
-        self._after = after
+        self._after, self.grid = after, grid
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.centres: dict[fx.Node, CellCentres] = {}
         self._measure(preprocess.height, preprocess.width)
 
     def with_graph(self, module: fx.GraphModule) -> "LayerGraph":
         """Return the network with another graph that has the same names."""
-        return LayerGraph(module, preprocess=self.preprocess, name=self.name, aliases=self.aliases, after=self._after)
+        return LayerGraph(
+            module,
+            preprocess=self.preprocess,
+            name=self.name,
+            aliases=self.aliases,
+            after=self._after,
+            grid=self.grid,
+        )
 
     def to(self, device: torch.device) -> "LayerGraph":
         """Move to a device, in place."""
@@ -121,7 +132,7 @@ class LayerGraph:
         device = self.normalise.scale.device
         empty = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device)
         tracer = CentreTracer()
-        measuring = _Measuring(self.module, tracer)
+        measuring = _Measuring(self.module, tracer, self.grid)
         with subgraph.mode(self.module, training=False), torch.no_grad():
             images = self.normalise(empty)
             tracer.known[images] = TracedMap()
@@ -160,7 +171,7 @@ class LayerGraph:
             users = list(node.users)
             unfinished = len(users) == 1 and users[0] in outer and self._is_elementwise(users[0])
             repeats = self._repeats(node) or self._is(node, nn.AdaptiveAvgPool2d)
-            if len(shape) == 3 and min(shape[1:]) > 1 and not unfinished and not repeats:
+            if len(shape) == 3 and min(shape[1:]) > 1 and self._ends_module(node) and not unfinished and not repeats:
                 found.append(self.layer(node))
         return found
 
@@ -198,10 +209,16 @@ class LayerGraph:
     def last_spatial(self) -> GraphLayer:
         """Find the last layer with spatial dimensions before the classifier.
 
+        In a vision transformer this is the normalization before the last attention: after it, the classifier may depend on the class
+        token alone.
+
         Raises:
-            UsageError: There is none, or later layers turn the map into tokens.
+            UsageError: There is none, or later layers turn the map into tokens of unknown positions.
         """
         last, body = self.last_map(), self._body()
+        attended = [node for node in body if self._is_attended(node)]
+        if attended:
+            return self.layer(attended[-1])
         if any(len(self.shapes[node]) == 2 for node in body[body.index(last.node) + 1 :]):
             raise UsageError(
                 f"{self.name} turns its map into tokens after {last.name}, and tokens have no position in the image; "
@@ -215,11 +232,26 @@ class LayerGraph:
         Raises:
             UsageError: There is none.
         """
-        maps = [node for node in self._body() if len(self.shapes[node]) == 3 and not self._repeats(node)]
+        maps = [
+            node
+            for node in self._body()
+            if len(self.shapes[node]) == 3 and self._ends_module(node) and not self._repeats(node)
+        ]
         wide = [node for node in maps if min(self.shapes[node][1:]) > 1]
         if not wide:
             raise UsageError(f"{self.name} has no layer whose output has height and width, so it has no maps")
         return self.layer(wide[-1])
+
+    def _is_attended(self, node: fx.Node) -> bool:
+        """Check whether a node returns tokens that are the input of an attention module."""
+        if node.meta.get("tokens") is None or not self._ends_module(node) or _is_attention(node):
+            return False
+        return any(_is_attention(user) for user in node.users)
+
+    def _ends_module(self, node: fx.Node) -> bool:
+        """Check that a node is not an operation on tokens outside of any module, such as joining them with the class token."""
+        # A module that is traced into gives its name to the last node inside it
+        return node.meta.get("tokens") is None or node.op == "call_module" or node.meta["path"] != node.meta["layer"]
 
     def _body(self) -> list[fx.Node]:
         """List the nodes before the classifier."""
@@ -309,8 +341,16 @@ class LayerGraph:
         return front, fx.GraphModule(self.module, graph, "After")
 
 
+def _is_attention(node: fx.Node) -> bool:
+    """Check whether a node is inside an attention module, by the names that torchvision and timm give to these."""
+    return any("attn" in part or "attention" in part for part in str(node.meta.get("path", "")).split("."))
+
+
 def as_maps(node: fx.Node, output: Tensor) -> Tensor:
-    """Permute a node's output to (N, C, h, w) if its network keeps channels last; return anything else unchanged."""
+    """View a node's output as (N, C, h, w) if it consists of tokens or its network keeps channels last; return others unchanged."""
+    grid: TokenGrid | None = node.meta.get("tokens")
+    if grid is not None and output.ndim == 3:
+        return grid.maps(output)
     return output.permute(0, 3, 1, 2) if output.ndim == 4 and node.meta.get("channels_last") else output
 
 
@@ -342,9 +382,9 @@ def _unfolded(module: fx.GraphModule) -> fx.GraphModule:
 class _Measuring(fx.Interpreter):
     """Run a graph, and record the shapes of outputs and the centres of maps' cells."""
 
-    def __init__(self, module: fx.GraphModule, tracer: CentreTracer) -> None:
+    def __init__(self, module: fx.GraphModule, tracer: CentreTracer, grid: TokenGrid | None) -> None:
         super().__init__(module)
-        self.tracer = tracer
+        self.tracer, self.grid = tracer, grid
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.traced: dict[fx.Node, TracedMap] = {}
 
@@ -354,11 +394,20 @@ class _Measuring(fx.Interpreter):
         output = super().run_node(n)
         if isinstance(output, Tensor) and n.op not in ("placeholder", "get_attr", "output"):
             self.shapes[n] = tuple(output.shape)
+            n.meta["tokens"] = self._tokens(output)
             inputs = [each for each in given if isinstance(each, Tensor)]
             self.tracer.regain(inputs, output, channels_last=n.meta.get("channels_last", False))
             if output in self.tracer.known:
                 self.traced[n] = self.tracer.known[output]
+            elif self.grid is not None and n.meta["tokens"] is not None:
+                found = self.tracer.latest((self.grid.rows, self.grid.columns))  # the map that was cut into tokens
+                self.traced |= {} if found is None else {n: found}
         return output
+
+    def _tokens(self, output: Tensor) -> TokenGrid | None:
+        """Return the tokens that an output consists of, if it has one for each patch."""
+        prefix = self.grid.prefixes.get(output.shape[1]) if self.grid is not None and output.ndim == 3 else None
+        return None if self.grid is None or prefix is None else replace(self.grid, prefix=prefix)
 
 
 # ---------------------------------------------------------------- graphs of models and of networks by name
@@ -390,7 +439,14 @@ def of_classifier(network: Classifier, *, name: str) -> LayerGraph:
     logits = _chained(graph, network.head, maps, below="head", prefix="head.", aliases=aliases)
     graph.output(logits)
     module = fx.GraphModule(network, graph, "Layered")
-    return LayerGraph(module, preprocess=network.preprocess, name=name, aliases=aliases, after=_AFTER - {"head"})
+    return LayerGraph(
+        module,
+        preprocess=network.preprocess,
+        name=name,
+        aliases=aliases,
+        after=_AFTER - {"head"},
+        grid=token_grid.of_cut(network.base),
+    )
 
 
 def _chained(
@@ -442,26 +498,36 @@ def of_model(model: torch_model.TorchModel, *, name: str) -> tuple[LayerGraph, t
     return of_classifier(network, name=name), tuple(model.header.classes or ())
 
 
-def of_name(name: str, *, weights: str | Path = "default", seed: int = 0) -> tuple[LayerGraph, tuple[str, ...]]:
+def of_name(
+    name: str, *, weights: str | Path = "default", seed: int = 0, size: int | None = None
+) -> tuple[LayerGraph, tuple[str, ...]]:
     """Return a whole network of torchvision or timm as a graph, with its classifier.
 
     Args:
         name: As for `catalogue.canonical`.
         weights: As for `backbones.pretrained`.
         seed: Seed of random values.
+        size: As for `backbones.pretrained`.
 
     Returns:
         The network, and its classes.
 
     Raises:
-        UsageError: There is no such network.
+        UsageError: There is no such network, or it does not take images of that size.
         CnnkitError: The weights are not available, or do not fit.
     """
     name = catalogue.canonical(name)
-    module, preprocess, _ = backbones.whole(name, weights, seed=seed)
+    module, preprocess, _ = backbones.whole(name, weights, seed=seed, size=size)
+    preprocess = catalogue.built_for(module, preprocess)
     whole = subgraph.cut(module, subgraph.output_layer(module))
     assert isinstance(whole, fx.GraphModule)
-    graph = LayerGraph(whole, preprocess=preprocess, name=name, aliases=subgraph.keras_names(name))
+    graph = LayerGraph(
+        whole,
+        preprocess=preprocess,
+        name=name,
+        aliases=subgraph.keras_names(name),
+        grid=token_grid.of_cut(whole),
+    )
     return graph, catalogue.class_names(_outputs(graph), module)
 
 

@@ -70,6 +70,10 @@ class CentreTracer(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch'
         if found is not None:
             self.known[output] = found
 
+    def latest(self, size: tuple[int, int]) -> TracedMap | None:
+        """Return the centres of the last map of a height and width, if there was one."""
+        return self._latest.get(size)
+
     def _followed(
         self, operation: object, args: Sequence[Any], inputs: Sequence[Tensor], output: Tensor
     ) -> TracedMap | None:

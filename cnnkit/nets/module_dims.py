@@ -50,7 +50,7 @@ def measure_network(
         FormatError: The file is not a model made by cnnkit.
         OSError: The file cannot be read.
     """
-    module, preprocess, header = _network(name)
+    module, preprocess, header = _network(name, size)
     trained = _trained(module, header)
     zeros = None if near_zero is None or header is None else _zeros(module, near_zero)
     height, width, channels = size if size and len(size) == 3 else (preprocess.size, preprocess.size, 3)
@@ -67,10 +67,11 @@ def measure_network(
     return tuple(replace(row, layer=row.layer.removeprefix("base.")) for row in rows)
 
 
-def _network(name: str) -> tuple[nn.Module, Preprocess, Header | None]:
+def _network(name: str, size: tuple[int, ...] | None) -> tuple[nn.Module, Preprocess, Header | None]:
     """Build a network by name, or load a trained model: that takes images as files have them, and has a Header."""
     if not name.endswith(".pt"):
-        return *catalogue.for_dims(name), None
+        square = size is not None and len(size) == 3 and size[0] == size[1]
+        return *catalogue.for_dims(name, size=size[0] if size and square else None), None
     model = torch_model.load(name)
     module = classifier.from_header(model.header, model.state, name=name)
     return module, model.header.preprocess or Preprocess(), model.header

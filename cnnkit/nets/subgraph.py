@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from cnnkit import messages
 from cnnkit.errors import UsageError
-from cnnkit.nets import build, torchvision_modules
+from cnnkit.nets import build, token_grid, torchvision_modules
+from cnnkit.nets.token_grid import TokenGrid
 
 # First parts of names after the backbone: pooling and classifier.
 _AFTER = ("classifier", "head", "heads", "fc", "last_linear", "avgpool", "global_pool")
@@ -58,6 +59,7 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
         output.args = (result,)  # the tensor itself, in place of {"cut": tensor}
     part.graph = part.eval_graph  # recompiles
     part.eval()
+    part.token_grid = token_grid.of_network(module)  # for `token_grid.of_cut`
     return part  # type: ignore[no-any-return] # torchvision ships no types
 
 
@@ -161,7 +163,7 @@ def _has_channels_last(module: nn.Module, layer: str) -> bool:
 NUMBERED = "features"
 
 
-def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) -> str:
+def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int, tokens: bool = False) -> str:
     """Find the node of a network's graph for a layer's name.
 
     Args:
@@ -171,6 +173,7 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
             default the last layer with spatial dimensions before the classifier; for a transformer, whose tokens have none, the input of
             the classifier.
         size: Side of the images, in pixels.
+        tokens: By default, the last layer that outputs all tokens, if the network has tokens.
 
     Raises:
         UsageError: There is no such layer; the message proposes similar names.
@@ -179,7 +182,8 @@ def find_layer(name: str, module: nn.Module, layer: str | None, *, size: int) ->
         1:
     ]  # the first one is the input
     if layer is None:
-        return _last_spatial(module, nodes, size)
+        grid = token_grid.of_network(module) if tokens else None
+        return _last_spatial(module, nodes, size) if grid is None else _last_tokens(module, nodes, size, grid)
     possible: list[str] = [keras_names(name).get(layer, layer), *([f"{NUMBERED}.{layer}"] if layer.isdecimal() else [])]
     for wanted in possible:
         if any(node == wanted or node.startswith(f"{wanted}.") for node in nodes):
@@ -227,7 +231,8 @@ def _tracing(module: nn.Module) -> dict[str, Any]:
     return {"tracer_kwargs": {"leaf_modules": leaves, "autowrap_functions": functions}, "suppress_diff_warning": True}
 
 
-def _last_spatial(module: nn.Module, nodes: list[str], size: int) -> str:
+def _shapes(module: nn.Module, nodes: list[str], size: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Measure the outputs of nodes before the classifier."""
     body = [node for node in nodes if node.split(".")[0] not in _AFTER]
     outputs = (
         _feature_extraction()
@@ -236,12 +241,32 @@ def _last_spatial(module: nn.Module, nodes: list[str], size: int) -> str:
     )
     with torch.no_grad():
         seen = outputs(torch.zeros(1, 3, size, size))
-    shapes = [(node, tuple(seen[node].shape)) for node in body if isinstance(seen[node], Tensor)]
+    return [(node, tuple(seen[node].shape)) for node in body if isinstance(seen[node], Tensor)]
+
+
+def _last_spatial(module: nn.Module, nodes: list[str], size: int) -> str:
+    shapes = _shapes(module, nodes, size)
     spatial = [index for index, (_, shape) in enumerate(shapes) if len(shape) == 4 and min(shape[2:]) > 1]
     last = max(spatial, default=-1)
     if any(len(shape) == 3 for _, shape in shapes[last + 1 :]):  # tokens: the image's grid is gone
         last = max(index for index, (_, shape) in enumerate(shapes) if len(shape) == 2)
-    return _outermost(dict(module.named_modules()), _last_inside(body), shapes[last][0])
+    return _end_of_module(module, nodes, shapes[last][0])
+
+
+def _last_tokens(module: nn.Module, nodes: list[str], size: int, grid: TokenGrid) -> str:
+    modules, shapes = dict(module.named_modules()), _shapes(module, nodes, size)
+    tokens = [node for node, shape in shapes if len(shape) == 3 and shape[1] == grid.count and _is_before_pooling(node)]
+    return [name for name in (_end_of_module(module, nodes, node) for node in tokens) if name in modules][-1]
+
+
+def _is_before_pooling(node: str) -> bool:
+    return node.partition(".")[0] != "attn_pool"  # of timm: attention with a query of its own
+
+
+def _end_of_module(module: nn.Module, nodes: list[str], node: str) -> str:
+    """Name a node before the classifier by the largest module that ends with it."""
+    body = [each for each in nodes if each.split(".")[0] not in _AFTER]
+    return _outermost(dict(module.named_modules()), _last_inside(body), node)
 
 
 def _last_inside(nodes: list[str]) -> dict[str, str]:

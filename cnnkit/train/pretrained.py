@@ -87,7 +87,7 @@ def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
 
 def _from_backbone(init: InitFrom, *, seed: int) -> PretrainedModel:
     name = init.backbone or ""
-    module, backbone, preprocess = backbones.pretrained(name, weights=init.weights, seed=seed)
+    module, backbone, preprocess = backbones.pretrained(name, weights=init.weights, size=init.size, seed=seed)
     preprocess = with_size(preprocess, size=init.size, fit=init.fit, decoding=init.decoding)
     extractor = Extractor(module, preprocess=preprocess, pool=backbone.pool).eval()
     head = classifier.build_head(init.head, classifier.feature_shape(extractor, preprocess))

@@ -160,3 +160,12 @@ def test_rejects_networks_without_a_first_convolution():
     whole = Classifier(backbone, build_head("dense 2 softmax", (3,)), preprocess=preprocess, pool=Pool.AVG)
     with pytest.raises(UsageError, match=r"m\.pt does not begin with a convolution"):
         activation_max.first_kernels(layer_graph.of_classifier(whole, name="m.pt"))
+
+
+def test_a_vision_transformer_takes_its_own_size():
+    """Its tokens have positions in the image; the message has the size."""
+    pytest.importorskip("timm")
+    network, _ = layer_graph.of_name("timm:test_vit", weights="none")
+    maximizer = ActivationMaximizer(network, network.last_spatial())
+    with pytest.raises(UsageError, match=r"timm:test_vit takes images of 160x160 pixels only, .*; give --size 160"):
+        next(maximizer.search([3], size=(96, 96), ascent=SMALL))

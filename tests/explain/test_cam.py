@@ -18,7 +18,7 @@ from cnnkit.engine import rows
 from cnnkit.errors import UsageError
 from cnnkit.explain.cam import TorchCam
 from cnnkit.explain.cam_methods import METHODS, EigenCam
-from cnnkit.nets import backbones, classifier, layer_graph
+from cnnkit.nets import backbones, catalogue, classifier, layer_graph
 
 #: Published implementations that maps are compared with.
 REFERENCES = {
@@ -139,6 +139,99 @@ def test_maps_of_photographs_equal_pytorch_grad_cam(photos, method, monkeypatch)
         given = network.normalise(torch.from_numpy(images)).requires_grad_()
         theirs = published(method, own, target, given, chosen, shape=layer.shape[1:], monkeypatch=monkeypatch)
         assert min(same_maps(look.maps(chosen), theirs)) > 0.999
+
+
+# ---------------------------------------------------------------- tokens, and maps with channels last
+
+
+def reshaped(module):
+    """As in the documentation of pytorch-grad-cam, with the number of prefix tokens of the network."""
+    rows, columns = module.patch_embed.grid_size
+
+    def transform(tokens):
+        patches = tokens[:, module.num_prefix_tokens :]
+        return patches.reshape(len(tokens), rows, columns, -1).permute(0, 3, 1, 2)
+
+    return transform
+
+
+TOKEN_METHODS = {
+    CamMethod.GRADCAM: pytorch_grad_cam.GradCAM,
+    CamMethod.HIRESCAM: pytorch_grad_cam.HiResCAM,
+    CamMethod.LAYERCAM: pytorch_grad_cam.LayerCAM,
+    CamMethod.EIGENCAM: pytorch_grad_cam.EigenCAM,
+}
+
+
+def weights_of_timm(name, path):
+    """Save random weights whose attention differs between patches, so that maps are not constant."""
+    module = timm_network(name)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for values in module.parameters():
+            if values.ndim > 1:
+                values.copy_(torch.randn(values.shape, generator=generator) * 2 / values[0].numel() ** 0.5)
+            elif float(values.abs().max()) < 1e-3:  # layer scale, or a bias
+                values.copy_(torch.rand(values.shape, generator=generator))
+    torch.save(module.state_dict(), path)
+    return module
+
+
+def timm_network(name):
+    import timm
+
+    return timm.create_model(name, pretrained=False, dynamic_img_size=False).eval()
+
+
+@pytest.mark.parametrize("method", TOKEN_METHODS)
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2"])  # a class token; a register, and the mean of the patches
+def test_maps_of_tokens_equal_pytorch_grad_cam(tmp_path, name, method):
+    """At the default layer, the normalization before the last attention; pytorch-grad-cam needs a reshape_transform."""
+    own = weights_of_timm(name, tmp_path / "w.pth")
+    network, classes = layer_graph.of_name(f"timm:{name}", weights=tmp_path / "w.pth")
+    layer = network.last_spatial()
+    assert layer.name == f"blocks.{len(own.blocks) - 1}.norm1"
+    images = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)
+    look = TorchCam(network, classes, layer=layer, method=method).forward(images)
+    chosen = look.probabilities.argmax(1)
+    found = look.maps(chosen)
+    assert found.shape == (2, 10, 10)
+    with TOKEN_METHODS[method](
+        model=own, target_layers=[own.blocks[-1].norm1], reshape_transform=reshaped(own)
+    ) as maps:
+        given = network.normalise(torch.from_numpy(images)).requires_grad_()
+        maps.get_target_width_height = lambda _given: (10, 10)
+        theirs = maps(input_tensor=given, targets=[ClassifierOutputTarget(int(number)) for number in chosen])
+    if (
+        method is CamMethod.EIGENCAM
+    ):  # its sign is arbitrary there: compare the principal component, which is not cut at 0
+        seen = look.seen.activations
+        theirs = get_2d_projection(seen.numpy())
+        found = EigenCam(SimpleNamespace(activations=seen)).maps(torch.zeros(2)).numpy()
+        assert min(map(abs, same_maps(found, theirs))) > 0.999
+    else:
+        assert min(same_maps(found, theirs)) > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "target"), [("swin_t", "norm"), ("timm:swin_tiny_patch4_window7_224", "norm")])
+def test_maps_with_channels_last_equal_pytorch_grad_cam(tmp_path, name, target):
+    """Swin transformers of torchvision and timm at their last map, (N, h, w, C)."""
+    network, classes = layer_graph.of_name(name, weights="none", seed=1)
+    own, _ = catalogue.seeded(1, lambda: catalogue.network(name))
+    own.eval()
+    layer = network.last_spatial()
+    assert layer.shape == (768, 7, 7)
+    images = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    look = TorchCam(network, classes, layer=layer).forward(images)
+    chosen = look.probabilities.argmax(1)
+    with pytorch_grad_cam.GradCAM(
+        model=own, target_layers=[own.get_submodule(target)], reshape_transform=lambda maps: maps.permute(0, 3, 1, 2)
+    ) as maps:
+        maps.get_target_width_height = lambda _given: (7, 7)
+        given = network.normalise(torch.from_numpy(images)).requires_grad_()
+        theirs = maps(input_tensor=given, targets=[ClassifierOutputTarget(int(number)) for number in chosen])
+    assert min(same_maps(look.maps(chosen), theirs)) > 0.999
 
 
 # ---------------------------------------------------------------- worked examples

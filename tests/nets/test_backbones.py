@@ -1,5 +1,6 @@
 """Backbones of networks by name, of notations and of trained models, with their weights."""
 
+import re
 from hashlib import sha256
 
 import pytest
@@ -101,12 +102,15 @@ def prefixed(prefix):
     ],
 )
 @pytest.mark.parametrize("below", [None, "state_dict"])
-def test_prefixes_of_wrappers_are_removed(whole, tmp_path, rename, below):
+def test_prefixes_of_wrappers_are_removed(whole, tmp_path, rename, below, caplog):
     """Lightning's `model.`, torch.compile's `_orig_mod.`, DataParallel's `module.` anywhere, and any other common prefix."""
     state = whole("squeezenet1_1")[0].state_dict()
     renamed = rename(dict(state))
     torch.save(renamed if below is None else {below: renamed, "epoch": 3}, tmp_path / "w.ckpt")
+    caplog.set_level("INFO", logger="cnnkit")
     backbone, record, _ = backbones.pretrained("squeezenet1_1", weights=tmp_path / "w.ckpt")
+    if "features.0.weight" not in renamed:
+        assert re.search(r"w\.ckpt: removed (the prefix )?[a-z_. ]+ from the names of its weights", caplog.text)
     assert all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())
     again = backbones.restore(record, tmp_path / "w.ckpt", size=224)
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())

@@ -135,7 +135,7 @@ def model(pool=Pool.AVG, head="dropout 0.5, dense 2 softmax", layer="conv2"):
     return whole, Header(ArtefactKind.MODEL, ("cat", "dog"), PREPROCESS, backbone, head)
 
 
-@pytest.mark.parametrize("pool", list(Pool))
+@pytest.mark.parametrize("pool", sorted(set(Pool) - {Pool.CLS, Pool.CLS_AVG}))
 @pytest.mark.parametrize("layer", ["conv2", "pool1"])
 def test_a_header_builds_its_network_again(pool, layer):
     """The network of a file computes what the saved one did, for any layer and pooling, and is in eval mode."""

@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ from cnnkit.explain import cam
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 from cnnkit.formats.torch_model import TorchModel
-from cnnkit.nets import backbones, classifier, layer_graph, subgraph
+from cnnkit.nets import backbones, classifier, layer_graph, subgraph, token_grid
 
 TEXT = "conv 4 k3 relu, pool 2, dropout 0.3, conv 6 k3 s2 p1 bn relu"
 HEAD = "dense 5 relu, dropout 0.5, dense 2 softmax"
@@ -254,26 +253,40 @@ def test_the_last_map_of_a_head_with_convolutions(tmp_path):
     assert (found.name, found.shape) == ("head.conv1", (6, 7, 7))
 
 
-def test_networks_without_maps(published, tmp_path):
-    """A ViT's tokens have no positions, nor has a flattened image; the message explains it."""
-    network = published("vit_b_32")
-    message = r"^vit_b_32 turns its map into tokens after conv_proj, and tokens have no position in the image; give --layer conv_proj"
+def test_tokens_without_positions(published, monkeypatch):
+    """Tokens in no known order: the message explains it, and its remedy works."""
+    monkeypatch.setattr(token_grid, "of_network", lambda module: None)
+    network = layer_graph.of_name("timm:test_vit", weights="none")[0]
+    message = r"^timm:test_vit turns its map into tokens after (\S+), and tokens have no position in the image; give --layer \1 for"
     with pytest.raises(UsageError, match=message):
         network.last_spatial()
-    assert network.find("conv_proj").is_spatial  # the remedy works
-    head = network.module.get_submodule("heads.head")
-    with torch.no_grad():  # torchvision initializes it with zeros, and then every gradient is zero
-        head.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
-    noise = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
-    (found,) = cam.TorchCam(network, (), layer=network.find("conv_proj")).forward(noise).maps(np.array([7]))
-    torch.nn.init.zeros_(head.weight)  # other tests share the network
-    assert found.shape == (7, 7)
-    assert found.max() > 0
     with pytest.raises(
         UsageError,
-        match=r"encoder of vit_b_32 has output .*, without height and width; the last layer with both is conv_proj",
+        match=r"norm of timm:test_vit has output 101x64, without height and width; the last layer with both is",
     ):
-        cam.TorchCam(network, (), layer=network.find("encoder"))
+        cam.TorchCam(network, (), layer=network.find("norm"))
+
+
+def test_tokens_are_maps(published, whole):
+    """Those of the patches, in rows from the top left, with the centres of the patches; the default is before the last attention."""
+    network, module = published("vit_b_32"), whole("vit_b_32")[0]
+    last = network.last_spatial()
+    assert (last.name, last.shape) == ("encoder.layers.encoder_layer_11.ln", (768, 7, 7))  # as torchvision names it
+    assert [each.name for each in network.layers()] == ["conv_proj", "encoder"]
+    centres = network.centres[last.node]
+    assert (centres.rows.first, centres.rows.step, centres.columns.step) == (15.5, 32, 32)
+    given, seen = images(224, batch=1), []
+    handle = module.encoder.layers[11].ln_1.register_forward_hook(lambda _module, _given, made: seen.append(made))
+    with torch.no_grad():
+        module(given)
+    handle.remove()
+    (found,) = outputs(network, [last.node], given)
+    maps = layer_graph.as_maps(last.node, found)
+    torch.testing.assert_close(maps[0, :, 2, 5], seen[0][0, 1 + 2 * 7 + 5])
+
+
+def test_networks_without_maps(tmp_path):
+    """A flattened image has none."""
     path = write(tmp_path / "flat.pt", "flatten, dense 8 relu", "dense 2")
     with pytest.raises(UsageError, match=r"^flat.pt has no layer whose output has height and width"):
         read(path).last_spatial()
@@ -448,7 +461,8 @@ def test_other_sizes(tmp_path):
         assert model.last_spatial().shape == (6, 5, 5)
 
 
-def test_a_vit_takes_its_own_size_alone(published):
-    """Its position embedding has a row for each patch of the image."""
+def test_a_vit_takes_the_size_it_was_built_for(published):
+    """Its position embedding has a row for each patch of the image; of another size, it has to be built again."""
+    assert layer_graph.of_name("timm:test_vit", weights="none", size=96)[0].last_spatial().shape == (64, 6, 6)
     with pytest.raises(UsageError, match=r"^vit_b_32 does not take images of 256x256 pixels \("):
         published("vit_b_32").resize(Preprocess(resize=256, size=256))
