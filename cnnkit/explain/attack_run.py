@@ -24,7 +24,7 @@ from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.explain import load_network
 from cnnkit.explain.attack import Attacker
 from cnnkit.explain.config import AttackOptions, NetworkOptions
-from cnnkit.formats import atomic, image_files, manifest, tsv
+from cnnkit.formats import atomic, image_files, labels, manifest, tsv
 from cnnkit.formats.header import Preprocess
 
 log = logging.getLogger("cnnkit")
@@ -89,6 +89,7 @@ def open_model(model: str, options: AttackOptions, network: NetworkOptions, *, d
         CnnkitError: The model cannot be loaded.
     """
     graph, classes = load_network.differentiable(model, network, device=device)
+    labels.note_assumed(graph.name, network.weights, classes)
     if len(classes) < 2:
         raise UsageError(
             f"{model}: the classes of the network are unknown, or only one; nothing can be mistaken for another"

@@ -24,6 +24,7 @@ from cnnkit.explain.cam_onnx import OnnxCam
 from cnnkit.explain.cam_render import SCORES, CamRenderer, ClassMap, ImageMaps
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.explain.faithfulness import Faithfulness
+from cnnkit.formats import labels
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets.cell_centres import CellCentres
 from cnnkit.option_fields import given
@@ -117,6 +118,7 @@ def _differentiable(model: str, options: CamOptions, shown: InputOptions, device
     from cnnkit.nets import dilation
 
     network, classes = load_network.load_network(model, shown, device=device)
+    labels.note_assumed(network.name, shown.weights, classes)
     place = network.find(options.layer) if options.layer is not None else network.last_spatial()
     if options.fine:
         network, place = dilation.remove_last_stride(network, place)

@@ -15,7 +15,7 @@ from cnnkit.engine import torch_device
 from cnnkit.engine.config import check_backbone_weights
 from cnnkit.errors import UsageError
 from cnnkit.explain.config import NetworkOptions
-from cnnkit.formats import labels, torch_model
+from cnnkit.formats import torch_model
 from cnnkit.nets import catalogue, layer_graph, subgraph
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
@@ -56,7 +56,6 @@ def load_network(
         height, width = (None, None) if options.size is None else preprocessing.sides(options.size)
         size = height if height == width else None
         found, classes = layer_graph.of_name(name, weights=weights, seed=seed, size=size)
-        labels.note_assumed(name, weights, classes)
     if options.size is not None or options.fit is not None:
         found.resize(preprocessing.shown_as(found.preprocess, size=options.size, fit=options.fit))
     return found.to(chosen), classes

@@ -33,7 +33,7 @@ class PixelGradients:
 
     def __init__(self, network: LayerGraph, nodes: Sequence[fx.Node]) -> None:
         """Take the part of a network up to some nodes."""
-        self.device = network.normalise.scale.device
+        self._network, self.device = network, network.normalise.scale.device
         self._normalise, self._nodes = network.normalise, list(nodes)
         self._part = network.upto(self._nodes, keep=True)
 
@@ -93,9 +93,15 @@ class PixelGradients:
         try:
             with torch.no_grad(), self.running():
                 self.outputs(torch.full((1, *size, 3), MIDDLE, device=self.device))
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             if device_errors.is_out_of_memory(error):  # they are not too small
                 raise
+            if self._network.grid is not None:
+                own = self._network.preprocess.size
+                raise UsageError(
+                    f"{self._network.name} takes images of {own}x{own} pixels only, "
+                    f"since its tokens have positions; give --size {own}, or for a dream a convolutional network"
+                ) from error
             raise UsageError(f"images of {size[0]}x{size[1]} are too small for {layer}; {remedy}") from error
         if _reach(blur) >= min(size):
             raise UsageError(f"--blur {blur:g} is too large for images of {size[0]}x{size[1]}; give a smaller one")

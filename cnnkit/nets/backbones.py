@@ -78,7 +78,9 @@ def pretrained(
     return backbone.eval(), Backbone(name=name, layer=layer, pool=pool or Pool.AVG, weights_sha256=digest), preprocess
 
 
-def whole(name: str, weights: str | Path, *, seed: int) -> tuple[nn.Module, Preprocess, str | None]:
+def whole(
+    name: str, weights: str | Path, *, seed: int, size: int | None = None
+) -> tuple[nn.Module, Preprocess, str | None]:
     """Build a whole network with its weights and its classifier.
 
     A file may have another number of classes than the network's default weights.
@@ -87,6 +89,7 @@ def whole(name: str, weights: str | Path, *, seed: int) -> tuple[nn.Module, Prep
         name: From `catalogue.canonical`.
         weights: As for `pretrained`.
         seed: Seed of random values.
+        size: As `catalogue.network`.
 
     Returns:
         The network in eval mode, (N, 3, H, W) -> (N, classes); its preprocessing; and the hash with which `cache.find_weights` finds the
@@ -95,17 +98,17 @@ def whole(name: str, weights: str | Path, *, seed: int) -> tuple[nn.Module, Prep
     Raises:
         CnnkitError: As `pretrained`.
     """
-    module, preprocess = catalogue.network_for(name, weights, seed=seed)
+    module, preprocess = catalogue.network_for(name, weights, seed=seed, size=size)
     if weights == "none":
         return module, preprocess, None
     if weights == "default":
         state, digest = catalogue.default_weights(name)
-        module.load_state_dict(state)
+        load_into(module, state, source=f"the default weights of {name}")
         return module, preprocess, digest
     given = torch_model.load_state(weights)
     classes = _other_classes(module, given, source=str(weights))
     if classes is not None:
-        module, preprocess = catalogue.network_for(name, weights, seed=seed, classes=classes)
+        module, preprocess = catalogue.network_for(name, weights, seed=seed, size=size, classes=classes)
     load_into(module, given, source=str(weights))
     return module, preprocess, cache.sha256(Path(weights))
 

@@ -449,12 +449,12 @@ def _row(step: Step, bytes_per_value: int) -> DimsRow:
         dropped=_dropped(layer, step.given, made),
         image=shown(made.image),
         kernel=shown(layer.kernel) if _slides(layer) else None,
-        pad=_pad(layer, given),
+        pad=_pad(layer, step.given),
     )
 
 
 def _slides(layer: Layer) -> bool:
-    return layer.kind in (LayerKind.conv, LayerKind.pool, LayerKind.avgpool) or layer.kernel != (1, 1)
+    return layer.kind in SLIDING or layer.kernel != (1, 1)
 
 
 def _pad(layer: Layer, given: Volume) -> int | str | None:
@@ -462,7 +462,7 @@ def _pad(layer: Layer, given: Volume) -> int | str | None:
         return None
     if layer.kind is LayerKind.pad:
         return int(layer.padding)
-    if not _slides(layer):
+    if not _slides(layer) or layer.kind is LayerKind.deconv:  # its padding removes rows and columns
         return None
     down, across = (window.pads(size) for window, size in zip(windows(layer), given.size, strict=True))
     return shown_pads(down, across)

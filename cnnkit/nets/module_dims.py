@@ -67,7 +67,7 @@ def measure_network(
     return tuple(replace(row, layer=row.layer.removeprefix("base.")) for row in rows)
 
 
-def _network(name: str, size: tuple[int, ...] | None) -> tuple[nn.Module, Preprocess, Header | None]:
+def _network(name: str, size: Sequence[int] | None = None) -> tuple[nn.Module, Preprocess, Header | None]:
     """Build a network by name, or load a trained model: that takes images as files have them, and has a Header."""
     if not name.endswith(".pt"):
         square = size is not None and len(size) == 3 and size[0] == size[1]
@@ -446,7 +446,7 @@ def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int, counts: _Count
         if contains and not (record.params or record.macs or joins):
             continue
         height, width, channels = record.shape
-        pads = record.pads or record.padded
+        kernel, pads = _kernel_and_pads(part, record)
         yield DimsRow(
             layer=name or type(part).__name__,
             kind=_kind(part),
@@ -461,10 +461,22 @@ def _rows(module: nn.Module, watch: _Watch, bytes_per_value: int, counts: _Count
             activation_bytes=0 if contains and not joins else record.values * bytes_per_value,
             dropped=record.dropped,
             image=shown(watch.image),
-            kernel=shown(record.kernel),
+            kernel=shown(kernel),
             pad=shown_pads(*pads) if pads else None,
             **counts.of(record.names),
         )
+
+
+def _kernel_and_pads(part: nn.Module, record: _Record) -> tuple[Sides, _Edges | None]:
+    """Return the kernel and the padding of a module as the notation has them."""
+    if isinstance(part, LocalResponseNorm):  # it pads channels
+        return None, None
+    if isinstance(part, nn.ConvTranspose2d):  # its padding removes rows and columns
+        return record.kernel, None
+    if isinstance(part, LocallyConnected2d):
+        down, across = part.windows
+        return (down.kernel, across.kernel), (down.pads(part.given[0]), across.pads(part.given[1]))
+    return record.kernel, record.pads or record.padded
 
 
 def _parents(name: str) -> Iterator[str]:

@@ -71,7 +71,8 @@ def test_every_command_has_the_same_names_and_counts(run, here):
     model = {row["layer"]: row for row in map(json.loads, run("cnn-dims", "net.pt", "--json").out.splitlines())}
     for name, row in rows.items():
         if row["kind"] != "activation":
-            assert model[name] == row, name
+            assert model[name]["trainable"] == row["params"], name
+            assert model[name] | {"trainable": None} == row, name
     assert {"residual1.projection_bn", "residual1", "concat1.conv2", "deconv1", "local1"} <= set(rows)
     graph = {row["layer"]: row for row in map(json.loads, run("cnn-dims", "net.onnx", "--json").out.splitlines())}
     assert graph["total"]["macs"] == model["total"]["macs"]

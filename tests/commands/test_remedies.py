@@ -88,7 +88,7 @@ ROWS = [
     ),
     ("cnn-dims --filters 2 --input 9,9,3", "give --k", "cnn-dims --filters 2 --input 9,9,3 --k 3"),
     ("cnn-dims --input 9,9,3 --k 3", "add --filters", "cnn-dims --input 9,9,3 --k 3 --filters 2"),
-    ("cnn-dims --input 9,9,3 --pool 3,3", "HxW as in 3x5", "cnn-dims --input 9,9,3 --pool 3x5"),
+    ("cnn-dims --input 9,9,3 --pool 3,5,7", "HxW as in 3x5", "cnn-dims --input 9,9,3 --pool 3x5"),
     ('cnn-dims --input 9,9,3 --layers "conv 8"', 'write "conv 8 k3"', 'cnn-dims --input 9,9,3 --layers "conv 8 k3"'),
     ('cnn-dims --input 9,9,3 --layers "poll 2"', 'did you mean "pool"', 'cnn-dims --input 9,9,3 --layers "pool 2"'),
     (

@@ -50,7 +50,7 @@ def computed(module, inputs, *, cores, amp=Amp.OFF):
     with torch_device.threads(cores):
         torch.manual_seed(2)
         output = RowParallel(module, precision)(inputs).float()
-    nn.functional.cross_entropy(output, torch.arange(len(inputs)) % 3).backward()
+        nn.functional.cross_entropy(output, torch.arange(len(inputs)) % 3).backward()
     return output.detach(), [each.grad for each in module.parameters()], rows
 
 
