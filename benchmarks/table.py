@@ -112,7 +112,7 @@ def markdown(where: Machine, lines: Sequence[Line], rows: Sequence[Row], rounds:
     """Return the section of benchmarks/README.md between the markers."""
     table = [HEADER, ("---", "---", "--:", "--:", "--:", "---", "--:", "---", "---"), *map(cells, lines)]
     parts = [
-        f"{where.sentence()} {rounds} rounds, in long rows two.",
+        f"{where.sentence()} {rounds} rounds{', in long rows two' if rounds > 2 else ''}.",
         "\n".join(f"| {' | '.join(row)} |" for row in table),
         "\n".join(f"- `{row.name}`: {row.work}" for row in rows),
         "\n".join(f"- failed: {failure}" for failure in failures),
