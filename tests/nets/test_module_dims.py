@@ -94,11 +94,11 @@ def test_kernel_and_pad_are_those_of_torchs_layers(name, outline):
 
 @pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
 def test_padding_inside_a_convolution_is_its_padding():
-    """torch pads `same` with an even kernel before the convolution; a transposed convolution has the padding of its module."""
+    """torch pads `same` with an even kernel before the convolution; a transposed convolution pads nothing."""
     module = nn.Sequential(nn.Conv2d(3, 4, (2, 5), padding="same"), nn.ConvTranspose2d(4, 5, 4, 2, padding=(1, 0)))
     first, second = measure(module, 3, 8, 9)
     assert (first.kernel, first.pad) == ("2x5", "0+1x2")
-    assert (second.kernel, second.pad) == (4, "1x0")
+    assert (second.kernel, second.pad) == (4, None)
 
 
 class Branching(nn.Module):
