@@ -5,7 +5,7 @@
 Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -23,4 +23,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description="Write scikit-learn's handwritten digits as PNG files, one folder per class."
+    )
+    parser.add_argument("folder", type=Path)
+    main(parser.parse_args().folder)
