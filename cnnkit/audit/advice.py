@@ -44,7 +44,7 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
     elif left and not train:
         held = ", ".join(sorted({str(each.split) for each in left}))
         yield (
-            f"no image for training: {messages.count_images(len(left))} of {held}; next, if they are to be divided anew: "
+            f"no image for training: {messages.count_images(len(left))} of {held}; next, if they are to be divided again: "
             f"cnn-split {named} --ratio 70,15,15 > split.tsv"
         )
         return

@@ -201,7 +201,7 @@ def _label(axes: Axes, embedding: Embedding, name: str) -> None:
 
 
 def _add_legend(axes: Axes, legend: Sequence[ClassStyle], *, below: float) -> None:
-    """Put the legend so many inches below the map, in as many columns as have room."""
+    """Put the legend a distance in inches below the map, in as many columns as have room."""
     longest = max(len(style.words) for style in legend)
     columns = min(len(legend), max(1, int(_WIDTH / (_SYMBOL + _LETTER * longest))))
     handles = [

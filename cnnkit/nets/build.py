@@ -1,5 +1,6 @@
 """Build a torch network from the layer notation; its modules have the names that cnn-dims prints."""
 
+import functools
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -355,19 +356,8 @@ def _transposed(layer: Layer, given: Volume) -> nn.ConvTranspose2d:
         crop = (max(beyond[0], 0) % 2, max(beyond[1], 0) % 2)
     else:
         padding, missing, crop = _padding(layer)[1], (0, 0), (0, 0)
-    if crop == (0, 0):
-        return nn.ConvTranspose2d(
-            given.channels,
-            layer.filters or 0,
-            layer.kernel,
-            layer.stride,
-            padding=padding,
-            output_padding=missing,
-            groups=layer.groups,
-            bias=layer.bias,
-            dilation=layer.dilation,
-        )
-    return CroppedConvTranspose2d(
+    make = nn.ConvTranspose2d if crop == (0, 0) else functools.partial(CroppedConvTranspose2d, crop=crop)
+    return make(
         given.channels,
         layer.filters or 0,
         layer.kernel,
@@ -377,7 +367,6 @@ def _transposed(layer: Layer, given: Volume) -> nn.ConvTranspose2d:
         groups=layer.groups,
         bias=layer.bias,
         dilation=layer.dilation,
-        crop=crop,
     )
 
 

@@ -321,7 +321,7 @@ def test_sides_parses_sizes():
 @pytest.mark.parametrize("fit", Fit)
 @pytest.mark.parametrize("across", [None, 300])
 def test_prepared_again_with_its_margin_is_the_same(fit, across):
-    """Of the pixels with the margin, the network sees what it sees of the image; as a file, they are prepared to the same."""
+    """Pixels with the margin give the network the same input as the image, also when they are prepared again from a file."""
     for resize, sizes in ((256, [*SIZES[::3], (4000, 7)]), (255, SIZES[1::4]), (224, SIZES[2::4])):
         preprocess = Preprocess(fit=fit, resize=resize, size=224, across=across)
         for size in sizes:

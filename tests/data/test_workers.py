@@ -77,10 +77,10 @@ def test_a_result_that_cannot_be_sent_is_a_failure(left, result):
     """It has no traceback that ends the process: those after it are answered."""
     with Workers(eval, count=1, threads=1) as pool:
         futures = [pool.submit(each.replace("threading", "__import__('threading')")) for each in ("1", result, "2")]
-        answers = [future.result(timeout=20) for future in futures]
+        results = [future.result(timeout=20) for future in futures]
         with pytest.raises(RuntimeError, match=r"^\w+ in a worker process: .*pickle") as caught:
-            workers.value_of(answers[1])
-    assert [workers.value_of(answers[place]) for place in (0, 2)] == [1, 2]
+            workers.value_of(results[1])
+    assert [workers.value_of(results[place]) for place in (0, 2)] == [1, 2]
     assert caught.value.__notes__[0].startswith("Traceback")
 
 

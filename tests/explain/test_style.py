@@ -23,7 +23,7 @@ def network():
     return layer_graph.of_classifier(whole, name="m.pt"), whole
 
 
-def picture(seed, size=(30, 26)):
+def random_image(seed, size=(30, 26)):
     generator = np.random.default_rng(seed)
     ramp = np.linspace(0, 120, size[1])[None, :, None] + np.linspace(0, 60, size[0])[:, None, None]
     return (ramp + generator.uniform(0, 70, (*size, 3))).astype(np.uint8)
@@ -60,7 +60,7 @@ def by_hand(whole, image, content, pattern):
 def test_losses_are_those_of_gatys(network):
     """Relative to what they are compared with. The style image may have another size."""
     found, whole = network
-    content, pattern, image = picture(1), picture(2, (25, 41)), picture(3)
+    content, pattern, image = random_image(1), random_image(2, (25, 41)), random_image(3)
     loss = StyleLoss(found, content, pattern, options=OPTIONS)
     with torch.no_grad():
         wanted = by_hand(whole, image, content, pattern)
@@ -78,9 +78,9 @@ def test_gradient_is_that_of_finite_differences(network):
     found, whole = network
     whole.double()
     found.normalise.double()
-    loss = StyleLoss(found, picture(1), picture(2), options=OPTIONS)
+    loss = StyleLoss(found, random_image(1), random_image(2), options=OPTIONS)
     loss._wanted_grams = [each.double() for each in loss._wanted_grams]
-    image = loss.tensor(picture(3)).double()
+    image = loss.tensor(random_image(3)).double()
     gradient, losses = loss.gradient(image)
     assert losses == loss.losses(image)
     generator = np.random.default_rng(0)
@@ -98,10 +98,10 @@ def test_optimizers_reduce_the_loss(network, optimizer):
     """The records are those of the start, of some steps, and of the image returned; progress counts all steps."""
     found, _ = network
     options = StyleOptions(style_layers=["conv1"], style_weight=1.0, tv_weight=0.0, steps=25, optimizer=optimizer)
-    loss = StyleLoss(found, picture(1), 255 - picture(2), options=options)
+    loss = StyleLoss(found, random_image(1), 255 - random_image(2), options=options)
     counted = []
     made, records = style.optimize(
-        loss, loss.tensor(picture(1)), progress=lambda done, total: counted.append((done, total))
+        loss, loss.tensor(random_image(1)), progress=lambda done, total: counted.append((done, total))
     )
     assert counted == [(step, 25) for step in range(26)]
     assert [record.step for record in records] == [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25]
@@ -116,9 +116,9 @@ def test_adam_is_torchs(network):
     """With values kept within 0 to 255 after every step."""
     found, _ = network
     options = StyleOptions(steps=4, rate=30.0, optimizer=StyleOptimizer.ADAM)
-    loss = StyleLoss(found, picture(1), picture(2), options=options)
-    made, _ = style.optimize(loss, loss.tensor(picture(1)))
-    image = loss.tensor(picture(1)).requires_grad_(True)
+    loss = StyleLoss(found, random_image(1), random_image(2), options=options)
+    made, _ = style.optimize(loss, loss.tensor(random_image(1)))
+    image = loss.tensor(random_image(1)).requires_grad_(True)
     optimizer = torch.optim.Adam([image], lr=30.0)
     for _ in range(4):
         optimizer.zero_grad()
@@ -154,17 +154,17 @@ def test_default_layers():
 def test_rejects_layers_without_maps_and_small_images(network):
     found, _ = network
     with pytest.raises(UsageError, match=r"dense1 of m\.pt outputs a vector"):
-        StyleLoss(found, picture(1), picture(2), options=StyleOptions(content_layer="head.dense1"))
+        StyleLoss(found, random_image(1), random_image(2), options=StyleOptions(content_layer="head.dense1"))
     with pytest.raises(UsageError, match=r"images of 3x3 are too small for conv2; give a larger --size"):
-        StyleLoss(found, picture(1, (3, 3)), picture(2), options=OPTIONS)
+        StyleLoss(found, random_image(1, (3, 3)), random_image(2), options=OPTIONS)
 
 
 def test_network_is_left_unchanged(network):
     found, whole = network
     whole.train()
     state = torch.get_rng_state()
-    loss = StyleLoss(found, picture(1), picture(2), options=StyleOptions(steps=2))
-    style.optimize(loss, loss.tensor(picture(1)))
+    loss = StyleLoss(found, random_image(1), random_image(2), options=StyleOptions(steps=2))
+    style.optimize(loss, loss.tensor(random_image(1)))
     assert all(module.training for module in whole.modules())
     assert all(parameter.grad is None for parameter in whole.parameters())
     assert torch.equal(torch.get_rng_state(), state)
