@@ -36,6 +36,10 @@ _KINDS = {
 _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin|null)|/proc/(self|\d+)/fd/\d+")
 
 
+#: What separates the path of a file from a box in it, in the path of a crop: photos/1.jpg#xywh=160,120,320,240. See `formats.box`.
+CROP = "#xywh="
+_CROP = re.compile(CROP + r"[-+0-9.]+(,[-+0-9.]+){3}")
+
 #: Errors for paths that lead into a file as if it were a folder.
 _IN_A_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG)
 
@@ -54,14 +58,28 @@ _listed: dict[_Key, tuple[int, ...]] = {}
 _outdated: ContextVar[set[_Key] | None] = ContextVar("outdated", default=None)
 
 
+def whole_file(path: str | Path) -> str | Path:
+    """Return the path of the file that a crop is from; any other path, and that of a file with such a name, is returned as it is."""
+    name = os.fspath(path)
+    place = start_of_box(name)
+    return path if place is None or os.path.lexists(name) else name[:place]
+
+
+def start_of_box(path: str) -> int | None:
+    """Return where the box in the path of a crop begins, with its separator; None for any other path. No file is looked at."""
+    place = path.rfind(CROP)
+    return None if place < 0 or _CROP.fullmatch(path, place) is None else place
+
+
 def open_regular(path: str | Path) -> BufferedReader:
-    """Open a regular file, or one in an archive.
+    """Open a regular file, or one in an archive; of a crop, the whole file.
 
     Raises:
         OSError: It is not a regular file, cannot be opened, or its name is invalid.
         CnnkitError: It is in an archive that has changed since its images were listed.
     """
     name = _usable(path)
+    name = os.fspath(path := whole_file(path)) if CROP in name else name
     try:
         mode = os.stat(name).st_mode
     except OSError as error:
@@ -243,7 +261,7 @@ def exists(path: str | Path) -> bool:
         ValueError: No file system accepts the name.
         CnnkitError: It would be in an archive that has changed.
     """
-    if os.path.lexists(path):
+    if os.path.lexists(path := whole_file(path)):
         return True
     try:
         return _member(os.fspath(path)) is not None
@@ -258,6 +276,7 @@ def is_member(path: str | Path) -> bool:
 
 def archive_and_name(path: str) -> tuple[str, str] | None:
     """Divide the path of a file in an archive; None for other paths. The file need not be there."""
+    path = os.fspath(whole_file(path))
     return next((found for found in divided(path) if os.path.isfile(found[0])), None)
 
 
@@ -315,7 +334,7 @@ def regular_size(path: str | Path) -> int:
         OSError: It is not a regular file, cannot be found, or its name is invalid.
     """
     try:
-        status = os.stat(path)
+        status = os.stat(path := whole_file(path))
     except OSError as error:
         if error.errno not in _IN_A_FILE or (found := _member(_usable(path))) is None:
             raise
