@@ -59,10 +59,14 @@ def main(
     -o writes an overlay for each map, --sheet one contact sheet of all. The colours cover the part of the image that the network saw,
     each cell of the map at the centre of its receptive field. 0 has the first colour, the maximum of each map the last.
 
+    --manifest writes each image with its box, in the column box (x,y,width,height) to which every command crops: cnn-extract crops.tsv
+    extracts features of what the network found.
+
     Examples:
       cnn-cam -m model.pt photos/ -o maps/
       cnn-cam -m model.pt split.tsv --split val --class true --sheet sheet.png
       cnn-cam -m model.pt both.jpg -o maps/ --class cat --class dog --box 0.5
+      cnn-cam -m model.pt photos/ --class true --box 0.2 --manifest crops.tsv > maps.tsv
       cnn-cam -m model.onnx photos/ -o maps/ --method cam --json \\
           | jq -r "select(.probability < 0.6).overlay"
       cnn-cam -m mobilenet_v2 elephants.jpg -o maps/ --fine --size 448
@@ -79,10 +83,10 @@ def main(
     cam_render.check(render)
     cli.keep_freed_memory()
     images = cli.images(sources, split=split, null=null, folders=folders)
-    if render.output is not None or render.sheet is not None:
+    if not (render.output is None and render.sheet is None and render.manifest is None):
         cli.finish_files()
     network = cam_run.open_model(model, cam, shown, device=device, batch=batch)
-    if render.output is None and render.sheet is None and not render.faithful:
+    if render.output is None and render.sheet is None and render.manifest is None and not render.faithful:
         cli.notice("no map is drawn; add -o DIR for overlays, or --sheet FILE.png")
     with (
         tree.writing_into(render.output, force=render.force),

@@ -102,7 +102,8 @@ def main(
         manifest.save(target.manifest, rows, columns=manifest.columns(outcome.rows))
     else:
         columns = manifest.columns(outcome.rows)
-        cli.emit(({column: manifest.field(row, column) for column in columns} for row in outcome.rows), as_json)
+        records = (dict(zip(columns, manifest.fields(row, columns), strict=True)) for row in outcome.rows)
+        cli.emit(records, as_json)
 
 
 def _named(sources: list[str] | None, *, only: str | None, null: bool) -> Iterator[str]:

@@ -93,9 +93,9 @@ def _inspected(path: str, file: BufferedReader) -> InspectedImage:
         mode, quality = image.mode, _quality(image)
         block = exif.read(image)
         narrow = _narrow(image)
-        upright = decode.upright_rgb(image)
+        upright = decode.cropped(decode.upright_rgb(image), path)
         counts = _counts(upright)
-    digest = decode.digest(file)
+    digest = decode.digest(file, path)
     return InspectedImage(
         digest=digest,
         look=duplicates.perceptual_hash(upright),

@@ -21,7 +21,7 @@ from cnnkit.cli import completion, values
 from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
-from cnnkit.cli.options import MAX_PIXELS, QUIET, VERSION, shown, typer_option
+from cnnkit.cli.options import MARGIN, MAX_PIXELS, QUIET, VERSION, shown, typer_option
 from cnnkit.cli.streams import (
     OutputClosedError,
     detecting_closed_stdout,
@@ -45,7 +45,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
     """Turn a typed function into a program: `main()` parses the command line, runs, and exits.
 
     The function's docstring is the help; what follows its line `Examples:` is printed last, verbatim.
-    `--quiet`, `--version`, `-h` and shell completion are added.
+    `--quiet`, `--version`, `-h` and shell completion are added; and `--margin` after `--folders`.
 
     Args:
         function: The body of the command, which is named after the function's file.
@@ -59,7 +59,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
     declared, assemble = _expanded(inspect.signature(function, eval_str=True).parameters.values())
-    parsed: list[tuple[bool, int | None, Mapping[str, Any], frozenset[str]]] = []
+    parsed: list[tuple[bool, int | None, float | None, Mapping[str, Any], frozenset[str]]] = []
 
     @functools.wraps(function)
     def note(
@@ -68,15 +68,21 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
         quiet: bool,
         version: bool,
         max_pixels: int | None = None,
+        margin: float | None = None,
         **words: Any,  # noqa: ANN401 - whatever the command declares
     ) -> None:
         sources = {name: context.get_parameter_source(name) for name in words}
         given = frozenset(
             name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
         )
-        _demand_finite(context, {name: words[name] for name in given})
-        parsed.append((quiet, max_pixels, words, given))
+        _demand_finite(context, {name: words[name] for name in given} | {"margin": margin})
+        parsed.append((quiet, max_pixels, margin, words, given))
 
+    place = next((place for place, each in enumerate(declared, start=1) if each.name == "folders"), None)
+    if place is not None:
+        declared.insert(
+            place, inspect.Parameter("margin", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MARGIN)
+        )
     if decodes:
         declared.append(
             inspect.Parameter("max_pixels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MAX_PIXELS)
@@ -109,8 +115,8 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
             # rich draws panels on a terminal; in a pipe the help is plain text, and starts twice as fast without rich
             status = parser(rich=sys.stdout.isatty()).main(args=argv, prog_name=name, standalone_mode=False)
         # The command runs after typer's main loop, which handles broken pipes and the end of input in its own way
-        for quiet, max_pixels, words, given in parsed:
-            with interruptible(), run_environment(name, quiet=quiet), _bounded(max_pixels):
+        for quiet, max_pixels, margin, words, given in parsed:
+            with interruptible(), run_environment(name, quiet=quiet), _bounded(max_pixels), _widened(margin):
                 function(**assemble(words, given))
         return status or 0
 
@@ -146,6 +152,18 @@ def _bounded(pixels: int | None) -> Generator[None]:
     from cnnkit.data import decode
 
     with decode.at_most(pixels):
+        yield
+
+
+@contextlib.contextmanager
+def _widened(margin: float | None) -> Generator[None]:
+    """Widen the boxes of manifests."""
+    if not margin:
+        yield
+        return
+    from cnnkit.data import source
+
+    with source.widening(margin):
         yield
 
 

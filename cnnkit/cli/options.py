@@ -131,6 +131,17 @@ MAX_PIXELS = Annotated[
         help="Skip images of more than N pixels without decoding them. [default: 178956970]",
     ),
 ]
+#: For commands that read images from sources, which may be manifests with boxes.
+MARGIN = Annotated[
+    float | None,
+    typer.Option(
+        "--margin",
+        min=0.0,
+        metavar="SHARE",
+        show_default=False,
+        help="Widen the boxes of a manifest (column box) on each side by SHARE of their longer side. [default: 0]",
+    ),
+]
 QUIET = Annotated[
     bool,
     typer.Option(

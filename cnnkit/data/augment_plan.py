@@ -22,6 +22,7 @@ from cnnkit.data.config import AugmentConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import atomic
+from cnnkit.formats.box import divided, file_name
 from cnnkit.formats.header import Preprocess
 from cnnkit.formats.image_formats import FORMATS
 
@@ -186,7 +187,7 @@ def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
     )
     bare = {os.path.dirname(os.path.abspath(unpacked[image.path])) for image in known if image.label is None}
     common = os.path.commonpath(bare) if bare else None
-    divided = len({image.split for image in known}) > 1
+    several = len({image.split for image in known}) > 1
 
     def place(image: ImageFile) -> str:
         folder = os.path.dirname(unpacked.get(image.path) or tar_source.unpacked_path(image.path))
@@ -200,7 +201,7 @@ def placing(images: Iterable[ImageFile]) -> Callable[[ImageFile], str]:
         names = [class_names.normal(each) for each in splits]
         at = names.index(image.label) if image.label in names else None
         below = splits if at is None else splits[at + 1 :]
-        own = [image.split] if divided and at and image.split and splits[at - 1] == image.split else []
+        own = [image.split] if several and at and image.split and splits[at - 1] == image.split else []
         return "/".join([*own, image.label, *below])
 
     return place
@@ -223,7 +224,7 @@ def named(
         place: From `placing`.
         plan: Copies to make.
     """
-    folder, name = place(image), os.path.basename(image.path)
+    folder, name = place(image), file_name(image.path)
     stem, extension = stem_and_extension(name, file_format)
     digits = max(2, len(str(plan.copies)))
     copies = [
@@ -272,7 +273,7 @@ def copies_named_alike(
 
 def _stems(image: ImageFile) -> set[str]:
     """Return what the names of an image's copies begin with in archives, where they have no dots: without an extension, or with it."""
-    name = os.path.basename(image.path)
+    name = file_name(image.path)
     return {each.replace(".", "_") for each in (name, os.path.splitext(name)[0])}
 
 
@@ -317,11 +318,13 @@ def columns(augmentation: Augmentation) -> list[str]:
 def record(copy: PlannedCopy, augmentation: Augmentation, *, source: str) -> dict[str, Any]:
     """Return the manifest row of a copy.
 
-    The copies of an image without a group form one, named after the image, so that a split keeps them together.
+    The copies of an image without a group form one, named after the image, so that a split keeps them together; those of the crops of
+    a file form one, too, since crops of several classes overlap.
     """
     image = copy.source
     folder = os.path.dirname(copy.path)
-    own = "/".join(filter(None, (folder, os.path.basename(image.path))))
+    whole, box = divided(image.path)
+    own = "/".join(filter(None, (folder, os.path.basename(image.path)))) if box is None else whole
     return {
         "path": copy.path,
         "label": image.label,

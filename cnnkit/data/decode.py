@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import math
 import os
 import re
 import threading
@@ -21,6 +22,7 @@ from cnnkit import files
 from cnnkit.data import libtiff, memory
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats import image_formats
+from cnnkit.formats.box import Box, divided
 from cnnkit.formats.image_formats import FORMATS
 
 D = TypeVar("D", bound="Decoded")
@@ -42,6 +44,9 @@ log = logging.getLogger("cnnkit")
 
 #: EXIF orientations that exchange width and height.
 _TURNED = frozenset({5, 6, 7, 8})
+
+#: EXIF orientations whose upright image has the last column as stored, or the last row, at its left; and at its top.
+_REVERSES_ROWS, _REVERSES_COLUMNS = frozenset({2, 3, 6, 7}), frozenset({3, 4, 7, 8})
 
 #: TIFF tags of the meaning of pixel values, and two of their values.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SMIN, _SMAX = 258, 262, 339, 340, 341
@@ -96,8 +101,9 @@ class Decoded:
     """A decoded image, which may be a reduction of the image in the file."""
 
     image: Image.Image  # upright, RGB
-    size: tuple[int, int]  # (width, height) of the upright image in the file
+    size: tuple[int, int]  # (width, height) of the upright image in the file, or of a crop of it
     factor: int = 1  # 1, 2, 4 or 8 pixels of the file, in each direction, are one of `image`
+    origin: tuple[int, int] = 0, 0  # the place of a crop in `image`, in pixels of the file, less than `factor`
 
 
 def load(path: str | Path) -> Image.Image:
@@ -117,7 +123,7 @@ def load(path: str | Path) -> Image.Image:
     """
     with opened(path) as image:
         load_pixels(image, path)
-        return upright_rgb(image)
+        return cropped(upright_rgb(image), path)
 
 
 def load_reduced(path: str | Path, enough: Sequence[Enough]) -> list[Decoded]:
@@ -147,16 +153,86 @@ def _decoded_each(
     """Decode an image once per reduction, and `take` what is needed of Pillow's image and of the decoded one."""
     known: dict[int, D] = {}
     found = []
+    box = box_of(path)
     for each in enough:
         with opened(path, file) as image:
-            size, factor = _reduce(image, each)
+            size, factor = _reduce(image, each if box is None else _of_whole(each, box))
             if factor not in known:
                 load_pixels(image, path, factor=factor)
                 upright = upright_rgb(image)
                 decoded = Decoded(upright, upright.size if factor == 1 else size, factor)
+                if box is not None:
+                    decoded = _part(decoded, box, orientation=_orientation(image))
                 known[factor] = take(image, decoded)
             found.append(known[factor])
     return found
+
+
+def box_of(path: str | Path) -> Box | None:
+    """Return the box in the path of a crop; None for the path of a file."""
+    name = os.fspath(path)
+    if files.start_of_box(name) is None or files.whole_file(name) == name:
+        return None
+    return divided(name)[1]
+
+
+def cropped(image: Image.Image, path: str | Path) -> Image.Image:
+    """Crop an upright image to the box in its path, if there is one.
+
+    Raises:
+        BadImageError: The box is outside of the image or has no area.
+    """
+    box = box_of(path)
+    return image if box is None else image.crop(_pixels(box, image.size))
+
+
+def _pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom of a box in the pixels of an image of a size, clipped to it.
+
+    Raises:
+        BadImageError: It is outside of the image or has no area.
+    """
+    found = box.pixels(size)
+    if found is None:
+        why = "is outside of the image" if box.area else "has no area"
+        raise BadImageError(f"box {box.text()} {why}, which has {size[0]:,} x {size[1]:,} pixels; correct its box")
+    if box.clipped(size) != box:
+        _report_clipped()
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _report_clipped() -> None:
+    """Report once that boxes are clipped."""
+    log.info("boxes that extend beyond their image are clipped to it")
+
+
+def _of_whole(enough: Enough, box: Box) -> Enough:
+    """Return what size of an image is enough for a crop of it."""
+
+    def least(size: tuple[int, int]) -> tuple[int, int] | None:
+        left, top, right, bottom = _pixels(box, size)
+        needed = enough((right - left, bottom - top))
+        if needed is None:
+            return None
+        return math.ceil(needed[0] * size[0] / (right - left)), math.ceil(needed[1] * size[1] / (bottom - top))
+
+    return least
+
+
+def _part(decoded: Decoded, box: Box, *, orientation: int) -> Decoded:
+    """Crop an image, which may be reduced: then the pixels of the reduction that contain the crop are kept.
+
+    Of a reduction, the last row and column as stored can be partly outside of the image; its orientation may put them first.
+    """
+    left, top, right, bottom = _pixels(box, decoded.size)
+    size, factor, image = (right - left, bottom - top), decoded.factor, decoded.image
+    across = image.width * factor - decoded.size[0] if orientation in _REVERSES_ROWS else 0
+    down = image.height * factor - decoded.size[1] if orientation in _REVERSES_COLUMNS else 0
+    left, right, top, bottom = left + across, right + across, top + down, bottom + down
+    first = left // factor, top // factor
+    last = -(-right // factor), -(-bottom // factor)
+    return Decoded(image.crop((*first, *last)), size, factor, (left - first[0] * factor, top - first[1] * factor))
 
 
 def _reduce(image: Image.Image, enough: Enough) -> tuple[tuple[int, int], int]:
@@ -177,9 +253,15 @@ def _reduce(image: Image.Image, enough: Enough) -> tuple[tuple[int, int], int]:
 
 def _turned(image: Image.Image) -> bool:
     """Return whether the EXIF orientation exchanges width and height."""
+    return _orientation(image) in _TURNED
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 if there is none."""
     with contextlib.suppress(Exception):  # a broken EXIF block does not make the image unusable
-        return image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-    return False
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found if isinstance(found, int) else 1
+    return 1
 
 
 def upright_size(path: str | Path) -> tuple[int, int]:
@@ -192,7 +274,11 @@ def upright_size(path: str | Path) -> tuple[int, int]:
         with contextlib.suppress(Exception):  # as in `load`
             if image.format == "PNG" and "exif" not in image.info:  # EXIF may follow the pixels: Pillow decodes them
                 load_pixels(image, path)
-        return (image.height, image.width) if _turned(image) else image.size
+        size = (image.height, image.width) if _turned(image) else image.size
+        if (box := box_of(path)) is None:
+            return size
+        left, top, right, bottom = _pixels(box, size)
+        return right - left, bottom - top
 
 
 def load_required(path: str | Path) -> Image.Image:
@@ -203,6 +289,18 @@ def load_required(path: str | Path) -> Image.Image:
     """
     with required(path):
         return load(path)
+
+
+def place_of(path: str | Path) -> tuple[int, int]:
+    """Return left and top of a crop in its upright file; 0, 0 for a whole image.
+
+    Raises:
+        BadImageError: As `upright_size`.
+    """
+    if (box := box_of(path)) is None:
+        return 0, 0
+    left, top, _, _ = _pixels(box, upright_size(files.whole_file(path)))
+    return left, top
 
 
 @contextlib.contextmanager
@@ -243,7 +341,7 @@ def read_reduced(path: str | Path, enough: Sequence[Enough]) -> list[Original]:
     try:
         with files.open_regular(path) as file:
             found = _decoded_each(path, enough, _as_original, file)
-            fingerprint = digest(file).hex()
+            fingerprint = digest(file, path).hex()
     except OSError as error:
         raise BadImageError(reason(path, error)) from error
     return [replace(each, fingerprint=fingerprint) for each in found]
@@ -262,6 +360,7 @@ def _as_original(image: Image.Image, decoded: Decoded) -> Original:
         decoded.image,
         decoded.size,
         decoded.factor,
+        decoded.origin,
         fingerprint="",
         format="JPEG" if image.format == "MPO" else str(image.format),
         grey=grey,
@@ -269,15 +368,23 @@ def _as_original(image: Image.Image, decoded: Decoded) -> Original:
     )
 
 
-def digest(file: BufferedReader) -> bytes:
+def digest(file: BufferedReader, path: str | Path = "") -> bytes:
     """Return the sha256 of a file, which is left at its end; the memory does not depend on the file's size.
+
+    If `path` is that of a crop, it is the sha256 of the file's and of the box.
 
     Raises:
         OSError: It cannot be read, or is too large.
     """
     files.check_size(file)
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").digest()
+    whole = hashlib.file_digest(file, "sha256").digest()
+    return whole if (box := box_of(path)) is None else of_crop(whole, box)
+
+
+def of_crop(whole: bytes, box: Box) -> bytes:
+    """Return what identifies a crop, from the digest of its file."""
+    return hashlib.sha256(whole + box.text().encode()).digest()
 
 
 def load_pixels(image: Image.Image, path: str | Path, *, factor: int = 1) -> None:

@@ -38,9 +38,10 @@ _MIRROR = np.tile(np.where(np.arange(LOOK_SIDE) % 2, -1, 1), LOOK_SIDE).astype(n
 class ExaminedFile:
     """Hashes of an image file."""
 
-    digest: bytes  # sha256 of the file's bytes
+    digest: bytes  # sha256 of the file's bytes; of a crop, with the box: see `decode.digest`
     look: bytes | None = None  # perceptual hash: LOOK_SIDE² bits, packed; None if not requested
     misnamed: str | None = None  # how its extension contradicts its content
+    whole: bytes | None = None  # of a crop, sha256 of the file's bytes
 
 
 def examine(path: str, *, look: bool = False) -> ExaminedFile:
@@ -55,15 +56,23 @@ def examine(path: str, *, look: bool = False) -> ExaminedFile:
     """
     try:
         with files.open_regular(path) as file:
+            box = decode.box_of(path)
             with decode.opened(path, file) as image:
                 hashed = None
-                if look:
+                if box is not None:
+                    decode.load_pixels(image, path)
+                    crop = decode.cropped(decode.upright_rgb(image), path)
+                    hashed = perceptual_hash(crop) if look else None
+                elif look:
                     decode.load_reduced_pixels(image, path, least=_ENOUGH)
                     hashed = perceptual_hash(decode.upright_rgb(image))
                 else:
                     decode.check_pixels(image, path)
                 misnamed = decode.misnamed(path, str(image.format))
-            return ExaminedFile(decode.digest(file), hashed, misnamed)
+            whole = decode.digest(file)
+            if box is None:
+                return ExaminedFile(whole, hashed, misnamed)
+            return ExaminedFile(decode.of_crop(whole, box), hashed, misnamed, whole)
     except OSError as error:
         raise BadImageError(decode.reason(path, error)) from error
 

@@ -175,7 +175,10 @@ def _resized(
     if box is None and image.factor > 1:
         box = 0.0, 0.0, float(image.size[0]), float(image.size[1])
     if box is not None:
-        left, top, right, bottom = (side / image.factor for side in box)
+        x, y = image.origin
+        left, top, right, bottom = (
+            (side + start) / image.factor for side, start in zip(box, (x, y, x, y), strict=True)
+        )
         # Rounding errors must not put a box outside of the image
         box = left, top, min(right, image.image.width), min(bottom, image.image.height)
     return image.image.resize(size, _FILTERS[preprocess.interpolation], box=box)

@@ -17,10 +17,12 @@ Tar archives are read in place (`tar_source`): the image `cat/1.jpg` in `photos.
 So are idx files (`idx_source`), the format of MNIST: the first image has the path `train-images-idx3-ubyte.gz/00000.pgm`.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +34,7 @@ from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import archives, image_formats, listed_paths, manifest, tables, text_lines
+from cnnkit.formats.box import divided, of_path
 
 #: Addresses of object stores and commands, as other programs read them.
 _REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]+://|pipe:")
@@ -39,7 +42,7 @@ _REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]+://|pipe:")
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file to be read as an image; `path` is relative to the current folder, or absolute."""
+    """A file to be read as an image; `path` is relative to the current folder, or absolute. It may be that of a crop: see `formats.box`."""
 
     path: str
     label: str | None = None  # in the normal form of `class_names`
@@ -51,6 +54,25 @@ class ImageFile:
     digest: bytes | None = field(
         default=None, compare=False
     )  # hash of the file's content from a manifest, see `manifest.ManifestRow`
+
+
+#: The share of its longer side by which each box of a manifest is widened on each side.
+_margin: ContextVar[float] = ContextVar("margin", default=0.0)
+
+
+@contextlib.contextmanager
+def widening(margin: float) -> Generator[None]:
+    """Widen the boxes of the images that are found; see `Box.with_margin`."""
+    before = _margin.set(margin)
+    try:
+        yield
+    finally:
+        _margin.reset(before)
+
+
+def _widened(image: ImageFile, margin: float) -> ImageFile:
+    path, box = divided(image.path)
+    return image if box is None else replace(image, path=of_path(path, box.with_margin(margin)))
 
 
 def find(
@@ -86,6 +108,9 @@ def find(
     collected = SearchLog() if search is None else search
     collected.note_sources(sources)
     found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=collected)
+    if margin := _margin.get():
+        wider = (_widened(image, margin) for image in found)
+        found = list(wider) if isinstance(found, list) else wider
     return found if search is not None else said(found, collected)
 
 
@@ -416,7 +441,7 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
     extensions = MissingExtensions(path)
     with memory.without_collection():
         found = [
-            _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search)
+            _of_row(row, _completed(extensions, manifest.seen_here(folder, row.path)), search)
             for row in manifest.rows(path, hashes=search.hashes)
         ]
     search.readings += extensions.lines()
@@ -450,6 +475,12 @@ def _demand_one(path: str, images: Sequence[ImageFile]) -> None:
     )
 
 
+def _completed(extensions: MissingExtensions, path: str) -> str:
+    """Complete a path in a list, or the path of the file in that of a crop."""
+    start = files.start_of_box(path)
+    return extensions.completed(path) if start is None else extensions.completed(path[:start]) + path[start:]
+
+
 def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFile:
     label, written = search.label(row.label)
     if label is not None:
@@ -470,7 +501,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
         for row in manifest.parse(
             lines, name="standard input", hashes=search.hashes
         ):  # row by row: the list may be endless
-            image = _of_row(row, extensions.completed(row.path), search)
+            image = _of_row(row, _completed(extensions, row.path), search)
             splits.add(image.split or "")
             if split is None or image.split == split:
                 found = True
@@ -490,7 +521,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
         if "\0" in path:
             raise UsageError("the paths on standard input are separated by NUL; add -0")
         if path:
-            yield ImageFile(path if null else extensions.completed(path))
+            yield ImageFile(path if null else _completed(extensions, path))
     search.readings += extensions.lines()
 
 

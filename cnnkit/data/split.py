@@ -26,6 +26,7 @@ from cnnkit.data.duplicates import DisjointSets, ExaminedFile, examine
 from cnnkit.data.source import ImageFile, name_of
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import image_formats
+from cnnkit.formats.box import Box, any_crop, divided
 from cnnkit.formats.manifest import ManifestRow
 
 log = logging.getLogger("cnnkit")
@@ -264,12 +265,14 @@ def split_images(
         copies = duplicates.exact_duplicates(digests)
     _check_labels(kept)
     lookalikes = [] if near is None else duplicates.near_duplicates([each.look or b"" for each in seen], distance=near)
-    drawn = draw_splits(kept, digests, [*copies, *lookalikes], seed=seed)
+    of_crops, contents = _crops(kept, seen, digests)
+    drawn = draw_splits(kept, contents, [*copies, *lookalikes, *of_crops], seed=seed)
     remarks = [
         *_about_own_splits(kept),
         *([] if config.no_verify else _about_names(kept, seen)),
         *_about_lost(listed, kept),
         *_about_groups(kept),
+        *_about_crops(of_crops),
         *(
             _about_listed_copies(kept, digests, copies)
             if config.no_verify
@@ -346,6 +349,32 @@ def with_groups(images: list[ImageFile], pattern: re.Pattern[str] | None) -> lis
     return named
 
 
+def _crops(
+    images: Sequence[ImageFile], seen: Sequence[ExaminedFile], digests: Sequence[bytes]
+) -> tuple[list[list[int]], Sequence[bytes]]:
+    """Find the images that are of one file, and return for each image what stands for its file's content.
+
+    Args:
+        images: The images.
+        seen: What was found in each file; empty if none was opened.
+        digests: What stands for the content of each image.
+
+    Returns:
+        Positions of two or more images of one file, and the contents. The order follows from them, so that crops stay together
+        with --stable, too.
+    """
+    if not any_crop(image.path for image in images):
+        return [], digests
+    contents = [each.whole or each.digest for each in seen] if seen else digests
+    together = DisjointSets(len(images))
+    together.unite_equal(os.path.realpath(divided(image.path)[0]) for image in images)
+    if seen:
+        together.unite_equal(contents)
+    are_crops = [divided(image.path)[1] is not None for image in images]
+    sets = (members for members in together.sets() if len(members) > 1)
+    return [members for members in sets if any(are_crops[member] for member in members)], contents
+
+
 def _examined(
     images: Sequence[ImageFile],
     *,
@@ -384,7 +413,7 @@ def _present(images: Sequence[ImageFile], *, callbacks: Callbacks) -> tuple[list
             if image.digest is not None:
                 names.append(image.digest)
             else:
-                folder, name = os.path.split(image.path)
+                folder, name = os.path.split(divided(image.path)[0])
                 if (folder, image.label) not in below:
                     below[folder, image.label] = _below_class(folder, image.label)
                 names.append(os.fsencode(below[folder, image.label] + name))
@@ -396,10 +425,12 @@ def _present(images: Sequence[ImageFile], *, callbacks: Callbacks) -> tuple[list
 
 def _listed_copies(images: Sequence[ImageFile]) -> list[list[int]]:
     """Find the exact duplicates by the hashes in the manifest, as `duplicates.exact_duplicates` does."""
-    first: dict[bytes, int] = {}
+    first: dict[tuple[bytes, Box | None], int] = {}
     sets: dict[int, list[int]] = {}  # by the first member
     for member, image in enumerate(images):
-        if image.digest is not None and (one := first.setdefault(image.digest, member)) != member:
+        if image.digest is None:
+            continue
+        if (one := first.setdefault((image.digest, divided(image.path)[1]), member)) != member:
             sets.setdefault(one, [one]).append(member)
     return sorted(sets.values())
 
@@ -468,6 +499,10 @@ def _about_groups(images: Sequence[ImageFile]) -> list[str]:
     fewest, most = min(sizes.values()), max(sizes.values())
     text = f"groups: {len(sizes):,}, with {fewest:,} " + (f"to {most:,} images" if fewest < most else "images each")
     return [f"{text}; {messages.count_images(alone)} in no group" if alone else text]
+
+
+def _about_crops(sets: Sequence[Sequence[int]]) -> list[str]:
+    return [f"crops of one file stay in one split: {_about_sets(sets)}"] if sets else []
 
 
 def _about_duplicates(

@@ -23,8 +23,9 @@ from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.choices import Link
 from cnnkit.data import containment, split_archives, split_names, tar_source
 from cnnkit.data.containment import inside
-from cnnkit.errors import CnnkitError
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import atomic, image_formats, manifest, tsv
+from cnnkit.formats.box import divided
 from cnnkit.formats.manifest import ManifestRow
 
 #: Name of the manifest in a folder of splits.
@@ -390,11 +391,17 @@ def _without_class(path: str, label: str | None) -> tuple[str, str]:
 
 
 def check_link(link: Link, paths: Iterable[str]) -> None:
-    """Check that images can be linked or moved.
+    """Check that images can be linked or moved, and that they are whole files.
 
     Raises:
         CnnkitError: One is in a tar archive or an idx file.
+        UsageError: One is a crop.
     """
+    paths = list(paths)
+    if (crop := next((path for path in paths if divided(path)[1] is not None), None)) is not None:
+        raise UsageError(
+            f"{crop} is a crop of a file, and -o copies whole files; write --manifest FILE.tsv, which keeps the boxes"
+        )
     if link is not Link.COPY and (packed := next((path for path in paths if files.is_member(path)), None)):
         kind = "a tar archive" if any(tar_archives.divided(packed)) else "an idx file"
         raise CnnkitError(f"{packed} is in {kind} and can only be copied; use --link copy")

@@ -11,7 +11,6 @@ Everything is written to a hidden folder in DIR and moved into place at the end 
 import errno
 import io
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -47,6 +46,7 @@ from cnnkit.engine.resample import augment
 from cnnkit.engine.torch_device import threads
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats import atomic, image_files, manifest, tsv
+from cnnkit.formats.box import file_name
 
 log = logging.getLogger("cnnkit")
 
@@ -258,8 +258,7 @@ def _read(path: str, plan: AugmentPlan) -> Original:
         BadImageError: As `decode.read`, or it is too large to be augmented at its own size.
     """
     if plan.square is None:
-        with decode.opened(path) as image:
-            width, height = image.size
+        width, height = decode.upright_size(path)
         if width * height > _MOST_PIXELS:
             raise BadImageError(
                 f"too large to augment: {width:,} x {height:,}, at most {_MOST_PIXELS:,} pixels; give --size, or reduce it"
@@ -272,13 +271,14 @@ def _read(path: str, plan: AugmentPlan) -> Original:
 def _make(path: str, *, plan: AugmentPlan) -> _Made:
     original = _read(path, plan)
     draws, file_format = plan.draws(original.fingerprint), original.format
-    saving = augment_plan.saving(os.path.basename(path), file_format, profile=original.profile)
+    saving = augment_plan.saving(file_name(path), file_format, profile=original.profile)
     finish = partial(_encoded, saving=saving, grey=original.grey)
     image = _prepared(original, plan)
     del original
     kept = []
     if plan.keep:
-        kept.append(files.read_regular(path) if plan.square is None else finish(image))
+        whole = plan.square is None and decode.box_of(path) is None
+        kept.append(files.read_regular(path) if whole else finish(image))
     copies = _copies(image, plan, draws, finish)
     del image
     return _Made(file_format, draws, [*kept, *copies])

@@ -6,7 +6,6 @@ photos/cat/2.png        OUT/cat/2.png
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -25,6 +24,7 @@ from cnnkit.explain import load_network
 from cnnkit.explain.attack import Attacker
 from cnnkit.explain.config import AttackOptions, NetworkOptions
 from cnnkit.formats import atomic, image_files, labels, manifest, tsv
+from cnnkit.formats.box import file_name
 from cnnkit.formats.header import Preprocess
 
 log = logging.getLogger("cnnkit")
@@ -131,7 +131,7 @@ def write(
         tree.check_apart(folder, (image.path for image in images), to_be="attacked")
         taken: dict[str, str] = {}
         for image in images:
-            below = _joined(place(image), os.path.basename(image.path))
+            below = _joined(place(image), file_name(image.path))
             if taken.setdefault(below, image.path) != image.path:
                 raise _claimed_twice(taken[below], image.path, below)
     else:  # no output before there is an image
@@ -255,7 +255,7 @@ class _Writer:
             BadImageError: It has the name of another one.
         """
         tree.check_apart(self._folder, [image.path], to_be="attacked")
-        stem, extension = augment_plan.stem_and_extension(os.path.basename(image.path), "PNG")
+        stem, extension = augment_plan.stem_and_extension(file_name(image.path), "PNG")
         try:
             below = _joined(self._place(image), atomic.fitting_name(stem, extension))
         except CnnkitError as error:

@@ -27,6 +27,7 @@ from cnnkit.explain.contact_sheets import SheetCell
 from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.explain.upsampling import Box
 from cnnkit.formats import atomic, image_files
+from cnnkit.formats.box import file_name
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets.cell_centres import CellCentres
 
@@ -121,7 +122,7 @@ class CamRenderer:
         tree.check_apart(self.options.output, (image.path for image in images), to_be="explained")
         taken: dict[str, str] = {}
         for image in images:
-            below = _joined(self._place(image), os.path.basename(image.path))
+            below = _joined(self._place(image), file_name(image.path))
             if taken.setdefault(below, image.path) != image.path:
                 raise CnnkitError(_claimed_twice(taken[below], image.path, below))
 
@@ -215,12 +216,12 @@ class CamRenderer:
             The overlay's path.
         """
         tree.check_apart(folder, [image.path], to_be="explained")
-        name = os.path.basename(image.path)
+        name = file_name(image.path)
         stem, extension = augment_plan.stem_and_extension(name, original.format)
         try:
             ending = self._endings.get(shown.name, "")
-            file_name = atomic.fitting_name(f"{stem}{ending}", extension, room=_LONGEST_SUFFIX)
-            below = _joined(self._place(image), file_name)
+            written = atomic.fitting_name(f"{stem}{ending}", extension, room=_LONGEST_SUFFIX)
+            below = _joined(self._place(image), written)
         except CnnkitError as error:
             raise BadImageError(str(error)) from error
         if self._taken.setdefault(below, image.path) != image.path:

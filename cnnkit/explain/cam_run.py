@@ -24,6 +24,7 @@ from cnnkit.explain.cam_onnx import OnnxCam
 from cnnkit.explain.cam_render import SCORES, CamRenderer, ClassMap, ImageMaps
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.explain.faithfulness import Faithfulness
+from cnnkit.explain.found_boxes import FoundBoxes
 from cnnkit.formats import labels
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets.cell_centres import CellCentres
@@ -324,6 +325,7 @@ def _records(
     done, total = 0, 0
     expected = len(images) if isinstance(images, Sized) else None
     cells = contact_sheets.SheetCells()
+    boxes = None if renderer.options.manifest is None else FoundBoxes(renderer.options.manifest)
     callbacks.progress(0, expected)
 
     def count(path: str, reason: str) -> None:
@@ -341,6 +343,8 @@ def _records(
         callbacks.progress(done, expected)
         if drawn.cell is not None:
             cells.append(drawn.cell)
+        if boxes is not None and drawn.records:
+            boxes.add(item.image, drawn.records[0])
         for shown, record in zip(item.maps, drawn.records, strict=True):
             total += 1
             if shown.faithfulness is not None:
@@ -350,6 +354,8 @@ def _records(
         raise CnnkitError("no image could be used; nothing written")
     if renderer.options.sheet is not None:
         contact_sheets.save(renderer.options.sheet, cells)
+    if boxes is not None and (remark := boxes.save()):
+        log.info("%s", remark)
     if scored:
         deletion, insertion = (float(np.mean([getattr(each, name) for each in scored])) for name in SCORES)
         log.info("mean of %d maps: deletion %.4g, insertion %.4g", len(scored), deletion, insertion)

@@ -11,6 +11,7 @@ from typing import Self
 
 from cnnkit.choices import CamMethod, Fit, MapScale, Monitor, StyleOptimizer, StyleStart
 from cnnkit.errors import UsageError
+from cnnkit.formats import manifest
 from cnnkit.option_fields import RemembersGiven, given, option, options, refuse_unused, seed_option, weights_option
 
 # ---------------------------------------------------------------- networks, layers and filters
@@ -136,6 +137,11 @@ class RenderOptions(DrawOptions):
         maximum=1.0,
         metavar="SHARE",
     )
+    manifest: Path | None = option(
+        None,
+        "Manifest to write: each image with the box of --box in its column box, to which other commands then crop it.",
+        metavar="FILE.tsv",
+    )
     faithful: bool = option(
         False,
         "Measure the faithfulness of each map: area under the probability curve as the hottest pixels are hidden first "
@@ -156,11 +162,17 @@ class RenderOptions(DrawOptions):
     )
 
     def checked(self) -> Self:
-        """Refuse options of drawing if nothing is drawn.
+        """Refuse options of drawing if nothing is drawn, and a manifest without boxes or with several of an image.
 
         Raises:
-            UsageError: An option needs -o or --sheet.
+            UsageError: An option needs -o or --sheet; --manifest needs --box, and one class.
         """
+        if self.manifest is not None:
+            manifest.check_name(self.manifest, option="--manifest")
+            if self.box is None:
+                raise UsageError("--manifest writes the boxes that --box finds; add --box SHARE, such as --box 0.5")
+            if len(self.classes or []) > 1 or "all" in (self.classes or []):
+                raise UsageError("--manifest has one box for each image; give --class once, and not --class all")
         if self.output is None:
             if self.raw:
                 raise UsageError("--raw writes arrays next to the overlays; give their folder with -o DIR")

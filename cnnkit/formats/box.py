@@ -8,6 +8,7 @@ Media Fragments. Manifests are read with such paths and written with a column `b
 """
 
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -132,6 +133,16 @@ def divided(path: str) -> tuple[str, Box | None]:
         return path[:place], Box.parse(path[place + len(files.CROP) :])
     except FormatError:  # such as 1.2.3
         return path, None
+
+
+def file_name(path: str) -> str:
+    """Return the name of a file that is made of an image: its own, and of a crop with the box: 1@160,120,320,240.jpg."""
+    whole, found = divided(path)
+    name = os.path.basename(whole)
+    if found is None:
+        return name
+    stem, extension = os.path.splitext(name)
+    return f"{stem}@{found.text()}{extension}"
 
 
 def any_crop(paths: Iterable[str]) -> bool:

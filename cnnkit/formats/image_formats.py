@@ -10,6 +10,8 @@ import importlib.util
 import os
 import re
 
+from cnnkit import files
+
 
 def extensions(words: str) -> frozenset[str]:
     """Return the extensions of words: "jpg png"."""
@@ -93,8 +95,8 @@ def has_image_extension(name: str) -> bool:
 
 
 def extension_of(name: str) -> str:
-    """Return a file name's extension in lower case."""
-    return os.path.splitext(name)[1].lower()
+    """Return a file name's extension in lower case; of a crop, that of its file."""
+    return os.path.splitext(name[: files.start_of_box(name)])[1].lower()
 
 
 def may_be_read_by_content(name: str) -> bool:

@@ -3,9 +3,10 @@
     path	label	split	group
     cats/1.jpg	cat	train	litter-7
 
-Only `path` is required. A column `sha256`, `sha512`, `sha1` or `md5` has the hash of each file's content in hexadecimal; further columns
-are ignored. Manifests are written as TSV; CSV, JSON Lines and lists of paths are also read. If
-there is a column `truth` next to `label`, as in the output of `cnn-eval --worst`, it is the label: the other one is a prediction.
+Only `path` is required. A column `box` crops the image, which then has the path of a crop: see `box`. A column `sha256`, `sha512`,
+`sha1` or `md5` has the hash of each file's content in hexadecimal; further columns are ignored. Manifests are written as TSV; CSV, JSON
+Lines and lists of paths are also read. If there is a column `truth` next to `label`, as in the output of `cnn-eval --worst`, it is the
+label: the other one is a prediction.
 """
 
 import logging
@@ -19,7 +20,8 @@ from typing import Any
 
 from cnnkit import files, messages
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.formats import atomic, listed_paths, table_columns, tables, tsv
+from cnnkit.formats import atomic, box, listed_paths, table_columns, tables, tsv
+from cnnkit.formats.box import Box
 
 log = logging.getLogger("cnnkit")
 
@@ -43,6 +45,7 @@ _ALIASES = {
     "split": SPLIT_COLUMNS[1:],
     "group": (),
     "truth": (),
+    "box": (),
 }
 _INDEX = re.compile(r"Unnamed: [0-9]+|view|rank")  # row numbers written by pandas, and columns written by cnnkit
 _COUNTED = re.compile("[0-9]{1,9}")
@@ -50,7 +53,7 @@ _COUNTED = re.compile("[0-9]{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One image of a manifest; `path` as written in the file.
+    """One image of a manifest; `path` as written in the file, with the box of a crop.
 
     In features with several views of each image, `view` is the number of the view, 0 for the plain image; otherwise it is None.
     `digest` is a hash of the file's content, with one of DIGEST_COLUMNS, which its length tells.
@@ -123,7 +126,10 @@ def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str, hashes:
             [words.setdefault(word, word) for word in block[column]] if column in block else repeat(None)
             for column in ("label", "split", "group")
         )
-        yield from map(ManifestRow, block["path"], *columns, repeat(None), digests.of_block(block))
+        paths: Iterable[str] = block["path"]
+        if "box" in block:
+            paths = map(_cropped, paths, block["box"], repeat(name))
+        yield from map(ManifestRow, paths, *columns, repeat(None), digests.of_block(block))
     if hashes:
         digests.report()
 
@@ -198,7 +204,22 @@ def row(fields: Mapping[str, str], name: str, *, views: bool = False, digests: _
     view = fields.get("view", "") if views else ""
     column = _digest_column(fields)
     digest = None if column is None else (digests or _Hashes(name)).of(fields[column], column, fields["path"])
-    return ManifestRow(fields["path"], label, split, group, int(view) if _COUNTED.fullmatch(view) else None, digest)
+    path = _cropped(fields["path"], fields.get("box") or "", name)
+    return ManifestRow(path, label, split, group, int(view) if _COUNTED.fullmatch(view) else None, digest)
+
+
+def _cropped(path: str, written: str, name: str) -> str:
+    """Return the path of a crop; of the whole image if its box is empty.
+
+    Raises:
+        FormatError: It is not a box.
+    """
+    if not written.strip():
+        return path
+    try:
+        return box.of_path(path, Box.parse(written))
+    except FormatError as error:
+        raise FormatError(f"{name}: {messages.excerpt(path)}: {error}") from error
 
 
 def _check_columns(columns: Sequence[str], name: str) -> None:
@@ -285,8 +306,17 @@ def is_manifest(path: str | Path) -> bool:
 
 
 def render(rows: Iterable[ManifestRow], *, columns: tuple[str, ...] = ("path", "label", "split", "group")) -> bytes:
-    """Return a manifest as TSV, with these columns."""
-    return tsv.render(columns, ([field(row, column) for column in columns] for row in rows))
+    """Return a manifest as TSV, with these columns; without a column `box`, a crop keeps its path."""
+    return tsv.render(columns, (fields(row, columns) for row in rows))
+
+
+def fields(row: ManifestRow, columns: Sequence[str]) -> list[str | None]:
+    """Return the texts of a row in columns of `columns`: the path and the box of a crop, if there is a column for it."""
+    if "box" not in columns:
+        return [field(row, column) for column in columns]
+    path, found = box.divided(row.path)
+    own = {"path": path, "box": None if found is None else found.text()}
+    return [own[column] if column in own else field(row, column) for column in columns]
 
 
 def field(row: ManifestRow, column: str) -> str | None:
@@ -317,11 +347,12 @@ def check_name(path: Path, *, option: str) -> None:
 
 
 def columns(rows: Collection[ManifestRow]) -> tuple[str, ...]:
-    """Return the columns that rows need; `group`, and hashes of the content, only if a row has one."""
+    """Return the columns that rows need; `group`, `box`, and hashes of the content, only if a row has one."""
     grouped = any(row.group is not None for row in rows)
     lengths = {len(row.digest) for row in rows if row.digest is not None}
     digests = [column for column, length in DIGEST_COLUMNS.items() if length in lengths]
-    return ("path", "label", "split", *(["group"] if grouped else []), *digests)
+    crops = ["box"] if box.any_crop(row.path for row in rows) else []
+    return ("path", "label", "split", *(["group"] if grouped else []), *crops, *digests)
 
 
 def moved(rows: Iterable[ManifestRow], folder: str | Path) -> Iterator[ManifestRow]:

@@ -125,7 +125,7 @@ def _earlier(path: Path, writer: FeatureWriter, fingerprint: str) -> dict[str, N
 def _digest(path: str) -> str:
     try:
         with files.open_regular(path) as file:
-            return decode.digest(file).hex()
+            return decode.digest(file, path).hex()
     except OSError as error:
         raise BadImageError(str(error)) from error
 

@@ -1,0 +1,52 @@
+"""The boxes that cnn-cam finds, as a manifest: every command then reads the crops."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnnkit import messages
+from cnnkit.data import decode
+from cnnkit.data.source import ImageFile
+from cnnkit.formats import atomic, box, manifest, tsv
+from cnnkit.formats.box import Box
+from cnnkit.formats.manifest import ManifestRow
+
+
+@dataclass(slots=True)
+class FoundBoxes:
+    """Rows of the manifest `path`: what the source said of each image, the box, and the score of the class of the map."""
+
+    path: Path
+    rows: list[ManifestRow] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
+
+    def add(self, image: ImageFile, record: dict[str, Any]) -> None:
+        """Add an image, with the record of its map.
+
+        Raises:
+            BadImageError: The image is a crop, and its file cannot be read any more.
+        """
+        whole, _ = box.divided(image.path)
+        found = None
+        if record["box"] is not None:
+            left, top = decode.place_of(image.path)
+            found = Box.of_edges(*record["box"])
+            found = Box(found.x + left, found.y + top, found.width, found.height)
+        path = image.path if found is None else box.of_path(whole, found)  # without evidence, all of the image
+        self.rows.append(ManifestRow(path, image.written or image.label, image.split, image.group, digest=image.digest))
+        self.scores.append(record["probability"])
+
+    def save(self) -> str | None:
+        """Write the manifest in one step, and return a notice about images without a box."""
+        known = manifest.columns(self.rows)
+        columns = (*known, *([] if "box" in known else ["box"]), "score")
+        lines = [
+            [*manifest.fields(row, columns[:-1]), None if score is None else str(score)]
+            for row, score in zip(manifest.moved(self.rows, self.path.parent), self.scores, strict=True)
+        ]
+        with atomic.writing(self.path) as file:
+            file.write(tsv.render(columns, lines))
+        empty = sum(box.divided(row.path)[1] is None for row in self.rows)
+        if not empty:
+            return None
+        return f"{self.path}: {messages.count_images(empty)} without evidence for the class: whole, without a box"
