@@ -3,7 +3,7 @@
 
 usage: paste_digits.py IMAGES.gz LABELS.gz FOLDER [COUNT] [SIDE]
 
-IMAGES and LABELS are MNIST's idx files. FOLDER gets COUNT images of SIDE x SIDE pixels (by default 4000, 64), one digit in each, and
+IMAGES and LABELS are MNIST's idx files. FOLDER gets COUNT images of SIDE x SIDE pixels (by default 5000, 40), one digit in each, and
 boxes.tsv: path, label, split (of ten images: eight train, one val, one test) and box, x,y,width,height in pixels.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 SEED = 0
-SMALLEST, LARGEST = 0.3, 0.75  # side of the digit's frame, as a share of the canvas
-CLUTTER = 12  # short strokes, so that not every bright pixel is the digit's
+SMALLEST, LARGEST = 0.4, 0.8  # side of the digit's frame, as a share of the canvas
+CLUTTER = 6  # short strokes, so that not every bright pixel is the digit's
 
 
 def read_idx(path: str) -> np.ndarray:
@@ -50,8 +50,8 @@ def main() -> None:
     if len(sys.argv) < 4 or "--help" in sys.argv:
         sys.exit(__doc__)
     digits, labels, folder = read_idx(sys.argv[1]), read_idx(sys.argv[2]), Path(sys.argv[3])
-    count = int(sys.argv[4]) if len(sys.argv) > 4 else 4000
-    side = int(sys.argv[5]) if len(sys.argv) > 5 else 64
+    count = int(sys.argv[4]) if len(sys.argv) > 4 else 5000
+    side = int(sys.argv[5]) if len(sys.argv) > 5 else 40
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(SEED)
     with (folder / "boxes.tsv").open("w", newline="") as file:
