@@ -46,6 +46,9 @@ def main(
     enough. A notice counts images whose probabilities do not sum to 1. A measure that cannot be computed is empty (null in JSON) and
     violates its bound.
 
+    If the predictions have a column box and --truth is a manifest with one, also prints the mean intersection over union (iou) of the
+    images whose truth has a box, and the share of them with at least 0.5 (iou_50) with its interval.
+
     With --folds, --fail-under and --fail-over apply to the out-of-fold predictions: each image is predicted once, by the
     model that was not trained on it. If the files predict the same images, these options apply
     to the means. Standard deviations are those of a sample (n - 1).

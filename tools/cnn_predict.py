@@ -49,6 +49,8 @@ def main(
     A network by name, such as mobilenet_v2 or timm:convnext_atto, predicts the classes that it was published with, ImageNet's for most. It
     is exported once, as by cnn-export, and cached: later calls need no torch.
 
+    A model of cnn-train --predict-box adds the column box: x,y,width,height in pixels of the upright image.
+
     With --tta or --crops, several views of each image are predicted, always including the unchanged one, and combined by --vote.
 
     With --shard I/N, each of N machines predicts a share of the images. The tables of all shards, in order and with one header row, are
@@ -131,7 +133,11 @@ def main(
                     need_one=config.shard is None,
                 ),
                 as_json,
-                columns=("path", "rank", "label", "probability", *(("logit",) if config.logits else ())),
+                columns=(
+                    *("path", "rank", "label", "probability"),
+                    *(("logit",) if config.logits else ()),
+                    *(("box",) if predictor.gives_box else ()),
+                ),
             )
 
 

@@ -12,7 +12,7 @@ from cnnkit import cli
 from cnnkit.errors import UsageError
 from cnnkit.train import config
 from cnnkit.train.config import ImageTrainConfig, RunConfig
-from cnnkit.train.network_config import NetworkConfig
+from cnnkit.train.network_config import BoxConfig, NetworkConfig
 
 
 @cli.image_command
@@ -32,6 +32,7 @@ def main(
     *,
     network: NetworkConfig,
     train: ImageTrainConfig,
+    box: BoxConfig,
     run: RunConfig,
     advise: Annotated[bool, cli.Option("--advise", hidden=True, help="Now the command cnn-advise.")] = False,
     backbone: Annotated[str | None, cli.Option("--backbone", hidden=True, help="See cnn-finetune.")] = None,
@@ -46,6 +47,9 @@ def main(
     After each epoch the network is validated on val; the weights of the best epoch are kept. Writes the model to FILE.pt and its
     history to FILE.csv. Under torchrun, several processes train together. examples/dogs-vs-cats/ trains a small convnet.
 
+    With --predict-box, the network also learns where the object is: the column box of the manifest, x,y,width,height in pixels of the
+    upright image. Images without a box train the class only. examples/boxes/ is an example.
+
     Examples:
       cnn-train split.tsv -o model.pt --epochs 30 \\
           --layers "3 * (conv 32 k3 relu, pool 2), flatten, dense 64 relu, dropout 0.5"
@@ -53,6 +57,8 @@ def main(
           --augment "rotate 20, zoom 0.2, hflip"
       cnn-train photos/train --val photos/val -o model.pt --layers @net.txt --resume
       cnn-train folds.tsv --hold-out fold0 -o fold0.pt --arch resnet18
+      cnn-train boxes.tsv -o model.pt --predict-box --size 64 \\
+          --layers "3 * (conv 32 k3 relu, pool 2), gap"
       torchrun --standalone --nproc-per-node 2 --no-python \\
           cnn-train photos/ -o model.pt --arch resnet50
     """
@@ -66,13 +72,14 @@ def main(
     output = config.model_path(output)
     train = train.checked(classes=len(data.classes), has_val=bool(data.val))
     network = network.checked(train.loss, classes=len(data.classes))
+    box = box.checked(train)
     run = run.checked()
 
     cli.keep_freed_memory()
     from cnnkit.train.scratch import train_from_scratch
 
     with cli.callbacks("training", errors=errors, epochs_as_json=as_json) as callbacks:
-        result = train_from_scratch(data, output, network=network, train=train, run=run, callbacks=callbacks)
+        result = train_from_scratch(data, output, network=network, train=train, run=run, box=box, callbacks=callbacks)
     cli.conclude(result, as_json)
 
 

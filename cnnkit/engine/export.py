@@ -23,7 +23,7 @@ from cnnkit.data.source import ImageFile
 from cnnkit.engine import device_errors, exporter, torch_device
 from cnnkit.engine.config import ExportConfig, check_backbone_weights, is_network_name
 from cnnkit.engine.session import Session
-from cnnkit.errors import BadImageError, CnnkitError
+from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import labels, onnx_model, torch_model
 from cnnkit.formats.header import ArtefactKind, Header, made_by
 from cnnkit.nets import build, classifier, named_network
@@ -37,7 +37,7 @@ log = logging.getLogger("cnnkit")
 
 
 class ClassifierOutputs(nn.Module):
-    """A classifier with the outputs of its ONNX form: probabilities, logits and, on request, features and class activation maps."""
+    """A classifier with the outputs of its ONNX form: probabilities, logits, its box; on request, features and class maps."""
 
     def __init__(
         self,
@@ -65,8 +65,17 @@ class ClassifierOutputs(nn.Module):
         if half:  # normalization stays in float32: a scale of 1/255 would lose digits
             self.classifier.base.half()
             self.classifier.head.half()
+            if self.classifier.box is not None:
+                self.classifier.box.half()
         self.normalised, self.wants_features, self.wants_cam, self.half_inside = normalised, features, cam, half
-        self.names = ["probabilities", "logits", *(["features"] if features else []), *(["cam"] if cam else [])]
+        self.names = [
+            *("probabilities", "logits"),
+            *(
+                name
+                for name, used in (("features", features), ("cam", cam), ("box", classifier.box is not None))
+                if used
+            ),
+        ]
         if cam:
             _check_maps(classifier)
             cam_weights(classifier)
@@ -79,6 +88,7 @@ class ClassifierOutputs(nn.Module):
         features = network.pool(maps)
         logits = class_logits(network.head(features).float())
         outputs = [logits.softmax(1), logits]
+        box = [] if network.box is None else [network.box(maps).float()]
         if self.wants_features:
             outputs.append(features.float())
         if self.wants_cam:
@@ -88,7 +98,7 @@ class ClassifierOutputs(nn.Module):
             elif maps.shape[1] == 1:  # one sigmoid has the logit of the second class
                 maps = torch.cat([-maps, maps], 1)
             outputs.append(maps.float())
-        return tuple(outputs)
+        return (*outputs, *box)
 
 
 class HeadOutputs(nn.Module):
@@ -341,8 +351,8 @@ class WholeExport:
         self.traced = (self.size + self.size // 2, self.size) if config.dynamic_size else None
         odd = self.size + 1 + self.size % 2
         self.others = [(self.traced[0], self.traced[0]), self.traced, (odd, odd)] if self.traced else []
-        # Class activation maps need the backbone's maps; the other options change the backbone's graph anyway
-        whole = config.cam or config.fp16 or config.dynamic_size or self.normalised
+        # Class activation maps and boxes need the backbone's maps; the other options change the backbone's graph anyway
+        whole = network.box is not None or config.cam or config.fp16 or config.dynamic_size or self.normalised
         self.in_one_piece = whole or _changes_nothing(network)
 
     def to_onnx(self, opset: int | None) -> ModelProto:
@@ -382,6 +392,20 @@ class HeadExport:
     def example(self, batch: int, _sides: tuple[int, int] | None = None) -> Tensor:
         """Draw random features."""
         return torch.from_numpy(random_inputs(self.shape, np.dtype(np.float32), batch=batch))
+
+
+def _check_box(name: str, config: ExportConfig) -> None:
+    """Refuse what a network with a box cannot be exported as.
+
+    Raises:
+        UsageError: An option is given.
+    """
+    if config.dynamic_size:
+        raise UsageError(f"{name} predicts a box, from all cells of a map of one size; drop --dynamic-size")
+    if config.head_only:
+        raise UsageError(f"{name} predicts a box, which needs the maps of the whole network; drop --head-only")
+    if config.int8:
+        raise UsageError(f"{name} predicts a box, whose error in int8 is not measured; drop --int8, or give --fp16")
 
 
 def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
@@ -479,6 +503,7 @@ def compared(
 
     Raises:
         CnnkitError: As `export_model`.
+        UsageError: As `export_model`.
     """
     callbacks = callbacks or Callbacks()
     if (config.features or config.head_only) and _changes_nothing(network):
@@ -486,6 +511,8 @@ def compared(
             f"{name} does not end in a dense layer, so it has no head with features; drop "
             f"{'--features' if config.features else '--head-only'}"
         )
+    if network.box is not None:
+        _check_box(name, config)
     made = HeadExport(network) if config.head_only else WholeExport(network, config)
     if config.dynamic_size:
         check_any_size(network, header, name=name)

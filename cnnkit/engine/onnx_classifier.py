@@ -164,10 +164,11 @@ def _normalised(pixels: NDArray[Any], preprocess: Preprocess, *, channels_first:
 
 @dataclass(frozen=True, slots=True)
 class OutputNames:
-    """Names of the outputs; a network has at least one of the two."""
+    """Names of the outputs; a network has at least one of the first two."""
 
     probabilities: str | None
     logits: str | None
+    box: str | None = None
 
 
 class OnnxClassifier:
@@ -200,6 +201,11 @@ class OnnxClassifier:
         """Whether the network has an output of logits."""
         return self._outputs.logits is not None
 
+    @property
+    def gives_box(self) -> bool:
+        """Whether the network has an output of boxes."""
+        return self._outputs.box is not None
+
     def __call__(self, inputs: NDArray[Any], *, logits: bool = False) -> list[NDArray[np.float32]]:
         """Compute the outputs.
 
@@ -208,14 +214,25 @@ class OnnxClassifier:
             logits: Return the logits, too.
 
         Returns:
-            Probabilities (N, classes) and, with `logits`, logits (N, classes).
+            Probabilities (N, classes); with `logits`, logits (N, classes); of a network that predicts boxes, these (N, 4).
 
         Raises:
-            FormatError: The number of outputs differs from the number of class names.
+            FormatError: The number of outputs differs from the number of class names, or a box has not four numbers.
         """
         wanted = [name for name in (self._outputs.probabilities, self._outputs.logits) if name is not None]
-        outputs = self.network.rows(inputs, wanted if logits else wanted[:1], preprocess=self.preprocess)
-        rows = [output.astype(np.float32, copy=False).reshape(len(inputs), -1) for output in outputs]
+        wanted = wanted if logits else wanted[:1]
+        if self._outputs.box is not None:
+            *outputs, boxes = self.network.rows(inputs, [*wanted, self._outputs.box], preprocess=self.preprocess)
+            if boxes.shape[1:] != (4,):
+                raise FormatError(
+                    f"{self.name}: its output {self._outputs.box} has the shape {boxes.shape}, expected (N, 4)"
+                )
+            return [*self._of_classes(outputs, logits=logits), boxes.astype(np.float32, copy=False)]
+        return self._of_classes(self.network.rows(inputs, wanted, preprocess=self.preprocess), logits=logits)
+
+    def _of_classes(self, outputs: Sequence[NDArray[Any]], *, logits: bool) -> list[NDArray[np.float32]]:
+        """Return probabilities and logits from what the network returned."""
+        rows = [output.astype(np.float32, copy=False).reshape(len(output), -1) for output in outputs]
         if self._outputs.probabilities is None:
             raw = _two_logits(rows[0])
             rows = [_softmax(raw), raw]
@@ -345,6 +362,10 @@ def from_header(network: OnnxNetwork, header: Header) -> OnnxClassifier:
         network,
         classes=header.classes,
         preprocess=None if takes_features else header.preprocess,
-        outputs=OutputNames("probabilities", "logits" if "logits" in outputs else None),
+        outputs=OutputNames(
+            "probabilities",
+            "logits" if "logits" in outputs else None,
+            "box" if header.box_head is not None and "box" in outputs else None,
+        ),
         header=header,
     )

@@ -45,11 +45,14 @@ class Augmenter:
         Returns:
             uint8, (N, H, W, 3), on the same device.
         """
-        draws = [
+        return augment(images, self.draws(fingerprints, copies), fill=self.augmentation.fill)
+
+    def draws(self, fingerprints: Sequence[str], copies: Sequence[int]) -> list[AugmentParams]:
+        """Draw the parameters of copies of images with these fingerprints."""
+        return [
             draw_params(self.augmentation, seed=self.seed, image=image, copy=copy)
             for image, copy in zip(fingerprints, copies, strict=True)
         ]
-        return augment(images, draws, fill=self.augmentation.fill)
 
 
 def augment(images: Tensor, draws: Sequence[AugmentParams], *, fill: Fill = Fill.NEAREST) -> Tensor:

@@ -15,6 +15,11 @@ HIGHER_IS_BETTER = (
     "roc_auc",
     "n",
     "predicted",
+    "iou",
+    "iou_50",
+    "iou_50_low",
+    "iou_50_high",
+    "boxes",
     "precision:CLASS",
     "recall:CLASS",
     "f1:CLASS",
@@ -22,7 +27,7 @@ HIGHER_IS_BETTER = (
 )
 LOWER_IS_BETTER = ("log_loss", "ece")
 
-_UP_TO_ONE = frozenset(HIGHER_IS_BETTER) - {"n", "predicted", "support:CLASS"} | {"ece"}
+_UP_TO_ONE = frozenset(HIGHER_IS_BETTER) - {"n", "predicted", "boxes", "support:CLASS"} | {"ece"}
 
 
 def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -> dict[str, float]:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from cnnkit import class_names, files, messages
 from cnnkit.errors import CnnkitError, FormatError
-from cnnkit.formats import image_formats
+from cnnkit.formats import box, image_formats
+from cnnkit.formats.box import Box
 from cnnkit.formats.prediction_columns import PredictionColumns
 from cnnkit.formats.predictions import WITHHELD, Prediction
 
@@ -46,7 +47,8 @@ class MatchedPredictions:
 
     `paths` (N,) are as first written; `resolved` (N,) are the real paths, which identify images. `truth` and `prediction` are (N,)
     indices of `classes`; a withheld prediction is -1. `confidence` (N,) is the probability of the prediction, `probabilities` (N, C)
-    those of all classes. Unknown ones are NaN.
+    those of all classes. Unknown ones are NaN. `boxes` (N, 4) and `true_boxes` (N, 4) are x, y, width and height, NaN where there is none;
+    None if there are none in the predictions or in the truth.
     """
 
     paths: tuple[str, ...]
@@ -56,6 +58,8 @@ class MatchedPredictions:
     prediction: NDArray[np.int64]
     confidence: NDArray[np.float64]
     probabilities: NDArray[np.float64]
+    boxes: NDArray[np.float64] | None = None
+    true_boxes: NDArray[np.float64] | None = None
 
     def of(self, rows: Sequence[int]) -> "MatchedPredictions":
         """Select images, in this order."""
@@ -68,6 +72,8 @@ class MatchedPredictions:
             prediction=self.prediction[places],
             confidence=self.confidence[places],
             probabilities=self.probabilities[places],
+            boxes=None if self.boxes is None else self.boxes[places],
+            true_boxes=None if self.true_boxes is None else self.true_boxes[places],
         )
 
     def and_of(self, others: Sequence["MatchedPredictions"]) -> "MatchedPredictions":
@@ -81,7 +87,14 @@ class MatchedPredictions:
             prediction=np.concatenate([each.prediction for each in every]),
             confidence=np.concatenate([each.confidence for each in every]),
             probabilities=np.concatenate([each.probabilities for each in every]),
+            boxes=_joined([each.boxes for each in every]),
+            true_boxes=_joined([each.true_boxes for each in every]),
         )
+
+
+def _joined(boxes: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
+    known = [each for each in boxes if each is not None]
+    return np.concatenate(known) if len(known) == len(boxes) else None
 
 
 @dataclass(slots=True)
@@ -99,6 +112,8 @@ class _Collected:
     rank: NDArray[np.int64]
     probability: NDArray[np.float64]
     truth: list[str] = field(default_factory=list)
+    boxes: NDArray[np.float64] | None = None  # (images, 4), those of rank 1
+    true_boxes: NDArray[np.float64] | None = None
 
     @property
     def given(self) -> NDArray[np.bool_]:
@@ -134,17 +149,49 @@ class Truth:
         self.images: dict[str, LabelledImage] = {}
         self._real = files.RealPaths()
         self._paths: dict[str, str] = {}  # the paths in `images`, for predictions to share their memory
+        self._boxes: dict[str, Box] = {}  # once they are compared, by the path of the whole image
         for image in images:
-            resolved = self._real.of(image.path)
-            known = self.images.setdefault(self._paths.setdefault(resolved, resolved), image)
-            if known.label != image.label:
-                raise CnnkitError(
-                    f'{name}: {image.path} has two labels: "{image.label or ""}", and "{known.label or ""}" as {known.path}'
-                )
+            self._add(image, image.path)
         if not any(image.label for image in self.images.values()):
             raise CnnkitError(
                 f"{name}: no labels; the truth is a manifest with a column label, or a folder of class folders"
             )
+
+    def _add(self, image: LabelledImage, path: str) -> str:
+        """Add an image under a path, and return the real path."""
+        resolved = self._real.of(path)
+        known = self.images.setdefault(self._paths.setdefault(resolved, resolved), image)
+        if known.label != image.label:
+            raise CnnkitError(
+                f'{self.name}: {path} has two labels: "{image.label or ""}", and "{known.label or ""}" as {known.path}'
+            )
+        return resolved
+
+    def take_whole_images(self) -> None:
+        """Take crops for whole images with a box, which is compared with the predicted one.
+
+        Raises:
+            CnnkitError: An image has two boxes or labels.
+        """
+        images = list(self.images.values())
+        self.images, self._paths = {}, {}
+        for image in images:
+            path, its = box.divided(image.path)
+            resolved = self._add(image, path)
+            if its is not None and self._boxes.setdefault(resolved, its) != its:
+                raise CnnkitError(
+                    f"{self.name}: {path} has several boxes, and a prediction has one; leave one box for each image"
+                )
+
+    def boxes_of(self, resolved: Sequence[str]) -> NDArray[np.float64] | None:
+        """Return the boxes of images by their real paths, (N, 4), NaN where there is none; None if there is no box at all."""
+        if not self._boxes:
+            return None
+        found = np.full((len(resolved), 4), np.nan)
+        for place, path in enumerate(resolved):
+            if (its := self._boxes.get(path)) is not None:
+                found[place] = its.x, its.y, its.width, its.height
+        return found
 
     @property
     def labels(self) -> set[str]:
@@ -327,6 +374,9 @@ def match_each(
     Raises:
         CnnkitError: A prediction without a true label, a duplicate, an image without a prediction, or a label that is not a class.
     """
+    tables = list(tables)
+    if isinstance(truth, Truth) and any(predictions.boxes is not None for predictions, _ in tables):
+        truth.take_whole_images()
     collected = [(_collect(predictions, truth, name=name), name) for predictions, name in tables]
     if isinstance(truth, FolderTruth):
         known = _predicted(collected) | {class_names.normal(each) for each in classes or ()}
@@ -405,6 +455,10 @@ def _collect(predictions: PredictionColumns, truth: Truth | FolderTruth, *, name
     first[found.image[found.rank == 1]] = True
     if not first.all():
         raise FormatError(f"{name}: {paths[int(first.argmin())]} has no prediction of rank 1")
+    if predictions.boxes is not None:
+        found.boxes = np.full((len(paths), 4), np.nan)
+        best = found.rank == 1
+        found.boxes[found.image[best]] = predictions.boxes[best]
     return found
 
 
@@ -447,6 +501,8 @@ def _look_up(found: _Collected, truth: Truth | FolderTruth, *, name: str) -> Non
             f"(looked for {lacking[0][1]})"
         )
     found.truth = [label for label in labels if label is not None]
+    if found.boxes is not None and isinstance(truth, Truth):
+        found.true_boxes = truth.boxes_of(found.resolved)
 
 
 def _check_labels(
@@ -500,6 +556,8 @@ def _as_arrays(found: _Collected, classes: tuple[str, ...]) -> MatchedPrediction
         prediction=prediction,
         confidence=confidence,
         probabilities=probabilities,
+        boxes=found.boxes,
+        true_boxes=found.true_boxes,
     )
 
 

@@ -48,6 +48,16 @@ def wilson_interval(hits: int, n: int, *, z: float = Z_95) -> tuple[float, float
     return low, high
 
 
+def box_iou(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the intersection over union of pairs of boxes, x, y, width and height, (N, 4): (N,); 0 where one is NaN or has no area."""
+    low = np.maximum(boxes[:, :2], others[:, :2])
+    high = np.minimum(boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:])
+    common = (high - low).clip(min=0).prod(axis=1)
+    union = boxes[:, 2:].prod(axis=1) + others[:, 2:].prod(axis=1) - common
+    shares: NDArray[np.float64] = np.divide(common, union, out=np.zeros(len(common)), where=common > 0)
+    return shares
+
+
 def confusion_matrix(truth: Indices, prediction: Indices, classes: int) -> Indices:
     """Count how often class `row` was predicted as class `column`; withheld predictions are in no column.
 

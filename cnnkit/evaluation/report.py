@@ -27,7 +27,16 @@ log = logging.getLogger("cnnkit")
 
 _OVERALL = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
 _PREDICTED = ("predicted", "accuracy_predicted")  # shown only if predictions were withheld
-_WORDS = {"n": "images", "log_loss": "log-loss", "roc_auc": "ROC AUC", "ece": "expected calibration error"}
+_BOXES = ("boxes", "iou", "iou_50", "iou_50_low", "iou_50_high")  # shown only if predictions and truth have boxes
+_WORDS = {
+    "n": "images",
+    "log_loss": "log-loss",
+    "roc_auc": "ROC AUC",
+    "ece": "expected calibration error",
+    "boxes": "images with a box",
+    "iou": "mean IoU",
+    "iou_50": "IoU of at least 0.5",
+}
 
 #: The widest confusion matrix that fits a terminal of 80 columns; of wider ones the most frequent confusions are listed.
 _TABLE_WIDTH = 78
@@ -49,6 +58,9 @@ class EvaluationReport:
 
     `accuracy_low` and `accuracy_high` bound the accuracy with 95 % confidence (Wilson). Withheld predictions (label `?`) count as wrong;
     `predicted` and `accuracy_predicted` leave them out. `confusion[i][j]` counts images of class i predicted as class j.
+
+    Of the `boxes` images whose truth has a box, `iou` is the mean intersection over union, and `iou_50` the share with at least 0.5, with
+    its interval; None unless there are boxes in predictions and truth.
     """
 
     n: int
@@ -65,10 +77,16 @@ class EvaluationReport:
     per_class: dict[str, metrics.ClassMeasures]
     confusion: list[list[int]]
     predictions: MatchedPredictions
+    boxes: int | None = None
+    iou: float | None = None
+    iou_50: float | None = None
+    iou_50_low: float | None = None
+    iou_50_high: float | None = None
 
     def measures(self) -> dict[str, float | None]:
         """Return every measure by the name that `--fail-under` takes: `accuracy`, `recall:cat`."""
-        found: dict[str, float | None] = {name: getattr(self, name) for name in (*_OVERALL, *_PREDICTED)}
+        shown = (*_OVERALL, *_PREDICTED, *(_BOXES if self.boxes else ()))
+        found: dict[str, float | None] = {name: getattr(self, name) for name in shown}
         for label, values in self.per_class.items():
             found |= {f"{name}:{label}": value for name, value in asdict(values).items()}
         return found
@@ -89,15 +107,17 @@ class EvaluationReport:
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Return the report as tables for a terminal, by title."""
-        interval = f"{self.accuracy_low:.4f} to {self.accuracy_high:.4f}"
+        intervals = {"accuracy": f"{self.accuracy_low:.4f} to {self.accuracy_high:.4f}"}
+        if self.boxes:
+            intervals["iou_50"] = f"{self.iou_50_low:.4f} to {self.iou_50_high:.4f}"
         measures = [
             {
                 "measure": _WORDS.get(name, name.replace("_", " ")),
                 "value": _shown(getattr(self, name)),
-                "95 % interval": interval if name == "accuracy" else "",
+                "95 % interval": intervals.get(name, ""),
             }
             for name in self._names()
-            if name not in ("accuracy_low", "accuracy_high")
+            if not name.endswith(("_low", "_high"))
         ]
         classes = [
             {
@@ -112,7 +132,7 @@ class EvaluationReport:
         return {"Measures": measures, "Classes": classes, **self._confusion_table()}
 
     def _names(self) -> tuple[str, ...]:
-        return _OVERALL if self.predicted == self.n else (*_OVERALL, *_PREDICTED)
+        return (*_OVERALL, *(() if self.predicted == self.n else _PREDICTED), *(_BOXES if self.boxes else ()))
 
     def _confusion_table(self) -> dict[str, list[dict[str, Any]]]:
         predictions = [*self.classes, WITHHELD] if self.predicted < self.n else [*self.classes]
@@ -234,7 +254,27 @@ def measure(predictions: MatchedPredictions) -> EvaluationReport:
         per_class=dict(zip(predictions.classes, per_class, strict=True)),
         confusion=confusion.tolist(),
         predictions=predictions,
+        **_of_boxes(predictions),
     )
+
+
+def _of_boxes(predictions: MatchedPredictions) -> dict[str, Any]:
+    """Compute the measures of boxes; nothing without boxes."""
+    if predictions.boxes is None or predictions.true_boxes is None:
+        return {}
+    known = ~np.isnan(predictions.true_boxes[:, 0])
+    if not known.any():
+        return {}
+    found = metrics.box_iou(predictions.boxes[known], predictions.true_boxes[known])
+    hits, boxes = int((found >= 0.5).sum()), len(found)
+    low, high = metrics.wilson_interval(hits, boxes)
+    return {
+        "boxes": boxes,
+        "iou": float(found.mean()),
+        "iou_50": hits / boxes,
+        "iou_50_low": low,
+        "iou_50_high": high,
+    }
 
 
 def _about_missing(missing: Sequence[LabelledImage], truth: Truth) -> str:

@@ -19,6 +19,10 @@ log = logging.getLogger("cnnkit")
 PANELS = {"loss": ("train_loss", "val_loss"), "accuracy": ("train_accuracy", "val_accuracy")}
 MEASURES = tuple(measure for pair in PANELS.values() for measure in pair)
 
+#: The measure of networks that also predict a box. It has no value in training.
+_IOU = "val_iou"
+_IOU_PANEL = {"IoU": ("", _IOU)}
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
@@ -36,8 +40,13 @@ class TrainingRun:
             "run": self.name,
             "epochs": len(self.rows),
             "best_epoch": self.best and self.best.epoch,
-            **{measure: finite(getattr(shown, measure)) for measure in MEASURES},
+            **{measure: finite(getattr(shown, measure)) for measure in (*MEASURES, *([_IOU] if self.has_iou else []))},
         }
+
+    @property
+    def has_iou(self) -> bool:
+        """Whether it is of a network that also predicts a box."""
+        return any(row.val_iou is not None for row in self.rows)
 
 
 def collect(
@@ -77,16 +86,24 @@ def collect(
     ]
 
 
-def points(runs: Iterable[TrainingRun]) -> Iterator[dict[str, Any]]:
+def panels(runs: Iterable[TrainingRun]) -> dict[str, tuple[str, str]]:
+    """Return the measures of each panel: training (empty if there is none), then validation."""
+    return PANELS | (_IOU_PANEL if any(run.has_iou for run in runs) else {})
+
+
+def points(runs: Sequence[TrainingRun]) -> Iterator[dict[str, Any]]:
     """Yield every epoch of every run as a record, with the measures as drawn, smoothed if requested."""
+    left_out = () if any(run.has_iou for run in runs) else (_IOU,)
     for run in runs:
         for row in run.smoothed:
-            record = {name: finite(value) for name, value in dataclasses.asdict(row).items()}
+            record = {name: finite(value) for name, value in dataclasses.asdict(row).items() if name not in left_out}
             yield {"run": run.name, **record, "best": run.best is not None and row.epoch == run.best.epoch}
 
 
 def curve(rows: Iterable[HistoryRow], measure: str) -> tuple[list[int], list[float]]:
-    """Return epochs and values of one measure, both (N,); epochs without a finite value are left out."""
+    """Return epochs and values of one measure, both (N,); epochs without a finite value are left out. Nothing for an empty name."""
+    if not measure:
+        return [], []
     known = [(row.epoch, value) for row in rows if (value := finite(getattr(row, measure))) is not None]
     return [epoch for epoch, _ in known], [value for _, value in known]
 
@@ -127,9 +144,10 @@ def smoothed(values: Sequence[float | None], weight: float) -> list[float | None
 def _smoothed(rows: list[HistoryRow], weight: float) -> list[HistoryRow]:
     if not weight:
         return rows
-    averages = [smoothed([getattr(row, measure) for row in rows], weight) for measure in MEASURES]
+    every = (*MEASURES, _IOU)
+    averages = [smoothed([getattr(row, measure) for row in rows], weight) for measure in every]
     return [
-        dataclasses.replace(row, **dict(zip(MEASURES, measures, strict=True)))
+        dataclasses.replace(row, **dict(zip(every, measures, strict=True)))
         for row, measures in zip(rows, zip(*averages, strict=True), strict=True)
     ]
 

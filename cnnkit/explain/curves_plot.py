@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cnnkit.choices import Monitor
 from cnnkit.explain import colormaps
-from cnnkit.explain.curves import PANELS, TrainingRun, curve
+from cnnkit.explain.curves import TrainingRun, curve, panels
 from cnnkit.formats import figures
 from cnnkit.messages import printable
 
@@ -52,7 +52,8 @@ def render(runs: Sequence[TrainingRun], *, monitor: Monitor = Monitor.VAL_LOSS) 
     legend = _explanations(runs, colours, monitor=monitor)
     figure = Figure(figsize=(_WIDTH, _HEIGHT + _LEGEND_ROW * len(legend)), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, measures) in zip(figure.subplots(1, len(PANELS), sharex=True), PANELS.items(), strict=True):
+    drawn = panels(runs)
+    for axes, (title, measures) in zip(figure.subplots(1, len(drawn), sharex=True), drawn.items(), strict=True):
         for run, colour in zip(runs, colours, strict=True):
             for measure, style in zip(measures, _STYLES, strict=True):
                 _draw(axes, run, measure, colour=colour, style=style)
@@ -82,7 +83,7 @@ def _explanations(
     runs: Sequence[TrainingRun], colours: Sequence[str], *, monitor: Monitor
 ) -> list[list[tuple[Line2D, str]]]:
     """Return the rows of the legend: the meaning of the lines, then the runs."""
-    validated = any(curve(run.rows, measure)[0] for run in runs for _, measure in PANELS.values())
+    validated = any(curve(run.rows, measure)[0] for run in runs for _, measure in panels(runs).values())
     words = ("training", "validation") if validated else ("training",)
     meanings = [
         (Line2D([], [], color="0.3", linestyle=style), word) for style, word in zip(_STYLES, words, strict=False)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import plotext
 
 from cnnkit.choices import Monitor
-from cnnkit.explain.curves import PANELS, TrainingRun, curve, finite
+from cnnkit.explain.curves import TrainingRun, curve, finite, panels
 from cnnkit.formats.history import HistoryRow
 from cnnkit.messages import printable
 
@@ -50,17 +50,19 @@ def draw(
     """
     columns = min(columns, _MOST_COLUMNS)
     legend = _legend(runs, columns, monitor)
-    side_by_side = columns >= _SIDE_BY_SIDE_FROM
+    shown = panels(runs)
+    side_by_side = columns >= _SIDE_BY_SIDE_FROM * len(shown) // 2
     room = lines - len(legend) - 1
-    rows = room - _AROUND if side_by_side else room // len(PANELS) - _AROUND
+    rows = room - _AROUND if side_by_side else room // len(shown) - _AROUND
     rows = min(max(rows, _LEAST_ROWS), _MOST_ROWS)
-    width = (columns - _GAP) // len(PANELS) if side_by_side else columns
-    panels = [_panel(runs, title, measures, width, rows) for title, measures in PANELS.items()]
+    width = (columns - _GAP * (len(shown) - 1)) // len(shown) if side_by_side else columns
+    parts = [_panel(runs, title, measures, width, rows) for title, measures in shown.items()]
     if side_by_side:
-        left, right = panels
-        drawn = [[*_padded(line, width + _GAP), *other] for line, other in zip(left, right, strict=True)]
+        drawn = parts[-1]
+        for left in reversed(parts[:-1]):
+            drawn = [[*_padded(line, width + _GAP), *other] for line, other in zip(left, drawn, strict=True)]
     else:
-        drawn = [line for panel in panels for line in panel]
+        drawn = [line for part in parts for line in part]
     return [_clipped(line, columns) for line in [*drawn, [], *legend]]
 
 
@@ -198,7 +200,7 @@ def _style(codes: str) -> str:
 
 def _legend(runs: Sequence[TrainingRun], columns: int, monitor: Monitor) -> list[list[Span]]:
     """Return the legend: the meaning of the lines, then the runs with their best epochs."""
-    validated = any(curve(run.rows, measure)[0] for run in runs for _, measure in PANELS.values())
+    validated = any(curve(run.rows, measure)[0] for run in runs for _, measure in panels(runs).values())
     words = ["⠂⠐ ⠂ training"]
     if validated:
         words.append("⠒⠒⠒⠒ validation")

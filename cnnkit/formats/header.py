@@ -102,6 +102,8 @@ class Header:
     head: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     made_by: dict[str, str] = field(default_factory=dict)
+    #: Notation of a second head, which computes a box from the backbone's output; None for a network without one.
+    box_head: str | None = None
 
     @property
     def has_views(self) -> bool:
@@ -116,6 +118,8 @@ class Header:
     def to_json(self) -> str:
         """Return the record as one line of JSON; equal records give equal text."""
         record = asdict(self)
+        if self.box_head is None:
+            del record["box_head"]
         if self.preprocess is not None:
             del record["preprocess"]["across"]
             if not self.preprocess.grey:
@@ -187,6 +191,7 @@ class Header:
             head=found.head,
             training=record.get("training") or {},
             made_by=found.made_by or {},
+            box_head=found.box_head,
         )
 
     def but(self, **changes: Any) -> Self:  # noqa: ANN401 - any field
@@ -248,6 +253,7 @@ class _HeaderFile(msgspec.Struct):
     head: _Notation | None = None
     training: _TrainingFile | None = None
     made_by: dict[str, str] | None = None
+    box_head: _Notation | None = None
 
     def __post_init__(self) -> None:
         """Raise an error for two classes with the same name."""

@@ -42,6 +42,8 @@ _ACCURACIES = ("train_accuracy", "val_accuracy")
 _ROUNDING = 1e-5
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
+#: Columns of networks that also predict a box.
+_OF_BOXES = ("val_iou",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class HistoryRow:
     val_accuracy: float | None = None
     lr: float | None = None
     seconds: float | None = None
+    val_iou: float | None = None
 
 
 class Validated(Protocol):
@@ -91,6 +94,7 @@ class HistoryWriter:
                 f"{path}: would be overwritten by the history, but is not one; choose another name for the model"
             )
         self._file: FileIO | None = None
+        self._columns: tuple[str, ...] = COLUMNS
 
     def __enter__(self) -> Self:
         """Return the writer; an existing history stays until the first epoch ends."""
@@ -109,13 +113,15 @@ class HistoryWriter:
         with atomic.naming(self.path):
             if self._file is None:
                 self._file = self.path.open("wb", buffering=0)
-                self._file.write((",".join(COLUMNS) + "\n").encode())
-            self._file.write((",".join(_number(row[column]) for column in COLUMNS) + "\n").encode())
+                self._columns = (*COLUMNS, *(column for column in _OF_BOXES if column in row))
+                self._file.write((",".join(self._columns) + "\n").encode())
+            self._file.write((",".join(_number(row[column]) for column in self._columns) + "\n").encode())
 
 
 def _is_history(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.readline().rstrip(b"\r\n") == ",".join(COLUMNS).encode()
+        head = file.readline().rstrip(b"\r\n")
+        return head in (",".join(COLUMNS).encode(), ",".join((*COLUMNS, *_OF_BOXES)).encode())
 
 
 def _number(value: float | None) -> str:
@@ -235,7 +241,8 @@ class _Table:
         delimiter = next((each for each in ",;\t" if each in text), ",")
         columns = _fields(text, delimiter, where=name)
         if set(COLUMNS) <= set(columns):
-            return cls(columns, {column: columns.index(column) for column in COLUMNS}, delimiter, is_own=True)
+            own = [*COLUMNS, *(column for column in _OF_BOXES if column in columns)]
+            return cls(columns, {column: columns.index(column) for column in own}, delimiter, is_own=True)
         lower = [column.lower() for column in columns]
         places = {}
         for column in COLUMNS:

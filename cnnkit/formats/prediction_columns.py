@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cnnkit.errors import FormatError
 from cnnkit.formats import delimited, table_columns, tables
+from cnnkit.formats.box import Box
 from cnnkit.formats.predictions import Prediction
 
 #: Rounding error of a softmax in float32, allowed above 1.
@@ -36,6 +37,7 @@ _ALIASES = {
     "label": (*table_columns.LABEL_ALIASES, *_PREDICTED),
     "rank": (),
     "probability": ("prob", "confidence", "score"),
+    "box": (),
 }
 
 
@@ -44,7 +46,8 @@ class PredictionColumns:
     """R rows of predictions as columns.
 
     `paths` and `labels` are the distinct ones, in the order of their first rows; `path` and `label` (R,) are indices of them. `rank` (R,)
-    counts from 1; `probability` (R,) is NaN where unknown.
+    counts from 1; `probability` (R,) is NaN where unknown. `boxes` (R, 4) are x, y, width and height of predicted boxes, NaN where there
+    is none; None without a column `box`.
     """
 
     paths: list[str]
@@ -53,6 +56,7 @@ class PredictionColumns:
     label: NDArray[np.int32]
     rank: NDArray[np.int64]
     probability: NDArray[np.float64]
+    boxes: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, rows: Iterable[Prediction]) -> "PredictionColumns":
@@ -122,15 +126,34 @@ def read(lines: Iterable[bytes], *, name: str) -> PredictionColumns:
         )
         for block in blocks:
             rank, probability = _numbers(block, name)
+            boxes = _boxes(block["box"], block["path"], name) if "box" in block else np.empty((len(rank), 0))
             path, label = (
                 np.fromiter(map(codes.__getitem__, words), np.int32, len(words))
                 for codes, words in ((paths, block["path"]), (labels, block["label"]))
             )
-            found.append((path, label, rank, probability))
+            found.append((path, label, rank, probability, boxes))
     if not found:
         raise FormatError(f"{name}: no predictions; the command that should have written them may have failed")
-    path, label, rank, probability = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return _ranked(PredictionColumns(list(paths), list(labels), path, label, rank, probability))
+    path, label, rank, probability, boxes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    columns = PredictionColumns(list(paths), list(labels), path, label, rank, probability)
+    return _ranked(replace(columns, boxes=boxes) if boxes.shape[1] else columns)
+
+
+def _boxes(words: Sequence[str], paths: Sequence[str], name: str) -> NDArray[np.float64]:
+    """Read predicted boxes, (R, 4); NaN where there is none.
+
+    Raises:
+        FormatError: One is not a box.
+    """
+    found = np.full((len(words), 4), nan)
+    for place, word in enumerate(words):
+        if word:
+            try:
+                box = Box.parse(word)
+            except FormatError as error:
+                raise FormatError(f"{name}: {paths[place]}: {error}") from error
+            found[place] = box.x, box.y, box.width, box.height
+    return found
 
 
 def _numbers(block: Mapping[str, list[str]], name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -203,6 +226,7 @@ def _ranked(columns: PredictionColumns) -> PredictionColumns:
         label=columns.label[order],
         rank=rank[order],
         probability=columns.probability[order],
+        boxes=None if columns.boxes is None else columns.boxes[order],
     )
 
 

@@ -150,11 +150,18 @@ class Ensemble:
                 self._resize(spec.size)
         if logits and not first.gives_logits:
             raise UsageError(f"{first.name} has probabilities and no logits; drop --logits")
+        if len(self.models) > 1 and (boxed := next((model.name for model in self.models if model.gives_box), None)):
+            raise UsageError(f"{boxed} predicts boxes, which cannot vote; give that model alone")
         self.classes, self._logits = first.classes, logits
         self._orders = [
             class_order(model.classes, first.classes, name=model.name, reference_name=first.name)
             for model in self.models
         ]
+
+    @property
+    def gives_box(self) -> bool:
+        """Whether the network predicts a box, too; then it is the only one."""
+        return self.models[0].gives_box
 
     @property
     def device(self) -> str:
@@ -227,7 +234,7 @@ class Ensemble:
         )
 
     def predict(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """Return the probabilities of each model, (N, classes), followed by the logits if requested.
+        """Return the probabilities of each model, (N, classes), followed by the logits if requested, and by boxes if there are any.
 
         Args:
             inputs: One batch per model.

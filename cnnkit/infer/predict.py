@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.callbacks import Callbacks, Skip, ignore_skip
-from cnnkit.data import shards
+from cnnkit.data import box_geometry, box_targets, in_memory, shards
 from cnnkit.data.shards import Shard
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
@@ -21,6 +21,7 @@ from cnnkit.engine.runner import Rates
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.evaluation.matching import MatchedPredictions
 from cnnkit.formats import tsv
+from cnnkit.formats.box import Box
 from cnnkit.formats.predictions import WITHHELD, Prediction
 from cnnkit.infer import ensemble, feature_input
 from cnnkit.infer.config import ModelSpec, PredictConfig
@@ -48,16 +49,33 @@ class PredictionWithLogit(Prediction):
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionWithBox(Prediction):
+    """A prediction with the box of the object, in pixels of the upright image; None if it is outside of the image."""
+
+    box: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionWithLogitAndBox(PredictionWithLogit):
+    """A prediction with both."""
+
+    box: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImageOutput:
     """Prediction of one image; `probabilities` is None if the image could not be used.
 
     `probabilities` (classes,) are the scores of the classes, `ranking` (classes,) the classes from best to worst, `logits` (classes,).
+    `box` is in pixels of the upright image; None if it is outside of the image, or the network predicts none, see `has_box`.
     """
 
     path: str
     probabilities: NDArray[np.float32] | None = None
     ranking: NDArray[np.int64] | None = None
     logits: NDArray[np.float32] | None = None
+    box: Box | None = None
+    has_box: bool = False
 
 
 class Predictor:
@@ -97,6 +115,10 @@ class Predictor:
         self._batch = config.batch_on(self._ensemble.device)
         self.classes = self._ensemble.classes
         self._config, self._views = config, views
+        if self.gives_box and views is not None:
+            raise UsageError(
+                f"{models[0]} predicts a box, and the boxes of several views cannot vote; drop --tta and --crops"
+            )
         for model in self._ensemble.models:
             if views is not None and model.preprocess is not None:
                 check_test_views(views, model.preprocess, name=model.name, native=self._ensemble.native)
@@ -105,6 +127,11 @@ class Predictor:
     def device(self) -> str:
         """The kind of device that the networks run on: cpu or cuda."""
         return self._ensemble.device
+
+    @property
+    def gives_box(self) -> bool:
+        """Whether the network predicts a box, too."""
+        return self._ensemble.gives_box
 
     @property
     def takes_features(self) -> bool:
@@ -133,6 +160,9 @@ class Predictor:
             images = list(images)
             before, of_all = shard.bounds(len(images))[0], len(images)
             images = shards.share(images, shard)
+        if self.gives_box:  # it was trained on whole images, and finds the box itself
+            whole = map(box_targets.whole_image, images)
+            images = list(whole) if isinstance(images, Sequence) else whole
         coming = iter(images)
         first = list(islice(coming, at_once))
         total = len(images) if isinstance(images, Sequence) else len(first) if len(first) < at_once else None
@@ -200,8 +230,18 @@ class Predictor:
                     callbacks.skip(image.path, str(outputs))
                     yield ImageOutput(image.path)
                 else:
+                    boxes = outputs.pop() if self.gives_box else None
                     (values,) = zip(*self._voted(outputs, views), strict=True)
-                    yield _image_output(image.path, values, callbacks.skip)
+                    output = _image_output(image.path, values, callbacks.skip)
+                    yield output if boxes is None else self._with_box(output, image, boxes)
+
+    def _with_box(self, output: ImageOutput, image: ImageFile, values: NDArray[np.float32]) -> ImageOutput:
+        """Add the box, (1, 4), to an output; the size of the image is read from its file."""
+        preprocess = self._ensemble.models[0].preprocess
+        if output.probabilities is None or preprocess is None:
+            return output
+        found = box_geometry.in_image(values[0], in_memory.upright_size(image), preprocess)
+        return replace(output, box=found, has_box=True)
 
     def features(self, found: Sequence[FeatureRows], *, callbacks: Callbacks | None = None) -> Iterator[ImageOutput]:
         """Predict rows of features, in their order.
@@ -269,7 +309,8 @@ def _image_output(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> Imag
     if not np.isfinite(values[0]).all():
         skip(path, _NOT_FINITE)
         return ImageOutput(path)
-    return ImageOutput(path, *values)
+    probabilities, ranking, *logits = values
+    return ImageOutput(path, probabilities, ranking, logits[0] if logits else None)
 
 
 def rows(
@@ -304,10 +345,13 @@ def _rows_of(output: ImageOutput, classes: Sequence[str], *, top: int, min_proba
         for rank, place in enumerate(output.ranking[:top], start=1):
             probability = _number(output.probabilities[place])
             label = classes[place] if probability >= min_probability else WITHHELD
-            if output.logits is None:
-                yield Prediction(output.path, rank, label, probability)
+            row = output.path, rank, label, probability
+            logit = None if output.logits is None else _number(output.logits[place])
+            box = None if output.box is None else output.box.text()
+            if output.has_box:
+                yield PredictionWithBox(*row, box) if logit is None else PredictionWithLogitAndBox(*row, logit, box)
             else:
-                yield PredictionWithLogit(output.path, rank, label, probability, _number(output.logits[place]))
+                yield Prediction(*row) if logit is None else PredictionWithLogit(*row, logit)
 
 
 def labels(

@@ -105,15 +105,27 @@ class Extractor(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A whole network: `forward` returns logits (N, classes), or (N, 1) where a single sigmoid decides between two classes."""
+    """A whole network: `forward` returns logits (N, classes), or (N, 1) where a single sigmoid decides between two classes.
 
-    def __init__(self, backbone: nn.Module, head: build.Network, *, preprocess: Preprocess, pool: Pool) -> None:
+    With a `box` head, `ClassesAndBox` computes a box from the backbone's output, too.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: build.Network,
+        *,
+        preprocess: Preprocess,
+        pool: Pool,
+        box: build.Network | None = None,
+    ) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.normalise = InputNormalization(preprocess)
         self.base = backbone
         self.pool = Pooling(pool, token_grid.of_cut(backbone))
         self.head = head
+        self.box = box
 
     def features(self, images: Tensor) -> Tensor:
         """Compute the input of the head for uint8 images (N, H, W, 3)."""
@@ -126,6 +138,78 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits of uint8 images (N, H, W, 3)."""
         return self.head(self.features(images))  # type: ignore[no-any-return] # modules return Any
+
+
+class ClassesAndBox(nn.Module):
+    """A classifier with a box head, whose modules it shares: `forward` returns logits and box of each image in one row.
+
+    Attributes:
+        heads: The last stage.
+    """
+
+    def __init__(self, whole: Classifier) -> None:
+        super().__init__()
+        self.normalise, self.base = whole.normalise, whole.base
+        self.heads = TwoHeads(whole)
+
+    def stages(self) -> list[nn.Module]:
+        """Return the modules that `forward` calls one after another."""
+        return [self.normalise, *build.stages(self.base), self.heads]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits and box of uint8 images: (N, H, W, 3) -> (N, logits + 4)."""
+        return self.heads(self.base(self.normalise(images)))  # type: ignore[no-any-return] # modules return Any
+
+
+class TwoHeads(nn.Module):
+    """The heads of a classifier that also returns a box: both read the backbone's output."""
+
+    def __init__(self, whole: Classifier) -> None:
+        super().__init__()
+        assert whole.box is not None
+        self.pool, self.head, self.box = whole.pool, whole.head, whole.box
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Concatenate logits and box, (N, logits + 4)."""
+        return torch.cat([self.head(self.pool(maps)), self.box(maps)], 1)
+
+
+#: The numbers of a box: its centre and its sides, (cx, cy, w, h), as shares of the input's sides.
+BOX_NUMBERS = 4
+
+#: The default box head: each number is a weighted sum of all values of the backbone's map. Pooled features would have lost the place.
+BOX_HEAD = f"flatten, dense {BOX_NUMBERS}"
+
+
+def build_box_head(
+    text: str, backbone: nn.Module, *, preprocess: Preprocess, most: int = build.MOST_PARAMS
+) -> build.Network:
+    """Build a head that computes a box from the output of a backbone.
+
+    Args:
+        text: Notation of the whole head.
+        backbone: In eval mode.
+        preprocess: That of the network.
+        most: The most parameters allowed.
+
+    Raises:
+        UsageError: The backbone does not end in a map, or the head does not return four numbers.
+    """
+    extractor = Extractor(backbone, preprocess=preprocess, pool=Pool.NONE).eval()
+    shape = feature_shape(extractor, preprocess)
+    if len(shape) != 3:
+        kind = "tokens" if len(shape) == 2 else "a vector"
+        raise UsageError(
+            f"a box is computed from a map, and this network has {kind} ({'x'.join(map(str, shape))}); "
+            "give a network of convolutions"
+        )
+    head = build_head(text, shape, most=most)
+    channels, height, width = shape
+    with torch.no_grad():
+        made = tuple(head.eval()(torch.zeros(1, channels, height, width)).shape[1:])
+    if made != (BOX_NUMBERS,):
+        raise UsageError(f'the box head "{text}" returns {"x".join(map(str, made))} values, a box has {BOX_NUMBERS}')
+    return head
 
 
 def class_logits(logits: Tensor) -> Tensor:
@@ -210,9 +294,12 @@ def from_header(header: Header, state: Mapping[str, Tensor], *, name: str) -> Cl
         backbone = backbones.skeleton(header.backbone, size=preprocess.size, grey=preprocess.grey, most=most).eval()
         extractor = Extractor(backbone, preprocess=preprocess, pool=pool).eval()
         head = build_head(header.head, feature_shape(extractor, preprocess), most=most)
+        box = None
+        if header.box_head is not None:
+            box = build_box_head(header.box_head, backbone, preprocess=preprocess, most=most)
     except UsageError as error:
         raise FormatError(f"{name}: its header and its weights do not fit together ({error})") from error
-    classifier = Classifier(backbone, head, preprocess=preprocess, pool=pool)
+    classifier = Classifier(backbone, head, preprocess=preprocess, pool=pool, box=box)
     for key, tensor in classifier.state_dict().items():
         if key in state and tensor.is_floating_point() != state[key].is_floating_point():
             raise FormatError(

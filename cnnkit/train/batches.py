@@ -9,9 +9,11 @@ from torch import Tensor
 
 from cnnkit.callbacks import Progress
 from cnnkit.choices import Sample
+from cnnkit.engine import torch_device
 from cnnkit.train import dataset
+from cnnkit.train.boxes import BoxTargets
 from cnnkit.train.config import ImageTrainConfig
-from cnnkit.train.dataset import Examples, MixupPairs
+from cnnkit.train.dataset import Boxed, Examples, MixupPairs
 from cnnkit.train.distributed import World
 from cnnkit.train.loop import Plain, TrainBatch
 from cnnkit.train.optim import MixupTargets
@@ -94,7 +96,7 @@ class Batches:
         for index, inputs in enumerate(train.inputs(own, number, pairs)):
             targets = known[places[index] % count]
             if pairs is None:
-                yield inputs, targets
+                yield inputs, self._with_boxes(train, targets, own[index], number)
             else:
                 yield inputs, MixupTargets(targets, known[partners[index] % count], pairs[index].share)
             shown += len(batches[index])
@@ -140,7 +142,12 @@ class Batches:
         rows = dataset.ordered_batches(len(val.targets), batch=max(self._config.batch // pieces, 1), world=self._world)
         places = dataset.on_device(rows, self._device)
         for chosen, inputs in zip(places, val.inputs(rows, None), strict=True):
-            yield inputs, known[chosen]
+            yield inputs, self._with_boxes(val, known[chosen], chosen, None)
+
+    def _with_boxes(self, examples: Examples, targets: Tensor, rows: Tensor, epoch: int | None) -> Tensor | BoxTargets:
+        """Add the boxes of rows to the targets of their classes, if the examples have boxes."""
+        boxes = examples.boxes(rows, epoch) if isinstance(examples, Boxed) else None
+        return targets if boxes is None else BoxTargets(targets, torch_device.upload(boxes, self._device))
 
 
 def cutmix_box(share: float, centre: Sequence[float], *, size: int) -> tuple[tuple[slice, slice], float]:

@@ -6,6 +6,7 @@ The functions of this package take what `checked()` returns: contradictions reje
 import dataclasses
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -77,6 +78,18 @@ class Epoch:
     val_accuracy: float | None
     lr: float
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BoxEpoch(Epoch):
+    """The measures of one epoch of a network that also learns a box; `val_iou` is the mean over the images with a box."""
+
+    val_iou: float | None = None
+
+
+def epoch_of(record: Mapping[str, Any]) -> Epoch:
+    """Return an epoch from its fields."""
+    return BoxEpoch(**record) if "val_iou" in record else Epoch(**record)
 
 
 _SMOOTHING = "Label smoothing: share of the target that is spread over all classes."

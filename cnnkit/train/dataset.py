@@ -3,9 +3,9 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import augment_notation, decode, preprocessing, reader
+from cnnkit.data import augment_notation, box_geometry, decode, preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.data.train_val import TrainValImages
 from cnnkit.engine import torch_device
 from cnnkit.engine.resample import Augmenter
 from cnnkit.errors import BadImageError, CnnkitError
+from cnnkit.formats.box import Box
 from cnnkit.formats.header import LUMA, Preprocess
 from cnnkit.train import val_size
 from cnnkit.train.config import ImageTrainConfig, RunConfig, parse_size
@@ -69,6 +70,15 @@ class Examples(Protocol):
         ...
 
 
+@runtime_checkable
+class Boxed(Protocol):
+    """Rows that may have boxes, too."""
+
+    def boxes(self, rows: Tensor, epoch: int | None) -> Tensor | None:
+        """Return the boxes of rows, (n, 4) on the CPU, or None if they are no targets; the arguments are those of `Examples.inputs`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PixelStatistics:
     """Statistics of all pixels, per RGB channel, with values from 0 to 1; for grey images, three times that of the brightness."""
@@ -91,6 +101,7 @@ class ImageSet:
         budget: int,
         augmenter: Augmenter | None = None,
         measured: bool = True,
+        boxes: Mapping[str, Box] | None = None,
         jobs: int | None = None,
         callbacks: Callbacks,
     ) -> None:
@@ -104,6 +115,7 @@ class ImageSet:
             budget: Bytes of memory for decoded images; if they do not fit, they are read again in every epoch.
             augmenter: Makes the augmented copies.
             measured: Measure the pixel statistics.
+            boxes: Boxes by the path of their image, to be predicted; None if there are none to predict.
             jobs: Threads that decode.
             callbacks: Progress, and skipped images.
         """
@@ -115,12 +127,15 @@ class ImageSet:
         moments = _Moments(grey=prepare.grey)
         self.images: list[ImageFile] = []
         self.fingerprints: list[str] = []
+        targets: list[NDArray[np.float32]] = []
         for number, (image, loaded) in enumerate(reader.read(images, self._load, jobs=jobs), start=1):
             callbacks.progress(number, len(images))
             if isinstance(loaded, BadImageError):
                 callbacks.skip(image.path, str(loaded))
                 continue
-            pixels, fingerprint = loaded
+            pixels, fingerprint, upright = loaded
+            if boxes is not None:
+                targets.append(box_geometry.target(boxes.get(image.path), upright, prepare))
             if measured:
                 moments.add(pixels)
             if fits:
@@ -129,6 +144,7 @@ class ImageSet:
             self.fingerprints.append(fingerprint)
         numbers = {label: number for number, label in enumerate(classes)}
         self.targets = torch.tensor([numbers[image.label or ""] for image in self.images], dtype=torch.long)
+        self._boxes = None if boxes is None else np.array(targets, dtype=np.float32).reshape(-1, 4)
         self.statistics = moments.statistics() if measured and self.images else None
         self._pixels = self._placed(torch.from_numpy(kept[: len(self.images)])) if fits else None
 
@@ -137,9 +153,32 @@ class ImageSet:
         """The size of the decoded images in memory, in bytes."""
         return 0 if self._pixels is None else self._pixels.nbytes
 
-    def _load(self, path: str) -> tuple[NDArray[np.uint8], str]:
+    def _load(self, path: str) -> tuple[NDArray[np.uint8], str, tuple[int, int]]:
         (original,) = decode.read_reduced(path, [preprocessing.enough(self._prepare)])
-        return preprocessing.prepare(original, self._prepare), original.fingerprint
+        return preprocessing.prepare(original, self._prepare), original.fingerprint, original.size
+
+    @property
+    def box_targets(self) -> NDArray[np.float32] | None:
+        """The boxes of all images, (N, 4), NaN where there is none; None if boxes are not predicted."""
+        return self._boxes
+
+    def boxes(self, rows: Tensor, epoch: int | None) -> Tensor | None:
+        """Return the boxes of rows, or of their augmented copies, (n, 4); see `Boxed`."""
+        if self._boxes is None:
+            return None
+        count = len(self.images)
+        found = self._boxes[(rows % count).cpu().numpy()]
+        if self.augmenter is not None and epoch is not None:
+            fingerprints, copies = self._copy_numbers(rows, epoch)
+            draws = self.augmenter.draws(fingerprints, copies)
+            found = box_geometry.augmented(found, draws, side=self._prepare.size)
+        return torch.from_numpy(found)
+
+    def _copy_numbers(self, rows: Tensor, epoch: int) -> tuple[list[str], list[int]]:
+        """Return the fingerprints of rows, and the numbers of their augmented copies."""
+        count = len(self.images)
+        fingerprints = [self.fingerprints[row % count] for row in rows.tolist()]
+        return fingerprints, [epoch + _COPIES_APART * (row // count) for row in rows.tolist()]
 
     def _placed(self, pixels: Tensor) -> Tensor:
         if self._device.type == "cuda" and pixels.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(self._device)[0]:
@@ -168,9 +207,7 @@ class ImageSet:
         for rows, pixels in zip(batches, self._batches([rows % count for rows in batches]), strict=True):
             here = pixels.to(self._device, non_blocking=True)  # pinned, if there is a GPU: it copies asynchronously
             if self.augmenter is not None and epoch is not None:
-                fingerprints = [self.fingerprints[row % count] for row in rows.tolist()]
-                copies = [epoch + _COPIES_APART * (row // count) for row in rows.tolist()]
-                here = self.augmenter(here, fingerprints, copies)
+                here = self.augmenter(here, *self._copy_numbers(rows, epoch))
             yield here
 
     def _batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -296,11 +333,12 @@ def load_train_val(
     *,
     device: torch.device,
     measured: bool = False,
+    boxes: Mapping[str, Box] | None = None,
     callbacks: Callbacks,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Read every image, and keep the sets that fit into memory, the training set first.
 
-    With `measured`, the pixel statistics of the training set are measured.
+    With `measured`, the pixel statistics of the training set are measured. `boxes`, by the path of their image, are second targets.
 
     Raises:
         CnnkitError: No image of a class could be used.
@@ -320,6 +358,7 @@ def load_train_val(
             budget=budget,
             augmenter=None if number else augmenter,
             measured=measured and not number,
+            boxes=boxes,
             jobs=run.jobs,
             callbacks=dataclasses.replace(callbacks, progress=progress),
         )
@@ -343,10 +382,10 @@ def _refuse_emptied(images: Sequence[ImageFile], loaded: ImageSet) -> None:
 
 
 def content_hash(train: ImageSet, val: ImageSet | None) -> str:
-    """Hash the images of a training run by content and class: independent of their paths, dependent on their order."""
+    """Hash the images of a training run by content, class and box: independent of their paths, dependent on their order."""
     digest = hashlib.sha256()
     for each in (train, val):
         for fingerprint, target in zip(each.fingerprints, each.targets.tolist(), strict=True) if each else ():
             digest.update(f"{fingerprint} {target}\n".encode())
-        digest.update(b"\n")
+        digest.update(b"\n" if each is None or each.box_targets is None else each.box_targets.tobytes() + b"\n")
     return digest.hexdigest()[:20]

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from cnnkit.choices import Monitor
 from cnnkit.engine import device_errors, torch_device
 from cnnkit.errors import CnnkitError, MemoryFullError
 from cnnkit.formats import history
-from cnnkit.train import dataset
-from cnnkit.train.config import Epoch
+from cnnkit.train import boxes, dataset
+from cnnkit.train.boxes import BoxTargets
+from cnnkit.train.config import BoxEpoch, Epoch
 from cnnkit.train.distributed import ALONE, World
 from cnnkit.train.mixed_precision import Precision
 from cnnkit.train.optim import Criterion, ModelEma, Targets, correct, target_shares
@@ -41,8 +43,17 @@ _SATURATED = -math.log(torch.finfo(torch.float32).eps)
 # Part of the error of torch's batch norm when there is no variance to divide by.
 _ONE_VALUE = "more than 1 value per channel"
 
-#: Inputs (N, ...) and targets (N,).
-Plain = tuple[Tensor, Tensor]
+#: Inputs (N, ...) and targets (N,), or these and boxes.
+Plain = tuple[Tensor, Tensor | BoxTargets]
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The measures of a module on some images: mean loss, accuracy, and mean IoU of the boxes if there are any."""
+
+    loss: float
+    accuracy: float
+    iou: float | None = None
 
 
 class DivergedError(CnnkitError):
@@ -180,14 +191,21 @@ class TrainStep:
         # Filled in on the device: copying a tensor from the host would synchronize both
         count = torch.full((), float(len(inputs)), device=inputs.device)
         weights = [self.criterion.weight(each) for each, _ in shares]
-        *wholes, rows = self.world.sum(torch.stack([*weights, count])).unbind()
+        known = [targets.boxes] if isinstance(targets, BoxTargets) else []
+        counts = [boxes.count(each).to(count.dtype) for each in known]
+        *wholes, rows = self.world.sum(torch.stack([*weights, *counts, count])).unbind()
+        with_box = [each.clamp(min=1) for each in wholes[len(shares) :]]
         self.optimizer.zero_grad(set_to_none=True)
         measures = torch.zeros(3, dtype=torch.float64, device=inputs.device)
-        cuts = [piece.tensor_split(pieces) for piece in (inputs, *(each for each, _ in shares))]
+        cuts = [piece.tensor_split(pieces) for piece in (inputs, *(each for each, _ in shares), *known)]
         for number, (piece, *targets_of_piece) in enumerate(zip(*cuts, strict=True), start=1):
             logits = self._forward(piece).float()
             loss = torch.zeros((), device=inputs.device)
-            for (_, share), expected, whole in zip(shares, targets_of_piece, wholes, strict=True):
+            for whole_boxes in with_box:
+                logits, found = boxes.divided(logits)
+                assert self.criterion.box is not None
+                loss = loss + self.criterion.box * boxes.total_loss(found, targets_of_piece[-1]) / whole_boxes
+            for (_, share), expected, whole in zip(shares, targets_of_piece, wholes, strict=False):
                 loss = loss + share * self.criterion.total(logits, expected) / whole
                 measures[1] += share * correct(logits.detach(), expected)
             measures[0] += (loss * rows).detach()
@@ -331,18 +349,21 @@ def fit(
         with step.averaged():
             module = step.module.eval()
             step.world.align(module)
-            val_loss, val_accuracy = (
-                evaluate(module, validate(), step.criterion, world=step.world, precision=step.precision)
+            found = (
+                measured_on(module, validate(), step.criterion, world=step.world, precision=step.precision)
                 if validate
-                else (None, None)
+                else None
             )
+            val_loss, val_accuracy = (found.loss, found.accuracy) if found else (None, None)
             if not (_is_finite(module) if val_loss is None else math.isfinite(val_loss)):
                 raise DivergedError(
                     f"the network's outputs became NaN or infinite in the last step of epoch {number}, "
                     f"at a learning rate of {step.lr:g}; give a smaller --lr"
                 )
             seconds = round(time.perf_counter() - started, 3)
-            epoch = Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, step.lr, seconds)
+            measures = number, train_loss, train_accuracy, val_loss, val_accuracy, step.lr, seconds
+            iou = found.iou if found else None
+            epoch = Epoch(*measures) if step.criterion.box is None else BoxEpoch(*measures, iou)
             best.offer(epoch, module)
         done.append(epoch)
         yield epoch
@@ -385,22 +406,41 @@ def evaluate(
     world: World = ALONE,
     precision: Precision | None = None,
 ) -> tuple[float, float]:
-    """Compute mean loss and accuracy of a module in eval mode, without penalties, smoothing and class weights.
+    """Compute mean loss and accuracy, as `measured_on`."""
+    found = measured_on(module, batches, criterion, world=world, precision=precision)
+    return found.loss, found.accuracy
 
-    On a CPU in float32, as the exported network; on a GPU in the precision of the training. A process may have no batch.
+
+def measured_on(
+    module: nn.Module,
+    batches: Iterable[Plain],
+    criterion: Criterion,
+    *,
+    world: World = ALONE,
+    precision: Precision | None = None,
+) -> Validation:
+    """Compute mean loss and accuracy of a module in eval mode, without penalties, smoothing and class weights, and the IoU of its boxes.
+
+    On a CPU in float32, as the exported network; on a GPU in the precision of the training. A process may have no batch. The loss of
+    boxes is averaged over the images that have one.
     """
     plain = Criterion(criterion.loss)
     device = next(module.parameters()).device
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    sums = torch.zeros(6, dtype=torch.float64, device=device)
     with torch.inference_mode(), (precision or Precision(device)).untrained():
         for inputs, targets in batches:
             logits = module(inputs).float()
+            of_boxes = [torch.zeros((), device=device)] * 3
+            if isinstance(targets, BoxTargets):
+                (logits, found), known = boxes.divided(logits), targets.boxes
+                of_boxes = [boxes.total_loss(found, known), boxes.total_iou(found, known), boxes.count(known)]
+                targets = targets.classes
             loss = plain.total(logits, targets).double()
-            sums = sums + torch.stack(
-                [loss, correct(logits, targets).double(), torch.full_like(loss, float(len(targets)))]
-            )
-    loss_sum, right, count = world.sum(sums).tolist()
-    return loss_sum / count, right / count
+            right = [loss, correct(logits, targets).double(), torch.full_like(loss, float(len(targets)))]
+            sums = sums + torch.stack([*right, *(each.double() for each in of_boxes)])
+    loss_sum, right_sum, count, box_sum, iou_sum, with_box = world.sum(sums).tolist()
+    loss_of_boxes = (criterion.box or 0.0) * box_sum / with_box if with_box else 0.0
+    return Validation(loss_sum / count + loss_of_boxes, right_sum / count, iou_sum / with_box if with_box else None)
 
 
 def shuffled(

@@ -6,14 +6,27 @@ from pathlib import Path
 from typing import Self
 
 from cnnkit.choices import Decoding, Fit, Initializer, Loss, Normalize
+from cnnkit.data import augment_notation
 from cnnkit.engine.config import check_backbone_weights
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets import notation, output_layer
-from cnnkit.option_fields import decoding_option, fit_option, option, size_option, weights_option
+from cnnkit.option_fields import (
+    RemembersGiven,
+    decoding_option,
+    fit_option,
+    option,
+    size_option,
+    weights_option,
+)
+from cnnkit.train.config import ImageTrainConfig
 
 # Title of the option group in the help.
 NETWORK = "Network"
 NEW_HEAD = "Pretrained network with a new head"
+BOX = "Box"
+
+#: The default factor of the loss of boxes, which is smaller by far than that of classes; docs/commands/cnn-train.md has measurements.
+BOX_WEIGHT = 50.0
 
 #: Default input size in pixels, that of the textbook's chapter.
 SIZE = 150
@@ -87,6 +100,53 @@ class NetworkConfig:
             layers, loss=loss, classes=classes, size=self.size or SIZE, channels=1 if self.grey else 3
         )
         return dataclasses.replace(self, layers=backbone, head=head)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxConfig(RemembersGiven):
+    """The box that a network predicts in addition to the class."""
+
+    predict_box: bool = option(
+        False,
+        "Also learn the column box of the manifest, with a second dense layer on the last map. Images are not cropped.",
+        group=BOX,
+    )
+    box_weight: float = option(
+        BOX_WEIGHT,
+        "With --predict-box: factor of the loss of the box (smooth L1) in the sum of both losses.",
+        minimum=0.0,
+        group=BOX,
+    )
+
+    def checked(self, train: ImageTrainConfig) -> Self:
+        """Reject options that contradict each other.
+
+        Args:
+            train: The other settings of the training.
+
+        Raises:
+            UsageError: `box_weight` without `predict_box` or of 0, or a setting whose effect on boxes is not known.
+        """
+        if not self.predict_box:
+            if "box_weight" in self.on_command_line:
+                raise UsageError("--box-weight goes with --predict-box; add it, or drop --box-weight")
+            return self
+        if not self.box_weight:
+            raise UsageError("--box-weight 0 would not train the box; give a larger factor, or drop --predict-box")
+        if train.mixes:
+            given = "--mixup" if train.mixup else "--cutmix"
+            raise UsageError(f"{given} blends two images, which have two boxes; drop it, or --predict-box")
+        if train.val_size is not None:
+            raise UsageError("--val-size needs a network for any size, and a box is computed for one; drop it")
+        if train.augment is not None:
+            words = augment_notation.parse(train.augment)
+            if words.randaugment or words.trivialaugment:
+                word = "randaugment" if words.randaugment else "trivialaugment"
+                raise UsageError(
+                    f"--augment {word} moves objects without their boxes; give words such as rotate, zoom, shift, hflip and "
+                    "brightness, or drop --predict-box"
+                )
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

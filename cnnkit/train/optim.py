@@ -12,6 +12,7 @@ from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_f
 
 from cnnkit.choices import Loss, Optimizer, Schedule
 from cnnkit.nets.build import WEIGHTED
+from cnnkit.train.boxes import BoxTargets
 from cnnkit.train.config import WEIGHT_DECAY, Epoch, TrainConfig
 
 _OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
@@ -91,7 +92,7 @@ class Criterion:
     """A loss over logits, and penalties on weights.
 
     `l1` and `l2` are Keras' regularizers: l1 * sum |w| + l2 * sum w**2 over the weights of dense and convolutional layers,
-    without biases; both together are the elastic net.
+    without biases; both together are the elastic net. `box` is the factor of the loss of boxes; None if there are no boxes.
     """
 
     loss: Loss = Loss.CATEGORICAL
@@ -99,6 +100,7 @@ class Criterion:
     class_weights: Tensor | None = None
     l1: float = 0.0
     l2: float = 0.0
+    box: float | None = None
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the mean loss of a batch, logits (N, classes) or (N, 1), targets (N,), without penalties.
@@ -158,11 +160,13 @@ class MixupTargets:
     share: float
 
 
-Targets = Tensor | MixupTargets
+Targets = Tensor | MixupTargets | BoxTargets
 
 
 def target_shares(targets: Targets) -> list[tuple[Tensor, float]]:
-    """Return the targets of a batch's rows, one tensor per class of a blend, each with its share."""
+    """Return the targets of a batch's rows, one tensor per class of a blend, each with its share; those of classes, without boxes."""
+    if isinstance(targets, BoxTargets):
+        return [(targets.classes, 1.0)]
     if isinstance(targets, MixupTargets):
         return [(targets.targets, targets.share), (targets.partners, 1 - targets.share)]
     return [(targets, 1.0)]

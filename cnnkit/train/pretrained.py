@@ -71,6 +71,11 @@ def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
             f"{path} has the classes {', '.join(header.classes or ())}, but the images have {', '.join(classes)}; "
             "train a head for these with cnn-train-head, or start from --backbone"
         )
+    if header.box_head is not None:
+        raise UsageError(
+            f"{path} also predicts a box, which fine-tuning would not train; train again with cnn-train --predict-box, or start "
+            "from --backbone"
+        )
     whole = classifier.from_header(header, model.state, name=str(path))
     assert header.backbone is not None
     assert header.head is not None

@@ -10,6 +10,7 @@ from torch import nn
 
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Decoding, Fit, Initializer, Normalize, Pool
+from cnnkit.data import box_targets
 from cnnkit.data.preprocessing import with_size
 from cnnkit.data.train_val import TrainValImages
 from cnnkit.engine import device as devices
@@ -17,11 +18,11 @@ from cnnkit.engine import device_errors, torch_device
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess, made_by
 from cnnkit.nets import backbones, build, catalogue, classifier, notation
-from cnnkit.nets.classifier import Classifier
+from cnnkit.nets.classifier import BOX_HEAD, ClassesAndBox, Classifier
 from cnnkit.train import dataset, distributed, mixed_precision, val_size
 from cnnkit.train.config import ImageTrainConfig, RunConfig, warn_without_val
 from cnnkit.train.dataset import PixelStatistics
-from cnnkit.train.network_config import SIZE, NetworkConfig
+from cnnkit.train.network_config import SIZE, BoxConfig, NetworkConfig
 from cnnkit.train.trainer import RunContext, Task, Trainer, TrainResult
 
 
@@ -32,6 +33,7 @@ def train_from_scratch(
     network: NetworkConfig,
     train: ImageTrainConfig,
     run: RunConfig,
+    box: BoxConfig | None = None,
     callbacks: Callbacks,
 ) -> TrainResult:
     """Train, and write the model to FILE.pt and its history to FILE.csv.
@@ -42,13 +44,17 @@ def train_from_scratch(
         network: The network; checked, as all settings.
         train: How it is trained.
         run: Where it is trained.
+        box: Whether it also learns a box.
         callbacks: Progress, skipped images, and every finished epoch.
 
     Raises:
-        UsageError: The network does not take images of this size, or does not train on these devices.
-        CnnkitError: As `Trainer.run`.
+        UsageError: The network does not take images of this size, has no map for a box, or does not train on these devices.
+        CnnkitError: No training image has a box, or one has several; or as `Trainer.run`.
     """
     warn_without_val(has_val=bool(data.val))
+    boxes = None
+    if box is not None and box.predict_box:
+        data, boxes = box_targets.divided(data)
     with (
         torch_device.algorithms(deterministic=train.deterministic),
         distributed.joined(devices.parse(run.device)) as (world, device),
@@ -57,16 +63,20 @@ def train_from_scratch(
         mixed_precision.choose_precision(train.amp, device)  # reports an unsupported one before images are read
         prepare = _prepare(network)
         backbone_module, head, backbone = _network(network, prepare, seed=train.seed)
+        box_head = None
+        if boxes is not None:
+            box_head = _box_head(backbone_module, prepare, init=network.init, seed=train.seed)
         val_size.check(Classifier(backbone_module, head, preprocess=prepare, pool=backbone.pool), train)
         world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
         context.callbacks.phase("reading images")
         train_set, val_set = dataset.load_train_val(
-            data, prepare, train, run, device=device, measured=True, callbacks=context.callbacks
+            data, prepare, train, run, device=device, measured=True, boxes=boxes, callbacks=context.callbacks
         )
         assert train_set.statistics is not None
         preprocess = _normalized(prepare, network.normalize, train_set.statistics)
-        whole = Classifier(backbone_module, head, preprocess=preprocess, pool=backbone.pool)
+        whole = Classifier(backbone_module, head, preprocess=preprocess, pool=backbone.pool, box=box_head)
+        box_weight = None if box is None or box_head is None else box.box_weight
         header = Header(
             kind=ArtefactKind.MODEL,
             classes=data.classes,
@@ -79,11 +89,15 @@ def train_from_scratch(
                 "normalize": network.normalize.value,
                 "init": network.init.value if network.init else None,
                 **train.described(),
+                **({} if box_weight is None else {"box_weight": box_weight}),
             },
             made_by=made_by("torch", "torchvision"),
+            box_head=None if box_head is None else BOX_HEAD,
         )
         identity = dataset.content_hash(train_set, val_set)
-        task = Task(whole, whole, train_set, val_set, val_size.recorded(header, train), identity)
+        module = whole if box_head is None else ClassesAndBox(whole)
+        recorded = val_size.recorded(header, train)
+        task = Task(module, whole, train_set, val_set, recorded, identity, box_weight=box_weight)
         return Trainer(task, train, context).run()
 
 
@@ -149,3 +163,23 @@ def _network(network: NetworkConfig, preprocess: Preprocess, *, seed: int) -> tu
     head = classifier.build_head(network.head, shape)
     build.initialise(head, network.init or Initializer.GLOROT, generator=generator)
     return module, head, backbone
+
+
+def _box_head(backbone: nn.Module, preprocess: Preprocess, *, init: Initializer | None, seed: int) -> build.Network:
+    """Build the box head with random weights of its own generator: backbone and head start as without it.
+
+    With biases of one half, the first box is the middle of the image.
+
+    Raises:
+        UsageError: The backbone does not end in a map.
+    """
+    try:
+        head = classifier.build_box_head(BOX_HEAD, backbone, preprocess=preprocess)
+    except UsageError as error:
+        raise UsageError(f"--predict-box: {error}") from error
+    generator = torch.Generator().manual_seed(seed)
+    build.initialise(head, init or Initializer.GLOROT, generator=generator)
+    last = head[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.constant_(last.bias, 0.5)
+    return head

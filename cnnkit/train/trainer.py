@@ -22,7 +22,7 @@ from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train import loop, mixed_precision, optim, resuming
 from cnnkit.train.batches import Batches
-from cnnkit.train.config import CHECKPOINT_EVERY, Epoch, ImageTrainConfig
+from cnnkit.train.config import CHECKPOINT_EVERY, BoxEpoch, Epoch, ImageTrainConfig, epoch_of
 from cnnkit.train.dataset import Examples
 from cnnkit.train.distributed import World
 from cnnkit.train.loop import BestEpoch, DivergedError, Plain, TrainStep, evaluate, fit
@@ -50,6 +50,13 @@ class TrainResult:
     val_loss: float | None
     majority: float | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BoxTrainResult(TrainResult):
+    """The same of a network that also predicts a box; `val_iou` is the mean over the images with a box."""
+
+    val_iou: float | None = None
 
 
 def _ready() -> None:
@@ -81,6 +88,8 @@ class Task:
     begin: Callable[[Report], Sequence[Epoch]] = _nothing
     begins_trained: bool = False
     ready: Callable[[], None] = _ready
+    #: Factor of the loss of boxes; None for a network that predicts none.
+    box_weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +172,7 @@ class Trainer:
             log.info("training in mixed precision, %s", str(precision.dtype).removeprefix("torch."))
         self.step = TrainStep(
             module,
-            Criterion(config.loss, config.smoothing, weights, config.l1, config.l2),
+            Criterion(config.loss, config.smoothing, weights, config.l1, config.l2, task.box_weight),
             optim.optimizer(config, groups),
             rate=lambda number, index, before: optim.lr_factor(
                 config.schedule,
@@ -359,7 +368,7 @@ class Trainer:
             )
         rows: list[dict[str, Any]] = model.history
         with resuming.restoring(output):
-            epochs = [Epoch(**row, seconds=0.0) for row in rows]
+            epochs = [epoch_of({**row, "seconds": 0.0}) for row in rows]
         for epoch in epochs:
             if self.best.better(epoch):
                 self.best.epoch = epoch
@@ -388,9 +397,9 @@ class Trainer:
             if self.ema is not None:
                 self.ema.restore(**kept["average"])
             self.start = StartMeasures(**kept["start"]) if kept["start"] else None
-            self.best.epoch = Epoch(**kept["best"]["epoch"])
+            self.best.epoch = epoch_of(kept["best"]["epoch"])
             self.best.state = kept["best"]["state"]
-            done = [Epoch(**epoch) for epoch in kept["epochs"]]
+            done = [epoch_of(epoch) for epoch in kept["epochs"]]
             last = done[-1].epoch
         self.resumable = True
         log.info("resuming after epoch %d", last)
@@ -472,6 +481,8 @@ class Trainer:
                 start.val_accuracy,
                 self.context.output,
             )
+        elif isinstance(best, BoxEpoch):
+            return  # its loss is also that of the boxes
         elif loop.warn_if_saturated(best, classes=len(self.header.classes or ()), rate=self.config.rate):
             return
         elif best.epoch <= self.earlier:
@@ -482,7 +493,7 @@ class Trainer:
         best, train, val = self.best.epoch, self.task.train, self.task.val
         assert best is not None
         most = int(torch.bincount(train.targets).argmax())
-        return TrainResult(
+        made = TrainResult(
             model=str(self.context.output),
             classes=len(self.header.classes or ()),
             train_rows=len(train.targets),
@@ -495,6 +506,7 @@ class Trainer:
             majority=None if val is None else float((val.targets == most).double().mean()),
             seconds=round(time.perf_counter() - self.context.started, 1),
         )
+        return BoxTrainResult(**dataclasses.asdict(made), val_iou=best.val_iou) if isinstance(best, BoxEpoch) else made
 
 
 @contextlib.contextmanager
@@ -512,6 +524,8 @@ def _history(context: RunContext, done: Sequence[Epoch]) -> Iterator[Callable[[E
 def _log_epoch(epoch: Epoch, *, of: int, left: int | None, rows: int) -> None:
     """Log an epoch; `left` is the number of remaining epochs, for the remaining time; None if that is unknown."""
     validation = "" if epoch.val_loss is None else f"; val loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.4f}"
+    if isinstance(epoch, BoxEpoch) and epoch.val_iou is not None:
+        validation += f", IoU {epoch.val_iou:.4f}"
     log.info(
         "epoch %d/%d: loss %.4f, accuracy %.4f%s; lr %.3g; %.0f images/s%s",
         epoch.epoch,
