@@ -328,6 +328,7 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "interpolation": Interpolation,
     "decoding": Decoding,
     "pool": Pool,
+    "kind of a column": ColumnKind,
 }
 
 
@@ -385,6 +386,7 @@ def _explained(error: msgspec.ValidationError, record: Mapping[str, Any]) -> str
     if not path and not reason.startswith("Expected "):
         return reason
     word = path.rpartition(".")[2]
+    word = "kind of a column" if word == "kind" and path != word else word
     expected = _expected(reason)
     if word in _CHOICES and reason.startswith("Invalid enum value"):
         expected = f"one of {', '.join(_CHOICES[word])}"

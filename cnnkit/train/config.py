@@ -369,7 +369,7 @@ class HeadConfig(TrainConfig):
         "Metadata as a second input of the model, next to the features: width, height, aspect or bytes of the image file, or columns of "
         "--columns. More often a leak than a gain: measure it with --with first.",
         metavar="NAME[:number|category],...",
-        after=("hold_out", "head"),
+        after=("weights",),
     )
 
     _val_options: ClassVar[str] = "--val or --hold-out"
