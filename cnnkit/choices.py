@@ -138,6 +138,13 @@ class Solver(StrEnum):
     LBFGS = "lbfgs"  # multinomial logistic regression on all rows at once
 
 
+class ColumnKind(StrEnum):
+    """How a column of metadata becomes an input of a head."""
+
+    NUMBER = "number"  # standardized
+    CATEGORY = "category"  # one-hot encoded
+
+
 class ClassWeights(StrEnum):
     """Class weights in the loss."""
 

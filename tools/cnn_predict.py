@@ -56,6 +56,9 @@ def main(
     With --shard I/N, each of N machines predicts a share of the images. The tables of all shards, in order and with one header row, are
     that of one run.
 
+    A model of cnn-train-head --use also takes columns: of a manifest that is the SOURCE, of --columns FILE.tsv, or width, height, aspect
+    and bytes of the image files.
+
     A network without a cnnkit header must take images (N, C, H, W) or (N, H, W, C) with three channels or one, and needs
     --size, --mean, --std and --labels. Whether its output is probabilities or logits is read from its graph.
 
@@ -71,6 +74,7 @@ def main(
       cnn-predict -m head.onnx split.tsv --split test --tta "crop 0.9, hflip" --views 16
       cnn-predict -m any.onnx landscapes/ --size native
       cnn-predict -m head-only.onnx test.npy --top 3
+      cnn-predict -m two.onnx photos/ --columns photos.tsv
       cnn-predict -m head.onnx photos/ --shard 2/8 > predictions-2.tsv
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
           --labels classes.txt photos/
@@ -110,7 +114,7 @@ def main(
         return
     with cli.callbacks("predicting", errors=errors, streaming=True, alone=config.shard is not None) as callbacks:
         outputs = (
-            predictor.images(images, callbacks=callbacks)
+            predictor.images(images, listed_in=feature_input.tables(sources or []), callbacks=callbacks)
             if found is None
             else predictor.features(found, callbacks=callbacks)
         )

@@ -61,7 +61,11 @@ def main(
     ] = None,
     columns: Annotated[
         Path | None,
-        cli.Option("--columns", metavar="FILE.tsv", help="With --with: manifest with the columns, one row per image."),
+        cli.Option(
+            "--columns",
+            metavar="FILE.tsv",
+            help="With --use and --with: manifest with the columns, one row per image. [default for --use: the .tsv of the features]",
+        ),
     ] = None,
     device: cli.options.Device = "auto",
     as_json: cli.options.Json = False,
@@ -78,6 +82,10 @@ def main(
     --with writes no file: the same head is trained on the features, on the features with additional inputs, and on these inputs
     alone, and compared on the validation set.
 
+    --use trains a model that takes metadata as a second input: numbers are standardized, words are one-hot encoded, both as fitted on the
+    training set, and appended to the features. A column whose training values are all numbers is a number; NAME:category one-hot encodes
+    it all the same. cnn-predict finds the columns in its SOURCE or in --columns FILE.tsv.
+
     Examples:
       cnn-train-head train.npy --val val.npy -o head.pt --head "dense 256 relu, dropout 0.5"
       cnn-train-head train.npy --val val.npy -o head.pt --solver lbfgs --standardize
@@ -85,6 +93,7 @@ def main(
           --epochs 30 --batch 20 --loss binary
       cnn-train-head all.npy --hold-out fold0 -o fold0.pt --solver lbfgs --l2 0.001
       cnn-train-head train.npy --val val.npy --solver lbfgs --with width,height
+      cnn-train-head train.npy --val val.npy -o two.pt --use width,camera --columns photos.tsv
     """
     from cnnkit.train import feature_sets
 
@@ -93,19 +102,21 @@ def main(
         for word, value in {"-o": output, "--weights": weights}.items():
             if value is not None:
                 raise UsageError(f"--with writes no model; drop {word}")
+        if train.use is not None:
+            raise UsageError("--with compares models with and without columns; drop --use")
         if not has_val:
             raise UsageError("--with needs a validation set; give --val or --hold-out")
-    elif columns is not None:
-        raise UsageError("--columns goes with --with; name the columns with --with NAME,...")
+    elif columns is not None and train.use is None:
+        raise UsageError("--columns goes with --use and --with; name the columns with --use NAME,...")
     train = train.checked(has_val=has_val)
     model = config.model_path(output) if with_ is None else None
     devices.parse(device)
     config.check_weights(weights, features=features)
 
     if model is None:
-        from cnnkit.audit import side_information
+        from cnnkit.data import column_names, image_columns
 
-        side = side_information.Columns(side_information.parse_names(with_ or ""), columns)
+        side = image_columns.Columns(column_names.parse_names(with_ or ""), columns)
         data = feature_sets.load(features, val=val, hold_out=hold_out, loss=train.loss)
 
         from cnnkit.audit import ablation
@@ -118,8 +129,9 @@ def main(
 
     from cnnkit.train.head import train_head
 
+    used = feature_sets.columns(data, tuple(train.kinds), columns)
     with cli.callbacks("training") as callbacks:
-        result = train_head(data, model, train=train, weights=weights, device=device, callbacks=callbacks)
+        result = train_head(data, model, train=train, weights=weights, device=device, columns=used, callbacks=callbacks)
     cli.emit([result], as_json)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations  # help() shows ImageLike, and not all that i
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from cnnkit.data import shards
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import UsageError
 from cnnkit.formats.predictions import Prediction
-from cnnkit.infer import predict
+from cnnkit.infer import feature_input, predict
 from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.predict import ImageOutput, Predictor
 from cnnkit.option_fields import DEFAULT_BATCH, check_range, check_ranges
@@ -77,6 +78,7 @@ class Classifier:
         views: int | None = None,
         crops: int | None = None,
         seed: int = 0,
+        columns: str | os.PathLike[str] | None = None,
     ) -> None:
         """Load networks.
 
@@ -94,6 +96,7 @@ class Classifier:
             views: How many views `tta` draws.
             crops: 5 or 10 crops of each image in place of `tta`.
             seed: Of what `tta` draws.
+            columns: For a model of cnn-train-head --use, a manifest with its columns; by default those that list the images.
 
         Raises:
             UsageError: Options contradict each other or the networks.
@@ -116,6 +119,7 @@ class Classifier:
             views=views,
             crops=None if crops is None else choice(Crops, str(crops), "crops"),
             seed=seed,
+            columns=None if columns is None else Path(columns),
         )
         check_ranges(config)
         make_copies = None
@@ -155,7 +159,7 @@ class Classifier:
             CnnkitError: A path does not exist.
         """
         found, callbacks = inputs.image_files(images, split=split), inputs.callbacks(errors, progress=progress)
-        return list(self._stream(found, callbacks, shard))
+        return list(self._stream(found, callbacks, shard, _tables(images)))
 
     @public
     def stream(
@@ -167,7 +171,7 @@ class Classifier:
         errors: Errors = "raise",
     ) -> Iterator[ImagePrediction]:
         """Yield predictions as batches are done, in order, for more images than memory holds. Args, Raises as `predict`."""
-        return self._stream(inputs.iterate(images, split=split), inputs.callbacks(errors), shard)
+        return self._stream(inputs.iterate(images, split=split), inputs.callbacks(errors), shard, _tables(images))
 
     @public
     def predict_proba(
@@ -177,10 +181,19 @@ class Classifier:
         found = [each.probabilities for each in self.predict(images, split=split)]
         return np.stack(found) if found else np.empty((0, len(self.classes)), dtype=np.float32)
 
-    def _stream(self, found: Iterable[ImageFile], callbacks: Callbacks, shard: str | None) -> Iterator[ImagePrediction]:
-        for output in self._predictor.images(found, shard=shards.of(shard), callbacks=callbacks):
+    def _stream(
+        self, found: Iterable[ImageFile], callbacks: Callbacks, shard: str | None, listed_in: Sequence[Path]
+    ) -> Iterator[ImagePrediction]:
+        outputs = self._predictor.images(found, shard=shards.of(shard), listed_in=listed_in, callbacks=callbacks)
+        for output in outputs:
             if output.probabilities is None:
                 continue
             (best,) = predict.rows([output], self.classes)
             assert best.probability is not None
             yield ImagePrediction(output.path, best.label, best.probability, output.probabilities, output, self.classes)
+
+
+def _tables(images: ImageLike | Iterable[ImageLike]) -> list[Path]:
+    """Return the manifests among images that are given as paths."""
+    given = [images] if isinstance(images, str | os.PathLike) else images if isinstance(images, list | tuple) else []
+    return feature_input.tables([os.fspath(each) for each in given if isinstance(each, str | os.PathLike)])

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cnnkit.audit.side_information import Columns, Encoding
 from cnnkit.callbacks import Callbacks
+from cnnkit.data import image_columns
+from cnnkit.data.image_columns import Columns
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import UsageError
@@ -125,9 +126,12 @@ def _encoded(data: FeatureSets, columns: Columns) -> list[NDArray[np.float32]]:
     assert data.val_path is not None
     train = columns.of(feature_sets.paths(data.train, data.train_path))
     val = columns.of(feature_sets.paths(data.val, data.val_path))
-    fitted = [Encoding.fit(name, *pair) for name, *pair in zip(columns.names, train, val, strict=True)]
+    fitted = [
+        image_columns.fit(name, fitted_on, others=others)
+        for name, fitted_on, others in zip(columns.names, train, val, strict=True)
+    ]
     return [
-        np.hstack([encoding(values) for encoding, values in zip(fitted, split, strict=True)]) for split in (train, val)
+        np.hstack([image_columns.encoded(*pair) for pair in zip(fitted, split, strict=True)]) for split in (train, val)
     ]
 
 

@@ -17,7 +17,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from cnnkit.callbacks import Callbacks
-from cnnkit.choices import ExportInput, Pool
+from cnnkit.choices import ColumnKind, ExportInput, Pool
 from cnnkit.data import preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import device_errors, exporter, torch_device
@@ -25,10 +25,11 @@ from cnnkit.engine.config import ExportConfig, check_backbone_weights, is_networ
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import labels, onnx_model, torch_model
-from cnnkit.formats.header import ArtefactKind, Header, made_by
+from cnnkit.formats.header import ArtefactKind, Header, InputColumn, made_by
+from cnnkit.formats.onnx_record import COLUMNS_INPUT
 from cnnkit.nets import build, classifier, named_network
 from cnnkit.nets.build import Network
-from cnnkit.nets.classifier import Classifier, class_logits
+from cnnkit.nets.classifier import Classifier, ColumnEncoding, class_logits, joined
 
 if TYPE_CHECKING:
     from cnnkit.engine.export_int8 import NetworkMeasures
@@ -80,13 +81,13 @@ class ClassifierOutputs(nn.Module):
             _check_maps(classifier)
             cam_weights(classifier)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, columns: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the outputs in the order of `names`, all float32."""
         network = self.classifier
         inputs = images if self.normalised else network.normalise(images)
         maps = network.base(inputs.half() if self.half_inside else inputs)
         features = network.pool(maps)
-        logits = class_logits(network.head(features).float())
+        logits = class_logits(network.head(joined(features, network.columns, columns)).float())
         outputs = [logits.softmax(1), logits]
         box = [] if network.box is None else [network.box(maps).float()]
         if self.wants_features:
@@ -102,17 +103,17 @@ class ClassifierOutputs(nn.Module):
 
 
 class HeadOutputs(nn.Module):
-    """Only the head: features in, probabilities and logits out."""
+    """Only the head: features and possibly columns in, probabilities and logits out."""
 
     names: tuple[str, ...] = ("probabilities", "logits")
 
-    def __init__(self, head: Network) -> None:
+    def __init__(self, head: Network, columns: ColumnEncoding | None = None) -> None:
         super().__init__()
-        self.head = head
+        self.head, self.columns = head, columns
 
-    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, features: Tensor, columns: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return probabilities and logits."""
-        logits = class_logits(self.head(features))
+        logits = class_logits(self.head(joined(features, self.columns, columns)))
         return logits.softmax(1), logits
 
 
@@ -171,18 +172,19 @@ _MAP_AXES = ("batch", "channels", "height", "width")
 def to_onnx(
     module: nn.Module,
     example: Tensor,
-    *,
-    inputs: str,
+    *others: Tensor,
+    inputs: str | Sequence[str],
     outputs: Sequence[str],
     opset: int | None = None,
     free: Mapping[int, str] = BATCH_AXIS,
 ) -> ModelProto:
-    """Export a module with one input; the axes in `free` and the first axis of the outputs are dynamic.
+    """Export a module; the axes in `free` and the first axis of the outputs and of further inputs are dynamic.
 
     Args:
         module: In eval mode.
         example: An input, as `exporter.graph` needs it.
-        inputs: Name of the input.
+        others: Further inputs.
+        inputs: Name of the input, or of all.
         outputs: Names of the outputs.
         opset: The operator set; by default the exporter's own choice.
         free: Names of the input's dynamic axes, by their positions.
@@ -190,16 +192,20 @@ def to_onnx(
     Raises:
         CnnkitError: torch cannot export the module, or not with that operator set or those dynamic axes.
     """
-    model = exporter.graph(module, example, opset=opset, free=free)
-    return _finished(model, inputs=inputs, outputs=outputs, opset=opset, free=free)
+    model = exporter.graph(module, example, *others, opset=opset, free=free)
+    named = (inputs,) if isinstance(inputs, str) else inputs
+    return _finished(model, inputs=named, outputs=outputs, opset=opset, free=free)
 
 
-def joined_to_onnx(network: Classifier, example: Tensor, *, outputs: Sequence[str], opset: int | None) -> ModelProto:
+def joined_to_onnx(
+    network: Classifier, example: Tensor, *columns: Tensor, outputs: Sequence[str], opset: int | None
+) -> ModelProto:
     """Export a classifier in two pieces that are cached separately: another head on the same backbone exports only the head.
 
     Args:
         network: In eval mode; uint8 images of one size.
         example: Two images.
+        columns: The codes of their columns, for a network that takes them.
         outputs: Names of the outputs: probabilities, logits and possibly features.
         opset: As `to_onnx`.
 
@@ -211,17 +217,24 @@ def joined_to_onnx(network: Classifier, example: Tensor, *, outputs: Sequence[st
         features = extractor(example)
     whole = exporter.join(
         exporter.graph(extractor, example, opset=opset, free=BATCH_AXIS),
-        exporter.graph(HeadOutputs(network.head).eval(), features, opset=opset, free=BATCH_AXIS),
+        exporter.graph(
+            HeadOutputs(network.head, network.columns).eval(), features, *columns, opset=opset, free=BATCH_AXIS
+        ),
     )
     del whole.graph.outputs[len(outputs) :]
-    return _finished(whole, inputs="images", outputs=outputs, opset=opset, free=BATCH_AXIS)
+    return _finished(whole, inputs=input_names("images", network), outputs=outputs, opset=opset, free=BATCH_AXIS)
+
+
+def input_names(first: str, network: Classifier) -> tuple[str, ...]:
+    """Return the names of the inputs of a network's graph: of its images or features, and of its columns."""
+    return (first,) if network.columns is None else (first, COLUMNS_INPUT)
 
 
 def _finished(
-    model: onnx_ir.Model, *, inputs: str, outputs: Sequence[str], opset: int | None, free: Mapping[int, str]
+    model: onnx_ir.Model, *, inputs: Sequence[str], outputs: Sequence[str], opset: int | None, free: Mapping[int, str]
 ) -> ModelProto:
     """Name inputs and outputs and check the operator set."""
-    for value, name in zip((*model.graph.inputs, *model.graph.outputs), (inputs, *outputs), strict=True):
+    for value, name in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
     proto: ModelProto = onnx_ir.to_proto(model)
     (written,) = {item.version for item in proto.opset_import if not item.domain}
@@ -237,8 +250,8 @@ def _name_axes(proto: ModelProto, free: Mapping[int, str]) -> None:
     Raises:
         CnnkitError: One of them is not dynamic.
     """
-    (given,), made = proto.graph.input, proto.graph.output
-    for value, names in ((given, free), *((value, BATCH_AXIS) for value in made)):
+    (given, *others), made = proto.graph.input, proto.graph.output
+    for value, names in ((given, free), *((value, BATCH_AXIS) for value in (*others, *made))):
         axes = value.type.tensor_type.shape.dim
         for place, name in names.items():
             if axes[place].HasField("dim_value"):
@@ -281,9 +294,9 @@ class Parity:
 
 
 def compare(
-    reference: Callable[[Tensor], tuple[Tensor, ...]],
+    reference: Callable[..., tuple[Tensor, ...]],
     session: Session,
-    batches: Iterator[NDArray[Any]],
+    batches: Iterator[NDArray[Any] | tuple[NDArray[Any], ...]],
     *,
     source: str,
     classes: bool,
@@ -294,28 +307,28 @@ def compare(
         reference: The exported module in torch. Differences of its first output are absolute, those of the others are shares of the
             output's largest value.
         session: The exported graph.
-        batches: Inputs; the first axis is the batch.
+        batches: Inputs, one or more; the first axis is the batch.
         source: Name of the inputs, for the record.
         classes: Whether the first output holds probabilities: then equal top-1 classes are counted.
 
     Returns:
         The largest difference over all batches; infinite if a value is not finite.
     """
-    (name,) = session.inputs
     largest, equal, rows, batch = 0.0, 0, 0, 0
-    for inputs in batches:
+    for drawn in batches:
+        inputs = drawn if isinstance(drawn, tuple) else (drawn,)
         with torch.no_grad():
-            result = reference(torch.from_numpy(inputs))
+            result = reference(*map(torch.from_numpy, inputs))
         expected = [output.numpy() for output in (result if isinstance(result, tuple) else (result,))]
-        found = session.run({name: inputs})
+        found = session.run(dict(zip(session.inputs, inputs, strict=True)))
         for place, (wanted, got) in enumerate(zip(expected, found, strict=True)):
             scale = max(1.0, float(np.abs(wanted).max(initial=0.0))) if place else 1.0
             difference = float(np.abs(wanted - got).max(initial=0.0)) / scale
             largest = max(largest, difference if np.isfinite(difference) else float("inf"))
         if classes:
             equal += int((expected[0].argmax(1) == found[0].argmax(1)).sum())
-        batch = max(batch, len(inputs))
-        rows += len(inputs)
+        batch = max(batch, len(inputs[0]))
+        rows += len(inputs[0])
     return Parity(source, batch, rows, largest, equal / rows if classes and rows else None)
 
 
@@ -327,12 +340,34 @@ def random_inputs(shape: Sequence[int], dtype: np.dtype[Any], *, batch: int, see
     return generator.standard_normal((batch, *shape), dtype=np.float32)
 
 
+def random_columns(columns: Sequence[InputColumn], *, batch: int, seed: int = 0) -> NDArray[np.float32]:
+    """Draw codes of columns, (batch, columns): numbers distributed as in training, and categories, of which some were not in training."""
+    generator = np.random.default_rng([seed, batch, 1])
+    drawn = [
+        generator.normal(column.mean, column.std, batch)
+        if column.kind is ColumnKind.NUMBER
+        else generator.integers(-1, len(column.categories), batch)
+        for column in columns
+    ]
+    return np.stack(drawn, 1).astype(np.float32)
+
+
+def with_columns(
+    batches: Iterator[NDArray[Any]], columns: Sequence[InputColumn] | None
+) -> Iterator[NDArray[Any] | tuple[NDArray[Any], ...]]:
+    """Add random columns to batches of images or features, for a network that takes columns."""
+    if columns is None:
+        return batches
+    return ((batch, random_columns(columns, batch=len(batch))) for batch in batches)
+
+
 class WholeExport:
     """Export of a whole network: the module to export, and the one to compare it with."""
 
     input_name = "images"
 
-    def __init__(self, network: Classifier, config: ExportConfig) -> None:
+    def __init__(self, network: Classifier, config: ExportConfig, columns: Sequence[InputColumn] | None = None) -> None:
+        self.columns = columns
         self.normalised = config.input is ExportInput.FLOAT
 
         def outputs(*, half: bool) -> ClassifierOutputs:
@@ -358,18 +393,23 @@ class WholeExport:
     def to_onnx(self, opset: int | None) -> ModelProto:
         """Export the network."""
         if not self.in_one_piece:
-            return joined_to_onnx(self.network, self.example(2), outputs=self.module.names, opset=opset)
-        example = self.example(2, self.traced)
+            return joined_to_onnx(self.network, *self.example(2), outputs=self.module.names, opset=opset)
+        inputs, outputs = input_names(self.input_name, self.network), self.module.names
         return to_onnx(
-            self.module, example, inputs=self.input_name, outputs=self.module.names, opset=opset, free=self.free
+            self.module, *self.example(2, self.traced), inputs=inputs, outputs=outputs, opset=opset, free=self.free
         )
 
-    def example(self, batch: int, sides: tuple[int, int] | None = None) -> Tensor:
+    def example(self, batch: int, sides: tuple[int, int] | None = None) -> tuple[Tensor, ...]:
         """Draw random inputs, by default of the network's own size."""
         height, width = sides or (self.size, self.size)
         shape = (self.channels, height, width) if self.normalised else (height, width, 3)
         dtype = np.dtype(np.float32 if self.normalised else np.uint8)
-        return torch.from_numpy(random_inputs(shape, dtype, batch=batch))
+        return _example(random_inputs(shape, dtype, batch=batch), self.columns)
+
+
+def _example(inputs: NDArray[Any], columns: Sequence[InputColumn] | None) -> tuple[Tensor, ...]:
+    drawn = () if columns is None else (torch.from_numpy(random_columns(columns, batch=len(inputs))),)
+    return (torch.from_numpy(inputs), *drawn)
 
 
 class HeadExport:
@@ -379,19 +419,21 @@ class HeadExport:
     normalised = False
     others: tuple[tuple[int, int], ...] = ()
 
-    def __init__(self, network: Classifier) -> None:
-        self.module = HeadOutputs(network.head).eval()
+    def __init__(self, network: Classifier, columns: Sequence[InputColumn] | None = None) -> None:
+        self.network, self.columns = network, columns
+        self.module = HeadOutputs(network.head, network.columns).eval()
         self.reference: nn.Module = self.module
         extractor = classifier.Extractor(network.base, preprocess=network.preprocess, pool=network.pool.pool).eval()
         self.shape = classifier.feature_shape(extractor, network.preprocess)
 
     def to_onnx(self, opset: int | None) -> ModelProto:
         """Export the head."""
-        return to_onnx(self.module, self.example(2), inputs=self.input_name, outputs=self.module.names, opset=opset)
+        inputs = input_names(self.input_name, self.network)
+        return to_onnx(self.module, *self.example(2), inputs=inputs, outputs=self.module.names, opset=opset)
 
-    def example(self, batch: int, _sides: tuple[int, int] | None = None) -> Tensor:
+    def example(self, batch: int, _sides: tuple[int, int] | None = None) -> tuple[Tensor, ...]:
         """Draw random features."""
-        return torch.from_numpy(random_inputs(self.shape, np.dtype(np.float32), batch=batch))
+        return _example(random_inputs(self.shape, np.dtype(np.float32), batch=batch), self.columns)
 
 
 def _check_box(name: str, config: ExportConfig) -> None:
@@ -430,8 +472,9 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
             else:
                 reason = f"its backbone ({header.backbone.notation}) reads flattened maps; {remedy}"
             raise CnnkitError(f"{fixed}: {reason}") from error
+        drawn = None if header.columns is None else torch.from_numpy(random_columns(header.columns, batch=1))
         try:
-            network.head(network.pool(maps))
+            network.head(joined(network.pool(maps), network.columns, drawn))
         except RuntimeError as error:
             features = network.features(larger[:, :size, :size])
             shape = "x".join(map(str, features.shape[1:]))
@@ -513,7 +556,9 @@ def compared(
         )
     if network.box is not None:
         _check_box(name, config)
-    made = HeadExport(network) if config.head_only else WholeExport(network, config)
+    if header.columns is not None:
+        _check_columns(config, header.columns, name=name)
+    made = HeadExport(network, header.columns) if config.head_only else WholeExport(network, config, header.columns)
     if config.dynamic_size:
         check_any_size(network, header, name=name)
     header = header.but(kind=ArtefactKind.ONNX, made_by=header.made_by | made_by("torch", "onnx", "onnxscript"))
@@ -523,6 +568,8 @@ def compared(
     records = _compare_random(made, session, batch=config.batch)
     if verify is not None:
         callbacks.phase("comparing on images")
+        if header.columns is not None:
+            log.info("comparing with random columns next to the images of %s", verify_name)
         pixels = image_batches(
             verify,
             network,
@@ -532,7 +579,8 @@ def compared(
             callbacks=callbacks,
         )
         with torch_device.on_all_cores(made.reference) as reference:
-            record = compare(reference, session, pixels, source=verify_name, classes=True)
+            batches = with_columns(pixels, header.columns)
+            record = compare(reference, session, batches, source=verify_name, classes=True)
         if not record.rows:
             raise CnnkitError(f"{verify_name}: no image could be used to compare on; nothing written")
         records.append(record)
@@ -545,11 +593,26 @@ def compared(
     return Compared(content, header, records)
 
 
+def _check_columns(config: ExportConfig, columns: Sequence[InputColumn], *, name: str) -> None:
+    """Refuse options for a network that takes columns.
+
+    Raises:
+        UsageError: It would lack maps, or be calibrated on images without columns.
+    """
+    takes = f"{name} takes columns next to the image ({', '.join(column.name for column in columns)})"
+    if config.cam:
+        raise UsageError(
+            f"{takes}, which a class activation map does not show; drop --cam, or train a head without --use"
+        )
+    if config.int8:
+        raise UsageError(f"{takes}, and --int8 calibrates on images alone; use --fp16, or train a head without --use")
+
+
 def _loaded(model: str, config: ExportConfig) -> tuple[Classifier, Header]:
     """Load a `.pt`, or a network by name, whose weights are kept if its features are exported: a head on these needs them again."""
     if not is_network_name(model):
         loaded = torch_model.load(model)
-        return classifier.from_header(loaded.header, loaded.state, name=model), loaded.header
+        return classifier.from_header(loaded.header, loaded.state, name=model, with_columns=True), loaded.header
     check_backbone_weights(config.weights)
     classes = None if config.labels is None else labels.load(config.labels)
     network, header = named_network.load(model, weights=config.weights, classes=classes)
@@ -638,5 +701,6 @@ def _compare_random(made: WholeExport | HeadExport, session: Session, *, batch: 
     drawn += [(f"random {sides[0]}x{sides[1]}", made.example(2, sides)) for sides in made.others]
     with torch_device.on_all_cores(made.reference) as reference:
         return [
-            compare(reference, session, iter([inputs.numpy()]), source=source, classes=True) for source, inputs in drawn
+            compare(reference, session, iter([tuple(each.numpy() for each in inputs)]), source=source, classes=True)
+            for source, inputs in drawn
         ]

@@ -41,13 +41,20 @@ class _NotComparableError(Exception):
     """Something that may decide what a network computes cannot be compared with that of another network."""
 
 
-def graph(module: nn.Module, example: Tensor, *, opset: int | None, free: Mapping[int, str]) -> onnx_ir.Model:
-    """Export a module with one input; the axes in `free` are dynamic.
+#: The inputs of a module: the first one, and others, whose first axis is dynamic.
+Inputs = tuple[Tensor, ...]
+
+
+def graph(
+    module: nn.Module, example: Tensor, *others: Tensor, opset: int | None, free: Mapping[int, str]
+) -> onnx_ir.Model:
+    """Export a module; the axes in `free` are dynamic.
 
     Args:
         module: In eval mode.
         example: An input with at least two rows, since the exporter takes a single row for a constant. Its dynamic axes must differ in
             length, since the exporter takes equal lengths for always equal.
+        others: Further inputs with as many rows, whose first axis is dynamic.
         opset: The operator set; by default the exporter's own choice.
         free: Names of the input's dynamic axes, by their positions.
 
@@ -55,7 +62,9 @@ def graph(module: nn.Module, example: Tensor, *, opset: int | None, free: Mappin
         CnnkitError: torch cannot export the module, or not with those dynamic axes.
     """
     tensors = _tensors(module)
-    model = onnx_ir.from_proto(onnx.load_model_from_string(_structure(module, example, tensors, opset, free)))
+    model = onnx_ir.from_proto(
+        onnx.load_model_from_string(_structure(module, (example, *others), tensors, opset, free))
+    )
     for name, value in model.graph.initializers.items():
         if name in tensors:
             value.const_value = onnx_ir.Tensor(tensors[name].detach().contiguous().numpy(), name=name)
@@ -65,11 +74,13 @@ def graph(module: nn.Module, example: Tensor, *, opset: int | None, free: Mappin
 
 
 def join(features: onnx_ir.Model, head: onnx_ir.Model) -> onnx_ir.Model:
-    """Append a head to a graph that computes its input; the outputs are those of the head, then the features."""
+    """Append a head to a graph that computes its first input; the outputs are those of the head, then the features."""
     whole = features.graph
-    (given,), (made,) = head.graph.inputs, whole.outputs
+    (given, *others), (made,) = head.graph.inputs, whole.outputs
     outputs = [*head.graph.outputs, made]
     head.graph.outputs.clear()
+    head.graph.inputs.clear()
+    whole.inputs.extend(others)
     onnx_ir.convenience.replace_all_uses_with(given, made)
     for value in list(head.graph.initializers.values()):
         assert value.name is not None
@@ -86,7 +97,7 @@ def join(features: onnx_ir.Model, head: onnx_ir.Model) -> onnx_ir.Model:
 
 
 def _structure(
-    module: nn.Module, example: Tensor, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
+    module: nn.Module, example: Inputs, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
 ) -> bytes:
     """Return the graph without weights, from the cache or from the exporter; without a cache, it is exported every time."""
     try:
@@ -102,17 +113,20 @@ def _structure(
 
 
 def _exported(
-    module: nn.Module, example: Tensor, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
+    module: nn.Module, example: Inputs, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
 ) -> bytes:
+    _, *others = example
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch's exporter
         try:
             program = torch.onnx.export(
                 module,
-                (example,),
+                example,
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=(dict.fromkeys(free, torch.export.Dim.DYNAMIC),),
+                dynamic_shapes=tuple(
+                    dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in (free, *([0],) * len(others))
+                ),
                 opset_version=opset,
                 verbose=False,
                 optimize=False,
@@ -139,7 +153,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _digest(
-    module: nn.Module, example: Tensor, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
+    module: nn.Module, example: Inputs, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
 ) -> str:
     """Return a digest of everything that the exporter sees, except the values of weights.
 
@@ -150,7 +164,7 @@ def _digest(
     seen = {
         "made_by": made_by(*_LIBRARIES),
         "sources": [_source(name) for name in sorted({type(part).__module__ for _, part in modules})],
-        "input": [str(example.dtype), list(example.shape)],
+        "inputs": [[str(each.dtype), list(each.shape)] for each in example],
         "opset": opset,
         "free": sorted(free),
         "modules": [

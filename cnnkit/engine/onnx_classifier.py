@@ -12,6 +12,7 @@ from cnnkit.data import preprocessing
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, FormatError, MemoryFullError, RunError, UsageError
 from cnnkit.formats.header import LUMA, Header, Preprocess
+from cnnkit.formats.onnx_record import COLUMNS_INPUT
 from cnnkit.messages import excerpt
 
 _DTYPES: dict[str, type[np.generic]] = {
@@ -27,7 +28,7 @@ _COLOURS = ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (
 
 
 class OnnxNetwork:
-    """A network with one input, which converts images to the type and layout of that input.
+    """A network with one input, which converts images to the type and layout of that input; or also with columns of metadata.
 
     Attributes:
         name: The file.
@@ -38,19 +39,32 @@ class OnnxNetwork:
         channels: Number of channels of the input, 3 or 1; None if it does not take images.
         channels_first: Whether the input is (N, channels, H, W).
         order: Order of the channels; set for a network that cnnkit did not make.
+        columns: Number of columns that it takes next to the images.
     """
 
-    def __init__(self, name: str, session: Session) -> None:
+    def __init__(self, name: str, session: Session, *, columns: int = 0) -> None:
         """Read type and shape of the input.
 
+        Args:
+            name: The file.
+            session: Its session.
+            columns: Number of columns that the caller passes; the network has to take them.
+
         Raises:
-            FormatError: More than one input, or one that is not numeric.
+            FormatError: Another number of inputs, or one that is not numeric.
         """
-        if len(session.inputs) != 1:
-            raise FormatError(
-                f"{name}: takes {len(session.inputs)} inputs ({', '.join(map(excerpt, session.inputs))}), expected one"
+        inputs = dict(session.inputs)
+        if columns and inputs.pop(COLUMNS_INPUT, None) is None:
+            raise FormatError(f"{name}: its header has columns, and its graph has no such input; export it again")
+        if len(inputs) != 1:
+            remedy = (
+                "; only cnn-predict gives it columns, so train a head without --use" if COLUMNS_INPUT in inputs else ""
             )
-        ((self.input, (kind, shape)),) = session.inputs.items()
+            raise FormatError(
+                f"{name}: takes {len(session.inputs)} inputs ({', '.join(map(excerpt, session.inputs))}), expected one{remedy}"
+            )
+        self.columns = columns
+        ((self.input, (kind, shape)),) = inputs.items()
         if kind not in _DTYPES:
             raise FormatError(
                 f"{name}: its input {excerpt(self.input)} is {kind}, expected one of {', '.join(_DTYPES)}"
@@ -67,14 +81,23 @@ class OnnxNetwork:
         height, width = self.shape[2:4] if self.channels_first else self.shape[1:3]
         return height, width
 
-    def run(self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None) -> list[NDArray[Any]]:
+    def run(
+        self,
+        inputs: NDArray[Any],
+        outputs: Sequence[str],
+        *,
+        preprocess: Preprocess | None,
+        columns: NDArray[np.float32] | None = None,
+    ) -> list[NDArray[Any]]:
         """Return some of the network's outputs.
 
         Args:
             inputs: uint8 (N, size, size, 3), or features (N, D) or (N, C, h, w). They are split if the network has a fixed batch size.
             outputs: Names of the outputs.
             preprocess: Mean and standard deviation of the images; None for features.
+            columns: Codes of their columns, (N, columns), for a network that takes them.
         """
+        assert (columns is not None) is (self.columns > 0)
         size = self.shape[0] or len(inputs)
         pieces = []
         for start in range(0, len(inputs), size):
@@ -84,6 +107,9 @@ class OnnxNetwork:
             if preprocess is not None:
                 piece = self._arranged(piece, preprocess)
             given = {self.input: np.ascontiguousarray(piece, dtype=self.dtype)}
+            if columns is not None:
+                given[COLUMNS_INPUT] = np.zeros((len(piece), self.columns), dtype=np.float32)
+                given[COLUMNS_INPUT][: len(columns) - start] = columns[start : start + size]
             pieces.append(self.session.run(given, outputs))
             for name, array in zip(outputs, pieces[-1], strict=True):
                 if not isinstance(array, np.ndarray):
@@ -94,14 +120,19 @@ class OnnxNetwork:
         ]
 
     def rows(
-        self, inputs: NDArray[Any], outputs: Sequence[str], *, preprocess: Preprocess | None
+        self,
+        inputs: NDArray[Any],
+        outputs: Sequence[str],
+        *,
+        preprocess: Preprocess | None,
+        columns: NDArray[np.float32] | None = None,
     ) -> list[NDArray[Any]]:
         """Return some of the network's outputs, as `run`, and check that each has one row per image.
 
         Raises:
             FormatError: An output does not.
         """
-        found = self.run(inputs, outputs, preprocess=preprocess)
+        found = self.run(inputs, outputs, preprocess=preprocess, columns=columns)
         for name, output in zip(outputs, found, strict=True):
             if output.dtype.kind != "f" or output.ndim < 2 or len(output) != len(inputs):
                 raise FormatError(
@@ -206,12 +237,15 @@ class OnnxClassifier:
         """Whether the network has an output of boxes."""
         return self._outputs.box is not None
 
-    def __call__(self, inputs: NDArray[Any], *, logits: bool = False) -> list[NDArray[np.float32]]:
+    def __call__(
+        self, inputs: NDArray[Any], *, logits: bool = False, columns: NDArray[np.float32] | None = None
+    ) -> list[NDArray[np.float32]]:
         """Compute the outputs.
 
         Args:
             inputs: As `OnnxNetwork.run`.
             logits: Return the logits, too.
+            columns: As `OnnxNetwork.run`.
 
         Returns:
             Probabilities (N, classes); with `logits`, logits (N, classes); of a network that predicts boxes, these (N, 4).
@@ -220,15 +254,18 @@ class OnnxClassifier:
             FormatError: The number of outputs differs from the number of class names, or a box has not four numbers.
         """
         wanted = [name for name in (self._outputs.probabilities, self._outputs.logits) if name is not None]
-        wanted = wanted if logits else wanted[:1]
+        some = wanted if logits else wanted[:1]
         if self._outputs.box is not None:
-            *outputs, boxes = self.network.rows(inputs, [*wanted, self._outputs.box], preprocess=self.preprocess)
+            *outputs, boxes = self.network.rows(
+                inputs, [*some, self._outputs.box], preprocess=self.preprocess, columns=columns
+            )
             if boxes.shape[1:] != (4,):
                 raise FormatError(
                     f"{self.name}: its output {self._outputs.box} has the shape {boxes.shape}, expected (N, 4)"
                 )
             return [*self._of_classes(outputs, logits=logits), boxes.astype(np.float32, copy=False)]
-        return self._of_classes(self.network.rows(inputs, wanted, preprocess=self.preprocess), logits=logits)
+        outputs = self.network.rows(inputs, some, preprocess=self.preprocess, columns=columns)
+        return self._of_classes(outputs, logits=logits)
 
     def _of_classes(self, outputs: Sequence[NDArray[Any]], *, logits: bool) -> list[NDArray[np.float32]]:
         """Return probabilities and logits from what the network returned."""
@@ -239,9 +276,9 @@ class OnnxClassifier:
         else:
             rows = [_two_probabilities(rows[0]), *(_two_logits(row) for row in rows[1:])]
         if rows[0].shape[1] != len(self.classes):
-            some = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
+            names = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
             raise FormatError(
-                f"{self.name} gives {rows[0].shape[1]} numbers per image, but has {len(self.classes)} classes: {some}"
+                f"{self.name} gives {rows[0].shape[1]} numbers per image, but has {len(self.classes)} classes: {names}"
             )
         return rows if logits else rows[:1]
 
@@ -266,12 +303,18 @@ class OnnxClassifier:
         )
         if wanted != (self.preprocess.height, self.preprocess.width):
             try:
-                self.on_any(np.zeros((1, *wanted, 3), dtype=np.uint8))
+                self.on_any(np.zeros((1, *wanted, 3), dtype=np.uint8), columns=self._blank_columns(1))
             except BadImageError as error:
                 raise UsageError(f"--size {wanted[0]}x{wanted[1]}: {error}") from error
         return changed
 
-    def on_any(self, images: NDArray[np.uint8], *, logits: bool = False) -> list[NDArray[np.float32]]:
+    def _blank_columns(self, rows: int) -> NDArray[np.float32] | None:
+        """Return columns for images that only show what the network accepts."""
+        return np.zeros((rows, self.network.columns), dtype=np.float32) if self.network.columns else None
+
+    def on_any(
+        self, images: NDArray[np.uint8], *, logits: bool = False, columns: NDArray[np.float32] | None = None
+    ) -> list[NDArray[np.float32]]:
         """Compute the outputs for images of any size, (N, height, width, 3).
 
         Args, Returns as `__call__`.
@@ -284,9 +327,9 @@ class OnnxClassifier:
         if height < self.preprocess.height or width < self.preprocess.width:
             if not self._sees(height, width):
                 raise BadImageError(f"{width} x {height} pixels are too small for {self.name}")
-            return self(images, logits=logits)
+            return self(images, logits=logits, columns=columns)
         try:
-            return self(images, logits=logits)
+            return self(images, logits=logits, columns=columns)
         except RunError as error:
             raise BadImageError(f"{self.name} does not accept {width} x {height} pixels: {error.reason}") from error
         except MemoryFullError as error:  # a batch of one
@@ -305,7 +348,9 @@ class OnnxClassifier:
             plain[:] = np.array(_COLOURS, dtype=np.uint8)[:, None, None]
             noise = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
             try:
-                outputs = self(np.concatenate([plain, noise]), logits=self.gives_logits)[-1]
+                drawn = np.concatenate([plain, noise])
+                blank = self._blank_columns(len(drawn))
+                outputs = self(drawn, logits=self.gives_logits, columns=blank)[-1]
             except (RunError, MemoryFullError):
                 self._seen[height, width] = False
             else:

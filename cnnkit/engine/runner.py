@@ -39,7 +39,9 @@ def batches_in_flight(device: str) -> int:
 
 #: A network as a function: a batch of uint8 (N, height, width, 3) for each preprocessing -> one or more arrays with N rows each. It raises
 #: BadImageError for images of a size that it does not accept.
-NetworkFunction = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[Any]]]
+NetworkFunction = Callable[[Sequence[NDArray[Any]]], Sequence[NDArray[Any]]]
+#: What a network takes of an image next to its pixels: a row of numbers, from the image's path.
+Metadata = Callable[[ImageFile], NDArray[np.float32]]
 #: A network's outputs for one image: one array per output, with one row per view.
 Outputs = list[NDArray[Any]]
 #: All images in the given order, each with its outputs or the reason why it has none.
@@ -75,6 +77,7 @@ def run(
     views_done: int = 0,
     first: int = 0,
     in_flight: int = 1,
+    metadata: Metadata | None = None,
     progress: Progress = ignore_progress,
 ) -> Results:
     """Pass images through a network.
@@ -94,6 +97,7 @@ def run(
         first: Row of the first batch at which to start, after black ones, so that an image is in the row that it has in a run with more.
         in_flight: Batches that the network works on at once: on a GPU, one is copied while another is computed. The network is called
             from as many threads.
+        metadata: Makes a row of numbers for each image, the same for all its views; the network gets them, (N, numbers), as its last input.
         progress: Called after every batch.
 
     Yields:
@@ -103,7 +107,14 @@ def run(
         preprocess, batch=batch, jobs=jobs, processes=workers, views=views, in_flight=in_flight
     ) as loader:
         yield from _run(
-            images, network, loader, views_done=views_done, first=first, in_flight=in_flight, progress=progress
+            images,
+            network,
+            loader,
+            views_done=views_done,
+            first=first,
+            in_flight=in_flight,
+            metadata=metadata,
+            progress=progress,
         )
 
 
@@ -115,6 +126,7 @@ def _run(
     views_done: int = 0,
     first: int = 0,
     in_flight: int = 1,
+    metadata: Metadata | None = None,
     progress: Progress = ignore_progress,
 ) -> Results:
     """Pass images through a network, as `run` does, with a loader that is used again."""
@@ -138,7 +150,10 @@ def _run(
 
         def submit() -> None:
             nonlocal first
-            filled = loader.ring.batch(loader.row, batch=batch, first=first)
+            filled: list[NDArray[Any]] = [*loader.ring.batch(loader.row, batch=batch, first=first)]
+            if metadata is not None:
+                described = np.stack([metadata(item.image) for item in rows])
+                filled.append(np.pad(described, ((first, batch - first - len(rows)), (0, 0))))
             computing.append((rows.copy(), done, first, executor.submit(_outputs, network, filled)))
             rows.clear()
             first = 0
@@ -169,7 +184,7 @@ def _run(
     progress(done, total)
 
 
-def _outputs(network: NetworkFunction, filled: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[Any]]:
+def _outputs(network: NetworkFunction, filled: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
     """Run a network; outputs that are its inputs are copied, since the next images are written there."""
     outputs = network(filled)
     return [

@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -117,23 +117,26 @@ def _in_parts(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def on_all_cores(network: Callable[[Tensor], tuple[Tensor, ...]]) -> Generator[Callable[[Tensor], tuple[Tensor, ...]]]:
+def on_all_cores(network: Callable[..., tuple[Tensor, ...]]) -> Generator[Callable[..., tuple[Tensor, ...]]]:
     """Run a network on the CPU in parts of a few rows, each on one core; torch's number of threads is restored.
 
     Args:
-        network: In eval mode: rows do not depend on each other.
+        network: In eval mode: rows do not depend on each other. Several inputs have as many rows.
 
     Yields:
         The same function, computed in inference mode. Its results do not depend on the number of cores.
     """
 
-    def part(rows: Tensor) -> tuple[Tensor, ...]:
+    def part(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         with torch.inference_mode():  # a setting of the thread
-            return network(rows)
+            return network(*rows)
+
+    def parts(inputs: tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]]:
+        return zip(*(torch.split(each, ROWS_OF_A_CORE) for each in inputs), strict=True)
 
     workers = usable_cores()
     with threads(1), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield lambda batch: tuple(map(torch.cat, zip(*pool.map(part, torch.split(batch, ROWS_OF_A_CORE)), strict=True)))
+        yield lambda *inputs: tuple(map(torch.cat, zip(*pool.map(part, parts(inputs)), strict=True)))
 
 
 def release_memory() -> None:

@@ -47,6 +47,7 @@ class OnnxCam:
         model = onnx_model.load(path)
         if model.header is None:
             raise FormatError(f"{name}: no cnnkit header; export a network with maps by cnn-export --cam")
+        model.header.refuse_columns(name)
         if not METHODS[method].has_closed_form:
             raise UsageError(f"--method {method} does not work for an exported network; give the .pt it was made from")
         proto = onnx_model.parse(model.content, name=name)

@@ -227,6 +227,7 @@ class OnnxFeatureMaps:
         model = onnx_model.load(path)
         if model.header is None or model.header.preprocess is None:
             raise FormatError(f"{path}: no preprocessing in its header; export it with cnn-export")
+        model.header.refuse_columns(str(path))
         self.name, self.preprocess, self._device = path, model.header.preprocess, device
         self._needs = model.needs
         self._proto = onnx_model.parse(model.content, name=path)

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from cnnkit import __version__
-from cnnkit.choices import Decoding, Fit, Interpolation, Pool
-from cnnkit.errors import FormatError
+from cnnkit.choices import ColumnKind, Decoding, Fit, Interpolation, Pool
+from cnnkit.errors import FormatError, UsageError
 
 VERSION = 1
 
@@ -92,6 +92,32 @@ class Backbone:
 
 
 @dataclass(frozen=True, slots=True)
+class InputColumn:
+    """A column of metadata that a network takes next to the image, as fitted on the training set.
+
+    A number is standardized, (value - mean) / std; a constant has std 0 and becomes 0. A category is one-hot encoded; `categories` are
+    in the order of the encoded columns, and a value that is none of them becomes zeros.
+    """
+
+    name: str
+    kind: ColumnKind
+    mean: float = 0.0
+    std: float = 0.0
+    categories: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """Return what a Header stores of it."""
+        if self.kind is ColumnKind.NUMBER:
+            return {"name": self.name, "kind": str(self.kind), "mean": self.mean, "std": self.std}
+        return {"name": self.name, "kind": str(self.kind), "categories": list(self.categories)}
+
+    @property
+    def width(self) -> int:
+        """The number of values that the head gets."""
+        return 1 if self.kind is ColumnKind.NUMBER else len(self.categories)
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What a file contains and how it was made: everything that later steps need, and nothing that changes between equal runs."""
 
@@ -104,6 +130,7 @@ class Header:
     made_by: dict[str, str] = field(default_factory=dict)
     #: Notation of a second head, which computes a box from the backbone's output; None for a network without one.
     box_head: str | None = None
+    columns: tuple[InputColumn, ...] | None = None  # the second input of a network
 
     @property
     def has_views(self) -> bool:
@@ -114,6 +141,19 @@ class Header:
     def temperature(self) -> float:
         """The temperature by which cnn-calibrate divided the logits; 1 if it did not."""
         return float(self.training.get("temperature", 1.0))
+
+    def refuse_columns(self, name: str) -> None:
+        """Raise an error if the network takes metadata next to the image, which only cnn-export and cnn-predict support.
+
+        Raises:
+            UsageError: It does; the message starts with `name`.
+        """
+        if self.columns is not None:
+            called = ", ".join(column.name for column in self.columns)
+            raise UsageError(
+                f"{name} takes columns next to the image ({called}), which only cnn-export and cnn-predict support; "
+                "train a head without --use"
+            )
 
     def to_json(self) -> str:
         """Return the record as one line of JSON; equal records give equal text."""
@@ -126,6 +166,9 @@ class Header:
                 del record["preprocess"]["grey"]  # files without the field are read as not grey
             if self.preprocess.decoding is Decoding.FULL:
                 del record["preprocess"]["decoding"]
+        del record["columns"]  # files without the field are networks that take only images
+        if self.columns is not None:
+            record["columns"] = [column.record() for column in self.columns]
         return json.dumps({"cnnkit": VERSION, **record}, ensure_ascii=False)
 
     @classmethod
@@ -192,6 +235,9 @@ class Header:
             training=record.get("training") or {},
             made_by=found.made_by or {},
             box_head=found.box_head,
+            columns=None
+            if found.columns is None
+            else tuple(InputColumn(**msgspec.structs.asdict(column)) for column in found.columns),
         )
 
     def but(self, **changes: Any) -> Self:  # noqa: ANN401 - any field
@@ -210,6 +256,9 @@ _Notation = Annotated[
     str, Meta(min_length=1, max_length=100_000, pattern=r"^\s*[^@\s]")
 ]  # not @FILE: a header must not refer to another file
 _Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")]  # used as a file name
+_Value = Annotated[float, Meta(ge=-1e38, le=1e38)]
+_Deviation = Annotated[float, Meta(ge=0, le=1e38)]
+_Category = Annotated[str, Meta(max_length=10_000)]  # an empty field is a category
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
@@ -245,6 +294,21 @@ class _TrainingFile(msgspec.Struct):
     ended: str | None = None
 
 
+class _ColumnFile(msgspec.Struct):
+    name: _Text
+    kind: ColumnKind
+    mean: _Value = 0.0
+    std: _Deviation = 0.0
+    categories: Annotated[tuple[_Category, ...], Meta(max_length=10_000)] = ()
+
+    def __post_init__(self) -> None:
+        """Raise an error for a category without values, or with the same value twice."""
+        if self.kind is ColumnKind.CATEGORY and not self.categories:
+            raise ValueError(f"column {_shown(self.name)} has no categories")
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError(f"column {_shown(self.name)} has the same category twice")
+
+
 class _HeaderFile(msgspec.Struct):
     kind: ArtefactKind
     classes: Annotated[tuple[_Text, ...], Meta(min_length=1)] | None = None
@@ -254,6 +318,7 @@ class _HeaderFile(msgspec.Struct):
     training: _TrainingFile | None = None
     made_by: dict[str, str] | None = None
     box_head: _Notation | None = None
+    columns: Annotated[tuple[_ColumnFile, ...], Meta(min_length=1, max_length=1000)] | None = None
 
     def __post_init__(self) -> None:
         """Raise an error for two classes with the same name."""
@@ -269,6 +334,7 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "interpolation": Interpolation,
     "decoding": Decoding,
     "pool": Pool,
+    "kind of a column": ColumnKind,
 }
 
 
@@ -326,6 +392,7 @@ def _explained(error: msgspec.ValidationError, record: Mapping[str, Any]) -> str
     if not path and not reason.startswith("Expected "):
         return reason
     word = path.rpartition(".")[2]
+    word = "kind of a column" if word == "kind" and path != word else word
     expected = _expected(reason)
     if word in _CHOICES and reason.startswith("Invalid enum value"):
         expected = f"one of {', '.join(_CHOICES[word])}"

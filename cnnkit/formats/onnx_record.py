@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from cnnkit.formats.header import Header
 
+#: Name of the second input of a network that takes metadata: float32 (N, columns), in the order of the Header's `columns`.
+COLUMNS_INPUT = "columns"
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:

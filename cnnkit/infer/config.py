@@ -105,6 +105,12 @@ class PredictConfig(BulkConfig):
         False,
         "Print only the label, one line per image; the line of a skipped image is empty.",
     )
+    columns: Path | None = option(
+        None,
+        "For a model of cnn-train-head --use: manifest with its columns, one row per image. [default: the manifest that is the SOURCE]",
+        metavar="FILE.tsv",
+        after=("split", "folders"),
+    )
     shard: str | None = shard_option(after=("split",))
     tta: str | None = option(
         None,

@@ -17,11 +17,11 @@ from cnnkit.engine import onnx_classifier, onnx_network, runner
 from cnnkit.engine.batches import Views
 from cnnkit.engine.config import BY_NAME, NetworkSpec, is_network_name
 from cnnkit.engine.onnx_classifier import OnnxClassifier, OnnxNetwork
-from cnnkit.engine.runner import Results
+from cnnkit.engine.runner import Metadata, Results
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import onnx_file
-from cnnkit.formats.header import Preprocess
+from cnnkit.formats.header import InputColumn, Preprocess
 from cnnkit.formats.onnx_record import OnnxModel
 from cnnkit.infer.config import ModelSpec
 from cnnkit.option_fields import given
@@ -185,12 +185,19 @@ class Ensemble:
         """How images are prepared, each way once."""
         return list(dict.fromkeys(model.preprocess for model in self.models if model.preprocess is not None))
 
-    def network(self, batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Return the outputs of `predict` for batches prepared in each of `ways`, or of one shape with `native`."""
+    @property
+    def columns(self) -> list[tuple[str, InputColumn]]:
+        """The columns that the models take next to the images, one model after the other, with the model's name."""
+        return [(model.name, column) for model in self.models if model.header for column in model.header.columns or ()]
+
+    def network(self, batches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """Return the outputs of `predict` for batches prepared in each of `ways`, or of one shape with `native`; then columns."""
         if self.native:
             return self.predict([*batches] * len(self.models))
-        prepared = dict(zip(self.ways, batches, strict=True))
-        return self.predict([prepared[model.preprocess] for model in self.models if model.preprocess is not None])
+        columns = batches[-1] if len(batches) > len(self.ways) else None
+        prepared = dict(zip(self.ways, batches, strict=columns is None))
+        inputs = [prepared[model.preprocess] for model in self.models if model.preprocess is not None]
+        return self.predict(inputs, columns)
 
     def run(
         self,
@@ -201,12 +208,13 @@ class Ensemble:
         workers: int,
         views: Views | None,
         first: int,
+        metadata: Metadata | None,
         progress: Progress,
     ) -> Results:
         """Pass images through all networks; each file is decoded once.
 
-        Args, Yields as `runner.run`, or as `runner.run_native_size` with `native`, without `workers` and `first`; the outputs are those
-        of `predict`.
+        Args, Yields as `runner.run`, or as `runner.run_native_size` with `native`, without `workers`, `first`
+        and `metadata`; the outputs are those of `predict`.
         """
         if self.native:
             return runner.run_native_size(
@@ -230,22 +238,28 @@ class Ensemble:
             views=views,
             first=first,
             in_flight=runner.batches_in_flight(self.device),
+            metadata=metadata,
             progress=progress,
         )
 
-    def predict(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+    def predict(
+        self, inputs: Sequence[NDArray[Any]], columns: NDArray[np.float32] | None = None
+    ) -> list[NDArray[np.float32]]:
         """Return the probabilities of each model, (N, classes), followed by the logits if requested, and by boxes if there are any.
 
         Args:
             inputs: One batch per model.
+            columns: Codes of the columns of all models, (N, columns), in the order of `columns`.
 
         Raises:
             BadImageError: With `native`, a network does not accept images of that size.
         """
-        outputs = [
-            (model.on_any if self.native else model)(values, logits=self._logits)
-            for model, values in zip(self.models, inputs, strict=True)
-        ]
+        outputs, start = [], 0
+        for model, values in zip(self.models, inputs, strict=True):
+            stop = start + model.network.columns
+            own = None if stop == start or columns is None else columns[:, start:stop]
+            outputs.append((model.on_any if self.native else model)(values, logits=self._logits, columns=own))
+            start = stop
         probabilities = [
             output[0] if order is None else output[0][:, order]
             for output, order in zip(outputs, self._orders, strict=True)
@@ -282,7 +296,8 @@ def _load(path: str | Path, spec: ModelSpec, *, device: str, precision: Precisio
     # The rows of another program's network may be fixed in number, and images of their own sizes come one by one
     rows = batch if model.header is not None and spec.size != NATIVE else None
     session = Session(model.content, device=device, name=name, batch=rows, needs=model.needs, precision=precision)
-    network = OnnxNetwork(name, session)
+    columns = 0 if model.header is None else len(model.header.columns or ())
+    network = OnnxNetwork(name, session, columns=columns)
     if model.header is not None:
         return onnx_classifier.from_header(network, model.header)
     from cnnkit.formats import onnx_model  # imports onnx, as the next

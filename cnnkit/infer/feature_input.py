@@ -46,6 +46,16 @@ def are_feature_files(sources: Sequence[str] | None) -> bool:
     return bool(named)
 
 
+def tables(sources: Sequence[str]) -> list[Path]:
+    """Return the tables that list the images of sources: manifests, and the `.tsv` of features."""
+    found = [
+        features.sibling(Path(source), ".tsv") if source.lower().endswith(".npy") else Path(source)
+        for source in sources
+        if source.lower().endswith((".npy", *manifest.MANIFEST_EXTENSIONS))
+    ]
+    return [table for table in found if table.is_file()]
+
+
 def find(sources: Sequence[str], *, split: str | None = None) -> list[FeatureRows]:
     """Open files of features; the values are memory-mapped, not read.
 

@@ -24,6 +24,7 @@ from cnnkit.formats import tsv
 from cnnkit.formats.box import Box
 from cnnkit.formats.predictions import WITHHELD, Prediction
 from cnnkit.infer import ensemble, feature_input
+from cnnkit.infer.column_input import ColumnInput
 from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.ensemble import Ensemble
 from cnnkit.infer.feature_input import FeatureRows
@@ -119,6 +120,7 @@ class Predictor:
             raise UsageError(
                 f"{models[0]} predicts a box, and the boxes of several views cannot vote; drop --tta and --crops"
             )
+        self._columns: ColumnInput | None = None  # of the current images
         for model in self._ensemble.models:
             if views is not None and model.preprocess is not None:
                 check_test_views(views, model.preprocess, name=model.name, native=self._ensemble.native)
@@ -139,19 +141,26 @@ class Predictor:
         return any(model.preprocess is None for model in self._ensemble.models)
 
     def images(
-        self, images: Iterable[ImageFile], *, shard: Shard | None = None, callbacks: Callbacks | None = None
+        self,
+        images: Iterable[ImageFile],
+        *,
+        shard: Shard | None = None,
+        listed_in: Sequence[str | Path] = (),
+        callbacks: Callbacks | None = None,
     ) -> Iterator[ImageOutput]:
         """Predict images, or a shard of them, in their order, batch by batch.
 
         Args:
             images: The first batch is read before this returns, the others as predictions are consumed.
             shard: Predict only these; by default the shard that the configuration names.
+            listed_in: Tables that list the images, which may have columns that a network takes; `config.columns` has precedence.
             callbacks: `skip` for every image that cannot be used, `progress` after every batch.
 
         Raises:
-            UsageError: A model takes features.
+            UsageError: A model takes features, or columns that are not known.
         """
         self._demand_images()
+        self._columns = self._column_input(listed_in)
         callbacks = callbacks or Callbacks()
         views = 1 if self._views is None else 1 + self._views.copies
         at_once = max(1, self._batch // views)
@@ -163,6 +172,8 @@ class Predictor:
         if self.gives_box:  # it was trained on whole images, and finds the box itself
             whole = map(box_targets.whole_image, images)
             images = list(whole) if isinstance(images, Sequence) else whole
+        if self._columns is not None and isinstance(images, Sequence):
+            self._columns.check(images)
         coming = iter(images)
         first = list(islice(coming, at_once))
         total = len(images) if isinstance(images, Sequence) else len(first) if len(first) < at_once else None
@@ -186,6 +197,8 @@ class Predictor:
         self._demand_images()
         if self._ensemble.native:
             raise UsageError("--bench measures batches of one size; drop --size native")
+        if self.takes_columns:
+            raise UsageError("--bench measures networks that take only images; drop it, or train a head without --use")
         views = 1 if self._views is None else 1 + self._views.copies
         with single_threaded(self._views):
             return runner.bench(
@@ -201,6 +214,28 @@ class Predictor:
                 shared_cores=self.device == "cpu",
                 in_flight=runner.batches_in_flight(self.device),
             )
+
+    @property
+    def takes_columns(self) -> bool:
+        """Whether one of the networks takes metadata next to the image."""
+        return bool(self._ensemble.columns)
+
+    def _column_input(self, listed_in: Sequence[str | Path]) -> ColumnInput | None:
+        """Find the columns that networks take; None if they take none.
+
+        Raises:
+            UsageError: There is no such column, or a table is given for networks that take none.
+        """
+        wanted, given = self._ensemble.columns, self._config.columns
+        if not wanted:
+            if given is not None:
+                raise UsageError(
+                    f"--columns {given}: {self._ensemble.models[0].name} takes only images; drop it, or train a head with --use"
+                )
+            return None
+        if self._ensemble.native:
+            raise UsageError(f"{wanted[0][0]} takes columns next to the image, and --size native only images; drop it")
+        return ColumnInput(wanted, given, own=listed_in)
 
     def _demand_images(self) -> None:
         """Refuse models that take features."""
@@ -222,6 +257,7 @@ class Predictor:
             workers=self._config.workers,
             views=self._views,
             first=first,
+            metadata=self._columns,
             progress=callbacks.progress,
         )
         with single_threaded(self._views), contextlib.closing(results):
@@ -234,6 +270,8 @@ class Predictor:
                     (values,) = zip(*self._voted(outputs, views), strict=True)
                     output = _image_output(image.path, values, callbacks.skip)
                     yield output if boxes is None else self._with_box(output, image, boxes)
+        if self._columns is not None:
+            self._columns.report()
 
     def _with_box(self, output: ImageOutput, image: ImageFile, values: NDArray[np.float32]) -> ImageOutput:
         """Add the box, (1, 4), to an output; the size of the image is read from its file."""
@@ -264,6 +302,7 @@ class Predictor:
                 )
             for rows in found:
                 feature_input.check(rows, model)
+        self._columns = self._column_input(feature_input.tables([rows.name for rows in found]))
         return self._features(found, callbacks or Callbacks())
 
     def _features(self, found: Sequence[FeatureRows], callbacks: Callbacks) -> Iterator[ImageOutput]:
@@ -275,13 +314,20 @@ class Predictor:
                 values = feature_input.values_of(rows, start, start + size)
                 filled = np.zeros((size, *values.shape[1:]), dtype=np.float32)
                 filled[: len(values)] = values
+                columns = None
+                if self._columns is not None:
+                    coded = np.stack([self._columns.of(path) for path in paths])
+                    columns = np.pad(coded, ((0, size - len(paths)), (0, 0)))
                 arrays = [
-                    array[: len(paths)] for array in self._ensemble.predict([filled] * len(self._ensemble.models))
+                    array[: len(paths)]
+                    for array in self._ensemble.predict([filled] * len(self._ensemble.models), columns)
                 ]
                 for path, *prediction in zip(paths, *self._voted(arrays, 1), strict=True):
                     yield _image_output(path, prediction, callbacks.skip)
                 done += len(paths)
                 callbacks.progress(done, total)
+        if self._columns is not None:
+            self._columns.report()
 
     def _voted(self, arrays: Sequence[NDArray[np.float32]], views: int) -> list[NDArray[Any]]:
         """Combine the predictions of models and views into one per image.
@@ -401,6 +447,9 @@ def check_provenance(model: Path, predictions: MatchedPredictions, *, name: str)
     least = np.argsort(predictions.confidence, kind="stable")[:_PROVENANCE_IMAGES].tolist()
     if predictor.takes_features:
         log.info("%s takes features: cannot check that it predicted %s", model, name)
+        return
+    if predictor.takes_columns:
+        log.info("%s takes columns next to the image: cannot check that it predicted %s", model, name)
         return
     images = [ImageFile(predictions.paths[row]) for row in least]
     compared = 0

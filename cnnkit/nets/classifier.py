@@ -1,15 +1,15 @@
 """The network that all commands train and export: normalize -> backbone -> pool -> head."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from cnnkit.choices import Pool
+from cnnkit.choices import ColumnKind, Pool
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import torch_model
-from cnnkit.formats.header import LUMA, Header, Preprocess
+from cnnkit.formats.header import LUMA, Header, InputColumn, Preprocess
 from cnnkit.nets import backbones, build, notation, token_grid
 from cnnkit.nets.notation import Activation, Layer, LayerKind
 from cnnkit.nets.token_grid import TokenGrid
@@ -104,9 +104,46 @@ class Extractor(nn.Module):
         return self.pool(self.base(self.normalise(images)))  # type: ignore[no-any-return] # modules return Any
 
 
+class ColumnEncoding(nn.Module):
+    """Standardize numbers and one-hot encode categories: codes float (N, columns) -> (N, width), as `InputColumn` describes.
+
+    The code of a number is itself, that of a category its place in the list of categories, or another number if it is in none.
+    """
+
+    source: Tensor
+    mean: Tensor
+    scale: Tensor
+    code: Tensor
+    is_number: Tensor
+
+    def __init__(self, columns: Sequence[InputColumn]) -> None:
+        super().__init__()
+        self.width = sum(column.width for column in columns)
+        rows: list[tuple[int, float, float, float, bool]] = []  # one for each encoded column
+        for place, column in enumerate(columns):
+            if column.kind is ColumnKind.NUMBER:
+                rows.append((place, column.mean, 1 / column.std if column.std else 0.0, 0.0, True))
+            else:  # the only category says nothing about an image: it stays zero, as others
+                codes = range(len(column.categories)) if len(column.categories) > 1 else (-2,)
+                rows += [(place, 0.0, 0.0, float(code), False) for code in codes]
+        source, mean, scale, code, is_number = zip(*rows, strict=True)
+        # Not in the state: the Header holds them
+        self.register_buffer("source", torch.tensor(source), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+        self.register_buffer("code", torch.tensor(code), persistent=False)
+        self.register_buffer("is_number", torch.tensor(is_number), persistent=False)
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """Encode."""
+        values = columns.index_select(1, self.source)  # (N, columns) -> (N, width)
+        return torch.where(self.is_number, (values - self.mean) * self.scale, (values == self.code).to(values.dtype))
+
+
 class Classifier(nn.Module):
     """A whole network: `forward` returns logits (N, classes), or (N, 1) where a single sigmoid decides between two classes.
 
+    With `columns`, metadata is a second input, which is encoded and appended to the features; they have to be vectors then.
     With a `box` head, `ClassesAndBox` computes a box from the backbone's output, too.
     """
 
@@ -118,6 +155,7 @@ class Classifier(nn.Module):
         preprocess: Preprocess,
         pool: Pool,
         box: build.Network | None = None,
+        columns: ColumnEncoding | None = None,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
@@ -126,18 +164,28 @@ class Classifier(nn.Module):
         self.pool = Pooling(pool, token_grid.of_cut(backbone))
         self.head = head
         self.box = box
+        self.columns = columns
 
     def features(self, images: Tensor) -> Tensor:
-        """Compute the input of the head for uint8 images (N, H, W, 3)."""
+        """Compute the features of uint8 images (N, H, W, 3): the input of the head, without columns."""
         return self.pool(self.base(self.normalise(images)))  # type: ignore[no-any-return] # modules return Any
 
     def stages(self) -> list[nn.Module]:
         """Return the modules that `forward` calls one after another."""
         return [self.normalise, *build.stages(self.base), self.pool, *build.stages(self.head)]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits of uint8 images (N, H, W, 3)."""
-        return self.head(self.features(images))  # type: ignore[no-any-return] # modules return Any
+    def forward(self, images: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Compute the logits of uint8 images (N, H, W, 3), with the codes of their columns (N, columns) if it takes any."""
+        features = self.features(images)
+        return self.head(joined(features, self.columns, columns))  # type: ignore[no-any-return] # modules return Any
+
+
+def joined(features: Tensor, encoding: ColumnEncoding | None, columns: Tensor | None) -> Tensor:
+    """Append encoded columns to features, (N, D) -> (N, D + width); without an encoding, return the features."""
+    if encoding is None:
+        return features
+    assert columns is not None, "this network takes columns"
+    return torch.cat([features, encoding(columns).to(features.dtype)], 1)
 
 
 class ClassesAndBox(nn.Module):
@@ -274,17 +322,21 @@ def _check_outputs(header: Header, head: build.Network, *, name: str) -> None:
         raise FormatError(f"{name}: its header names {len(header.classes)} classes, its head has {outputs} outputs")
 
 
-def from_header(header: Header, state: Mapping[str, Tensor], *, name: str) -> Classifier:
+def from_header(header: Header, state: Mapping[str, Tensor], *, name: str, with_columns: bool = False) -> Classifier:
     """Build the network that a model file describes, with its weights, in eval mode.
 
     Args:
         header: The file's, with backbone, layer, pool, preprocessing and head.
         state: Its state_dict.
         name: The file, for messages.
+        with_columns: The caller passes columns to a network that takes them.
 
     Raises:
         FormatError: The Header is incomplete, or the weights do not fit it.
+        UsageError: The network takes columns, and the caller gives none.
     """
+    if not with_columns:
+        header.refuse_columns(name)
     if header.backbone is None or header.preprocess is None or header.head is None:
         raise FormatError(f"{name}: its header has no backbone, no preprocess or no head")
     preprocess, pool = header.preprocess, header.backbone.pool
@@ -293,13 +345,18 @@ def from_header(header: Header, state: Mapping[str, Tensor], *, name: str) -> Cl
     try:
         backbone = backbones.skeleton(header.backbone, size=preprocess.size, grey=preprocess.grey, most=most).eval()
         extractor = Extractor(backbone, preprocess=preprocess, pool=pool).eval()
-        head = build_head(header.head, feature_shape(extractor, preprocess), most=most)
+        encoding = None if header.columns is None else ColumnEncoding(header.columns)
+        shape = feature_shape(extractor, preprocess)
+        if encoding is not None and (len(shape) != 1 or header.box_head is not None):
+            why = "its features are no vectors" if header.box_head is None else "it predicts a box"
+            raise FormatError(f"{name}: its header has columns, but {why}; train it again")
+        head = build_head(header.head, shape if encoding is None else (shape[0] + encoding.width,), most=most)
         box = None
         if header.box_head is not None:
             box = build_box_head(header.box_head, backbone, preprocess=preprocess, most=most)
     except UsageError as error:
         raise FormatError(f"{name}: its header and its weights do not fit together ({error})") from error
-    classifier = Classifier(backbone, head, preprocess=preprocess, pool=pool, box=box)
+    classifier = Classifier(backbone, head, preprocess=preprocess, pool=pool, box=box, columns=encoding)
     for key, tensor in classifier.state_dict().items():
         if key in state and tensor.is_floating_point() != state[key].is_floating_point():
             raise FormatError(

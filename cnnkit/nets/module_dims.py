@@ -73,7 +73,12 @@ def _network(name: str, size: Sequence[int] | None = None) -> tuple[nn.Module, P
         square = size is not None and len(size) == 3 and size[0] == size[1]
         return *catalogue.for_dims(name, size=size[0] if size and square else None), None
     model = torch_model.load(name)
-    module = classifier.from_header(model.header, model.state, name=name)
+    module = classifier.from_header(model.header, model.state, name=name, with_columns=True)
+    columns = len(model.header.columns or ())
+    if columns:  # any values: only shapes are measured
+        module.register_forward_pre_hook(
+            lambda _, inputs: (*inputs, torch.zeros(len(inputs[0]), columns, device=inputs[0].device))
+        )
     return module, model.header.preprocess or Preprocess(), model.header
 
 

@@ -15,6 +15,7 @@ from cnnkit import messages
 from cnnkit.choices import (
     Amp,
     ClassWeights,
+    ColumnKind,
     Initializer,
     Loss,
     Monitor,
@@ -24,7 +25,7 @@ from cnnkit.choices import (
     Solver,
     Unfreeze,
 )
-from cnnkit.data import augment_notation
+from cnnkit.data import augment_notation, column_names
 from cnnkit.engine import device as devices
 from cnnkit.engine.config import DeviceConfig
 from cnnkit.errors import CnnkitError, UsageError
@@ -376,6 +377,14 @@ class HeadConfig(TrainConfig):
         False, "Scale each principal component to standard deviation 1.", after=("pca",), group=LEARNING
     )
 
+    use: str | None = option(
+        None,
+        "Metadata as a second input of the model, next to the features: width, height, aspect or bytes of the image file, or columns of "
+        "--columns. More often a leak than a gain: measure it with --with first.",
+        metavar="NAME[:number|category],...",
+        after=("weights",),
+    )
+
     _val_options: ClassVar[str] = "--val or --hold-out"
     _recorded: ClassVar[tuple[str, ...]] = _RECORDED["head"]
 
@@ -390,6 +399,8 @@ class HeadConfig(TrainConfig):
             UsageError: A setting would be ignored.
         """
         config = dataclasses.replace(self, head=output_layer.checked_head(self.head))
+        if self.use is not None:
+            column_names.parse_kinds(self.use)
         if self.solver is Solver.LBFGS:
             config._check_lbfgs()
         config._check_optimizer()
@@ -404,6 +415,11 @@ class HeadConfig(TrainConfig):
                 "--batch 1: batch norm cannot train on one row; give a larger --batch, or a --head without bn"
             )
         return config
+
+    @property
+    def kinds(self) -> dict[str, ColumnKind | None]:
+        """The columns to use, with their kinds if these are given."""
+        return {} if self.use is None else column_names.parse_kinds(self.use)
 
     def _check_lbfgs(self) -> None:
         """Reject settings that a solver without epochs and batches would ignore."""
@@ -428,6 +444,7 @@ LBFGS_SETTINGS = (
     "whiten",
     "monitor",
     "smoothing",
+    "use",
     "deterministic",
     "seed",
 )

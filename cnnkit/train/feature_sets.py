@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from cnnkit import class_names
 from cnnkit.choices import Loss
 from cnnkit.data import split_names, train_val
+from cnnkit.data.image_columns import Columns
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import features, manifest
@@ -84,6 +86,22 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
         warn_of_overlap(train_set, val_set, train=train, val=val or train)
     val_path = None if val_set is None else str(val or train)
     return FeatureSets(train_set, name, str(train), val_set, val_name, val_path, classes, hold_out)
+
+
+def columns(data: FeatureSets, names: Sequence[str], manifest: Path | None) -> Columns | None:
+    """Prepare to read columns of metadata on the images: from a manifest, or the `.tsv` of the features, or the image files.
+
+    Returns:
+        The columns; None if there are no names.
+
+    Raises:
+        UsageError: There is no such column.
+        OSError: A table cannot be read.
+    """
+    if not names:
+        return None
+    own = dict.fromkeys(features.sibling(Path(path), ".tsv") for path in (data.train_path, data.val_path) if path)
+    return Columns(names, manifest, own=tuple(own), option="--use")
 
 
 # Names of the Header's fields for messages.

@@ -3,28 +3,31 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cnnkit.callbacks import Callbacks
-from cnnkit.choices import ClassWeights, Initializer, Sample, Solver
+from cnnkit.choices import ClassWeights, ColumnKind, Initializer, Sample, Solver
+from cnnkit.data import image_columns
+from cnnkit.data.image_columns import ColumnCodes, Columns
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
-from cnnkit.errors import CnnkitError, FormatError
+from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import atomic, cache, history, torch_model
 from cnnkit.formats.features import Features
-from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess, made_by
+from cnnkit.formats.header import ArtefactKind, Backbone, Header, InputColumn, Preprocess, made_by
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, build, classifier, outlines
 from cnnkit.nets.output_layer import whole_head
-from cnnkit.train import dataset, optim, preparation
+from cnnkit.train import dataset, feature_sets, optim, preparation
 from cnnkit.train.config import LBFGS_SETTINGS, Epoch, HeadConfig
 from cnnkit.train.feature_sets import FeatureSets
 from cnnkit.train.loop import BestEpoch, TrainStep, fit, in_order, shuffled, warn_if_saturated
@@ -35,10 +38,11 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Features and targets on the device."""
+    """Features and targets on the device, and encoded columns of metadata, if there are any."""
 
     values: Tensor  # (N, D) or (N, C, H, W)
     targets: Tensor  # (N,)
+    columns: Tensor | None = None  # (N, width)
 
 
 def load_rows(found: Features, classes: tuple[str, ...], device: torch.device, *, name: str) -> Rows:
@@ -75,6 +79,7 @@ class HeadFit:
         self.prepared = preparation.fit(
             train.values, standardize=config.standardize, pca=config.pca, whiten=config.whiten
         )
+        self.columns = 0 if train.columns is None else train.columns.shape[1]
         self.train = self._prepared(train)
         self.val = None if val is None else self._prepared(val)
         assert config.loss is not None
@@ -97,7 +102,8 @@ class HeadFit:
         self.expected = config.epochs if config.solver is Solver.GRADIENT else len(self._strengths())
 
     def _prepared(self, rows: Rows) -> Rows:
-        return Rows(preparation.applied(self.prepared, rows.values), rows.targets)
+        values = preparation.applied(self.prepared, rows.values)
+        return Rows(values if rows.columns is None else torch.cat([values, rows.columns], 1), rows.targets)
 
     def _strengths(self) -> tuple[float, ...]:
         if self.config.l2:
@@ -177,9 +183,10 @@ class HeadFit:
         """Return the best epoch's head, with the preparation folded in, and its notation."""
         self.head.load_state_dict(self.best.state)
         self.head.eval().cpu()
-        if self.prepared is None:
+        whole = preparation.beside(self.prepared, others=self.columns)
+        if whole is None:
             return self.head, self.text
-        return preparation.fold(self.prepared, self.head, self.text)
+        return preparation.fold(whole, self.head, self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +217,7 @@ def train_head(
     train: HeadConfig,
     weights: Path | None = None,
     device: str = "auto",
+    columns: Columns | None = None,
     callbacks: Callbacks | None = None,
 ) -> HeadResult:
     """Train a head, keep its best epoch, and write the whole model.
@@ -220,9 +228,11 @@ def train_head(
         train: How it is trained; checked.
         weights: The backbone's state_dict; by default it is found by its hash in the caches of cnn-extract and torch.
         device: Where to train.
+        columns: Where the columns of `train.use` are read.
         callbacks: Progress, by epochs.
 
     Raises:
+        UsageError: A column cannot be encoded, or is joined to maps.
         FormatError: The features do not name their backbone, or their shape differs from its output.
         CnnkitError: The backbone's weights were not found, or the loss was not finite.
     """
@@ -233,6 +243,10 @@ def train_head(
         chosen = torch_device.choose(devices.parse(device))
         train_rows = load_rows(data.train, classes, chosen, name=data.train_name)
         val_rows = None if data.val is None else load_rows(data.val, classes, chosen, name=data.val_name or "")
+        fitted = None
+        if train.use is not None:
+            assert columns is not None
+            fitted, train_rows, val_rows = _with_columns(data, train.kinds, columns, train_rows, val_rows)
         trained = HeadFit(train, train_rows, val_rows, classes=len(classes))
         with history.HistoryWriter(output.with_suffix(".csv")) as written:
             callbacks.progress(0, trained.expected)  # the first epoch may take long, as with lbfgs
@@ -263,6 +277,7 @@ def train_head(
                 **_described(train, trained.strength),
             },
             made_by=made_by("torch", "torchvision"),
+            columns=fitted,
         )
         state = {f"base.{name}": tensor for name, tensor in backbone.items()}
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
@@ -280,6 +295,35 @@ def train_head(
         majority=majority,
         nearest_centroid=nearest,
     )
+
+
+def _with_columns(
+    data: FeatureSets, kinds: Mapping[str, ColumnKind | None], columns: Columns, train: Rows, val: Rows | None
+) -> tuple[tuple[InputColumn, ...], Rows, Rows | None]:
+    """Fit columns on the training rows, and add them to the rows of both sets, encoded as the whole network will do it."""
+    if train.values.ndim != 2:
+        raise UsageError("--use needs vectors, and these features are maps; extract with --pool avg, max or flatten")
+    paths = feature_sets.paths(data.train, data.train_path)
+    values = columns.of(paths)
+    fitted = tuple(
+        image_columns.fit(name, each, kind=kinds[name], option="--use")
+        for name, each in zip(columns.names, values, strict=True)
+    )
+    encoding = classifier.ColumnEncoding(fitted)
+    codes = ColumnCodes(fitted)
+
+    def added(rows: Rows, paths: Sequence[str], values: Sequence[Sequence[str | float]]) -> Rows:
+        coded = np.stack([codes(row, path=path) for path, row in zip(paths, zip(*values, strict=True), strict=True)])
+        return dataclasses.replace(rows, columns=encoding(torch.from_numpy(coded)).to(rows.values.device))
+
+    train = added(train, paths, values)
+    if val is not None:
+        assert data.val is not None
+        assert data.val_path is not None
+        paths = feature_sets.paths(data.val, data.val_path)
+        val = added(val, paths, columns.of(paths))
+    codes.report()
+    return fitted, train, val
 
 
 def _backbone(found: Features, weights: Path | None, *, name: str, path: str) -> Mapping[str, Tensor]:

@@ -102,6 +102,17 @@ def applied(preparation: Preparation | None, features: Tensor) -> Tensor:
     return preparation.to(features.device)(features.double()).float()
 
 
+def beside(preparation: Preparation | None, *, others: int) -> Preparation | None:
+    """Extend a map of features to rows with other values after them, which stay unchanged."""
+    if preparation is None or not others:
+        return preparation
+    identity = torch.eye(others, dtype=torch.float64)
+    return Preparation(
+        torch.block_diag(preparation.matrix.double(), identity),  # type: ignore[no-untyped-call] # torch has no types here
+        torch.cat([preparation.shift.double(), torch.zeros(others, dtype=torch.float64)]),
+    )
+
+
 def fold(preparation: Preparation, head: build.Network, text: str) -> tuple[build.Network, str]:
     """Fold the preparation into a head that was trained on prepared features.
 

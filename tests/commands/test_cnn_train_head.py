@@ -485,7 +485,10 @@ def test_columns_of_a_manifest_with_prepared_features_of_folds(run, here):
             ("--val", "val.npy", "--with", "widht"),
             "--with widht: no such column; there are width, height, aspect, bytes",
         ),
-        (("-o", "m.pt", "--columns", "m.tsv"), "--columns goes with --with; name the columns with --with NAME,..."),
+        (
+            ("-o", "m.pt", "--columns", "m.tsv"),
+            "--columns goes with --use and --with; name the columns with --use NAME,...",
+        ),
         (("--val", "val.npy"), "no output file; give the model's name with -o FILE.pt"),
         (("--val", "val.npy", "--hold-out", "fold0", "-o", "m.pt"), "--val and --hold-out both name a validation set"),
         (

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnkit import __version__
-from cnnkit.choices import Decoding
+from cnnkit.choices import ColumnKind, Decoding
 from cnnkit.errors import FormatError
 from cnnkit.formats.header import (
     VERSION,
@@ -16,6 +16,7 @@ from cnnkit.formats.header import (
     Backbone,
     Fit,
     Header,
+    InputColumn,
     Interpolation,
     Pool,
     Preprocess,
@@ -29,6 +30,13 @@ DEVIATIONS = st.tuples(*[st.floats(1e-6, 1)] * 3)
 TEXT = st.text(min_size=1, max_size=10)
 NOTATIONS = TEXT.filter(lambda text: text.strip() and not text.strip().startswith("@"))
 DIGESTS = st.text("0123456789abcdef", min_size=1, max_size=64)
+VALUES = st.floats(-1e38, 1e38)
+COLUMNS = st.builds(InputColumn, TEXT, st.just(ColumnKind.NUMBER), mean=VALUES, std=st.floats(0, 1e38)) | st.builds(
+    InputColumn,
+    TEXT,
+    st.just(ColumnKind.CATEGORY),
+    categories=st.lists(st.text(max_size=3), min_size=1, max_size=3, unique=True).map(tuple),
+)
 HEADERS = st.builds(
     Header,
     kind=st.sampled_from(ArtefactKind),
@@ -51,6 +59,7 @@ HEADERS = st.builds(
     head=st.none() | NOTATIONS,
     training=st.dictionaries(TEXT, FLOATS | TEXT | st.integers() | st.booleans(), max_size=3),
     made_by=st.dictionaries(TEXT, TEXT, max_size=3),
+    columns=st.none() | st.lists(COLUMNS, min_size=1, max_size=2).map(tuple),
 )
 WHOLE = Header(
     kind=ArtefactKind.FEATURES,
@@ -220,6 +229,10 @@ WRONG = [
 FULL = json.loads(WHOLE.to_json()) | {
     "training": {"command": "cnn-train", "views": 3, "temperature": 1.5, "augment": "hflip", "rows": 4, "epochs": 2},
     "made_by": {"cnnkit": "0.1.0"},
+    "columns": [
+        {"name": "width", "kind": "number", "mean": 640.5, "std": 3.0},
+        {"name": "camera", "kind": "category", "categories": ["", "Nikon"]},
+    ],
 }
 
 
@@ -256,7 +269,15 @@ def usable(header):
         and math.isfinite(header.temperature)
         and header.temperature > 0
         and isinstance(header.has_views, bool)
+        and all(_is_usable(column) for column in header.columns or ())
+        and header.columns != ()
     )
+
+
+def _is_usable(column):
+    if column.kind is ColumnKind.CATEGORY:
+        return bool(column.categories) and all(isinstance(each, str) for each in column.categories)
+    return bool(column.name) and math.isfinite(column.mean) and 0 <= column.std < math.inf
 
 
 @pytest.mark.parametrize("place", list(places(FULL)), ids=str)
@@ -307,6 +328,10 @@ def test_every_field_with_every_wrong_value(place):
         (("backbone", "name"), "", "backbone.name: expected text of at least 1 character, found ''"),
         (("preprocess", "mean"), [0, 0], "preprocess.mean: expected a list of 3 values, found [0, 0]"),
         (("backbone",), {"name": "x"}, "backbone.layer is missing"),
+        (("columns", 0, "kind"), "text", "columns[0].kind: expected one of number, category, found 'text'"),
+        (("columns", 0, "std"), -1, "columns[0].std: expected a number, at least 0.0, found -1"),
+        (("columns", 1, "categories"), ["a", "a"], "column 'camera' has the same category twice"),
+        (("columns", 1, "categories"), [], "column 'camera' has no categories"),
     ],
 )
 def test_messages_name_the_field_and_its_value(place, value, message):

@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from cnnkit.audit.side_information import Columns, Encoding, parse_names
+from cnnkit.choices import ColumnKind
+from cnnkit.data import image_columns
+from cnnkit.data.column_names import parse_kinds, parse_names
+from cnnkit.data.image_columns import ColumnCodes, Columns
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import tsv
 
@@ -77,10 +80,10 @@ def test_numbers_are_standardised_as_in_scikit_learn():
     """By mean and standard deviation of the training rows; integers, decimals and exponents."""
     train, other = ["3", "4.5", "-1e1", " 7"], ["100", "3"]
     scaler = StandardScaler().fit([[float(each)] for each in train])
-    encoding = Encoding.fit("x", train, other)
+    column = image_columns.fit("x", train, others=other)
     for values in (train, other):
         expected = scaler.transform([[float(each)] for each in values])
-        np.testing.assert_allclose(encoding(values), expected, rtol=1e-6)
+        np.testing.assert_allclose(image_columns.encoded(column, values), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("train", [["b", "a", "b", ""], ["1", "nan", "2", "2"], ["1", "2", "2", "3"]])
@@ -88,26 +91,75 @@ def test_words_are_one_hot_as_in_scikit_learn(train):
     """Also if a single value, in either set, is not a number; a word that was not in training is all zeros."""
     other = ["b", "never seen", train[0]]
     encoder = OneHotEncoder(sparse_output=False, handle_unknown="ignore").fit([[each] for each in train])
-    encoding = Encoding.fit("x", train, other)
+    column = image_columns.fit("x", train, others=other)
     for values in (train, other):
-        np.testing.assert_array_equal(encoding(values), encoder.transform([[each] for each in values]))
+        np.testing.assert_array_equal(
+            image_columns.encoded(column, values), encoder.transform([[each] for each in values])
+        )
 
 
 @pytest.mark.parametrize(("train", "other"), [([7.0, 7.0], [7.0, 9.0]), (["a", "a"], ["a", "b"]), (["5"], ["6"])])
 def test_constant_column_is_zeros_with_a_warning(train, other, caplog):
     """In both sets."""
     with caplog.at_level(logging.WARNING):
-        encoding = Encoding.fit("boat", train, other)
+        column = image_columns.fit("boat", train, others=other)
     assert caplog.messages == ["--with boat: the same for all training images; it has no effect"]
-    assert not encoding(train).any()
-    assert not encoding(other).any()
+    assert not image_columns.encoded(column, train).any()
+    assert not image_columns.encoded(column, other).any()
 
 
 def test_rejects_columns_with_too_many_words():
     """A hundred are allowed, one more is not."""
     words = [f"w{number:03d}" for number in range(101)]
-    assert Encoding.fit("x", words[1:], [])(words).shape == (101, 100)
+    assert image_columns.encoded(image_columns.fit("x", words[1:]), words).shape == (101, 100)
     with pytest.raises(
         UsageError, match=r"^--with x: 101 different values, such as w000; a categorical column has at most 100$"
     ):
-        Encoding.fit("x", words, [])
+        image_columns.fit("x", words)
+
+
+def test_kinds_are_given_or_follow_from_the_training_values():
+    """Numbers are numbers unless the option gives a category, as the sizes of images in the notes."""
+    assert parse_kinds("width, camera:category,a:b,size:number") == {
+        "width": None, "camera": ColumnKind.CATEGORY, "a:b": None, "size": ColumnKind.NUMBER,
+    }  # fmt: skip
+    assert image_columns.fit("w", ["3", "4"]).kind is ColumnKind.NUMBER
+    column = image_columns.fit("w", [640, 320, 640], kind=ColumnKind.CATEGORY)
+    assert column.categories == ("320", "640")
+    with pytest.raises(UsageError, match=r'^--use w:number: "big" is not a number; give w:category$'):
+        image_columns.fit("w", ["3", "big"], kind=ColumnKind.NUMBER, option="--use")
+    for text in ("w,w:number", "w,,h", "label:category"):
+        with pytest.raises(UsageError, match="--use"):
+            parse_kinds(text)
+
+
+def test_codes_are_numbers_and_places_of_categories(caplog):
+    """A category that was not in the training set has a code of its own, and is counted in one notice."""
+    columns = [image_columns.fit("w", [1, 2]), image_columns.fit("camera", ["b", "a", ""])]
+    codes = ColumnCodes(columns)
+    found = [codes(row, path="x.jpg").tolist() for row in (["7.5", "a"], [2, ""], ["1", "new"], ["1", "newer"])]
+    assert found == [[7.5, 1], [2, 0], [1, -1], [1, -1]]
+    with caplog.at_level(logging.INFO):
+        codes.report()
+        codes.report()
+    assert caplog.messages == [
+        "column camera: 2 values of 2 images not in the training set, such as new: encoded as zeros"
+    ]
+    for value, shown in (("", "empty"), ("wide", '"wide"'), ("1e39", '"1e39"'), ("nan", '"nan"')):
+        with pytest.raises(CnnkitError, match=f"^x.jpg: column w is {shown}, and was a number for all training images"):
+            codes([value, "a"], path="x.jpg")
+
+
+def test_tables_that_list_the_images_may_have_the_columns(here):
+    """Several tables, none of which needs the columns; an image that none of them lists is an error."""
+    (here / "p" / "c.jpg").write_bytes((here / "p" / "a.jpg").read_bytes())
+    (here / "more.tsv").write_bytes(tsv.render(["path", "boat"], [("p/c.jpg", "9")]))
+    columns = Columns(("boat", "height"), None, own=["lists/m.tsv", "more.tsv"], option="--use")
+    assert columns.of(["p/c.jpg", "p/b.jpg"]) == [["9", "2"], [30, 50]]
+    assert columns.measured == ("height",)
+    with pytest.raises(
+        UsageError, match=r"^--use deck: no such column; .*; columns of a manifest come with --columns FILE"
+    ):
+        Columns(("deck",), None, own=["more.tsv"], option="--use")
+    with pytest.raises(CnnkitError, match=r"^p/d\.jpg is not in lists/m\.tsv, more\.tsv"):
+        columns.row("p/d.jpg")
