@@ -91,6 +91,8 @@ def test_predictions_match_the_truth_by_path_and_box(run, crops):
     wide = run("cnn-predict", "-m", "m.onnx", "boxes.tsv", "--margin", "0.1", "--device", "cpu")
     assert wide.rows[0]["path"] == "photos/blue/00.png#xywh=0,1,24,22"
     run("cnn-eval", "--truth", "boxes.tsv", "--margin", "0.1", stdin=wide.out)
+    said = run("cnn-predict", "-m", "m.onnx", "cut.tsv", "--margin", "0.1", "--device", "cpu").err
+    assert "cut.tsv: no image has a box for --margin to widen" in said
     again = run("cnn-predict", "-m", "m.onnx", "-", "--device", "cpu", stdin="\n".join(map(path_of, crops)))
     assert again.out == found.out
 
