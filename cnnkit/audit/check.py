@@ -19,6 +19,7 @@ from cnnkit.data.duplicates import DisjointSets
 from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
+from cnnkit.formats.box import any_crop, divided
 
 log = logging.getLogger("cnnkit")
 
@@ -81,6 +82,8 @@ def check(
     places = list(_pairs(sound, inspected, near=config.near_bits, features=features, similarity=similarity))
     together = DisjointSets(len(sound))
     together.unite_equal(image.group for image in sound)
+    if any_crop(image.path for image in sound):
+        together.unite_equal(os.path.realpath(divided(image.path)[0]) for image in sound)
     for _, one, other, _ in places:
         together.unite(one, other)
     roots = [together.root(place) for place in range(len(sound))]
@@ -113,6 +116,7 @@ def _of_set(once: Sequence[ImageFile], sound: Sequence[ImageFile], probed: Seque
     yield from findings.of_labels(sound)
     yield from findings.of_classes(sound)
     yield from findings.of_groups(sound)
+    yield from findings.of_crops(sound)
     yield from findings.of_probes(probed)
 
 

@@ -1,5 +1,6 @@
 """Findings: records of what is wrong or unusual in a dataset."""
 
+import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from cnnkit.audit.side_information import COLOURS
 from cnnkit.choices import ProbeName
 from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
+from cnnkit.formats.box import any_crop, divided
 
 #: A shorter side that differs from the median by more than this factor is a warning.
 _ABSURD = 8
@@ -195,6 +197,20 @@ def of_groups(images: Sequence[ImageFile]) -> Iterator[Finding]:
         if len(first) > 1:
             (one, path), (other, second), *_ = first.items()
             yield Finding(Level.ERROR, FindingKind.GROUP, second, path, f"group {group} is in {one} and {other}")
+
+
+def of_crops(images: Sequence[ImageFile]) -> Iterator[Finding]:
+    """Report files of which crops are in several splits."""
+    splits: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    if not any_crop(image.path for image in images):
+        return
+    for image in images:
+        if image.split is not None:
+            splits[os.path.realpath(divided(image.path)[0])].setdefault(image.split, image.path)
+    for first in splits.values():
+        if len(first) > 1:
+            (one, path), (other, second), *_ = first.items()
+            yield Finding(Level.ERROR, FindingKind.GROUP, second, path, f"crops of one file are in {one} and {other}")
 
 
 def of_probes(probes: Sequence[Probe]) -> Iterator[Finding]:

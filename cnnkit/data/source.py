@@ -34,7 +34,7 @@ from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import archives, image_formats, listed_paths, manifest, tables, text_lines
-from cnnkit.formats.box import divided, of_path
+from cnnkit.formats.box import any_crop, divided, of_path
 
 #: Addresses of object stores and commands, as other programs read them.
 _REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]+://|pipe:")
@@ -109,6 +109,8 @@ def find(
     collected.note_sources(sources)
     found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=collected)
     if margin := _margin.get():
+        if isinstance(found, list) and not any_crop(image.path for image in found):
+            collected.readings.append(f"{messages.shortened(sources, 3)}: no image has a box for --margin to widen")
         wider = (_widened(image, margin) for image in found)
         found = list(wider) if isinstance(found, list) else wider
     return found if search is not None else said(found, collected)

@@ -5,7 +5,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,7 @@ from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import tsv
+from cnnkit.formats.box import divided
 
 log = logging.getLogger("cnnkit")
 
@@ -48,6 +49,7 @@ class TrainValOverlap:
     same: list[ImageFile]  # the same file is in the training set
     copied: list[ImageFile]  # an augmented copy is, or the original, or another copy of the same original
     grouped: list[ImageFile]  # other images of its group are
+    cropped: list[ImageFile] = field(default_factory=list)  # another crop of the same file is, or the whole file
 
 
 def find_overlap(train: Sequence[ImageFile], val: Sequence[ImageFile]) -> TrainValOverlap:
@@ -60,12 +62,17 @@ def find_overlap(train: Sequence[ImageFile], val: Sequence[ImageFile]) -> TrainV
     listed: dict[str, dict[str, str]] = {}
     files = {os.path.realpath(image.path) for image in train if not source.is_in_memory(image)}
     groups = {image.group for image in train} - {None}
-    originals = {_original(path, listed) for path in files}
+    whole = {divided(path)[0] for path in files}
+    originals = {_original(path, listed) for path in whole}
     found = TrainValOverlap([], [], [])
     for image in val:
         path = os.path.realpath(image.path)
         if path in files:
             found.same.append(image)
+            continue
+        path = divided(path)[0]
+        if path in whole:
+            found.cropped.append(image)
         elif _original(path, listed) in originals:
             found.copied.append(image)
         elif image.group in groups:
@@ -80,6 +87,13 @@ def warn_of_overlap(known: TrainValOverlap) -> None:
             "%s also in the training set, such as %s: the validation accuracy will be too high",
             _validation_images(known.same, "is", "are"),
             known.same[0].path,
+        )
+    if known.cropped:
+        log.warning(
+            "%s of a file of the training set, such as %s: the validation accuracy will be too high; "
+            "cnn-split keeps the crops of a file together",
+            _validation_images(known.cropped, "is", "are"),
+            known.cropped[0].path,
         )
     if known.copied:
         log.warning(
@@ -128,7 +142,9 @@ def _sources_of_copies(folder: str) -> dict[str, str]:
     file = Path(folder, COPIES_MANIFEST)
     with contextlib.suppress(FileNotFoundError, FormatError):  # a file of this name need not be cnn-augment's
         return {
-            os.path.normpath(os.path.join(folder, row["path"])): os.path.realpath(os.path.join(folder, row["source"]))
+            os.path.normpath(os.path.join(folder, row["path"])): os.path.realpath(
+                os.path.join(folder, divided(row["source"])[0])
+            )
             for row in tsv.load(file, required=["path", "source"])
         }
     return {}

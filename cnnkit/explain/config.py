@@ -140,7 +140,7 @@ class RenderOptions(DrawOptions):
     manifest: Path | None = option(
         None,
         "Manifest to write: each image with the box of --box in its column box, to which other commands then crop it.",
-        metavar="FILE.tsv",
+        metavar="FILE",
     )
     faithful: bool = option(
         False,

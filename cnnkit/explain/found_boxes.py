@@ -41,7 +41,7 @@ class FoundBoxes:
         known = manifest.columns(self.rows)
         columns = (*known, *([] if "box" in known else ["box"]), "score")
         lines = [
-            [*manifest.fields(row, columns[:-1]), None if score is None else str(score)]
+            [*manifest.fields(row, columns[:-1]), None if score is None else f"{score:.6g}"]
             for row, score in zip(manifest.moved(self.rows, self.path.parent), self.scores, strict=True)
         ]
         with atomic.writing(self.path) as file:

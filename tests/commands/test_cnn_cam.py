@@ -857,3 +857,78 @@ def test_small_dog_in_a_large_landscape(run, photos, tmp_path, monkeypatch):
         for words in (("--size", "native"), ())
     )
     assert float(whole["probability"]) > 10 * float(small["probability"]), "224 pixels hardly show a dog"
+
+
+def listed(name):
+    """Read a manifest."""
+    header, *lines = Path(name).read_text().splitlines()
+    return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+
+
+@pytest.mark.parametrize("words", [(), ("-o", "maps")])
+def test_manifest_has_boxes_in_pixels_of_the_upright_file(run, here, words):
+    """Also of an image turned by EXIF, and of a crop; with the columns of the source, and the score of the class."""
+    (here / "lists").mkdir()
+    write_image("one.png", blue=None)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by 90 degrees to the left
+    Image.fromarray(np.rot90(pixels("one.png")).astype(np.uint8)).save("turned.png", exif=exif)
+    write_image("wide.png", size=(128, 96), red=(28, 48, 44, 56), blue=None)
+    write_image("none.png", red=None)
+    rows = [
+        "path\tlabel\tsplit\tgroup\tbox",
+        "../one.png\tred\ttrain\tfilm\t",
+        "../turned.png\tred\tval\t\t",
+        "../wide.png\tred\tval\t\t20,40,64,32",
+        "../none.png\tblue\tval\t\t",
+    ]
+    Path("lists/all.tsv").write_text("\n".join([*rows, ""]))
+    flags = ("--class", "red", "--box", "0.5", "--size", "32x64", *CPU)
+    outcome = run("cnn-cam", "-m", "model.pt", "lists/all.tsv", *words, *flags, "--manifest", "lists/out.tsv")
+    found = listed("lists/out.tsv")
+    assert list(found[0]) == ["path", "label", "split", "group", "box", "score"]
+    assert [row["path"] for row in found] == ["../one.png", "../turned.png", "../wide.png", "../none.png"]
+    assert [(row["label"], row["split"], row["group"]) for row in found[:2]] == [
+        ("red", "train", "film"),
+        ("red", "val", ""),
+    ]
+    assert [row["box"] for row in found] == ["8,8,16,8", "8,8,16,8", "28,48,16,8", ""]
+    assert [row["score"] for row in found] == [row["probability"] for row in outcome.rows]
+    assert boxes(outcome.rows[0]) == [8, 8, 24, 16]
+    assert "lists/out.tsv: 1 image without evidence for the class: whole, without a box" in outcome.err
+
+
+def test_manifest_chains_into_training_on_what_was_found(run, here):
+    """The features of the boxes are those of the red rectangles cut out."""
+    words = ("photos/red", "--class", "red", "--box", "0.5", "--size", "32x64", *CPU)
+    run("cnn-cam", "-m", "model.pt", *words, "--manifest", "boxes.tsv")
+    backbone = ("--layers", "conv 4 k3 relu", "--weights", "none", "--size", "16", *CPU)
+    run("cnn-extract", "boxes.tsv", "-o", "x.npy", *backbone)
+    for row in listed("boxes.tsv"):
+        left, top, width, height = map(int, row["box"].split(","))
+        target = Path("cut", f"{Path(row['path']).stem}.png")
+        target.parent.mkdir(exist_ok=True)
+        cut = pixels(row["path"])[top : top + height, left : left + width]
+        Image.fromarray(cut.astype(np.uint8)).save(target)
+    run("cnn-extract", "cut", "-o", "y.npy", *backbone)
+    assert np.array_equal(np.load("x.npy"), np.load("y.npy"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--manifest writes the boxes that --box finds; add --box SHARE"),
+        (
+            ("--box", "0.5", "--class", "red", "--class", "blue"),
+            "--manifest has one box for each image; give --class once",
+        ),
+        (("--box", "0.5", "--class", "all"), "--manifest has one box for each image"),
+    ],
+)
+def test_manifest_needs_one_box_of_each_image(run, here, words, message):
+    assert message in run("cnn-cam", "-m", "model.pt", "photos", "--manifest", "b.tsv", *words, status=2).err
+
+
+def test_manifest_is_written_as_tsv(run, here):
+    words = ("-m", "model.pt", "photos", "--box", "0.5", "--manifest", "b.csv")
+    assert "give it a name that ends in .tsv" in run("cnn-cam", *words, status=2).err

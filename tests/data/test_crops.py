@@ -59,7 +59,7 @@ def test_reduction_is_chosen_by_the_crop(tmp_path, photograph, fit, orientation)
     full = preprocessing.prepare(decode.load(crop), way).astype(int)
     near = np.abs(preprocessing.prepare(reduced, way).astype(int) - full)
     assert near.mean() < 1
-    assert near.max() < 16
+    assert near.max() < 24  # at the edges, where a pixel of the reduction is partly outside
     (small,) = decode.load_reduced(f"{path}#xywh=101,53,60,60", [preprocessing.enough(way)])
     assert small.factor == 1
     whole = Preprocess(fit=fit, resize=40, size=way.size, decoding=Decoding.FULL)
