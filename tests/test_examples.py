@@ -162,6 +162,26 @@ def test_permuted_digits_are_the_same_digits(shell, commands, tmp_path):
 
 @pytest.mark.slow
 @needs_make
+def test_boxes_of_pasted_digits(shell, commands, tmp_path):
+    """The pasted digits are in their boxes, the network's boxes are measured, and a sheet shows both."""
+    pixels = np.zeros((40, 28, 28), dtype=np.uint8)
+    pixels[:, 6:22, 10:18] = 255
+    header = bytes([0, 0, 8, 3]) + b"".join(length.to_bytes(4, "big") for length in pixels.shape)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pixels.tobytes()))
+    labels = bytes([0, 0, 8, 1, 0, 0, 0, 40, *(number % 3 for number in range(40))])
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    make = f"make -s -f {EXAMPLES / 'boxes' / 'Makefile'} MNIST=. OUT=out COUNT=100 EPOCHS=1 BIN={commands}/"
+    assert "mean IoU" in shell(make, cwd=tmp_path).out
+    assert json.loads((tmp_path / "out" / "measures.json").read_text())["boxes"] == 10
+    assert (tmp_path / "out" / "sheet.png").stat().st_size > 1000
+    _, *rows = [line.split("\t") for line in (tmp_path / "out" / "boxes.tsv").read_text().splitlines()]
+    for path, _, _, box in rows[:10]:
+        x, y, width, height = map(int, box.split(","))
+        assert (np.asarray(Image.open(tmp_path / "out" / path))[y : y + height, x : x + width] > 160).mean() > 0.7
+
+
+@pytest.mark.slow
+@needs_make
 def test_small_photographs(shell, commands, images):
     """Training and test set are folders; the network is measured on the test set."""
     for split in ("train", "test"):

@@ -26,7 +26,7 @@ NEW_HEAD = "Pretrained network with a new head"
 BOX = "Box"
 
 #: The default factor of the loss of boxes, which is smaller by far than that of classes; docs/commands/cnn-train.md has measurements.
-BOX_WEIGHT = 50.0
+BOX_WEIGHT = 10.0
 
 #: Default input size in pixels, that of the textbook's chapter.
 SIZE = 150
