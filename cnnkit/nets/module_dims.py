@@ -512,6 +512,8 @@ _KINDS: tuple[tuple[type[nn.Module], LayerKind], ...] = (
 
 def _kind(module: nn.Module) -> str:
     """Return the kind of a module: the notation's word if there is one, else its class."""
+    if isinstance(module, classifier.ColumnEncoding):
+        return "columns"
     if isinstance(module, build.GlobalPool):
         return LayerKind.gmp if module.largest else LayerKind.gap
     if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):

@@ -285,7 +285,11 @@ def test_commands_that_give_no_columns_refuse(run, here, words):
 def test_other_commands_work(run, here):
     """Dimensions of both files, the backbone, half precision, and a temperature."""
     for name in ("head.pt", "head.onnx"):
-        assert run("cnn-dims", name).rows[-1]["layer"] == "total"
+        rows = run("cnn-dims", name).rows
+        assert rows[-1]["layer"] == "total"
+        assert next(row for row in rows if row["layer"] == "head.dense1")["params"] == "18", (
+            "8 features, 9 of columns, a bias"
+        )
     run("cnn-extract", "photos", "--split", "val", "--backbone", "head.pt", "-o", "again.npy", *CPU)
     np.testing.assert_array_equal(np.load("again.npy"), np.load("val.npy"))
     run("cnn-export", "head.pt", "-o", "half.onnx", "--fp16", "--tolerance", "0.02", *CPU)
