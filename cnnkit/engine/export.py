@@ -26,7 +26,7 @@ from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError
 from cnnkit.formats import labels, onnx_model, torch_model
 from cnnkit.formats.header import ArtefactKind, Header, made_by
-from cnnkit.nets import build, classifier, named_network
+from cnnkit.nets import build, classifier, named_network, whitening
 from cnnkit.nets.build import Network
 from cnnkit.nets.classifier import Classifier, class_logits
 
@@ -62,9 +62,11 @@ class ClassifierOutputs(nn.Module):
         """
         super().__init__()
         self.classifier = copy.deepcopy(classifier) if half else classifier
+        self._whitens = False
         if half:  # normalization stays in float32: a scale of 1/255 would lose digits
             self.classifier.base.half()
             self.classifier.head.half()
+            self._whitens = _whiten_in_float32(self.classifier.base, like=classifier.base)
         self.normalised, self.wants_features, self.wants_cam, self.half_inside = normalised, features, cam, half
         self.names = ["probabilities", "logits", *(["features"] if features else []), *(["cam"] if cam else [])]
         if cam:
@@ -75,7 +77,7 @@ class ClassifierOutputs(nn.Module):
         """Return the outputs in the order of `names`, all float32."""
         network = self.classifier
         inputs = images if self.normalised else network.normalise(images)
-        maps = network.base(inputs.half() if self.half_inside else inputs)
+        maps = network.base(inputs.half() if self.half_inside and not self._whitens else inputs)
         features = network.pool(maps)
         logits = class_logits(network.head(features).float())
         outputs = [logits.softmax(1), logits]
@@ -89,6 +91,16 @@ class ClassifierOutputs(nn.Module):
                 maps = torch.cat([-maps, maps], 1)
             outputs.append(maps.float())
         return tuple(outputs)
+
+
+def _whiten_in_float32(backbone: nn.Module, *, like: nn.Module) -> bool:
+    """Let the whitening of a backbone in float16 compute in float32, with the values of another one; return whether it has one."""
+    layer, original = whitening.find(backbone), whitening.find(like)
+    if layer is None or original is None:
+        return False
+    layer.float().load_state_dict(original.state_dict())
+    layer.dtype = torch.float16
+    return True
 
 
 class HeadOutputs(nn.Module):
@@ -401,7 +413,9 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
         except (AssertionError, RuntimeError) as error:
             if device_errors.is_out_of_memory(error):
                 raise
-            if header.backbone.notation is None:
+            if header.backbone.whiten is not None:
+                reason = f"it whitens images of that size ({header.backbone.whiten}); export it without --dynamic-size"
+            elif header.backbone.notation is None:
                 reason = f"{header.backbone.name} is made for one size; --dynamic-size needs a backbone of convolutions"
             else:
                 reason = f"its backbone ({header.backbone.notation}) reads flattened maps; {remedy}"

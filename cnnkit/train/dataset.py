@@ -23,6 +23,7 @@ from cnnkit.formats.header import LUMA, Preprocess
 from cnnkit.train import val_size
 from cnnkit.train.config import ImageTrainConfig, RunConfig, parse_size
 from cnnkit.train.distributed import World
+from cnnkit.train.whitening_fit import PixelSums
 
 log = logging.getLogger("cnnkit")
 
@@ -91,6 +92,7 @@ class ImageSet:
         budget: int,
         augmenter: Augmenter | None = None,
         measured: bool = True,
+        sums: PixelSums | None = None,
         jobs: int | None = None,
         callbacks: Callbacks,
     ) -> None:
@@ -104,6 +106,7 @@ class ImageSet:
             budget: Bytes of memory for decoded images; if they do not fit, they are read again in every epoch.
             augmenter: Makes the augmented copies.
             measured: Measure the pixel statistics.
+            sums: Gets every image, too.
             jobs: Threads that decode.
             callbacks: Progress, and skipped images.
         """
@@ -123,6 +126,8 @@ class ImageSet:
             pixels, fingerprint = loaded
             if measured:
                 moments.add(pixels)
+            if sums is not None:
+                sums.add(pixels)
             if fits:
                 kept[len(self.images)] = pixels
             self.images.append(image)
@@ -296,11 +301,12 @@ def load_train_val(
     *,
     device: torch.device,
     measured: bool = False,
+    sums: PixelSums | None = None,
     callbacks: Callbacks,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Read every image, and keep the sets that fit into memory, the training set first.
 
-    With `measured`, the pixel statistics of the training set are measured.
+    With `measured`, the pixel statistics of the training set are measured. `sums` gets its images, before augmentation.
 
     Raises:
         CnnkitError: No image of a class could be used.
@@ -320,6 +326,7 @@ def load_train_val(
             budget=budget,
             augmenter=None if number else augmenter,
             measured=measured and not number,
+            sums=None if number else sums,
             jobs=run.jobs,
             callbacks=dataclasses.replace(callbacks, progress=progress),
         )
