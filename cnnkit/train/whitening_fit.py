@@ -15,7 +15,7 @@ _ROWS = 256  # that are multiplied at once
 
 
 class PixelSums:
-    """Sums of the pixels of images, and of the products of all pairs of them, as memory for D * D numbers.
+    """Sums of the pixels of images, and of the products of all pairs of them: D * D numbers in memory.
 
     Pixels are integers, and so are their sums, up to 2**53: they are exact, and depend neither on the order of the images nor on the
     number of threads.
@@ -51,11 +51,15 @@ class PixelSums:
         self._waiting = 0
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Return the mean image (D,) and the covariance of its pixels (D, D), as float64, of values from 0 to 1 in the order (C, H, W)."""
+        """Return the mean image (D,) and the covariance of its pixels (D, D), as float64, of values from 0 to 1 in the order (C, H, W).
+
+        The sums are used up: the covariance takes their place in memory.
+        """
         self._multiply()
         mean = self._sums / self._count
-        covariance = (self._products - torch.outer(self._sums, mean)) / max(self._count - 1, 1)
-        return mean / self._largest, covariance / self._largest**2
+        covariance = self._products.addr_(self._sums, mean, alpha=-1)
+        covariance /= max(self._count - 1, 1) * self._largest**2
+        return mean / self._largest, covariance
 
 
 def fit(mean: Tensor, covariance: Tensor, whiten: Whiten, *, epsilon: float) -> tuple[Tensor, Tensor]:

@@ -129,9 +129,12 @@ def test_resumed_and_fine_tuned_networks_keep_the_whitening(run, here):
 
 
 def test_maps_and_attacks(run, here):
-    """cnn-maps shows whitened images by name; gradients of cnn-attack pass through the matrix."""
+    """cnn-maps shows whitened images by name, also of the exported network; gradients of cnn-attack pass through the matrix."""
     path = min(Path("photos/val/red").iterdir())
-    (row,) = run("cnn-maps", "-m", "zca.pt", path, "-o", "maps", "--layer", "whiten", *CPU).rows
+    row, exported = (
+        run("cnn-maps", "-m", name, path, "--layer", "whiten", *CPU).rows[0] for name in ("zca.pt", "zca.onnx")
+    )
+    assert float(exported["maximum"]) == pytest.approx(float(row["maximum"]), rel=1e-4)
     network = opened()
     image = torch.tensor(preprocessing.load(path, network.preprocess))[None]
     with torch.no_grad():
