@@ -196,14 +196,28 @@ class Amp(StrEnum):
     OFF = "off"  # float32
 
 
+class Whiten(StrEnum):
+    """Whitening of images: a linear map of all their pixels, fitted on the training images."""
+
+    ZCA = "zca"  # in the directions of the pixels: the result is an image
+    PCA = "pca"  # in the directions of the principal components
+
+
 class Normalize(StrEnum):
-    """Normalization of pixels from 0 to 1; the last three use statistics of each channel of the training images."""
+    """Normalization of pixels from 0 to 1; the three after `scale` use statistics of each channel of the training images."""
 
     IMAGENET = "imagenet"  # ImageNet's mean and standard deviation
     SCALE = "scale"  # none
     CENTER = "center"  # zero mean
     STANDARD = "standard"  # zero mean and unit standard deviation
     MAXABS = "maxabs"  # divided by the largest absolute value
+    ZCA = "zca"  # whitened: no correlation between pixels
+    PCA = "pca"  # whitened principal components
+
+    @property
+    def whiten(self) -> Whiten | None:
+        """The whitening, if this is one."""
+        return Whiten(self.value) if self in (Normalize.ZCA, Normalize.PCA) else None
 
 
 class Unfreeze(StrEnum):

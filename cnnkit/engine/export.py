@@ -27,7 +27,7 @@ from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import labels, onnx_model, torch_model
 from cnnkit.formats.header import ArtefactKind, Header, InputColumn, made_by
 from cnnkit.formats.onnx_record import COLUMNS_INPUT
-from cnnkit.nets import build, classifier, named_network
+from cnnkit.nets import build, classifier, named_network, whitening
 from cnnkit.nets.build import Network
 from cnnkit.nets.classifier import Classifier, ColumnEncoding, class_logits, joined
 
@@ -63,11 +63,13 @@ class ClassifierOutputs(nn.Module):
         """
         super().__init__()
         self.classifier = copy.deepcopy(classifier) if half else classifier
+        self._whitens = False
         if half:  # normalization stays in float32: a scale of 1/255 would lose digits
             self.classifier.base.half()
             self.classifier.head.half()
             if self.classifier.box is not None:
                 self.classifier.box.half()
+            self._whitens = _whiten_in_float32(self.classifier.base, like=classifier.base)
         self.normalised, self.wants_features, self.wants_cam, self.half_inside = normalised, features, cam, half
         self.names = [
             *("probabilities", "logits"),
@@ -85,7 +87,7 @@ class ClassifierOutputs(nn.Module):
         """Return the outputs in the order of `names`, all float32."""
         network = self.classifier
         inputs = images if self.normalised else network.normalise(images)
-        maps = network.base(inputs.half() if self.half_inside else inputs)
+        maps = network.base(inputs.half() if self.half_inside and not self._whitens else inputs)
         features = network.pool(maps)
         logits = class_logits(network.head(joined(features, network.columns, columns)).float())
         outputs = [logits.softmax(1), logits]
@@ -100,6 +102,16 @@ class ClassifierOutputs(nn.Module):
                 maps = torch.cat([-maps, maps], 1)
             outputs.append(maps.float())
         return (*outputs, *box)
+
+
+def _whiten_in_float32(backbone: nn.Module, *, like: nn.Module) -> bool:
+    """Let the whitening of a backbone in float16 compute in float32, with the values of another one; return whether it has one."""
+    layer, original = whitening.find(backbone), whitening.find(like)
+    if layer is None or original is None:
+        return False
+    layer.float().load_state_dict(original.state_dict())
+    layer.dtype = torch.float16
+    return True
 
 
 class HeadOutputs(nn.Module):
@@ -467,7 +479,9 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
         except (AssertionError, RuntimeError) as error:
             if device_errors.is_out_of_memory(error):
                 raise
-            if header.backbone.notation is None:
+            if header.backbone.whiten is not None:
+                reason = f"it whitens images of that size ({header.backbone.whiten}); export it without --dynamic-size"
+            elif header.backbone.notation is None:
                 reason = f"{header.backbone.name} is made for one size; --dynamic-size needs a backbone of convolutions"
             else:
                 reason = f"its backbone ({header.backbone.notation}) reads flattened maps; {remedy}"

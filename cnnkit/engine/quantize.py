@@ -1,7 +1,8 @@
 """Quantization of exported networks to int8 with ONNX Runtime's quantizer. Imports no torch; importing it takes a second.
 
-Weights become int8 with a scale for each output channel, activations uint8 with a range measured on images. Normalization stays in
-float32, as does all from the layers of the outputs on: pooled features, the last dense layer, softmax. More layers can, by their errors.
+Weights become int8 with a scale for each output channel, activations uint8 with a range measured on images. Normalization and whitening
+stay in float32, as does all from the layers of the outputs on: pooled features, the last dense layer, softmax. More layers can, by
+their errors.
 """
 
 import contextlib
@@ -69,7 +70,7 @@ class Quantizer:
         self._nodes = {
             graph_dims.name_of(node): node
             for node in self._float32.graph.node
-            if node.op_type in _LAYERS and node.name not in self._always_float32 and _has_weights(node, self._weights)
+            if _is_layer(node) and node.name not in self._always_float32 and _has_weights(node, self._weights)
         }
         if not self._nodes:
             raise CnnkitError(
@@ -86,7 +87,7 @@ class Quantizer:
     def outer_layers(self) -> list[str]:
         """The names of the layers that always stay in float32."""
         graph = self._float32.graph
-        outer = [node for node in graph.node if node.op_type in _LAYERS and node.name in self._always_float32]
+        outer = [node for node in graph.node if _is_layer(node) and node.name in self._always_float32]
         return [graph_dims.name_of(node) for node in outer]
 
     @property
@@ -304,7 +305,7 @@ def _outer_nodes(graph: GraphProto) -> set[str]:
         waiting = list(names)
         while waiting:
             for node in users.get(waiting.pop(), []):
-                if node.name not in found and node.op_type not in _LAYERS:
+                if node.name not in found and not _is_layer(node):
                     found.add(node.name)
                     waiting += node.output
 
@@ -314,7 +315,7 @@ def _outer_nodes(graph: GraphProto) -> set[str]:
             node = makers.get(waiting.pop())
             if node is None or node.name in found or node.op_type in _ACTIVATIONS:
                 continue
-            is_layer = node.op_type in _LAYERS
+            is_layer = _is_layer(node)
             joins = node.op_type == "Add" and not weights.intersection(node.input)  # a residual connection
             if not joins and (layers or not is_layer):
                 found.add(node.name)
@@ -340,6 +341,11 @@ def _unshared(graph: GraphProto) -> set[str]:
     """Return the names of products with a matrix for every position: ONNX Runtime has none in int8 with a scale for each channel."""
     sizes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     return {node.name for node in graph.node if node.op_type == "MatMul" and sizes.get(node.input[1], 0) > 2}
+
+
+def _is_layer(node: NodeProto) -> bool:
+    """Return whether a node is a layer that multiplies by weights, rather than part of the preparation of images."""
+    return node.op_type in _LAYERS and not graph_dims.whitens(node)
 
 
 def _has_weights(node: NodeProto, weights: Collection[str]) -> bool:

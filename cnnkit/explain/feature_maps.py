@@ -243,7 +243,7 @@ class OnnxFeatureMaps:
         """
         if re.fullmatch("-?[0-9]{1,9}", wanted) and -len(self.layers) <= int(wanted) < len(self.layers):
             return self.layers[int(wanted)]
-        for layer in self.layers:
+        for layer in (*self.layers, *_whitened_images(self._proto)):
             if wanted in (layer.name, layer.value):
                 return layer
         names = [layer.name for layer in self.layers]
@@ -264,6 +264,16 @@ class OnnxFeatureMaps:
         found = network.rows(image[None], list(wanted), preprocess=self.preprocess)
         by_value = {value: output[0].astype(np.float32) for value, output in zip(wanted, found, strict=True)}
         return [by_value[layer.value] for layer in layers]
+
+
+def _whitened_images(proto: ModelProto) -> list[OnnxLayer]:
+    """Return the layer that whitens the images, if there is one: its rows, reshaped to images."""
+    names = {node.output[0]: graph_dims.name_of(node) for node in proto.graph.node if graph_dims.whitens(node)}
+    return [
+        OnnxLayer(names[node.input[0]], node.output[0])
+        for node in proto.graph.node
+        if node.op_type == "Reshape" and node.input[0] in names
+    ]
 
 
 def _spatial_layers(proto: ModelProto, *, name: str) -> list[OnnxLayer]:

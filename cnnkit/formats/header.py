@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from cnnkit import __version__
-from cnnkit.choices import ColumnKind, Decoding, Fit, Interpolation, Pool
+from cnnkit.choices import ColumnKind, Decoding, Fit, Interpolation, Pool, Whiten
 from cnnkit.errors import FormatError, UsageError
 
 VERSION = 1
@@ -22,6 +22,9 @@ LONGEST = 1 << 24
 
 #: The longest side of a network's input, in pixels: an image of that size takes 50 MB.
 LARGEST_SIDE = 4096
+
+#: The most values of an image that a network whitens: its matrix then takes 64 MB.
+MOST_WHITENED = 4096
 
 # The most values in a header, and its deepest nesting.
 _MOST_VALUES, _DEEPEST = 200_000, 20
@@ -82,13 +85,17 @@ class Preprocess:
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A convolutional backbone: its architecture, its weights, and the layer whose output are the features."""
+    """A convolutional backbone: its architecture, its weights, and the layer whose output are the features.
+
+    `whiten`: before the layers of the notation, images are whitened, by a layer of that name whose matrix is stored with the weights.
+    """
 
     name: str  # torchvision's name, timm:NAME, or "layers" for a backbone in notation
     layer: str
     pool: Pool
     weights_sha256: str | None = None  # of the state_dict file; None after further training
     notation: str | None = None
+    whiten: Whiten | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,8 @@ class Header:
         record = asdict(self)
         if self.box_head is None:
             del record["box_head"]
+        if self.backbone is not None and self.backbone.whiten is None:
+            del record["backbone"]["whiten"]
         if self.preprocess is not None:
             del record["preprocess"]["across"]
             if not self.preprocess.grey:
@@ -279,6 +288,7 @@ class _BackboneFile(msgspec.Struct):
     pool: Pool
     weights_sha256: _Digest | None = None
     notation: _Notation | None = None
+    whiten: Whiten | None = None
 
 
 class _TrainingFile(msgspec.Struct):
@@ -335,6 +345,7 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "decoding": Decoding,
     "pool": Pool,
     "kind of a column": ColumnKind,
+    "whiten": Whiten,
 }
 
 

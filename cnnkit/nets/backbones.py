@@ -16,7 +16,7 @@ from cnnkit.choices import Fit, Initializer, Pool
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import cache, torch_model
 from cnnkit.formats.header import Backbone, Preprocess
-from cnnkit.nets import build, catalogue, notation, subgraph, token_grid
+from cnnkit.nets import build, catalogue, notation, subgraph, token_grid, whitening
 
 log = logging.getLogger("cnnkit")
 
@@ -236,7 +236,7 @@ def skeleton(backbone: Backbone, *, size: int, grey: bool = False, most: int = b
         most: The most parameters allowed, for a backbone by notation.
 
     Raises:
-        UsageError: `grey` with a network by name.
+        UsageError: `grey` or whitening with a network by name.
     """
     if backbone.notation is not None:
         channels = 1 if grey else 3
@@ -246,7 +246,11 @@ def skeleton(backbone: Backbone, *, size: int, grey: bool = False, most: int = b
         chain = build.build(
             layers[: ends[0]] if ends else layers, channels=channels, height=size, width=size, most=most
         )
+        if backbone.whiten is not None:
+            chain = whitening.before(chain, (channels, size, size))
         return chain.upto(backbone.layer)
+    if backbone.whiten is not None:
+        raise UsageError(f"{backbone.name} does not whiten images; use a backbone by notation (--layers)")
     if grey:
         raise UsageError(f"{backbone.name} takes colour images; use a backbone by notation (--layers) for grey ones")
     return subgraph.cut(_whole(backbone, size=size), backbone.layer)

@@ -8,7 +8,7 @@ Parameters are the stored values that layers multiply or add, biases included: t
 its scales and zero points. Running statistics are not parameters, as in torch; of a batch normalization that an exporter folded into a
 convolution, only the convolution's bias remains. A weight that several layers share counts once. torch's exporter and ONNX Runtime also
 store equal vectors only once, such as the zeros and ones of untrained networks, so a vector of one repeated value counts in each
-layer. Constants before the first layer with weights normalize the image and are not parameters.
+layer. Constants before the first layer with weights normalize or whiten the image and are not parameters.
 
 A layer is named after the module of its weights, if the file still has that name, else after its node. Branches are counted if it is
 known which one runs, or if both cost the same; loops as often as they run.
@@ -55,6 +55,8 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
 }
 # An operator that adds or multiplies a learned tensor is a layer only after the first of the above; before, it normalizes the image.
 _COMBINING = frozenset({"Add", "Sub", "Mul", "Div", "Sum", "Concat", "Where"})
+# Names of the constants of the whitening of images, as cnn-export writes them, and of its layer.
+_WHITENING_MATRIX, _WHITENING_MEAN, _WHITEN = "whiten.matrix", "whiten.mean", "whiten"
 # Operators that move or rename values, or return their shape; a Reshape is a layer if it flattens a map.
 _PLUMBING = frozenset(
     {
@@ -288,6 +290,7 @@ class _Measurement(Walk):
         self._remedy = "; give another --input" if given_size else ""
         self._near_zero = near_zero
         self._counted: set[str] = set()
+        self._whitened: set[str] = set()  # rows of whitened values, which are reshaped to images again
 
     def rows(self, graph: GraphProto) -> tuple[DimsRow, ...]:
         """Measure a whole graph."""
@@ -322,6 +325,9 @@ class _Measurement(Walk):
             windows = self._windows(node, inputs[0], given)
             found = self._field(node, inputs, made, windows)
             self._fields.update(dict.fromkeys(filter(None, node.output), found))
+        if whitens(node):
+            made = self._whitened_shape(node, made)
+            self._whitened.update(node.output)
         self._add_row(node, given, made, found, windows)
 
     def _add_row(
@@ -369,6 +375,11 @@ class _Measurement(Walk):
                 zeros=before.zeros,
             )
         self._rows[id(node)] = row
+
+    def _whitened_shape(self, node: NodeProto, made: Shape) -> Shape:
+        """Return the shape of whitened images, (N, C, H, W): that of their mean."""
+        mean = self._constants.get(_matrix_name(node).removesuffix(_WHITENING_MATRIX) + _WHITENING_MEAN)
+        return made if mean is None or len(mean.dims) != 3 else (made[0], *mean.dims)
 
     def _of(self, node: NodeProto) -> Callable[[str], str]:
         """Return what makes the error message for a node's shapes from the reason: its name, the reason, and the remedy."""
@@ -432,7 +443,7 @@ class _Measurement(Walk):
             return frozenset(name for name in found if self._is_learned(node, name))
         if node.op_type == "InstanceNormalization" and self._is_identity(node):
             return frozenset()
-        if node.op_type == "BatchNormalization" and self._normalizes_image(node):
+        if whitens(node) or (node.op_type == "BatchNormalization" and self._normalizes_image(node)):
             return frozenset()
         return found
 
@@ -499,6 +510,10 @@ class _Measurement(Walk):
         order = tuple(attributes(node).get("perm", ())) if node.op_type == "Transpose" else ()
         if windows:
             return follow(shaped[:1], made, windows=windows)
+        if whitens(node):
+            return ReceptiveField(self._image.size, (1, 1))
+        if node.op_type == "Reshape" and inputs[0] in self._whitened and len(made) == 4:
+            return self._fields[inputs[0]]
         if self._depends_on_whole_map(node, inputs[0]):
             return follow(shaped, made, everything=True)
         dense = (
@@ -591,6 +606,8 @@ class _Measurement(Walk):
 
     def _kind(self, node: NodeProto) -> str:
         """Return the kind of a node: the notation's word if there is one, else its operator."""
+        if whitens(node):
+            return _WHITEN
         if node.op_type == "MatMul" or (node.op_type == "Einsum" and len(self._roots(node)) == 1):
             return LayerKind.dense if len(self._shapes[node.input[1]]) == 2 else "matmul"
         return _KINDS.get(node.op_type, node.op_type.lower())
@@ -610,5 +627,20 @@ def name_of(node: NodeProto, weights: Sequence[str] = ()) -> str:
     """
     names = [name.removesuffix("_quantized") for name in (*node.input, *weights)]
     found = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+    if whitens(node):
+        found = [_matrix_name(node).removesuffix(".matrix")]
     found = [name.removeprefix("classifier.").removeprefix("base.") for name in found]
     return found[0] if found else node.name or node.output[0]
+
+
+def whitens(node: NodeProto) -> bool:
+    """Check whether a node multiplies images by the matrix that whitens them, as in networks of cnn-export."""
+    return bool(_matrix_name(node))
+
+
+def _matrix_name(node: NodeProto) -> str:
+    """Name the matrix by which a node whitens images; empty if it does not."""
+    if node.op_type != "MatMul" or len(node.input) != 2:
+        return ""
+    name: str = node.input[1]
+    return name if f".{name}".endswith(f".{_WHITENING_MATRIX}") else ""

@@ -14,11 +14,12 @@ from cnnkit.choices import Pool
 from cnnkit.errors import UsageError
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import Preprocess
-from cnnkit.nets import backbones, build, catalogue, classifier, subgraph, token_grid
+from cnnkit.nets import backbones, build, catalogue, classifier, subgraph, token_grid, whitening
 from cnnkit.nets.cell_centres import CellCentres, TracedMap
 from cnnkit.nets.classifier import Classifier, InputNormalization
 from cnnkit.nets.module_centres import CentreTracer
 from cnnkit.nets.token_grid import TokenGrid
+from cnnkit.nets.whitening import Whitening
 
 # First parts of names after the last map of a network by name. A head by notation is also called "head", and may have maps.
 _AFTER = frozenset({"classifier", "fc", "last_linear", "avgpool", "global_pool", "head", "heads"})
@@ -122,6 +123,11 @@ class LayerGraph:
         try:
             self._measure(preprocess.height, preprocess.width)
         except (RuntimeError, AssertionError) as error:
+            if whitening.find(self.module) is not None:
+                raise UsageError(
+                    f"{self.name} whitens its images, and takes only those of {self.preprocess.height}x{self.preprocess.width} pixels; "
+                    "drop --size"
+                ) from error
             raise UsageError(
                 f"{self.name} does not take images of {preprocess.height}x{preprocess.width} pixels "
                 f"({str(error).splitlines()[0]}); a network needs global pooling before its head to take images of any size"
@@ -171,6 +177,7 @@ class LayerGraph:
             users = list(node.users)
             unfinished = len(users) == 1 and users[0] in outer and self._is_elementwise(users[0])
             repeats = self._repeats(node) or self._is(node, nn.AdaptiveAvgPool2d)
+            repeats = repeats or self._is(node, Whitening)
             if len(shape) == 3 and min(shape[1:]) > 1 and self._ends_module(node) and not unfinished and not repeats:
                 found.append(self.layer(node))
         return found
@@ -235,7 +242,10 @@ class LayerGraph:
         maps = [
             node
             for node in self._body()
-            if len(self.shapes[node]) == 3 and self._ends_module(node) and not self._repeats(node)
+            if len(self.shapes[node]) == 3
+            and self._ends_module(node)
+            and not self._repeats(node)
+            and not self._is(node, Whitening)
         ]
         wide = [node for node in maps if min(self.shapes[node][1:]) > 1]
         if not wide:

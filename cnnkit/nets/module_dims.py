@@ -23,12 +23,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 from cnnkit.errors import UsageError
 from cnnkit.formats import torch_model
 from cnnkit.formats.header import Header, Preprocess
-from cnnkit.nets import build, catalogue, classifier, freezing, subgraph
+from cnnkit.nets import build, catalogue, classifier, freezing, subgraph, whitening
 from cnnkit.nets.dims import DimsRow, Sides, Window, Windows, bounded, shown, shown_pads, unread
 from cnnkit.nets.layer_modules import CroppedConvTranspose2d, LocallyConnected2d, LocalResponseNorm
 from cnnkit.nets.module_centres import tensors_in
 from cnnkit.nets.notation import LayerKind
 from cnnkit.nets.receptive_field import ReceptiveField, follow
+from cnnkit.nets.whitening import Whitening
 
 log = logging.getLogger("cnnkit")
 aten = torch.ops.aten
@@ -300,6 +301,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's clas
             found = follow([(tuple(given.shape), before)], tuple(result.shape), windows=module.windows)
             self.records[module].dropped = unread(module.windows, module.given, module.made)
             self.fields[result] = found
+        if isinstance(module, Whitening) and before is not None:
+            found = follow([(tuple(result.shape), before)], tuple(result.shape), everything=True)
+            self.fields[result] = found
         if before and before.last and result.ndim == 4 and found.field is None:
             found = before if isinstance(module, nn.Linear) else ReceptiveField(last=True)
             self.fields[result] = found
@@ -521,6 +525,8 @@ def _kind(module: nn.Module) -> str:
         if module.output_size in (1, (1, 1)):
             return LayerKind.gap if average else LayerKind.gmp
         return LayerKind.avgpool if average else LayerKind.pool
+    if isinstance(module, Whitening):
+        return whitening.NAME
     for known, kind in _KINDS:
         if isinstance(module, known):
             return kind

@@ -24,6 +24,7 @@ from cnnkit.formats.header import LUMA, Preprocess
 from cnnkit.train import val_size
 from cnnkit.train.config import ImageTrainConfig, RunConfig, parse_size
 from cnnkit.train.distributed import World
+from cnnkit.train.whitening_fit import PixelSums
 
 log = logging.getLogger("cnnkit")
 
@@ -102,6 +103,7 @@ class ImageSet:
         augmenter: Augmenter | None = None,
         measured: bool = True,
         boxes: Mapping[str, Box] | None = None,
+        sums: PixelSums | None = None,
         jobs: int | None = None,
         callbacks: Callbacks,
     ) -> None:
@@ -116,6 +118,7 @@ class ImageSet:
             augmenter: Makes the augmented copies.
             measured: Measure the pixel statistics.
             boxes: Boxes by the path of their image, to be predicted; None if there are none to predict.
+            sums: Gets every image, too.
             jobs: Threads that decode.
             callbacks: Progress, and skipped images.
         """
@@ -138,6 +141,8 @@ class ImageSet:
                 targets.append(box_geometry.target(boxes.get(image.path), upright, prepare))
             if measured:
                 moments.add(pixels)
+            if sums is not None:
+                sums.add(pixels)
             if fits:
                 kept[len(self.images)] = pixels
             self.images.append(image)
@@ -334,11 +339,13 @@ def load_train_val(
     device: torch.device,
     measured: bool = False,
     boxes: Mapping[str, Box] | None = None,
+    sums: PixelSums | None = None,
     callbacks: Callbacks,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Read every image, and keep the sets that fit into memory, the training set first.
 
     With `measured`, the pixel statistics of the training set are measured. `boxes`, by the path of their image, are second targets.
+    `sums` gets the images of the training set, before augmentation.
 
     Raises:
         CnnkitError: No image of a class could be used.
@@ -359,6 +366,7 @@ def load_train_val(
             augmenter=None if number else augmenter,
             measured=measured and not number,
             boxes=boxes,
+            sums=None if number else sums,
             jobs=run.jobs,
             callbacks=dataclasses.replace(callbacks, progress=progress),
         )

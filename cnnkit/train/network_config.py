@@ -1,15 +1,18 @@
 """Configuration of the network that a training starts from: dataclasses whose fields are the options, as in `config`."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cnnkit.choices import Decoding, Fit, Initializer, Loss, Normalize
+from cnnkit.choices import Decoding, Fit, Initializer, Loss, Normalize, Whiten
 from cnnkit.data import augment_notation
 from cnnkit.engine.config import check_backbone_weights
 from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.formats.header import MOST_WHITENED
 from cnnkit.nets import notation, output_layer
+from cnnkit.nets.notation import LayerKind
 from cnnkit.option_fields import (
     RemembersGiven,
     decoding_option,
@@ -58,7 +61,16 @@ class NetworkConfig:
     normalize: Normalize = option(
         Normalize.STANDARD,
         "Normalization of pixel values (0 to 1): imagenet (ImageNet's mean and standard deviation), scale (none), or by the training set: "
-        "center (mean 0), standard (mean 0, standard deviation 1), maxabs (divide by the largest absolute value).",
+        "center (mean 0), standard (mean 0, standard deviation 1), maxabs (divide by the largest absolute value); for small images "
+        "zca (whitened images, for convolutions), pca (whitened principal components, for dense layers).",
+        group=NETWORK,
+    )
+    whiten_epsilon: float | None = option(
+        None,
+        "With --normalize zca or pca: added to the variance of every component, as a share of their mean. [default: 0.1]",
+        metavar="SHARE",
+        minimum=1e-6,
+        maximum=1e3,
         group=NETWORK,
     )
     init: Initializer | None = option(
@@ -85,6 +97,7 @@ class NetworkConfig:
                 f"--fit pad fills with the mean colour, which is not yet known with --normalize {self.normalize}; "
                 "use --normalize imagenet, scale or maxabs"
             )
+        self._check_whitening()
         if self.arch is not None:
             if self.grey:
                 raise UsageError(
@@ -100,6 +113,39 @@ class NetworkConfig:
             layers, loss=loss, classes=classes, size=self.size or SIZE, channels=1 if self.grey else 3
         )
         return dataclasses.replace(self, layers=backbone, head=head)
+
+    def _check_whitening(self) -> None:
+        """Check that images can be whitened, and that the first layer can use the result.
+
+        Raises:
+            UsageError: They are too large, or the layers do not fit.
+        """
+        whiten = self.normalize.whiten
+        if whiten is None:
+            if self.whiten_epsilon is not None:
+                raise UsageError("--whiten-epsilon goes with --normalize zca or pca; drop it")
+            return
+        if self.arch is not None:
+            raise UsageError(
+                f"--normalize {whiten} goes with --layers: networks by name take larger images than can be whitened; "
+                "use --normalize standard"
+            )
+        size = self.size or SIZE
+        values = size * size * (1 if self.grey else 3)
+        if values > MOST_WHITENED:
+            colour, grey = math.isqrt(MOST_WHITENED // 3), math.isqrt(MOST_WHITENED)
+            raise UsageError(
+                f"--normalize {whiten} needs a matrix of all pairs of an image's values, and at {size} pixels there are {values:,} "
+                f"values; the limit is {MOST_WHITENED:,}: give --size {colour} or smaller, with --grey {grey} or smaller"
+            )
+        if whiten is Whiten.PCA:
+            layers = notation.parse(self.layers or "")
+            first = next((layer for layer in layers if layer.kind is not LayerKind.dropout), None)
+            if first is not None and first.kind not in (LayerKind.flatten, LayerKind.dense):
+                raise UsageError(
+                    f'--normalize pca gives components, which have no neighbours, and "{first.text}" takes pixels; '
+                    'use --normalize zca, or write "flatten" as the first layer'
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,13 +17,14 @@ from cnnkit.engine import device as devices
 from cnnkit.engine import device_errors, torch_device
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import ArtefactKind, Backbone, Header, Preprocess, made_by
-from cnnkit.nets import backbones, build, catalogue, classifier, notation
+from cnnkit.nets import backbones, build, catalogue, classifier, notation, whitening
 from cnnkit.nets.classifier import BOX_HEAD, ClassesAndBox, Classifier
-from cnnkit.train import dataset, distributed, mixed_precision, val_size
+from cnnkit.train import dataset, distributed, mixed_precision, val_size, whitening_fit
 from cnnkit.train.config import ImageTrainConfig, RunConfig, warn_without_val
 from cnnkit.train.dataset import PixelStatistics
 from cnnkit.train.network_config import SIZE, BoxConfig, NetworkConfig
 from cnnkit.train.trainer import RunContext, Task, Trainer, TrainResult
+from cnnkit.train.whitening_fit import PixelSums
 
 
 def train_from_scratch(
@@ -70,11 +71,15 @@ def train_from_scratch(
         world.check_batch_norm(nn.ModuleList([backbone_module, head]), device)
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
         context.callbacks.phase("reading images")
+        sums = whitening_fit.PixelSums(prepare) if network.normalize.whiten else None
         train_set, val_set = dataset.load_train_val(
-            data, prepare, train, run, device=device, measured=True, boxes=boxes, callbacks=context.callbacks
+            data, prepare, train, run, device=device, measured=True, boxes=boxes, sums=sums, callbacks=context.callbacks
         )
         assert train_set.statistics is not None
         preprocess = _normalized(prepare, network.normalize, train_set.statistics)
+        if sums is not None:
+            context.callbacks.phase("whitening")
+            _whiten(backbone_module, sums, network)
         whole = Classifier(backbone_module, head, preprocess=preprocess, pool=backbone.pool, box=box_head)
         box_weight = None if box is None or box_head is None else box.box_weight
         header = Header(
@@ -87,6 +92,7 @@ def train_from_scratch(
                 "command": "cnn-train",
                 "rows": len(train_set.targets),
                 "normalize": network.normalize.value,
+                **({"whiten_epsilon": _epsilon(network)} if network.normalize.whiten else {}),
                 "init": network.init.value if network.init else None,
                 **train.described(),
                 **({} if box_weight is None else {"box_weight": box_weight}),
@@ -132,6 +138,20 @@ def _normalized(prepare: Preprocess, normalize: Normalize, measured: PixelStatis
     return replace(prepare, mean=mean, std=tuple(value or 1.0 for value in std))
 
 
+def _epsilon(network: NetworkConfig) -> float:
+    return whitening_fit.EPSILON if network.whiten_epsilon is None else network.whiten_epsilon
+
+
+def _whiten(backbone: nn.Module, sums: PixelSums, network: NetworkConfig) -> None:
+    """Fit the whitening of a backbone."""
+    layer, whiten = whitening.find(backbone), network.normalize.whiten
+    assert layer is not None
+    assert whiten is not None
+    mean, matrix = whitening_fit.fit(*sums.moments(), whiten, epsilon=_epsilon(network))
+    layer.mean.copy_(mean.view_as(layer.mean))
+    layer.matrix.copy_(matrix)
+
+
 def _network(network: NetworkConfig, preprocess: Preprocess, *, seed: int) -> tuple[nn.Module, build.Network, Backbone]:
     """Build backbone and head with their random weights, all from one seed.
 
@@ -146,7 +166,13 @@ def _network(network: NetworkConfig, preprocess: Preprocess, *, seed: int) -> tu
     else:
         layers = notation.parse(network.layers or "")
         name = layers[-1].name
-        backbone = Backbone(backbones.BY_NOTATION, layer=name, pool=Pool.NONE, notation=network.layers)
+        backbone = Backbone(
+            backbones.BY_NOTATION,
+            layer=name,
+            pool=Pool.NONE,
+            notation=network.layers,
+            whiten=network.normalize.whiten,
+        )
         module = backbones.skeleton(backbone, size=preprocess.size, grey=network.grey)
         build.initialise(module, network.init or Initializer.GLOROT, generator=generator)
     extractor = classifier.Extractor(module.eval(), preprocess=preprocess, pool=backbone.pool)

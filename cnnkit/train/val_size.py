@@ -11,6 +11,7 @@ from cnnkit.data import preprocessing
 from cnnkit.engine import device_errors
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Header, Preprocess
+from cnnkit.nets import whitening
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train.config import ImageTrainConfig
 
@@ -39,6 +40,11 @@ def check(whole: Classifier, config: ImageTrainConfig) -> None:
     if size == own:
         raise UsageError(
             f"--val-size {size} is the training size; drop it, or give a larger size, such as {round(_LARGER * own)}"
+        )
+    if whitening.find(whole) is not None:
+        raise UsageError(
+            f"--val-size {size}: a network that whitens its images takes only those of its training size, {own} pixels; "
+            "drop it, or use --normalize standard"
         )
     try:
         with torch.no_grad():

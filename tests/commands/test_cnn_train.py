@@ -160,7 +160,7 @@ def test_reported_accuracy_is_that_of_prediction(run, here, images, normalize):
 def test_measured_normalization_of_training_images(run, here, grey):
     """The first layer's input has mean 0, mean 0 and deviation 1, or a maximum of 1, per channel."""
     seen = {}
-    for normalize in Normalize:
+    for normalize in (each for each in Normalize if each.whiten is None):
         train(run, "--epochs", "1", "--normalize", normalize, *(["--grey"] if grey else []))
         prepare = torch_model.load("m.pt").header.preprocess
         paths = sorted(Path("photos/train").rglob("*.png"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnkit import __version__
-from cnnkit.choices import ColumnKind, Decoding
+from cnnkit.choices import ColumnKind, Decoding, Whiten
 from cnnkit.errors import FormatError
 from cnnkit.formats.header import (
     VERSION,
@@ -54,7 +54,13 @@ HEADERS = st.builds(
     ),
     backbone=st.none()
     | st.builds(
-        Backbone, TEXT, TEXT, st.sampled_from(Pool), weights_sha256=st.none() | DIGESTS, notation=st.none() | NOTATIONS
+        Backbone,
+        TEXT,
+        TEXT,
+        st.sampled_from(Pool),
+        weights_sha256=st.none() | DIGESTS,
+        notation=st.none() | NOTATIONS,
+        whiten=st.none() | st.sampled_from(Whiten),
     ),
     head=st.none() | NOTATIONS,
     training=st.dictionaries(TEXT, FLOATS | TEXT | st.integers() | st.booleans(), max_size=3),
