@@ -127,6 +127,7 @@ def test_the_part_up_to_a_layer_in_a_branch_keeps_names_and_weights():
         ),
         ("residual(pool 2, conv 3 k3 same, pool 2)", lambda: nn.Conv2d(3, 3, 1, 4)),
         ("residual(conv 3 k3 p1 | avgpool 3 s1 p1)", lambda: nn.AvgPool2d(3, 1, 1)),
+        ("residual(deconv 5 k2 s2, conv 5 k3 s2 same)", lambda: nn.Conv2d(3, 5, 1)),
         ("residual(deconv 3 k2 s2 | deconv 3 k4 s2 p1)", lambda: nn.ConvTranspose2d(3, 3, 4, 2, 1)),
     ],
 )
@@ -138,6 +139,13 @@ def test_shortcuts_by_hand(text, shortcut):
     if others:
         reference.load_state_dict(dict(zip(reference.state_dict(), others[0].state_dict().values(), strict=True)))
     torch.testing.assert_close(network(maps()), branch(maps()) + reference(maps()))
+
+
+def test_a_shortcut_after_a_deconv_has_the_stride_of_its_layers():
+    """Where the stride to the image is unknown, and the size is odd, the stride is still that of the branch."""
+    network = built("deconv 4 k1 s2, residual(conv 4 k3 s2 same, concat(pool 2 same | conv 4 k3 s2 same))", 15, 15)
+    assert network.residual1.projection.stride == (4, 4)
+    assert network(maps(15, 15)).shape == (2, 8, 8, 8)
 
 
 def test_dense_blocks_take_vectors():
