@@ -1,5 +1,6 @@
 """The dimensions of a chain of layers: shapes, parameters, operations, memory and receptive fields, by the arithmetic of windows."""
 
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -395,6 +396,36 @@ def with_shortcuts(layers: Sequence[Layer], given: Volume) -> tuple[Layer, ...]:
         made.append(layer)
         given = last.made
     return tuple(made)
+
+
+def upto(layers: Sequence[Layer], layer: str, given: Volume) -> tuple[Layer, ...]:
+    """Return the layers that a layer's output depends on; a block with the layer inside becomes a concat of one branch.
+
+    Args:
+        layers: The chain.
+        layer: A name, inside a block too.
+        given: Its input.
+
+    Returns:
+        The layers; none if there is no such layer.
+
+    Raises:
+        UsageError: A layer does not fit its input.
+    """
+    return _upto(tuple(layers), with_shortcuts(layers, given), layer)
+
+
+def _upto(layers: tuple[Layer, ...], whole: tuple[Layer, ...], layer: str) -> tuple[Layer, ...]:
+    """Do the same; `whole` are the layers with all shortcuts."""
+    for place, (own, each) in enumerate(zip(layers, whole, strict=True)):
+        if own.name == layer:
+            return layers[: place + 1]
+        for branch, known in itertools.zip_longest(own.branches, each.branches):
+            found = _upto(known if branch is None else branch, known, layer)
+            if found:
+                block = replace(own, kind=LayerKind.concat, branches=(found,), activation=None)
+                return (*layers[:place], block)
+    return ()
 
 
 def _stride_between(layer: Layer, given: Volume, made: Volume) -> tuple[int, int]:
