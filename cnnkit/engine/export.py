@@ -402,7 +402,8 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
             if device_errors.is_out_of_memory(error):
                 raise
             if header.backbone.notation is None:
-                reason = f"{header.backbone.name} is made for one size; --dynamic-size needs a backbone of convolutions"
+                who = "it" if header.backbone.name == name else header.backbone.name
+                reason = f"{who} is made for one size; --dynamic-size needs a backbone of convolutions"
             else:
                 reason = f"its backbone ({header.backbone.notation}) reads flattened maps; {remedy}"
             raise CnnkitError(f"{fixed}: {reason}") from error
@@ -412,6 +413,15 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
             features = network.features(larger[:, :size, :size])
             shape = "x".join(map(str, features.shape[1:]))
             raise CnnkitError(f"{fixed}: its head ({header.head}) reads {shape} values of a map; {remedy}") from error
+
+
+def takes_any_size(network: Classifier, header: Header) -> bool:
+    """Return whether a network accepts images of any size."""
+    try:
+        check_any_size(network, header, name="the network")
+    except CnnkitError:
+        return False
+    return True
 
 
 def image_batches(
