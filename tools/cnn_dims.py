@@ -40,7 +40,8 @@ def main(
     right, 0+1 before + after), trainable (of a .pt: the parameters that its training changed; cnn-finetune freezes the others).
 
     --output works backwards: it lists the kernels, strides and paddings that turn the input into that size, those that use every pixel
-    first, then small kernels first. --any-size lists the sizes that a network takes: dense layers after flatten fix them.
+    first, then small kernels first. --any-size lists the sizes that a network takes: dense layers after flatten, local
+    and bias position fix them.
 
     An .onnx file may be quantized, or optimized by ONNX Runtime: its weights and biases count as params, its scales and zero
     points do not. A file that ONNX Runtime refuses to load or run is an error.

@@ -482,7 +482,8 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
             if header.backbone.whiten is not None:
                 reason = f"it whitens images of that size ({header.backbone.whiten}); export it without --dynamic-size"
             elif header.backbone.notation is None:
-                reason = f"{header.backbone.name} is made for one size; --dynamic-size needs a backbone of convolutions"
+                who = "it" if header.backbone.name == name else header.backbone.name
+                reason = f"{who} is made for one size; --dynamic-size needs a backbone of convolutions"
             else:
                 reason = f"its backbone ({header.backbone.notation}) reads flattened maps; {remedy}"
             raise CnnkitError(f"{fixed}: {reason}") from error
@@ -493,6 +494,15 @@ def check_any_size(network: Classifier, header: Header, *, name: str) -> None:
             features = network.features(larger[:, :size, :size])
             shape = "x".join(map(str, features.shape[1:]))
             raise CnnkitError(f"{fixed}: its head ({header.head}) reads {shape} values of a map; {remedy}") from error
+
+
+def takes_any_size(network: Classifier, header: Header) -> bool:
+    """Return whether a network accepts images of any size."""
+    try:
+        check_any_size(network, header, name="the network")
+    except CnnkitError:
+        return False
+    return True
 
 
 def image_batches(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cnnkit.choices import ChannelOrder, Fit
 from cnnkit.data import preprocessing
+from cnnkit.engine.config import is_network_name
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, FormatError, MemoryFullError, RunError, UsageError
 from cnnkit.formats.header import LUMA, Header, Preprocess
@@ -360,9 +361,8 @@ class OnnxClassifier:
     def fixed(self) -> UsageError:
         """Return the error that it takes only images of one size."""
         height, width = self.network.sides
-        return UsageError(
-            f"{self.name} takes only {_by((height, width))} pixels; export it again with cnn-export --dynamic-size, or drop --size"
-        )
+        remedy = "" if is_network_name(self.name) else "export it again with cnn-export --dynamic-size, or "
+        return UsageError(f"{self.name} takes only {_by((height, width))} pixels; {remedy}drop --size")
 
 
 def _by(sides: tuple[int | None, int | None]) -> str:

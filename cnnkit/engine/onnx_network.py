@@ -37,11 +37,13 @@ def get(spec: NetworkSpec) -> OnnxModel:
 
         classes = None if spec.labels is None else labels.load(spec.labels)
         network, header = named_network.load(spec.name, weights=spec.weights, classes=classes)
-        config = ExportConfig(device="cpu", batch=2, dynamic_size=spec.dynamic_size)
+        # A network of one size is exported for that size: only another one is an error, of the prediction
+        dynamic_size = spec.dynamic_size and export.takes_any_size(network, header)
+        config = ExportConfig(device="cpu", batch=2, dynamic_size=dynamic_size)
         export_cache.keep(
             kept,
             network,
-            header.but(training={"dynamic_size": spec.dynamic_size}),  # another graph of the same weights
+            header.but(training={"dynamic_size": dynamic_size}),  # another graph of the same weights
             revision=_REVISION,
             what=spec.name,
             export=lambda: export.compared(network, header, config, name=spec.name).content,

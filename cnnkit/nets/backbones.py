@@ -16,7 +16,7 @@ from cnnkit.choices import Fit, Initializer, Pool
 from cnnkit.errors import FormatError, UsageError
 from cnnkit.formats import cache, torch_model
 from cnnkit.formats.header import Backbone, Preprocess
-from cnnkit.nets import build, catalogue, notation, subgraph, token_grid, whitening
+from cnnkit.nets import build, catalogue, dims, notation, subgraph, token_grid, whitening
 
 log = logging.getLogger("cnnkit")
 
@@ -241,11 +241,10 @@ def skeleton(backbone: Backbone, *, size: int, grey: bool = False, most: int = b
     if backbone.notation is not None:
         channels = 1 if grey else 3
         layers = notation.parse(backbone.notation)
-        outer = backbone.layer.partition(".")[0]
-        ends = [place for place, item in enumerate(layers, start=1) if item.name == outer]
-        chain = build.build(
-            layers[: ends[0]] if ends else layers, channels=channels, height=size, width=size, most=most
-        )
+        given = dims.start(height=size, width=size, channels=channels)
+        # The other branches of a block, whose weights are not in the file, are not built
+        used = dims.upto(layers, backbone.layer, given) or layers
+        chain = build.build(used, channels=channels, height=size, width=size, most=most)
         if backbone.whiten is not None:
             chain = whitening.before(chain, (channels, size, size))
         return chain.upto(backbone.layer)

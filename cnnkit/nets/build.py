@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -214,6 +215,9 @@ def stages(module: nn.Module) -> list[nn.Module]:
 #: The most parameters of a network by notation: 8 GB of float32.
 MOST_PARAMS = 2**31
 
+#: The most values that one layer of such a network returns for one image: 8 GB of float32.
+MOST_VALUES = 2**31
+
 #: Parameters that a network may have beyond the weights of its file, when it is built to load them.
 SPARE_PARAMS = 2**20
 
@@ -240,7 +244,7 @@ def build(
         call `initialise`.
 
     Raises:
-        UsageError: A layer does not fit its input, or there are too many parameters.
+        UsageError: A layer does not fit its input, or there are too many parameters or values.
     """
     given = dims.start(height=height, width=width, channels=channels)
     params = 0
@@ -248,6 +252,9 @@ def build(
         params += row.params
         if params > most:
             raise UsageError(f"with {row.layer} the network has {params:,} parameters, more than {most:,}")
+        values = prod(row.shape)
+        if values > MOST_VALUES:
+            raise UsageError(f"{row.layer} returns {values:,} values for one image, more than {MOST_VALUES:,}")
     with torch.random.fork_rng(devices=[]):  # torch's layers draw weights from the global generator
         return _chain(layers, given)
 
@@ -262,13 +269,18 @@ def _chain(layers: Sequence[Layer], given: Volume) -> Network:
             modules.append((layer.activation if modules else "", _activation(layer.activation)))
         for suffix, module in modules:
             network.add_module(f"{name}_{suffix}" if suffix else name, module)
+        inner = network[-1] if layer.branches else None
+        if isinstance(inner, Network):  # the rest of a block that the chain is cut in
+            name = f"{name}.{list(inner.ends)[-1]}"
         network.ends[name] = len(network) - 1
     return network
 
 
 def _block(layer: Layer, given: Volume) -> nn.Module:
-    """Build a layer with branches."""
+    """Build a layer with branches; of `dims.upto`, the one branch that is left."""
     branches = [_chain(branch, given) for branch in layer.branches]
+    if layer.kind is LayerKind.concat and len(branches) == 1:
+        return branches[0]
     if layer.kind is LayerKind.concat:
         return Concat(branches)
     if len(branches) == 1:

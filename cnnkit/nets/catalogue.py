@@ -73,7 +73,8 @@ def canonical(name: str) -> str:
         if near
         else "give one of torchvision's classification networks, or timm:NAME"
     )
-    raise UsageError(f'no network is called "{name}"; {proposal}')
+    folder = ", and the folder of this name is not a model" if Path(name).is_dir() else ""
+    raise UsageError(f'no network is called "{name}"{folder}; {proposal}')
 
 
 @functools.cache  # once per process: a command looks up a name several times

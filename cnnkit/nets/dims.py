@@ -1,5 +1,6 @@
 """The dimensions of a chain of layers: shapes, parameters, operations, memory and receptive fields, by the arithmetic of windows."""
 
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -362,7 +363,7 @@ def projection(layer: Layer, given: Volume, made: Volume) -> tuple[Layer, ...]:
     words = f"dense {made.channels}{bias}"
     stride = (1, 1)
     if given.size and made.size:
-        stride = _stride_between(given, made)
+        stride = _stride_between(layer, given, made)
         words = f"conv {made.channels} k1 s{shown(stride)}{bias}"
         size = tuple(Window(1, step).count(side) for side, step in zip(given.size, stride, strict=True))
         if size != made.size:
@@ -377,14 +378,77 @@ def projection(layer: Layer, given: Volume, made: Volume) -> tuple[Layer, ...]:
     return (made_of, norm) if ends_in_norm else (made_of,)
 
 
-def _stride_between(given: Volume, made: Volume) -> tuple[int, int]:
-    """Return the stride of the layers from one map to another: by their strides, or by their sizes where those are unknown."""
+def with_shortcuts(layers: Sequence[Layer], given: Volume) -> tuple[Layer, ...]:
+    """Return a chain with the shortcuts that its residuals have with this input, so that they stay the same with inputs of other sizes.
+
+    Raises:
+        UsageError: A layer does not fit its input.
+    """
+    made: list[Layer] = []
+    for layer in layers:
+        *_, last = steps((layer,), given)
+        if layer.branches:
+            branches = [with_shortcuts(branch, given) for branch in layer.branches]
+            if layer.kind is LayerKind.residual and len(branches) == 1:
+                *_, end = steps(branches[0], given)
+                branches.append(projection(layer, given, end.made))
+            layer = replace(layer, branches=tuple(branches))
+        made.append(layer)
+        given = last.made
+    return tuple(made)
+
+
+def upto(layers: Sequence[Layer], layer: str, given: Volume) -> tuple[Layer, ...]:
+    """Return the layers that a layer's output depends on; a block with the layer inside becomes a concat of one branch.
+
+    Args:
+        layers: The chain.
+        layer: A name, inside a block too.
+        given: Its input.
+
+    Returns:
+        The layers; none if there is no such layer.
+
+    Raises:
+        UsageError: A layer does not fit its input.
+    """
+    return _upto(tuple(layers), with_shortcuts(layers, given), layer)
+
+
+def _upto(layers: tuple[Layer, ...], whole: tuple[Layer, ...], layer: str) -> tuple[Layer, ...]:
+    """Do the same; `whole` are the layers with all shortcuts."""
+    for place, (own, each) in enumerate(zip(layers, whole, strict=True)):
+        if own.name == layer:
+            return layers[: place + 1]
+        for branch, known in itertools.zip_longest(own.branches, each.branches):
+            found = _upto(known if branch is None else branch, known, layer)
+            if found:
+                block = replace(own, kind=LayerKind.concat, branches=(found,), activation=None)
+                return (*layers[:place], block)
+    return ()
+
+
+def _stride_between(layer: Layer, given: Volume, made: Volume) -> tuple[int, int]:
+    """Return the stride of a branch: the product of those of its layers, or by its sizes if it enlarges maps."""
     assert given.size is not None
     assert made.size is not None
-    pairs = zip(given.size, made.size, strict=True)
-    if given.step is not None and made.step is not None:
-        pairs = zip(made.step, given.step, strict=True)
-    down, across = (max(before // after, 1) for before, after in pairs)
+    own = _stride_of(layer.branches[0])
+    if own is not None:
+        return own
+    down, across = (max(before // after, 1) for before, after in zip(given.size, made.size, strict=True))
+    return down, across
+
+
+def _stride_of(layers: Sequence[Layer]) -> Sides:
+    """Multiply the strides of layers; None if one of them enlarges its input."""
+    down, across = 1, 1
+    for layer in layers:
+        own: Sides = layer.stride
+        if layer.branches:
+            own = largest([_stride_of(branch) for branch in layer.branches])
+        if own is None or (layer.kind is LayerKind.deconv and own != (1, 1)):
+            return None
+        down, across = down * own[0], across * own[1]
     return down, across
 
 
@@ -454,7 +518,7 @@ def _row(step: Step, bytes_per_value: int) -> DimsRow:
 
 
 def _slides(layer: Layer) -> bool:
-    return layer.kind in SLIDING or layer.kernel != (1, 1)
+    return layer.kind in (*SLIDING, LayerKind.deconv)
 
 
 def _pad(layer: Layer, given: Volume) -> int | str | None:

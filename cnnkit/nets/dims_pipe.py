@@ -258,7 +258,13 @@ def read(lines: Iterable[bytes], *, name: str) -> tuple[DimsRow, ...]:
     try:
         records = _from_json(text) if text[0].lstrip().startswith(b"{") else _from_tsv(text, name=name)
         rows = tuple(_row(record) for record in records if record["kind"] != "total")
-    except (ValueError, KeyError, TypeError, FormatError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        FormatError,
+    ) as error:  # JSON of anything, nested as deeply
         raise FormatError(f"{name}: not a table of cnn-dims; {remedy}") from error
     if not rows:
         raise FormatError(f"{name}: the table has no layers; {remedy}")
@@ -280,37 +286,48 @@ def _from_tsv(lines: Sequence[bytes], *, name: str) -> list[Mapping[str, Any]]:
     return records
 
 
+#: Columns of two numbers where the sides differ, columns that every row has, and those that older versions do not print.
+_OF_SIDES = ("receptive_field", "stride", "image", "kernel")
+_ALWAYS = ("channels", "params", "macs", "activation_bytes", "dropped")
+_OPTIONAL = ("image", "kernel", *_SPARSE)
+
+
 def _row(record: Mapping[str, Any]) -> DimsRow:
-    """Build a row from a record, converting its numbers."""
+    """Build a row from a record, converting its numbers; raise ValueError, KeyError or TypeError for anything else."""
     names = [field.name for field in fields(DimsRow) if field.name not in ("layer", "kind", "pad", "zeros")]
-    # Tables of older versions have fewer columns
-    optional = ("image", "kernel", *_SPARSE)
-    values: dict[str, Any] = {name: _number(record.get(name) if name in optional else record[name]) for name in names}
-    zeros = record.get("zeros")
-    return DimsRow(
-        layer=record["layer"],
-        kind=record["kind"],
-        pad=_padding(record.get("pad")),
-        zeros=None if zeros is None else float(zeros),
-        **values,
-    )
+    values: dict[str, Any] = {
+        name: _number(record.get(name) if name in _OPTIONAL else record[name], sides=name in _OF_SIDES)
+        for name in names
+    }
+    layer, kind, zeros = record["layer"], record["kind"], record.get("zeros")
+    if not (isinstance(layer, str) and isinstance(kind, str)) or any(values[name] is None for name in _ALWAYS):
+        raise ValueError(record)
+    if (values["height"] is None) != (values["width"] is None):
+        raise ValueError(record)
+    share = None if zeros is None else float(zeros)
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(zeros)
+    return DimsRow(layer=layer, kind=kind, pad=_padding(record.get("pad")), zeros=share, **values)
 
 
 def _padding(value: int | str | None) -> int | str | None:
-    """Read a cell of the column pad; raise ValueError for anything else."""
-    if value is None or isinstance(value, int):
+    """Read a cell of the column pad; raise ValueError or TypeError for anything else."""
+    if value is None or type(value) is int:
         return value
-    if not re.fullmatch(r"[0-9]+(\+[0-9]+)?(x[0-9]+(\+[0-9]+)?)?", value):
+    text = str(value)
+    if not re.fullmatch(r"[0-9]+(\+[0-9]+)?(x[0-9]+(\+[0-9]+)?)?", text):
         raise ValueError(value)
-    return int(value) if value.isdigit() else value
+    return int(text) if text.isdigit() else text
 
 
-def _number(value: int | str | None) -> int | str | None:
-    """Read a number, or two such as "3x5"; raise ValueError for anything else."""
-    if value is None or isinstance(value, int):
-        return value
-    sides = [int(side) for side in value.split("x")]
-    return sides[0] if len(sides) == 1 else "{}x{}".format(*sides)
+def _number(value: int | str | None, *, sides: bool) -> int | str | None:
+    """Read a number of at least 0, or two of sides such as "3x5"; raise ValueError for anything else."""
+    if value is None:
+        return None
+    if not re.fullmatch("[0-9]+(x[0-9]+)?" if sides else "[0-9]+", str(value)):
+        raise ValueError(value)
+    numbers = [int(side) for side in str(value).split("x")]
+    return numbers[0] if len(numbers) == 1 else "{}x{}".format(*numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,7 +372,8 @@ def later(text: str, lines: Iterable[bytes], *, name: str, bytes_per_value: int 
     """
     rows = read(lines, name=name)
     # A module that runs twice has twice the bytes, one that contains others has none.
-    made_for = min((row.activation_bytes // prod(row.shape) for row in rows if row.activation_bytes), default=4)
+    values = [(row.activation_bytes, prod(row.shape)) for row in rows]
+    made_for = max(min((used // count for used, count in values if used and count), default=4), 1)
     scale = bytes_per_value or made_for
     before = tuple(replace(row, activation_bytes=row.activation_bytes * scale // made_for) for row in rows)
     return DimsStage(layers=_layers(text, before), start=dims.after(rows[-1]), before=before, bytes_per_value=scale)

@@ -1,7 +1,7 @@
 """The sizes of images that a network takes, found by trying them: a network itself is the only one that knows.
 
 A convolution takes any size that its kernel fits into; what fixes the size is a dense layer after `flatten`, or the positions of a
-transformer. Along each side, the sizes are a range, or every n-th number of one.
+transformer, weights or biases for every position. Along each side, the sizes are a range, or every n-th number of one.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ def find(
 
 
 def of_layers(layers: Sequence[Layer], size: Sequence[int]) -> tuple[InputSizes, ...]:
-    """Find the sizes that a chain takes, whose dense layers are made for one size.
+    """Find the sizes that a chain takes, whose weights are made for one size.
 
     Args:
         layers: The chain.
@@ -82,33 +82,44 @@ def of_layers(layers: Sequence[Layer], size: Sequence[int]) -> tuple[InputSizes,
     if len(size) != 3:
         raise UsageError("--any-size is about images; give --input H,W,C")
     height, width, channels = size
-    units = _units(layers, height, width, channels)
+    layers = dims.with_shortcuts(layers, dims.start(height=height, width=width, channels=channels))
+    made = _fixed(layers, height, width, channels)
 
     def refusal(rows: int, columns: int) -> str | None:
         try:
-            found = _units(layers, rows, columns, channels)
+            found = _fixed(layers, rows, columns, channels)
         except UsageError as error:
             return str(error).partition("; ")[0]
-        return next(
-            (
-                f"{name} has {made} inputs, not {count}"
-                for (name, made), (_, count) in zip(units, found, strict=True)
-                if made != count
-            ),
-            None,
-        )
+        pairs = zip(made, found, strict=True)
+        return next((f"{own.what}, not {other.number}" for own, other in pairs if own.number != other.number), None)
 
     return find(refusal, (height, width), name="the network")
 
 
-def _units(layers: Sequence[Layer], height: int, width: int, channels: int) -> list[tuple[str, int]]:
-    """List the layers whose weights depend on the length of their input, with that length."""
-    start = dims.start(height=height, width=width, channels=channels)
-    return [
-        (layer.name, given.channels)
-        for layer, given, _ in dims.walk(layers, start)
-        if layer.kind in (LayerKind.dense, LayerKind.bn)
-    ]
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """A layer whose weights depend on the size of its input: what they are made for, as a sentence and as a number."""
+
+    what: str
+    number: str
+
+
+def _fixed(layers: Sequence[Layer], height: int, width: int, channels: int) -> list[_Fixed]:
+    """List the layers whose weights depend on the size of their input, those inside blocks too."""
+    found = []
+    for step in dims.steps(layers, dims.start(height=height, width=width, channels=channels)):
+        layer, given, made = step.layer, step.given, step.made
+        if layer.kind is LayerKind.local and given.size is not None:
+            found.append(_Fixed(f"{layer.name} has weights for {_by(given.size)} pixels", _by(given.size)))
+        elif layer.position_bias and made.size is not None:
+            found.append(_Fixed(f"{layer.name} has biases for {_by(made.size)} positions", _by(made.size)))
+        elif layer.kind in (LayerKind.dense, LayerKind.bn):
+            found.append(_Fixed(f"{layer.name} has {given.channels} inputs", str(given.channels)))
+    return found
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _along(side: str, start: int, attempt: Callable[[int], str | None]) -> InputSizes:

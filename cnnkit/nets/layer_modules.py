@@ -165,9 +165,11 @@ class LocalResponseNorm(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Normalize (N, C, H, W)."""
         count, many = self.channels, maps.shape[1]
-        squares = functional.pad(maps * maps, (0, 0, 0, 0, count // 2, (count - 1) // 2))
+        # Channels further away than the last one are zeros, however many the layer asks for
+        before, after = min(count // 2, many - 1), min((count - 1) // 2, many - 1)
+        squares = functional.pad(maps * maps, (0, 0, 0, 0, before, after))
         total = squares[:, :many]
-        for start in range(1, count):
+        for start in range(1, before + 1 + after):
             total = total + squares[:, start : start + many]
         return maps / (self.K + self.ALPHA / count * total) ** self.BETA
 

@@ -8,17 +8,17 @@ import functools
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cnnkit.errors import UsageError
 from cnnkit.nets import dims, input_sizes
-from cnnkit.nets.dims import Sides, Window, receptive_field, shown, shown_pads, windows
+from cnnkit.nets.dims import Sides, Volume, Window, largest, receptive_field, shown, shown_pads, windows
 from cnnkit.nets.notation import Layer, LayerKind, Padding
 
 log = logging.getLogger("cnnkit")
 
-_SLIDING = (LayerKind.conv, LayerKind.pool, LayerKind.avgpool)
+_LARGE = 1 << 20  # pixels, of a side that all windows fit into
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,12 @@ class Amount:
     def __add__(self, other: "Amount") -> "Amount":
         """Add two amounts."""
         return Amount(Counter(self._terms) + Counter(other._terms))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the formulas."""
+        return isinstance(other, Amount) and self._terms == other._terms
+
+    __hash__ = None  # type: ignore[assignment] # Amounts are only compared
 
     def __mul__(self, number: int) -> "Amount":
         """Multiply with a number."""
@@ -157,18 +163,16 @@ def measure(layers: Sequence[Layer], text: str, *, bytes_per_value: int = 4) -> 
     """
     height, width, channels = parse_size(text)
     smallest = smallest_size(layers, height, width, channels)
+    layers = dims.with_shortcuts(layers, _image(height, width, channels))
+    rows: list[SymbolicRow] = []
+    params = macs = values = Amount({})
+    for layer, given, made in _steps(layers, _State((height, width), Amount.of(channels), channels, (1, 1), (1, 1))):
+        own = _weights(layer, given, made), _macs(layer, given, made), _values(made) * bytes_per_value
+        rows.append(_row(layer, made, *own))
+        params, macs, values = params + own[0], macs + own[1], values + own[2]
     log.info(
         "the formulas hold for %s", " and ".join(f"{symbol} of {number} or more" for symbol, number in smallest.items())
     )
-    state = _State((height, width), Amount.of(channels), channels, (1, 1), (1, 1))
-    rows: list[SymbolicRow] = []
-    params = macs = values = Amount({})
-    for layer in layers:
-        made = _made(layer, state)
-        own = _weights(layer, state), _macs(layer, state, made), _values(made) * bytes_per_value
-        rows.append(_row(layer, state, made, *own))
-        params, macs, values = params + own[0], macs + own[1], values + own[2]
-        state = made
     total = SymbolicRow(
         layer="total",
         kind="total",
@@ -190,32 +194,73 @@ def smallest_size(layers: Sequence[Layer], height: Side, width: Side, channels: 
     Raises:
         UsageError: There is none: a layer does not fit any size.
     """
-    large = 1 << 20
     found: dict[str, int] = {}
+    usual = dims.with_shortcuts(layers, _image(height, width, channels))
 
     def refusal(symbol: str, number: int) -> str | None:
-        sides = [
-            each.shift if not each.symbol else number if each.symbol == symbol else large for each in (height, width)
-        ]
         try:
-            for _ in dims.walk(layers, dims.start(height=sides[0], width=sides[1], channels=channels)):
-                pass
+            own = dims.with_shortcuts(layers, _image(height, width, channels, {symbol: number}))
         except UsageError as error:
             return str(error)
-        return None
+        return None if own == usual else "a shortcut of another shape"
 
     for symbol in dict.fromkeys(each.symbol for each in (height, width) if each.symbol):
-        reason = refusal(symbol, large)
-        if reason is not None:
-            raise UsageError(reason)
-        found[symbol] = input_sizes.smallest(large, functools.partial(refusal, symbol))
+        found[symbol] = input_sizes.smallest(_LARGE, functools.partial(refusal, symbol))
     return found
+
+
+def _image(height: Side, width: Side, channels: int, numbers: Mapping[str, int] | None = None) -> Volume:
+    """Return the input with numbers for its symbols, by default large ones."""
+    known = numbers or {}
+    rows, columns = (known.get(side.symbol, _LARGE) if side.symbol else side.shift for side in (height, width))
+    return dims.start(height=rows, width=columns, channels=channels)
+
+
+def _steps(layers: Sequence[Layer], given: _State) -> Iterator[tuple[Layer, _State, _State]]:
+    """Yield each layer with its input and its output, and before a layer with branches those inside it, as `dims.steps`."""
+    for layer in layers:
+        outputs = []
+        for branch in layer.branches:
+            last = given
+            for step in _steps(branch, given):
+                yield step
+                last = step[2]
+            outputs.append(last)
+        made = _joined(layer, outputs) if layer.branches else _made(layer, given)
+        yield layer, given, made
+        given = made
+
+
+def _joined(layer: Layer, outputs: Sequence[_State]) -> _State:
+    """Compute the sum or the concatenation of the outputs of branches.
+
+    Raises:
+        UsageError: Their sizes agree for some numbers only.
+    """
+    first = outputs[0]
+    for other in outputs[1:]:
+        if other.sides != first.sides or (layer.kind is LayerKind.residual and other.channels != first.channels):
+            raise UsageError(
+                f"{layer.name}: its branches return {_shown(first)} and {_shown(other)}, which differ for some sizes; "
+                "give numbers as --input"
+            )
+    field, step = largest([each.field for each in outputs]), largest([each.step for each in outputs])
+    if layer.kind is LayerKind.residual:
+        return _State(first.sides, first.channels, first.depth, field, step)
+    channels = sum((each.channels for each in outputs), Amount({}))
+    number = channels.value()
+    return _State(first.sides, channels, number if isinstance(number, int) else None, field, step)
+
+
+def _shown(made: _State) -> str:
+    """Write the shape of an output."""
+    return ", ".join(map(str, (*(made.sides or ()), made.channels.value())))
 
 
 def _made(layer: Layer, given: _State) -> _State:
     """Compute the output of a layer."""
     kind = layer.kind
-    if kind in _SLIDING:
+    if kind in dims.SLIDING:
         field, step = receptive_field(given.field, given.step, windows(layer))
         depth = given.depth if layer.filters is None else layer.filters
         return _State(_slid(layer, given.sides), Amount.of(depth or 0), depth, field, step)
@@ -230,7 +275,7 @@ def _made(layer: Layer, given: _State) -> _State:
         return _State(None, values, number if isinstance(number, int) else None, None, None)
     if kind is LayerKind.dense:
         return _State(None, Amount.of(layer.filters or 0), layer.filters or 0, None, None)
-    if kind in (LayerKind.flatten, LayerKind.bn, LayerKind.dropout, LayerKind.activation):
+    if kind in (LayerKind.flatten, LayerKind.bn, LayerKind.lrn, LayerKind.dropout, LayerKind.activation):
         return given
     raise UsageError(f'{layer.name} ("{layer.text}") has no formula for symbols; give numbers as --input')
 
@@ -248,15 +293,18 @@ def _values(made: _State) -> Amount:
     return Amount.of(made.depth or 0, *made.sides)
 
 
-def _weights(layer: Layer, given: _State, *, bias: bool | None = None) -> Amount:
-    filters = layer.filters or 0
-    biases = Amount.of(filters * (layer.bias if bias is None else bias))
+def _weights(layer: Layer, given: _State, made: _State, *, bias: bool | None = None) -> Amount:
+    filters, (height, width), depth = layer.filters or 0, layer.kernel, given.depth or 0
+    biases = filters * (layer.bias if bias is None else bias)
+    positions = made.sides or ()
     match layer.kind:
         case LayerKind.conv:
-            height, width = layer.kernel
-            return Amount.of(filters * height * width * ((given.depth or 0) // layer.groups)) + biases
+            weights = Amount.of(filters * height * width * (depth // layer.groups))
+            return weights + Amount.of(biases, *(positions if layer.position_bias else ()))
+        case LayerKind.local:
+            return Amount.of(filters * height * width * depth + biases, *positions)
         case LayerKind.dense:
-            return given.channels * filters + biases
+            return given.channels * filters + Amount.of(biases)
         case LayerKind.bn:
             return given.channels * 2
         case _:
@@ -265,8 +313,8 @@ def _weights(layer: Layer, given: _State, *, bias: bool | None = None) -> Amount
 
 def _macs(layer: Layer, given: _State, made: _State) -> Amount:
     """Count one multiply-accumulate for each application of each weight."""
-    weights = _weights(layer, given, bias=False)
-    if layer.kind is LayerKind.dense:
+    weights = _weights(layer, given, made, bias=False)
+    if layer.kind in (LayerKind.local, LayerKind.dense):
         return weights
     if layer.kind is not LayerKind.conv or made.sides is None:
         return Amount({})
@@ -275,12 +323,12 @@ def _macs(layer: Layer, given: _State, made: _State) -> Amount:
     return Amount.of(number, *made.sides)
 
 
-def _row(layer: Layer, given: _State, made: _State, params: Amount, macs: Amount, values: Amount) -> SymbolicRow:
-    slides = layer.kind in _SLIDING
+def _row(layer: Layer, made: _State, params: Amount, macs: Amount, values: Amount) -> SymbolicRow:
+    slides = layer.kind in dims.SLIDING
     return SymbolicRow(
         layer=layer.name,
         kind=layer.kind,
-        output=", ".join(map(str, (*(made.sides or ()), made.channels.value()))),
+        output=_shown(made),
         params=params.value(),
         macs=macs.value(),
         receptive_field=shown(made.field),
@@ -295,5 +343,5 @@ def _pad(layer: Layer) -> int | str:
     """Return the padding; that of `same` depends on the size if the stride is not 1."""
     if layer.padding is Padding.same and layer.stride != (1, 1):
         return "same"
-    down, across = (window.pads(1 << 20) for window in windows(layer))
+    down, across = (window.pads(_LARGE) for window in windows(layer))
     return shown_pads(down, across)

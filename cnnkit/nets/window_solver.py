@@ -196,6 +196,9 @@ def _nothing(size: _Pair, wanted: _Pair, sought: Sought) -> str:
         if given
         else "give another --output, or use several layers"
     )
+    growth = max(-(-after // before) for before, after in zip(size, wanted, strict=True))
+    if growth > 1 and sought.layer.kind is LayerKind.conv and not given:
+        remedy = f"maps grow by a transposed convolution, such as deconv {sought.layer.filters} k{growth} s{growth}"
     return f"{what} turns {_sides_of(size)} into {_sides_of(wanted)}; {remedy}"
 
 

@@ -191,6 +191,42 @@ def test_rejects_other_tables(run):
 
 
 @pytest.mark.parametrize(
+    "changed",
+    [
+        {"height": 6.5},
+        {"height": -1},
+        {"height": True},
+        {"height": "6x6"},
+        {"height": None},
+        {"channels": None},
+        {"params": None},
+        {"params": "1x2"},
+        {"kernel": 3.5},
+        {"receptive_field": []},
+        {"layer": ["conv1"]},
+        {"kind": 3},
+        {"zeros": "many"},
+        {"zeros": 2},
+        {"pad": "1x"},
+        {"pad": 0.5},
+    ],
+)
+def test_rejects_rows_that_it_does_not_print(changed, run):
+    """A record that another program has changed is an error of one line, whatever is in it."""
+    (row, _total) = run("cnn-dims", "--input", "8,8,3", "--layers", "conv 4 k3", "--json").out.splitlines()
+    lines = json.dumps({**json.loads(row), **changed})
+    assert "not a table of cnn-dims" in run("cnn-dims", "--filters", 2, "--k", 1, stdin=lines, status=1).err
+
+
+def test_a_row_of_fewer_bytes_than_values_is_extended(run):
+    """Also one without values, as of a module that returns no tensor."""
+    (row, _total) = run("cnn-dims", "--input", "8,8,3", "--layers", "conv 4 k3", "--json").out.splitlines()
+    for changed in ({"activation_bytes": 5}, {"height": 0, "activation_bytes": 9}):
+        lines = "\n".join([json.dumps({**json.loads(row), **changed, "layer": "first"}), row])
+        assert run("cnn-dims", "--filters", 2, "--k", 1, stdin=lines).rows[-1]["output"] == "6x6x2"
+
+
+@pytest.mark.parametrize(
     ("words", "status", "numbers"),
     [
         (["--max-params", 896, "--max-macs", 3538944], 0, []),

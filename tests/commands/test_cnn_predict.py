@@ -974,6 +974,30 @@ def test_network_by_name_at_other_sizes(run, tiny, root):
 
 
 @pytest.mark.slow
+def test_network_by_name_of_one_size(run, root, tmp_path, monkeypatch):
+    """Its own size is no error, and the remedy for another one is not that for an .onnx."""
+    pytest.importorskip("timm")
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "cache"))
+    words = ["-m", "timm:test_vit", "--weights", "none", "--device", "cpu", files(root)[0]]
+    assert len(run("cnn-predict", *words, "--size", 160).rows) == 1
+    for size in (96, "native"):
+        refused = run("cnn-predict", *words, "--size", size, status=2)
+        assert refused.err.splitlines()[-1] == "cnn-predict: timm:test_vit takes only 160 x 160 pixels; drop --size"
+
+
+def test_a_folder_does_not_hide_a_network(run, root, tmp_path, monkeypatch):
+    """A folder of results may have the name of a network; one of another name is named in the error."""
+    monkeypatch.setenv("CNNKIT_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("resnet18", "results"):
+        (tmp_path / name).mkdir()
+    assert "forbids downloading weights for resnet18" in run("cnn-predict", "-m", "resnet18", root, status=1).err
+    refused = run("cnn-predict", "-m", "results", root, status=2).err
+    assert 'no network is called "results", and the folder of this name is not a model' in refused
+
+
+@pytest.mark.slow
 def test_network_by_name_with_labels(run, tiny, root, tmp_path):
     """They rename the outputs; the number must be that of the network."""
     words, _ = tiny

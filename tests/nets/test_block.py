@@ -8,10 +8,11 @@ import torch
 import torchvision
 from torch import nn
 
+from cnnkit.choices import Pool
 from cnnkit.data import preprocessing
 from cnnkit.errors import UsageError
-from cnnkit.formats.header import Preprocess
-from cnnkit.nets import build, dims, freezing
+from cnnkit.formats.header import Backbone, Preprocess
+from cnnkit.nets import backbones, build, dims, freezing
 from cnnkit.nets.notation import parse
 
 BASIC = "residual(conv {n} k3 {s}p1 nobias bn relu, conv {n} k3 p1 nobias bn) relu"
@@ -115,6 +116,30 @@ def test_the_part_up_to_a_layer_in_a_branch_keeps_names_and_weights():
         network.upto("conv1.bn1")
 
 
+def test_a_backbone_cut_in_a_block_is_built_without_the_other_branches():
+    """The same names, weights and outputs as the part of the whole network, for every layer, projections included."""
+    text = MIXED.removesuffix(", gap, dense 3") + ", residual(conv 9 k3 s2 p1 bn)"
+    network = built(text, 16, 16)
+    rows = dims.measure(parse(text), height=16, width=16, channels=3)
+    for row in rows:
+        part = network.upto(row.layer)
+        made = backbones.skeleton(Backbone(name="layers", layer=row.layer, pool=Pool.NONE, notation=text), size=16)
+        made.load_state_dict(part.state_dict())
+        assert (list(made.ends), torch.equal(made.eval()(maps(16, 16)), part(maps(16, 16)))) == (list(part.ends), True)
+    wide = "residual(conv 4 k3 p1, conv 999999 k9 p4, conv 4 k1)"
+    first = Backbone(name="layers", layer="residual1.conv1", pool=Pool.NONE, notation=wide)
+    assert sum(value.numel() for value in backbones.skeleton(first, size=16, most=200).parameters()) == 112
+
+
+@pytest.mark.parametrize("layer", ["pad 40000", "deconv 4 k1 s20000"])
+def test_rejects_maps_that_no_memory_holds(layer):
+    """A file of others may have any notation: what it needs is checked before memory is allocated, as for parameters."""
+    with pytest.raises(UsageError, match=r"returns [0-9,]+ values for one image, more than 2,147,483,648"):
+        backbones.skeleton(
+            Backbone(name="layers", layer="conv1", pool=Pool.NONE, notation=f"{layer}, conv 1 k1"), size=16
+        )
+
+
 @pytest.mark.parametrize(
     ("text", "shortcut"),
     [
@@ -127,6 +152,7 @@ def test_the_part_up_to_a_layer_in_a_branch_keeps_names_and_weights():
         ),
         ("residual(pool 2, conv 3 k3 same, pool 2)", lambda: nn.Conv2d(3, 3, 1, 4)),
         ("residual(conv 3 k3 p1 | avgpool 3 s1 p1)", lambda: nn.AvgPool2d(3, 1, 1)),
+        ("residual(deconv 5 k2 s2, conv 5 k3 s2 same)", lambda: nn.Conv2d(3, 5, 1)),
         ("residual(deconv 3 k2 s2 | deconv 3 k4 s2 p1)", lambda: nn.ConvTranspose2d(3, 3, 4, 2, 1)),
     ],
 )
@@ -138,6 +164,13 @@ def test_shortcuts_by_hand(text, shortcut):
     if others:
         reference.load_state_dict(dict(zip(reference.state_dict(), others[0].state_dict().values(), strict=True)))
     torch.testing.assert_close(network(maps()), branch(maps()) + reference(maps()))
+
+
+def test_a_shortcut_after_a_deconv_has_the_stride_of_its_layers():
+    """Where the stride to the image is unknown, and the size is odd, the stride is still that of the branch."""
+    network = built("deconv 4 k1 s2, residual(conv 4 k3 s2 same, concat(pool 2 same | conv 4 k3 s2 same))", 15, 15)
+    assert network.residual1.projection.stride == (4, 4)
+    assert network(maps(15, 15)).shape == (2, 8, 8, 8)
 
 
 def test_dense_blocks_take_vectors():

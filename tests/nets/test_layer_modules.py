@@ -111,7 +111,7 @@ def test_deconv_same_is_the_gradient_of_conv_same(kernel, stride, dilation, size
     torch.testing.assert_close(network(given), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 9])
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 12, 31])
 def test_lrn_is_torchs(count):
     """The same values and gradients as torch's module with the constants of the paper."""
     reference = nn.LocalResponseNorm(count, alpha=1e-4, beta=0.75, k=2.0)
@@ -123,3 +123,10 @@ def test_lrn_is_torchs(count):
     for output in (made, wanted):
         output.square().sum().backward()
     torch.testing.assert_close(found.grad, expected.grad)
+
+
+def test_lrn_over_more_channels_than_there_are_takes_no_longer():
+    """A number from a file of others: a loop over 999,999,999 channels would not end."""
+    given = maps(3)
+    expected = given / (2 + 1e-4 / 999_999_999 * given.square().sum(1, keepdim=True)) ** 0.75
+    torch.testing.assert_close(built("lrn 999999999", channels=3)(given), expected)

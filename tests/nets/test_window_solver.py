@@ -90,6 +90,12 @@ def test_published_layers_are_found(size, wanted, words, first):
     ("size", "wanted", "words", "message"),
     [
         ((14, 14), (30, 30), {"kernel": (3, 3)}, "no conv with kernel 3 turns 14x14 into 30x30; give fewer of --k"),
+        (
+            (14, 14),
+            (28, 28),
+            {},
+            "turns 14x14 into 28x28; maps grow by a transposed convolution, such as deconv [0-9]+ k2 s2",
+        ),
         ((14, 14), (7, 7), {"stride": (5, 5)}, "no conv with stride 5 turns 14x14 into 7x7"),
         ((14, 14), (90, 90), {"kind": "pool"}, "no pool turns 14x14 into 90x90; give another --output"),
     ],
