@@ -28,6 +28,8 @@ from cnnkit.infer.feature_input import FeatureRows
 
 log = logging.getLogger("cnnkit")
 
+#: Endings of files that are neither features nor images.
+_NO_IMAGES = frozenset({".pt", ".pth", ".safetensors", ".onnx", ".json"})
 #: Principal components that t-SNE gets, as scikit-learn advises: less noise, and faster.
 _COMPONENTS = 50
 #: The default perplexity, and the number of neighbours for each unit of perplexity that t-SNE looks at.
@@ -109,6 +111,8 @@ def find(sources: Sequence[str], *, split: str | None = None, images: bool = Fal
     for source in sources:
         if not source.lower().endswith(".npy"):
             remedy = f"make features with cnn-extract {messages.shell_word(source)} -o features.npy"
+            if source == "-" or Path(source).suffix.lower() in _NO_IMAGES:
+                remedy = "give the .npy that cnn-extract writes"
             raise UsageError(f"{source}: not a features file (.npy); {remedy}")
         listed = Path(source).with_suffix(".tsv")
         if images and Path(source).exists() and not listed.exists():

@@ -243,6 +243,8 @@ def test_thumbnails_are_the_images(run, tmp_path, monkeypatch, images):
     ("words", "status", "line"),
     [
         (("photos",), 2, "photos: not a features file (.npy); make features with cnn-extract photos -o features.npy"),
+        (("model.pt",), 2, "model.pt: not a features file (.npy); give the .npy that cnn-extract writes"),
+        (("-",), 2, "-: not a features file (.npy); give the .npy that cnn-extract writes"),
         (("digits.npy", "-o", "map.jpg"), 2, "-o map.jpg: unknown format; give it a name that ends in .png, .svg or .pdf for"),
         (("digits.npy", "--perplexity", "120"), 2, "--perplexity 120 needs more than 120 images, and digits.npy has 120"),
         (("digits.npy", "--perplexity", "9", "--method", "pca"), 2, "--perplexity is a setting of t-SNE; drop it, or"),
