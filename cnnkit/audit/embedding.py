@@ -28,6 +28,8 @@ from cnnkit.infer.feature_input import FeatureRows
 
 log = logging.getLogger("cnnkit")
 
+#: Endings of files that are neither features nor images.
+_NO_IMAGES = frozenset({".pt", ".pth", ".safetensors", ".onnx", ".json"})
 #: Principal components that t-SNE gets, as scikit-learn advises: less noise, and faster.
 _COMPONENTS = 50
 #: The default perplexity, and the number of neighbours for each unit of perplexity that t-SNE looks at.
@@ -36,8 +38,8 @@ _PERPLEXITY, _NEIGHBOURS_EACH = 30.0, 3
 _ROWS_AT_ONCE = 1024
 #: Neighbours whose ranks are compared for the trustworthiness, as in scikit-learn; and the most images whose neighbours are.
 _NEIGHBOURS, _MOST_COMPARED = 5, 2000
-#: Images that are compared with all others at once.
-_COMPARED_AT_ONCE = 256
+#: Images that are compared with all others at once: the least and the most, and about the number of distances, which limits the memory.
+_COMPARED_AT_ONCE, _DISTANCES_AT_ONCE = (32, 256), 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ def find(sources: Sequence[str], *, split: str | None = None, images: bool = Fal
     for source in sources:
         if not source.lower().endswith(".npy"):
             remedy = f"make features with cnn-extract {messages.shell_word(source)} -o features.npy"
+            if source == "-" or Path(source).suffix.lower() in _NO_IMAGES:
+                remedy = "give the .npy that cnn-extract writes"
             raise UsageError(f"{source}: not a features file (.npy); {remedy}")
         listed = Path(source).with_suffix(".tsv")
         if images and Path(source).exists() and not listed.exists():
@@ -215,8 +219,10 @@ def _rounded(value: float) -> float:
 
 
 def _values(found: Sequence[FeatureRows]) -> NDArray[np.float32]:
-    """Read the features, (N, D)."""
-    parts = []
+    """Read the features, (N, D), straight to their place: memory holds them once."""
+    shape = found[0].values.shape[1:2]
+    values = np.empty((sum(len(rows.rows) for rows in found), *shape), dtype=np.float32)
+    at = 0
     for rows in found:
         if rows.values.ndim == 4:
             log.info("%s has maps of %s; their mean is used", rows.name, "x".join(map(str, rows.values.shape[1:])))
@@ -227,8 +233,9 @@ def _values(found: Sequence[FeatureRows]) -> NDArray[np.float32]:
             )
         for start in range(0, len(rows.rows), _ROWS_AT_ONCE):
             part = feature_input.values_of(rows, start, start + _ROWS_AT_ONCE)
-            parts.append(part.mean((2, 3)) if part.ndim == 4 else part)
-    return np.concatenate(parts) if parts else np.zeros((0, 1), dtype=np.float32)
+            values[at : at + len(part)] = part.mean((2, 3)) if part.ndim == 4 else part
+            at += len(part)
+    return values
 
 
 def _check(values: NDArray[np.float32], paths: Sequence[str], names: str) -> None:
@@ -237,10 +244,16 @@ def _check(values: NDArray[np.float32], paths: Sequence[str], names: str) -> Non
         raise CnnkitError(f"{names}: a map needs at least 3 images, not {len(values)}")
     if values.shape[1] < 2:
         raise CnnkitError(f"{names}: a map needs features of at least 2 values, not {values.shape[1]}")
-    broken = np.flatnonzero(~np.isfinite(values).all(1))
-    if len(broken):
-        raise CnnkitError(f"{names}: the features of {paths[broken[0]]} are not finite; run cnn-extract again")
-    if (values == values[0]).all():
+    are_equal = True
+    for start in range(0, len(values), _ROWS_AT_ONCE):
+        part = values[start : start + _ROWS_AT_ONCE]
+        broken = np.flatnonzero(~np.isfinite(part).all(1))
+        if len(broken):
+            raise CnnkitError(
+                f"{names}: the features of {paths[start + broken[0]]} are not finite; run cnn-extract again"
+            )
+        are_equal = are_equal and bool((part == values[0]).all())
+    if are_equal:
         raise CnnkitError(f"{names}: the features of all images are equal, so there is nothing to map")
 
 
@@ -300,17 +313,28 @@ def trustworthiness(
     count = len(values)
     neighbours = min(neighbours, (count - 1) // 2)
     rows = np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+    least, greatest = _COMPARED_AT_ONCE
+    at_once = min(max(_DISTANCES_AT_ONCE // count, least), greatest)
     penalty = 0
-    for start in range(0, len(rows), _COMPARED_AT_ONCE):
-        part = rows[start : start + _COMPARED_AT_ONCE]
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
         on_map, between = (euclidean_distances(each[part], each, squared=True) for each in (places, values))
         itself = np.arange(len(part)), part
         on_map[itself] = between[itself] = np.inf
-        nearest = np.argsort(on_map, axis=1, kind="stable")[:, :neighbours]
-        for column in nearest.T:
-            ranks = 1 + (between < between[itself[0], column][:, None]).sum(1)
+        for column in _nearest(on_map, neighbours).T:
+            ranks = 1 + np.count_nonzero(between < between[itself[0], column][:, None], axis=1)
             penalty += int(np.maximum(ranks - neighbours, 0).sum())
     return 1 - penalty * 2 / (len(rows) * neighbours * (2 * count - 3 * neighbours - 1))
+
+
+def _nearest(distances: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Return the places of the smallest distances of each row, (n, N) -> (n, count), as a stable sort without sorting all of them."""
+    farthest = np.partition(distances, count - 1, axis=1)[:, count - 1]
+    found = np.empty((len(distances), count), dtype=np.int64)
+    for row, (each, limit) in enumerate(zip(distances, farthest, strict=True)):
+        near = np.flatnonzero(each <= limit)  # more than `count`, if distances are equal
+        found[row] = near[np.argsort(each[near], kind="stable")[:count]]
+    return found
 
 
 def save_points(path: Path, points: Sequence[MapPoint]) -> None:

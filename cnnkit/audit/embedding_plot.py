@@ -289,9 +289,10 @@ def fitting(places: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
     for side in _SIDES:
         apart = side + 2 * _FRAME + _GAP
         kept: list[int] = []
-        for number, place in enumerate(places):
-            if not kept or (np.abs(places[kept] - place).max(1) >= apart).all():
-                kept.append(number)
+        remaining = np.arange(len(places))
+        while len(remaining):
+            kept.append(int(remaining[0]))
+            remaining = remaining[np.abs(places[remaining] - places[kept[-1]]).max(1) >= apart]
         chosen = np.array(kept)
         if len(chosen) >= wanted:
             break

@@ -8,9 +8,10 @@ Each of both may be compressed. Fashion-MNIST, KMNIST and EMNIST have the same f
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from cnnkit import files, idx_files
+from cnnkit import files, idx_files, messages
 from cnnkit.data import split_names
 from cnnkit.errors import CnnkitError, UsageError
 
@@ -44,7 +45,7 @@ def read(path: str) -> IdxSource:
     remarks = []
     labels: list[str | None] = [None] * len(paths)
     if (place := _labels_of(path)) is None:
-        expected = os.path.basename(_renamed(path) or "")
+        expected = os.path.basename(_labels_name(path) or "")
         remarks.append(f"{path}: no labels{f', since there is no {expected} next to it' if expected else ''}")
     else:
         with files.open_regular(place) as file:
@@ -74,9 +75,8 @@ def refuse_labels(path: str) -> None:
     """
     found = _ENDING.search(path)
     if found is not None and found[1] == "1":
-        folder, name = os.path.split(path)
-        images = re.sub("labels", "images", name[: name.lower().rindex("idx1")]) + re.sub("^idx1", "idx3", found[0])
-        raise UsageError(f"{path}: labels without images; give the file of the images, {os.path.join(folder, images)}")
+        images = _renamed(path, "labels", "images", 3) or path[: found.start()] + _numbered(found[0], 3)
+        raise UsageError(f"{path}: labels without images; give the file of the images, {images}")
 
 
 def without_copies(paths: list[str]) -> tuple[list[str], list[str]]:
@@ -90,16 +90,44 @@ def without_copies(paths: list[str]) -> tuple[list[str], list[str]]:
     return [path for path in paths if path not in copies], copies
 
 
+def remarks_on_several(paths: Iterable[str]) -> Iterator[str]:
+    """Yield remarks on files of the same split, which are those of several data sets, such as EMNIST's."""
+    of_split: dict[str | None, list[str]] = {}
+    for path in paths:
+        of_split.setdefault(split_in_name(path), []).append(os.path.basename(path))
+    for split, names in of_split.items():
+        if len(names) > 1:
+            each = "both" if len(names) == 2 else "all"
+            yield (
+                f"{messages.shortened(names, 3)} are {each} {split or 'without a split'}, and read as one dataset; "
+                "give one of them as a source if their classes differ"
+            )
+
+
 def _labels_of(path: str) -> str | None:
     """Return the file with the labels of a file's images: compressed as this one is, if there are both; None if there is none."""
-    place = _renamed(path)
+    place = _labels_name(path)
     if place is None:
         return None
-    other = place[: -len(".gz")] if place.lower().endswith(".gz") else f"{place}.gz"
+    gz = ".GZ" if os.path.basename(place).isupper() else ".gz"
+    other = place[: -len(gz)] if place.lower().endswith(".gz") else f"{place}{gz}"
     return next((each for each in (place, other) if os.path.lexists(each)), None)
 
 
-def _renamed(path: str) -> str | None:
+def _labels_name(path: str) -> str | None:
+    return _renamed(path, "images", "labels", 1)
+
+
+def _renamed(path: str, old: str, new: str, dimensions: int) -> str | None:
+    """Return the path of the other file of a pair, in capitals where this one is; None if its name has not the word."""
     folder, name = os.path.split(path)
-    before, word, after = name.rpartition("images")
-    return os.path.join(folder, f"{before}labels{re.sub('idx3', 'idx1', after, flags=re.IGNORECASE)}") if word else None
+    at = name.lower().rfind(old)
+    if at < 0:
+        return None
+    end = at + len(old)
+    word = new.upper() if name[at:end].isupper() else new
+    return os.path.join(folder, name[:at] + word + _numbered(name[end:], dimensions))
+
+
+def _numbered(name: str, dimensions: int) -> str:
+    return re.sub("(idx)[13]", rf"\g<1>{dimensions}", name, flags=re.IGNORECASE)

@@ -219,6 +219,8 @@ def _idx(paths: list[str], split: str | None, search: SearchLog, *, whole: str |
         whole: The folder with the files, if it was given.
     """
     images = []
+    if whole is not None:
+        search.readings += [f"{whole}: {remark}" for remark in idx_source.remarks_on_several(paths)]
     for path in paths:
         read = idx_source.read(path)
         search.readings += read.remarks

@@ -18,8 +18,8 @@ from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_policies import MOST_LEVEL, Operation, PolicyStep
 from cnnkit.nets import torchvision_modules
 
-#: Larger images are changed channel by channel, which takes a third of the memory.
-_LARGE = 1 << 24
+#: Images of more pixels are changed in parts, which takes less memory: channel by channel, and sharpness also by rows.
+_LARGE = 1 << 20
 
 
 def _functions() -> Any:  # noqa: ANN401 - torchvision ships no types
@@ -63,7 +63,20 @@ def _changed(image: Tensor, step: PolicyStep, policy: _Policy) -> Tensor:
     mixes_channels = step.operation in (Operation.COLOR, Operation.CONTRAST)
     if mixes_channels or image.shape[1] * image.shape[2] <= _LARGE:
         return change(image)
+    if step.operation is Operation.SHARPNESS:
+        return torch.cat([_by_rows(change, channel) for channel in torch.split(image, 1)])
     return torch.cat([change(channel) for channel in torch.split(image, 1)])
+
+
+def _by_rows(change: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """Apply a change that depends on neighbouring pixels, and keeps those at the edges, to a few rows after the other."""
+    height, at_once = image.shape[1], max(2, _LARGE // image.shape[2])
+    parts = []
+    for start in range(0, height, at_once):
+        first = max(0, start - 1)
+        changed = change(image[:, first : start + at_once + 1])
+        parts.append(changed[:, start - first : start - first + at_once])
+    return torch.cat(parts, dim=1)
 
 
 def _change(step: PolicyStep, policy: _Policy, *, height: int, width: int) -> Callable[[Tensor], Tensor]:

@@ -354,9 +354,16 @@ class StyleOptions(RemembersGiven):
         """
         if self.rate is not None and self.optimizer is not StyleOptimizer.ADAM:
             raise UsageError("--rate is the learning rate of adam; add --optimizer adam, or drop it")
+        if self.rate == 0:
+            raise UsageError("--rate 0 changes nothing; give a positive number, such as 4")
         if not self.content_weight and not self.style_weight:
             raise UsageError(
                 "--content-weight 0 --style-weight 0 leaves nothing to optimize; give one of them a positive value"
+            )
+        if not self.style_weight and not self.tv_weight and self.start is StyleStart.CONTENT:
+            raise UsageError(
+                "--style-weight 0 --tv-weight 0 changes nothing, since the start is the content image; add --start noise, or give "
+                "one of them a positive value"
             )
         if self.size is not None:
             longer_side(self.size, of="result")

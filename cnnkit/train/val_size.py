@@ -11,7 +11,7 @@ from cnnkit.data import preprocessing
 from cnnkit.engine import device_errors
 from cnnkit.errors import UsageError
 from cnnkit.formats.header import Header, Preprocess
-from cnnkit.nets import whitening
+from cnnkit.nets import token_grid, whitening
 from cnnkit.nets.classifier import Classifier
 from cnnkit.train.config import ImageTrainConfig
 
@@ -52,9 +52,11 @@ def check(whole: Classifier, config: ImageTrainConfig) -> None:
     except (RuntimeError, AssertionError, ValueError) as error:  # what a network's layers may raise
         if device_errors.is_out_of_memory(error):
             raise
+        remedy = 'give it global pooling ("gap" before its first dense layer), or drop --val-size'
+        if token_grid.of_cut(whole.base) or token_grid.of_network(whole.base):
+            remedy = "its tokens have positions; drop --val-size, or take a convolutional network"
         raise UsageError(
-            f"--val-size {size}: this network does not take images of {size} pixels, only of {own}; "
-            'give it global pooling ("gap" before its first dense layer), or drop --val-size'
+            f"--val-size {size}: this network does not take images of {size} pixels, only of {own}; {remedy}"
         ) from error
 
 

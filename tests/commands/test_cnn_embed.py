@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
+from sklearn.metrics.pairwise import euclidean_distances
 
 from cnnkit.audit import embedding, embedding_plot
 from cnnkit.audit.embedding import Embedding, EmbeddingRecord, MapPoint
@@ -95,6 +96,25 @@ def test_trustworthiness_is_scikit_learns():
             assert found == pytest.approx(expected, abs=1e-9)
         part = embedding.trustworthiness(values, places, most=200)
         assert part == pytest.approx(trustworthiness(values, places), abs=0.03)
+
+
+def test_trustworthiness_does_not_depend_on_what_is_compared_at_once(monkeypatch):
+    """Of equal distances, as those of duplicate images, the first counts, as in a stable sort."""
+    generator = np.random.default_rng(0)
+    places = generator.integers(0, 6, (300, 2)).astype(np.float32)
+    values = generator.integers(0, 3, (300, 4)).astype(np.float32)
+    distances = euclidean_distances(places, squared=True)
+    np.fill_diagonal(distances, np.inf)
+    between = euclidean_distances(values, squared=True)
+    np.fill_diagonal(between, np.inf)
+    penalty = 0
+    for row, order in enumerate(np.argsort(distances, axis=1, kind="stable")[:, :5]):
+        ranks = [1 + (between[row] < between[row, column]).sum() for column in order]
+        penalty += sum(max(0, rank - 5) for rank in ranks)
+    expected = 1 - penalty * 2 / (300 * 5 * (2 * 300 - 3 * 5 - 1))
+    assert embedding.trustworthiness(values, places) == expected
+    monkeypatch.setattr(embedding, "_COMPARED_AT_ONCE", (7, 7))
+    assert embedding.trustworthiness(values, places) == expected
 
 
 def test_first_views_and_means_of_maps(run, tmp_path, monkeypatch):
@@ -223,6 +243,8 @@ def test_thumbnails_are_the_images(run, tmp_path, monkeypatch, images):
     ("words", "status", "line"),
     [
         (("photos",), 2, "photos: not a features file (.npy); make features with cnn-extract photos -o features.npy"),
+        (("model.pt",), 2, "model.pt: not a features file (.npy); give the .npy that cnn-extract writes"),
+        (("-",), 2, "-: not a features file (.npy); give the .npy that cnn-extract writes"),
         (("digits.npy", "-o", "map.jpg"), 2, "-o map.jpg: unknown format; give it a name that ends in .png, .svg or .pdf for"),
         (("digits.npy", "--perplexity", "120"), 2, "--perplexity 120 needs more than 120 images, and digits.npy has 120"),
         (("digits.npy", "--perplexity", "9", "--method", "pca"), 2, "--perplexity is a setting of t-SNE; drop it, or"),

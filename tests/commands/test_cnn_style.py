@@ -116,6 +116,8 @@ def test_every_weight_matters(run, here):
         (("sky.png", "-m", "m.pt", "--rate", "1"), 2, "--rate is the learning rate of adam; add --optimizer adam"),
         (("sky.png", "-m", "m.pt", "--seed", "1"), 2, "--seed has no effect without random numbers; add --start noise"),
         (("sky.png", "-m", "m.pt", "--content-weight", "0", "--style-weight", "0"), 2, "--content-weight 0 --style-weight 0"),
+        (("sky.png", "-m", "m.pt", "--optimizer", "adam", "--rate", "0"), 2, "--rate 0 changes nothing; give a positive number"),
+        (("sky.png", "-m", "m.pt", "--style-weight", "0", "--tv-weight", "0"), 2, "--style-weight 0 --tv-weight 0 changes nothing"),
         (("none.png", "-m", "m.pt"), 1, "none.png: no such file or directory"),
         (("sky.png", "-m", "none.pt"), 1, "none.pt: No such file or directory"),
         (("out.png", "-m", "m.pt"), 2, "-o out.png would overwrite an image; choose another name"),

@@ -58,6 +58,15 @@ def test_errors(run, here, words, message):
     assert message in outcome.err
 
 
+def test_refuses_another_validation_size(run, here):
+    """Positions are those of the training size; there is nothing to pool."""
+    words = (*VIT, "--weights", "none", "--unfreeze", "none", "--val-size", "80", *CPU)
+    outcome = run("cnn-finetune", "photos", "-o", "x.pt", *words, status=2)
+    assert (
+        "--val-size 80: this network does not take images of 80 pixels, only of 64; its tokens have positions; drop --val-size"
+    ) in outcome.err
+
+
 @pytest.mark.slow
 def test_from_features_to_maps(run, here, weights):
     """The same probabilities in ONNX Runtime and torch; maps of the model; a fine-tuned last block changes nothing below it."""

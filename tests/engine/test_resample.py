@@ -340,6 +340,19 @@ def test_large_image_is_processed_by_channel_to_the_same_bits(fill, words, monke
         assert torch.equal(augment(image, [draw], fill=fill), one)
 
 
+@pytest.mark.parametrize("operation", Operation)
+def test_operations_of_a_large_image_have_the_same_bits(operation, monkeypatch):
+    """By channel, and sharpness also by a few rows, in images of any height."""
+    for height, width in ((61, 67), (9, 7), (4, 5), (5, 1), (1, 9)):
+        image = photographs(1, height, width)
+        draws = [AugmentParams(trivialaugment=(PolicyStep(operation, level),)) for level in (12, 30)]
+        monkeypatch.setattr(policy_operations, "_LARGE", 1 << 20)
+        whole = [augment(image, [draw]) for draw in draws]
+        monkeypatch.setattr(policy_operations, "_LARGE", 4 * width if height > 9 else 2)
+        for draw, expected in zip(draws, whole, strict=True):
+            assert torch.equal(augment(image, [draw]), expected)
+
+
 def test_blur_of_a_batch_equals_each_alone():
     """Blurred together, as on a GPU, with different deviations: the bits of each alone."""
     pixels = channels_first(photographs(3)).float()
