@@ -110,9 +110,13 @@ BY_NAME = "a network given by name"
 
 
 def is_network_name(model: str | Path) -> bool:
-    """Return whether a model is the name of a network of torchvision or timm, in place of a file; whether there is one is not checked."""
-    text = str(model)
-    return text.startswith("timm:") or (re.fullmatch(r"[A-Za-z][\w-]*", text) is not None and not Path(text).exists())
+    """Return whether a model is the name of a network of torchvision or timm, in place of a file; whether there is one is not checked.
+
+    A folder of that name, such as one for outputs, does not hide the network.
+    """
+    text, path = str(model), Path(model)
+    named = re.fullmatch(r"[A-Za-z][\w-]*", text) is not None and (path.is_dir() or not path.exists())
+    return named or text.startswith("timm:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
