@@ -157,9 +157,6 @@ def measure(layers: Sequence[Layer], text: str, *, bytes_per_value: int = 4) -> 
     """
     height, width, channels = parse_size(text)
     smallest = smallest_size(layers, height, width, channels)
-    log.info(
-        "the formulas hold for %s", " and ".join(f"{symbol} of {number} or more" for symbol, number in smallest.items())
-    )
     state = _State((height, width), Amount.of(channels), channels, (1, 1), (1, 1))
     rows: list[SymbolicRow] = []
     params = macs = values = Amount({})
@@ -169,6 +166,9 @@ def measure(layers: Sequence[Layer], text: str, *, bytes_per_value: int = 4) -> 
         rows.append(_row(layer, state, made, *own))
         params, macs, values = params + own[0], macs + own[1], values + own[2]
         state = made
+    log.info(
+        "the formulas hold for %s", " and ".join(f"{symbol} of {number} or more" for symbol, number in smallest.items())
+    )
     total = SymbolicRow(
         layer="total",
         kind="total",

@@ -403,4 +403,6 @@ def test_weights_and_labels_are_for_names(run, here):
 def test_folder_does_not_hide_a_network_of_its_name(run, here):
     Path("vgg16").mkdir()
     assert "gone.pth: no such file" in run("cnn-export", "vgg16", "--weights", "gone.pth", "-o", "x.onnx", status=1).err
-    assert "gone.pth: no such file" in run("cnn-predict", "-m", "vgg16", "--weights", "gone.pth", "photos", status=1).err
+    assert (
+        "gone.pth: no such file" in run("cnn-predict", "-m", "vgg16", "--weights", "gone.pth", "photos", status=1).err
+    )
