@@ -16,7 +16,7 @@ def read(text: str, parse: Callable[[str], T], *, holds: str) -> T:
     Args:
         text: The notation, or `@` and the name of a file that holds it.
         parse: Parser of the notation.
-        holds: The content of such a file, for messages: "layers, one a line".
+        holds: The content of such a file, for messages: "layers, one per line".
 
     Raises:
         NotationError: The file cannot be read, or `parse` fails; the message then begins with the file.

@@ -353,6 +353,33 @@ def test_table_on_a_narrow_terminal(columns, monkeypatch):
     assert len({line.index("…") for line in lines if ".jpg" in line}) == 1
 
 
+def test_long_headers_are_broken_on_a_narrow_terminal(monkeypatch):
+    """The table of cnn-dims fits 80 columns; wider terminals show whole words."""
+    row = {
+        "layer": "total",
+        "kind": "total",
+        "output": "32x32x16",
+        "params": 123456,
+        "macs": 442528,
+        "receptive_field": 32,
+        "stride": 2,
+        "activation_bytes": 147560,
+        "dropped": 0,
+        "image": 32,
+        "kernel": "3",
+        "pad": "0+1",
+    }
+    shown = {}
+    for columns in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = io.StringIO()
+        table.draw(iter([row, row]), out, None)
+        assert max(map(cell_len, out.getvalue().splitlines())) <= columns
+        shown[columns] = out.getvalue().split()
+    assert {"recep-", "tive", "activ-", "ation", "dropped"} <= set(shown[80])
+    assert {"receptive", "activation"} <= set(shown[120])
+
+
 def test_report_formats(program, terminal):
     """Titled tables on a terminal, flat rows in a pipe, one object with `--json`."""
     program.write(

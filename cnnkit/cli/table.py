@@ -60,6 +60,8 @@ def write_tsv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequence
 _PIECE = 0.5
 #: Text columns up to this width are never folded, unless the terminal is too narrow: then those up to half of it are not.
 _LONGEST_WHOLE = 24
+#: Words of a header up to this length are never divided.
+_LONGEST_IN_HEADER = 8
 
 
 def draw(
@@ -88,8 +90,13 @@ def _draw_piece(
     from rich.measure import Measurement
 
     console = Console(file=out, highlight=False)
-    for tight, longest in ((False, _LONGEST_WHOLE), (True, _LONGEST_WHOLE), (True, _LONGEST_WHOLE // 2)):
-        table, here = _table(rows, columns, widths, tight=tight, longest=longest)
+    for tight, longest, broken in (
+        (False, _LONGEST_WHOLE, False),
+        (True, _LONGEST_WHOLE, False),
+        (True, _LONGEST_WHOLE // 2, False),
+        (True, _LONGEST_WHOLE // 2, True),
+    ):
+        table, here = _table(rows, columns, widths, tight=tight, longest=longest, broken=broken)
         least = Measurement.get(console, console.options.update(width=10_000), table).minimum
         if least <= console.width:
             break
@@ -128,8 +135,12 @@ def _table(
     *,
     tight: bool,
     longest: int = _LONGEST_WHOLE,
+    broken: bool = False,
 ) -> tuple["Table", dict[str, int]]:
-    """Lay out rows; `tight` omits padding for narrow terminals, and texts of up to `longest` columns are not folded."""
+    """Lay out rows; `tight` omits padding for narrow terminals, and texts of up to `longest` columns are not folded.
+
+    `broken` divides long words of the header.
+    """
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
@@ -137,7 +148,7 @@ def _table(
 
     written = cell if tight else drawn_cell
     cells = [[printable(written(row[column])) for column in columns] for row in rows]
-    headers = {column: printable(column).replace("_", "\n") for column in columns}
+    headers = {column: _header(column, broken=broken) for column in columns}
     here = {
         column: max([widths.get(column, 0), *map(len, headers[column].split("\n")), *map(cell_len, texts)])
         for column, *texts in zip(columns, *cells, strict=True)
@@ -167,6 +178,19 @@ def _table(
         style = "bold" if row.get("kind") == "total" else ""
         table.add_row(*(_Cell(text, style, longest) for text in line))
     return table, here
+
+
+def _header(column: str, *, broken: bool) -> str:
+    """Return the words of a column's name as lines; `broken` divides those that are too long in the middle."""
+    words = printable(column).split("_")
+    if broken:
+        words = [
+            f"{word[: (len(word) + 1) // 2]}-\n{word[(len(word) + 1) // 2 :]}"
+            if len(word) > _LONGEST_IN_HEADER
+            else word
+            for word in words
+        ]
+    return "\n".join(words)
 
 
 def _shared(wanted: Mapping[int, int], spare: int) -> dict[int, int]:

@@ -112,12 +112,11 @@ BY_NAME = "a network given by name"
 def is_network_name(model: str | Path) -> bool:
     """Return whether a model is the name of a network of torchvision or timm, in place of a file; whether there is one is not checked.
 
-    A folder is not a model, so that one called vgg16 does not hide the network.
+    A folder of that name, such as one for outputs, does not hide the network.
     """
-    path = Path(model)
-    text = str(model)
-    is_name = re.fullmatch(r"[A-Za-z][\w-]*", text) is not None and (path.is_dir() or not path.exists())
-    return text.startswith("timm:") or is_name
+    text, path = str(model), Path(model)
+    named = re.fullmatch(r"[A-Za-z][\w-]*", text) is not None and (path.is_dir() or not path.exists())
+    return named or text.startswith("timm:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

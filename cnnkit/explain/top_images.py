@@ -173,7 +173,7 @@ def draw(
     few = sum(len(each) < options.count for each in found)
     if few:
         log.info(
-            "%d of %d filters are excited by fewer than %d images: the others have no positive activation",
+            "%d of %d filters have fewer than %d images with a positive activation",
             few,
             len(found),
             options.count,

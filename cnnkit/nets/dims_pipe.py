@@ -176,8 +176,13 @@ def _macs_formula(layer: Layer, before: Volume, row: DimsRow) -> str:
 
 
 def _receptive_field_formula(layer: Layer, before: Volume, row: DimsRow) -> Iterator[_Line]:
-    """Yield field + (span - 1) * stride along each side, at most the image; global pooling and flatten span the whole map."""
-    if before.size is None or before.field is None or before.step is None or row.receptive_field is None:
+    """Yield field + (span - 1) * stride along each side, at most the image; global pooling and flatten span the whole map.
+
+    A field that is not known, as after a transposed convolution with a stride, yields nothing.
+    """
+    if row.receptive_field is None:
+        return
+    if before.size is None or before.field is None or before.step is None:
         yield "receptive_field", "", row.receptive_field
         return
     whole = layer.kind in (LayerKind.gap, LayerKind.gmp, LayerKind.flatten)

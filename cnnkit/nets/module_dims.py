@@ -120,11 +120,12 @@ def _zeros(module: nn.Module, near_zero: float) -> dict[str, int]:
     }
 
 
-def accepts(name: str) -> tuple[Callable[[int, int], str | None], tuple[int, int]]:
+def accepts(name: str, size: Sequence[int] | None = None) -> tuple[Callable[[int, int], str | None], tuple[int, int]]:
     """Return what checks whether a network takes images of a height and width.
 
     Args:
         name: As for `measure_network`.
+        size: As for `measure_network`; a vision transformer by name is built for it.
 
     Returns:
         A function that returns why not, None if it does; and the height and width that the network was made for.
@@ -132,7 +133,7 @@ def accepts(name: str) -> tuple[Callable[[int, int], str | None], tuple[int, int
     Raises:
         UsageError, FormatError, OSError: As for `measure_network`.
     """
-    module, preprocess, header = _network(name)
+    module, preprocess, header = _network(name, size)
     module = module.to("meta").eval()
 
     def refusal(height: int, width: int) -> str | None:

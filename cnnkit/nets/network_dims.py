@@ -77,7 +77,7 @@ def find_input_sizes(network: str, *, size: Sequence[int] | None = None) -> tupl
 
     from cnnkit.nets import module_dims
 
-    refusal, start = module_dims.accepts(network)
+    refusal, start = module_dims.accepts(network, size)
     return input_sizes.find(refusal, (size[0], size[1]) if size else start, name=network)
 
 

@@ -128,7 +128,7 @@ def parse(text: str, *, taken: Collection[str] = ()) -> tuple[Layer, ...]:
         NotationError: A word is unknown, missing, out of range or a duplicate. Messages count layers as written.
     """
     return notation_text.read(
-        text, lambda bare: tuple(_named(_items(_Tokens(bare)), taken)), holds="layers, one a line"
+        text, lambda bare: tuple(_named(_items(_Tokens(bare)), taken)), holds="layers, one per line"
     )
 
 

@@ -480,6 +480,19 @@ def test_symbols_give_formulas(run):
     assert "the formulas hold for H of 3 or more and W of 3 or more" in outcome.err
 
 
+def test_any_size_of_a_transformer_is_the_size_that_it_is_built_for(run):
+    for words, size in (([], "224"), (["--input", "336,336,3"], "336")):
+        rows = run("cnn-dims", "vit_b_16", "--any-size", *words).rows
+        assert {(row["smallest"], row["largest"], row["step"]) for row in rows} == {(size, size, "")}
+
+
+def test_symbols_without_formula_have_no_notice_of_formulas(run):
+    refused = run("cnn-dims", "--input", "H,W,3", "--layers", "conv 8 k3, residual(conv 8 k3 same)", status=2).err
+    assert refused == (
+        'cnn-dims: residual1 ("residual(conv 8 k3 same)") has no formula for symbols; give numbers as --input\n'
+    )
+
+
 def test_any_size_lists_the_sizes_that_are_taken(run, model):
     """For layers and models; the size that layers are made for is given."""
     (height, width) = run(

@@ -398,3 +398,11 @@ def test_weights_and_labels_are_for_names(run, here):
     assert "gone.pth: no such file" in run("cnn-export", "vgg16", "--weights", "gone.pth", "-o", "x.onnx", status=1).err
     assert "gone.txt" in run("cnn-export", "vgg16", "--labels", "gone.txt", "-o", "x.onnx", status=1).err
     assert "did you mean vgg19 or vgg16" in run("cnn-export", "vgg61", "-o", "x.onnx", status=2).err
+
+
+def test_folder_does_not_hide_a_network_of_its_name(run, here):
+    Path("vgg16").mkdir()
+    assert "gone.pth: no such file" in run("cnn-export", "vgg16", "--weights", "gone.pth", "-o", "x.onnx", status=1).err
+    assert (
+        "gone.pth: no such file" in run("cnn-predict", "-m", "vgg16", "--weights", "gone.pth", "photos", status=1).err
+    )

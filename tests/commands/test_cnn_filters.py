@@ -334,7 +334,9 @@ def test_strongest_patch_by_hand(run, here):
     expected = [9 * (shade / 255 - mean) / std for shade in (250, 250, 200)]
     np.testing.assert_allclose([each["activation"] for each in records], expected, rtol=1e-5)
     assert "receptive fields of conv1: 3x3 pixels of 24x24" in messages
-    assert "1 of 2 filters are excited by fewer than 3 images" in messages  # filter 1, whose activations are 0
+    assert (
+        "1 of 2 filters have fewer than 3 images with a positive activation" in messages
+    )  # filter 1, whose activations are 0
     sheet = pixels("t.png")
     first = (sheet == [250, 0, 0]).all(2)
     rows, columns = first.nonzero()

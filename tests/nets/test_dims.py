@@ -438,6 +438,7 @@ def test_formulas_of_weights_at_positions():
         *("  height = 37*2 = 74", "  height = (74 - 1)*1 + 3 = 76"),
     ):
         assert line in lines, line
+    assert not [line for line in lines if line.endswith("None")]  # the receptive field after a stride of deconv
 
 
 def as_tsv(rows):
