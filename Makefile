@@ -84,8 +84,9 @@ ON_TOP = $(BIN)/python -m venv $(@D) && \
 ON_TOP_PIP = $(@D)/bin/python -m pip install $(PIP) --constraint $(@D)/constraints.txt
 
 # Ray brings pandas and pyarrow, which scikit-learn imports wherever they are installed. Where it cannot be installed, its tests are skipped,
-# and the next make tries again.
-.venv/ray/made: pyproject.toml | .venv/test
+# and the next make tries again. Two programs must not write to .venv and read its packages at once, so that it waits for those of the tests.
+BEFORE_RAY := .venv/test
+.venv/ray/made: pyproject.toml | $(BEFORE_RAY)
 	$(ON_TOP)
 	@if $(ON_TOP_PIP) --editable '.[ray]'; then touch $@; else echo "Ray is not installed; its tests are skipped"; fi
 

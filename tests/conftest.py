@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -52,6 +53,13 @@ def _feed(descriptor, data):
         pipe.write(data or b"")
 
 
+@functools.cache
+def entry_point(name):
+    """Return the entry point of an installed command; looking for it reads a file of every installed package."""
+    (entry,) = entry_points(group="console_scripts", name=name)
+    return entry
+
+
 @pytest.fixture
 def run(capfd, monkeypatch):
     """Run an installed command in this process: `run("cnn-dims", "--input", "28,28,1")`; `stdin=` takes text or bytes.
@@ -60,7 +68,6 @@ def run(capfd, monkeypatch):
     """
 
     def run_command(name, *words, stdin=None, typing=False, status=0):
-        (entry,) = entry_points(group="console_scripts", name=name)
         monkeypatch.setattr(sys, "warnoptions", ["error"])  # keeps pytest's warning filters during the command
         capfd.readouterr()
         data = stdin.encode() if isinstance(stdin, str) else stdin
@@ -76,7 +83,7 @@ def run(capfd, monkeypatch):
             pipe = stack.enter_context(os.fdopen(reading, encoding="utf-8", errors="surrogateescape"))
             stack.enter_context(monkeypatch.context()).setattr(sys, "stdin", pipe)
             with pytest.raises(SystemExit) as stop:
-                entry.load()([str(word) for word in words])
+                entry_point(name).load()([str(word) for word in words])
         captured = capfd.readouterr()
         outcome = Outcome(stop.value.code or 0, captured.out, captured.err)
         assert status is None or outcome.status == status, outcome
@@ -171,11 +178,16 @@ def shell(commands):
 
 @pytest.fixture(scope="session")
 def quickstart(shell, commands, tmp_path_factory):
-    """Return the folder of `make quickstart`, made once for all processes of pytest-xdist; tests must not change it."""
+    """Return the folder of `make quickstart`, made once for all processes of pytest-xdist; tests must not change it.
+
+    CNNKIT_QUICKSTART names a folder that `make quickstart` has just made, which is copied.
+    """
     place = shared_folder(tmp_path_factory) / "digits"
     place.mkdir(exist_ok=True)
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other processes wait, and find the folder complete
+        if (ready := os.environ.get("CNNKIT_QUICKSTART")) and not (place / "quickstart").exists():
+            shutil.copytree(ready, place / "quickstart")  # with the times of its files, which make compares
         shell(f"make -f {ROOT / 'examples' / 'digits' / 'Makefile'} OUT=quickstart BIN={commands}/", cwd=place)
     return place / "quickstart"
 
@@ -395,6 +407,15 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is initialized
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # until everything is imported
+
+
+def pytest_collection_finish():
+    """Exclude modules and tests, which stay until the end, from garbage collections, and make those rarer: they took half of an export."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    gc.enable()
 
 
 def asks_for_gpu(expression):

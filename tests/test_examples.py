@@ -125,7 +125,7 @@ def test_flowers(shell, make_line, images):
 @needs_make
 def test_a_convnet_is_compared_with_a_dense_network(shell, make_line, tmp_path):
     """Both are trained on moved digits, and the gate falls as soon as the dense network is the better one."""
-    words = "SEEDS=0 EPOCHS=6"
+    words = "SEEDS=0 EPOCHS=3"
     outcome = shell(make_line("digits/dense-or-convnet.mk", folder="unused", words=words), cwd=tmp_path)
     assert "seed 0: dense 0." in outcome.err
     (tmp_path / "out" / "dense-0.json").write_text('{"accuracy": 0.999, "n": 1}\n')
