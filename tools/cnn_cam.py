@@ -52,7 +52,7 @@ def main(
     """Draw class activation maps: heat maps of where in an image a network finds evidence for a class.
 
     Reads images, class folders (photos/CLASS/image.jpg) or a manifest. Prints a row for each map: label is the predicted class,
-    class and probability are those of the map, overlay is the file written. peak (x, y) and box (left, top, right, bottom) are pixels of
+    class and probability are those of the map, overlay is the file written. peak (x, y) and box (x,y,width,height) are pixels of
     the image. maximum is the largest value of the map; 0 means no evidence for the class. Maxima are comparable only within one method
     and layer.
 

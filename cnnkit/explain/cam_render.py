@@ -27,6 +27,7 @@ from cnnkit.explain.contact_sheets import SheetCell
 from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.explain.upsampling import Box
 from cnnkit.formats import atomic, image_files
+from cnnkit.formats import box as boxes
 from cnnkit.formats.box import file_name
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets.cell_centres import CellCentres
@@ -194,7 +195,7 @@ class CamRenderer:
             "probability": shown.probability,
             "class": shown.name,
             "overlay": file,
-            "box": box,
+            "box": None if box is None else boxes.Box.of_edges(*box).text(),
             "peak": peak,
             "maximum": float(str(shown.values.max())),
             **(scores if self.options.faithful else {}),

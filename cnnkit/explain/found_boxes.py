@@ -30,7 +30,7 @@ class FoundBoxes:
         found = None
         if record["box"] is not None:
             left, top = decode.place_of(image.path)
-            found = Box.of_edges(*record["box"])
+            found = Box.parse(record["box"])
             found = Box(found.x + left, found.y + top, found.width, found.height)
         path = image.path if found is None else box.of_path(whole, found)  # without evidence, all of the image
         self.rows.append(ManifestRow(path, image.written or image.label, image.split, image.group, digest=image.digest))

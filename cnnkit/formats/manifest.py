@@ -212,10 +212,12 @@ def _cropped(path: str, written: str, name: str) -> str:
     """Return the path of a crop; of the whole image if its box is empty.
 
     Raises:
-        FormatError: It is not a box.
+        FormatError: It is not a box, or the path has another one.
     """
     if not written.strip():
         return path
+    if box.divided(path)[1] is not None:
+        raise FormatError(f"{name}: {messages.excerpt(path)}: a box in its path and one in the column box; keep one of them")
     try:
         return box.of_path(path, Box.parse(written))
     except FormatError as error:

@@ -171,6 +171,9 @@ def test_broken_boxes_are_skipped_and_others_clipped(run, here):
     Path("odd.csv").write_text("path,box\nphotos/red/00.png,left\n")
     error = run("cnn-extract", "odd.csv", "-o", "y.npy", *BACKBONE, status=1).err
     assert 'odd.csv: photos/red/00.png: box "left" is not x,y,width,height in pixels of the image; write four' in error
+    Path("twice.tsv").write_text("path\tbox\nphotos/red/00.png#xywh=1,1,9,9\t2,2,9,9\n")
+    error = run("cnn-extract", "twice.tsv", "-o", "y.npy", *BACKBONE, status=1).err
+    assert "a box in its path and one in the column box; keep one of them" in error
 
 
 def test_boxes_in_archives_and_of_paths_without_extension(run, crops):

@@ -22,6 +22,7 @@ from cnnkit.explain import cam, cam_run, contact_sheets
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.formats import torch_model
+from cnnkit.formats.box import Box
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, graph_centres
@@ -101,7 +102,8 @@ def exported(tmp_path_factory, made):
 
 
 def boxes(row):
-    return json.loads(row["box"]) if row["box"] else None
+    """Left, top, right, bottom."""
+    return [int(edge) for edge in Box.parse(row["box"]).edges] if row["box"] else None
 
 
 def pixels(path):
