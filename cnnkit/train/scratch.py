@@ -71,6 +71,7 @@ def train_from_scratch(
         if sums is not None:
             context.callbacks.phase("whitening")
             _whiten(backbone_module, sums, network)
+        del sums  # of a matrix's size
         whole = Classifier(backbone_module, head, preprocess=preprocess, pool=backbone.pool)
         header = Header(
             kind=ArtefactKind.MODEL,
