@@ -67,7 +67,7 @@ class NetworkConfig:
     )
     whiten_epsilon: float | None = option(
         None,
-        "With --normalize zca or pca: added to the variance of every component, as a share of their mean. [default: 0.1]",
+        "With --normalize zca or pca: added to the variance of every component, as a share of their mean. [default: 1]",
         metavar="SHARE",
         minimum=1e-6,
         maximum=1e3,

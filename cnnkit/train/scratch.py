@@ -80,6 +80,7 @@ def train_from_scratch(
         if sums is not None:
             context.callbacks.phase("whitening")
             _whiten(backbone_module, sums, network)
+        del sums  # of a matrix's size
         whole = Classifier(backbone_module, head, preprocess=preprocess, pool=backbone.pool, box=box_head)
         box_weight = None if box is None or box_head is None else box.box_weight
         header = Header(

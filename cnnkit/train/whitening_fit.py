@@ -9,7 +9,7 @@ from cnnkit.errors import CnnkitError
 from cnnkit.formats.header import LUMA, Preprocess
 
 #: Added to the variance of every component, as a share of their mean.
-EPSILON = 0.1
+EPSILON = 1.0
 
 _ROWS = 256  # that are multiplied at once
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.decomposition import PCA
 
 from cnnkit.data import preprocessing
@@ -68,7 +69,7 @@ def test_header_has_the_whitening(run, here):
     """In the `.pt` and in the exported file; others have no such field."""
     for header in (torch_model.load("zca.pt").header, onnx_model.load("zca.onnx").header):
         assert json.loads(header.to_json())["backbone"]["whiten"] == "zca"
-        assert (header.training["normalize"], header.training["whiten_epsilon"]) == ("zca", 0.1)
+        assert (header.training["normalize"], header.training["whiten_epsilon"]) == ("zca", 1.0)
     run("cnn-train", "photos", "-o", "plain.pt", "--layers", NET, "--epochs", "1", *FAST)
     plain = json.loads(torch_model.load("plain.pt").header.to_json())
     assert "whiten" not in plain["backbone"]
@@ -129,7 +130,7 @@ def test_resumed_and_fine_tuned_networks_keep_the_whitening(run, here):
 
 
 def test_maps_and_attacks(run, here):
-    """cnn-maps shows whitened images by name, also of the exported network; gradients of cnn-attack pass through the matrix."""
+    """cnn-maps shows whitened images by name, also of the exported network; cnn-attack follows the gradient through the matrix."""
     path = min(Path("photos/val/red").iterdir())
     row, exported = (
         run("cnn-maps", "-m", name, path, "--layer", "whiten", *CPU).rows[0] for name in ("zca.pt", "zca.onnx")
@@ -142,7 +143,15 @@ def test_maps_and_attacks(run, here):
     assert (row["shape"], float(row["maximum"])) == ("3x8x8", pytest.approx(float(white.max()), rel=1e-4))
     assert "whiten" not in run("cnn-maps", "-m", "zca.pt", path, "-o", "others", *CPU).out
     rows = run("cnn-attack", "-m", "zca.pt", "photos/val", "--epsilon", "8", "-o", "adversarial", *CPU).rows
-    assert {row["change"] for row in rows} == {"8"}
+    labels = torch.tensor([sorted(("red", "blue")).index(row["label"]) for row in rows])
+    given = np.stack([preprocessing.load(row["path"], network.preprocess) for row in rows])
+    made = np.stack([np.asarray(Image.open(row["adversarial"])) for row in rows])
+    floats = torch.tensor(given, dtype=torch.float32, requires_grad=True)
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(network(floats), labels), floats)
+    assert gradient.any()
+    clear = gradient.abs().numpy() > 1e-7  # zero, up to rounding, where no filter is active
+    expected = np.clip(given + 8.0 * gradient.sign().numpy(), 0, 255)
+    np.testing.assert_array_equal(made[clear], expected[clear])
 
 
 def test_other_sizes_are_refused(run, here):
