@@ -136,7 +136,7 @@ MARGIN = Annotated[
     float | None,
     typer.Option(
         "--margin",
-        min=0.0,
+        min=0,
         metavar="SHARE",
         show_default=False,
         help="Widen the boxes of a manifest (column box) on each side by SHARE of their longer side. [default: 0]",
