@@ -7,7 +7,7 @@ from typing import Any
 from cnnkit import messages
 from cnnkit.data import decode
 from cnnkit.data.source import ImageFile
-from cnnkit.formats import atomic, box, manifest, tsv
+from cnnkit.formats import box, manifest
 from cnnkit.formats.box import Box
 from cnnkit.formats.manifest import ManifestRow
 
@@ -39,13 +39,9 @@ class FoundBoxes:
     def save(self) -> str | None:
         """Write the manifest in one step, and return a notice about images without a box."""
         known = manifest.columns(self.rows)
-        columns = (*known, *([] if "box" in known else ["box"]), "score")
-        lines = [
-            [*manifest.fields(row, columns[:-1]), None if score is None else f"{score:.6g}"]
-            for row, score in zip(manifest.moved(self.rows, self.path.parent), self.scores, strict=True)
-        ]
-        with atomic.writing(self.path) as file:
-            file.write(tsv.render(columns, lines))
+        columns = (*known, *([] if "box" in known else ["box"]))
+        scores = [None if score is None else f"{score:.6g}" for score in self.scores]
+        manifest.save(self.path, manifest.moved(self.rows, self.path.parent), columns=columns, more={"score": scores})
         empty = sum(box.divided(row.path)[1] is None for row in self.rows)
         if not empty:
             return None

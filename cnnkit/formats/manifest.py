@@ -329,11 +329,17 @@ def field(row: ManifestRow, column: str) -> str | None:
 
 
 def save(
-    path: str | Path, rows: Iterable[ManifestRow], *, columns: tuple[str, ...] = ("path", "label", "split", "group")
+    path: str | Path,
+    rows: Iterable[ManifestRow],
+    *,
+    columns: tuple[str, ...] = ("path", "label", "split", "group"),
+    more: Mapping[str, Sequence[str | None]] | None = None,
 ) -> None:
-    """Write a manifest in one step."""
+    """Write a manifest in one step; `more` are further columns, with a value for each row."""
+    more = more or {}
+    lines = ([*fields(row, columns), *(values[place] for values in more.values())] for place, row in enumerate(rows))
     with atomic.writing(path) as file:
-        file.write(render(rows, columns=columns))
+        file.write(tsv.render((*columns, *more), lines))
 
 
 def check_name(path: Path, *, option: str) -> None:
