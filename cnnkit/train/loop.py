@@ -426,11 +426,11 @@ def measured_on(
     """
     plain = Criterion(criterion.loss)
     device = next(module.parameters()).device
-    sums = torch.zeros(6, dtype=torch.float64, device=device)
+    sums = torch.zeros(3 if criterion.box is None else 6, dtype=torch.float64, device=device)
     with torch.inference_mode(), (precision or Precision(device)).untrained():
         for inputs, targets in batches:
             logits = module(inputs).float()
-            of_boxes = [torch.zeros((), device=device)] * 3
+            of_boxes: list[Tensor] = []
             if isinstance(targets, BoxTargets):
                 (logits, found), known = boxes.divided(logits), targets.boxes
                 of_boxes = [boxes.total_loss(found, known), boxes.total_iou(found, known), boxes.count(known)]
@@ -438,9 +438,12 @@ def measured_on(
             loss = plain.total(logits, targets).double()
             right = [loss, correct(logits, targets).double(), torch.full_like(loss, float(len(targets)))]
             sums = sums + torch.stack([*right, *(each.double() for each in of_boxes)])
-    loss_sum, right_sum, count, box_sum, iou_sum, with_box = world.sum(sums).tolist()
-    loss_of_boxes = (criterion.box or 0.0) * box_sum / with_box if with_box else 0.0
-    return Validation(loss_sum / count + loss_of_boxes, right_sum / count, iou_sum / with_box if with_box else None)
+    loss_sum, right_sum, count, *sums_of_boxes = world.sum(sums).tolist()
+    of_classes = Validation(loss_sum / count, right_sum / count)
+    if criterion.box is None or not sums_of_boxes[2]:
+        return of_classes
+    box_loss, iou, with_box = sums_of_boxes
+    return Validation(of_classes.loss + criterion.box * box_loss / with_box, of_classes.accuracy, iou / with_box)
 
 
 def shuffled(
