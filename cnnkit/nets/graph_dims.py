@@ -173,18 +173,21 @@ def measure_graph(
     return rows
 
 
-def accepts(path: str) -> tuple[Callable[[int, int], str | None], tuple[int | None, int | None], int]:
+def accepts(
+    path: str, *, channels: int | None = None
+) -> tuple[Callable[[int, int], str | None], tuple[int | None, int | None]]:
     """Return what checks whether a network takes images of a height and width.
 
     Args:
         path: A `.onnx` file.
+        channels: Of the images; by default those that the file fixes, or 3.
 
     Returns:
-        A function that returns why not, None if it does; the height and width that the file fixes, None where it leaves them open; and
-        the channels, 3 where they are open.
+        A function that returns why not, None if it does; and the height and width that the file fixes, None where it leaves them open.
 
     Raises:
         FormatError: As `measure_graph`.
+        UsageError: The file fixes another number of channels.
         OSError: The file cannot be read.
     """
     model = inlined(onnx_model.parse(onnx_model.load(path).content, name=path), name=path)
@@ -200,17 +203,20 @@ def accepts(path: str) -> tuple[Callable[[int, int], str | None], tuple[int | No
     if sides is None:
         raise FormatError(f"{path}: has no input of 4 dimensions, so it takes no images")
     last = sides[3] in (1, 3) and sides[1] not in (1, 3)
-    height, width, channels = (sides[place] for place in ((1, 2, 3) if last else (2, 3, 1)))
+    height, width, own = (sides[place] for place in ((1, 2, 3) if last else (2, 3, 1)))
+    if channels is not None and own not in (None, channels):
+        raise UsageError(f"{path}: channels is {own}, but --input has {channels}; drop --input")
+    used = own or channels or 3
 
     def refusal(rows: int, columns: int) -> str | None:
         try:
-            inputs, image = _fixed_inputs(model.graph, path, (rows, columns, channels or 3))
+            inputs, image = _fixed_inputs(model.graph, path, (rows, columns, used))
             measured = _Measurement(path, Shapes(model, inputs), image, 1, given_size=False).rows(model.graph)
         except (FormatError, UsageError) as error:
             return str(error).removeprefix(f"{path}: ")
         return next((f"the output of {row.layer} is empty" for row in measured if min(row.shape) < 1), None)
 
-    return refusal, (height, width), channels or 3
+    return refusal, (height, width)
 
 
 class _Image:

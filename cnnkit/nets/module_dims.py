@@ -54,10 +54,9 @@ def measure_network(
     module, preprocess, header = _network(name, size)
     trained = _trained(module, header)
     zeros = None if near_zero is None or header is None else _zeros(module, near_zero)
-    height, width, channels = size if size and len(size) == 3 else (preprocess.size, preprocess.size, 3)
-    if size and (len(size) != 3 or channels != 3):
-        given = "x".join(map(str, size))
-        raise UsageError(f"{name} takes images with 3 channels, HxWx3, but --input is {given}")
+    height, width, _ = size if size and len(size) == 3 else (preprocess.size, preprocess.size, 3)
+    if size:
+        check_channels(name, size)
     example = _example(height, width, as_files=header is not None)
     try:
         rows = measure_module(module.to("meta"), example, bytes_per_value=bytes_per_value, trained=trained, zeros=zeros)
@@ -66,6 +65,17 @@ def measure_network(
         raise UsageError(f"{name} does not take {height}x{width} pixels ({reason}); give another --input") from error
     # Name the layers of a trained model's backbone as --layer does
     return tuple(replace(row, layer=row.layer.removeprefix("base.")) for row in rows)
+
+
+def check_channels(name: str, size: Sequence[int]) -> None:
+    """Check that a size is that of colour images.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if len(size) != 3 or size[2] != 3:
+        given = "x".join(map(str, size))
+        raise UsageError(f"{name} takes images with 3 channels, HxWx3, but --input is {given}")
 
 
 def _network(name: str, size: Sequence[int] | None = None) -> tuple[nn.Module, Preprocess, Header | None]:

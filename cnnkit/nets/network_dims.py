@@ -66,7 +66,7 @@ def find_input_sizes(network: str, *, size: Sequence[int] | None = None) -> tupl
     if network.endswith(".onnx"):
         from cnnkit.nets import graph_dims
 
-        refusal, fixed, _ = graph_dims.accepts(network)
+        refusal, fixed = graph_dims.accepts(network, channels=size[2] if size else None)
         if None in fixed and size is None:
             raise UsageError(f"{network}: the size of its images is open; give one that it takes, --input H,W,C")
         given = size or (0, 0, 0)
@@ -77,6 +77,8 @@ def find_input_sizes(network: str, *, size: Sequence[int] | None = None) -> tupl
 
     from cnnkit.nets import module_dims
 
+    if size is not None:
+        module_dims.check_channels(network, size)
     refusal, start = module_dims.accepts(network, size)
     return input_sizes.find(refusal, (size[0], size[1]) if size else start, name=network)
 

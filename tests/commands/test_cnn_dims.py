@@ -292,6 +292,7 @@ def test_gates(run, words, status, numbers):
         (["vgg16", "--input", "H,W,3"], "symbols are for layers"),
         (["--pool", 2, "--any-size"], "--any-size needs the size that the layers are made for"),
         (["vgg16", "--any-size", "--max-params", 9], "--any-size lists sizes instead of the table; drop --max-params"),
+        (["squeezenet1_1", "--any-size", "--input", "224,224,1"], "squeezenet1_1 takes images with 3 channels"),
         (["squeezenet1_1", "--any-size", "--input", "5,5,3"], "squeezenet1_1 does not take 5x5 pixels"),
         (["--input", "9,9,3", "--pool", 2, "--zeros", 0], "--zeros counts the weights of a .pt or .onnx file"),
         (["squeezenet1_1", "--zeros", 0], "squeezenet1_1 is the name of a network"),
@@ -538,6 +539,9 @@ def test_onnx_weights_and_sizes(run, tmp_path):
     assert {(row["smallest"], row["largest"]) for row in rows} == {("3", "")}
     assert "give one that it takes, --input H,W,C" in run("cnn-dims", free, "--any-size", status=2).err
     assert "height is 9, but --input has 8" in run("cnn-dims", fixed, "--any-size", "--input", "8,9,3", status=2).err
+    for file in (fixed, free):
+        refused = run("cnn-dims", file, "--any-size", "--input", "9,9,1", status=2).err
+        assert "channels is 3, but --input has 1" in refused
 
 
 def test_onnx_network_and_gates(run, tmp_path):
