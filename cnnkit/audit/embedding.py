@@ -275,7 +275,8 @@ def pca(values: NDArray[np.float32], *, seed: int = 0) -> tuple[NDArray[Any], tu
         The places; and the share of the variance along each axis.
     """
     solver = PCA(2, random_state=seed)
-    places = solver.fit_transform(values)
+    with _one_thread():
+        places = solver.fit_transform(values)
     first, second = solver.explained_variance_ratio_.tolist()
     return places, (first, second)
 
@@ -287,13 +288,17 @@ def tsne(values: NDArray[np.float32], *, perplexity: float, seed: int = 0) -> tu
         The places; and the Kullback-Leibler divergence that remains.
     """
     components = min(_COMPONENTS, *values.shape)
-    if values.shape[1] > _COMPONENTS:
-        values = PCA(components, random_state=seed).fit_transform(values)
     solver = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
-    # Threads add up forces in any order: from the last bit on, the map would differ from run to run
-    with threadpool_limits(limits=1, user_api="openmp"):
+    with _one_thread():
+        if values.shape[1] > _COMPONENTS:
+            values = PCA(components, random_state=seed).fit_transform(values)
         places = solver.fit_transform(values)
     return places, float(solver.kl_divergence_)
+
+
+def _one_thread() -> threadpool_limits:
+    """Limit linear algebra and t-SNE to one thread: the order of sums would change the last bits, and from them t-SNE makes another map."""
+    return threadpool_limits(limits=1)
 
 
 def trustworthiness(

@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics.pairwise import euclidean_distances
+from threadpoolctl import threadpool_limits
 
 from cnnkit.audit import embedding, embedding_plot
 from cnnkit.audit.embedding import Embedding, EmbeddingRecord, MapPoint
@@ -83,6 +84,19 @@ def test_tsne_is_scikit_learns(run, digits):
     content = Path("map.tsv").read_bytes()
     run("cnn-embed", "digits.npy", "-o", "map.tsv")
     assert Path("map.tsv").read_bytes() == content
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_map_does_not_depend_on_the_number_of_threads(method):
+    """The last bits of principal components would, and from them t-SNE makes another map."""
+    values = np.random.default_rng(0).normal(size=(120, 700)).astype(np.float32)
+    values[:, :20] *= 9
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(limits=threads):
+            places, _ = embedding.pca(values) if method == "pca" else embedding.tsne(values, perplexity=9)
+        found.append(places)
+    np.testing.assert_array_equal(*found)
 
 
 def test_trustworthiness_is_scikit_learns():
