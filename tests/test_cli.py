@@ -447,7 +447,7 @@ def test_incomplete_torchrun_env(program, env):
         (["--count", "0"], "invalid value for '--count': should be greater than or equal to 1"),
         (
             ["--count", "x"],
-            "invalid value for '--count': should be a valid integer, unable to parse string as an integer",
+            "invalid value for '--count': should be a valid integer, not \"x\"",
         ),
     ],
 )

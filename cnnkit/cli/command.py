@@ -314,6 +314,9 @@ def _plain(message: str, error: BaseException) -> str:
     given: Sequence[Mapping[str, Any]] = getattr(error.__cause__ or error.__context__, "errors", list)()
     if given and message.startswith("invalid value for '--size': should be a valid integer"):
         return f'--size "{given[0]["input"]}": give one number, the side of the square'
+    if given:
+        parsed = r", unable to parse string as an? \w+$"
+        message = re.sub(parsed, lambda _: f', not "{given[0]["input"]}"', message)
     choice = re.search(r": '(.*)' is not one of ('.*')$", message)
     if choice is not None:
         known = re.findall(r"'([^']*)'", choice[2])
