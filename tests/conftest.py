@@ -439,6 +439,9 @@ LONGEST = (
     "commands/test_cnn_finetune.py",
     "commands/test_cnn_train.py",
     "nets/test_subgraph.py",
+    "train/test_head.py",
+    "train/test_finetune.py",
+    "train/test_step.py",
 )
 
 

@@ -75,3 +75,21 @@ def content():
         return {suffix: Path(path).with_suffix(suffix).read_bytes() for suffix in (".npy", ".tsv", ".json")}
 
     return read
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Write an exported classifier of predict_models.py, for the tests of cnn-predict."""
+    from predict_models import content
+
+    def make(name="model.onnx", **options):
+        (tmp_path / name).write_bytes(content(**options))
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def root(images):
+    """Twelve images of the classes of `model`, for the tests of cnn-predict."""
+    return images(blue=5, green=3, red=4)

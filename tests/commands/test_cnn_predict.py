@@ -1,6 +1,5 @@
 """cnn-predict on the command line: against torch on real files, from all sources, in all forms of output."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -18,87 +17,19 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
+from predict_models import CLASSES, PREPROCESS, files, in_torch, network
 from torch import nn
-from torchvision.transforms import v2
 
-from cnnkit.choices import Decoding, Fit, Pool
-from cnnkit.data import augment_notation, decode, preprocessing
-from cnnkit.engine import export, resample
+from cnnkit.choices import Decoding, Fit
+from cnnkit.data import preprocessing
+from cnnkit.engine import export
 from cnnkit.engine.config import ExportConfig
-from cnnkit.engine.session import Session
 from cnnkit.errors import UsageError
 from cnnkit.formats import features, onnx_file, torch_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 from cnnkit.formats.manifest import ManifestRow
-from cnnkit.nets import backbones, build, catalogue, named_network
+from cnnkit.nets import catalogue, named_network
 from cnnkit.nets import classifier as classifiers
-
-CLASSES = ("blue", "green", "red")
-LAYERS = "conv 8 k3 relu, pool 2, conv 12 k3 relu"
-PREPROCESS = Preprocess(fit=Fit.CROP, resize=28, size=24, mean=(0.4, 0.45, 0.5), std=(0.2, 0.25, 0.3))
-
-
-@functools.cache
-def network(seed=0, preprocess=PREPROCESS, head="dense 8 relu, dense 3", layers=LAYERS):
-    """Build a classifier with random weights, and the record of its backbone."""
-    extractor, backbone, _ = backbones.by_notation(layers, size=preprocess.size, seed=seed)
-    made = classifiers.build_head(head, (12,))
-    build.initialise(made, build.Initializer.HE, generator=torch.Generator().manual_seed(seed))
-    return classifiers.Classifier(extractor, made, preprocess=preprocess, pool=Pool.AVG).eval(), backbone
-
-
-@functools.cache
-def content(seed=0, kind="whole", classes=CLASSES, preprocess=PREPROCESS, head="dense 8 relu, dense 3", layers=LAYERS):
-    """Export a classifier: whole, with a dynamic size, with normalized input, or only its head."""
-    made, backbone = network(seed, preprocess, head, layers)
-    size = preprocess.size
-    if kind == "head":
-        module, shape, dtype = export.HeadOutputs(made.head), (12,), np.float32
-    elif kind == "float":
-        module, shape, dtype = export.ClassifierOutputs(made, normalised=True), (3, size, size), np.float32
-    elif kind == "any":
-        module, shape, dtype = export.ClassifierOutputs(made), (size + 9, size, 3), np.uint8
-    else:
-        module, shape, dtype = export.ClassifierOutputs(made), (size, size, 3), np.uint8
-    example = torch.from_numpy(export.random_inputs(shape, np.dtype(dtype), batch=2))
-    proto = export.to_onnx(
-        module.eval(),
-        example,
-        inputs="features" if kind == "head" else "images",
-        outputs=module.names,
-        free=export.BATCH_AXIS | ({1: "height", 2: "width"} if kind == "any" else {}),
-    )
-    header = Header(kind=ArtefactKind.ONNX, classes=classes, preprocess=preprocess, backbone=backbone, head="dense 3")
-    return export.checked_bytes(proto, header)
-
-
-@pytest.fixture
-def model(tmp_path):
-    """Write an exported classifier."""
-
-    def make(name="model.onnx", **options):
-        (tmp_path / name).write_bytes(content(**options))
-        return tmp_path / name
-
-    return make
-
-
-@pytest.fixture
-def root(images):
-    return images(blue=5, green=3, red=4)
-
-
-def files(root):
-    return [str(path) for path in sorted(root.rglob("*.png"))]
-
-
-def in_torch(paths, made=None):
-    """Compute logits (N, classes) in torch, on prepared images."""
-    made = made or network()[0]
-    pixels = np.stack([preprocessing.load(path, made.preprocess) for path in paths])
-    with torch.no_grad():
-        return made(torch.from_numpy(pixels))
 
 
 def test_probabilities_match_torch(run, model, root):
@@ -438,107 +369,6 @@ def test_reads_all_forms_of_cnn_export(run, root, kept, tmp_path, words):
     np.testing.assert_allclose([float(row["probability"]) for row in rows], shares.numpy(), atol=1e-5)
 
 
-# ---------------------------------------------------------------- several views
-
-
-def shares_of(outcome):
-    """The probabilities of all classes of all images, (N, 3), from rows of --top 3."""
-    rows = outcome.rows
-    found = np.zeros((len(rows) // 3, 3))
-    for index, row in enumerate(rows):
-        found[index // 3, CLASSES.index(row["label"])] = float(row["probability"])
-    return found
-
-
-def squares(paths, preprocess=PREPROCESS):
-    return torch.from_numpy(np.stack([preprocessing.load(path, preprocess) for path in paths]))
-
-
-def torch_probabilities(pixels, made=None):
-    with torch.no_grad():
-        return (made or network()[0])(pixels).softmax(1).numpy()
-
-
-def test_flips_are_averaged(run, model, root):
-    """The mean of torch's probabilities over an image and its mirror images; their majority with --vote hard."""
-    plain, path = squares(files(root)), model()
-    views = np.stack(
-        [torch_probabilities(plain.flip(axes)) for axes in ((), (2,), (1,), (1, 2))]
-    )  # (views, N, classes)
-    two = run("cnn-predict", "-m", path, root, "--top", 3, "--tta", "hflip")
-    np.testing.assert_allclose(shares_of(two), views[:2].mean(0), atol=2e-6)
-    four = run("cnn-predict", "-m", path, root, "--top", 3, "--tta", "hflip, vflip")
-    np.testing.assert_allclose(shares_of(four), views.mean(0), atol=2e-6)
-    assert np.abs(views[:2].mean(0) - views[0]).max() > 1e-4
-    hard = run("cnn-predict", "-m", path, root, "--top", 3, "--tta", "hflip, vflip", "--vote", "hard")
-    votes = np.stack([(views.argmax(2) == place).mean(0) for place in range(3)], axis=1)
-    np.testing.assert_allclose(shares_of(hard), votes, atol=1e-6)
-
-
-@pytest.mark.parametrize(("notation", "tolerance"), [("crop 0.7, hflip", 2e-3), ("rotate 30, contrast 0.4", 2e-6)])
-def test_drawn_views_are_averaged(run, model, root, notation, tolerance):
-    """The copies are those of training by seed, content and number; batch, jobs, names and other images do not change them."""
-    paths, path = files(root), model()
-    words = ("-m", path, "--top", 3, "--tta", notation, "--views", 5)
-    outcome = run("cnn-predict", *words, root)
-    plain = squares(paths)
-    prints = [decode.read(name).fingerprint for name in paths]
-    augmenter = resample.Augmenter(augment_notation.parse(notation), seed=0)
-    views = [plain, *(augmenter(plain, prints, [number] * len(paths)) for number in range(1, 5))]
-    np.testing.assert_allclose(
-        shares_of(outcome), np.mean([torch_probabilities(view) for view in views], axis=0), atol=tolerance
-    )
-    for more in (("--batch", 1), ("--batch", 7, "--jobs", 1), ("--jobs", 4)):
-        np.testing.assert_allclose(shares_of(run("cnn-predict", *words, root, *more)), shares_of(outcome), atol=2e-6)
-    moved = root / "moved.png"
-    moved.write_bytes(Path(paths[3]).read_bytes())
-    np.testing.assert_allclose(shares_of(run("cnn-predict", *words, moved))[0], shares_of(outcome)[3], atol=2e-6)
-    moved.unlink()
-    other = shares_of(run("cnn-predict", *words, root, "--seed", 1))
-    assert np.abs(other - shares_of(outcome)).max() > 1e-4
-    assert run("cnn-predict", *words, root).out == outcome.out
-
-
-@pytest.mark.parametrize("crops", [5, 10])
-def test_crops_are_averaged(run, model, root, crops):
-    """As torch on torchvision's FiveCrop and TenCrop of the resized images."""
-    transform = v2.FiveCrop(24) if crops == 5 else v2.TenCrop(24)
-    resize = v2.Resize(28, antialias=True)
-    expected = []
-    for name in files(root):
-        parts = transform(resize(torchvision.datasets.folder.default_loader(name)))
-        expected.append(torch_probabilities(torch.from_numpy(np.stack([np.asarray(part) for part in parts]))).mean(0))
-    outcome = run("cnn-predict", "-m", model(), root, "--top", 3, "--crops", crops)
-    np.testing.assert_allclose(shares_of(outcome), expected, atol=2e-6)
-    squashing = model("squash.onnx", preprocess=Preprocess(fit=Fit.SQUASH, resize=20, size=20))
-    refused = run("cnn-predict", "-m", squashing, root, "--crops", crops, status=2).err
-    assert "squash.onnx takes whole images (fit squash), and --crops needs a model with fit crop" in refused
-
-
-def test_models_vote_over_views(run, model, root):
-    """Three models with different sizes, fits and class orders: every model and view counts once."""
-    squashed, padded = Preprocess(fit=Fit.SQUASH, resize=20, size=20), Preprocess(fit=Fit.PAD, resize=26, size=26)
-    models = [
-        model("one.onnx"),
-        model("two.onnx", seed=1, preprocess=squashed),
-        model("three.onnx", seed=2, preprocess=padded, classes=("red", "blue", "green")),
-    ]
-    predictions = []
-    for made, preprocess, order in (
-        (network()[0], PREPROCESS, [0, 1, 2]),
-        (network(1, squashed)[0], squashed, [0, 1, 2]),
-        (network(2, padded)[0], padded, [1, 2, 0]),
-    ):
-        plain = squares(files(root), preprocess)
-        predictions += [torch_probabilities(view, made)[:, order] for view in (plain, plain.flip(2))]
-    words = [word for path in models for word in ("-m", path)]
-    found = shares_of(run("cnn-predict", *words, root, "--tta", "hflip", "--top", 3, "--batch", 3))
-    np.testing.assert_allclose(found, np.mean(predictions, axis=0), atol=2e-6)
-    hard = shares_of(run("cnn-predict", *words, root, "--tta", "hflip", "--top", 3, "--vote", "hard"))
-    votes = np.stack([(np.stack(predictions).argmax(2) == place).mean(0) for place in range(3)], axis=1)
-    np.testing.assert_allclose(hard, votes, atol=2e-6)
-
-
 def test_features_have_no_views(run, model, kept):
     """Views need images."""
     head = model("head.onnx", kind="head")
@@ -551,173 +381,6 @@ def test_features_have_no_views(run, model, kept):
         refused = run("cnn-predict", "-m", head, kept, *words, status=2).err
         assert words[0] in refused
         assert refused.count("\n") == 1
-
-
-# ---------------------------------------------------------------- image sizes
-
-
-@pytest.fixture
-def sizes(tmp_path):
-    """Images of five sizes in turn, a broken one, and one that is too small for two convolutions and a pooling."""
-    folder = tmp_path / "sizes"
-    folder.mkdir()
-    for index, size in enumerate([(30, 40), (24, 24), (61, 33), (30, 40), (90, 70), (24, 24), (30, 40), (31, 40)]):
-        pixels = np.random.default_rng(index).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    (folder / "2b.png").write_bytes(b"no image")
-    Image.new("RGB", (4, 30)).save(folder / "5b.png")
-    return folder
-
-
-def own_size(paths, views=lambda pixels: [pixels]):
-    """Torch's predictions for images at their own sizes, (N, 3)."""
-    whole = [torch.from_numpy(np.array(decode.load(path))) for path in paths]
-    return np.stack(
-        [np.mean([torch_probabilities(view[None])[0] for view in views(pixels)], axis=0) for pixels in whole]
-    )
-
-
-@pytest.mark.parametrize("words", [(), ("--batch", 2, "--jobs", 1), ("--jobs", 3)], ids=str)
-def test_images_at_their_own_sizes(run, model, sizes, words):
-    """Torch's predictions for every image at its own size, in order; images that are too small are reported as such."""
-    path = model(kind="any")
-    outcome = run("cnn-predict", "-m", path, sizes, "--size", "native", "--top", 3, *words, status=3)
-    good = [str(name) for name in sorted(sizes.iterdir()) if "b" not in name.name]
-    assert [row["path"] for row in outcome.rows][::3] == good
-    np.testing.assert_allclose(shares_of(outcome), own_size(good), atol=1e-5)
-    lines = outcome.err.splitlines()
-    assert all(line.startswith("cnn-predict: ") for line in lines)  # without ONNX Runtime's own words
-    assert "cnn-predict: images have another size than in training, which changes the probabilities" in lines
-    assert "2b.png: not an image" in lines[-3]
-    assert f"5b.png: 4 x 30 pixels are too small for {path}; skipped" in lines[-2]
-
-
-def test_own_sizes_on_a_gpu(run, model, sizes, pretended_gpu):
-    """As on the CPU, with padded batches of one size; reduced precision is available and changes little."""
-    words = ("-m", model(kind="any"), sizes, "--size", "native", "--top", 3, "--batch", 6)
-    expected = run("cnn-predict", *words, "--device", "cpu", status=3)
-    found = run("cnn-predict", *words, "--device", "cuda", status=3)
-    assert [row["path"] for row in found.rows] == [row["path"] for row in expected.rows]
-    np.testing.assert_allclose(shares_of(found), shares_of(expected), atol=1e-6)
-    assert found.err == expected.err
-    assert pretended_gpu[-1][2]["use_tf32"] == "0"
-    half = run("cnn-predict", *words, "--device", "cuda", "--precision", "float16", status=3)
-    assert pretended_gpu[-1][2]["use_tf32"] == "1"
-    np.testing.assert_allclose(shares_of(half), shares_of(expected), atol=5e-3)
-
-
-@pytest.mark.parametrize(
-    ("failure", "message"),
-    [
-        (
-            "CUDNN failure 2000: CUDNN_STATUS_BAD_PARAM ; GPU=0 ; expr=cudnnSetPoolingNdDescriptor",
-            "does not accept 90 x 70 pixels: CUDNN failure",
-        ),
-        ("Failed to allocate memory for requested buffer of size 9", "90 x 70 pixels are too many for "),
-    ],
-)
-def test_image_that_a_gpu_rejects_is_skipped(run, model, sizes, pretended_gpu, monkeypatch, failure, message):
-    """A shape that cuDNN does not support, or an image that alone does not fit in its memory; all others are predicted."""
-
-    real = Session._run_bound
-
-    def bound(self, given, *more):
-        if given["images"].shape[1] == 70:
-            raise RuntimeError(failure)
-        return real(self, given, *more)
-
-    words = ("-m", model(kind="any"), sizes, "--size", "native", "--batch", 6)
-    expected = run("cnn-predict", *words, "--device", "cpu", status=3)
-    monkeypatch.setattr(Session, "_run_bound", bound)
-    found = run("cnn-predict", *words, "--device", "cuda", status=3)
-    good = [row["path"] for row in expected.rows if not row["path"].endswith("4.png")]
-    assert [row["path"] for row in found.rows] == good
-    assert message in found.err
-
-
-def test_failing_gpu_ends_the_run(run, model, root, pretended_gpu, monkeypatch):
-    """The message has the reason, and does not advise a smaller batch."""
-
-    def bound(*_):
-        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
-
-    monkeypatch.setattr(Session, "_run_bound", bound)
-    done = run("cnn-predict", "-m", model(), root, "--device", "cuda", status=1)
-    last = done.err.splitlines()[-1]
-    assert last.startswith("cnn-predict: cuda:0 failed: CUDA failure 700: an illegal memory access was encountered")
-    assert last.endswith("; use --device cpu")
-
-
-@pytest.mark.gpu
-def test_gpu_predicts_own_sizes(run, model, sizes):
-    """Batches of several sizes, two in flight and padded: the CPU's probabilities, in the order of the images."""
-    words = ("-m", model(kind="any"), sizes, "--size", "native", "--top", 3, "--batch", 2)
-    expected = run("cnn-predict", *words, "--device", "cpu", status=3)
-    found = run("cnn-predict", *words, "--device", "cuda", status=3)
-    assert [row["path"] for row in found.rows] == [row["path"] for row in expected.rows]
-    np.testing.assert_allclose(shares_of(found), shares_of(expected), atol=1e-4)
-
-
-def test_own_sizes_with_other_options(run, model, sizes):
-    """--labels-only keeps the order of the list; flips, crops of --tta, a vote and JSON work; --crops does not."""
-    path, listed = model(kind="any"), "".join(f"{name}\n" for name in sorted(sizes.iterdir()))
-    words = ("-m", path, "-m", path, "-", "--size", "native")
-    rows = run("cnn-predict", *words, stdin=listed, status=3).rows
-    labels = run("cnn-predict", *words, "--labels-only", stdin=listed, status=3).out.splitlines()
-    assert [label for label in labels if label] == [row["label"] for row in rows]
-    assert [index for index, label in enumerate(labels) if not label] == [3, 7]
-    good = [row["path"] for row in rows]
-    flipped = run("cnn-predict", *words, "--tta", "hflip", "--top", 3, stdin=listed, status=3)
-    expected = own_size(good, lambda pixels: [pixels, pixels.flip(1)])
-    np.testing.assert_allclose(shares_of(flipped), expected, atol=1e-5)
-    drawn = run("cnn-predict", *words, "--tta", "crop 0.9, hflip", "--json", stdin=listed, status=3)
-    assert [json.loads(line)["path"] for line in drawn.out.splitlines()] == good
-    refused = run("cnn-predict", *words, "--crops", 5, stdin=listed, status=2)
-    assert "--size native, which keeps images whole" in refused.err
-    single = run("cnn-predict", "-m", path, good[0], "--size", "native", "--logits").rows[0]
-    with torch.no_grad():
-        logits = network()[0](torch.from_numpy(np.array(decode.load(good[0])))[None])[0]
-    assert float(single["logit"]) == pytest.approx(float(logits.max()), abs=1e-4)
-
-
-def test_image_too_small_for_pooling_is_no_prediction(run, model, root):
-    """If pooling leaves no row, ONNX Runtime gives the bias for all images alike; an error is reported instead."""
-    path = model(kind="any", layers="conv 8 k3 relu, pool 3 s2, conv 12 k1 relu")
-    images = []
-    for height in (2, 3, 4, 5):
-        images.append(root / f"{height}.png")
-        Image.new("RGB", (30, height), (200, 10, 10)).save(images[-1])
-    outcome = run("cnn-predict", "-m", path, *images, "--size", "native", "--top", 3, status=3)
-    assert [row["path"] for row in outcome.rows][::3] == [str(path) for path in images[2:]]
-    assert f"2.png: 30 x 2 pixels are too small for {path}; skipped" in outcome.err
-    assert f"3.png: 30 x 3 pixels are too small for {path}; skipped" in outcome.err
-
-
-@pytest.mark.parametrize(
-    ("size", "preprocess"),
-    [
-        ("48", dataclasses.replace(PREPROCESS, size=48, resize=56)),
-        ("36x60", dataclasses.replace(PREPROCESS, size=36, resize=42, across=60)),
-    ],
-)
-def test_larger_images_and_rectangles(run, model, root, size, preprocess):
-    """The preprocessing is scaled in proportion; a rectangle is given height first; the model's own size changes nothing."""
-    path = model(kind="any")
-    outcome = run("cnn-predict", "-m", path, root, "--size", size, "--top", 3)
-    np.testing.assert_allclose(shares_of(outcome), torch_probabilities(squares(files(root), preprocess)), atol=1e-5)
-    assert "images have another size than in training" in outcome.err
-    own = run("cnn-predict", "-m", path, root, "--size", "24")
-    assert own.out == run("cnn-predict", "-m", path, root).out
-    assert "another size" not in own.err
-    small = run("cnn-predict", "-m", path, root, "--size", "4", status=2)
-    assert f"--size 4x4: 4 x 4 pixels are too small for {path}" in small.err
-
-
-def test_all_models_of_a_vote_must_accept_the_size(run, model, root):
-    """One that does not is named."""
-    path, fixed = model("any.onnx", kind="any"), model("fixed.onnx")
-    refused = run("cnn-predict", "-m", path, "-m", fixed, root, "--size", "native", status=2)
-    assert "fixed.onnx takes only 24 x 24 pixels" in refused.err
 
 
 @functools.cache

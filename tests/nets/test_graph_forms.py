@@ -37,6 +37,9 @@ def flops(network, *shape):
     return counter.get_total_flops() // 2
 
 
+# The same small network at every opset: stride, groups, a transposed convolution, upsampling, pooling and two dense layers.
+
+
 class Everything(torch.nn.Module):
     """The network in the graphs of `everything`."""
 

@@ -335,6 +335,9 @@ def test_sparse_and_packed_weights(measured):
     assert measured(made)[:2] == (108 + 24 + 24, 10_800 + 24 + 24)
 
 
+# Errors and inputs
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [
