@@ -217,7 +217,9 @@ def _cropped(path: str, written: str, name: str) -> str:
     if not written.strip():
         return path
     if box.divided(path)[1] is not None:
-        raise FormatError(f"{name}: {messages.excerpt(path)}: a box in its path and one in the column box; keep one of them")
+        raise FormatError(
+            f"{name}: {messages.excerpt(path)}: a box in its path and one in the column box; keep one of them"
+        )
     try:
         return box.of_path(path, Box.parse(written))
     except FormatError as error:
