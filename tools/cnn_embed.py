@@ -35,8 +35,8 @@ def main(
     Prints a row for each image, with its coordinates. With -o, writes files, and prints a row about the map: trustworthiness is 1 if all
     neighbours on the map are neighbours in feature space, and about 0.5 for random points.
 
-    Of images with augmented copies (cnn-extract --views), only the image itself is used; maps of a layer are averaged over their places. t-SNE
-    starts from the first 50 principal components.
+    Of images with augmented copies (cnn-extract --views), only the image itself is used; maps of a layer are averaged over their
+    places. t-SNE starts from the first 50 principal components.
 
     Examples:
       cnn-embed features.npy -o map.png
