@@ -169,7 +169,9 @@ def test_class_activation_maps_match_closed_form(tmp_path, head, pool):
     np.testing.assert_allclose(found["cam"].mean((2, 3)) + bias, found["logits"], atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["conv 6 k3 s2 bn relu, gap, dense 3", "conv 6 k3 same bn relu, dropout 0.2, conv 3 k1, gap"])
+@pytest.mark.parametrize(
+    "head", ["conv 6 k3 s2 bn relu, gap, dense 3", "conv 6 k3 same bn relu, dropout 0.2, conv 3 k1, gap"]
+)
 def test_class_activation_maps_of_heads_with_convolutions(tmp_path, head):
     """They are sums of the maps that global average pooling reads, so the mean of each is the class's logit without the bias."""
     made, header = network(head, Pool.NONE)
