@@ -9,6 +9,7 @@ jobs. tests/fuzz/test_fuzz.py runs 250 of them.
 
 import argparse
 import contextlib
+import gzip
 import io
 import json
 import multiprocessing
@@ -63,6 +64,15 @@ class Workshop:
         with tarfile.open(folder / "folders.tar", "w", format=tarfile.GNU_FORMAT) as archive:
             for path in sorted((folder / "photos").rglob("*.png")):
                 archive.add(path, f"{path.parent.name}/{'long' * 30 if path.stem == '0' else ''}{path.name}")
+        for name, held in (
+            ("train-images-idx3-ubyte.gz", pixels.astype(np.uint8).transpose(2, 0, 1).repeat(4, 0)),
+            ("train-labels-idx1-ubyte.gz", np.arange(12, dtype=np.uint8) % 2),
+        ):
+            (folder / "idx").mkdir(exist_ok=True)
+            sizes = b"".join(size.to_bytes(4, "big") for size in held.shape)
+            (folder / "idx" / name).write_bytes(gzip.compress(bytes([0, 0, 8, held.ndim]) + sizes + held.tobytes()))
+        whole = [f"photos/red/{index}.png\t{index},{index},{9 + index}.5,12" for index in range(8)]
+        (folder / "boxes.tsv").write_text("\n".join(["path\tbox", *whole, ""]), "utf-8")
         self.right = {}
 
     def do(self, line, *, keep=None):
@@ -182,7 +192,7 @@ ON_IMAGES = (
 )
 
 
-@kind("mutated images", "skipped with a message, or decoded as by Pillow", 0.45)
+@kind("mutated images", "skipped with a message, or decoded as by Pillow", 0.4)
 def mutated_images(shop, rng, numbers):
     """Damage images of 18 formats and modes, ten at a time."""
     for start in numbers[::10]:
@@ -276,6 +286,7 @@ def mutated_tables(shop, rng, numbers):
         ("split.tsv", "cnn-eval predictions.tsv --truth split.tsv"),
         ("head.csv", "cnn-curves head.csv"),
         ("train.tsv", "cnn-train-head train.npy -o x.pt --solver lbfgs --device cpu"),
+        ("boxes.tsv", "cnn-predict -m head.onnx boxes.tsv --margin 0.1 --device cpu"),
     ]
     for number in numbers:
         name, words = uses[number % len(uses)]
@@ -415,6 +426,55 @@ def mutated_archives(shop, rng, numbers):
             yield words, place / name, faults
 
 
+@kind("mutated idx files", "refused with the name of the file, or read", 0.03)
+def mutated_idx_files(shop, rng, numbers):
+    """Damage images or labels of an idx data set, compressed or not."""
+    for number in numbers:
+        name = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")[number % 2]
+        words = ON_IMAGES[number // 2 % len(ON_IMAGES)].replace("some", "idx")
+        shop.undamaged(words)
+        with shop.copy() as place:
+            whole = shop.read(f"idx/{name}")
+            path = place / "idx" / name
+            if rng.integers(2):
+                write(path, damage_bytes(whole, rng))
+            else:
+                path.unlink()
+                path = path.with_suffix("")
+                write(path, damage_bytes(gzip.decompress(whole), rng))
+            before = _listed(place)
+            outcome = shop.run(place, words)
+            faults = outcome.faults()
+            if outcome.status in (1, 2):
+                faults += (
+                    [] if path.name in outcome.err else [f"an error without the file: {outcome.err.strip()[-200:]}"]
+                )
+                faults += [f"wrote {each.decode()}" for each in sorted(_listed(place) - before)]
+            yield words, path, faults
+
+
+@kind("mutated weights", "refused with the name of the file, or read", 0.02)
+def mutated_weights(shop, rng, numbers):
+    """Damage a state_dict as .safetensors: its header of JSON, or any bytes."""
+    import torch
+    from safetensors.torch import save
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    valid = save(squeezenet1_1(weights=None).state_dict())
+    length = 8 + int.from_bytes(valid[:8], "little")
+    words = "cnn-filters squeezenet1_1 --weights w.safetensors --kernels -o kernels.png"
+    for number in numbers:
+        with shop.copy() as place:
+            path = place / "w.safetensors"
+            write(path, damage_bytes(valid[:length], rng) + valid[length:] if number % 2 else damage_bytes(valid, rng))
+            outcome = shop.run(place, words)
+            faults = outcome.faults()
+            if outcome.status and path.name not in outcome.err:
+                faults.append(f"an error without the file: {outcome.err.strip()[-200:]}")
+            yield words, path, faults
+
+
 def _contents(place):
     return {path.relative_to(place): _comparable(path) for path in place.rglob("*") if path.is_file()}
 
@@ -516,6 +576,9 @@ _MEANINGS = {
     "SIGKILL at a random moment": "Commands that write files are killed at random moments, and run again.",
     "mutated archives": "Bytes of tar archives, headers and contents, are damaged as those of images. Commands that read images run "
     "on them; one that refuses an archive writes nothing.",
+    "mutated idx files": "Bytes of images or labels of an idx data set are damaged, before or after compression. Commands that read images "
+    "run on the folder; one that refuses a file writes nothing.",
+    "mutated weights": "Bytes of a `.safetensors` file, half of the time of its header, are damaged as those of images.",
 }
 
 
