@@ -26,7 +26,7 @@ class FoundBoxes:
         Raises:
             BadImageError: The image is a crop, and its file cannot be read any more.
         """
-        whole, _ = box.divided(image.path)
+        whole = box.whole_path(image.path)
         found = None
         if record["box"] is not None:
             left, top = decode.place_of(image.path)
@@ -42,7 +42,7 @@ class FoundBoxes:
         columns = (*known, *([] if "box" in known else ["box"]))
         scores = [None if score is None else f"{score:.6g}" for score in self.scores]
         manifest.save(self.path, manifest.moved(self.rows, self.path.parent), columns=columns, more={"score": scores})
-        empty = sum(box.divided(row.path)[1] is None for row in self.rows)
+        empty = sum(not box.is_crop(row.path) for row in self.rows)
         if not empty:
             return None
         return f"{self.path}: {messages.count_images(empty)} without evidence for the class: whole, without a box"
