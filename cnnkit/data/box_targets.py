@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cnnkit.data.source import ImageFile
 from cnnkit.data.train_val import TrainValImages
@@ -17,6 +17,27 @@ def whole_image(image: ImageFile) -> ImageFile:
     """Return the image that a crop is from; any other image as it is."""
     path, found = box.divided(image.path)
     return image if found is None else dataclasses.replace(image, path=path)
+
+
+def whole_images(images: Iterable[ImageFile]) -> Iterable[ImageFile]:
+    """Return whole images in place of crops, for a network that finds the box itself; an image with several crops only once.
+
+    Returns:
+        A list of a sequence; otherwise an iterator, which knows only the crops so far.
+    """
+    found = _each_once(images)
+    return list(found) if isinstance(images, Sequence) else found
+
+
+def _each_once(images: Iterable[ImageFile]) -> Iterator[ImageFile]:
+    known: set[str] = set()
+    for image in images:
+        whole = whole_image(image)
+        if whole is image:
+            yield image
+        elif whole.path not in known:
+            known.add(whole.path)
+            yield whole
 
 
 def boxes_of(images: Iterable[ImageFile]) -> dict[str, Box]:

@@ -178,5 +178,15 @@ def test_other_commands_use_or_refuse_such_a_model(run, here):
     Path("c.onnx").write_bytes(onnx_model.tempered(onnx_model.load("m.onnx"), 2.0, name="m.onnx"))  # by cnn-calibrate
     again = table(run("cnn-predict", "-m", "c.onnx", "boxes.tsv", "--split", "val", "--device", "cpu").out)
     assert [row["box"] for row in again] == [row["box"] for row in table(scored)[::2]]
-    run("cnn-cam", "-m", "m.pt", "00.png", "-o", "cams", "--device", "cpu")
-    run("cnn-attack", "-m", "m.pt", "00.png", "-o", "attacked", "--device", "cpu")
+    # Whole images, each once, as in training and prediction
+    text = Path("boxes.tsv").read_text()
+    Path("boxes.tsv").write_text(text + "00.png\tplain\ttrain\t1,2,10,9\n")
+    paths = [f"{number:02d}.png" for number in range(44)]
+    cams = run("cnn-cam", "-m", "m.pt", "boxes.tsv", "--device", "cpu").rows
+    attacked = run("cnn-attack", "-m", "m.pt", "boxes.tsv", "-o", "attacked", "--device", "cpu").rows
+    rows = run(*predict).rows
+    assert [row["path"] for row in cams] == [row["path"] for row in attacked] == [row["path"] for row in rows] == paths
+    for shown in (cams[0]["probability"], attacked[0]["probability_before"]):
+        assert float(shown) == pytest.approx(float(rows[0]["probability"]), abs=1e-5)
+    top = ("cnn-filters", "-m", "m.pt", "--top-images", "boxes.tsv", "-o", "top.png", "--device", "cpu")
+    assert {row["path"] for row in run(*top).rows} <= set(paths)
