@@ -139,6 +139,10 @@ class Columns:
                 f"{path}: {reason}; {self._option} {', '.join(self._measured)} reads the images"
             ) from error
 
+    def listed(self, path: str) -> Mapping[str, str]:
+        """Return the values of one image in the tables, as far as these have columns of those names; nothing is measured."""
+        return self._fields(self._real.of(path)) or {}
+
     def _fields(self, path: str) -> dict[str, str] | None:
         """Return the row of an image by its real path, or that of the file of a crop."""
         if path in self._listed or not (self._of_boxes or is_crop(path)):

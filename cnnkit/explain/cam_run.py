@@ -155,6 +155,7 @@ def explain(
     model: CamModel,
     *,
     options: RenderOptions,
+    listed_in: Sequence[Path] = (),
     batch: int = 32,
     jobs: int | None = None,
     callbacks: Callbacks | None = None,
@@ -166,6 +167,7 @@ def explain(
         model: From `open_model`.
         options: The classes of the maps, and what is drawn. Classes are names, `top` for the predicted class, `true` for the label of the
             image, or `all`. A class with such a name is `name:top`.
+        listed_in: Tables that list the images, whose further columns a manifest of boxes keeps.
         batch: Images per batch.
         jobs: Threads that decode, and as many that draw.
         callbacks: Progress and skipped images.
@@ -201,6 +203,7 @@ def explain(
         model,
         renderer,
         choose,
+        listed_in=listed_in,
         batch=1 if model.is_slow else batch,
         jobs=jobs,
         callbacks=callbacks or Callbacks(),
@@ -326,6 +329,7 @@ def _records(
     renderer: CamRenderer,
     choose: _ClassChooser,
     *,
+    listed_in: Sequence[Path],
     batch: int,
     jobs: int | None,
     callbacks: Callbacks,
@@ -334,7 +338,7 @@ def _records(
     done, total = 0, 0
     expected = len(images) if isinstance(images, Sized) else None
     cells = contact_sheets.SheetCells()
-    boxes = None if renderer.options.manifest is None else FoundBoxes(renderer.options.manifest)
+    boxes = None if renderer.options.manifest is None else FoundBoxes(renderer.options.manifest, listed_in)
     callbacks.progress(0, expected)
 
     def count(path: str, reason: str) -> None:

@@ -304,6 +304,17 @@ def rows(path: str | Path, *, views: bool | None = None, hashes: bool = False) -
         yield from parse(lines, name=str(path), views=views, folder=folder)
 
 
+def further_columns(path: str | Path) -> tuple[str, ...]:
+    """Return the names of the columns of a table that are none of a manifest's, nor numbers of rows.
+
+    Raises:
+        FormatError: It is not a table with a column `path`.
+        OSError: It cannot be read.
+    """
+    row = next(iter(tables.load(path, required=["path"], aliases=_ALIASES)), {})
+    return tuple(name for name in row if name not in {*_ALIASES, *DIGEST_COLUMNS} and not _INDEX.fullmatch(name))
+
+
 def is_manifest(path: str | Path) -> bool:
     """Return whether a file of this name is read as a manifest or as a list of paths."""
     return Path(path).suffix.lower() in MANIFEST_EXTENSIONS + LIST_EXTENSIONS

@@ -189,6 +189,9 @@ def test_broken_boxes_are_skipped_and_others_clipped(run, here):
     assert "2 images were skipped" in outcome.err
     Path("odd.csv").write_text("path,box\nphotos/red/00.png,left\n")
     error = run("cnn-extract", "odd.csv", "-o", "y.npy", *BACKBONE, status=1).err
+    Path("list.jsonl").write_text('{"path": "photos/red/00.png", "box": [2, 3.5, 20, 18]}\n')  # as in COCO
+    run("cnn-extract", "list.jsonl", "-o", "y.npy", *BACKBONE)
+    assert [row["path"] for row in listed("y.npy")] == ["photos/red/00.png#xywh=2,3.5,20,18"]
     assert 'odd.csv: photos/red/00.png: box "left" is not x,y,width,height in pixels of the image; write four' in error
     Path("twice.tsv").write_text("path\tbox\nphotos/red/00.png#xywh=1,1,9,9\t2,2,9,9\n")
     error = run("cnn-extract", "twice.tsv", "-o", "y.npy", *BACKBONE, status=1).err
