@@ -62,6 +62,8 @@ _outdated: ContextVar[set[_Key] | None] = ContextVar("outdated", default=None)
 def whole_file(path: str | Path) -> str | Path:
     """Return the path of the file that a crop is from; any other path, and that of a file with such a name, is returned as it is."""
     name = os.fspath(path)
+    if CROP not in name:
+        return path
     place = start_of_box(name)
     return path if place is None or os.path.lexists(name) else name[:place]
 
@@ -407,7 +409,7 @@ class RealPaths:
 
     def of(self, path: str) -> str:
         """Return the path without links, of a crop with its box; as `os.path.realpath`, the file need not exist."""
-        if (place := start_of_box(path)) is not None:
+        if CROP in path and (place := start_of_box(path)) is not None:
             return self.of(path[:place]) + path[place:]
         folder, separator, name = path.rpartition(os.sep)
         if name in ("", os.curdir, os.pardir) or os.altsep is not None:

@@ -30,7 +30,7 @@ class MissingExtensions:
 
     def completed(self, path: str) -> str:
         """Return a path with its extension; in the path of a crop, that of its file is completed."""
-        if (start := files.start_of_box(path)) is not None:
+        if files.CROP in path and (start := files.start_of_box(path)) is not None:
             return self.completed(path[:start]) + path[start:]
         if image_formats.extension_of(path) in image_formats.EXTENSIONS or "\0" in path or files.exists(path):
             return path

@@ -132,7 +132,7 @@ def divided(path: str) -> tuple[str, Box | None]:
 
 def whole_path(path: str) -> str:
     """Return the path of the file in that of a crop, as `divided`, without reading the box; any other path as it is."""
-    return path[: files.start_of_box(path)]
+    return path[: files.start_of_box(path)] if files.CROP in path else path
 
 
 def is_crop(path: str) -> bool:
