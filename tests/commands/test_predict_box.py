@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
+import cnnkit
 from cnnkit.formats import onnx_model, torch_model
 from cnnkit.formats.box import Box
 from cnnkit.nets import classifier
@@ -193,6 +194,8 @@ def test_other_commands_use_or_refuse_such_a_model(run, here):
     cams = run("cnn-cam", "-m", "m.pt", "boxes.tsv", "--device", "cpu").rows
     attacked = run("cnn-attack", "-m", "m.pt", "boxes.tsv", "-o", "attacked", "--device", "cpu").rows
     rows = run(*predict).rows
+    (made,) = cnnkit.Classifier("m.onnx", device="cpu").predict("00.png")
+    assert Box(*made.box).text() == rows[0]["box"]
     assert [row["path"] for row in cams] == [row["path"] for row in attacked] == [row["path"] for row in rows] == paths
     for shown in (cams[0]["probability"], attacked[0]["probability_before"]):
         assert float(shown) == pytest.approx(float(rows[0]["probability"]), abs=1e-5)
