@@ -103,7 +103,7 @@ class Decoded:
     image: Image.Image  # upright, RGB
     size: tuple[int, int]  # (width, height) of the upright image in the file, or of a crop of it
     factor: int = 1  # 1, 2, 4 or 8 pixels of the file, in each direction, are one of `image`
-    origin: tuple[int, int] = 0, 0  # the place of a crop in `image`, in pixels of the file, less than `factor`
+    origin: tuple[int, int] = 0, 0  # the place of `size` in `image`, in pixels of the file, less than `factor`
 
 
 def load(path: str | Path) -> Image.Image:
@@ -161,7 +161,7 @@ def _decoded_each(
                 load_pixels(image, path, factor=factor)
                 upright = upright_rgb(image)
                 decoded = Decoded(upright, upright.size if factor == 1 else size, factor)
-                if box is not None:
+                if box is not None or factor > 1:
                     decoded = _part(decoded, box, orientation=_orientation(image))
                 known[factor] = take(image, decoded)
             found.append(known[factor])
@@ -220,12 +220,12 @@ def _of_whole(enough: Enough, box: Box) -> Enough:
     return least
 
 
-def _part(decoded: Decoded, box: Box, *, orientation: int) -> Decoded:
-    """Crop an image, which may be reduced: then the pixels of the reduction that contain the crop are kept.
+def _part(decoded: Decoded, box: Box | None, *, orientation: int) -> Decoded:
+    """Crop an image, which may be reduced: then the pixels of the reduction that contain the crop, or the whole image, are kept.
 
     Of a reduction, the last row and column as stored can be partly outside of the image; its orientation may put them first.
     """
-    left, top, right, bottom = _pixels(box, decoded.size)
+    left, top, right, bottom = (0, 0, *decoded.size) if box is None else _pixels(box, decoded.size)
     size, factor, image = (right - left, bottom - top), decoded.factor, decoded.image
     across = image.width * factor - decoded.size[0] if orientation in _REVERSES_ROWS else 0
     down = image.height * factor - decoded.size[1] if orientation in _REVERSES_COLUMNS else 0

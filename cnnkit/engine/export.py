@@ -81,7 +81,7 @@ class ClassifierOutputs(nn.Module):
         ]
         if cam:
             _check_maps(classifier)
-            cam_weights(classifier)
+            cam_layers(classifier)
 
     def forward(self, images: Tensor, columns: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the outputs in the order of `names`, all float32."""
@@ -95,13 +95,18 @@ class ClassifierOutputs(nn.Module):
         if self.wants_features:
             outputs.append(features.float())
         if self.wants_cam:
-            weights = cam_weights(network)
-            if weights is not None:
-                maps = nn.functional.conv2d(maps, weights[:, :, None, None].to(maps.dtype))
-            elif maps.shape[1] == 1:  # one sigmoid has the logit of the second class
-                maps = torch.cat([-maps, maps], 1)
-            outputs.append(maps.float())
+            outputs.append(_class_maps(network, maps).float())
         return (*outputs, *box)
+
+
+def _class_maps(network: Classifier, maps: Tensor) -> Tensor:
+    """Compute the class activation maps from the backbone's output, (N, C, H, W) -> (N, classes, h, w)."""
+    layers, dense = cam_layers(network)
+    for layer in layers:  # once more; ONNX Runtime merges equal operators
+        maps = layer(maps)
+    if dense is not None:
+        maps = nn.functional.conv2d(maps, dense.weight[:, :, None, None].to(maps.dtype))
+    return torch.cat([-maps, maps], 1) if maps.shape[1] == 1 else maps  # one sigmoid has the logit of the second class
 
 
 def _whiten_in_float32(backbone: nn.Module, *, like: nn.Module) -> bool:
@@ -150,30 +155,35 @@ def _changes_nothing(network: Classifier) -> bool:
     return len(classifier.feature_shape(extractor, network.preprocess)) == 1
 
 
-def cam_weights(classifier: Classifier) -> Tensor | None:
-    """Return the weights (classes, C) of the backbone's maps in the class activation maps; None if these are the maps themselves.
+def cam_layers(classifier: Classifier) -> tuple[list[nn.Module], nn.Linear | None]:
+    """Find the maps whose weighted sums are the class activation maps: those that global average pooling reads.
 
     Source: Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization", CVPR 2016.
 
+    Returns:
+        The layers of the head that compute them from the backbone's output; and the dense layer after the pooling, None if there is a map
+        for each class.
+
     Raises:
-        CnnkitError: The head is not one dense layer after global average pooling.
+        CnnkitError: The head is not a number of layers on maps, global average pooling, and at most one dense layer.
     """
+    layers: list[nn.Module] = []
+    parts, averaged = list(classifier.head), classifier.pool.pool is Pool.AVG
+    if classifier.pool.pool is Pool.NONE:
+        gaps = (place for place, part in enumerate(parts) if isinstance(part, build.GlobalPool) and not part.largest)
+        if (place := next(gaps, None)) is not None:
+            averaged, layers, parts = True, parts[:place], parts[place + 1 :]
     # Without layers that change nothing: dropout in eval mode, flatten of a vector
-    parts = [part for part in classifier.head if not isinstance(part, nn.Dropout | nn.Identity | nn.Flatten)]
-    averaged = classifier.pool.pool is Pool.AVG
-    if classifier.pool.pool is Pool.NONE and parts and isinstance(parts[0], build.GlobalPool) and not parts[0].largest:
-        averaged, parts = True, parts[1:]
-    if averaged and not parts:  # SqueezeNet has a map for each class
-        return None
-    if not averaged or len(parts) != 1 or not isinstance(parts[0], nn.Linear):
+    after = [part for part in parts if not isinstance(part, nn.Dropout | nn.Identity | nn.Flatten)]
+    if averaged and not after:  # SqueezeNet has a map for each class
+        return layers, None
+    if not averaged or len(after) != 1 or not isinstance(after[0], nn.Linear):
         raise CnnkitError(
             "a class activation map in the graph needs global average pooling, then one dense layer; this model has "
-            f"pool {classifier.pool.pool}, then {', '.join(type(part).__name__ for part in parts) or 'nothing'}; "
-            "train one with cnn-train-head without --head, on features with --pool avg"
+            f"pool {classifier.pool.pool}, then {', '.join(type(part).__name__ for part in after) or 'nothing'}; "
+            'train one with cnn-train-head without --head, on features with --pool avg, or with a --head that ends in "gap"'
         )
-    weight = parts[0].weight
-    # One sigmoid has the logit of the second class
-    return torch.cat([-weight, weight]) if weight.shape[0] == 1 else weight
+    return layers, after[0]
 
 
 #: Names of the dynamic axes of an input, by their positions.

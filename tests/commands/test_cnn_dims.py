@@ -488,10 +488,8 @@ def test_any_size_of_a_transformer_is_the_size_that_it_is_built_for(run):
 
 
 def test_symbols_without_formula_have_no_notice_of_formulas(run):
-    refused = run("cnn-dims", "--input", "H,W,3", "--layers", "conv 8 k3, residual(conv 8 k3 same)", status=2).err
-    assert refused == (
-        'cnn-dims: residual1 ("residual(conv 8 k3 same)") has no formula for symbols; give numbers as --input\n'
-    )
+    refused = run("cnn-dims", "--input", "H,W,3", "--layers", "conv 8 k3, deconv 8 k3 s2", status=2).err
+    assert refused == ('cnn-dims: deconv1 ("deconv 8 k3 s2") has no formula for symbols; give numbers as --input\n')
 
 
 def test_any_size_lists_the_sizes_that_are_taken(run, model):

@@ -301,7 +301,7 @@ def test_invalid_files_and_options(run, here):
         (("text.pt", "-o", "x.onnx"), 1, "text.pt: not a file that torch can read"),
         (("cut.pt", "-o", "x.onnx"), 1, "cut.pt: not a file that torch can read, or truncated"),
         (("some.onnx", "-o", "x.onnx"), 2, "some.onnx: already exported; give the .pt it was made from"),
-        (("photos", "-o", "x.onnx"), 1, "photos"),
+        (("photos", "-o", "x.onnx"), 2, 'no network is called "photos", and the folder of this name is not a model'),
         (
             ("some.npy", "-o", "x.onnx"),
             2,

@@ -77,6 +77,9 @@ def test_from_manifest_to_iou(run, here):
         .read_text()
         .startswith("epoch,train_loss,train_accuracy,val_loss,val_accuracy,lr,seconds,val_iou\n")
     )
+    drawn = table(run("cnn-curves", "m.csv").out)
+    assert [float(row["val_iou"]) for row in drawn] == pytest.approx([row["val_iou"] for row in epochs], rel=1e-5)
+    assert "IoU" in run("cnn-curves", "m.csv", "--plot").out
     run("cnn-export", "m.pt", "-o", "m.onnx", "--device", "cpu")
 
     network = classifier.from_header(kept.header, kept.state, name="m.pt")

@@ -169,6 +169,27 @@ def test_class_activation_maps_match_closed_form(tmp_path, head, pool):
     np.testing.assert_allclose(found["cam"].mean((2, 3)) + bias, found["logits"], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "head", ["conv 6 k3 s2 bn relu, gap, dense 3", "conv 6 k3 same bn relu, dropout 0.2, conv 3 k1, gap"]
+)
+def test_class_activation_maps_of_heads_with_convolutions(tmp_path, head):
+    """They are sums of the maps that global average pooling reads, so the mean of each is the class's logit without the bias."""
+    made, header = network(head, Pool.NONE)
+    _, content = written(tmp_path, made, header, cam=True, features=True)
+    found = answered(content, pixels(3))
+    read = []
+    made.head[-2 if "dense" in head else -1].register_forward_pre_hook(lambda _, inputs: read.extend(inputs))
+    with torch.no_grad():
+        expected = made.head(made.base(made.normalise(torch.from_numpy(pixels(3)))))
+    (maps,) = read
+    bias = torch.zeros(3)
+    if "dense" in head:
+        weights, bias = made.head[-1].weight, made.head[-1].bias
+        maps = torch.einsum("ck,nkhw->nchw", weights, maps)
+    np.testing.assert_allclose(found["cam"], maps.detach(), atol=1e-5)
+    np.testing.assert_allclose(found["cam"].mean((2, 3)) + bias.detach().numpy(), expected, atol=1e-5)
+
+
 def test_class_activation_maps_of_one_sigmoid(tmp_path):
     """The second class's map gives its logit, the first class's map is its negative."""
     made, header = network("dense 1 sigmoid")

@@ -119,7 +119,8 @@ def test_rejects_a_class_without_usable_images(photos, split):
 
 def image_set(*rows):
     """Make a stand-in for a set, with fingerprints and targets."""
-    return SimpleNamespace(fingerprints=[name for name, _ in rows], targets=torch.tensor([row for _, row in rows]))
+    targets = torch.tensor([row for _, row in rows])
+    return SimpleNamespace(fingerprints=[name for name, _ in rows], targets=targets, box_targets=None)
 
 
 def test_accepts_a_class_without_validation_images(photos):
