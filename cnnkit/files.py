@@ -38,7 +38,8 @@ _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin|null)|/proc/(self|\d+)/fd/\d+")
 
 #: What separates the path of a file from a box in it, in the path of a crop: photos/1.jpg#xywh=160,120,320,240. See `formats.box`.
 CROP = "#xywh="
-_CROP = re.compile(CROP + r"[-+0-9.]+(,[-+0-9.]+){3}")
+_EDGE = r"[-+]?(?:[0-9]{1,15}(?:\.[0-9]*)?|\.[0-9]+)"
+_CROP = re.compile(f"{CROP}{_EDGE}(?:,{_EDGE}){{3}}")
 
 #: Errors for paths that lead into a file as if it were a folder.
 _IN_A_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -61,6 +62,8 @@ _outdated: ContextVar[set[_Key] | None] = ContextVar("outdated", default=None)
 def whole_file(path: str | Path) -> str | Path:
     """Return the path of the file that a crop is from; any other path, and that of a file with such a name, is returned as it is."""
     name = os.fspath(path)
+    if CROP not in name:
+        return path
     place = start_of_box(name)
     return path if place is None or os.path.lexists(name) else name[:place]
 
@@ -405,7 +408,9 @@ class RealPaths:
         self._folders: dict[str, _RealFolder] = {}
 
     def of(self, path: str) -> str:
-        """Return the path without links; as `os.path.realpath`, the file need not exist."""
+        """Return the path without links, of a crop with its box; as `os.path.realpath`, the file need not exist."""
+        if CROP in path and (place := start_of_box(path)) is not None:
+            return self.of(path[:place]) + path[place:]
         folder, separator, name = path.rpartition(os.sep)
         if name in ("", os.curdir, os.pardir) or os.altsep is not None:
             return os.path.realpath(path)

@@ -60,7 +60,7 @@ def main(
     each cell of the map at the centre of its receptive field. 0 has the first colour, the maximum of each map the last.
 
     --manifest writes each image with its box, in the column box (x,y,width,height) to which every command crops: cnn-extract crops.tsv
-    extracts features of what the network found.
+    extracts features of what the network found. Columns of a manifest that is the SOURCE are kept.
 
     Examples:
       cnn-cam -m model.pt photos/ -o maps/
@@ -79,6 +79,7 @@ def main(
 
     from cnnkit.data import tree
     from cnnkit.explain import cam_render, cam_run
+    from cnnkit.infer import feature_input
 
     cam_render.check(render)
     cli.keep_freed_memory()
@@ -92,7 +93,10 @@ def main(
         tree.writing_into(render.output, force=render.force),
         cli.callbacks("explaining", errors=errors, streaming=True) as callbacks,
     ):
-        records = cam_run.explain(images, network, options=render, batch=batch, jobs=jobs, callbacks=callbacks)
+        listed_in = feature_input.tables(sources or [])
+        records = cam_run.explain(
+            images, network, options=render, listed_in=listed_in, batch=batch, jobs=jobs, callbacks=callbacks
+        )
         cli.emit(records, as_json, columns=cam_run.columns(render))
 
 

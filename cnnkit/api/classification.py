@@ -43,6 +43,12 @@ class ImagePrediction:
     _output: ImageOutput = field(repr=False)
     _classes: tuple[str, ...] = field(repr=False)
 
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """The predicted box, (x, y, width, height) in pixels of the upright image; None if it is outside, or the network predicts none."""
+        found = self._output.box
+        return None if found is None else (found.x, found.y, found.width, found.height)
+
     @public
     def top(self, k: int | None = None) -> list[Prediction]:
         """Return the k most probable classes, the best first, as rows that `write_predictions` takes; by default all.

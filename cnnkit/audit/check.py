@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cnnkit import messages
+from cnnkit import files, messages
 from cnnkit.audit import findings, neighbours, side_information
 from cnnkit.audit.check_report import CheckReport
 from cnnkit.audit.config import CheckConfig
@@ -19,7 +19,7 @@ from cnnkit.data.duplicates import DisjointSets
 from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError
-from cnnkit.formats.box import any_crop, divided
+from cnnkit.formats.box import any_crop, whole_path
 
 log = logging.getLogger("cnnkit")
 
@@ -83,7 +83,8 @@ def check(
     together = DisjointSets(len(sound))
     together.unite_equal(image.group for image in sound)
     if any_crop(image.path for image in sound):
-        together.unite_equal(os.path.realpath(divided(image.path)[0]) for image in sound)
+        real = files.RealPaths()
+        together.unite_equal(real.of(whole_path(image.path)) for image in sound)
     for _, one, other, _ in places:
         together.unite(one, other)
     roots = [together.root(place) for place in range(len(sound))]

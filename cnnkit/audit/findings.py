@@ -1,18 +1,17 @@
 """Findings: records of what is wrong or unusual in a dataset."""
 
-import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from cnnkit import class_names, messages
+from cnnkit import class_names, files, messages
 from cnnkit.audit.inspection import InspectedImage
 from cnnkit.audit.record import Finding, FindingKind, Level, Pair, Probe
 from cnnkit.audit.side_information import COLOURS
 from cnnkit.choices import ProbeName
 from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
-from cnnkit.formats.box import any_crop, divided
+from cnnkit.formats.box import any_crop, whole_path
 
 #: A shorter side that differs from the median by more than this factor is a warning.
 _ABSURD = 8
@@ -204,9 +203,10 @@ def of_crops(images: Sequence[ImageFile]) -> Iterator[Finding]:
     splits: defaultdict[str, dict[str, str]] = defaultdict(dict)
     if not any_crop(image.path for image in images):
         return
+    real = files.RealPaths()
     for image in images:
         if image.split is not None:
-            splits[os.path.realpath(divided(image.path)[0])].setdefault(image.split, image.path)
+            splits[real.of(whole_path(image.path))].setdefault(image.split, image.path)
     for first in splits.values():
         if len(first) > 1:
             (one, path), (other, second), *_ = first.items()

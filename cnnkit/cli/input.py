@@ -167,7 +167,11 @@ def truth(
             if os.path.isfile(source) and path.is_file() and os.path.samefile(source, path):
                 raise UsageError(f"{path} is given both as predictions and as truth; pass a manifest with --truth")
         name = f"{source} ({split})" if split is not None else source
-        return matching.Truth(images([source], split=split, folders=folders, opens=False), name=name)
+        found = images([source], split=split, folders=folders, opens=False)
+
+        from cnnkit.data.source import margin
+
+        return matching.Truth(found, name=name, widened=margin() > 0)
     if split is not None or complete or folders is not None:
         raise UsageError("--split, --folders and --complete need a list of images; pass one with --truth")
     return matching.FolderTruth()

@@ -2,11 +2,12 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from cnnkit.data import source
 from cnnkit.data.source import ImageFile
 from cnnkit.data.train_val import TrainValImages
-from cnnkit.errors import CnnkitError
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import box
 from cnnkit.formats.box import Box
 
@@ -17,6 +18,32 @@ def whole_image(image: ImageFile) -> ImageFile:
     """Return the image that a crop is from; any other image as it is."""
     path, found = box.divided(image.path)
     return image if found is None else dataclasses.replace(image, path=path)
+
+
+def whole_images(images: Iterable[ImageFile]) -> Iterable[ImageFile]:
+    """Return whole images in place of crops, for a network that finds the box itself; an image with several crops only once.
+
+    Returns:
+        A list of a sequence; otherwise an iterator, which knows only the crops so far.
+
+    Raises:
+        UsageError: Boxes are widened, which would have no effect.
+    """
+    if source.margin():
+        raise UsageError("--margin widens crops, and a network that predicts a box takes whole images; drop it")
+    found = _each_once(images)
+    return list(found) if isinstance(images, Sequence) else found
+
+
+def _each_once(images: Iterable[ImageFile]) -> Iterator[ImageFile]:
+    known: set[str] = set()
+    for image in images:
+        whole = whole_image(image)
+        if whole is image:
+            yield image
+        elif whole.path not in known:
+            known.add(whole.path)
+            yield whole
 
 
 def boxes_of(images: Iterable[ImageFile]) -> dict[str, Box]:
@@ -40,7 +67,10 @@ def divided(data: TrainValImages) -> tuple[TrainValImages, Mapping[str, Box]]:
 
     Raises:
         CnnkitError: An image has two boxes, or no training image has one.
+        UsageError: Boxes are widened.
     """
+    if source.margin():
+        raise UsageError("--margin widens crops, and --predict-box learns the boxes as they are; drop it")
     boxes = boxes_of([*data.train, *data.val])
     train, val = (tuple(map(whole_image, images)) for images in (data.train, data.val))
     missing = [sum(image.path not in boxes for image in images) for images in (train, val)]

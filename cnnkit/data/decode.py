@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cnnkit import files
 from cnnkit.data import libtiff, memory
@@ -251,15 +251,34 @@ def _reduce(image: Image.Image, enough: Enough) -> tuple[tuple[int, int], int]:
     return size, 1 if changed is None else round(whole / changed[1][2])
 
 
-def _turned(image: Image.Image) -> bool:
+def _describes_after_pixels(image: Image.Image) -> bool:
+    """Return whether a PNG that is opened, not decoded, has chunks after its pixels which may hold an orientation; they are not read."""
+    file = image.fp if isinstance(image, ImageFile.ImageFile) else None
+    if file is None or "exif" in image.info:
+        return False
+    before = file.tell()
+    try:
+        file.seek(len(b"\x89PNG\r\n\x1a\n"))
+        has_pixels = False
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            if has_pixels and head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            has_pixels |= head[4:] == b"IDAT"
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)  # and the checksum
+        return False
+    finally:
+        file.seek(before)
+
+
+def _turned(image: Image.Image, exif: Callable[[Image.Image], Image.Exif] | None = None) -> bool:
     """Return whether the EXIF orientation exchanges width and height."""
-    return _orientation(image) in _TURNED
+    return _orientation(image, exif) in _TURNED
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 if there is none."""
+def _orientation(image: Image.Image, exif: Callable[[Image.Image], Image.Exif] | None = None) -> int:
+    """Return the EXIF orientation, 1 if there is none; `exif` reads the EXIF block, by default as Pillow does for the format."""
     with contextlib.suppress(Exception):  # a broken EXIF block does not make the image unusable
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        found = (image.getexif() if exif is None else exif(image)).get(ExifTags.Base.Orientation, 1)
         return found if isinstance(found, int) else 1
     return 1
 
@@ -272,9 +291,11 @@ def upright_size(path: str | Path) -> tuple[int, int]:
     """
     with opened(path) as image:
         with contextlib.suppress(Exception):  # as in `load`
-            if image.format == "PNG" and "exif" not in image.info:  # EXIF may follow the pixels: Pillow decodes them
+            if image.format == "PNG" and _describes_after_pixels(image):  # Pillow decodes them to read on
                 load_pixels(image, path)
-        size = (image.height, image.width) if _turned(image) else image.size
+        # What is before the pixels of a PNG: its own method would decode them
+        exif = Image.Image.getexif if image.format == "PNG" else None
+        size = (image.height, image.width) if _turned(image, exif) else image.size
         if (box := box_of(path)) is None:
             return size
         left, top, right, bottom = _pixels(box, size)

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from cnnkit import files
 from cnnkit.choices import ColumnKind
-from cnnkit.data import decode
+from cnnkit.data import decode, source
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import table_columns, tables
+from cnnkit.formats.box import is_crop, whole_path
 from cnnkit.formats.header import InputColumn
+from cnnkit.formats.manifest import cropped
 from cnnkit.messages import excerpt
 
 log = logging.getLogger("cnnkit")
@@ -57,7 +59,8 @@ class Columns:
 
         Args:
             names: Columns of the manifest, or names of MEASURES; the manifest has precedence.
-            manifest: Its rows are found by the real paths of their files.
+            manifest: Its rows are found by the real paths of their files, and by their boxes. A crop that has no row has the values of its
+                file, if that has a row, or the same values in all its boxes.
             own: Without `manifest`: tables in which the images were listed, which may have the columns or not.
             option: What names the columns, for messages.
 
@@ -67,7 +70,11 @@ class Columns:
         """
         self.names, self._option = tuple(names), option
         self._tables = [str(table) for table in (own if manifest is None else [manifest])]
-        self._listed: dict[str, dict[str, str]] = {}  # by real path
+        self._listed: dict[str, dict[str, str]] = {}  # by real path, of a crop with its box
+        self._of_boxes: dict[
+            str, dict[str, str] | None
+        ] = {}  # what the boxes of a file have in common; None if they differ
+        self._real = files.RealPaths()
         there: dict[str, None] = {}
         for table in self._tables:
             there |= dict.fromkeys(self._read(table))
@@ -84,13 +91,19 @@ class Columns:
 
     def _read(self, table: str) -> list[str]:
         """Read the rows of a table, and return the names of its columns."""
-        aliases = {**dict.fromkeys(self.names, ()), "path": table_columns.PATH_ALIASES}
+        aliases = {**dict.fromkeys(("box", *self.names), ()), "path": table_columns.PATH_ALIASES}
         folder, found = os.path.dirname(table), list[str]()
         extensions = MissingExtensions(table)
         for row in tables.load(table, required=["path"], aliases=aliases):
             found = found or list(row)
-            path = os.path.realpath(extensions.completed(os.path.join(folder, row["path"])))
-            self._listed[path] = {name: row[name] for name in self.names if name in row}
+            written = cropped(row["path"], row.get("box") or "", table)
+            path = self._real.of(extensions.completed(os.path.join(folder, written)))
+            values = {name: row[name] for name in self.names if name in row}
+            self._listed[path] = values
+            if is_crop(path):
+                self._listed[source.widened(path)] = values
+                if self._of_boxes.setdefault(whole_path(path), values) != values:
+                    self._of_boxes[whole_path(path)] = None
         for line in extensions.lines():
             log.info("%s", line)
         return found
@@ -112,7 +125,7 @@ class Columns:
 
     def row(self, path: str) -> list[str | float]:
         """Return the values of one image, as `of`."""
-        fields = self._listed.get(os.path.realpath(path))
+        fields = self._fields(self._real.of(path)) if self._listed else None
         if fields is None and len(self._measured) < len(self.names):
             raise CnnkitError(f"{path} is not in {', '.join(self._tables)}; --columns needs a manifest of all images")
         try:
@@ -125,6 +138,17 @@ class Columns:
             raise CnnkitError(
                 f"{path}: {reason}; {self._option} {', '.join(self._measured)} reads the images"
             ) from error
+
+    def listed(self, path: str) -> Mapping[str, str]:
+        """Return the values of one image in the tables, as far as these have columns of those names; nothing is measured."""
+        return self._fields(self._real.of(path)) or {}
+
+    def _fields(self, path: str) -> dict[str, str] | None:
+        """Return the row of an image by its real path, or that of the file of a crop."""
+        if path in self._listed or not (self._of_boxes or is_crop(path)):
+            return self._listed.get(path)
+        whole = whole_path(path)
+        return self._listed.get(whole, self._of_boxes.get(whole))
 
 
 def fit(

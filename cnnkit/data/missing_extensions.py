@@ -29,7 +29,9 @@ class MissingExtensions:
         self._several: list[tuple[str, list[str]]] = []
 
     def completed(self, path: str) -> str:
-        """Return a path with its extension."""
+        """Return a path with its extension; in the path of a crop, that of its file is completed."""
+        if files.CROP in path and (start := files.start_of_box(path)) is not None:
+            return self.completed(path[:start]) + path[start:]
         if image_formats.extension_of(path) in image_formats.EXTENSIONS or "\0" in path or files.exists(path):
             return path
         folder, stem = os.path.split(path)

@@ -34,7 +34,7 @@ from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import archives, image_formats, listed_paths, manifest, tables, text_lines
-from cnnkit.formats.box import any_crop, divided, of_path
+from cnnkit.formats.box import any_crop, divided, is_crop, of_path
 
 #: Addresses of object stores and commands, as other programs read them.
 _REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]+://|pipe:")
@@ -70,9 +70,19 @@ def widening(margin: float) -> Generator[None]:
         _margin.reset(before)
 
 
-def _widened(image: ImageFile, margin: float) -> ImageFile:
-    path, box = divided(image.path)
-    return image if box is None else replace(image, path=of_path(path, box.with_margin(margin)))
+def margin() -> float:
+    """Return the share by which boxes are widened."""
+    return _margin.get()
+
+
+def widened(path: str, share: float | None = None) -> str:
+    """Return the path of a crop with its box as wide as those that are found, or by another share; any other path as it is."""
+    whole, box = divided(path)
+    return path if box is None else of_path(whole, box.with_margin(_margin.get() if share is None else share))
+
+
+def _widened(image: ImageFile, share: float) -> ImageFile:
+    return replace(image, path=widened(image.path, share)) if is_crop(image.path) else image
 
 
 def find(
@@ -108,10 +118,10 @@ def find(
     collected = SearchLog() if search is None else search
     collected.note_sources(sources)
     found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=collected)
-    if margin := _margin.get():
+    if share := margin():
         if isinstance(found, list) and not any_crop(image.path for image in found):
             collected.readings.append(f"{messages.shortened(sources, 3)}: no image has a box for --margin to widen")
-        wider = (_widened(image, margin) for image in found)
+        wider = (_widened(image, share) for image in found)
         found = list(wider) if isinstance(found, list) else wider
     return found if search is not None else said(found, collected)
 
@@ -445,7 +455,7 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
     extensions = MissingExtensions(path)
     with memory.without_collection():
         found = [
-            _of_row(row, _completed(extensions, manifest.seen_here(folder, row.path)), search)
+            _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search)
             for row in manifest.rows(path, hashes=search.hashes)
         ]
     search.readings += extensions.lines()
@@ -479,12 +489,6 @@ def _demand_one(path: str, images: Sequence[ImageFile]) -> None:
     )
 
 
-def _completed(extensions: MissingExtensions, path: str) -> str:
-    """Complete a path in a list, or the path of the file in that of a crop."""
-    start = files.start_of_box(path)
-    return extensions.completed(path) if start is None else extensions.completed(path[:start]) + path[start:]
-
-
 def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFile:
     label, written = search.label(row.label)
     if label is not None:
@@ -505,7 +509,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
         for row in manifest.parse(
             lines, name="standard input", hashes=search.hashes
         ):  # row by row: the list may be endless
-            image = _of_row(row, _completed(extensions, row.path), search)
+            image = _of_row(row, extensions.completed(row.path), search)
             splits.add(image.split or "")
             if split is None or image.split == split:
                 found = True
@@ -525,7 +529,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
         if "\0" in path:
             raise UsageError("the paths on standard input are separated by NUL; add -0")
         if path:
-            yield ImageFile(path if null else _completed(extensions, path))
+            yield ImageFile(path if null else extensions.completed(path))
     search.readings += extensions.lines()
 
 

@@ -26,7 +26,7 @@ from cnnkit.data.duplicates import DisjointSets, ExaminedFile, examine
 from cnnkit.data.source import ImageFile, name_of
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import image_formats
-from cnnkit.formats.box import Box, any_crop, divided
+from cnnkit.formats.box import Box, any_crop, divided, is_crop, whole_path
 from cnnkit.formats.manifest import ManifestRow
 
 log = logging.getLogger("cnnkit")
@@ -367,10 +367,11 @@ def _crops(
         return [], digests
     contents = [each.whole or each.digest for each in seen] if seen else digests
     together = DisjointSets(len(images))
-    together.unite_equal(os.path.realpath(divided(image.path)[0]) for image in images)
+    real = files.RealPaths()
+    together.unite_equal(real.of(whole_path(image.path)) for image in images)
     if seen:
         together.unite_equal(contents)
-    are_crops = [divided(image.path)[1] is not None for image in images]
+    are_crops = [is_crop(image.path) for image in images]
     sets = (members for members in together.sets() if len(members) > 1)
     return [members for members in sets if any(are_crops[member] for member in members)], contents
 
@@ -413,7 +414,7 @@ def _present(images: Sequence[ImageFile], *, callbacks: Callbacks) -> tuple[list
             if image.digest is not None:
                 names.append(image.digest)
             else:
-                folder, name = os.path.split(divided(image.path)[0])
+                folder, name = os.path.split(whole_path(image.path))
                 if (folder, image.label) not in below:
                     below[folder, image.label] = _below_class(folder, image.label)
                 names.append(os.fsencode(below[folder, image.label] + name))

@@ -17,8 +17,9 @@ from cnnkit.data.atomic_folder import COPIES_MANIFEST
 from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.files import RealPaths
 from cnnkit.formats import tsv
-from cnnkit.formats.box import divided
+from cnnkit.formats.box import whole_path
 
 log = logging.getLogger("cnnkit")
 
@@ -60,17 +61,18 @@ def find_overlap(train: Sequence[ImageFile], val: Sequence[ImageFile]) -> TrainV
     if not val:
         return TrainValOverlap([], [], [])
     listed: dict[str, dict[str, str]] = {}
-    files = {os.path.realpath(image.path) for image in train if not source.is_in_memory(image)}
+    real = RealPaths()
+    files = {real.of(image.path) for image in train if not source.is_in_memory(image)}
     groups = {image.group for image in train} - {None}
-    whole = {divided(path)[0] for path in files}
+    whole = {whole_path(path) for path in files}
     originals = {_original(path, listed) for path in whole}
     found = TrainValOverlap([], [], [])
     for image in val:
-        path = os.path.realpath(image.path)
+        path = real.of(image.path)
         if path in files:
             found.same.append(image)
             continue
-        path = divided(path)[0]
+        path = whole_path(path)
         if path in whole:
             found.cropped.append(image)
         elif _original(path, listed) in originals:
@@ -143,7 +145,7 @@ def _sources_of_copies(folder: str) -> dict[str, str]:
     with contextlib.suppress(FileNotFoundError, FormatError):  # a file of this name need not be cnn-augment's
         return {
             os.path.normpath(os.path.join(folder, row["path"])): os.path.realpath(
-                os.path.join(folder, divided(row["source"])[0])
+                os.path.join(folder, whole_path(row["source"]))
             )
             for row in tsv.load(file, required=["path", "source"])
         }

@@ -25,7 +25,7 @@ from cnnkit.data import containment, split_archives, split_names, tar_source
 from cnnkit.data.containment import inside
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import atomic, image_formats, manifest, tsv
-from cnnkit.formats.box import divided
+from cnnkit.formats.box import is_crop
 from cnnkit.formats.manifest import ManifestRow
 
 #: Name of the manifest in a folder of splits.
@@ -398,7 +398,7 @@ def check_link(link: Link, paths: Iterable[str]) -> None:
         UsageError: One is a crop.
     """
     paths = list(paths)
-    if (crop := next((path for path in paths if divided(path)[1] is not None), None)) is not None:
+    if (crop := next(filter(is_crop, paths), None)) is not None:
         raise UsageError(
             f"{crop} is a crop of a file, and -o copies whole files; write --manifest FILE.tsv, which keeps the boxes"
         )

@@ -361,7 +361,11 @@ class OnnxClassifier:
     def fixed(self) -> UsageError:
         """Return the error that it takes only images of one size."""
         height, width = self.network.sides
-        remedy = "" if is_network_name(self.name) else "export it again with cnn-export --dynamic-size, or "
+        whitens = (
+            self.header is not None and self.header.backbone is not None and self.header.backbone.whiten is not None
+        )
+        only = self.gives_box or whitens or is_network_name(self.name)
+        remedy = "" if only else "export it again with cnn-export --dynamic-size, or "
         return UsageError(f"{self.name} takes only {_by((height, width))} pixels; {remedy}drop --size")
 
 

@@ -68,10 +68,15 @@ def check(measures: Mapping[str, float | None], bounds: Mapping[str, float]) -> 
     """Compare each measure with its bound.
 
     Raises:
-        UsageError: A bound on a class that does not exist.
+        UsageError: A bound on a class that does not exist, or on boxes if there are none.
     """
     for name in bounds:
         if name not in measures:
+            if name in HIGHER_IS_BETTER:
+                raise UsageError(
+                    f"no {name} without boxes; it needs the column box in the predictions of a network of cnn-train --predict-box, and "
+                    "in the manifest of --truth"
+                )
             kind = name.partition(":")[0]
             raise UsageError(_unknown(name, [other for other in measures if other.startswith(f"{kind}:")]))
     return {name: (measures[name], bound) for name, bound in bounds.items()}

@@ -54,7 +54,7 @@ class Folds:
     def _values(self) -> Iterator[tuple[str, list[float] | None]]:
         measured = [each.measures() for each in self.folds.values()]
         for name in measured[0]:
-            values = [measures[name] for measures in measured]
+            values = [measures.get(name) for measures in measured]
             known = [value for value in values if value is not None]
             yield name, known if len(known) == len(values) and name not in _SINGLE else None
 

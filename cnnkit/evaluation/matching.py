@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit import class_names, files, messages
-from cnnkit.errors import CnnkitError, FormatError
+from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import box, image_formats
 from cnnkit.formats.box import Box
 from cnnkit.formats.prediction_columns import PredictionColumns
@@ -135,17 +135,18 @@ class Truth:
     Real paths are compared, so the folder or link through which a path was written does not matter.
     """
 
-    def __init__(self, images: Iterable[LabelledImage], *, name: str) -> None:
+    def __init__(self, images: Iterable[LabelledImage], *, name: str, widened: bool = False) -> None:
         """Take the labels of the images of a manifest or a folder.
 
         Args:
             images: One without a label is an error only if it is predicted.
             name: The manifest or folder, for messages.
+            widened: The boxes of crops are wider than in the manifest.
 
         Raises:
             CnnkitError: No image has a label, or one has two.
         """
-        self.name, self.verb = name, "has"
+        self.name, self.verb, self._widened = name, "has", widened
         self.images: dict[str, LabelledImage] = {}
         self._real = files.RealPaths()
         self._paths: dict[str, str] = {}  # the paths in `images`, for predictions to share their memory
@@ -172,7 +173,12 @@ class Truth:
 
         Raises:
             CnnkitError: An image has two boxes or labels.
+            UsageError: The boxes are widened.
         """
+        if self._widened:
+            raise UsageError(
+                "--margin widens crops, and predicted boxes are compared with those of the manifest; drop it"
+            )
         images = list(self.images.values())
         self.images, self._paths = {}, {}
         for image in images:

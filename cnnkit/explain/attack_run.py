@@ -17,7 +17,7 @@ from PIL import Image
 
 from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import augment_plan, containment, in_memory, preprocessing, reader, tree
+from cnnkit.data import augment_plan, box_targets, containment, in_memory, preprocessing, reader, tree
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.explain import load_network
@@ -60,6 +60,7 @@ class AttackModel:
     classes: tuple[str, ...]
     preprocess: Preprocess
     target: int | None
+    predicts_box: bool = False  # it was trained on whole images, and gets them in place of crops
 
 
 @dataclass(slots=True)
@@ -101,7 +102,7 @@ def open_model(model: str, options: AttackOptions, network: NetworkOptions, *, d
         if target is None:
             proposal = messages.nearest(options.target, classes) or f"it has {messages.shortened(classes, 8)}"
             raise UsageError(f'--target "{options.target}": not a class of the model; {proposal}')
-    return AttackModel(Attacker(graph, options), classes, graph.preprocess, target)
+    return AttackModel(Attacker(graph, options), classes, graph.preprocess, target, graph.predicts_box)
 
 
 def write(
@@ -126,6 +127,7 @@ def write(
     Raises:
         CnnkitError: Adversarial images would be written among the images, two would have one name, or no image could be used.
     """
+    images = box_targets.whole_images(images) if model.predicts_box else images
     place = augment_plan.placing(images)
     if isinstance(images, Sequence):
         tree.check_apart(folder, (image.path for image in images), to_be="attacked")

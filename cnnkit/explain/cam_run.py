@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import CamMethod
-from cnnkit.data import augment_plan, preprocessing, reader
+from cnnkit.data import augment_plan, box_targets, preprocessing, reader
 from cnnkit.data.in_memory import MemoryImage
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
@@ -63,6 +63,7 @@ class CamModel:
     classes: tuple[str, ...]
     preprocess: Preprocess
     is_slow: bool = False  # run one image at a time
+    predicts_box: bool = False  # it was trained on whole images, and gets them in place of crops
     centres: CellCentres | None = None  # the centres of the cells of maps; None if unknown: cells then tile the image
 
 
@@ -110,7 +111,13 @@ def _exported(model: str, options: CamOptions, shown: InputOptions, device: str)
     log.info("maps of %s", network.layer)
     if shown.size is not None or shown.fit is not None:
         log.info(_OTHER_INPUT)
-    return CamModel(network, network.classes, network.model.preprocess, centres=network.centres)
+    return CamModel(
+        network,
+        network.classes,
+        network.model.preprocess,
+        predicts_box=network.model.gives_box,
+        centres=network.centres,
+    )
 
 
 def _differentiable(model: str, options: CamOptions, shown: InputOptions, device: str, batch: int) -> CamModel:
@@ -135,6 +142,7 @@ def _differentiable(model: str, options: CamOptions, shown: InputOptions, device
         classes,
         network.preprocess,
         is_slow=METHODS[method].is_slow,
+        predicts_box=network.predicts_box,
         centres=network.centres.get(place.node),
     )
 
@@ -147,6 +155,7 @@ def explain(
     model: CamModel,
     *,
     options: RenderOptions,
+    listed_in: Sequence[Path] = (),
     batch: int = 32,
     jobs: int | None = None,
     callbacks: Callbacks | None = None,
@@ -158,6 +167,7 @@ def explain(
         model: From `open_model`.
         options: The classes of the maps, and what is drawn. Classes are names, `top` for the predicted class, `true` for the label of the
             image, or `all`. A class with such a name is `name:top`.
+        listed_in: Tables that list the images, whose further columns a manifest of boxes keeps.
         batch: Images per batch.
         jobs: Threads that decode, and as many that draw.
         callbacks: Progress and skipped images.
@@ -173,6 +183,7 @@ def explain(
     palette = colormaps.color_table(options.colormap)
     wanted = options.classes or ["top"]
     choose = _chooser(options, model)
+    images = box_targets.whole_images(images) if model.predicts_box else images
     several = len(wanted) > 1 or "all" in wanted
     renderer = CamRenderer(
         options,
@@ -192,6 +203,7 @@ def explain(
         model,
         renderer,
         choose,
+        listed_in=listed_in,
         batch=1 if model.is_slow else batch,
         jobs=jobs,
         callbacks=callbacks or Callbacks(),
@@ -212,7 +224,7 @@ def find_maps(
     Args, Raises as `explain`.
     """
     return _counted(
-        images,
+        box_targets.whole_images(images) if model.predicts_box else images,
         model,
         options,
         _chooser(options, model),
@@ -317,6 +329,7 @@ def _records(
     renderer: CamRenderer,
     choose: _ClassChooser,
     *,
+    listed_in: Sequence[Path],
     batch: int,
     jobs: int | None,
     callbacks: Callbacks,
@@ -325,7 +338,7 @@ def _records(
     done, total = 0, 0
     expected = len(images) if isinstance(images, Sized) else None
     cells = contact_sheets.SheetCells()
-    boxes = None if renderer.options.manifest is None else FoundBoxes(renderer.options.manifest)
+    boxes = None if renderer.options.manifest is None else FoundBoxes(renderer.options.manifest, listed_in)
     callbacks.progress(0, expected)
 
     def count(path: str, reason: str) -> None:

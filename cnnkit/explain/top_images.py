@@ -20,7 +20,7 @@ from PIL import Image
 
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Precision
-from cnnkit.data import decode, preprocessing
+from cnnkit.data import box_targets, decode, preprocessing
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import rows, runner, torch_device
 from cnnkit.errors import CnnkitError, UsageError
@@ -159,7 +159,7 @@ def draw(
     fields.report()
     side = fields.whole_pixels(next(side for side, most in _SIDES if len(chosen) * options.count <= most))
     found = search(
-        images,
+        box_targets.whole_images(images) if loaded.predicts_box else images,
         loaded,
         layer,
         chosen,

@@ -127,12 +127,17 @@ def of_path(path: str, box: Box | None) -> str:
 def divided(path: str) -> tuple[str, Box | None]:
     """Divide the path of a crop into that of the file and the box, without looking at files; None for the whole image."""
     place = files.start_of_box(path)
-    if place is None:
-        return path, None
-    try:
-        return path[:place], Box.parse(path[place + len(files.CROP) :])
-    except FormatError:  # such as 1.2.3
-        return path, None
+    return (path, None) if place is None else (path[:place], Box.parse(path[place + len(files.CROP) :]))
+
+
+def whole_path(path: str) -> str:
+    """Return the path of the file in that of a crop, as `divided`, without reading the box; any other path as it is."""
+    return path[: files.start_of_box(path)] if files.CROP in path else path
+
+
+def is_crop(path: str) -> bool:
+    """Return whether a path is that of a crop."""
+    return files.start_of_box(path) is not None
 
 
 def file_name(path: str) -> str:
@@ -147,4 +152,4 @@ def file_name(path: str) -> str:
 
 def any_crop(paths: Iterable[str]) -> bool:
     """Return whether one of the paths is that of a crop."""
-    return any(files.CROP in path and divided(path)[1] is not None for path in paths)
+    return any(map(is_crop, paths))

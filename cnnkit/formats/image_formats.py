@@ -96,7 +96,7 @@ def has_image_extension(name: str) -> bool:
 
 def extension_of(name: str) -> str:
     """Return a file name's extension in lower case; of a crop, that of its file."""
-    return os.path.splitext(name[: files.start_of_box(name)])[1].lower()
+    return os.path.splitext(name[: files.start_of_box(name)] if files.CROP in name else name)[1].lower()
 
 
 def may_be_read_by_content(name: str) -> bool:

@@ -46,7 +46,7 @@ def rows(
             if check is not None:
                 check(renamed[keys])
         fields = {
-            column: _word(value, f"{where}: {column}", needed=column in aliases)
+            column: _word(value, f"{where}: {column}", needed=column in aliases and column != "box")
             for column, value in zip(renamed[keys], row.values(), strict=True)
         }
         if "\\" in fields.get("path", ""):

@@ -128,7 +128,7 @@ def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str, hashes:
         )
         paths: Iterable[str] = block["path"]
         if "box" in block:
-            paths = map(_cropped, paths, block["box"], repeat(name))
+            paths = map(cropped, paths, block["box"], repeat(name))
         yield from map(ManifestRow, paths, *columns, repeat(None), digests.of_block(block))
     if hashes:
         digests.report()
@@ -204,11 +204,11 @@ def row(fields: Mapping[str, str], name: str, *, views: bool = False, digests: _
     view = fields.get("view", "") if views else ""
     column = _digest_column(fields)
     digest = None if column is None else (digests or _Hashes(name)).of(fields[column], column, fields["path"])
-    path = _cropped(fields["path"], fields.get("box") or "", name)
+    path = cropped(fields["path"], fields.get("box") or "", name)
     return ManifestRow(path, label, split, group, int(view) if _COUNTED.fullmatch(view) else None, digest)
 
 
-def _cropped(path: str, written: str, name: str) -> str:
+def cropped(path: str, written: str, name: str) -> str:
     """Return the path of a crop; of the whole image if its box is empty.
 
     Raises:
@@ -216,7 +216,7 @@ def _cropped(path: str, written: str, name: str) -> str:
     """
     if not written.strip():
         return path
-    if box.divided(path)[1] is not None:
+    if box.is_crop(path):
         raise FormatError(
             f"{name}: {messages.excerpt(path)}: a box in its path and one in the column box; keep one of them"
         )
@@ -302,6 +302,17 @@ def rows(path: str | Path, *, views: bool | None = None, hashes: bool = False) -
         yield from _parsed_by_column(lines, name=str(path), folder=folder, hashes=hashes)
     else:
         yield from parse(lines, name=str(path), views=views, folder=folder)
+
+
+def further_columns(path: str | Path) -> tuple[str, ...]:
+    """Return the names of the columns of a table that are none of a manifest's, nor numbers of rows.
+
+    Raises:
+        FormatError: It is not a table with a column `path`.
+        OSError: It cannot be read.
+    """
+    row = next(iter(tables.load(path, required=["path"], aliases=_ALIASES)), {})
+    return tuple(name for name in row if name not in {*_ALIASES, *DIGEST_COLUMNS} and not _INDEX.fullmatch(name))
 
 
 def is_manifest(path: str | Path) -> bool:

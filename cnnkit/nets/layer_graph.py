@@ -67,6 +67,7 @@ class LayerGraph:
         aliases: Other names of layers, such as Keras', with their paths.
         grid: The tokens of a vision transformer, which are maps too: (N, T, D) -> (N, D, rows, columns).
         shapes: Shape of every node's output for one image: (C, h, w), also in networks that keep channels last and of tokens, or (D,).
+        predicts_box: Whether it also predicts a box, by a head that is not in the graph.
         centres: Centres of the cells of maps in the input of `normalise`, for the nodes where they are known.
     """
 
@@ -79,6 +80,7 @@ class LayerGraph:
         aliases: Mapping[str, str],
         after: Set[str] = _AFTER,
         grid: TokenGrid | None = None,
+        predicts_box: bool = False,
     ) -> None:
         """Measure a network by passing a black image through it.
 
@@ -89,10 +91,11 @@ class LayerGraph:
             aliases: As the attribute.
             after: First parts of the paths after the last map.
             grid: As the attribute.
+            predicts_box: As the attribute.
         """
         self.module, self.preprocess, self.name, self.aliases = _unfolded(module), preprocess, name, aliases
         self.normalise = InputNormalization(preprocess)
-        self._after, self.grid = after, grid
+        self._after, self.grid, self.predicts_box = after, grid, predicts_box
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.centres: dict[fx.Node, CellCentres] = {}
         self._measure(preprocess.height, preprocess.width)
@@ -106,6 +109,7 @@ class LayerGraph:
             aliases=self.aliases,
             after=self._after,
             grid=self.grid,
+            predicts_box=self.predicts_box,
         )
 
     def to(self, device: torch.device) -> "LayerGraph":
@@ -456,6 +460,7 @@ def of_classifier(network: Classifier, *, name: str) -> LayerGraph:
         aliases=aliases,
         after=_AFTER - {"head"},
         grid=token_grid.of_cut(network.base),
+        predicts_box=network.box is not None,
     )
 
 

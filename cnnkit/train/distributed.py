@@ -96,7 +96,10 @@ class World:
             return module
         if device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call] # torch ships it untyped
-        return nn.parallel.DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
+        # Buffers are equal in all processes, as batch norm's statistics are of the whole batch; a whitening matrix can take 64 MB
+        return nn.parallel.DistributedDataParallel(
+            module, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
+        )
 
 
 ALONE = World()

@@ -18,7 +18,7 @@ class PixelSums:
     """Sums of the pixels of images, and of the products of all pairs of them: D * D numbers in memory.
 
     Pixels are integers, and so are their sums, up to 2**53: they are exact, and depend neither on the order of the images nor on the
-    number of threads.
+    number of threads. With more than 138,000 grey images, whose brightness is counted in thousandths, they are rounded.
     """
 
     def __init__(self, prepare: Preprocess) -> None:

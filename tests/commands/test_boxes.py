@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.formats import manifest
+from cnnkit.formats import manifest, torch_model
 
 #: A backbone that gives an image the same bits in every row of a batch.
 BACKBONE = ("--layers", "conv 4 k3 relu", "--weights", "none", "--size", "16", "--device", "cpu", "--batch", "4")
@@ -86,6 +86,9 @@ def test_predictions_match_the_truth_by_path_and_box(run, crops):
     assert measures["accuracy"] == "1"
     lines = Path("boxes.tsv").read_text().replace("2,3,20,18", "2,3,20,19", 1)
     Path("other.tsv").write_text(lines)
+    linked = found.out.replace("photos/red/00.png#", "link.png#")
+    Path("link.png").symlink_to("photos/red/00.png")
+    assert run("cnn-eval", "--truth", "boxes.tsv", stdin=linked).rows[1]["value"] == "1"
     error = run("cnn-eval", "--truth", "other.tsv", stdin=found.out, status=1).err
     assert "photos/blue/00.png#xywh=2,3,20,18" in error
     wide = run("cnn-predict", "-m", "m.onnx", "boxes.tsv", "--margin", "0.1", "--device", "cpu")
@@ -150,6 +153,22 @@ def test_augmented_copies_are_of_the_crop(run, crops):
     assert len({row["group"] for row in rows}) == 12
 
 
+def test_columns_of_crops_are_those_of_their_rows(run, crops):
+    """Of training and prediction, also with a margin; of a table of the files if that has no boxes."""
+    head, *rows = Path("boxes.tsv").read_text().splitlines()
+    lines = [f"{row}\t{'left' if number % 2 else 'right'}" for number, row in enumerate(rows)]
+    Path("boxes.tsv").write_text("\n".join([f"{head}\tside", *lines, ""]))
+    run("cnn-extract", "boxes.tsv", "-o", "x.npy", *BACKBONE)
+    train = ("cnn-train-head", "x.npy", "--solver", "lbfgs", "--device", "cpu", "--use", "side")
+    run(*train, "-o", "m.pt", "--columns", "boxes.tsv")
+    assert torch_model.load("m.pt").header.columns[0].categories == ("left", "right")
+    run("cnn-export", "m.pt", "-o", "m.onnx")
+    predict = ("cnn-predict", "-m", "m.onnx", "--device", "cpu", "boxes.tsv")
+    assert len(run(*predict).rows) == len(run(*predict, "--margin", "0.1").rows) == len(crops)
+    Path("files.tsv").write_text("path\tside\n" + "".join(f"{path}\tup\n" for path in Path("photos").rglob("*.png")))
+    assert "side: the same for all" in run(*train, "-o", "n.pt", "--columns", "files.tsv").err
+
+
 def test_broken_boxes_are_skipped_and_others_clipped(run, here):
     """One notice about clipping, a line for each box that cannot be used, exit status 3; what is not a box is an error."""
     rows = [
@@ -170,6 +189,9 @@ def test_broken_boxes_are_skipped_and_others_clipped(run, here):
     assert "2 images were skipped" in outcome.err
     Path("odd.csv").write_text("path,box\nphotos/red/00.png,left\n")
     error = run("cnn-extract", "odd.csv", "-o", "y.npy", *BACKBONE, status=1).err
+    Path("list.jsonl").write_text('{"path": "photos/red/00.png", "box": [2, 3.5, 20, 18]}\n')  # as in COCO
+    run("cnn-extract", "list.jsonl", "-o", "y.npy", *BACKBONE)
+    assert [row["path"] for row in listed("y.npy")] == ["photos/red/00.png#xywh=2,3.5,20,18"]
     assert 'odd.csv: photos/red/00.png: box "left" is not x,y,width,height in pixels of the image; write four' in error
     Path("twice.tsv").write_text("path\tbox\nphotos/red/00.png#xywh=1,1,9,9\t2,2,9,9\n")
     error = run("cnn-extract", "twice.tsv", "-o", "y.npy", *BACKBONE, status=1).err

@@ -878,17 +878,18 @@ def test_manifest_has_boxes_in_pixels_of_the_upright_file(run, here, words):
     write_image("wide.png", size=(128, 96), red=(28, 48, 44, 56), blue=None)
     write_image("none.png", red=None)
     rows = [
-        "path\tlabel\tsplit\tgroup\tbox",
-        "../one.png\tred\ttrain\tfilm\t",
-        "../turned.png\tred\tval\t\t",
-        "../wide.png\tred\tval\t\t20,40,64,32",
-        "../none.png\tblue\tval\t\t",
+        "path\tlabel\tsplit\tgroup\tbox\tcamera\tscore",
+        "../one.png\tred\ttrain\tfilm\t\tNikon\t0.5",
+        "../turned.png\tred\tval\t\t\tCanon\t",
+        "../wide.png\tred\tval\t\t20,40,64,32\tSony\t",
+        "../none.png\tblue\tval\t\t\t\t",
     ]
     Path("lists/all.tsv").write_text("\n".join([*rows, ""]))
     flags = ("--class", "red", "--box", "0.5", "--size", "32x64", *CPU)
     outcome = run("cnn-cam", "-m", "model.pt", "lists/all.tsv", *words, *flags, "--manifest", "lists/out.tsv")
     found = listed("lists/out.tsv")
-    assert list(found[0]) == ["path", "label", "split", "group", "box", "score"]
+    assert list(found[0]) == ["path", "label", "split", "group", "box", "camera", "score"]
+    assert [row["camera"] for row in found] == ["Nikon", "Canon", "Sony", ""]
     assert [row["path"] for row in found] == ["../one.png", "../turned.png", "../wide.png", "../none.png"]
     assert [(row["label"], row["split"], row["group"]) for row in found[:2]] == [
         ("red", "train", "film"),

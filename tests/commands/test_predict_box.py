@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
+import cnnkit
 from cnnkit.formats import onnx_model, torch_model
 from cnnkit.formats.box import Box
 from cnnkit.nets import classifier
@@ -139,6 +140,7 @@ def test_resume_gives_the_same_bytes(run, here):
         (("--augment", "trivialaugment"), "--augment trivialaugment moves objects without their boxes"),
         (("--val-size", "20"), "--val-size needs a network for any size"),
         (("--box-weight", "0"), "--box-weight 0 would not train the box"),
+        (("--margin", "0.1"), "--predict-box learns the boxes as they are"),
         (("--layers", "flatten, dense 8 relu"), "--predict-box: a box is computed from a map"),
     ],
 )
@@ -164,6 +166,7 @@ def test_rejects_a_manifest_without_boxes(run, here):
 
 
 def test_other_commands_use_or_refuse_such_a_model(run, here):
+    text = Path("boxes.tsv").read_text()
     train(run, "--epochs", "1")
     run("cnn-export", "m.pt", "-o", "m.onnx", "--device", "cpu")
     for words, message in (
@@ -179,7 +182,25 @@ def test_other_commands_use_or_refuse_such_a_model(run, here):
     run("cnn-predict", "boxes.tsv", "--split", "val", "--top", "all", "--device", "cpu", "-m", "m.onnx", "--logits")
     scored = run("cnn-predict", "boxes.tsv", "--split", "val", "--top", "all", "--device", "cpu", "-m", "m.onnx").out
     Path("c.onnx").write_bytes(onnx_model.tempered(onnx_model.load("m.onnx"), 2.0, name="m.onnx"))  # by cnn-calibrate
+    assert "takes only 16 x 16 pixels; drop --size" in run(*predict, "--size", "24", status=2).err
+    assert "takes whole images; drop it" in run(*predict, "--margin", "0.1", status=2).err
+    evaluate = ("cnn-eval", "--truth", "boxes.tsv", "--split", "val")
+    assert "compared with those of the manifest" in run(*evaluate, "--margin", "0.1", stdin=scored, status=2).err
+    Path("whole.tsv").write_text("\n".join(line.rpartition("\t")[0] for line in text.splitlines()) + "\n")
+    found = run("cnn-eval", "--truth", "whole.tsv", "--split", "val", "--fail-under", "iou=0", stdin=scored, status=2)
+    assert "no iou without boxes" in found.err
     again = table(run("cnn-predict", "-m", "c.onnx", "boxes.tsv", "--split", "val", "--device", "cpu").out)
     assert [row["box"] for row in again] == [row["box"] for row in table(scored)[::2]]
-    run("cnn-cam", "-m", "m.pt", "00.png", "-o", "cams", "--device", "cpu")
-    run("cnn-attack", "-m", "m.pt", "00.png", "-o", "attacked", "--device", "cpu")
+    # Whole images, each once, as in training and prediction
+    Path("boxes.tsv").write_text(text + "00.png\tplain\ttrain\t1,2,10,9\n")
+    paths = [f"{number:02d}.png" for number in range(44)]
+    cams = run("cnn-cam", "-m", "m.pt", "boxes.tsv", "--device", "cpu").rows
+    attacked = run("cnn-attack", "-m", "m.pt", "boxes.tsv", "-o", "attacked", "--device", "cpu").rows
+    rows = run(*predict).rows
+    (made,) = cnnkit.Classifier("m.onnx", device="cpu").predict("00.png")
+    assert Box(*made.box).text() == rows[0]["box"]
+    assert [row["path"] for row in cams] == [row["path"] for row in attacked] == [row["path"] for row in rows] == paths
+    for shown in (cams[0]["probability"], attacked[0]["probability_before"]):
+        assert float(shown) == pytest.approx(float(rows[0]["probability"]), abs=1e-5)
+    top = ("cnn-filters", "-m", "m.pt", "--top-images", "boxes.tsv", "-o", "top.png", "--device", "cpu")
+    assert {row["path"] for row in run(*top).rows} <= set(paths)

@@ -502,16 +502,25 @@ def test_read_gives_image_and_fingerprint(tmp_path):
 
 
 def test_size_of_a_png_is_read_within_the_memory_budget(tmp_path, monkeypatch):
-    """Pillow decodes a PNG to find EXIF after its pixels, which takes a gigabyte for a large image."""
+    """Pillow decodes a PNG to read EXIF after its pixels, which takes a gigabyte for a large image; any other PNG is not decoded."""
     held = []
     monkeypatch.setattr(decode.memory, "hold", held.append)
+    lying = Image.Exif()
+    lying[0x0112] = 6
     Image.new("L", (30, 20)).save(tmp_path / "a.png")
     Image.new("L", (30, 20)).save(tmp_path / "a.jpg")
-    assert decode.upright_size(tmp_path / "a.png") == (30, 20)
-    assert len(held) == 1
+    Image.new("L", (30, 20)).save(tmp_path / "first.png", exif=lying)
+    assert decode.upright_size(tmp_path / "a.png") == decode.upright_size(tmp_path / "a.jpg") == (30, 20)
+    assert decode.upright_size(tmp_path / "first.png") == (20, 30)
+    assert not held
+    content, block = (tmp_path / "a.png").read_bytes(), lying.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(block)) + b"eXIf" + block + struct.pack(">I", zlib.crc32(b"eXIf" + block))
+    (tmp_path / "last.png").write_bytes(content[:-12] + chunk + content[-12:])
+    assert decode.upright_size(tmp_path / "last.png") == decode.load(tmp_path / "last.png").size == (20, 30)
+    assert len(held) == 2
     assert held[0] >= 30 * 20
-    assert decode.upright_size(tmp_path / "a.jpg") == (30, 20)
-    assert len(held) == 1
+    (tmp_path / "cut.png").write_bytes(content[:-16])
+    assert decode.upright_size(tmp_path / "cut.png") == (30, 20)
 
 
 def test_rejects_large_metadata_with_a_remedy(tmp_path):

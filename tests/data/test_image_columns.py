@@ -9,10 +9,10 @@ from PIL import Image
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from cnnkit.choices import ColumnKind
-from cnnkit.data import image_columns
+from cnnkit.data import image_columns, source
 from cnnkit.data.column_names import parse_kinds, parse_names
 from cnnkit.data.image_columns import ColumnCodes, Columns
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import CnnkitError, FormatError, UsageError
 from cnnkit.formats import tsv
 
 
@@ -163,3 +163,30 @@ def test_tables_that_list_the_images_may_have_the_columns(here):
         Columns(("deck",), None, own=["more.tsv"], option="--use")
     with pytest.raises(CnnkitError, match=r"^p/d\.jpg is not in lists/m\.tsv, more\.tsv"):
         columns.row("p/d.jpg")
+
+
+def test_rows_of_crops_are_found_by_their_boxes(here):
+    """With a margin, too; a crop without a row has what its file or all boxes of it have, under any name."""
+    rows = [
+        ("../p/a.jpg", "1,2,8,4", "left"),
+        ("../p/a.jpg", "9,2.0,8,4", "right"),
+        ("../p/b", "1,2,8,4", "boat"),
+        ("../p/b", "3,2,8,4", "boat"),
+        ("../p/c.jpg", "", "whole"),
+        ("../p/c.jpg", "1,2,8,4", "part"),
+    ]
+    (here / "lists" / "crops.tsv").write_bytes(tsv.render(["path", "box", "side"], rows))
+    (here / "p" / "link.jpg").symlink_to("a.jpg")
+    columns = Columns(("side",), "lists/crops.tsv")
+    paths = ["p/link.jpg#xywh=1,2,8,4", "p/a.jpg#xywh=9,2,8,4", "p/b.jpg#xywh=5,5,5,5", "p/b.jpg"]
+    assert columns.of([*paths, "p/c.jpg", "p/c.jpg#xywh=1,2,8,4", "p/c.jpg#xywh=1,2,8,5"]) == [
+        ["left", "right", "boat", "boat", "whole", "part", "whole"]
+    ]
+    for path in ("p/a.jpg", "p/a.jpg#xywh=2,2,8,4"):
+        with pytest.raises(CnnkitError, match=r"is not in lists/crops\.tsv"):
+            columns.of([path])
+    with source.widening(0.5):
+        assert Columns(("side",), "lists/crops.tsv").of(["p/a.jpg#xywh=-3,-2,16,12"]) == [["left"]]
+    (here / "lists" / "crops.tsv").write_bytes(tsv.render(["path", "box", "side"], [("../p/a.jpg", "left", "")]))
+    with pytest.raises(FormatError, match=r'^lists/crops.tsv: ../p/a.jpg: box "left" is not x,y,width,height'):
+        Columns(("side",), "lists/crops.tsv")

@@ -63,6 +63,15 @@ def test_images_in_memory_of_two_files_are_different(here):
     assert train_val.find_overlap(train, val).same == val
 
 
+def test_crops_overlap_with_their_file_and_its_other_crops(here):
+    """Under the name of a link, too; the same box is the same image."""
+    (here / "link.png").symlink_to("photos/red/00.png")
+    train = named("photos/red/00.png#xywh=1,1,9,9")
+    same, other, whole = named("link.png#xywh=1,1,9,9"), named("link.png#xywh=2,1,9,9"), named("link.png")
+    found = train_val.find_overlap(train, [*same, *other, *whole, *named("photos/red/01.png#xywh=1,1,9,9")])
+    assert (found.same, found.cropped, found.copied) == (same, [*other, *whole], [])
+
+
 def test_other_files_named_augment_tsv_are_ignored(here):
     """Without the columns of cnn-augment."""
     (here / "copies" / "augment.tsv").write_text("path\tprice\nred/00~01.png\t3\n")

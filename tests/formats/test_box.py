@@ -73,7 +73,14 @@ def test_path_of_a_crop_names_the_file_and_the_box(tmp_path):
     assert path == "photos/1.jpg#xywh=160,120,320,240"
     assert box.divided(path) == ("photos/1.jpg", Box(160, 120, 320, 240))
     assert box.of_path("photos/1.jpg", None) == "photos/1.jpg"
-    for whole in ("photos/1.jpg", "photos/1#xywh=.jpg", "a#xywh=1,2,3"):
+    for whole in (
+        "photos/1.jpg",
+        "photos/1#xywh=.jpg",
+        "a#xywh=1,2,3",
+        "a#xywh=1,2,3,4.5.6",
+        "a#xywh=1,2,3,-",
+        f"a#xywh=1,2,3,{'9' * 400}",
+    ):
         assert box.divided(whole) == (whole, None)
 
 
