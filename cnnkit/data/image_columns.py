@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from cnnkit import files
 from cnnkit.choices import ColumnKind
-from cnnkit.data import decode
+from cnnkit.data import decode, source
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
+from cnnkit.formats import manifest as manifests
 from cnnkit.formats import table_columns, tables
+from cnnkit.formats.box import of_path
 from cnnkit.formats.header import InputColumn
 from cnnkit.messages import excerpt
 
@@ -57,7 +59,8 @@ class Columns:
 
         Args:
             names: Columns of the manifest, or names of MEASURES; the manifest has precedence.
-            manifest: Its rows are found by the real paths of their files.
+            manifest: Its rows are found by the real paths of their files, and by their boxes. A crop that it does not list has the row of
+                its file, or what the rows of the file's crops have in common.
             own: Without `manifest`: tables in which the images were listed, which may have the columns or not.
             option: What names the columns, for messages.
 
@@ -67,7 +70,10 @@ class Columns:
         """
         self.names, self._option = tuple(names), option
         self._tables = [str(table) for table in (own if manifest is None else [manifest])]
-        self._listed: dict[str, dict[str, str]] = {}  # by real path
+        self._listed: dict[str, dict[str, str]] = {}  # by real path, and box
+        self._of_crops: dict[
+            str, dict[str, str] | None
+        ] = {}  # of the crops of a file, by its real path; None if they differ
         there: dict[str, None] = {}
         for table in self._tables:
             there |= dict.fromkeys(self._read(table))
@@ -84,13 +90,20 @@ class Columns:
 
     def _read(self, table: str) -> list[str]:
         """Read the rows of a table, and return the names of its columns."""
-        aliases = {**dict.fromkeys(self.names, ()), "path": table_columns.PATH_ALIASES}
+        aliases = {**dict.fromkeys(self.names, ()), "path": table_columns.PATH_ALIASES, "box": ()}
         folder, found = os.path.dirname(table), list[str]()
         extensions = MissingExtensions(table)
         for row in tables.load(table, required=["path"], aliases=aliases):
             found = found or list(row)
-            path = os.path.realpath(extensions.completed(os.path.join(folder, row["path"])))
-            self._listed[path] = {name: row[name] for name in self.names if name in row}
+            whole = extensions.completed(os.path.join(folder, row["path"]))
+            written = manifests.path_of_crop(whole, row.get("box", ""), table)
+            path, file = _key(written)
+            fields = {name: row[name] for name in self.names if name in row}
+            self._listed[path] = fields
+            if (wider := source.widened(written)) != written:
+                self._listed.setdefault(_key(wider)[0], fields)
+            if path != file and self._of_crops.setdefault(file, fields) != fields:
+                self._of_crops[file] = None
         for line in extensions.lines():
             log.info("%s", line)
         return found
@@ -112,9 +125,15 @@ class Columns:
 
     def row(self, path: str) -> list[str | float]:
         """Return the values of one image, as `of`."""
-        fields = self._listed.get(os.path.realpath(path))
+        listed = ", ".join(self._tables)
+        key, file = _key(path)
+        fields = self._listed.get(key, self._listed.get(file, self._of_crops.get(file)))
         if fields is None and len(self._measured) < len(self.names):
-            raise CnnkitError(f"{path} is not in {', '.join(self._tables)}; --columns needs a manifest of all images")
+            if file in self._of_crops:
+                raise CnnkitError(
+                    f"{path} is not in {listed}, and the rows of other crops of this file differ; add a row with this box"
+                )
+            raise CnnkitError(f"{path} is not in {listed}; --columns needs a manifest of all images")
         try:
             return [
                 self._measured[name](path) if name in self._measured else (fields or {}).get(name, "")
@@ -125,6 +144,12 @@ class Columns:
             raise CnnkitError(
                 f"{path}: {reason}; {self._option} {', '.join(self._measured)} reads the images"
             ) from error
+
+
+def _key(path: str) -> tuple[str, str]:
+    """Return the real path of an image, with the box of a crop, and that of its file."""
+    box, file = decode.box_of(path), os.path.realpath(files.whole_file(path))
+    return of_path(file, box), file
 
 
 def fit(

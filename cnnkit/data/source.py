@@ -70,6 +70,12 @@ def widening(margin: float) -> Generator[None]:
         _margin.reset(before)
 
 
+def widened(path: str) -> str:
+    """Return the path of a crop with its box as widened for the images that are found."""
+    margin = _margin.get()
+    return _widened(ImageFile(path, None), margin).path if margin else path
+
+
 def _widened(image: ImageFile, margin: float) -> ImageFile:
     path, box = divided(image.path)
     return image if box is None else replace(image, path=of_path(path, box.with_margin(margin)))

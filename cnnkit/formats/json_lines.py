@@ -10,6 +10,9 @@ from cnnkit.formats import table_columns
 from cnnkit.formats.listed_paths import Backslashes
 from cnnkit.formats.table_columns import Aliases, Check
 
+#: Fields that may be a list: four numbers.
+_LISTS = ("box",)
+
 
 def rows(
     lines: Iterable[tuple[int, str]],
@@ -46,7 +49,7 @@ def rows(
             if check is not None:
                 check(renamed[keys])
         fields = {
-            column: _word(value, f"{where}: {column}", needed=column in aliases)
+            column: _word(value, f"{where}: {column}", needed=column in aliases and column not in _LISTS)
             for column, value in zip(renamed[keys], row.values(), strict=True)
         }
         if "\\" in fields.get("path", ""):

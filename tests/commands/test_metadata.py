@@ -192,6 +192,21 @@ def test_same_predictions_from_all_sources(run, here):
         cnnkit.Classifier("head.onnx", device="cpu", columns="meta.tsv").predict(Image.new("RGB", (20, 20)))
 
 
+def test_columns_of_a_manifest_with_boxes(run, here):
+    """A crop has the columns of its row: boxes of the whole images change nothing, in training and prediction."""
+    rows = [list(row.values()) for row in tsv.load("meta.tsv", required=["path"])]
+    boxes = [[*row, f"0,0,{width_of(row[0])},32"] for row in rows]
+    Path("boxes.tsv").write_bytes(tsv.render(["path", "label", "split", "camera", "day", "box"], boxes))
+    shown = ("--split", "val", "--top", "all", "--json", *CPU)
+    whole = predicted(run("cnn-predict", "-m", "head.onnx", "meta.tsv", *shown))
+    found = predicted(run("cnn-predict", "-m", "head.onnx", "boxes.tsv", *shown))
+    assert {path.partition("#xywh=")[0]: probability for path, probability in found.items()} == whole
+    assert found == predicted(run("cnn-predict", "-m", "head.onnx", "boxes.tsv", *shown, "--columns", "meta.tsv"))
+    run("cnn-extract", "boxes.tsv", "-o", "crops.npy", *BACKBONE)
+    words = ("cnn-train-head", "crops.npy", "-o", "crops.pt", *CPU, *LBFGS, *USE[:2], "--columns", "boxes.tsv")
+    assert run(*words).rows[0]["val_loss"] == run(*TRAIN, *LBFGS, *USE).rows[0]["val_loss"]
+
+
 def test_views_and_several_models(run, here):
     """Views of an image share its columns; each model gets its own, and one without takes only images."""
     run(*TRAIN[:-4], "-o", "plain.pt", *CPU, *LBFGS)

@@ -69,7 +69,7 @@ def test_reduction_is_chosen_by_the_crop(tmp_path, photograph, fit, orientation)
 @pytest.mark.parametrize(
     ("box", "why"),
     [
-        ("2000,0,10,10", "is outside of the image, which has 1,003 x 601 pixels"),
+        ("2000,0,10,10", "is outside of the image of 1,003 x 601 pixels; correct it"),
         ("10,10,0,5", "has no area"),
         ("10,10,5,-5", "has no area"),
     ],

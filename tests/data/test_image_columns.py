@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from cnnkit.choices import ColumnKind
-from cnnkit.data import image_columns
+from cnnkit.data import image_columns, source
 from cnnkit.data.column_names import parse_kinds, parse_names
 from cnnkit.data.image_columns import ColumnCodes, Columns
 from cnnkit.errors import CnnkitError, UsageError
@@ -43,6 +43,26 @@ def test_columns_of_a_manifest(here):
     (here / "linked").symlink_to("p")
     found = Columns(("camera", "boat", "width", "height"), "lists/m.tsv").of(["linked/a.jpg", "p/b.jpg"])
     assert found == [["", "Nikon"], ["1", "2"], ["3", "700"], [30, 50]]
+
+
+def test_columns_of_crops(here):
+    """A crop has its own row; without one that of its file, or what the crops of its file have in common."""
+    rows = [
+        ("../p/a.jpg", "1,2,10,20", "1", "Canon"),
+        ("../p/a.jpg", "[5.0, 6, 10, 20]", "2", "Canon"),
+        ("../p/b.jpg", "", "3", "Nikon"),
+    ]
+    (here / "lists" / "m.tsv").write_bytes(tsv.render(["path", "box", "boat", "camera"], rows))
+    (here / "linked").symlink_to("p")
+    crops = ["linked/a.jpg#xywh=1,2,10,20", "p/a.jpg#xywh=5,6,10,20"]
+    assert Columns(("boat", "width"), "lists/m.tsv").of(crops) == [["1", "2"], [10, 10]]
+    others = ["p/a.jpg#xywh=0,1,12,22", "p/a.jpg", "p/b.jpg#xywh=0,0,5,5"]
+    assert Columns(("camera",), "lists/m.tsv").of(others) == [["Canon", "Canon", "Nikon"]]
+    with source.widening(0.1):
+        assert Columns(("boat",), "lists/m.tsv").of(["p/a.jpg#xywh=-1,0,14,24"]) == [["1"]]
+    message = r"xywh=0,1,12,22 is not in lists/m\.tsv, and the rows of other crops of this file differ; add a row"
+    with pytest.raises(CnnkitError, match=message):
+        Columns(("boat",), "lists/m.tsv").of(others)
 
 
 @pytest.mark.parametrize(
