@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from cnnkit.data.source import ImageFile
 from cnnkit.data.train_val import TrainValImages
@@ -17,6 +17,12 @@ def whole_image(image: ImageFile) -> ImageFile:
     """Return the image that a crop is from; any other image as it is."""
     path, found = box.divided(image.path)
     return image if found is None else dataclasses.replace(image, path=path)
+
+
+def whole_images(images: Iterable[ImageFile]) -> Iterable[ImageFile]:
+    """Return the whole images of crops, for a network that was trained on them and finds the box itself; a sequence for a sequence."""
+    whole = map(whole_image, images)
+    return list(whole) if isinstance(images, Sequence) else whole
 
 
 def boxes_of(images: Iterable[ImageFile]) -> dict[str, Box]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import augment_plan, containment, in_memory, preprocessing, reader, tree
+from cnnkit.data import augment_plan, box_targets, containment, in_memory, preprocessing, reader, tree
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.explain import load_network
@@ -54,12 +54,16 @@ class AttackRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttackModel:
-    """A network to attack, the names of its classes, how images are prepared for it, and the number of the target class, if any."""
+    """A network to attack, the names of its classes, how images are prepared for it, and the number of the target class, if any.
+
+    `gives_box`: it also predicts a box, and gets whole images instead of crops.
+    """
 
     attacker: Attacker
     classes: tuple[str, ...]
     preprocess: Preprocess
     target: int | None
+    gives_box: bool = False
 
 
 @dataclass(slots=True)
@@ -101,7 +105,7 @@ def open_model(model: str, options: AttackOptions, network: NetworkOptions, *, d
         if target is None:
             proposal = messages.nearest(options.target, classes) or f"it has {messages.shortened(classes, 8)}"
             raise UsageError(f'--target "{options.target}": not a class of the model; {proposal}')
-    return AttackModel(Attacker(graph, options), classes, graph.preprocess, target)
+    return AttackModel(Attacker(graph, options), classes, graph.preprocess, target, gives_box=graph.gives_box)
 
 
 def write(
@@ -126,6 +130,8 @@ def write(
     Raises:
         CnnkitError: Adversarial images would be written among the images, two would have one name, or no image could be used.
     """
+    if model.gives_box:
+        images = box_targets.whole_images(images)
     place = augment_plan.placing(images)
     if isinstance(images, Sequence):
         tree.check_apart(folder, (image.path for image in images), to_be="attacked")

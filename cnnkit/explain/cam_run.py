@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cnnkit import class_names, messages
 from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import CamMethod
-from cnnkit.data import augment_plan, preprocessing, reader
+from cnnkit.data import augment_plan, box_targets, preprocessing, reader
 from cnnkit.data.in_memory import MemoryImage
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
@@ -63,6 +63,7 @@ class CamModel:
     classes: tuple[str, ...]
     preprocess: Preprocess
     is_slow: bool = False  # run one image at a time
+    gives_box: bool = False  # trained on whole images, which it gets instead of crops
     centres: CellCentres | None = None  # the centres of the cells of maps; None if unknown: cells then tile the image
 
 
@@ -110,7 +111,13 @@ def _exported(model: str, options: CamOptions, shown: InputOptions, device: str)
     log.info("maps of %s", network.layer)
     if shown.size is not None or shown.fit is not None:
         log.info(_OTHER_INPUT)
-    return CamModel(network, network.classes, network.model.preprocess, centres=network.centres)
+    return CamModel(
+        network,
+        network.classes,
+        network.model.preprocess,
+        gives_box=network.model.gives_box,
+        centres=network.centres,
+    )
 
 
 def _differentiable(model: str, options: CamOptions, shown: InputOptions, device: str, batch: int) -> CamModel:
@@ -135,6 +142,7 @@ def _differentiable(model: str, options: CamOptions, shown: InputOptions, device
         classes,
         network.preprocess,
         is_slow=METHODS[method].is_slow,
+        gives_box=network.gives_box,
         centres=network.centres.get(place.node),
     )
 
@@ -170,6 +178,8 @@ def explain(
         UsageError: The network does not have a class.
         CnnkitError: Overlays would be written among the images, two would have one name, or no image could be used.
     """
+    if model.gives_box:
+        images = box_targets.whole_images(images)
     palette = colormaps.color_table(options.colormap)
     wanted = options.classes or ["top"]
     choose = _chooser(options, model)
@@ -212,7 +222,7 @@ def find_maps(
     Args, Raises as `explain`.
     """
     return _counted(
-        images,
+        box_targets.whole_images(images) if model.gives_box else images,
         model,
         options,
         _chooser(options, model),

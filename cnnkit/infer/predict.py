@@ -169,9 +169,8 @@ class Predictor:
             images = list(images)
             before, of_all = shard.bounds(len(images))[0], len(images)
             images = shards.share(images, shard)
-        if self.gives_box:  # it was trained on whole images, and finds the box itself
-            whole = map(box_targets.whole_image, images)
-            images = list(whole) if isinstance(images, Sequence) else whole
+        if self.gives_box:
+            images = box_targets.whole_images(images)
         if self._columns is not None and isinstance(images, Sequence):
             self._columns.check(images)
         coming = iter(images)

@@ -66,6 +66,7 @@ class LayerGraph:
         module: Output of `normalise` -> logits (N, classes), or (N, 1) of a single sigmoid.
         aliases: Other names of layers, such as Keras', with their paths.
         grid: The tokens of a vision transformer, which are maps too: (N, T, D) -> (N, D, rows, columns).
+        gives_box: Whether the model also predicts a box, outside of this graph; it was trained on whole images, then.
         shapes: Shape of every node's output for one image: (C, h, w), also in networks that keep channels last and of tokens, or (D,).
         centres: Centres of the cells of maps in the input of `normalise`, for the nodes where they are known.
     """
@@ -93,13 +94,14 @@ class LayerGraph:
         self.module, self.preprocess, self.name, self.aliases = _unfolded(module), preprocess, name, aliases
         self.normalise = InputNormalization(preprocess)
         self._after, self.grid = after, grid
+        self.gives_box = False
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.centres: dict[fx.Node, CellCentres] = {}
         self._measure(preprocess.height, preprocess.width)
 
     def with_graph(self, module: fx.GraphModule) -> "LayerGraph":
         """Return the network with another graph that has the same names."""
-        return LayerGraph(
+        graph = LayerGraph(
             module,
             preprocess=self.preprocess,
             name=self.name,
@@ -107,6 +109,8 @@ class LayerGraph:
             after=self._after,
             grid=self.grid,
         )
+        graph.gives_box = self.gives_box
+        return graph
 
     def to(self, device: torch.device) -> "LayerGraph":
         """Move to a device, in place."""
@@ -505,7 +509,9 @@ def of_model(model: torch_model.TorchModel, *, name: str) -> tuple[LayerGraph, t
         FormatError: Weights and Header do not fit together.
     """
     network = classifier.from_header(model.header, model.state, name=name)
-    return of_classifier(network, name=name), tuple(model.header.classes or ())
+    graph = of_classifier(network, name=name)
+    graph.gives_box = model.header.box_head is not None
+    return graph, tuple(model.header.classes or ())
 
 
 def of_name(

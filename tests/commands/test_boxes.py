@@ -235,3 +235,18 @@ def test_boxes_in_other_columns_are_not_ignored_silently(run, here, columns, not
     Path("m.tsv").write_text(f"path\tlabel\t{columns}\nphotos/red/00.png\tred\t{fields}\n")
     err = run("cnn-check", "m.tsv", "--probes", "none").err
     assert notice in err if notice else "not cropped" not in err
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "remedy"),
+    [
+        ("#xywh=2,3,20,18", "1,2,22,20", "only with other boxes: give the manifest that was predicted, and the same --margin"),
+        ("#xywh=2,3,20,18", "", "without a box: give the manifest that was predicted"),
+        ("", "1,2,22,20", "only as crops: give the manifest that was predicted"),
+    ],
+)  # fmt: skip
+def test_eval_explains_other_boxes_of_a_file(run, here, predicted, true, remedy):
+    """Such as those of another --margin."""
+    Path("m.tsv").write_text(f"path\tlabel\tbox\nphotos/red/00.png\tred\t{true}\nphotos/blue/00.png\tblue\t\n")
+    Path("p.tsv").write_text(f"path\tlabel\nphotos/red/00.png{predicted}\tred\n")
+    assert run("cnn-eval", "p.tsv", "--truth", "m.tsv", status=1).err.rstrip().endswith(f"m.tsv has this file {remedy}")

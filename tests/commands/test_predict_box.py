@@ -178,5 +178,15 @@ def test_other_commands_use_or_refuse_such_a_model(run, here):
     Path("c.onnx").write_bytes(onnx_model.tempered(onnx_model.load("m.onnx"), 2.0, name="m.onnx"))  # by cnn-calibrate
     again = table(run("cnn-predict", "-m", "c.onnx", "boxes.tsv", "--split", "val", "--device", "cpu").out)
     assert [row["box"] for row in again] == [row["box"] for row in table(scored)[::2]]
-    run("cnn-cam", "-m", "m.pt", "00.png", "-o", "cams", "--device", "cpu")
-    run("cnn-attack", "-m", "m.pt", "00.png", "-o", "attacked", "--device", "cpu")
+    run("cnn-export", "m.pt", "-o", "cam.onnx", "--cam", "--device", "cpu")
+    whole = {row["path"] for row in again}
+    for words in (
+        ("m.pt",),
+        ("m.pt", "--fine"),
+        ("cam.onnx",),
+    ):  # the same whole images as in cnn-predict, not the crops
+        maps = run("cnn-cam", "boxes.tsv", "--split", "val", "--device", "cpu", "-m", *words).rows
+        assert {row["path"] for row in maps} == whole
+    attacked = run("cnn-attack", "-m", "m.pt", "boxes.tsv", "--split", "val", "-o", "attacked", "--device", "cpu").rows
+    before = {row["path"]: float(row["probability"]) for row in table(scored)[::2]}
+    assert {row["path"]: float(row["probability_before"]) for row in attacked} == pytest.approx(before, abs=1e-4)
