@@ -54,6 +54,7 @@ class Columns:
         *,
         own: Sequence[str | Path] = (),
         option: str = "--with",
+        models: str | None = None,
     ) -> None:
         """Prepare to read columns.
 
@@ -63,12 +64,13 @@ class Columns:
                 its file, or what the rows of the file's crops have in common.
             own: Without `manifest`: tables in which the images were listed, which may have the columns or not.
             option: What names the columns, for messages.
+            models: The models that take the columns, instead of an option.
 
         Raises:
             UsageError: A name is neither, or none of them is in the manifest.
             OSError: A table cannot be read.
         """
-        self.names, self._option = tuple(names), option
+        self.names, self._option, self._models = tuple(names), option, models
         self._tables = [str(table) for table in (own if manifest is None else [manifest])]
         self._listed: dict[str, dict[str, str]] = {}  # by real path, and box
         self._of_crops: dict[
@@ -79,14 +81,27 @@ class Columns:
             there |= dict.fromkeys(self._read(table))
         for name in names:
             if name not in there and name not in MEASURES:
-                known = [*MEASURES, *(column for column in there if column not in ("path", "label"))]
+                given = [column for column in there if column not in ("path", "label")]
+                if models is not None:
+                    raise UsageError(self._without(name, given))
+                known = [*MEASURES, *given]
                 more = "" if manifest is not None else "; columns of a manifest come with --columns FILE.tsv"
                 raise UsageError(f"{option} {name}: no such column; there are {', '.join(known)}{more}")
         if manifest is not None and not any(name in there for name in names):
             raise UsageError(
                 f"--columns {manifest}: {option} {','.join(names)} names none of its columns; drop --columns"
+                if models is None
+                else f"--columns {manifest}: {models} takes {', '.join(names)}, none of its columns; drop --columns"
             )
         self._measured = {name: MEASURES[name] for name in names if name not in there}
+
+    def _without(self, name: str, given: Sequence[str]) -> str:
+        """Explain that a table lacks a column that a model takes."""
+        message = f"{self._models} takes the column {name}"
+        if not self._tables:
+            return f"{message}; give a manifest that has it with --columns FILE.tsv"
+        has = f"which has {', '.join(given)}" if given else "which has only paths and labels"
+        return f"{message}, and it is not in {', '.join(self._tables)}, {has}; give a manifest that has it with --columns FILE.tsv"
 
     def _read(self, table: str) -> list[str]:
         """Read the rows of a table, and return the names of its columns."""
@@ -141,9 +156,13 @@ class Columns:
             ]
         except (BadImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise CnnkitError(
-                f"{path}: {reason}; {self._option} {', '.join(self._measured)} reads the images"
-            ) from error
+            measured = ", ".join(self._measured)
+            why = (
+                f"{self._option} {measured} reads the images"
+                if self._models is None
+                else f"{self._models} takes {measured}, measured on the images"
+            )
+            raise CnnkitError(f"{path}: {reason}; {why}") from error
 
 
 def _key(path: str) -> tuple[str, str]:

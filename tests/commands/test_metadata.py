@@ -258,7 +258,8 @@ def test_columns_of_the_features_own_table(run, here):
         ((*TRAIN[:4], "--use", "width", "--with", "width"), 2, "--with compares models with and without columns; drop --use"),
         ((*TRAIN, "--columns", "meta.tsv"), 2, "--columns goes with --use and --with; name the columns with --use NAME,..."),
         ((*TRAIN, "--use", "day", "--columns", "short.tsv"), 1, "photos/train/blue/0.png is not in short.tsv; --columns needs a manif"),
-        (("cnn-predict", "-m", "head.onnx", "photos/val"), 2, "head.onnx takes columns: camera: no such column; there are width"),
+        (("cnn-predict", "-m", "head.onnx", "photos/val"), 2, "head.onnx takes the column camera; give a manifest that has it with"),
+        (("cnn-predict", "-m", "head.onnx", "bare.tsv"), 2, "column camera, and it is not in bare.tsv, which has day; give a manifest"),
         (("cnn-predict", "-m", "head.onnx", "short.tsv"), 1, "photos/val/red/0.png: column width is "),
         (("cnn-predict", "-m", "head.onnx", "photos/val", "--columns", "short.tsv"), 1, "photos/val/blue/0.png is not in short.tsv"),
         (("cnn-predict", "-m", "head.onnx", "meta.tsv", "--bench"), 2, "--bench measures networks that take only images"),
@@ -269,6 +270,7 @@ def test_rejects(run, here, words, status, message):
     Path("short.tsv").write_bytes(
         tsv.render(["path", "camera", "day", "width"], [("photos/val/red/0.png", "Nikon", "1", "wide")])
     )
+    Path("bare.tsv").write_bytes(tsv.render(["path", "day"], [("photos/val/red/0.png", "1")]))
     outcome = run(*words, *(() if "--device" in words else CPU), status=status)
     assert message in outcome.err.splitlines()[-1]
 
