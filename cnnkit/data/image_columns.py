@@ -19,7 +19,7 @@ from cnnkit.formats import manifest as manifests
 from cnnkit.formats import table_columns, tables
 from cnnkit.formats.box import of_path
 from cnnkit.formats.header import InputColumn
-from cnnkit.messages import excerpt
+from cnnkit.messages import count_images, excerpt
 
 log = logging.getLogger("cnnkit")
 
@@ -86,6 +86,8 @@ class Columns:
                     raise UsageError(self._without(name, given))
                 known = [*MEASURES, *given]
                 more = "" if manifest is not None else "; columns of a manifest come with --columns FILE.tsv"
+                if ":" in name:
+                    more = "; the kinds after a colon are number and category"
                 raise UsageError(f"{option} {name}: no such column; there are {', '.join(known)}{more}")
         if manifest is not None and not any(name in there for name in names):
             raise UsageError(
@@ -268,12 +270,14 @@ class ColumnCodes:
         """Log how many values were not in the training set, one line for each column."""
         for column, unseen in zip(self.columns, self._unseen, strict=True):
             if unseen:
+                example = f'"{excerpt(next(iter(unseen)))}"'
+                images = count_images(unseen.total())
                 log.info(
-                    "column %s: %s of %d images not in the training set, such as %s: encoded as zeros",
+                    "column %s: %s not in the training set: encoded as zeros",
                     column.name,
-                    "the value" if len(unseen) == 1 else f"{len(unseen)} values",
-                    unseen.total(),
-                    excerpt(next(iter(unseen))) or "an empty one",
+                    f"the value {example} of {images} is"
+                    if len(unseen) == 1
+                    else f"{len(unseen):,} values of {images}, such as {example}, are",
                 )
             unseen.clear()
 

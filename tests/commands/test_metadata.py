@@ -109,7 +109,7 @@ def test_model_is_that_of_scikit_learn(run, here):
         zip([row.path for row in features.load("val.npy").rows], reference.predict_proba(val)[:, 1], strict=True)
     )
     assert found == pytest.approx(expected, abs=2e-4)
-    assert "column camera: the value of 1 images not in the training set, such as new: encoded as zeros" in outcome.err
+    assert 'column camera: the value "new" of 1 image is not in the training set: encoded as zeros' in outcome.err
     accuracy = np.mean([(found[path] > 0.5) == (label == "red") for path, label in zip(expected, truth, strict=True)])
     (result,) = run(*TRAIN, *LBFGS, *USE).rows
     assert float(result["val_accuracy"]) == pytest.approx(accuracy)
@@ -252,6 +252,7 @@ def test_columns_of_the_features_own_table(run, here):
     [
         ((*TRAIN, "--use", "lens", "--columns", "meta.tsv"), 2, "--use lens: no such column; there are width, height, aspect, bytes, "),
         ((*TRAIN, "--use", "camera"), 2, "--use camera: no such column; there are width, height, aspect, bytes, split, group; colum"),
+        ((*TRAIN, "--use", "day:word", "--columns", "meta.tsv"), 2, "; the kinds after a colon are number and category"),
         ((*TRAIN, "--use", "label", "--columns", "meta.tsv"), 2, "--use label: the label is the target; drop it"),
         ((*TRAIN, "--use", "camera:number", "--columns", "meta.tsv"), 2, '--use camera:number: "" is not a number; give camera:category'),
         ((*TRAIN, "--use", "width", "--with", "width"), 2, "--with writes no model; drop -o"),

@@ -163,7 +163,7 @@ def test_codes_are_numbers_and_places_of_categories(caplog):
         codes.report()
         codes.report()
     assert caplog.messages == [
-        "column camera: 2 values of 2 images not in the training set, such as new: encoded as zeros"
+        'column camera: 2 values of 2 images, such as "new", are not in the training set: encoded as zeros'
     ]
     for value, shown in (("", "empty"), ("wide", '"wide"'), ("1e39", '"1e39"'), ("nan", '"nan"')):
         with pytest.raises(CnnkitError, match=f"^x.jpg: column w is {shown}, and was a number for all training images"):
