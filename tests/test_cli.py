@@ -615,6 +615,12 @@ def test_too_wide_words_keep_their_end():
     assert table._shortened("犬" * 9, 6) == "…犬犬"
     assert table._shortened("e\u0301" * 9, 6) == "…" + "\u0301" + "e\u0301" * 5
     assert table._shortened("犬" * 100_000, 9) == "…犬犬犬犬"
+    crop = "photos/rose/10503217.jpg#xywh=60,60,120,120"
+    assert table._shortened(crop, len(crop)) == crop
+    assert table._shortened(crop, 32) == "…/10503217.jpg#60,60,120,120"
+    assert table._shortened(crop, 23) == "…3217.jpg#60,60,120,120"
+    assert table._shortened(crop, 14) == "…217.jpg#60,6…"
+    assert table._shortened(crop, 9) == "…,120,120"
 
 
 def test_rows_on_a_terminal_start_no_threads(program, terminal):

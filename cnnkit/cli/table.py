@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
+from cnnkit import files
 from cnnkit.messages import printable
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def write_tsv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequence
 _PIECE = 0.5
 #: Text columns up to this width are never folded, unless the terminal is too narrow: then those up to half of it are not.
 _LONGEST_WHOLE = 24
+#: The least width of the name of a file in the path of a crop that is too wide.
+_LEAST_NAME = 8
 #: Words of a header up to this length are never divided.
 _LONGEST_IN_HEADER = 8
 
@@ -224,11 +227,19 @@ class _Cell:
 
 
 def _shortened(word: str, width: int) -> str:
-    """Keep the end of a word that is too wide; for a path, whole folders if they fill at least half of the width."""
+    """Keep the end of a word that is too wide; for a path, whole folders if they fill at least half of the width.
+
+    Of the path of a crop, keep the end of the file's name, and as much of the box as there is space for: 1.jpg#160,120,320,240.
+    """
     from rich.cells import cell_len
 
     if cell_len(word) <= width:
         return word
+    file, crop, box = word.partition(files.CROP)
+    if crop and width > _LEAST_NAME + 4:
+        most = width - _LEAST_NAME - 1
+        box = box if cell_len(box) <= most else f"{box[: most - 1]}…"
+        return f"{_shortened(file, width - 1 - cell_len(box))}#{box}"
     # Bisection: measuring a long name once per letter would take seconds
     start = bisect.bisect_left(range(len(word)), True, key=lambda place: cell_len(word[place:]) < width)
     kept = word[start:]

@@ -194,8 +194,8 @@ def _pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """
     found = box.pixels(size)
     if found is None:
-        why = "is outside of the image" if box.area else "has no area"
-        raise BadImageError(f"box {box.text()} {why}, which has {size[0]:,} x {size[1]:,} pixels; correct its box")
+        why = f"is outside of the image of {size[0]:,} x {size[1]:,} pixels" if box.area else "has no area"
+        raise BadImageError(f"box {box.text()} {why}; correct it")
     if box.clipped(size) != box:
         _report_clipped()
     return found

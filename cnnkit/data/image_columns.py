@@ -19,7 +19,7 @@ from cnnkit.formats import table_columns, tables
 from cnnkit.formats.box import is_crop, whole_path
 from cnnkit.formats.header import InputColumn
 from cnnkit.formats.manifest import cropped
-from cnnkit.messages import excerpt
+from cnnkit.messages import count_images, excerpt
 
 log = logging.getLogger("cnnkit")
 
@@ -54,6 +54,7 @@ class Columns:
         *,
         own: Sequence[str | Path] = (),
         option: str = "--with",
+        models: str | None = None,
     ) -> None:
         """Prepare to read columns.
 
@@ -63,12 +64,13 @@ class Columns:
                 file, if that has a row, or the same values in all its boxes.
             own: Without `manifest`: tables in which the images were listed, which may have the columns or not.
             option: What names the columns, for messages.
+            models: The models that take the columns, instead of an option.
 
         Raises:
             UsageError: A name is neither, or none of them is in the manifest.
             OSError: A table cannot be read.
         """
-        self.names, self._option = tuple(names), option
+        self.names, self._option, self._models = tuple(names), option, models
         self._tables = [str(table) for table in (own if manifest is None else [manifest])]
         self._listed: dict[str, dict[str, str]] = {}  # by real path, of a crop with its box
         self._of_boxes: dict[
@@ -80,14 +82,29 @@ class Columns:
             there |= dict.fromkeys(self._read(table))
         for name in names:
             if name not in there and name not in MEASURES:
-                known = [*MEASURES, *(column for column in there if column not in ("path", "label"))]
+                given = [column for column in there if column not in ("path", "label")]
+                if models is not None:
+                    raise UsageError(self._without(name, given))
+                known = [*MEASURES, *given]
                 more = "" if manifest is not None else "; columns of a manifest come with --columns FILE.tsv"
+                if ":" in name:
+                    more = "; the kinds after a colon are number and category"
                 raise UsageError(f"{option} {name}: no such column; there are {', '.join(known)}{more}")
         if manifest is not None and not any(name in there for name in names):
             raise UsageError(
                 f"--columns {manifest}: {option} {','.join(names)} names none of its columns; drop --columns"
+                if models is None
+                else f"--columns {manifest}: {models} takes {', '.join(names)}, none of its columns; drop --columns"
             )
         self._measured = {name: MEASURES[name] for name in names if name not in there}
+
+    def _without(self, name: str, given: Sequence[str]) -> str:
+        """Explain that a table lacks a column that a model takes."""
+        message = f"{self._models} takes the column {name}"
+        if not self._tables:
+            return f"{message}; give a manifest that has it with --columns FILE.tsv"
+        has = f"which has {', '.join(given)}" if given else "which has only paths and labels"
+        return f"{message}, and it is not in {', '.join(self._tables)}, {has}; give a manifest that has it with --columns FILE.tsv"
 
     def _read(self, table: str) -> list[str]:
         """Read the rows of a table, and return the names of its columns."""
@@ -127,7 +144,12 @@ class Columns:
         """Return the values of one image, as `of`."""
         fields = self._fields(self._real.of(path)) if self._listed else None
         if fields is None and len(self._measured) < len(self.names):
-            raise CnnkitError(f"{path} is not in {', '.join(self._tables)}; --columns needs a manifest of all images")
+            listed = ", ".join(self._tables)
+            if whole_path(self._real.of(path)) in self._of_boxes:
+                raise CnnkitError(
+                    f"{path} is not in {listed}, and the rows of other crops of this file differ; add a row with this box"
+                )
+            raise CnnkitError(f"{path} is not in {listed}; --columns needs a manifest of all images")
         try:
             return [
                 self._measured[name](path) if name in self._measured else (fields or {}).get(name, "")
@@ -135,9 +157,13 @@ class Columns:
             ]
         except (BadImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise CnnkitError(
-                f"{path}: {reason}; {self._option} {', '.join(self._measured)} reads the images"
-            ) from error
+            measured = ", ".join(self._measured)
+            why = (
+                f"{self._option} {measured} reads the images"
+                if self._models is None
+                else f"{self._models} takes {measured}, measured on the images"
+            )
+            raise CnnkitError(f"{path}: {reason}; {why}") from error
 
     def listed(self, path: str) -> Mapping[str, str]:
         """Return the values of one image in the tables, as far as these have columns of those names; nothing is measured."""
@@ -248,12 +274,14 @@ class ColumnCodes:
         """Log how many values were not in the training set, one line for each column."""
         for column, unseen in zip(self.columns, self._unseen, strict=True):
             if unseen:
+                example = f'"{excerpt(next(iter(unseen)))}"'
+                images = count_images(unseen.total())
                 log.info(
-                    "column %s: %s of %d images not in the training set, such as %s: encoded as zeros",
+                    "column %s: %s not in the training set: encoded as zeros",
                     column.name,
-                    "the value" if len(unseen) == 1 else f"{len(unseen)} values",
-                    unseen.total(),
-                    excerpt(next(iter(unseen))) or "an empty one",
+                    f"the value {example} of {images} is"
+                    if len(unseen) == 1
+                    else f"{len(unseen):,} values of {images}, such as {example}, are",
                 )
             unseen.clear()
 

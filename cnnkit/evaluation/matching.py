@@ -502,13 +502,25 @@ def _look_up(found: _Collected, truth: Truth | FolderTruth, *, name: str) -> Non
             for path, resolved, label in zip(found.paths, found.resolved, labels, strict=True)
             if label is None
         ]
+        remedy = _about_boxes(lacking[0][1], truth) if isinstance(truth, Truth) else ""
         raise CnnkitError(
             f"{name}: {truth.name} {truth.verb} no label for {messages.shortened([path for path, _ in lacking], 8)} "
-            f"(looked for {lacking[0][1]})"
+            f"(looked for {lacking[0][1]}){remedy}"
         )
     found.truth = [label for label in labels if label is not None]
     if found.boxes is not None and isinstance(truth, Truth):
         found.true_boxes = truth.boxes_of(found.resolved)
+
+
+def _about_boxes(resolved: str, truth: Truth) -> str:
+    """Return a remedy for an image, by its real path, whose file the truth has with other boxes, or nothing."""
+    file, box_ = box.divided(resolved)
+    others = [box.divided(known)[1] for known in truth.images if box.divided(known)[0] == file]
+    if not others:
+        return ""
+    has = "without a box" if not any(others) else "only as crops" if box_ is None else "only with other boxes"
+    margin = ", and the same --margin" if box_ is not None and any(others) else ""
+    return f"; {truth.name} has this file {has}: give the manifest that was predicted{margin}"
 
 
 def _check_labels(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from cnnkit import files
 from cnnkit.data.image_grid import Grid, in_rows
 from cnnkit.formats import image_files
 
@@ -135,7 +136,8 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
     for index, each in enumerate(cells):
         left, top = grid.corner(index // across, index % across)
         thumbnails.place(sheet, each.image, 0, 0, origin=(left, top))
-        text = shorten(os.path.basename(each.path), SIDE - SPACE // 2, keep_end=True)
+        file = os.path.basename(each.path).replace(files.CROP, " ")  # of a crop, the box and the end of the file's name
+        text = shorten(file, SIDE - SPACE // 2, keep_end=True)
         for line, words in enumerate((text, *(shorten(note, SIDE) for note in each.notes))):
             ink = _WRONG if line > 0 and len(each.notes) > 1 else _INK
             pen.text((left, top + SIDE + GAP + line * LINE_HEIGHT), words, fill=ink, font=font())

@@ -52,7 +52,7 @@ class TopImage:
         rank: 1 for the image with the largest activation.
         path: The image.
         activation: The largest activation of the filter in the image.
-        box: The receptive field of that place, without padding: x,y,width,height in pixels of the upright image, as in a manifest.
+        box: The receptive field of that place, without padding: x,y,width,height in pixels of the upright image, or of the crop in `path`.
     """
 
     layer: str
@@ -375,7 +375,7 @@ def _inside(side: tuple[int, int], length: int) -> tuple[int, int]:
 def _records(
     layer: str, chosen: Sequence[int], found: Sequence[Sequence[Excitation]], preprocess: Preprocess
 ) -> list[TopImage]:
-    """Describe the images, with the boxes in pixels of the upright files."""
+    """Describe the images, with the boxes in pixels of the upright files or crops."""
     sizes: dict[str, tuple[int, int]] = {}
     records = []
     for number, each in zip(chosen, found, strict=True):

@@ -46,7 +46,9 @@ def rows(
             if check is not None:
                 check(renamed[keys])
         fields = {
-            column: _word(value, f"{where}: {column}", needed=column in aliases and column != "box")
+            column: _word(
+                value, f"{where}: {column}", needed=column in aliases and column != "box"
+            )  # a list of four numbers
             for column, value in zip(renamed[keys], row.values(), strict=True)
         }
         if "\\" in fields.get("path", ""):

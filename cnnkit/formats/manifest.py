@@ -47,6 +47,14 @@ _ALIASES = {
     "truth": (),
     "box": (),
 }
+#: Columns of other programs with boxes, in lower case; they are not guessed, since some have two corners and others shares of the image.
+_OTHER_BOXES = (
+    ("bbox",),
+    ("bounding_box",),
+    ("x", "y", "width", "height"),
+    ("x", "y", "w", "h"),
+    ("xmin", "ymin", "xmax", "ymax"),
+)
 _INDEX = re.compile(r"Unnamed: [0-9]+|view|rank")  # row numbers written by pandas, and columns written by cnnkit
 _COUNTED = re.compile("[0-9]{1,9}")
 
@@ -246,6 +254,8 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
             name,
             messages.excerpt(messages.shortened(unread, 8)),
         )
+    if "box" not in columns:
+        _log_other_boxes(unread, name)
     for column, near in meant.items():
         if near:
             log.info(
@@ -254,6 +264,22 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
                 messages.excerpt(column),
                 near[0],
                 near[0],
+            )
+
+
+def _log_other_boxes(unread: Sequence[str], name: str) -> None:
+    """Log columns of other programs that may be boxes."""
+    small = {column.lower(): column for column in unread}
+    for names in _OTHER_BOXES:
+        if all(column in small for column in names):
+            its = ", ".join(small[column] for column in names)
+            log.info(
+                "%s: %s not read, and images are not cropped; %s",
+                name,
+                f"column {its} is" if len(names) == 1 else f"columns {its} are",
+                "if it is x,y,width,height, rename it to box"
+                if len(names) == 1
+                else "for that, join them to a column box, x,y,width,height",
             )
 
 

@@ -32,7 +32,7 @@ class ColumnInput:
         """
         names = tuple(dict.fromkeys(column.name for _, column in wanted))
         models = ", ".join(dict.fromkeys(model for model, _ in wanted))
-        self._columns = Columns(names, manifest, own=own, option=f"{models} takes columns:")
+        self._columns = Columns(names, manifest, own=own, models=models)
         self._places = [names.index(column.name) for _, column in wanted]
         self._codes = ColumnCodes([column for _, column in wanted])
         self._last: tuple[str, NDArray[np.float32]] | None = None

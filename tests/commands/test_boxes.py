@@ -137,7 +137,7 @@ def test_check_compares_crops(run, crops):
     found = {row["finding"]: row for row in run("cnn-check", "check.tsv", "--probes", "none").rows}
     assert found["identical"]["path"] == "photos/red/copy.png#xywh=2,3,20,18"
     assert found["group"]["detail"] == "crops of one file are in train and val"
-    assert "is outside of the image, which has 40 x 32 pixels" in found["broken"]["detail"]
+    assert "is outside of the image of 40 x 32 pixels" in found["broken"]["detail"]
 
 
 def test_augmented_copies_are_of_the_crop(run, crops):
@@ -184,8 +184,8 @@ def test_broken_boxes_are_skipped_and_others_clipped(run, here):
         "photos/red/00.png#xywh=30,20,100,100",
         "photos/red/03.png",
     ]
-    assert "box 40,0,5,5 is outside of the image, which has 40 x 32 pixels; correct its box; skipped" in outcome.err
-    assert "box 4,4,0,5 has no area" in outcome.err
+    assert "box 40,0,5,5 is outside of the image of 40 x 32 pixels; correct it; skipped" in outcome.err
+    assert "box 4,4,0,5 has no area; correct it; skipped" in outcome.err
     assert "2 images were skipped" in outcome.err
     Path("odd.csv").write_text("path,box\nphotos/red/00.png,left\n")
     error = run("cnn-extract", "odd.csv", "-o", "y.npy", *BACKBONE, status=1).err
@@ -228,3 +228,47 @@ def test_training_reads_crops_and_warns_of_shared_files(run, crops):
     Path("two.tsv").write_text("\n".join([lines[0], *lines[2::2], ""]))
     said = run("cnn-train", "one.tsv", "--val", "two.tsv", "-o", "o.pt", *net).err
     assert "12 validation images are of a file of the training set, such as photos/blue/00.png#xywh=15,8,24,24" in said
+
+
+def test_box_of_json_lines_may_be_a_list(run, here):
+    """As Python and the annotations of COCO write it."""
+    Path("boxes.jsonl").write_text('{"path": "photos/red/00.png", "label": "red", "box": [2, 3, 20, 18.5]}\n')
+    (row,) = manifest.load("boxes.jsonl")
+    assert row.path == "photos/red/00.png#xywh=2,3,20,18.5"
+    Path("boxes.jsonl").write_text('{"path": "photos/red/00.png", "label": ["red"]}\n')
+    assert "boxes.jsonl:1: label is a list" in run("cnn-check", "boxes.jsonl", status=1).err
+
+
+@pytest.mark.parametrize(
+    ("columns", "notice"),
+    [
+        ("bbox", "column bbox is not read, and images are not cropped; if it is x,y,width,height, rename it to box"),
+        (
+            "xmin\tymin\txmax\tymax",
+            "columns xmin, ymin, xmax, ymax are not read, and images are not cropped; for that, join",
+        ),
+        ("width\theight", None),
+        ("bbox\tbox", None),
+    ],
+)
+def test_boxes_in_other_columns_are_not_ignored_silently(run, here, columns, notice):
+    """They may be anything, such as two corners, so that they are not guessed."""
+    fields = "\t".join("1,2,9,9" if name.endswith("box") else "9" for name in columns.split("\t"))
+    Path("m.tsv").write_text(f"path\tlabel\t{columns}\nphotos/red/00.png\tred\t{fields}\n")
+    err = run("cnn-check", "m.tsv", "--probes", "none").err
+    assert notice in err if notice else "not cropped" not in err
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "remedy"),
+    [
+        ("#xywh=2,3,20,18", "1,2,22,20", "only with other boxes: give the manifest that was predicted, and the same --margin"),
+        ("#xywh=2,3,20,18", "", "without a box: give the manifest that was predicted"),
+        ("", "1,2,22,20", "only as crops: give the manifest that was predicted"),
+    ],
+)  # fmt: skip
+def test_eval_explains_other_boxes_of_a_file(run, here, predicted, true, remedy):
+    """Such as those of another --margin."""
+    Path("m.tsv").write_text(f"path\tlabel\tbox\nphotos/red/00.png\tred\t{true}\nphotos/blue/00.png\tblue\t\n")
+    Path("p.tsv").write_text(f"path\tlabel\nphotos/red/00.png{predicted}\tred\n")
+    assert run("cnn-eval", "p.tsv", "--truth", "m.tsv", status=1).err.rstrip().endswith(f"m.tsv has this file {remedy}")

@@ -109,7 +109,7 @@ def test_model_is_that_of_scikit_learn(run, here):
         zip([row.path for row in features.load("val.npy").rows], reference.predict_proba(val)[:, 1], strict=True)
     )
     assert found == pytest.approx(expected, abs=2e-4)
-    assert "column camera: the value of 1 images not in the training set, such as new: encoded as zeros" in outcome.err
+    assert 'column camera: the value "new" of 1 image is not in the training set: encoded as zeros' in outcome.err
     accuracy = np.mean([(found[path] > 0.5) == (label == "red") for path, label in zip(expected, truth, strict=True)])
     (result,) = run(*TRAIN, *LBFGS, *USE).rows
     assert float(result["val_accuracy"]) == pytest.approx(accuracy)
@@ -192,6 +192,21 @@ def test_same_predictions_from_all_sources(run, here):
         cnnkit.Classifier("head.onnx", device="cpu", columns="meta.tsv").predict(Image.new("RGB", (20, 20)))
 
 
+def test_columns_of_a_manifest_with_boxes(run, here):
+    """A crop has the columns of its row: boxes of the whole images change nothing, in training and prediction."""
+    rows = [list(row.values()) for row in tsv.load("meta.tsv", required=["path"])]
+    boxes = [[*row, f"0,0,{width_of(row[0])},32"] for row in rows]
+    Path("boxes.tsv").write_bytes(tsv.render(["path", "label", "split", "camera", "day", "box"], boxes))
+    shown = ("--split", "val", "--top", "all", "--json", *CPU)
+    whole = predicted(run("cnn-predict", "-m", "head.onnx", "meta.tsv", *shown))
+    found = predicted(run("cnn-predict", "-m", "head.onnx", "boxes.tsv", *shown))
+    assert {path.partition("#xywh=")[0]: probability for path, probability in found.items()} == whole
+    assert found == predicted(run("cnn-predict", "-m", "head.onnx", "boxes.tsv", *shown, "--columns", "meta.tsv"))
+    run("cnn-extract", "boxes.tsv", "-o", "crops.npy", *BACKBONE)
+    words = ("cnn-train-head", "crops.npy", "-o", "crops.pt", *CPU, *LBFGS, *USE[:2], "--columns", "boxes.tsv")
+    assert run(*words).rows[0]["val_loss"] == run(*TRAIN, *LBFGS, *USE).rows[0]["val_loss"]
+
+
 def test_views_and_several_models(run, here):
     """Views of an image share its columns; each model gets its own, and one without takes only images."""
     run(*TRAIN[:-4], "-o", "plain.pt", *CPU, *LBFGS)
@@ -237,13 +252,15 @@ def test_columns_of_the_features_own_table(run, here):
     [
         ((*TRAIN, "--use", "lens", "--columns", "meta.tsv"), 2, "--use lens: no such column; there are width, height, aspect, bytes, "),
         ((*TRAIN, "--use", "camera"), 2, "--use camera: no such column; there are width, height, aspect, bytes, split, group; colum"),
+        ((*TRAIN, "--use", "day:word", "--columns", "meta.tsv"), 2, "; the kinds after a colon are number and category"),
         ((*TRAIN, "--use", "label", "--columns", "meta.tsv"), 2, "--use label: the label is the target; drop it"),
         ((*TRAIN, "--use", "camera:number", "--columns", "meta.tsv"), 2, '--use camera:number: "" is not a number; give camera:category'),
         ((*TRAIN, "--use", "width", "--with", "width"), 2, "--with writes no model; drop -o"),
         ((*TRAIN[:4], "--use", "width", "--with", "width"), 2, "--with compares models with and without columns; drop --use"),
         ((*TRAIN, "--columns", "meta.tsv"), 2, "--columns goes with --use and --with; name the columns with --use NAME,..."),
         ((*TRAIN, "--use", "day", "--columns", "short.tsv"), 1, "photos/train/blue/0.png is not in short.tsv; --columns needs a manif"),
-        (("cnn-predict", "-m", "head.onnx", "photos/val"), 2, "head.onnx takes columns: camera: no such column; there are width"),
+        (("cnn-predict", "-m", "head.onnx", "photos/val"), 2, "head.onnx takes the column camera; give a manifest that has it with"),
+        (("cnn-predict", "-m", "head.onnx", "bare.tsv"), 2, "column camera, and it is not in bare.tsv, which has day; give a manifest"),
         (("cnn-predict", "-m", "head.onnx", "short.tsv"), 1, "photos/val/red/0.png: column width is "),
         (("cnn-predict", "-m", "head.onnx", "photos/val", "--columns", "short.tsv"), 1, "photos/val/blue/0.png is not in short.tsv"),
         (("cnn-predict", "-m", "head.onnx", "meta.tsv", "--bench"), 2, "--bench measures networks that take only images"),
@@ -254,6 +271,7 @@ def test_rejects(run, here, words, status, message):
     Path("short.tsv").write_bytes(
         tsv.render(["path", "camera", "day", "width"], [("photos/val/red/0.png", "Nikon", "1", "wide")])
     )
+    Path("bare.tsv").write_bytes(tsv.render(["path", "day"], [("photos/val/red/0.png", "1")]))
     outcome = run(*words, *(() if "--device" in words else CPU), status=status)
     assert message in outcome.err.splitlines()[-1]
 

@@ -204,3 +204,7 @@ def test_other_commands_use_or_refuse_such_a_model(run, here):
         assert float(shown) == pytest.approx(float(rows[0]["probability"]), abs=1e-5)
     top = ("cnn-filters", "-m", "m.pt", "--top-images", "boxes.tsv", "-o", "top.png", "--device", "cpu")
     assert {row["path"] for row in run(*top).rows} <= set(paths)
+    run("cnn-export", "m.pt", "-o", "cam.onnx", "--cam", "--device", "cpu")
+    for words in (("m.pt", "--fine"), ("cam.onnx",)):
+        maps = run("cnn-cam", "boxes.tsv", "--device", "cpu", "-m", *words).rows
+        assert [row["path"] for row in maps] == paths

@@ -80,7 +80,7 @@ def test_reduction_of_a_turned_image_is_not_shifted(tmp_path, photograph, orient
 @pytest.mark.parametrize(
     ("box", "why"),
     [
-        ("2000,0,10,10", "is outside of the image, which has 1,003 x 601 pixels"),
+        ("2000,0,10,10", "is outside of the image of 1,003 x 601 pixels; correct it"),
         ("10,10,0,5", "has no area"),
         ("10,10,5,-5", "has no area"),
     ],

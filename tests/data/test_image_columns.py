@@ -45,6 +45,26 @@ def test_columns_of_a_manifest(here):
     assert found == [["", "Nikon"], ["1", "2"], ["3", "700"], [30, 50]]
 
 
+def test_columns_of_crops(here):
+    """A crop has its own row; without one that of its file, or what the crops of its file have in common."""
+    rows = [
+        ("../p/a.jpg", "1,2,10,20", "1", "Canon"),
+        ("../p/a.jpg", "[5.0, 6, 10, 20]", "2", "Canon"),
+        ("../p/b.jpg", "", "3", "Nikon"),
+    ]
+    (here / "lists" / "m.tsv").write_bytes(tsv.render(["path", "box", "boat", "camera"], rows))
+    (here / "linked").symlink_to("p")
+    crops = ["linked/a.jpg#xywh=1,2,10,20", "p/a.jpg#xywh=5,6,10,20"]
+    assert Columns(("boat", "width"), "lists/m.tsv").of(crops) == [["1", "2"], [10, 10]]
+    others = ["p/a.jpg#xywh=0,1,12,22", "p/a.jpg", "p/b.jpg#xywh=0,0,5,5"]
+    assert Columns(("camera",), "lists/m.tsv").of(others) == [["Canon", "Canon", "Nikon"]]
+    with source.widening(0.1):
+        assert Columns(("boat",), "lists/m.tsv").of(["p/a.jpg#xywh=-1,0,14,24"]) == [["1"]]
+    message = r"xywh=0,1,12,22 is not in lists/m\.tsv, and the rows of other crops of this file differ; add a row"
+    with pytest.raises(CnnkitError, match=message):
+        Columns(("boat",), "lists/m.tsv").of(others)
+
+
 @pytest.mark.parametrize(
     ("names", "manifest", "message"),
     [
@@ -143,7 +163,7 @@ def test_codes_are_numbers_and_places_of_categories(caplog):
         codes.report()
         codes.report()
     assert caplog.messages == [
-        "column camera: 2 values of 2 images not in the training set, such as new: encoded as zeros"
+        'column camera: 2 values of 2 images, such as "new", are not in the training set: encoded as zeros'
     ]
     for value, shown in (("", "empty"), ("wide", '"wide"'), ("1e39", '"1e39"'), ("nan", '"nan"')):
         with pytest.raises(CnnkitError, match=f"^x.jpg: column w is {shown}, and was a number for all training images"):

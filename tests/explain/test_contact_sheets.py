@@ -244,3 +244,13 @@ def test_small_tile_is_enlarged():
     assert max(drawn.shape) >= 128
     assert np.array_equal(shrunk(drawn, 5, 7), small)
     assert np.array_equal(np.asarray(contact_sheets.enlarged(large)), large)
+
+
+def test_caption_of_a_crop_has_the_end_of_the_file_name():
+    """Crops of two files with the same box have different captions."""
+    image = contact_sheets.thumbnail(plain((0, 0, 0), (8, 8)))
+    one, other = (
+        contact_sheets.render([contact_sheets.SheetCell(f"photos/{name}.jpg#xywh=125,83,250,166", image, [])])
+        for name in ("12094442595_297494dba4_a", "12094442595_297494dba4_m")
+    )
+    assert one.tobytes() != other.tobytes()
