@@ -218,6 +218,11 @@ class Truth:
         image = self.images.get(resolved)
         return image.path if image is not None and image.path == path else path
 
+    def has_crops_of(self, resolved: str) -> bool:
+        """Return whether crops of the file of an image are listed, by its real path."""
+        whole = box.whole_path(resolved)
+        return any(box.is_crop(path) and box.whole_path(path) == whole for path in self.images)
+
     @cached_property
     def _by_stem(self) -> dict[str, str | None]:
         """The real path of each image by its path without image extension; None if several images share that."""
@@ -502,9 +507,10 @@ def _look_up(found: _Collected, truth: Truth | FolderTruth, *, name: str) -> Non
             for path, resolved, label in zip(found.paths, found.resolved, labels, strict=True)
             if label is None
         ]
+        crops = isinstance(truth, Truth) and truth.has_crops_of(lacking[0][1])
         raise CnnkitError(
             f"{name}: {truth.name} {truth.verb} no label for {messages.shortened([path for path, _ in lacking], 8)} "
-            f"(looked for {lacking[0][1]})"
+            f"(looked for {lacking[0][1]}{'; it has other boxes of that file' if crops else ''})"
         )
     found.truth = [label for label in labels if label is not None]
     if found.boxes is not None and isinstance(truth, Truth):
