@@ -17,7 +17,7 @@ from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import table_columns, tables
 from cnnkit.formats.box import is_crop, whole_path
-from cnnkit.formats.header import InputColumn
+from cnnkit.formats.header import LARGEST_VALUE, SMALLEST_DEVIATION, InputColumn
 from cnnkit.formats.manifest import cropped
 from cnnkit.messages import count_images, excerpt
 
@@ -28,8 +28,6 @@ MOST_VALUES = 100
 
 #: The code of a value that was not in the training set.
 UNSEEN = -1.0
-
-_LARGEST = float(np.finfo(np.float32).max)
 
 #: Properties that need no decoding: upright sides in pixels, their ratio, and the file size.
 MEASURES: Mapping[str, Callable[[str], float]] = {
@@ -219,9 +217,11 @@ def fit(
     if odd is not None:
         raise UsageError(f'{option} {name}:number: "{excerpt(str(odd))}" is not a number; give {name}:category')
     known = np.array(numbers, dtype=np.float64)
-    constant = bool(known.min() == known.max())
+    with np.errstate(over="ignore"):  # what float32 cannot hold is an error of its image
+        deviation = float(known.std())
+    constant = bool(known.min() == known.max()) or deviation < SMALLEST_DEVIATION
     _warn_of_constant(option, name, constant=constant)
-    return InputColumn(name, kind, mean=float(known.mean()), std=0.0 if constant else float(known.std()))
+    return InputColumn(name, kind, mean=float(known.mean()), std=0.0 if constant else deviation)
 
 
 def _warn_of_constant(option: str, name: str, *, constant: bool) -> None:
@@ -261,7 +261,7 @@ class ColumnCodes:
                     self._unseen[place][str(value)] += 1
                 continue
             number = _number(value)
-            if number is None or abs(number) > _LARGEST:
+            if number is None or abs(number) > LARGEST_VALUE:
                 found = "empty" if value == "" else f'"{excerpt(str(value))}"'
                 raise CnnkitError(
                     f"{path}: column {column.name} is {found}, and was a number for all training images; correct it, or leave "

@@ -34,7 +34,7 @@ from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import archives, image_formats, listed_paths, manifest, tables, text_lines
-from cnnkit.formats.box import any_crop, divided, is_crop, of_path
+from cnnkit.formats.box import any_crop, divided, is_crop, normal_path, of_path
 
 #: Addresses of object stores and commands, as other programs read them.
 _REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]+://|pipe:")
@@ -194,7 +194,7 @@ def _one(part: list[str], split: str | None, folders: FolderReading | None, sear
     idx_source.refuse_labels(source)
     if split is not None:
         raise UsageError(f"{source} is a single image and has no split {split}; --split needs a manifest or a folder")
-    return [ImageFile(source)]
+    return [ImageFile(normal_path(source))]
 
 
 def _tars(
@@ -529,7 +529,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
         if "\0" in path:
             raise UsageError("the paths on standard input are separated by NUL; add -0")
         if path:
-            yield ImageFile(path if null else extensions.completed(path))
+            yield ImageFile(normal_path(path if null else extensions.completed(path)))
     search.readings += extensions.lines()
 
 

@@ -130,6 +130,13 @@ def divided(path: str) -> tuple[str, Box | None]:
     return (path, None) if place is None else (path[:place], Box.parse(path[place + len(files.CROP) :]))
 
 
+def normal_path(path: str) -> str:
+    """Return the path of a crop with the numbers as `Box.text` writes them: 2 for 2.0; any other path, and that of a file, as it is."""
+    if not is_crop(path) or os.path.lexists(path):
+        return path
+    return of_path(*divided(path))
+
+
 def whole_path(path: str) -> str:
     """Return the path of the file in that of a crop, as `divided`, without reading the box; any other path as it is."""
     return path[: files.start_of_box(path)] if files.CROP in path else path
@@ -137,7 +144,7 @@ def whole_path(path: str) -> str:
 
 def is_crop(path: str) -> bool:
     """Return whether a path is that of a crop."""
-    return files.start_of_box(path) is not None
+    return files.CROP in path and files.start_of_box(path) is not None
 
 
 def file_name(path: str) -> str:

@@ -23,6 +23,9 @@ LONGEST = 1 << 24
 #: The longest side of a network's input, in pixels: an image of that size takes 50 MB.
 LARGEST_SIDE = 4096
 
+#: The largest value of a column of metadata, and the smallest standard deviation; float32 must hold both, and their quotient.
+LARGEST_VALUE, SMALLEST_DEVIATION = 1e38, 1e-30
+
 #: The most values of an image that a network whitens: its matrix then takes 64 MB.
 MOST_WHITENED = 4096
 
@@ -265,8 +268,8 @@ _Notation = Annotated[
     str, Meta(min_length=1, max_length=100_000, pattern=r"^\s*[^@\s]")
 ]  # not @FILE: a header must not refer to another file
 _Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")]  # used as a file name
-_Value = Annotated[float, Meta(ge=-1e38, le=1e38)]
-_Deviation = Annotated[float, Meta(ge=0, le=1e38)]
+_Value = Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)]
+_Deviation = Annotated[float, Meta(ge=0, le=LARGEST_VALUE)]
 _Category = Annotated[str, Meta(max_length=10_000)]  # an empty field is a category
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -317,6 +320,10 @@ class _ColumnFile(msgspec.Struct):
             raise ValueError(f"column {_shown(self.name)} has no categories")
         if len(set(self.categories)) < len(self.categories):
             raise ValueError(f"column {_shown(self.name)} has the same category twice")
+        if 0 < self.std < SMALLEST_DEVIATION:
+            raise ValueError(
+                f"column {_shown(self.name)} has a standard deviation of {self.std}, too small to divide by"
+            )
 
 
 class _HeaderFile(msgspec.Struct):

@@ -91,12 +91,15 @@ def test_predictions_match_the_truth_by_path_and_box(run, crops):
     assert run("cnn-eval", "--truth", "boxes.tsv", stdin=linked).rows[1]["value"] == "1"
     error = run("cnn-eval", "--truth", "other.tsv", stdin=found.out, status=1).err
     assert "photos/blue/00.png#xywh=2,3,20,18" in error
+    assert "has this file only with other boxes" in error
     wide = run("cnn-predict", "-m", "m.onnx", "boxes.tsv", "--margin", "0.1", "--device", "cpu")
     assert wide.rows[0]["path"] == "photos/blue/00.png#xywh=0,1,24,22"
     run("cnn-eval", "--truth", "boxes.tsv", "--margin", "0.1", stdin=wide.out)
     said = run("cnn-predict", "-m", "m.onnx", "cut.tsv", "--margin", "0.1", "--device", "cpu").err
     assert "cut.tsv: no image has a box for --margin to widen" in said
-    again = run("cnn-predict", "-m", "m.onnx", "-", "--device", "cpu", stdin="\n".join(map(path_of, crops)))
+    again = run(
+        "cnn-predict", "-m", "m.onnx", "-", "--device", "cpu", stdin="\n".join(f"{path_of(row)}.0" for row in crops)
+    )
     assert again.out == found.out
 
 

@@ -191,18 +191,24 @@ def test_other_commands_use_or_refuse_such_a_model(run, here):
     assert "no iou without boxes" in found.err
     again = table(run("cnn-predict", "-m", "c.onnx", "boxes.tsv", "--split", "val", "--device", "cpu").out)
     assert [row["box"] for row in again] == [row["box"] for row in table(scored)[::2]]
-    # Whole images, each once, as in training and prediction
-    Path("boxes.tsv").write_text(text + "00.png\tplain\ttrain\t1,2,10,9\n")
-    paths = [f"{number:02d}.png" for number in range(44)]
-    cams = run("cnn-cam", "-m", "m.pt", "boxes.tsv", "--device", "cpu").rows
-    attacked = run("cnn-attack", "-m", "m.pt", "boxes.tsv", "-o", "attacked", "--device", "cpu").rows
-    rows = run(*predict).rows
+
+
+def test_all_commands_take_whole_images_each_once(run, here):
+    """As in training and prediction, also if an image has several boxes."""
+    train(run, "--epochs", "1")
+    run("cnn-export", "m.pt", "-o", "m.onnx", "--device", "cpu")
+    rows = ["path\tlabel\tbox", *(f"{name}.png\tplain\t{x},2,9,9" for name in ("00", "02", "01") for x in (1, 3))]
+    Path("two.tsv").write_text("\n".join([*rows, ""]))
+    paths = ["00.png", "02.png", "01.png"]
+    cams = run("cnn-cam", "-m", "m.pt", "two.tsv", "--device", "cpu").rows
+    attacked = run("cnn-attack", "-m", "m.pt", "two.tsv", "-o", "attacked", "--device", "cpu").rows
+    rows = run("cnn-predict", "-m", "m.onnx", "two.tsv", "--device", "cpu").rows
     (made,) = cnnkit.Classifier("m.onnx", device="cpu").predict("00.png")
     assert Box(*made.box).text() == rows[0]["box"]
     assert [row["path"] for row in cams] == [row["path"] for row in attacked] == [row["path"] for row in rows] == paths
     for shown in (cams[0]["probability"], attacked[0]["probability_before"]):
         assert float(shown) == pytest.approx(float(rows[0]["probability"]), abs=1e-5)
-    top = ("cnn-filters", "-m", "m.pt", "--top-images", "boxes.tsv", "-o", "top.png", "--device", "cpu")
+    top = ("cnn-filters", "-m", "m.pt", "--top-images", "two.tsv", "-o", "top.png", "--device", "cpu")
     assert {row["path"] for row in run(*top).rows} <= set(paths)
     run("cnn-export", "m.pt", "-o", "cam.onnx", "--cam", "--device", "cpu")
     for words in (("m.pt", "--fine"), ("cam.onnx",)):

@@ -118,7 +118,10 @@ def test_words_are_one_hot_as_in_scikit_learn(train):
         )
 
 
-@pytest.mark.parametrize(("train", "other"), [([7.0, 7.0], [7.0, 9.0]), (["a", "a"], ["a", "b"]), (["5"], ["6"])])
+@pytest.mark.parametrize(
+    ("train", "other"),
+    [([7.0, 7.0], [7.0, 9.0]), (["a", "a"], ["a", "b"]), (["5"], ["6"]), ([1e-40, 2e-40], [1.0, 2.0])],
+)
 def test_constant_column_is_zeros_with_a_warning(train, other, caplog):
     """In both sets."""
     with caplog.at_level(logging.WARNING):

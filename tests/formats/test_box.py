@@ -84,6 +84,14 @@ def test_path_of_a_crop_names_the_file_and_the_box(tmp_path):
         assert box.divided(whole) == (whole, None)
 
 
+def test_paths_of_the_same_crop_are_one(tmp_path):
+    assert box.normal_path("1.jpg#xywh=2.0,+3,.50,04") == "1.jpg#xywh=2,3,0.5,4"
+    assert box.normal_path("1.jpg") == "1.jpg"
+    odd = f"{tmp_path}/1.jpg#xywh=2.0,3,4,5"
+    open(odd, "wb").close()
+    assert box.normal_path(odd) == odd
+
+
 def test_crop_is_opened_as_its_file_unless_a_file_has_its_name(tmp_path):
     file = tmp_path / "1.jpg"
     file.write_bytes(b"whole")

@@ -31,7 +31,9 @@ TEXT = st.text(min_size=1, max_size=10)
 NOTATIONS = TEXT.filter(lambda text: text.strip() and not text.strip().startswith("@"))
 DIGESTS = st.text("0123456789abcdef", min_size=1, max_size=64)
 VALUES = st.floats(-1e38, 1e38)
-COLUMNS = st.builds(InputColumn, TEXT, st.just(ColumnKind.NUMBER), mean=VALUES, std=st.floats(0, 1e38)) | st.builds(
+COLUMNS = st.builds(
+    InputColumn, TEXT, st.just(ColumnKind.NUMBER), mean=VALUES, std=st.just(0.0) | st.floats(1e-30, 1e38)
+) | st.builds(
     InputColumn,
     TEXT,
     st.just(ColumnKind.CATEGORY),
@@ -336,6 +338,7 @@ def test_every_field_with_every_wrong_value(place):
         (("backbone",), {"name": "x"}, "backbone.layer is missing"),
         (("columns", 0, "kind"), "text", "columns[0].kind: expected one of number, category, found 'text'"),
         (("columns", 0, "std"), -1, "columns[0].std: expected a number, at least 0.0, found -1"),
+        (("columns", 0, "std"), 1e-300, "has a standard deviation of 1e-300, too small to divide by"),
         (("columns", 1, "categories"), ["a", "a"], "column 'camera' has the same category twice"),
         (("columns", 1, "categories"), [], "column 'camera' has no categories"),
     ],

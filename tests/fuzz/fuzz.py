@@ -93,8 +93,8 @@ class Workshop:
             with self.copy() as place:
                 shutil.copytree(place / "photos", place / "some")
                 outcome = self.run(place, line)
-                if outcome.status:
-                    raise SystemExit(f"{line}: {outcome.err}")
+                if outcome.status:  # no SystemExit, with which a process of a pool would end silently
+                    raise RuntimeError(f"{line}: {outcome.err}")
                 shutil.rmtree(place / "some")
                 self.right[line] = outcome, _contents(place)
         return self.right[line]
