@@ -212,5 +212,5 @@ def test_all_commands_take_whole_images_each_once(run, here):
     assert {row["path"] for row in run(*top).rows} <= set(paths)
     run("cnn-export", "m.pt", "-o", "cam.onnx", "--cam", "--device", "cpu")
     for words in (("m.pt", "--fine"), ("cam.onnx",)):
-        maps = run("cnn-cam", "boxes.tsv", "--device", "cpu", "-m", *words).rows
+        maps = run("cnn-cam", "two.tsv", "--device", "cpu", "-m", *words).rows
         assert [row["path"] for row in maps] == paths
