@@ -7,7 +7,7 @@ import torch
 
 from cnnkit.choices import Fit, Pool
 from cnnkit.data import preprocessing
-from cnnkit.engine import export
+from cnnkit.engine import classifier_outputs, export
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 from cnnkit.nets import backbones, build
 from cnnkit.nets import classifier as classifiers
@@ -36,13 +36,13 @@ def content(seed=0, kind="whole", classes=CLASSES, preprocess=PREPROCESS, head="
     made, backbone = network(seed, preprocess, head, layers)
     size = preprocess.size
     if kind == "head":
-        module, shape, dtype = export.HeadOutputs(made.head), (12,), np.float32
+        module, shape, dtype = classifier_outputs.HeadOutputs(made.head), (12,), np.float32
     elif kind == "float":
-        module, shape, dtype = export.ClassifierOutputs(made, normalised=True), (3, size, size), np.float32
+        module, shape, dtype = classifier_outputs.ClassifierOutputs(made, normalised=True), (3, size, size), np.float32
     elif kind == "any":
-        module, shape, dtype = export.ClassifierOutputs(made), (size + 9, size, 3), np.uint8
+        module, shape, dtype = classifier_outputs.ClassifierOutputs(made), (size + 9, size, 3), np.uint8
     else:
-        module, shape, dtype = export.ClassifierOutputs(made), (size, size, 3), np.uint8
+        module, shape, dtype = classifier_outputs.ClassifierOutputs(made), (size, size, 3), np.uint8
     example = torch.from_numpy(export.random_inputs(shape, np.dtype(dtype), batch=2))
     proto = export.to_onnx(
         module.eval(),

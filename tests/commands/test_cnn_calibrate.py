@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from cnnkit.choices import Fit, Pool
-from cnnkit.engine import export
+from cnnkit.engine import classifier_outputs, export
 from cnnkit.formats import features, onnx_model
 from cnnkit.formats.header import ArtefactKind, Header, Preprocess
 from cnnkit.formats.manifest import ManifestRow
@@ -32,9 +32,9 @@ def content(head="dense 3", kind="whole"):
     build.initialise(made, build.Initializer.HE, generator=torch.Generator().manual_seed(0))
     network = classifier.Classifier(extractor, made, preprocess=PREPROCESS, pool=Pool.AVG).eval()
     module = (
-        export.HeadOutputs(network.head)
+        classifier_outputs.HeadOutputs(network.head)
         if kind == "head"
-        else export.ClassifierOutputs(network, normalised=kind == "float", half=kind == "half")
+        else classifier_outputs.ClassifierOutputs(network, normalised=kind == "float", half=kind == "half")
     )
     shape, dtype = {"head": ((6,), np.float32), "float": ((3, 16, 16), np.float32)}.get(kind, ((16, 16, 3), np.uint8))
     example = torch.from_numpy(export.random_inputs(shape, np.dtype(dtype), batch=2))

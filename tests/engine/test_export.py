@@ -11,8 +11,8 @@ from torch import nn
 
 from cnnkit.choices import ExportInput, Initializer, Pool
 from cnnkit.engine import export
+from cnnkit.engine.classifier_outputs import ClassifierOutputs, HeadOutputs
 from cnnkit.engine.config import OPSETS, ExportConfig
-from cnnkit.engine.export import ClassifierOutputs, HeadOutputs
 from cnnkit.engine.session import Session
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.formats import torch_model
