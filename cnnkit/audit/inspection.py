@@ -12,7 +12,7 @@ from cnnkit import files
 from cnnkit.audit import exif
 from cnnkit.audit.exif import Exif
 from cnnkit.audit.record import FindingKind
-from cnnkit.data import decode, duplicates
+from cnnkit.data import decode, deep_images, duplicates
 from cnnkit.errors import BadImageError
 
 #: Width of the border, as a share of the shorter side.
@@ -120,7 +120,7 @@ def _counts(image: Image.Image) -> NDArray[np.int64]:
 
 
 def _narrow(image: Image.Image) -> str | None:
-    deep = decode.value_range(image)
+    deep = deep_images.value_range(image)
     if deep is None:
         return None
     share, text = deep.used(image)

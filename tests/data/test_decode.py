@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from cnnkit.data import decode, reader
+from cnnkit.data import decode, deep_images, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
 
@@ -254,7 +254,7 @@ def test_deep_grey_is_the_same_when_converted_in_strips(tmp_path, monkeypatch, s
     values = values.astype(dtype) if dtype is np.float32 else (values * 65535).astype(dtype)
     Image.fromarray(values).save(tmp_path / "deep.tif")
     whole = np.asarray(decode.load(tmp_path / "deep.tif"))
-    monkeypatch.setattr(decode, "_PIXELS_AT_ONCE", 20)
+    monkeypatch.setattr(deep_images, "_PIXELS_AT_ONCE", 20)
     assert np.array_equal(decode.load(tmp_path / "deep.tif"), whole)
 
 
