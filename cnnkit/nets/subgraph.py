@@ -43,7 +43,8 @@ def cut(module: nn.Module, layer: str) -> nn.Module:
         those of networks that keep channels last inside. A node's `meta` has "path", its own place among the modules; "layer", the
         name with which this function cuts after it; and "channels_last", whether this function permutes its output then.
     """
-    part = _feature_extraction().create_feature_extractor(module, {layer: "cut"}, **_tracing(module))
+    # A copy, since tracing stores constants in the traced module: a second cut would give them other names
+    part = _feature_extraction().create_feature_extractor(copy.copy(module), {layer: "cut"}, **_tracing(module))
     for training, graph in ((True, part.train_graph), (False, part.eval_graph)):
         names = _layer_names(module, training=training)
         for node in graph.nodes:

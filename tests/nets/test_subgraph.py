@@ -254,3 +254,24 @@ def test_modes_are_restored_after_an_exception(monkeypatch):
     with pytest.raises(RuntimeError, match="not to be traced"), subgraph.mode(module, training=False):
         module(inputs())
     assert {name: each.training for name, each in module.named_modules()} == modes
+
+
+class Scaled(nn.Module):
+    """A network with a tensor that is computed, not stored, as DINOv3's rotary position embeddings are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, images):
+        """Compute."""
+        return self.last(self.first(images) * torch.arange(4.0)[:, None, None])
+
+
+def test_a_second_cut_has_the_same_state():
+    """Tracing stores computed tensors; a model file would not fit the network that is built for it if their names differed."""
+    network = Scaled().eval()
+    first, second = (subgraph.cut(network, "last") for _ in range(2))
+    assert list(first.state_dict()) == list(second.state_dict())
+    assert any("constant" in name for name in first.state_dict())
+    torch.testing.assert_close(first(images := torch.rand(1, 3, 5, 5)), network(images))
