@@ -71,9 +71,8 @@ class Columns:
         self.names, self._option, self._models = tuple(names), option, models
         self._tables = [str(table) for table in (own if manifest is None else [manifest])]
         self._listed: dict[str, dict[str, str]] = {}  # by real path, of a crop with its box
-        self._of_boxes: dict[
-            str, dict[str, str] | None
-        ] = {}  # what the boxes of a file have in common; None if they differ
+        #: What the boxes of a file have in common, by its real path; None if they differ.
+        self._of_boxes: dict[str, dict[str, str] | None] = {}
         self._real = files.RealPaths()
         there: dict[str, None] = {}
         for table in self._tables:
@@ -140,10 +139,11 @@ class Columns:
 
     def row(self, path: str) -> list[str | float]:
         """Return the values of one image, as `of`."""
-        fields = self._fields(self._real.of(path)) if self._listed else None
+        real = self._real.of(path) if self._listed else path
+        fields = self._fields(real) if self._listed else None
         if fields is None and len(self._measured) < len(self.names):
             listed = ", ".join(self._tables)
-            if whole_path(self._real.of(path)) in self._of_boxes:
+            if whole_path(real) in self._of_boxes:
                 raise CnnkitError(
                     f"{path} is not in {listed}, and the rows of other crops of this file differ; add a row with this box"
                 )

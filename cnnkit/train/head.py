@@ -183,7 +183,7 @@ class HeadFit:
         """Return the best epoch's head, with the preparation folded in, and its notation."""
         self.head.load_state_dict(self.best.state)
         self.head.eval().cpu()
-        whole = preparation.beside(self.prepared, others=self.columns)
+        whole = preparation.extended(self.prepared, others=self.columns)
         if whole is None:
             return self.head, self.text
         return preparation.fold(whole, self.head, self.text)

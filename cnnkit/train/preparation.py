@@ -102,7 +102,7 @@ def applied(preparation: Preparation | None, features: Tensor) -> Tensor:
     return preparation.to(features.device)(features.double()).float()
 
 
-def beside(preparation: Preparation | None, *, others: int) -> Preparation | None:
+def extended(preparation: Preparation | None, *, others: int) -> Preparation | None:
     """Extend a map of features to rows with other values after them, which stay unchanged."""
     if preparation is None or not others:
         return preparation
