@@ -173,6 +173,13 @@ class Vote(StrEnum):
     HARD = "hard"  # majority of the predicted classes
 
 
+class SetMethod(StrEnum):
+    """The score by which classes are in the answer set of an image."""
+
+    LAC = "lac"  # the probability of the class, Sadinle et al. 2019
+    APS = "aps"  # the sum of the probabilities down to the class, Romano et al. 2020
+
+
 class Schedule(StrEnum):
     """Learning-rate schedule after the warm-up."""
 

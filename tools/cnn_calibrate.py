@@ -1,11 +1,15 @@
-"""Calibrate probabilities: fit a temperature and write it into the exported network."""
+"""Calibrate probabilities: fit a temperature and write it into the exported network; or find answer sets."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cnnkit import cli
 from cnnkit.evaluation.config import CalibrateConfig
+
+if TYPE_CHECKING:
+    from cnnkit.evaluation.matching import MatchedPredictions
 
 
 @cli.command
@@ -25,7 +29,7 @@ def main(
     config: CalibrateConfig,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Calibrate probabilities: fit a temperature and write it into the exported network.
+    """Calibrate probabilities: fit a temperature and write it into the exported network; or find answer sets.
 
     Of predictions with probability 0.9, nine in ten should be correct. Networks are often overconfident; dividing their logits by one
     number, the temperature, corrects that. It is fitted to labelled images, best those of the validation set, by minimizing the log-loss.
@@ -36,28 +40,35 @@ def main(
     predicts a few of the images again; predictions of another network are refused.
     In a network that is calibrated already, the new temperature is multiplied by the old one.
 
+    With --sets 0.95, no probability changes. Prints and stores the threshold with which the most probable classes of an image, its answer
+    set, have the true one for at least 95 % of new images like the labelled ones (split conformal prediction). cnn-predict --sets prints
+    the sets. A temperature that is fitted afterwards removes them: fit it first.
+
     The probability of every class is needed (cnn-predict --top all); for two classes one is enough.
 
     Examples:
       cnn-predict -m head.onnx split.tsv --split val --top all > val.tsv
       cnn-calibrate val.tsv --truth split.tsv --split val -m head.onnx -o calibrated.onnx
       cnn-calibrate val.tsv --truth split.tsv --split val --reliability reliability.png
+      cnn-calibrate val.tsv --truth split.tsv --split val --sets 0.95 -m head.onnx -o sets.onnx
       cnn-predict -m calibrated.onnx split.tsv --split test --top all \\
           | cnn-eval --truth split.tsv --split test
     """
     config = config.checked()
 
-    from cnnkit.evaluation import temperature
+    from cnnkit.evaluation import set_calibration, temperature
 
     known = cli.truth(truth, predictions=None if predictions is None else [predictions], split=split, folders=folders)
     with cli.reading(predictions, "predictions") as file:
-        if config.model is None:
-            result = temperature.calibrate([file], known, config)
-        else:
+        demand: Callable[[MatchedPredictions], None] | None = None
+        if config.model is not None:
             from cnnkit.infer import predict
 
             demand = partial(predict.check_provenance, config.model, name=file[1])
-            result = temperature.calibrate([file], known, config, demand=demand)
+        if config.sets is not None:
+            cli.emit(set_calibration.calibrate([file], known, config, demand=demand).rows(), as_json)
+            return
+        result = temperature.calibrate([file], known, config, demand=demand)
     if config.reliability is not None:
         from cnnkit.evaluation import plots
 

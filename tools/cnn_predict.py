@@ -59,6 +59,8 @@ def main(
     A model of cnn-train-head --use also takes columns: of a manifest that is the SOURCE, of --columns FILE.tsv, or width, height, aspect
     and bytes of the image files.
 
+    With --sets, each image has a row for each class in its answer set, which has the true class as often as cnn-calibrate --sets promised.
+
     A network without a cnnkit header must take images (N, C, H, W) or (N, H, W, C) with three channels or one, and needs
     --size, --mean, --std and --labels. Whether its output is probabilities or logits is read from its graph.
 
@@ -73,6 +75,7 @@ def main(
       cnn-predict -m one.onnx -m two.onnx -m three.onnx --vote hard photos/
       cnn-predict -m head.onnx split.tsv --split test --tta "crop 0.9, hflip" --views 16
       cnn-predict -m any.onnx landscapes/ --size native
+      cnn-predict -m sets.onnx photos/ --sets
       cnn-predict -m head-only.onnx test.npy --top 3
       cnn-predict -m two.onnx photos/ --columns photos.tsv
       cnn-predict -m head.onnx photos/ --shard 2/8 > predictions-2.tsv
@@ -134,6 +137,7 @@ def main(
                     predictor.classes,
                     top=config.most or len(predictor.classes),
                     min_probability=config.min_probability,
+                    sets=predictor.sets,
                     need_one=config.shard is None,
                 ),
                 as_json,
@@ -141,6 +145,7 @@ def main(
                     *("path", "rank", "label", "probability"),
                     *(("logit",) if config.logits else ()),
                     *(("box",) if predictor.gives_box else ()),
+                    *(("set_size",) if config.sets else ()),
                 ),
             )
 

@@ -20,12 +20,19 @@ HIGHER_IS_BETTER = (
     "iou_50_low",
     "iou_50_high",
     "boxes",
+    "coverage",
+    "coverage_low",
+    "coverage_high",
+    "single",
     "precision:CLASS",
     "recall:CLASS",
     "f1:CLASS",
     "support:CLASS",
+    "coverage:CLASS",
 )
-LOWER_IS_BETTER = ("log_loss", "ece")
+LOWER_IS_BETTER = ("log_loss", "ece", "set_size")
+
+_OF_SETS = ("coverage", "coverage_low", "coverage_high", "single", "set_size", "coverage:CLASS")
 
 _UP_TO_ONE = frozenset(HIGHER_IS_BETTER) - {"n", "predicted", "boxes", "support:CLASS"} | {"ece"}
 
@@ -68,10 +75,14 @@ def check(measures: Mapping[str, float | None], bounds: Mapping[str, float]) -> 
     """Compare each measure with its bound.
 
     Raises:
-        UsageError: A bound on a class that does not exist, or on boxes if there are none.
+        UsageError: A bound on a class that does not exist, or on boxes or answer sets if there are none.
     """
     for name in bounds:
         if name not in measures:
+            if name.partition(":")[0] in _OF_SETS and "coverage" not in measures:
+                raise UsageError(
+                    f"no {name} without answer sets; it needs the column set_size, which cnn-predict --sets prints"
+                )
             if name in HIGHER_IS_BETTER:
                 raise UsageError(
                     f"no {name} without boxes; it needs the column box in the predictions of a network of cnn-train --predict-box, and "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from cnnkit import messages
+from cnnkit.choices import SetMethod
 from cnnkit.errors import UsageError
 from cnnkit.evaluation import bounds
 from cnnkit.formats import atomic, figures
@@ -131,7 +132,7 @@ class EvalConfig(MatchConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateConfig:
-    """The network that gets the temperature, and what is drawn."""
+    """The network that gets the temperature or the answer sets, and what is drawn."""
 
     model: Path | None = option(None, "The network that made the predictions.", "--model", "-m", metavar="MODEL.onnx")
     output: Path | None = option(
@@ -146,14 +147,33 @@ class CalibrateConfig:
         "Draw reliability diagrams (accuracy against confidence) before and after; FILE ends in .png, .svg or .pdf.",
         metavar="FILE",
     )
+    sets: float | None = option(
+        None,
+        "Instead of a temperature, store the threshold of answer sets that have the true class with at least this probability, such as "
+        "0.95, for cnn-predict --sets.",
+        metavar="COVERAGE",
+    )
+    score: SetMethod = option(
+        SetMethod.LAC,
+        "Score of classes for --sets. lac: 1 minus the probability, with the smallest sets. aps: sum of the probabilities down to the "
+        "class, with larger sets that cover difficult classes better.",
+    )
 
     def checked(self) -> Self:
-        """Check file names, and that -m and -o were given together.
+        """Check file names, that -m and -o were given together, and that a coverage can be promised.
 
         Raises:
-            UsageError: A file name has another extension, or one of -m and -o is missing.
+            UsageError: A file name has another extension, one of -m and -o is missing, or options exclude each other.
             CnnkitError: The folder of the output does not exist.
         """
+        if self.sets is not None and not 0 < self.sets < 1:
+            raise UsageError(f"--sets {self.sets:g}: give a coverage between 0 and 1, such as 0.95")
+        if self.sets is None and self.score is not SetMethod.LAC:
+            raise UsageError(f"--score {self.score} is for answer sets; add --sets 0.95, or drop it")
+        if self.sets is not None and self.reliability is not None:
+            raise UsageError(
+                "--sets changes no probability, and --reliability draws probabilities; drop one of the two"
+            )
         if self.reliability is not None:
             figures.check(self.reliability)
         model, output = self.model, self.output
@@ -164,9 +184,7 @@ class CalibrateConfig:
             )
         if model is not None and model.suffix in (".pt", ".pth"):
             word, made = (messages.shell_word(name) for name in (str(model), f"{model.stem}.onnx"))
-            raise UsageError(
-                f"{model}: only an exported network can get a temperature; run cnn-export {word} -o {made}"
-            )
+            raise UsageError(f"{model}: only an exported network can be calibrated; run cnn-export {word} -o {made}")
         if output is not None and output.suffix != ".onnx":
             raise UsageError(f"{output}: a network is written to a .onnx file; choose another name")
         if output is not None:

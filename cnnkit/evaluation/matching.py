@@ -48,7 +48,8 @@ class MatchedPredictions:
     `paths` (N,) are as first written; `resolved` (N,) are the real paths, which identify images. `truth` and `prediction` are (N,)
     indices of `classes`; a withheld prediction is -1. `confidence` (N,) is the probability of the prediction, `probabilities` (N, C)
     those of all classes. Unknown ones are NaN. `boxes` (N, 4) and `true_boxes` (N, 4) are x, y, width and height, NaN where there is none;
-    None if there are none in the predictions or in the truth.
+    None if there are none in the predictions or in the truth. `set_sizes` (N,) are the numbers of labels in the answer sets, and `covered`
+    (N,) whether these have the true class; None if the predictions have no sets.
     """
 
     paths: tuple[str, ...]
@@ -60,6 +61,8 @@ class MatchedPredictions:
     probabilities: NDArray[np.float64]
     boxes: NDArray[np.float64] | None = None
     true_boxes: NDArray[np.float64] | None = None
+    set_sizes: NDArray[np.int64] | None = None
+    covered: NDArray[np.bool_] | None = None
 
     def of(self, rows: Sequence[int]) -> "MatchedPredictions":
         """Select images, in this order."""
@@ -74,6 +77,8 @@ class MatchedPredictions:
             probabilities=self.probabilities[places],
             boxes=None if self.boxes is None else self.boxes[places],
             true_boxes=None if self.true_boxes is None else self.true_boxes[places],
+            set_sizes=None if self.set_sizes is None else self.set_sizes[places],
+            covered=None if self.covered is None else self.covered[places],
         )
 
     def and_of(self, others: Sequence["MatchedPredictions"]) -> "MatchedPredictions":
@@ -89,12 +94,14 @@ class MatchedPredictions:
             probabilities=np.concatenate([each.probabilities for each in every]),
             boxes=_joined([each.boxes for each in every]),
             true_boxes=_joined([each.true_boxes for each in every]),
+            set_sizes=_joined([each.set_sizes for each in every]),
+            covered=_joined([each.covered for each in every]),
         )
 
 
-def _joined(boxes: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
-    known = [each for each in boxes if each is not None]
-    return np.concatenate(known) if len(known) == len(boxes) else None
+def _joined(columns: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    known = [each for each in columns if each is not None]
+    return np.concatenate(known) if len(known) == len(columns) else None
 
 
 @dataclass(slots=True)
@@ -114,6 +121,7 @@ class _Collected:
     truth: list[str] = field(default_factory=list)
     boxes: NDArray[np.float64] | None = None  # (images, 4), those of rank 1
     true_boxes: NDArray[np.float64] | None = None
+    set_sizes: NDArray[np.int64] | None = None  # (images,)
 
     @property
     def given(self) -> NDArray[np.bool_]:
@@ -465,7 +473,34 @@ def _collect(predictions: PredictionColumns, truth: Truth | FolderTruth, *, name
         found.boxes = np.full((len(paths), 4), np.nan)
         best = found.rank == 1
         found.boxes[found.image[best]] = predictions.boxes[best]
+    if predictions.set_sizes is not None:
+        found.set_sizes = _set_sizes(found, predictions.set_sizes, name=name)
     return found
+
+
+def _set_sizes(found: _Collected, given: NDArray[np.int64], *, name: str) -> NDArray[np.int64]:
+    """Return the size of each image's answer set, (images,), as its rows give it, (R,).
+
+    Raises:
+        FormatError: The rows of an image differ, or its set is not listed completely.
+    """
+    sizes = np.zeros(len(found.paths), np.int64)
+    sizes[found.image] = given
+    differing = np.flatnonzero((given != sizes[found.image]) | (given == 0))
+    if len(differing):
+        raise FormatError(
+            f"{name}: {found.paths[found.image[differing[0]]]} has rows with different values of set_size, or without one; "
+            "predict all images with cnn-predict --sets"
+        )
+    listed = np.bincount(found.image[found.rank <= given], minlength=len(sizes))
+    short = np.flatnonzero(listed != sizes)
+    if len(short):
+        place = short[0]
+        raise FormatError(
+            f"{name}: {found.paths[place]} has a set of {sizes[place]} labels, and {listed[place]} of them are listed; "
+            "give all rows of cnn-predict --sets, or drop the column set_size"
+        )
+    return sizes
 
 
 def _has_twins(image: NDArray[np.int32], number: NDArray[Any]) -> bool:
@@ -566,16 +601,23 @@ def _as_arrays(found: _Collected, classes: tuple[str, ...]) -> MatchedPrediction
     probabilities = np.full((images, len(classes)), np.nan)
     probabilities[found.image[listed], label[listed]] = found.probability[listed]
     _complete(probabilities)
+    truth = np.fromiter(map(index.__getitem__, found.truth), np.int64, images)
+    covered = None
+    if found.set_sizes is not None:
+        covered = np.zeros(images, bool)
+        covered[found.image[(label == truth[found.image]) & (found.rank <= found.set_sizes[found.image])]] = True
     return MatchedPredictions(
         paths=tuple(found.paths),
         resolved=tuple(found.resolved),
         classes=classes,
-        truth=np.fromiter(map(index.__getitem__, found.truth), np.int64, images),
+        truth=truth,
         prediction=prediction,
         confidence=confidence,
         probabilities=probabilities,
         boxes=found.boxes,
         true_boxes=found.true_boxes,
+        set_sizes=found.set_sizes,
+        covered=covered,
     )
 
 

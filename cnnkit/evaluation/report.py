@@ -28,6 +28,13 @@ log = logging.getLogger("cnnkit")
 _OVERALL = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
 _PREDICTED = ("predicted", "accuracy_predicted")  # shown only if predictions were withheld
 _BOXES = ("boxes", "iou", "iou_50", "iou_50_low", "iou_50_high")  # shown only if predictions and truth have boxes
+_SETS = (
+    "coverage",
+    "coverage_low",
+    "coverage_high",
+    "set_size",
+    "single",
+)  # shown only if predictions have answer sets
 _WORDS = {
     "n": "images",
     "log_loss": "log-loss",
@@ -36,6 +43,9 @@ _WORDS = {
     "boxes": "images with a box",
     "iou": "mean IoU",
     "iou_50": "IoU of at least 0.5",
+    "coverage": "true class in the answer set",
+    "set_size": "labels in a set",
+    "single": "sets of one label",
 }
 
 #: The widest confusion matrix that fits a terminal of 80 columns; of wider ones the most frequent confusions are listed.
@@ -61,6 +71,9 @@ class EvaluationReport:
 
     Of the `boxes` images whose truth has a box, `iou` is the mean intersection over union, and `iou_50` the share with at least 0.5, with
     its interval; None unless there are boxes in predictions and truth.
+
+    `coverage` is the share of images whose answer set has the true class, with its interval, `set_size` the mean number of labels in a set
+    and `single` the share of sets of one label; `class_coverage` is the coverage of each class. None without sets.
     """
 
     n: int
@@ -82,21 +95,38 @@ class EvaluationReport:
     iou_50: float | None = None
     iou_50_low: float | None = None
     iou_50_high: float | None = None
+    coverage: float | None = None
+    coverage_low: float | None = None
+    coverage_high: float | None = None
+    set_size: float | None = None
+    single: float | None = None
+    class_coverage: dict[str, float | None] | None = None
 
     def measures(self) -> dict[str, float | None]:
         """Return every measure by the name that `--fail-under` takes: `accuracy`, `recall:cat`."""
-        shown = (*_OVERALL, *_PREDICTED, *(_BOXES if self.boxes else ()))
+        shown = (*_OVERALL, *_PREDICTED, *self._extra())
         found: dict[str, float | None] = {name: getattr(self, name) for name in shown}
-        for label, values in self.per_class.items():
-            found |= {f"{name}:{label}": value for name, value in asdict(values).items()}
+        for label, values in self._per_class().items():
+            found |= {f"{name}:{label}": value for name, value in values.items()}
         return found
+
+    def _per_class(self) -> dict[str, dict[str, float | None]]:
+        """Return the measures of each class by name."""
+        return {
+            label: asdict(values) | ({} if self.class_coverage is None else {"coverage": self.class_coverage[label]})
+            for label, values in self.per_class.items()
+        }
+
+    def _extra(self) -> tuple[str, ...]:
+        """Return the names of measures that only some predictions have."""
+        return (*(_BOXES if self.boxes else ()), *(() if self.coverage is None else _SETS))
 
     def record(self) -> dict[str, Any]:
         """Return the report as one JSON object; measures of withheld predictions only if there are any."""
         return {
             **{name: getattr(self, name) for name in self._names()},
             "classes": list(self.classes),
-            "per_class": {label: asdict(values) for label, values in self.per_class.items()},
+            "per_class": self._per_class(),
             "confusion": self.confusion,
         }
 
@@ -110,6 +140,8 @@ class EvaluationReport:
         intervals = {"accuracy": f"{self.accuracy_low:.4f} to {self.accuracy_high:.4f}"}
         if self.boxes:
             intervals["iou_50"] = f"{self.iou_50_low:.4f} to {self.iou_50_high:.4f}"
+        if self.coverage is not None:
+            intervals["coverage"] = f"{self.coverage_low:.4f} to {self.coverage_high:.4f}"
         measures = [
             {
                 "measure": _WORDS.get(name, name.replace("_", " ")),
@@ -126,13 +158,14 @@ class EvaluationReport:
                 "precision": _shown(values.precision),
                 "recall": _shown(values.recall),
                 "F1": _shown(values.f1),
+                **({} if self.class_coverage is None else {"coverage": _shown(self.class_coverage[label])}),
             }
             for label, values in self.per_class.items()
         ]
         return {"Measures": measures, "Classes": classes, **self._confusion_table()}
 
     def _names(self) -> tuple[str, ...]:
-        return (*_OVERALL, *(() if self.predicted == self.n else _PREDICTED), *(_BOXES if self.boxes else ()))
+        return (*_OVERALL, *(() if self.predicted == self.n else _PREDICTED), *self._extra())
 
     def _confusion_table(self) -> dict[str, list[dict[str, Any]]]:
         predictions = [*self.classes, WITHHELD] if self.predicted < self.n else [*self.classes]
@@ -255,6 +288,7 @@ def measure(predictions: MatchedPredictions) -> EvaluationReport:
         confusion=confusion.tolist(),
         predictions=predictions,
         **_of_boxes(predictions),
+        **_of_sets(predictions),
     )
 
 
@@ -274,6 +308,26 @@ def _of_boxes(predictions: MatchedPredictions) -> dict[str, Any]:
         "iou_50": hits / boxes,
         "iou_50_low": low,
         "iou_50_high": high,
+    }
+
+
+def _of_sets(predictions: MatchedPredictions) -> dict[str, Any]:
+    """Compute the measures of answer sets; nothing without sets."""
+    covered, sizes = predictions.covered, predictions.set_sizes
+    if covered is None or sizes is None:
+        return {}
+    low, high = metrics.wilson_interval(int(covered.sum()), len(covered))
+    of_class = {
+        label: float(covered[predictions.truth == place].mean()) if place in predictions.truth else None
+        for place, label in enumerate(predictions.classes)
+    }
+    return {
+        "coverage": float(covered.mean()),
+        "coverage_low": low,
+        "coverage_high": high,
+        "set_size": float(sizes.mean()),
+        "single": float((sizes == 1).mean()),
+        "class_coverage": of_class,
     }
 
 

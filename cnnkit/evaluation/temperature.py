@@ -144,7 +144,7 @@ def calibrate(
     truth: Truth | FolderTruth,
     config: CalibrateConfig,
     *,
-    demand: Callable[[MatchedPredictions], None] = lambda _predictions: None,
+    demand: Callable[[MatchedPredictions], None] | None = None,
 ) -> Calibration:
     """Fit a temperature to predictions with known labels, and write it into the network that made them.
 
@@ -166,9 +166,11 @@ def calibrate(
     network = None if model is None else _load(model)
     classes = None if network is None or network.header is None else network.header.classes
     (predictions,) = reports.read(files, truth, classes=classes)
-    _check(predictions)
-    demand(predictions)
-    _warn_of_test_images(predictions, truth)
+    check(predictions, what="a temperature needs", of="a temperature calibrates")
+    _warn_of_lost(predictions)
+    if demand is not None:
+        demand(predictions)
+    warn_of_test_images(predictions, truth, what="a temperature is fitted to")
     temperature = fit(predictions.truth, predictions.probabilities)
     probabilities = scaled(predictions.probabilities, temperature)
     result = Calibration(
@@ -201,15 +203,16 @@ def calibrate(
     return result
 
 
-def _warn_of_test_images(predictions: MatchedPredictions, truth: Truth | FolderTruth) -> None:
-    """Warn if the temperature is fitted to the test set."""
+def warn_of_test_images(predictions: MatchedPredictions, truth: Truth | FolderTruth, *, what: str) -> None:
+    """Warn if a calibration, such as "a temperature is fitted to", uses the test set."""
     splits = map(truth.split_of, predictions.paths, predictions.resolved)
     count = sum((split or "").lower() in manifest.TEST_NAMES for split in splits)
     if count:
         log.warning(
-            "%s of the test set: after a temperature is fitted to them, they no longer measure the network on unseen images; "
-            "fit it to the validation set (--split val)",
+            "%s of the test set: after %s them, they no longer measure the network on unseen images; "
+            "use the validation set (--split val)",
             messages.count_images(count),
+            what,
         )
 
 
@@ -230,8 +233,17 @@ def _load(model: Path) -> "OnnxModel":
     return network
 
 
-def _check(predictions: MatchedPredictions) -> None:
-    """Check that the predictions determine logits; warn if rounding lost them."""
+def check(predictions: MatchedPredictions, *, what: str, of: str) -> None:
+    """Check that the predictions are the probabilities of a softmax, of every class.
+
+    Args:
+        predictions: Those to calibrate.
+        what: The subject of the error about missing probabilities: "a temperature needs".
+        of: That of the error about other outputs: "a temperature calibrates".
+
+    Raises:
+        CnnkitError: A class without probabilities, withheld predictions, probabilities that do not sum to 1, or a single class.
+    """
     withheld = int((predictions.prediction < 0).sum())
     if withheld:
         raise CnnkitError(
@@ -250,12 +262,16 @@ def _check(predictions: MatchedPredictions) -> None:
         )
     short = reports.about_short(predictions)
     if short is not None:
-        raise CnnkitError(f"a temperature needs the probability of every class: {short}")
+        raise CnnkitError(f"{what} the probability of every class: {short}")
     sums = reports.about_sums(predictions)
     if sums is not None:
-        raise CnnkitError(f"a temperature calibrates a softmax, but {sums}")
+        raise CnnkitError(f"{of} a softmax, but {sums}")
     if len(predictions.classes) < 2:
         raise CnnkitError(f"there is only one class, {predictions.classes[0]}: nothing to calibrate")
+
+
+def _warn_of_lost(predictions: MatchedPredictions) -> None:
+    """Warn if rounding lost the logits."""
     lowest = predictions.probabilities.min(axis=1)
     lost = int(((lowest == 0) | (lowest == COMPLEMENT_FLOOR)).sum())
     if lost > _FEW * len(predictions.paths):
@@ -275,4 +291,12 @@ def _write(network: "OnnxModel", temperature: float, *, model: str, output: Path
     if before != 1.0:
         log.info(
             "%s: temperature %.6g, as %s already has %.6g (they multiply)", output, before * temperature, model, before
+        )
+    if network.header is not None and network.header.sets is not None:
+        log.warning(
+            "%s has no answer sets: those of %s are for its probabilities before; predict again with %s and run cnn-calibrate --sets %g",
+            output,
+            model,
+            output,
+            network.header.sets.coverage,
         )

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from cnnkit import __version__
-from cnnkit.choices import ColumnKind, Decoding, Fit, Interpolation, Pool, Whiten
+from cnnkit.choices import ColumnKind, Decoding, Fit, Interpolation, Pool, SetMethod, Whiten
 from cnnkit.errors import FormatError, UsageError
 
 VERSION = 1
@@ -128,6 +128,19 @@ class InputColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerSets:
+    """The threshold of answer sets, which cnn-calibrate --sets found: a set has the true class with at least the probability `coverage`.
+
+    `quantile` is that of the scores of the `n` images of the calibration; `method` defines the score (`evaluation.conformal`).
+    """
+
+    method: SetMethod
+    coverage: float
+    quantile: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What a file contains and how it was made: everything that later steps need, and nothing that changes between equal runs."""
 
@@ -141,6 +154,7 @@ class Header:
     #: Notation of a second head, which computes a box from the backbone's output; None for a network without one.
     box_head: str | None = None
     columns: tuple[InputColumn, ...] | None = None  # the second input of a network
+    sets: AnswerSets | None = None  # absent in files without answer sets
 
     @property
     def has_views(self) -> bool:
@@ -181,6 +195,8 @@ class Header:
         del record["columns"]  # files without the field are networks that take only images
         if self.columns is not None:
             record["columns"] = [column.record() for column in self.columns]
+        if self.sets is None:
+            del record["sets"]
         return json.dumps({"cnnkit": VERSION, **record}, ensure_ascii=False)
 
     @classmethod
@@ -250,6 +266,7 @@ class Header:
             columns=None
             if found.columns is None
             else tuple(InputColumn(**msgspec.structs.asdict(column)) for column in found.columns),
+            sets=None if found.sets is None else AnswerSets(**msgspec.structs.asdict(found.sets)),
         )
 
     def but(self, **changes: Any) -> Self:  # noqa: ANN401 - any field
@@ -326,6 +343,13 @@ class _ColumnFile(msgspec.Struct):
             )
 
 
+class _AnswerSetsFile(msgspec.Struct):
+    method: SetMethod
+    coverage: Annotated[float, Meta(gt=0, lt=1)]
+    quantile: Annotated[float, Meta(ge=-1, le=2)]
+    n: Annotated[int, Meta(ge=1, le=2**53)]
+
+
 class _HeaderFile(msgspec.Struct):
     kind: ArtefactKind
     classes: Annotated[tuple[_Text, ...], Meta(min_length=1)] | None = None
@@ -336,6 +360,7 @@ class _HeaderFile(msgspec.Struct):
     made_by: dict[str, str] | None = None
     box_head: _Notation | None = None
     columns: Annotated[tuple[_ColumnFile, ...], Meta(min_length=1, max_length=1000)] | None = None
+    sets: _AnswerSetsFile | None = None
 
     def __post_init__(self) -> None:
         """Raise an error for two classes with the same name."""
@@ -353,6 +378,7 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "pool": Pool,
     "kind of a column": ColumnKind,
     "whiten": Whiten,
+    "method": SetMethod,
 }
 
 

@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, onnx_check
-from cnnkit.formats.header import ArtefactKind, Header
+from cnnkit.formats.header import AnswerSets, ArtefactKind, Header
 from cnnkit.formats.onnx_record import OnnxModel
 
 KEY = "cnnkit"
@@ -154,12 +154,34 @@ def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
     Raises:
         FormatError: The network has no Header, or its output `probabilities` is not the softmax of its output `logits`.
     """
-    if model.header is None:
-        raise FormatError(f"{name}: not made by cnnkit; only models from cnn-export take a temperature")
+    header = check_ours(model, name=name, takes="a temperature")
     proto = parse(model.content, name=name)
     _divide_logits(proto.graph, temperature, name=name)
-    whole = {**model.header.training, "temperature": model.header.temperature * temperature}
-    return finished(proto, model.header.but(training=whole))
+    whole = {**header.training, "temperature": header.temperature * temperature}
+    return finished(proto, header.but(training=whole, sets=None))  # their threshold is for other probabilities
+
+
+def with_sets(model: OnnxModel, sets: AnswerSets, *, name: str) -> bytes:
+    """Add the threshold of answer sets to the Header of a network, or replace it; the graph does not change.
+
+    Args, Returns as `tempered`.
+
+    Raises:
+        FormatError: The network has no Header.
+    """
+    header = check_ours(model, name=name, takes="answer sets")
+    return finished(parse(model.content, name=name), header.but(sets=sets))
+
+
+def check_ours(model: OnnxModel, *, name: str, takes: str) -> Header:
+    """Return the Header of a network.
+
+    Raises:
+        FormatError: It has none.
+    """
+    if model.header is None:
+        raise FormatError(f"{name}: not made by cnnkit; only models from cnn-export take {takes}")
+    return model.header
 
 
 def _divide_logits(graph: GraphProto, temperature: float, *, name: str) -> None:

@@ -38,6 +38,7 @@ _ALIASES = {
     "rank": (),
     "probability": ("prob", "confidence", "score"),
     "box": (),
+    "set_size": (),
 }
 
 
@@ -47,7 +48,8 @@ class PredictionColumns:
 
     `paths` and `labels` are the distinct ones, in the order of their first rows; `path` and `label` (R,) are indices of them. `rank` (R,)
     counts from 1; `probability` (R,) is NaN where unknown. `boxes` (R, 4) are x, y, width and height of predicted boxes, NaN where there
-    is none; None without a column `box`.
+    is none; None without a column `box`. `set_sizes` (R,) is the number of labels in the answer set of the row's image, 0 where unknown;
+    None without a column `set_size`.
     """
 
     paths: list[str]
@@ -57,6 +59,7 @@ class PredictionColumns:
     rank: NDArray[np.int64]
     probability: NDArray[np.float64]
     boxes: NDArray[np.float64] | None = None
+    set_sizes: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, rows: Iterable[Prediction]) -> "PredictionColumns":
@@ -127,16 +130,30 @@ def read(lines: Iterable[bytes], *, name: str) -> PredictionColumns:
         for block in blocks:
             rank, probability = _numbers(block, name)
             boxes = _boxes(block["box"], block["path"], name) if "box" in block else np.empty((len(rank), 0))
+            sets = _set_sizes(block, name)
             path, label = (
                 np.fromiter(map(codes.__getitem__, words), np.int32, len(words))
                 for codes, words in ((paths, block["path"]), (labels, block["label"]))
             )
-            found.append((path, label, rank, probability, boxes))
+            found.append((path, label, rank, probability, boxes, sets))
     if not found:
         raise FormatError(f"{name}: no predictions; the command that should have written them may have failed")
-    path, label, rank, probability, boxes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    path, label, rank, probability, boxes, sets = (np.concatenate(parts) for parts in zip(*found, strict=True))
     columns = PredictionColumns(list(paths), list(labels), path, label, rank, probability)
-    return _ranked(replace(columns, boxes=boxes) if boxes.shape[1] else columns)
+    return _ranked(replace(columns, boxes=boxes if boxes.shape[1] else None, set_sizes=sets if sets.any() else None))
+
+
+def _set_sizes(block: Mapping[str, list[str]], name: str) -> NDArray[np.int64]:
+    """Return the sizes of answer sets, (R,); 0 where there is none.
+
+    Raises:
+        FormatError: One is not a number.
+    """
+    words = block.get("set_size") or []
+    if not any(words):
+        return np.zeros(len(block["path"]), np.int64)
+    found = (_rank(word, f"{name}: {path}", what="set_size") for path, word in zip(block["path"], words, strict=True))
+    return np.fromiter(found, np.int64, len(words))
 
 
 def _boxes(words: Sequence[str], paths: Sequence[str], name: str) -> NDArray[np.float64]:
@@ -227,6 +244,7 @@ def _ranked(columns: PredictionColumns) -> PredictionColumns:
         rank=rank[order],
         probability=columns.probability[order],
         boxes=None if columns.boxes is None else columns.boxes[order],
+        set_sizes=None if columns.set_sizes is None else columns.set_sizes[order],
     )
 
 
@@ -254,8 +272,8 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
         )
 
 
-def _rank(value: str, where: str) -> int:
-    """Read a rank; 0 if there is none."""
+def _rank(value: str, where: str, *, what: str = "rank") -> int:
+    """Read a rank or another count; 0 if there is none."""
     if value == "":
         return 0
     try:
@@ -263,7 +281,7 @@ def _rank(value: str, where: str) -> int:
     except ValueError:
         rank = 0
     if rank < 1:
-        raise FormatError(f'{where}: rank "{value}" is not a whole number of at least 1')
+        raise FormatError(f'{where}: {what} "{value}" is not a whole number of at least 1')
     return min(rank, _MOST)
 
 

@@ -100,6 +100,11 @@ class PredictConfig(BulkConfig):
     min_probability: float = option(
         0.0, "Print ? instead of a label below this probability.", minimum=0.0, maximum=1.0, metavar="P"
     )
+    sets: bool = option(
+        False,
+        "Print the classes in the answer set of each image, of a model of cnn-calibrate --sets, and their number in a column set_size; "
+        "with --top K or all, at least as many.",
+    )
     logits: bool = option(False, "Add a column logit, the value before the softmax.")
     labels_only: bool = option(
         False,
@@ -148,12 +153,20 @@ class PredictConfig(BulkConfig):
         self.check_workers()
         shards.of(self.shard)
         most = self.most
+        if self.sets and (self.labels_only or self.min_probability):
+            word = "--labels-only" if self.labels_only else "--min-probability"
+            raise UsageError(f"--sets prints every class of a set, and {word} leaves some out; drop one of the two")
         if self.labels_only and (most != 1 or self.logits or as_json):
             raise UsageError("--labels-only prints only labels; drop --top, --logits and --json")
         one_view = self.tta is None and self.crops is None
         if self.logits and (models > 1 or not one_view):
             raise UsageError(
                 "a vote has probabilities and no logits; give --logits only with a single --model, without --tta and --crops"
+            )
+        if self.sets and (models > 1 or not one_view):
+            raise UsageError(
+                "the threshold of answer sets is for the probabilities of one model and view; "
+                "give --sets only with a single --model, without --tta and --crops"
             )
         if self.vote is Vote.HARD and models == 1 and one_view:
             raise UsageError("--vote hard needs several models or views; give a second --model, or --tta")

@@ -1,9 +1,10 @@
 """Prediction of class probabilities for images or features. Imports no torch."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import messages
 from cnnkit.callbacks import Callbacks, Skip, ignore_skip
 from cnnkit.data import box_geometry, box_targets, in_memory, shards
 from cnnkit.data.shards import Shard
@@ -19,9 +21,11 @@ from cnnkit.data.source import ImageFile
 from cnnkit.engine import runner
 from cnnkit.engine.runner import Rates
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
+from cnnkit.evaluation import conformal
 from cnnkit.evaluation.matching import MatchedPredictions
 from cnnkit.formats import tsv
 from cnnkit.formats.box import Box
+from cnnkit.formats.header import AnswerSets
 from cnnkit.formats.predictions import WITHHELD, Prediction
 from cnnkit.infer import ensemble, feature_input
 from cnnkit.infer.column_input import ColumnInput
@@ -42,25 +46,18 @@ _PROVENANCE_TOLERANCE = 0.02
 _NOT_FINITE = "the network's output is not finite"
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionWithLogit(Prediction):
-    """A prediction with the logit of its class."""
-
-    logit: float | None = None
+#: Columns of predictions that only some have, after those of `Prediction`: the logit of the class; the box of the object in pixels of the
+#: upright image, None if it is outside of the image; the number of labels in the answer set.
+_EXTRAS: dict[str, Any] = {"logit": float | None, "box": str | None, "set_size": int | None}
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionWithBox(Prediction):
-    """A prediction with the box of the object, in pixels of the upright image; None if it is outside of the image."""
-
-    box: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionWithLogitAndBox(PredictionWithLogit):
-    """A prediction with both."""
-
-    box: str | None = None
+@functools.cache
+def _row_type(*extras: str) -> type[Prediction]:
+    """Return the class of predictions with these further columns."""
+    if not extras:
+        return Prediction
+    fields = [(name, _EXTRAS[name], field(default=None)) for name in extras]
+    return make_dataclass("PredictionWithMore", fields, bases=(Prediction,), frozen=True, slots=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +117,8 @@ class Predictor:
             raise UsageError(
                 f"{models[0]} predicts a box, and the boxes of several views cannot vote; drop --tta and --crops"
             )
+        if config.sets:
+            self._check_sets(spec or ModelSpec())
         self._columns: ColumnInput | None = None  # of the current images
         for model in self._ensemble.models:
             if views is not None and model.preprocess is not None:
@@ -134,6 +133,11 @@ class Predictor:
     def gives_box(self) -> bool:
         """Whether the network predicts a box, too."""
         return self._ensemble.gives_box
+
+    @property
+    def sets(self) -> AnswerSets | None:
+        """The answer sets of the network, if they are wanted."""
+        return self._ensemble.models[0].header.sets if self._config.sets and self._ensemble.models[0].header else None
 
     @property
     def takes_features(self) -> bool:
@@ -213,6 +217,17 @@ class Predictor:
                 shared_cores=self.device == "cpu",
                 in_flight=runner.batches_in_flight(self.device),
             )
+
+    def _check_sets(self, spec: ModelSpec) -> None:
+        """Check that the network has answer sets, and gives the probabilities that their threshold is for."""
+        name, header = self._ensemble.models[0].name, self._ensemble.models[0].header
+        if header is None or header.sets is None:
+            word = messages.shell_word(name)
+            raise UsageError(
+                f"{name} has no answer sets; make them with cnn-calibrate --sets 0.95 -m {word} -o SETS.onnx, see cnn-calibrate --help"
+            )
+        if spec.size is not None:
+            raise UsageError(f"the answer sets of {name} are for its own size of images; drop --size, or drop --sets")
 
     @property
     def takes_columns(self) -> bool:
@@ -364,6 +379,7 @@ def rows(
     *,
     top: int = 1,
     min_probability: float = 0.0,
+    sets: AnswerSets | None = None,
     need_one: bool = True,
 ) -> Iterator[Prediction]:
     """Convert outputs to predictions, the best `top` classes of each image; skipped images have none.
@@ -373,6 +389,7 @@ def rows(
         classes: Its classes.
         top: Number of classes per image; all if there are fewer.
         min_probability: Labels with a lower probability are replaced by `?`.
+        sets: List at least the classes in the answer set of the image, and their number in each row.
         need_one: Raise an error if no image can be used; a shard may have none.
 
     Yields:
@@ -382,21 +399,38 @@ def rows(
         CnnkitError: There are images, and none could be used.
     """
     for output in _demanding_one(outputs) if need_one else outputs:
-        yield from _rows_of(output, classes, top=top, min_probability=min_probability)
+        yield from _rows_of(output, classes, top=top, min_probability=min_probability, sets=sets)
 
 
-def _rows_of(output: ImageOutput, classes: Sequence[str], *, top: int, min_probability: float) -> Iterator[Prediction]:
+def _rows_of(
+    output: ImageOutput,
+    classes: Sequence[str],
+    *,
+    top: int,
+    min_probability: float,
+    sets: AnswerSets | None = None,
+) -> Iterator[Prediction]:
     if output.probabilities is not None and output.ranking is not None:
+        extras: dict[str, Any] = {}
+        if output.logits is not None:
+            extras["logit"] = None
+        if output.has_box:
+            extras["box"] = None if output.box is None else output.box.text()
+        if sets is not None:
+            extras["set_size"] = _set_size(output.probabilities[output.ranking], sets)
+            top = max(top, extras["set_size"])
+        row = _row_type(*extras)
         for rank, place in enumerate(output.ranking[:top], start=1):
             probability = _number(output.probabilities[place])
             label = classes[place] if probability >= min_probability else WITHHELD
-            row = output.path, rank, label, probability
-            logit = None if output.logits is None else _number(output.logits[place])
-            box = None if output.box is None else output.box.text()
-            if output.has_box:
-                yield PredictionWithBox(*row, box) if logit is None else PredictionWithLogitAndBox(*row, logit, box)
-            else:
-                yield Prediction(*row) if logit is None else PredictionWithLogit(*row, logit)
+            if output.logits is not None:
+                extras["logit"] = _number(output.logits[place])
+            yield row(output.path, rank, label, probability, **extras)
+
+
+def _set_size(ranked: NDArray[np.float32], sets: AnswerSets) -> int:
+    """Return the number of labels in the answer set of an image, from its probabilities (classes,), the highest first."""
+    return int(conformal.sizes(ranked[None].astype(np.float64), sets)[0])
 
 
 def labels(
