@@ -1,8 +1,8 @@
 """Answer sets by split conformal prediction: scores of classes, the quantile that is the threshold, and the sizes of sets.
 
-The label of an image gets a score, lower for a better one, that depends on the probabilities of the image alone. The set of an image has
-the labels whose scores are at most the quantile of the scores of the true labels of n other images. If those and the new image are
-exchangeable, the true label is in the set with at least the probability that was asked for, whatever the network is.
+A class of an image gets a score, lower for a better one, that depends on the probabilities of the image alone. The set of an image has
+the classes whose scores are at most a quantile of the scores of the true classes of n other images. If those and the new image are
+exchangeable, the true class is in the set with at least the probability that was asked for, whatever the network is.
 
 Throughout, N images, C classes; `ranked` (N, C) are the probabilities of each image from the most to the least probable class. Scores rise
 along it, so a set is the first classes of the ranking, and its size describes it.
@@ -31,17 +31,34 @@ _ROUNDING = 1e-9
 
 
 def scores(ranked: Floats, method: SetMethod) -> Floats:
-    """Compute the score of each class, (N, C) in the order of the ranking.
+    """Compute the score by which each class is in a set, (N, C) in the order of the ranking.
 
-    lac: 1 minus the probability. aps: the sum of the probabilities down to the class and with it, without a random share of the last one,
-    so that an image always has the same set.
+    lac: 1 minus the probability. aps: the sum of the probabilities of the classes before it, so the class that reaches the quantile is in
+    the set: without a random share of it, an image always has the same set.
 
     Source:
         lac: Sadinle, Lei, Wasserman, Least ambiguous set-valued classifiers with bounded error levels, JASA 114 (2019).
         aps: Romano, Sesia, Candès, Classification with valid and adaptive coverage, NeurIPS 2020.
     """
-    found: Floats = 1 - ranked if method is SetMethod.LAC else ranked.cumsum(axis=1)
+    found: Floats = 1 - ranked if method is SetMethod.LAC else ranked.cumsum(axis=1) - ranked
     return found
+
+
+def true_scores(ranked: Floats, places: NDArray[np.int64], method: SetMethod, generator: np.random.Generator) -> Floats:
+    """Compute the scores of the true classes, (N,), whose quantile is the threshold.
+
+    With aps each has a random share of the probability of its class, as in the paper. Sets with this share have the promised coverage, and
+    those of `scores` contain them, so they have at least that; without the share, the threshold would be higher and sets larger.
+
+    Args:
+        ranked: (N, C).
+        places: (N,), those of the true classes in the ranking, from 0.
+        method: lac or aps.
+        generator: Of the shares.
+    """
+    rows = np.arange(len(places))
+    found: Floats = scores(ranked, method)[rows, places]
+    return found if method is SetMethod.LAC else found + generator.random(len(places)) * ranked[rows, places]
 
 
 def quantile(true: Floats, coverage: float) -> float:
@@ -91,7 +108,7 @@ def expected(n: int, coverage: float) -> tuple[float, float]:
 def sizes(ranked: Floats, sets: AnswerSets) -> NDArray[np.int64]:
     """Return the number of labels in the set of each image, (N,); at least 1.
 
-    An image without a label of low enough score gets the most probable one: a set may only become larger by this, so the promise holds.
+    With lac, an image may have no label of low enough score, and gets the most probable one: the set becomes larger, so the promise holds.
     """
     inside = scores(ranked, sets.method) <= sets.quantile + TOLERANCE
     found: NDArray[np.int64] = np.maximum(inside.sum(axis=1), 1)

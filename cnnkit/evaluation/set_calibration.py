@@ -49,8 +49,10 @@ class SetCalibration:
         return [{"measure": name, "value": value} for name, value in record.items()]
 
 
-def fit(predictions: MatchedPredictions, coverage: float, method: SetMethod) -> SetCalibration:
-    """Find the threshold for predictions with known labels and the probability of every class.
+def fit(
+    predictions: MatchedPredictions, coverage: float, method: SetMethod, *, generator: np.random.Generator
+) -> SetCalibration:
+    """Find the threshold for predictions with known labels and the probability of every class; `generator` as `conformal.true_scores`.
 
     Raises:
         CnnkitError: There are too few images for the promise.
@@ -58,8 +60,7 @@ def fit(predictions: MatchedPredictions, coverage: float, method: SetMethod) -> 
     order = np.argsort(-predictions.probabilities, axis=1, kind="stable")  # (N, C)
     ranked = np.take_along_axis(predictions.probabilities, order, axis=1)
     place = (order == predictions.truth[:, None]).argmax(axis=1)  # (N,) of the true class, from 0
-    images = np.arange(len(place))
-    threshold = conformal.quantile(conformal.scores(ranked, method)[images, place], coverage)
+    threshold = conformal.quantile(conformal.true_scores(ranked, place, method, generator), coverage)
     sets = AnswerSets(method, coverage, threshold, len(place))
     sizes = conformal.sizes(ranked, sets)
     return SetCalibration(
@@ -99,7 +100,7 @@ def calibrate(
     if demand is not None:
         demand(predictions)
     temperature.warn_of_test_images(predictions, truth, what="a threshold is chosen with")
-    result = fit(predictions, config.sets, config.score)
+    result = fit(predictions, config.sets, config.score, generator=np.random.default_rng(0))
     low, high = conformal.expected(result.sets.n, result.sets.coverage)
     log.info(
         "the sets of new images have the true class in %.4g %% of cases or more, averaged over all choices of %d images; with these, "
