@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnkit import __version__
-from cnnkit.choices import ColumnKind, Decoding, Whiten
+from cnnkit.choices import ColumnKind, Decoding, SetMethod, Whiten
 from cnnkit.errors import FormatError
 from cnnkit.formats.header import (
     VERSION,
+    AnswerSets,
     ArtefactKind,
     Backbone,
     Fit,
@@ -68,6 +69,14 @@ HEADERS = st.builds(
     training=st.dictionaries(TEXT, FLOATS | TEXT | st.integers() | st.booleans(), max_size=3),
     made_by=st.dictionaries(TEXT, TEXT, max_size=3),
     columns=st.none() | st.lists(COLUMNS, min_size=1, max_size=2).map(tuple),
+    sets=st.none()
+    | st.builds(
+        AnswerSets,
+        method=st.sampled_from(SetMethod),
+        coverage=st.floats(0, 1, exclude_min=True, exclude_max=True),
+        quantile=FLOATS,
+        n=st.integers(1, 10**6),
+    ),
 )
 WHOLE = Header(
     kind=ArtefactKind.FEATURES,
