@@ -67,7 +67,7 @@ class BaselineComparison:
         """Return the measures of all images, not those of classes, as a table for a terminal."""
         return [
             {
-                "measure": row["measure"].replace("_", " "),
+                "measure": report.in_words(row["measure"]),
                 "baseline": _shown(row["baseline"]),
                 "now": _shown(row["value"]),
                 "difference": _signed(row["difference"]),
