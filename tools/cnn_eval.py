@@ -74,7 +74,7 @@ def main(
     """
     if compare:
         raise UsageError("--compare is now a separate command: cnn-compare A B")
-    config = config.checked(files=len(predictions or []))
+    config = config.checked(files=len(predictions or []), as_json=as_json)
 
     from cnnkit.evaluation import report
 

@@ -104,11 +104,12 @@ class EvalConfig(MatchConfig):
         metavar="MEASURE=BOUND",
     )
 
-    def checked(self, *, files: int) -> Self:
+    def checked(self, *, files: int, as_json: bool = False) -> Self:
         """Check that options go together and that bounds can be read.
 
         Args:
             files: The number of files of predictions.
+            as_json: Whether the measures are printed as JSON.
 
         Raises:
             UsageError: Options exclude each other, or a bound is invalid.
@@ -125,6 +126,10 @@ class EvalConfig(MatchConfig):
         if self.baseline is not None and chosen:
             raise UsageError(
                 f"--baseline adds columns to the measures, and {chosen[0]} prints others; drop one of the two"
+            )
+        if self.markdown is not None and str(self.markdown) == "-" and as_json:
+            raise UsageError(
+                "--json and --markdown - both write to standard output; give --markdown FILE.md, or drop one"
             )
         if self.markdown is not None and str(self.markdown) != "-":
             atomic.check_folder(self.markdown)
