@@ -137,7 +137,7 @@ def main(
                     predictor.classes,
                     top=config.most or len(predictor.classes),
                     min_probability=config.min_probability,
-                    sets=predictor.sets,
+                    sets=predictor.sets if config.sets else None,
                     need_one=config.shard is None,
                 ),
                 as_json,
