@@ -118,6 +118,7 @@ SEVERAL_MEANINGS = {
     "--optimizer",  # of weights; of the pixels of an image
     "--output",  # files of several types, folders; an output of a graph
     "--pool",  # a window; the pooling of features
+    "--sets",  # a coverage to promise; whether to print them
     "--val",  # images; features
 }
 

@@ -13,7 +13,7 @@ from cnnkit.evaluation import comparison, matching, report
 from cnnkit.evaluation.config import EvalConfig
 from cnnkit.evaluation.matching import FolderTruth, Truth
 from cnnkit.evaluation.report import EvaluationReport
-from cnnkit.formats import atomic, prediction_columns
+from cnnkit.formats import prediction_columns, text_file
 
 log = logging.getLogger("cnnkit")
 
@@ -91,8 +91,7 @@ class BaselineComparison:
 
     def save_markdown(self, path: Path) -> None:
         """Write that table in one step."""
-        with atomic.writing(path) as file:
-            file.write(self.markdown().encode())
+        text_file.save(path, self.markdown())
 
     def bounds(self, now: str) -> dict[str, tuple[float, float]]:
         """Return the bound that fails if predictions are significantly worse than the baseline, as `comparison.bounds`."""

@@ -69,7 +69,6 @@ HEADERS = st.builds(
     training=st.dictionaries(TEXT, FLOATS | TEXT | st.integers() | st.booleans(), max_size=3),
     made_by=st.dictionaries(TEXT, TEXT, max_size=3),
     columns=st.none() | st.lists(COLUMNS, min_size=1, max_size=2).map(tuple),
-    sets=st.sampled_from([None, AnswerSets(SetMethod.LAC, 0.95, 0.25, 19), AnswerSets(SetMethod.APS, 0.5, 1.0, 10**6)]),
 )
 WHOLE = Header(
     kind=ArtefactKind.FEATURES,
@@ -95,6 +94,7 @@ def test_sets_are_written_only_if_there_are_any():
         "quantile": 0.75,
         "n": 19,
     }
+    assert read(WHOLE.but(sets=sets).to_json()) == WHOLE.but(sets=sets)
 
 
 def test_grey_is_written_only_if_true():
