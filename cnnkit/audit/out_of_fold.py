@@ -54,12 +54,13 @@ def probabilities(
     if folds < 2:
         raise CnnkitError("too few images to check labels: a class needs two images that are not of one group")
     grouped = int(distinct.max()) + 1 < len(labels)
-    fold = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+    division = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     found = np.full((len(labels), classes), np.nan)
     with warnings.catch_warnings(), threadpool_limits(limits=1):  # the order of sums would change the last digits
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for done, (train, held) in enumerate(fold.split(features, labels, distinct), start=1):
+        parts = division.split(features, labels, distinct if grouped else None)
+        for done, (train, held) in enumerate(parts, start=1):
             known = np.unique(labels[train])
             held = held[np.isin(labels[held], known)]
             if len(known) > 1 and len(held):
