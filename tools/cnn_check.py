@@ -165,12 +165,13 @@ def _check_labels(
             listed = label_corrections.apply(listed, config.corrections)
     with cli.callbacks("checking labels") as callbacks:
         if config.labels is not None:
-            found = label_errors.of_features(
+            held_out = label_errors.cross_validated(
                 config.labels, images=listed, split=reading.split, seed=seed, progress=callbacks.progress
             )
         else:
             with cli.reading(config.predictions, "predictions") as (file, name):
-                found = label_errors.of_predictions(file, listed or [], name=name, source=", ".join(sources or ["-"]))
+                held_out = label_errors.predicted(file, listed or [], name=name, source=", ".join(sources or ["-"]))
+        found = label_errors.check(held_out)
         if config.sheet is not None:
             from cnnkit.audit import label_sheet
 

@@ -89,15 +89,32 @@ class LabelCheck:
         ]
 
 
-def of_features(
+@dataclass(frozen=True, slots=True, eq=False)
+class OutOfFold:
+    """Images with labels, and their probabilities from heads that were not trained on them.
+
+    Attributes:
+        images: N images with a label.
+        classes: C classes.
+        labels: The place of the class of each image, (N,).
+        probabilities: (N, C); NaN for an image whose class is not in the other folds.
+    """
+
+    images: Sequence[ImageFile]
+    classes: Sequence[str]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+
+def cross_validated(
     path: Path,
     *,
     images: Iterable[ImageFile] | None = None,
     split: str | None = None,
     seed: int = 0,
     progress: Progress = ignore_progress,
-) -> LabelCheck:
-    """Check labels by cross-validation of a head on features.
+) -> OutOfFold:
+    """Cross-validate a head on features.
 
     Images of one group, crops of one file and copies are in one fold.
 
@@ -134,11 +151,11 @@ def of_features(
     probabilities = out_of_fold.probabilities(
         values, labels, _groups(listed, values), classes=len(classes), seed=seed, progress=progress
     )
-    return _checked(listed, classes, labels, probabilities)
+    return OutOfFold(listed, classes, labels, probabilities)
 
 
-def of_predictions(lines: Iterable[bytes], images: Iterable[ImageFile], *, name: str, source: str) -> LabelCheck:
-    """Check labels by out-of-fold predictions.
+def predicted(lines: Iterable[bytes], images: Iterable[ImageFile], *, name: str, source: str) -> OutOfFold:
+    """Read out-of-fold predictions.
 
     Args:
         lines: The predictions, with the probability of every class, from models that were not trained on the image.
@@ -160,21 +177,21 @@ def of_predictions(lines: Iterable[bytes], images: Iterable[ImageFile], *, name:
         log.info("%s without a prediction, not checked", messages.count_images(len(missing)))
     known = [truth.images[real] for real in matched.resolved]
     listed = [ImageFile(each.path, each.label, each.split, each.group) for each in known]
-    return _checked(listed, matched.classes, matched.truth, matched.probabilities)
+    return OutOfFold(listed, matched.classes, matched.truth, matched.probabilities)
 
 
-def _checked(
-    images: Sequence[ImageFile],
-    classes: Sequence[str],
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float64],
-) -> LabelCheck:
-    """Rank the labels of images with probabilities."""
-    known = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
+def check(found: OutOfFold) -> LabelCheck:
+    """Rank the labels by confident learning.
+
+    Raises:
+        CnnkitError: No image has probabilities.
+    """
+    images, classes = found.images, found.classes
+    known = np.flatnonzero(~np.isnan(found.probabilities).any(axis=1))
     if not len(known):
         raise CnnkitError("too few images to check labels: a class needs two images that are not of one group")
-    unchecked = sorted({classes[label] for label in np.delete(labels, known).tolist()})
-    labels, probabilities = labels[known], probabilities[known]
+    unchecked = sorted({classes[label] for label in np.delete(found.labels, known).tolist()})
+    labels, probabilities = found.labels[known], found.probabilities[known]
     ranked = confident_learning.rank(labels, probabilities)
     scores = confident_learning.self_confidence(labels, probabilities)
     doubted = []
