@@ -53,12 +53,14 @@ def main(
     With --shard I/N, each of N machines reads a share of the images, for large sets with many broken files. Duplicates in two shards are
     not found, and classes, splits, groups and leaks are not checked: that needs a run without --shard.
 
-    With --labels or --predictions, checks only the labels, by confident learning: prints the images whose label is not the class that a
-    head predicts that was trained on the other images, the lowest probability of the label first. Columns: the suggested label, its
-    probability (confidence), that of the given label (self_confidence), and suspect: as many as are probably wrong. Images of one group,
-    crops of one file and copies are in one fold. Labels and groups are those of SOURCE; without one, those of the features, or with
-    --predictions the names of the folders. --fix then writes a manifest of all images, with the suggested labels of the suspects; --fail
-    fails if there is a suspect. To look first, set suspect to true or false in the table, and give it with --corrections.
+    With --labels or --predictions, checks only the labels, by confident learning. Prints a row for each image whose label is not the class
+    predicted by a head that was trained on other images, lowest probability of the label first: path, label, suggested label, its
+    probability (confidence), that of the label (self_confidence), and suspect, which is true for the estimated number of wrong labels.
+    Images of one group, crops of one file and copies share a fold. Labels and groups are those of SOURCE or, with --labels and without
+    SOURCE, of the features. --fix writes a manifest of all images, with the suggested labels of the suspects; --fail exits with status 4
+    if there is a suspect.
+
+    To correct labels after a look at the images, set suspect to true or false in the table, and give it with --corrections.
 
     Examples:
       cnn-check photos/

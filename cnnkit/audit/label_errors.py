@@ -284,7 +284,7 @@ def _groups(images: Sequence[ImageFile], values: NDArray[np.float32]) -> list[in
         copies |= {one, other}
     if copies:
         log.info(
-            "%s with nearly equal features: copies, kept in one fold",
+            "%s with features nearly equal to those of others, as copies have; such images share a fold",
             messages.count_images(len(copies)),
         )
     return [together.root(place) for place in range(len(images))]

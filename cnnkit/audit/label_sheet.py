@@ -1,5 +1,6 @@
 """A contact sheet of images with doubted labels: the file, its label, and the suggested one; suspects are framed."""
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from cnnkit.errors import BadImageError
 from cnnkit.explain.contact_sheets import GAP, LINE_HEIGHT, SIDE, SPACE, font, shorten, thumbnail
 from cnnkit.formats import image_files
 
+log = logging.getLogger("cnnkit")
+
 #: The most images on a sheet.
 MOST = 100
 
@@ -25,7 +28,7 @@ _INK, _SUSPECT, _BACKGROUND = "#222222", "#a02020", "#ffffff"
 _FRAME = 3
 
 
-def save(path: Path, doubted: Sequence[DoubtedLabel], *, jobs: int | None = None, skip: Skip = raise_skip) -> int:
+def save(path: Path, doubted: Sequence[DoubtedLabel], *, jobs: int | None = None, skip: Skip = raise_skip) -> None:
     """Draw the first images, and write the sheet as PNG; nothing is written if none can be read.
 
     Args:
@@ -33,9 +36,6 @@ def save(path: Path, doubted: Sequence[DoubtedLabel], *, jobs: int | None = None
         doubted: The images, the most doubtful first.
         jobs: Threads that decode.
         skip: Called for an image that cannot be read.
-
-    Returns:
-        The number of images on the sheet.
     """
 
     def enough(size: tuple[int, int]) -> tuple[int, int]:
@@ -54,9 +54,12 @@ def save(path: Path, doubted: Sequence[DoubtedLabel], *, jobs: int | None = None
             skip(image.path, str(loaded))
         else:
             cells.append((number, each, loaded))
-    if cells:
-        image_files.save(path, render(cells))
-    return len(cells)
+    if not cells:
+        log.info("%s is not written: there is no image to show", path)
+        return
+    image_files.save(path, render(cells))
+    if len(doubted) > MOST:
+        log.info("%s shows only the first %d of %d images", path, MOST, len(doubted))
 
 
 def render(cells: Sequence[tuple[int, DoubtedLabel, Image.Image]]) -> Image.Image:

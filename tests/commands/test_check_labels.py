@@ -108,7 +108,7 @@ def test_copies_are_in_one_fold(run, here):
         labels[place + 1] = labels[place + 2] = labels[place]
     write("x.npy", values, labels)
     outcome = run("cnn-check", "--labels", "x.npy")
-    assert "12 images with nearly equal features: copies, kept in one fold" in outcome.err
+    assert "12 images with features nearly equal to those of others" in outcome.err
     own = {int(row["path"][-6:-4]): row["self_confidence"] for row in outcome.rows if row["suspect"] == "true"}
     for place in PLANTED:
         assert own[place] == own[place + 1] == own[place + 2]
@@ -126,6 +126,25 @@ def test_images_of_a_group_are_in_one_fold(run, here):
         assert float(row["confidence"]) == pytest.approx(expected[int(row["path"][-6:-4])].max(), abs=1e-4)
     write("y.npy", values, labels)
     assert run("cnn-check", "x.tsv", "--labels", "y.npy").out == outcome.out
+
+
+def test_maps_are_averaged_and_views_are_left_out(run, planted, here):
+    """An image is checked by its first view."""
+    plain = run("cnn-check", "--labels", "x.npy")
+    labels, _ = planted
+    shift = np.random.default_rng(0).normal(size=(60, 8, 2, 2)).astype(np.float32)
+    maps = np.load("x.npy")[:, :, None, None] + shift - shift.mean((2, 3), keepdims=True)
+    rows = [
+        ManifestRow(f"photos/{number:02d}.png", label, view=view)
+        for number, label in enumerate(labels)
+        for view in (0, 1)
+    ]
+    header = Header(kind=ArtefactKind.FEATURES, training={"views": 1})
+    both = np.stack([maps, np.zeros_like(maps)], axis=1).reshape(120, 8, 2, 2)
+    features.save("maps.npy", [Features(both, rows, header)])
+    outcome = run("cnn-check", "--labels", "maps.npy")
+    names = [[row["path"], row["suggested"], row["suspect"]] for row in outcome.rows]
+    assert names == [[row["path"], row["suggested"], row["suspect"]] for row in plain.rows]
 
 
 def test_predictions_are_checked_without_features(run, planted, here):
