@@ -57,10 +57,10 @@ def main(
     predicted by a head that was trained on other images, lowest probability of the label first: path, label, suggested label, its
     probability (confidence), that of the label (self_confidence), and suspect, which is true for the estimated number of wrong labels.
     Images of one group, crops of one file and copies share a fold. Labels and groups are those of SOURCE or, with --labels and without
-    SOURCE, of the features. --fix writes a manifest of all images, with the suggested labels of the suspects; --fail exits with status 4
-    if there is a suspect.
+    SOURCE, of the features. --fix writes a manifest without the suspects; --fail exits with status 4 if there is a suspect.
 
-    To correct labels after a look at the images, set suspect to true or false in the table, and give it with --corrections.
+    To correct labels after a look at the images, set suspect to true or false in the table, and give it with --corrections: suspects get
+    the suggested label.
 
     Examples:
       cnn-check photos/
@@ -70,7 +70,7 @@ def main(
       cnn-check photos/ --table probes --probes width,height,bytes
       cnn-check --labels features.npy --sheet suspects.png > suspects.tsv
       cnn-check split.tsv --corrections suspects.tsv --fix corrected.tsv
-      cnn-check split.tsv --labels features.npy --fix corrected.tsv
+      cnn-check split.tsv --labels features.npy --fix clean.tsv
       cnn-check folds.tsv --predictions out-of-fold.tsv | head -n 20
     """
     config = config.checked()
@@ -187,7 +187,8 @@ def _check_labels(
         for line in label_errors.summary(found):
             cli.notice(line)
         if fix is not None:
-            cli.notice(f"{fix}: {len(found.images):,} images, {len(found.suspects):,} with the suggested label")
+            left_out = f"; left out: suspect labels {len(found.suspects):,}" if found.suspects else ""
+            cli.notice(f"{fix}: {len(rows):,} of {len(found.images):,} images{left_out}")
         elif found.suspects:
             named = sources or [str(config.labels and config.labels.with_suffix(".tsv"))]
             cli.notice(label_errors.next_step(named))

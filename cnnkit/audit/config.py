@@ -163,7 +163,7 @@ class LabelsConfig:
             refuse_unused({"--corrections": self.corrections}, "without SOURCE, the labels are those of the features")
         if self.corrections is not None and fix is not None:
             raise UsageError(
-                f"{mode} --fix writes the labels that are suggested now; drop {mode} to write those of --corrections"
+                f"{mode} --fix leaves out the labels that are suspect now; drop {mode} to write those of --corrections"
             )
         if self.predictions is not None and not sources:
             raise UsageError(

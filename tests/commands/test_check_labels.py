@@ -174,15 +174,14 @@ def test_predictions_are_checked_without_features(run, planted, here):
     assert "has no probability of every class; predict with cnn-predict --top all" in outcome.err
 
 
-def test_fix_writes_all_images_with_suggested_labels(run, planted, here):
+def test_fix_leaves_out_the_suspects(run, planted, here):
     """Paths are relative to the manifest; --fail fails after it is written."""
-    _, true = planted
+    labels, _ = planted
     (here / "out").mkdir()
-    outcome = run("cnn-check", "--labels", "x.npy", "--fix", "out/corrected.tsv", "--fail", status=4)
-    rows = manifest.load("out/corrected.tsv")
-    assert [row.path for row in rows] == [f"../photos/{number:02d}.png" for number in range(60)]
-    assert [row.label for row in rows] == true
-    assert "out/corrected.tsv: 60 images, 4 with the suggested label" in outcome.err
+    outcome = run("cnn-check", "--labels", "x.npy", "--fix", "out/clean.tsv", "--fail", status=4)
+    expected = {f"../photos/{number:02d}.png": label for number, label in enumerate(labels) if number not in PLANTED}
+    assert {row.path: row.label for row in manifest.load("out/clean.tsv")} == expected
+    assert "out/clean.tsv: 56 of 60 images; left out: suspect labels 4" in outcome.err
     assert "4 suspect labels, 0 allowed" in outcome.err
 
 
