@@ -30,6 +30,8 @@ log = logging.getLogger("cnnkit")
 _COPIES = 0.99
 #: Rows of maps that are averaged at once.
 _ROWS_AT_ONCE = 1024
+#: The share of suspects above which the heads, and not the labels, are probably wrong.
+_MANY = 0.3
 #: The most pairs of labels, and classes, named in a notice.
 _NAMED = 8
 
@@ -301,6 +303,11 @@ def summary(found: LabelCheck) -> Iterator[str]:
     if pairs:
         most = ", ".join(f"{label} -> {suggested} {count:,}" for (label, suggested), count in pairs.most_common(_NAMED))
         yield f"suspects, label -> suggested: {most}{', ...' if len(pairs) > _NAMED else ''}"
+    if len(found.suspects) > _MANY * len(found.images):
+        yield (
+            f"more than {100 * _MANY:.0f} % of the labels are suspect, so most may be right: the classes are hardly distinguished; "
+            "use the features of another backbone or layer, or the predictions of a better model"
+        )
     if found.unchecked:
         yield f"not checked, for lack of images to train on: {messages.shortened(found.unchecked, _NAMED)}"
 

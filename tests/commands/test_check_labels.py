@@ -74,6 +74,7 @@ def test_planted_labels_come_first_with_the_label_that_fits(run, planted):
     own = [float(row["self_confidence"]) for row in outcome.rows]
     assert own == sorted(own)
     assert "4 of them are suspect" in outcome.err
+    assert "more than 30 %" not in outcome.err
     assert "cnn-check x.tsv --corrections suspects.tsv --fix corrected.tsv" in outcome.err
 
 
@@ -242,6 +243,13 @@ def test_classes_with_one_image_are_not_checked(run, here):
     outcome = run("cnn-check", "--labels", "x.npy")
     assert "not checked, for lack of images to train on: single" in outcome.err
     assert "photos/00.png" not in outcome.out
+
+
+def test_features_that_do_not_distinguish_classes_are_reported(run, here):
+    """The suspects are then guesses."""
+    _, labels, _ = clusters()
+    write("noise.npy", np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32), labels)
+    assert "more than 30 % of the labels are suspect" in run("cnn-check", "--labels", "noise.npy").err
 
 
 @pytest.mark.parametrize(
