@@ -113,6 +113,7 @@ SEVERAL_MEANINGS = {
     "--filters",  # a number; ranges
     "--folds",  # a number; a table
     "--input",  # a size; a type
+    "--labels",  # names of classes; features whose labels are checked
     "--method",  # of heat maps; of maps of features
     "--model",  # MODEL.onnx where only that is possible
     "--optimizer",  # of weights; of the pixels of an image

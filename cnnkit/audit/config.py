@@ -1,5 +1,6 @@
 """Configuration of dataset checks and of advice: one dataclass field for each option. No numpy or torch."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,12 +10,28 @@ from cnnkit.data import shards
 from cnnkit.data.config import NEAR_BITS
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
-from cnnkit.formats import figures
-from cnnkit.option_fields import device_option, jobs_option, option, seed_option, shard_option, weights_option
+from cnnkit.formats import atomic, figures
+from cnnkit.option_fields import (
+    RemembersGiven,
+    device_option,
+    given,
+    jobs_option,
+    option,
+    refuse_unused,
+    seed_option,
+    shard_option,
+    weights_option,
+)
+
+#: Options of a check of images and files that a check of labels has, too.
+_OF_LABELS = ("--seed", "--jobs")
+
+#: The heading of the options of a check of labels in the help.
+_LABELS = "Labels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckConfig:
+class CheckConfig(RemembersGiven):
     """Settings of a check."""
 
     features: Path | None = option(
@@ -68,6 +85,105 @@ class CheckConfig:
             if word not in list(ProbeName):
                 raise UsageError(f'--probes: no probe "{word}"; give all, none, or some of {", ".join(ProbeName)}')
         return tuple(ProbeName(word) for word in words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelsConfig:
+    """What labels are checked by, instead of images and files, and how suspects are drawn."""
+
+    labels: Path | None = option(
+        None,
+        "Check only the labels, by cross-validation of a head on these features from cnn-extract; print suspected wrong labels.",
+        metavar="FILE.npy",
+        group=_LABELS,
+    )
+    predictions: Path | None = option(
+        None,
+        "Check only the labels, by out-of-fold predictions: cnn-predict --top all of models that were not trained on the image.",
+        metavar="FILE",
+        group=_LABELS,
+    )
+    sheet: Path | None = option(
+        None,
+        "Contact sheet of the first 100 images in the table, with their labels and the suggested ones.",
+        metavar="FILE.png",
+        group=_LABELS,
+    )
+
+    corrections: Path | None = option(
+        None,
+        "Replace labels of SOURCE before the check: the table of --labels, where column suspect says true or false and column "
+        "suggested has the new label; empty for no class.",
+        metavar="FILE.tsv",
+        group=_LABELS,
+    )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether labels are checked instead of images and files."""
+        return self.labels is not None or self.predictions is not None
+
+    def checked(
+        self,
+        others: CheckConfig,
+        *,
+        sources: Sequence[str],
+        fix: Path | None,
+        unused: Mapping[str, object],
+        unused_without_source: Mapping[str, object],
+    ) -> Self:
+        """Check that options go together.
+
+        Args:
+            others: The settings of a check of images and files.
+            sources: The images whose labels are checked.
+            fix: The manifest to write.
+            unused: Further options that a check of labels would ignore, with their values.
+            unused_without_source: Those that it would ignore without sources.
+
+        Raises:
+            UsageError: They do not, or the sheet is not a .png.
+            CnnkitError: The folder of the sheet does not exist.
+        """
+        if not self.wanted:
+            if self.sheet is not None:
+                raise UsageError("--sheet shows suspected wrong labels; add --labels FILE.npy, or --predictions FILE")
+            return self
+        if self.labels is not None and self.predictions is not None:
+            raise UsageError("--labels and --predictions exclude each other; give one of them")
+        mode = "--labels" if self.labels is not None else "--predictions"
+        ignored = [word for word in given(others) if word not in _OF_LABELS]
+        if self.labels is None and "--seed" in given(others):
+            ignored.append("--seed")
+        if self.sheet is None and "--jobs" in given(others):
+            ignored.append("--jobs")
+        refuse_unused(dict.fromkeys(ignored, True) | dict(unused), f"{mode} checks only the labels")
+        if not sources:
+            refuse_unused(unused_without_source, "without SOURCE, the labels are those of the features")
+            refuse_unused({"--corrections": self.corrections}, "without SOURCE, the labels are those of the features")
+        if self.corrections is not None and fix is not None:
+            raise UsageError(
+                f"{mode} --fix leaves out the labels that are suspect now; drop {mode} to write those of --corrections"
+            )
+        if self.predictions is not None and not sources:
+            raise UsageError(
+                "--predictions are compared with labels; name a manifest or a folder of class folders as SOURCE"
+            )
+        if str(self.predictions) == "-" in sources:
+            raise UsageError(
+                "predictions and labels cannot both come from standard input; name a SOURCE with the labels"
+            )
+        if self.labels is not None and self.labels.suffix.lower() != ".npy":
+            raise UsageError(
+                f"--labels {self.labels}: not a features file; make one with cnn-extract, or give --predictions FILE"
+            )
+        if self.labels is not None and fix is not None and fix.absolute() == self.labels.with_suffix(".tsv").absolute():
+            raise UsageError(f"--fix {fix} would overwrite the names of the features; choose another name")
+        if self.sheet is not None:
+            if self.sheet.suffix.lower() != ".png":
+                raise UsageError(f"--sheet {self.sheet}: the sheet is a PNG image; give it a name that ends in .png")
+            atomic.check_folder(self.sheet)
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,90 @@
+"""A contact sheet of images with doubted labels: the file, its label, and the suggested one; suspects are framed."""
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from cnnkit import files
+from cnnkit.audit.label_errors import DoubtedLabel
+from cnnkit.callbacks import Skip, raise_skip
+from cnnkit.data import decode, reader
+from cnnkit.data.image_grid import Grid
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import BadImageError
+from cnnkit.explain.contact_sheets import GAP, LINE_HEIGHT, SIDE, SPACE, font, shorten, thumbnail
+from cnnkit.formats import image_files
+
+log = logging.getLogger("cnnkit")
+
+#: The most images on a sheet.
+MOST = 100
+
+_INK, _SUSPECT, _BACKGROUND = "#222222", "#a02020", "#ffffff"
+#: The width of the frame of a suspect, in pixels, which is in the gap around the thumbnail.
+_FRAME = 3
+
+
+def save(path: Path, doubted: Sequence[DoubtedLabel], *, jobs: int | None = None, skip: Skip = raise_skip) -> None:
+    """Draw the first images, and write the sheet as PNG; nothing is written if none can be read.
+
+    Args:
+        path: The file.
+        doubted: The images, the most doubtful first.
+        jobs: Threads that decode.
+        skip: Called for an image that cannot be read.
+    """
+
+    def enough(size: tuple[int, int]) -> tuple[int, int]:
+        scale = min(1.0, 2 * SIDE / max(size))
+        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+    def load(name: str) -> Image.Image:
+        (decoded,) = decode.load_reduced(name, [enough])
+        return thumbnail(decoded.image)
+
+    shown = doubted[:MOST]
+    cells: list[tuple[int, DoubtedLabel, Image.Image]] = []
+    read = reader.read((ImageFile(each.path) for each in shown), load, jobs=jobs)
+    for number, (each, (image, loaded)) in enumerate(zip(shown, read, strict=True), start=1):
+        if isinstance(loaded, BadImageError):
+            skip(image.path, str(loaded))
+        else:
+            cells.append((number, each, loaded))
+    if not cells:
+        log.info("%s is not written: there is no image to show", path)
+        return
+    image_files.save(path, render(cells))
+    if len(doubted) > MOST:
+        log.info("%s shows only the first %d of %d images", path, MOST, len(doubted))
+
+
+def render(cells: Sequence[tuple[int, DoubtedLabel, Image.Image]]) -> Image.Image:
+    """Draw thumbnails in a grid of about 4:3, each with its row number in the table; at least one."""
+    height = SIDE + GAP + 3 * LINE_HEIGHT
+    across = min(len(cells), max(1, round(math.sqrt(len(cells) * 4 / 3 * (height + SPACE) / (SIDE + SPACE)))))
+    grid = Grid(cell=(SIDE, height), gap=(SPACE, SPACE), margin=SPACE)
+    thumbnails = Grid(cell=(SIDE, SIDE), gap=(0, 0))
+    sheet = Image.new("RGB", grid.size(-(-len(cells) // across), across), _BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    for index, (number, each, image) in enumerate(cells):
+        left, top = grid.corner(index // across, index % across)
+        if each.suspect:
+            x, y = left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2
+            frame = (x - _FRAME, y - _FRAME, x + image.width + _FRAME - 1, y + image.height + _FRAME - 1)
+            pen.rectangle(frame, fill=_SUSPECT)
+        thumbnails.place(sheet, image, 0, 0, origin=(left, top))
+        file = os.path.basename(each.path).replace(files.CROP, " ")
+        below = top + SIDE + GAP
+        pen.text((left, below), shorten(f"{number}  {file}", SIDE), fill=_INK, font=font())
+        lines = (("label", each.label, each.self_confidence), ("suggested", each.suggested, each.confidence))
+        for line, (word, label, probability) in enumerate(lines, start=1):
+            ink = _SUSPECT if each.suspect and line == 2 else _INK
+            written = f"{probability:.2f}"
+            room = SIDE - round(font().getlength(written)) - 2 * GAP
+            pen.text((left, below + line * LINE_HEIGHT), shorten(f"{word} {label}", room), fill=ink, font=font())
+            pen.text((left + SIDE, below + line * LINE_HEIGHT), written, fill=ink, font=font(), anchor="ra")
+    return sheet
