@@ -60,8 +60,8 @@ def showing(proto: ModelProto, names: Sequence[str]) -> ModelProto:
     return shown
 
 
-def with_novelty(proto: ModelProto, training: TrainingFeatures, *, features: str, name: str) -> ModelProto:
-    """Return a copy of a network with the output `novelty`, float32 (N,).
+def with_novelty(proto: ModelProto, training: TrainingFeatures, *, features: str, name: str) -> tuple[ModelProto, str]:
+    """Return a copy of a network with the output `novelty`, float32 (N,), and the tensor of features in float32 that it is computed from.
 
     Args:
         proto: From `without`.
@@ -82,7 +82,9 @@ def with_novelty(proto: ModelProto, training: TrainingFeatures, *, features: str
     add, constant = _adder(graph), _constants(graph)
     along_rows = constant("axis", np.array([1], dtype=np.int64))
 
-    vectors = features if kind == TensorProto.FLOAT else add("Cast", [features], "float32", to=TensorProto.FLOAT)
+    given = vectors = (
+        features if kind == TensorProto.FLOAT else add("Cast", [features], "float32", to=TensorProto.FLOAT)
+    )
     if rank > 2:  # (N, C, h, w) or (N, T, D) -> (N, D)
         places = constant("places", np.array([2, 3] if rank == 4 else [1], dtype=np.int64))
         vectors = add("ReduceMean", [vectors, places], "pooled", keepdims=0)
@@ -92,33 +94,28 @@ def with_novelty(proto: ModelProto, training: TrainingFeatures, *, features: str
     rows = add("Sub", [unit, constant("mean", training.mean)], "centred")  # (N, D)
 
     axes = add("Cast", [constant("axes", training.axes)], "axes32", to=TensorProto.FLOAT)
-    along = add("MatMul", [rows, axes], "along")  # (N, d)
-    whole = add("ReduceSumSquare", [rows, along_rows], "squares", keepdims=1)
-    removed = add("ReduceSumSquare", [along, along_rows], "squares_along", keepdims=1)
-    squares = add("Sub", [whole, removed], "squares_left")  # (N, 1)
+    components = add("MatMul", [rows, axes], "components")  # (N, d)
+    inside = add("MatMul", [components, add("Transpose", [axes], "axes_turned")], "inside")
+    across = add("Mul", [add("Sub", [rows, inside], "outside"), constant("across", training.across)], "outside_scaled")
+    along = add("Mul", [components, constant("along", training.along)], "components_scaled")
+    places = add("Concat", [across, along], "coordinates", axis=1)  # (N, D + d)
 
-    own_axes, own_offsets = training.axes.astype(np.float64), training.offsets.astype(np.float64)
-    offsets_along = own_offsets @ own_axes  # (K, d)
-    squared_offsets = (own_offsets**2).sum(axis=1) - (offsets_along**2).sum(axis=1)  # (K,)
-    turned = np.ascontiguousarray(training.offsets.T)  # (D, K)
-    offsets = add("Cast", [constant("offsets", turned)], "offsets32", to=TensorProto.FLOAT)
-    product = add("MatMul", [rows, offsets], "products")  # (N, K)
-    other = constant("offsets_along", np.ascontiguousarray(-offsets_along.T.astype(np.float32)))
-    product = add("Add", [product, add("MatMul", [along, other], "products_along")], "products_left")
-    twice = add("Mul", [product, constant("minus_two", np.float32(-2))], "twice")
-    to_classes = add("Add", [twice, constant("squared_offsets", squared_offsets.astype(np.float32))], "to_classes")
-    nearest = add("ReduceMin", [to_classes, along_rows], "nearest", keepdims=1)  # (N, 1)
-
-    distance = add("Add", [squares, nearest], "distance")
-    positive = add("Max", [distance, constant("zero", np.float32(0))], "positive")
-    scaled = add("Mul", [positive, constant("scale", np.float32(1 / training.variance))], "scaled")
+    means = training.classes.astype(np.float64)
+    lengths = constant("squared_classes", (means**2).sum(axis=1).astype(np.float32))  # (K,)
+    turned = constant("classes", np.ascontiguousarray(training.classes.T))  # (D + d, K)
+    products = add("MatMul", [places, add("Cast", [turned], "classes32", to=TensorProto.FLOAT)], "products")
+    twice = add("Mul", [products, constant("two", np.float32(2))], "twice")
+    nearest = add("ReduceMin", [add("Sub", [lengths, twice], "to_classes"), along_rows], "nearest", keepdims=1)
+    squares = add("ReduceSumSquare", [places, along_rows], "squares", keepdims=1)  # (N, 1)
+    squared = add("Add", [squares, nearest], "squared")
+    positive = add("Max", [squared, constant("zero", np.float32(0))], "positive")
     graph.node.append(
-        helper.make_node("Squeeze", [add("Sqrt", [scaled], "root"), along_rows], [NOVELTY], name=f"{PREFIX}Squeeze")
+        helper.make_node("Squeeze", [add("Sqrt", [positive], "root"), along_rows], [NOVELTY], name=f"{PREFIX}Squeeze")
     )
     batch = graph.input[0].type.tensor_type.shape.dim[0]
     side = batch.dim_param or (batch.dim_value if batch.HasField("dim_value") else None)
     graph.output.append(helper.make_tensor_value_info(NOVELTY, TensorProto.FLOAT, [side]))
-    return made
+    return made, given
 
 
 def _type_of(proto: ModelProto, name: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ Sources:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ _MOST_ROWS = 2048
 # The share of the largest variance that counts as zero.
 _NOTHING = 1e-9
 
+# How much higher a threshold is than the novelty of an image that is not above it: the rounding error of a network in float32.
+_MARGIN = 1e-4
+
 # Rows converted at once.
 _BLOCK = 4096
 
@@ -41,17 +44,27 @@ _BLOCK = 4096
 class TrainingFeatures:
     """The distribution of the features of training images: D values each, d axes, K classes.
 
+    A vector minus the mean has D + d coordinates with variance 1 / D: its part across all axes, and its components along them.
+
     Attributes:
         mean: (D,) float32, that of all images.
-        axes: (D, d) float16. The square of the projection on an axis is what it removes from the squared length.
-        offsets: (K, D) float16, means of the classes, minus `mean`.
-        variance: That of each of the other axes, times D.
+        axes: (D, d) float16, of length 1 and at right angles.
+        across: The factor of the part across the axes.
+        along: (d,) float32, the factors of the components along the axes.
+        classes: (K, D + d) float16, the coordinates of the means of the classes.
     """
 
     mean: NDArray[np.float32]
     axes: NDArray[np.float16]
-    offsets: NDArray[np.float16]
-    variance: float
+    across: np.float32
+    along: NDArray[np.float32]
+    classes: NDArray[np.float16]
+
+    def coordinates(self, away: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the coordinates of vectors minus the mean, (N, D) -> (N, D + d)."""
+        axes = self.axes.astype(np.float64)
+        components = away @ axes  # (N, d)
+        return np.concatenate([(away - components @ axes.T) * self.across, components * self.along], axis=1)
 
 
 def pooled(features: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -94,15 +107,20 @@ def fit(
     member = np.array([numbers[name] for name in names])
     mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
     means = np.stack([rows[member == number].mean(axis=0, dtype=np.float64) for number in range(len(classes))])
-    offsets = (means - mean).astype(np.float16)
     if width > _MOST_ROWS and count > _MOST_ROWS:
         chosen = np.arange(_MOST_ROWS) * count // _MOST_ROWS
         rows, member = rows[chosen], member[chosen]
     variances, directions, rest = _covariance(rows - means[member].astype(np.float32), components=components)
     if not rest > np.finfo(np.float64).tiny or not math.isfinite(rest):
         raise CnnkitError("the training images all have the same features; nothing can be measured with them")
-    axes = directions * np.sqrt(np.maximum(1 - rest / variances, 0))  # (D, d)
-    return TrainingFeatures(mean, axes.astype(np.float16), offsets, rest * width)
+    training = TrainingFeatures(
+        mean,
+        directions.astype(np.float16),
+        np.float32(1 / math.sqrt(rest * width)),
+        (1 / np.sqrt(variances * width)).astype(np.float32),
+        np.empty((0, width + len(variances)), dtype=np.float16),
+    )
+    return replace(training, classes=training.coordinates(means - mean).astype(np.float16))
 
 
 def _covariance(
@@ -143,30 +161,27 @@ def _covariance(
 def distances(training: TrainingFeatures, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     """Compute the novelty of images (N,): the Mahalanobis distance to the nearest class, divided by the square root of D.
 
-    The mean square of the training images is about 1.
+    The mean square of the training images is about 1, or less because of the shrinkage.
 
     Args:
         training: From `fit`.
         vectors: (N, D), from `pooled`.
     """
-    axes, offsets = training.axes.astype(np.float64), training.offsets.astype(np.float64)
-    offsets_along = offsets @ axes  # (K, d)
-    constants = (offsets**2).sum(axis=1) - (offsets_along**2).sum(axis=1)  # (K,)
+    classes = training.classes.astype(np.float64)  # (K, D + d)
     found = np.empty(len(vectors))
     for start in range(0, len(vectors), _BLOCK):
-        rows = normalized(vectors[start : start + _BLOCK].astype(np.float32)).astype(np.float64) - training.mean
-        along = rows @ axes  # (n, d)
-        squares = (rows**2).sum(axis=1) - (along**2).sum(axis=1)  # (n,)
-        products = rows @ offsets.T - along @ offsets_along.T  # (n, K)
-        found[start : start + _BLOCK] = squares + (constants - 2 * products).min(axis=1)
-    result: NDArray[np.float64] = np.sqrt(np.maximum(found, 0) / training.variance)
+        rows = normalized(vectors[start : start + _BLOCK].astype(np.float32)).astype(np.float64)
+        places = training.coordinates(rows - training.mean)  # (n, D + d)
+        nearest = ((classes**2).sum(axis=1) - 2 * places @ classes.T).min(axis=1)  # (n,)
+        found[start : start + _BLOCK] = (places**2).sum(axis=1) + nearest
+    result: NDArray[np.float64] = np.sqrt(np.maximum(found, 0))
     return result
 
 
 def threshold(novelty: NDArray[np.floating], *, keep: float) -> float:
-    """Return the smallest number of six digits such that at least the share `keep` of images are not above it."""
+    """Return the smallest novelty such that at least the share `keep` of images are not above it, with a margin for rounding errors."""
     needed = max(1, math.ceil(round(keep * len(novelty), 9)))
-    value = float(np.sort(novelty)[needed - 1])
+    value = float(np.sort(novelty)[needed - 1]) * (1 + _MARGIN)
     if value <= 0:
         return 0.0
     step = 10.0 ** (math.floor(math.log10(value)) - 5)
