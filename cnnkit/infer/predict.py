@@ -145,10 +145,15 @@ class Predictor:
         return self._ensemble.gives_novelty
 
     @property
+    def novelty_threshold(self) -> float | None:
+        """The novelty above which images are unlike the training images; None if the network computes none."""
+        header = self._ensemble.models[0].header
+        return header.novelty.threshold if self.gives_novelty and header and header.novelty else None
+
+    @property
     def most_novelty(self) -> float | None:
         """The novelty above which a label is withheld; None if none is."""
-        header = self._ensemble.models[0].header
-        return header.novelty.threshold if self._config.reject and header and header.novelty else None
+        return self.novelty_threshold if self._config.reject else None
 
     @property
     def sets(self) -> AnswerSets | None:

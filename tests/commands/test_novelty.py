@@ -10,7 +10,8 @@ import pytest
 import torch
 from predict_models import CLASSES, content, files, network, squares
 
-from cnnkit.engine import classifier_outputs, export
+import cnnkit
+from cnnkit.engine import classifier_outputs, export, half_precision
 from cnnkit.evaluation import novelty
 from cnnkit.formats import features, onnx_model
 from cnnkit.formats.header import ArtefactKind
@@ -115,6 +116,24 @@ def test_any_program_computes_the_novelty(run, made, root):
     (found,) = session.run(["novelty"], {"images": squares(files(root)).numpy()})
     assert (found.dtype, found.shape) == (np.float32, (12,))
     assert np.allclose(found, reference(made), rtol=1e-4)
+
+
+def test_python_interface_has_novelty_and_threshold(run, made, root):
+    run("cnn-calibrate", *WORDS, "-m", "net.onnx", "-o", "new.onnx")
+    classifier = cnnkit.Classifier("new.onnx", device="cpu")
+    found = [each.novelty for each in classifier.predict(files(root))]
+    assert found == pytest.approx(list(reference(made)), rel=1e-4)
+    assert classifier.novelty_threshold == onnx_model.load("new.onnx").header.novelty.threshold
+    plain = cnnkit.Classifier("net.onnx", device="cpu")
+    assert plain.novelty_threshold is plain.predict(files(root)[0])[0].novelty is None
+
+
+def test_novelty_stays_in_float32_on_a_gpu_in_float16(run, made, root):
+    """Only the features change when a network is converted, as for --precision float16."""
+    run("cnn-calibrate", *WORDS, "-m", "net.onnx", "-o", "new.onnx")
+    session = onnxruntime.InferenceSession(half_precision.converted(Path("new.onnx").read_bytes(), name="new.onnx"))
+    (found,) = session.run(["novelty"], {"images": squares(files(root)).numpy()})
+    assert np.allclose(found, reference(made), rtol=0.01)
 
 
 def test_same_input_gives_same_bytes(run, made):
