@@ -41,11 +41,10 @@ def converted(content: bytes, *, name: str) -> bytes:
     proto: ModelProto = onnx.load_model_from_string(content)
     block = [*float16.DEFAULT_OP_BLOCK_LIST, *_KEPT]
     try:
-        # The distance to the training images is a small difference of large numbers
-        novelty = [node.name for node in proto.graph.node if node.name.startswith(novelty_graph.PREFIX)]
-        made: ModelProto = float16.convert_float_to_float16(
-            proto, keep_io_types=True, op_block_list=block, node_block_list=novelty
-        )
+        # A novelty stays in float32: in float16, it would have no more than two digits
+        bare = novelty_graph.without(proto)
+        made: ModelProto = float16.convert_float_to_float16(bare, keep_io_types=True, op_block_list=block)
+        novelty_graph.append(made, proto)
     except Exception as error:  # the converter raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise refused(name, reason) from error

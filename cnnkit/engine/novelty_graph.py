@@ -35,6 +35,16 @@ def without(proto: ModelProto) -> ModelProto:
     return bare
 
 
+def append(made: ModelProto, original: ModelProto) -> None:
+    """Append the novelty of a network, if it has one, to another form of the same network."""
+    for items, added in (
+        (made.graph.node, original.graph.node),
+        (made.graph.initializer, original.graph.initializer),
+    ):
+        items.extend(item for item in added if item.name.startswith(PREFIX))
+    made.graph.output.extend(output for output in original.graph.output if output.name == NOVELTY)
+
+
 def candidates(proto: ModelProto, shape: tuple[int, ...]) -> list[str]:
     """Return the tensors of a graph that may be the features of images, because they have the shape (batch, *shape)."""
     graph = onnx.shape_inference.infer_shapes(proto).graph
@@ -78,13 +88,12 @@ def with_novelty(proto: ModelProto, training: TrainingFeatures, *, features: str
     made = ModelProto()
     made.CopyFrom(proto)
     graph = made.graph
-    kind, rank = _type_of(proto, features)
+    rank = _rank_of(proto, features)
     add, constant = _adder(graph), _constants(graph)
     along_rows = constant("axis", np.array([1], dtype=np.int64))
 
-    given = vectors = (
-        features if kind == TensorProto.FLOAT else add("Cast", [features], "float32", to=TensorProto.FLOAT)
-    )
+    # Also of float32: in another form of the network, the features may be in float16
+    given = vectors = add("Cast", [features], "float32", to=TensorProto.FLOAT)
     if rank > 2:  # (N, C, h, w) or (N, T, D) -> (N, D)
         places = constant("places", np.array([2, 3] if rank == 4 else [1], dtype=np.int64))
         vectors = add("ReduceMean", [vectors, places], "pooled", keepdims=0)
@@ -118,14 +127,11 @@ def with_novelty(proto: ModelProto, training: TrainingFeatures, *, features: str
     return made, given
 
 
-def _type_of(proto: ModelProto, name: str) -> tuple[int, int]:
-    """Return the element type and the rank of a tensor."""
+def _rank_of(proto: ModelProto, name: str) -> int:
+    """Return the number of axes of a tensor."""
     graph = onnx.shape_inference.infer_shapes(proto).graph
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.name == name:
-            tensor = value.type.tensor_type
-            return tensor.elem_type, len(tensor.shape.dim)
-    raise AssertionError(name)
+    values = (*graph.input, *graph.output, *graph.value_info)
+    return next(len(value.type.tensor_type.shape.dim) for value in values if value.name == name)
 
 
 def _adder(graph: GraphProto) -> Callable[..., str]:

@@ -133,7 +133,7 @@ def test_novelty_stays_in_float32_on_a_gpu_in_float16(run, made, root):
     run("cnn-calibrate", *WORDS, "-m", "net.onnx", "-o", "new.onnx")
     session = onnxruntime.InferenceSession(half_precision.converted(Path("new.onnx").read_bytes(), name="new.onnx"))
     (found,) = session.run(["novelty"], {"images": squares(files(root)).numpy()})
-    assert np.allclose(found, reference(made), rtol=0.01)
+    assert np.allclose(found, reference(made), rtol=0.02)
 
 
 def test_same_input_gives_same_bytes(run, made):
