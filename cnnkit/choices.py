@@ -173,6 +173,12 @@ class Vote(StrEnum):
     HARD = "hard"  # majority of the predicted classes
 
 
+class NoveltyMethod(StrEnum):
+    """The distance of an image to the training images."""
+
+    MAHALANOBIS = "mahalanobis"
+
+
 class SetMethod(StrEnum):
     """The score by which classes are in the answer set of an image."""
 

@@ -1,4 +1,4 @@
-"""Calibrate probabilities: fit a temperature and write it into the exported network; or find answer sets."""
+"""Calibrate probabilities: fit a temperature and write it into the exported network; find answer sets; or add a novelty."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cnnkit import cli
 from cnnkit.evaluation.config import CalibrateConfig
+from cnnkit.infer.config import NoveltyConfig
+from cnnkit.option_fields import given, refuse_unused
 
 if TYPE_CHECKING:
     from cnnkit.evaluation.matching import MatchedPredictions
@@ -27,9 +29,10 @@ def main(
     folders: cli.options.Folders = None,
     *,
     config: CalibrateConfig,
+    novelty: NoveltyConfig,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Calibrate probabilities: fit a temperature and write it into the exported network; or find answer sets.
+    """Calibrate probabilities: fit a temperature and write it into the exported network; find answer sets; or add a novelty.
 
     Of predictions with probability 0.9, nine in ten should be correct. Networks are often overconfident; dividing their logits by one
     number, the temperature, corrects that. It is fitted to labelled images, best those of the validation set, by minimizing the log-loss.
@@ -44,6 +47,10 @@ def main(
     set, have the true one for at least 95 % of new images like the labelled ones (split conformal prediction). cnn-predict --sets prints
     the sets. A temperature that is fitted afterwards removes them: fit it first.
 
+    With --novelty train.npy, no probability changes, and no predictions are read. The network gets an output novelty: the Mahalanobis
+    distance of an image's features to those of the training images of the nearest class, about 1 for these. 95 % of the validation images
+    are not above its threshold. cnn-predict prints the novelty, and with --reject ? for images above the threshold.
+
     The probability of every class is needed (cnn-predict --top all); for two classes one is enough.
 
     Examples:
@@ -51,10 +58,20 @@ def main(
       cnn-calibrate val.tsv --truth split.tsv --split val -m head.onnx -o calibrated.onnx
       cnn-calibrate val.tsv --truth split.tsv --split val --reliability reliability.png
       cnn-calibrate val.tsv --truth split.tsv --split val --sets 0.95 -m head.onnx -o sets.onnx
+      cnn-calibrate --novelty train.npy --val val.npy -m head.onnx -o novelty.onnx
       cnn-predict -m calibrated.onnx split.tsv --split test --top all \\
           | cnn-eval --truth split.tsv --split test
     """
-    config = config.checked()
+    config, novelty = config.checked(), novelty.checked()
+    if novelty.novelty is not None:
+        others = [option for option in given(config) if option not in ("--model", "--output")]
+        unused = {"PREDICTIONS": predictions, "--truth": truth, "--split": split, "--folders": folders is not None}
+        refuse_unused(unused | dict.fromkeys(others, True), "--novelty reads features, not predictions")
+
+        from cnnkit.infer import novelty as novelties
+
+        cli.emit([novelties.add(novelty, model=config.model, output=config.output)], as_json)
+        return
 
     from cnnkit.evaluation import set_calibration, temperature
 

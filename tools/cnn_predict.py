@@ -59,6 +59,9 @@ def main(
     A model of cnn-train-head --use also takes columns: of a manifest that is the SOURCE, of --columns FILE.tsv, or width, height, aspect
     and bytes of the image files.
 
+    A model of cnn-calibrate --novelty adds the column novelty, how far the image is from those of the training set. With --reject, the
+    labels of images above its threshold are ?, as with --min-probability.
+
     With --sets, each image has a row for each class in its answer set, which has the true class as often as cnn-calibrate --sets promised.
 
     A network without a cnnkit header must take images (N, C, H, W) or (N, H, W, C) with three channels or one, and needs
@@ -76,6 +79,7 @@ def main(
       cnn-predict -m head.onnx split.tsv --split test --tta "crop 0.9, hflip" --views 16
       cnn-predict -m any.onnx landscapes/ --size native
       cnn-predict -m sets.onnx photos/ --sets
+      cnn-predict -m novelty.onnx photos/ --reject
       cnn-predict -m head-only.onnx test.npy --top 3
       cnn-predict -m two.onnx photos/ --columns photos.tsv
       cnn-predict -m head.onnx photos/ --shard 2/8 > predictions-2.tsv
@@ -127,7 +131,11 @@ def main(
         if config.labels_only:
             cli.emit_lines(
                 predict.labels(
-                    outputs, predictor.classes, min_probability=config.min_probability, need_one=config.shard is None
+                    outputs,
+                    predictor.classes,
+                    min_probability=config.min_probability,
+                    most_novelty=predictor.most_novelty,
+                    need_one=config.shard is None,
                 )
             )
         else:
@@ -137,6 +145,7 @@ def main(
                     predictor.classes,
                     top=config.most or len(predictor.classes),
                     min_probability=config.min_probability,
+                    most_novelty=predictor.most_novelty,
                     sets=predictor.sets if config.sets else None,
                     need_one=config.shard is None,
                 ),
@@ -146,6 +155,7 @@ def main(
                     *(("logit",) if config.logits else ()),
                     *(("box",) if predictor.gives_box else ()),
                     *(("set_size",) if config.sets else ()),
+                    *(("novelty",) if predictor.gives_novelty else ()),
                 ),
             )
 

@@ -58,6 +58,12 @@ class ImagePrediction:
         found = self._output.box
         return None if found is None else (found.x, found.y, found.width, found.height)
 
+    @property
+    def novelty(self) -> float | None:
+        """The distance of the image to the training images, of a network of cnn-calibrate --novelty; None of another."""
+        found = self._output.novelty
+        return None if found is None else float(found)
+
     @public
     def top(self, k: int | None = None) -> list[Prediction]:
         """Return the k most probable classes, the best first, as rows that `write_predictions` takes; by default all.
@@ -75,6 +81,7 @@ class Classifier:
     Attributes:
         classes: In the order of `probabilities`.
         device: cpu or cuda.
+        novelty_threshold: The novelty above which cnn-predict --reject prints ?; None for a network without a novelty.
     """
 
     @public
@@ -146,6 +153,7 @@ class Classifier:
         self._predictor = Predictor([os.fspath(each) for each in models], config, spec=spec, make_copies=make_copies)
         self.classes: tuple[str, ...] = tuple(self._predictor.classes)
         self.device: str = self._predictor.device
+        self.novelty_threshold: float | None = self._predictor.novelty_threshold
 
     @public
     def predict(

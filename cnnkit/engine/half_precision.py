@@ -3,6 +3,7 @@
 import onnx
 from onnx import ModelProto, TensorProto
 
+from cnnkit.engine import novelty_graph
 from cnnkit.errors import UsageError
 
 #: Operators that stay in float32 because they involve exponentials, in addition to the converter's own list.
@@ -40,7 +41,10 @@ def converted(content: bytes, *, name: str) -> bytes:
     proto: ModelProto = onnx.load_model_from_string(content)
     block = [*float16.DEFAULT_OP_BLOCK_LIST, *_KEPT]
     try:
-        made: ModelProto = float16.convert_float_to_float16(proto, keep_io_types=True, op_block_list=block)
+        # A novelty stays in float32: in float16, it would have no more than two digits
+        bare = novelty_graph.without(proto)
+        made: ModelProto = float16.convert_float_to_float16(bare, keep_io_types=True, op_block_list=block)
+        novelty_graph.append(made, proto)
     except Exception as error:  # the converter raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise refused(name, reason) from error

@@ -13,7 +13,7 @@ from cnnkit.engine.config import is_network_name
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, FormatError, MemoryFullError, RunError, UsageError
 from cnnkit.formats.header import LUMA, Header, Preprocess
-from cnnkit.formats.onnx_record import COLUMNS_INPUT
+from cnnkit.formats.onnx_record import COLUMNS_INPUT, NOVELTY
 from cnnkit.messages import excerpt
 
 _DTYPES: dict[str, type[np.generic]] = {
@@ -128,16 +128,17 @@ class OnnxNetwork:
         preprocess: Preprocess | None,
         columns: NDArray[np.float32] | None = None,
     ) -> list[NDArray[Any]]:
-        """Return some of the network's outputs, as `run`, and check that each has one row per image.
+        """Return some of the network's outputs, as `run`, and check that each has one row per image, or a number if it is the novelty.
 
         Raises:
             FormatError: An output does not.
         """
         found = self.run(inputs, outputs, preprocess=preprocess, columns=columns)
         for name, output in zip(outputs, found, strict=True):
-            if output.dtype.kind != "f" or output.ndim < 2 or len(output) != len(inputs):
+            if output.dtype.kind != "f" or (output.ndim > 1) is (name == NOVELTY) or len(output) != len(inputs):
                 raise FormatError(
-                    f"{self.name}: its output {excerpt(name)} is not a row of floating-point numbers for each image"
+                    f"{self.name}: its output {excerpt(name)} is not a {'' if name == NOVELTY else 'row of '}floating-point "
+                    f"number{'' if name == NOVELTY else 's'} for each image"
                 )
         return found
 
@@ -201,6 +202,7 @@ class OutputNames:
     probabilities: str | None
     logits: str | None
     box: str | None = None
+    novelty: str | None = None
 
 
 class OnnxClassifier:
@@ -238,35 +240,44 @@ class OnnxClassifier:
         """Whether the network has an output of boxes."""
         return self._outputs.box is not None
 
+    @property
+    def gives_novelty(self) -> bool:
+        """Whether the network has an output of the novelty of images, whose threshold is in the Header."""
+        return self._outputs.novelty is not None
+
     def __call__(
-        self, inputs: NDArray[Any], *, logits: bool = False, columns: NDArray[np.float32] | None = None
+        self,
+        inputs: NDArray[Any],
+        *,
+        logits: bool = False,
+        novelty: bool = False,
+        columns: NDArray[np.float32] | None = None,
     ) -> list[NDArray[np.float32]]:
         """Compute the outputs.
 
         Args:
             inputs: As `OnnxNetwork.run`.
             logits: Return the logits, too.
+            novelty: Return the novelty, too, of a network that has one.
             columns: As `OnnxNetwork.run`.
 
         Returns:
-            Probabilities (N, classes); with `logits`, logits (N, classes); of a network that predicts boxes, these (N, 4).
+            Probabilities (N, classes); with `logits`, logits (N, classes); of a network that predicts boxes, these (N, 4); with `novelty`,
+            the novelty (N,).
 
         Raises:
             FormatError: The number of outputs differs from the number of class names, or a box has not four numbers.
         """
         wanted = [name for name in (self._outputs.probabilities, self._outputs.logits) if name is not None]
         some = wanted if logits else wanted[:1]
-        if self._outputs.box is not None:
-            *outputs, boxes = self.network.rows(
-                inputs, [*some, self._outputs.box], preprocess=self.preprocess, columns=columns
+        further = [name for name in (self._outputs.box, self._outputs.novelty if novelty else None) if name is not None]
+        outputs = self.network.rows(inputs, [*some, *further], preprocess=self.preprocess, columns=columns)
+        others = [output.astype(np.float32, copy=False) for output in outputs[len(some) :]]
+        if self._outputs.box is not None and others[0].shape[1:] != (4,):
+            raise FormatError(
+                f"{self.name}: its output {self._outputs.box} has the shape {others[0].shape}, expected (N, 4)"
             )
-            if boxes.shape[1:] != (4,):
-                raise FormatError(
-                    f"{self.name}: its output {self._outputs.box} has the shape {boxes.shape}, expected (N, 4)"
-                )
-            return [*self._of_classes(outputs, logits=logits), boxes.astype(np.float32, copy=False)]
-        outputs = self.network.rows(inputs, some, preprocess=self.preprocess, columns=columns)
-        return self._of_classes(outputs, logits=logits)
+        return [*self._of_classes(outputs[: len(some)], logits=logits), *others]
 
     def _of_classes(self, outputs: Sequence[NDArray[Any]], *, logits: bool) -> list[NDArray[np.float32]]:
         """Return probabilities and logits from what the network returned."""
@@ -314,7 +325,12 @@ class OnnxClassifier:
         return np.zeros((rows, self.network.columns), dtype=np.float32) if self.network.columns else None
 
     def on_any(
-        self, images: NDArray[np.uint8], *, logits: bool = False, columns: NDArray[np.float32] | None = None
+        self,
+        images: NDArray[np.uint8],
+        *,
+        logits: bool = False,
+        novelty: bool = False,
+        columns: NDArray[np.float32] | None = None,
     ) -> list[NDArray[np.float32]]:
         """Compute the outputs for images of any size, (N, height, width, 3).
 
@@ -328,9 +344,9 @@ class OnnxClassifier:
         if height < self.preprocess.height or width < self.preprocess.width:
             if not self._sees(height, width):
                 raise BadImageError(f"{width} x {height} pixels are too small for {self.name}")
-            return self(images, logits=logits, columns=columns)
+            return self(images, logits=logits, novelty=novelty, columns=columns)
         try:
-            return self(images, logits=logits, columns=columns)
+            return self(images, logits=logits, novelty=novelty, columns=columns)
         except RunError as error:
             raise BadImageError(f"{self.name} does not accept {width} x {height} pixels: {error.reason}") from error
         except MemoryFullError as error:  # a batch of one
@@ -415,6 +431,7 @@ def from_header(network: OnnxNetwork, header: Header) -> OnnxClassifier:
             "probabilities",
             "logits" if "logits" in outputs else None,
             "box" if header.box_head is not None and "box" in outputs else None,
+            NOVELTY if header.novelty is not None and NOVELTY in outputs else None,
         ),
         header=header,
     )

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from cnnkit import __version__
-from cnnkit.choices import ColumnKind, Decoding, Fit, Interpolation, Pool, SetMethod, Whiten
+from cnnkit.choices import ColumnKind, Decoding, Fit, Interpolation, NoveltyMethod, Pool, SetMethod, Whiten
 from cnnkit.errors import FormatError, UsageError
 
 VERSION = 1
@@ -141,6 +141,22 @@ class AnswerSets:
 
 
 @dataclass(frozen=True, slots=True)
+class Novelty:
+    """The output `novelty` of a network, from cnn-calibrate --novelty: the distance to the features of the training images.
+
+    At most the share 1 - `keep` of the `val` validation images are above the `threshold`. `train` is the number of training images,
+    `method` the distance (`evaluation.novelty`), and `components` the number of its axes.
+    """
+
+    method: NoveltyMethod
+    threshold: float
+    keep: float
+    train: int
+    val: int
+    components: int
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What a file contains and how it was made: everything that later steps need, and nothing that changes between equal runs."""
 
@@ -155,6 +171,7 @@ class Header:
     box_head: str | None = None
     columns: tuple[InputColumn, ...] | None = None  # the second input of a network
     sets: AnswerSets | None = None  # absent in files without answer sets
+    novelty: Novelty | None = None  # absent in files without this output
 
     @property
     def has_views(self) -> bool:
@@ -197,6 +214,8 @@ class Header:
             record["columns"] = [column.record() for column in self.columns]
         if self.sets is None:
             del record["sets"]
+        if self.novelty is None:
+            del record["novelty"]
         return json.dumps({"cnnkit": VERSION, **record}, ensure_ascii=False)
 
     @classmethod
@@ -267,6 +286,7 @@ class Header:
             if found.columns is None
             else tuple(InputColumn(**msgspec.structs.asdict(column)) for column in found.columns),
             sets=None if found.sets is None else AnswerSets(**msgspec.structs.asdict(found.sets)),
+            novelty=None if found.novelty is None else Novelty(**msgspec.structs.asdict(found.novelty)),
         )
 
     def but(self, **changes: Any) -> Self:  # noqa: ANN401 - any field
@@ -350,6 +370,15 @@ class _AnswerSetsFile(msgspec.Struct):
     n: Annotated[int, Meta(ge=1, le=2**53)]
 
 
+class _NoveltyFile(msgspec.Struct):
+    method: NoveltyMethod
+    threshold: Annotated[float, Meta(ge=0, le=LARGEST_VALUE)]
+    keep: Annotated[float, Meta(gt=0, le=1)]
+    train: Annotated[int, Meta(ge=1, le=2**53)]
+    val: Annotated[int, Meta(ge=1, le=2**53)]
+    components: _Count
+
+
 class _HeaderFile(msgspec.Struct):
     kind: ArtefactKind
     classes: Annotated[tuple[_Text, ...], Meta(min_length=1)] | None = None
@@ -361,6 +390,7 @@ class _HeaderFile(msgspec.Struct):
     box_head: _Notation | None = None
     columns: Annotated[tuple[_ColumnFile, ...], Meta(min_length=1, max_length=1000)] | None = None
     sets: _AnswerSetsFile | None = None
+    novelty: _NoveltyFile | None = None
 
     def __post_init__(self) -> None:
         """Raise an error for two classes with the same name."""
@@ -378,7 +408,8 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "pool": Pool,
     "kind of a column": ColumnKind,
     "whiten": Whiten,
-    "method": SetMethod,
+    "sets.method": SetMethod,
+    "novelty.method": NoveltyMethod,
 }
 
 
@@ -435,7 +466,7 @@ def _explained(error: msgspec.ValidationError, record: Mapping[str, Any]) -> str
         return f"{f'{path}.' if path else ''}{missing[1]} is missing"
     if not path and not reason.startswith("Expected "):
         return reason
-    word = path.rpartition(".")[2]
+    word = path if path in _CHOICES else path.rpartition(".")[2]
     word = "kind of a column" if word == "kind" and path != word else word
     expected = _expected(reason)
     if word in _CHOICES and reason.startswith("Invalid enum value"):

@@ -7,6 +7,9 @@ from cnnkit.formats.header import Header
 #: Name of the second input of a network that takes metadata: float32 (N, columns), in the order of the Header's `columns`.
 COLUMNS_INPUT = "columns"
 
+#: Name of the output of a network of cnn-calibrate --novelty: float32 (N,).
+NOVELTY = "novelty"
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:

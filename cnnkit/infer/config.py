@@ -13,10 +13,13 @@ from cnnkit.engine.config import BY_NAME, BulkConfig
 from cnnkit.errors import UsageError
 from cnnkit.option_fields import (
     MOST_SEED,
+    RemembersGiven,
     check_ranges,
     decoding_option,
     fit_option,
+    given,
     option,
+    refuse_unused,
     resize_option,
     seed_option,
     shard_option,
@@ -24,7 +27,7 @@ from cnnkit.option_fields import (
 )
 
 # Groups of options in the help; options without a group come first.
-AVERAGING, EXTERNAL = "Test-time augmentation", "Networks without a cnnkit header"
+AVERAGING, EXTERNAL, NOVELTY = "Test-time augmentation", "Networks without a cnnkit header", "Novelty"
 
 Channels = tuple[float, float, float]
 
@@ -100,6 +103,10 @@ class PredictConfig(BulkConfig):
     min_probability: float = option(
         0.0, "Print ? instead of a label below this probability.", minimum=0.0, maximum=1.0, metavar="P"
     )
+    reject: bool = option(
+        False,
+        "Print ? instead of a label if the novelty of the image is above the threshold that cnn-calibrate --novelty found.",
+    )
     sets: bool = option(
         False,
         "Print the classes in the answer set of each image, of a model of cnn-calibrate --sets, and their number in a column set_size; "
@@ -153,8 +160,8 @@ class PredictConfig(BulkConfig):
         self.check_workers()
         shards.of(self.shard)
         most = self.most
-        if self.sets and (self.labels_only or self.min_probability):
-            word = "--labels-only" if self.labels_only else "--min-probability"
+        if self.sets and (self.labels_only or self.min_probability or self.reject):
+            word = "--labels-only" if self.labels_only else "--reject" if self.reject else "--min-probability"
             raise UsageError(f"--sets prints every class of a set, and {word} leaves some out; drop one of the two")
         if self.labels_only and (most != 1 or self.logits or as_json):
             raise UsageError("--labels-only prints only labels; drop --top, --logits and --json")
@@ -196,6 +203,48 @@ class PredictConfig(BulkConfig):
         return (
             self.tta is not None and not augment_notation.parse_required(self.tta, option="--tta").needs_no_resampling
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoveltyConfig(RemembersGiven):
+    """The features from which a network gets the novelty of images, and the share of validation images that are not novel."""
+
+    novelty: Path | None = option(
+        None,
+        "Instead of a temperature, add an output novelty to the network, the distance of an image to these features of the training "
+        "images, for cnn-predict --reject.",
+        metavar="FILE.npy",
+        group=NOVELTY,
+    )
+    val: Path | None = option(
+        None,
+        "Features of the validation set, which give the threshold. [default: the rows of split val in the features of --novelty]",
+        metavar="FILE.npy",
+        group=NOVELTY,
+    )
+    keep: float = option(
+        0.95,
+        "Share of the validation images up to the threshold.",
+        minimum=0.01,
+        maximum=1.0,
+        metavar="SHARE",
+        group=NOVELTY,
+    )
+
+    def checked(self) -> Self:
+        """Check that the options have an effect.
+
+        Raises:
+            UsageError: `val` or `keep` without `novelty`, or a share out of range.
+        """
+        check_ranges(self)
+        if self.novelty is None:
+            refuse_unused(dict.fromkeys(given(self), True), "there is no --novelty FILE.npy")
+        elif self.val is not None and self.val.resolve() == self.novelty.resolve():
+            raise UsageError(
+                f"{self.val} has the training images, which are nearer than new ones; give the features of the validation set"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,6 +102,7 @@ class Ensemble:
         models: One or more.
         classes: In the order of the first model.
         native: Whether each image keeps its own size.
+        gives_novelty: Whether the network computes the novelty of images; then it is the only one.
     """
 
     def __init__(
@@ -153,6 +154,9 @@ class Ensemble:
         if len(self.models) > 1 and (boxed := next((model.name for model in self.models if model.gives_box), None)):
             raise UsageError(f"{boxed} predicts boxes, which cannot vote; give that model alone")
         self.classes, self._logits = first.classes, logits
+        self.gives_novelty = first.gives_novelty and len(self.models) == 1
+        if not self.gives_novelty and any(model.gives_novelty for model in self.models):
+            log.info("the novelty of an image is that of one model; several give none")
         self._orders = [
             class_order(model.classes, first.classes, name=model.name, reference_name=first.name)
             for model in self.models
@@ -245,7 +249,8 @@ class Ensemble:
     def predict(
         self, inputs: Sequence[NDArray[Any]], columns: NDArray[np.float32] | None = None
     ) -> list[NDArray[np.float32]]:
-        """Return the probabilities of each model, (N, classes), followed by the logits if requested, and by boxes if there are any.
+        """Return the probabilities of each model, (N, classes), followed by the logits if requested, by boxes and by the novelty (N,) if
+        there are any.
 
         Args:
             inputs: One batch per model.
@@ -258,7 +263,8 @@ class Ensemble:
         for model, values in zip(self.models, inputs, strict=True):
             stop = start + model.network.columns
             own = None if stop == start or columns is None else columns[:, start:stop]
-            outputs.append((model.on_any if self.native else model)(values, logits=self._logits, columns=own))
+            run = model.on_any if self.native else model
+            outputs.append(run(values, logits=self._logits, novelty=self.gives_novelty, columns=own))
             start = stop
         probabilities = [
             output[0] if order is None else output[0][:, order]

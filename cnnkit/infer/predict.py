@@ -47,8 +47,9 @@ _NOT_FINITE = "the network's output is not finite"
 
 
 #: Columns of predictions that only some have, after those of `Prediction`: the logit of the class; the box of the object in pixels of the
-#: upright image, None if it is outside of the image; the number of labels in the answer set.
-_EXTRAS: dict[str, Any] = {"logit": float | None, "box": str | None, "set_size": int | None}
+#: upright image, None if it is outside of the image; the number of labels in the answer set; the distance
+#: to the training images.
+_EXTRAS: dict[str, Any] = {"logit": float | None, "box": str | None, "set_size": int | None, "novelty": float | None}
 
 
 @functools.cache
@@ -65,7 +66,8 @@ class ImageOutput:
     """Prediction of one image; `probabilities` is None if the image could not be used.
 
     `probabilities` (classes,) are the scores of the classes, `ranking` (classes,) the classes from best to worst, `logits` (classes,).
-    `box` is in pixels of the upright image; None if it is outside of the image, or the network predicts none, see `has_box`.
+    `box` is in pixels of the upright image; None if it is outside of the image, or the network predicts none, see `has_box`. `novelty` is
+    the distance to the training images; None if the network computes none.
     """
 
     path: str
@@ -74,6 +76,7 @@ class ImageOutput:
     logits: NDArray[np.float32] | None = None
     box: Box | None = None
     has_box: bool = False
+    novelty: np.float32 | None = None
 
 
 class Predictor:
@@ -119,6 +122,8 @@ class Predictor:
             )
         if config.sets:
             self._check_sets(spec or ModelSpec())
+        if config.reject:
+            self._check_reject()
         self._columns: ColumnInput | None = None  # of the current images
         for model in self._ensemble.models:
             if views is not None and model.preprocess is not None:
@@ -133,6 +138,22 @@ class Predictor:
     def gives_box(self) -> bool:
         """Whether the network predicts a box, too."""
         return self._ensemble.gives_box
+
+    @property
+    def gives_novelty(self) -> bool:
+        """Whether the network computes the novelty of images."""
+        return self._ensemble.gives_novelty
+
+    @property
+    def novelty_threshold(self) -> float | None:
+        """The novelty above which images are unlike the training images; None if the network computes none."""
+        header = self._ensemble.models[0].header
+        return header.novelty.threshold if self.gives_novelty and header and header.novelty else None
+
+    @property
+    def most_novelty(self) -> float | None:
+        """The novelty above which a label is withheld; None if none is."""
+        return self.novelty_threshold if self._config.reject else None
 
     @property
     def sets(self) -> AnswerSets | None:
@@ -230,6 +251,20 @@ class Predictor:
         if spec.size is not None:
             raise UsageError(f"the answer sets of {name} are for its own size of images; drop --size, or drop --sets")
 
+    def _check_reject(self) -> None:
+        """Check that the network computes the novelty of images."""
+        models = self._ensemble.models
+        if len(models) > 1:
+            raise UsageError(
+                "--reject needs the novelty of one model, and several give none; give one --model, or drop it"
+            )
+        if not self.gives_novelty:
+            word = messages.shell_word(models[0].name)
+            raise UsageError(
+                f"{models[0].name} computes no novelty, which --reject needs; add it with "
+                f"cnn-calibrate --novelty train.npy --val val.npy -m {word} -o NOVELTY.onnx"
+            )
+
     @property
     def takes_columns(self) -> bool:
         """Whether one of the networks takes metadata next to the image."""
@@ -281,9 +316,13 @@ class Predictor:
                     callbacks.skip(image.path, str(outputs))
                     yield ImageOutput(image.path)
                 else:
+                    novelty = outputs.pop() if self.gives_novelty else None
                     boxes = outputs.pop() if self.gives_box else None
                     (values,) = zip(*self._voted(outputs, views), strict=True)
-                    output = _image_output(image.path, values, callbacks.skip)
+                    # The first view is the image without changes, to which the threshold was fitted
+                    output = _image_output(
+                        image.path, values, callbacks.skip, novelty=None if novelty is None else novelty[0]
+                    )
                     yield output if boxes is None else self._with_box(output, image, boxes)
         if self._columns is not None:
             self._columns.report()
@@ -337,8 +376,9 @@ class Predictor:
                     array[: len(paths)]
                     for array in self._ensemble.predict([filled] * len(self._ensemble.models), columns)
                 ]
-                for path, *prediction in zip(paths, *self._voted(arrays, 1), strict=True):
-                    yield _image_output(path, prediction, callbacks.skip)
+                novelty = arrays.pop() if self.gives_novelty else [None] * len(paths)
+                for path, distance, *prediction in zip(paths, novelty, *self._voted(arrays, 1), strict=True):
+                    yield _image_output(path, prediction, callbacks.skip, novelty=distance)
                 done += len(paths)
                 callbacks.progress(done, total)
         if self._columns is not None:
@@ -366,12 +406,14 @@ def _even(batch: int, total: int | None) -> int:
     return -(-total // -(-total // batch))
 
 
-def _image_output(path: str, values: Sequence[NDArray[Any]], skip: Skip) -> ImageOutput:
-    if not np.isfinite(values[0]).all():
+def _image_output(
+    path: str, values: Sequence[NDArray[Any]], skip: Skip, *, novelty: np.float32 | None = None
+) -> ImageOutput:
+    if not np.isfinite(values[0]).all() or (novelty is not None and not np.isfinite(novelty)):
         skip(path, _NOT_FINITE)
         return ImageOutput(path)
     probabilities, ranking, *logits = values
-    return ImageOutput(path, probabilities, ranking, logits[0] if logits else None)
+    return ImageOutput(path, probabilities, ranking, logits[0] if logits else None, novelty=novelty)
 
 
 def rows(
@@ -380,6 +422,7 @@ def rows(
     *,
     top: int = 1,
     min_probability: float = 0.0,
+    most_novelty: float | None = None,
     sets: AnswerSets | None = None,
     need_one: bool = True,
 ) -> Iterator[Prediction]:
@@ -390,6 +433,7 @@ def rows(
         classes: Its classes.
         top: Number of classes per image; all if there are fewer.
         min_probability: Labels with a lower probability are replaced by `?`.
+        most_novelty: Labels of images with a higher novelty are replaced by `?`.
         sets: List at least the classes in the answer set of the image, and their number in each row.
         need_one: Raise an error if no image can be used; a shard may have none.
 
@@ -400,7 +444,9 @@ def rows(
         CnnkitError: There are images, and none could be used.
     """
     for output in _demanding_one(outputs) if need_one else outputs:
-        yield from _rows_of(output, classes, top=top, min_probability=min_probability, sets=sets)
+        yield from _rows_of(
+            output, classes, top=top, min_probability=min_probability, most_novelty=most_novelty, sets=sets
+        )
 
 
 def _rows_of(
@@ -409,6 +455,7 @@ def _rows_of(
     *,
     top: int,
     min_probability: float,
+    most_novelty: float | None = None,
     sets: AnswerSets | None = None,
 ) -> Iterator[Prediction]:
     if output.probabilities is not None and output.ranking is not None:
@@ -420,10 +467,14 @@ def _rows_of(
         if sets is not None:
             extras["set_size"] = _set_size(output.probabilities[output.ranking], sets)
             top = max(top, extras["set_size"])
+        novel = False
+        if output.novelty is not None:
+            extras["novelty"] = _number(output.novelty)
+            novel = most_novelty is not None and extras["novelty"] > most_novelty
         row = _row_type(*extras)
         for rank, place in enumerate(output.ranking[:top], start=1):
             probability = _number(output.probabilities[place])
-            label = classes[place] if probability >= min_probability else WITHHELD
+            label = classes[place] if probability >= min_probability and not novel else WITHHELD
             if output.logits is not None:
                 extras["logit"] = _number(output.logits[place])
             yield row(output.path, rank, label, probability, **extras)
@@ -435,9 +486,14 @@ def _set_size(ranked: NDArray[np.float32], sets: AnswerSets) -> int:
 
 
 def labels(
-    predictions: Iterable[ImageOutput], classes: Sequence[str], *, min_probability: float = 0.0, need_one: bool = True
+    predictions: Iterable[ImageOutput],
+    classes: Sequence[str],
+    *,
+    min_probability: float = 0.0,
+    most_novelty: float | None = None,
+    need_one: bool = True,
 ) -> Iterator[str]:
-    """Yield one line per image: its label, `?` below `min_probability`, an empty line if it was skipped.
+    """Yield one line per image: its label, `?` below `min_probability` or above `most_novelty`, an empty line if it was skipped.
 
     So line n always belongs to the n-th image. `need_one` as `rows`.
 
@@ -445,7 +501,8 @@ def labels(
         CnnkitError: There are images, and none could be used.
     """
     for prediction in _demanding_one(predictions) if need_one else predictions:
-        best = next(_rows_of(prediction, classes, top=1, min_probability=min_probability), None)
+        found = _rows_of(prediction, classes, top=1, min_probability=min_probability, most_novelty=most_novelty)
+        best = next(found, None)
         yield "" if best is None else tsv.escape(best.label)
 
 
