@@ -112,7 +112,7 @@ def hide_heif(monkeypatch):
 
 @pytest.fixture(scope="session")
 def commands():
-    """Yield a folder with all installed commands and python; the commands are forks of a server that has already imported torch.
+    """Yield a folder with all installed commands and python; the commands are forks of a server that has already imported torch and cnnkit.
 
     They behave as the installed ones, except for their start and for variables that Python and torch read then: with PYTHON... in the
     environment, the installed commands are run.
@@ -432,6 +432,11 @@ LONGEST = (
     "test_python_interface.py",
     "test_photos_mk.py",
     "test_completion.py",
+    "test_cluster_ray.py",
+    "test_cluster_examples.py",
+    "fuzz/test_fuzz.py",
+    "commands/test_cnn_cam.py",
+    "commands/test_vision_transformers.py",
     "commands/test_cnn_check.py",
     "commands/test_cnn_extract.py",
     "engine/test_onnx_backbone.py",

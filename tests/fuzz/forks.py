@@ -1,8 +1,6 @@
 """Run commands in forks of one process, and record how they end."""
 
 import contextlib
-import gc
-import importlib
 import os
 import select
 import shlex
@@ -11,7 +9,10 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
+import serve
 
 #: Time limit of a command on these small inputs. It usually takes a second, but the machine may be busy.
 SECONDS = 60
@@ -48,24 +49,8 @@ class Runner:
     """Runs commands in forks of this process, which has imported the slow modules."""
 
     def __init__(self):
-        for name in (
-            "PIL.Image",
-            "numpy",
-            "torch",
-            "torch.export",
-            "torchvision",
-            "onnx",
-            "sklearn.linear_model",
-            "scipy.stats",
-            "typer.main",
-            "rich.progress",
-        ):
-            importlib.import_module(name)
-        self.commands = {
-            each.name: each.load() for each in entry_points(group="console_scripts") if each.name.startswith("cnn-")
-        }
-        gc.collect()
-        gc.freeze()  # otherwise the first collection in each fork would copy all pages
+        serve.load_everything()
+        self.commands = serve.COMMANDS
 
     def __call__(self, folder, line, *, kill_after=None):
         """Run a command line (split as by a shell, but without expansions) in `folder`; `kill_after`: seconds until SIGKILL."""

@@ -4,7 +4,7 @@
 
 A command survives an input if it ends in time with a documented exit status, prints no traceback, stays within a memory limit and writes
 nothing except its outputs; each kind of input below may require more. The same seed and count give the same inputs, with any number of
-jobs. tests/fuzz/test_fuzz.py runs 250 of them.
+jobs. tests/fuzz/test_fuzz.py runs 100 of them.
 """
 
 import argparse
@@ -613,7 +613,7 @@ def report(counts, count, seed):
             "",
             "An input that is not survived is a bug in cnnkit. `make fuzz` prints the command, the input and what was wrong; with "
             "`--keep FOLDER`, the script keeps the input.",
-            "The same seed gives the same inputs. `make test-all` tries 250 of them.",
+            "The same seed gives the same inputs. `make test-all` tries 100 of them.",
             "",
             *(f"- {name}: `{words}` failed on {number:,}" for (name, words), number in sorted(failures.items())),
             *([] if failures else ["In this run all inputs were survived."]),
@@ -625,7 +625,7 @@ def report(counts, count, seed):
 def main():
     """Parse the command line, run the inputs, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=250, help="number of inputs (default: 250)")
+    parser.add_argument("--count", type=int, default=100, help="number of inputs (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(KINDS), help="run one kind")
     parser.add_argument("--keep", help="folder for copies of the inputs that failed")

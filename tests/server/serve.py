@@ -1,4 +1,4 @@
-"""Run installed commands in forks of one process that has already imported torch, which saves seconds per start.
+"""Run installed commands in forks of one process that has already imported torch and cnnkit, which saves seconds per start.
 
 `serve.py FOLDER` listens at FOLDER/socket, prints a line when it is ready, and ends with its standard input. client.py replaces every
 command: it sends the command line, environment, folder, limits and streams, forwards signals, and ends as the fork ends.
@@ -8,18 +8,23 @@ Other tests start the commands themselves.
 import array
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import marshal
+import multiprocessing.util
 import os
+import pkgutil
 import resource
 import selectors
 import signal
 import socket
 import sys
+import warnings
+import weakref
 from importlib.metadata import entry_points
 
-#: Modules that are slow to import and start no thread; onnxruntime starts one.
+#: Modules that are slow to import and start no thread.
 HEAVY = [
     "PIL.Image",
     "matplotlib.backends.backend_agg",
@@ -39,17 +44,62 @@ HEAVY = [
 ]
 
 
+#: What cnnkit sets in the environment when it is imported, unless the user has.
+SETTINGS = {}
+
+#: The entry points of the commands by name: looking for one reads a file of every installed package.
+COMMANDS = {}
+
+
 def load_everything():
-    """Import slow modules; cnnkit is imported by each fork, as in a normal start."""
+    """Import slow modules, and those of cnnkit, which read nothing of the environment when they are imported; export a network."""
     for name in HEAVY:
         importlib.import_module(name)
-    with contextlib.suppress(ImportError, AttributeError):  # saves a second of every export; not in every torch
-        from torch.onnx._internal.exporter import _registration
+    before = dict(os.environ)
+    import cnnkit
 
-        _registration.ONNXRegistry.from_torchlib()
+    SETTINGS.update({name: value for name, value in os.environ.items() if name not in before})
+    for each in entry_points(group="console_scripts"):
+        if each.module.startswith("cnnkit_tools."):
+            COMMANDS[each.name] = each.load()
+    for each in pkgutil.walk_packages(cnnkit.__path__, "cnnkit."):
+        importlib.import_module(each.name)
+    with contextlib.suppress(ImportError, AttributeError):  # other versions of torch: exports are slower then
+        warm_exporter()
+    forget_exit_functions()
     gc.collect()
     gc.freeze()  # otherwise the first collection in every fork would copy all pages
     gc.set_threshold(10_000, 20, 20)  # as in the process of the tests: a quarter of the time of an export
+
+
+def warm_exporter():
+    """Export a network: torch's exporter imports and prepares much on its first use, and again and again its table of operators."""
+    import torch
+    import tqdm
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    tqdm.tqdm.monitor_interval = 0  # it would start a thread
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        layers = (torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten())
+        torch.onnx.export(
+            torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).eval(),
+            (torch.zeros(2, 3, 3, 3),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            verbose=False,
+            optimize=False,
+        )
+
+
+def forget_exit_functions():
+    """Let forks run at their end only what they registered themselves: the rest took as long as the start."""
+    for each in list(weakref.finalize._registry):
+        each.atexit = False
+    atexit._clear()
+    atexit.register(weakref.finalize._exitfunc)
+    atexit.register(multiprocessing.util._exit_function)
 
 
 def receive(connection):
@@ -66,7 +116,7 @@ def receive(connection):
 
 
 def take_over(request, streams):
-    """Take over the environment of the client; return the entry point to call."""
+    """Take over the environment of the client; return the function to call."""
     words, environment, folder, mask, limits, closed = request
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -76,14 +126,15 @@ def take_over(request, streams):
         setattr(sys, ("stdin", "stdout", "stderr")[number], None)
     os.environb.clear()
     os.environb.update(environment)
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     os.chdir(folder)
     os.umask(mask)
     for kind, limit in limits:
         resource.setrlimit(kind, limit)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [os.fsdecode(word) for word in words]
-    (entry,) = entry_points(group="console_scripts", name=os.path.basename(sys.argv[0]))
-    return entry.load()
+    return COMMANDS[os.path.basename(sys.argv[0])]
 
 
 def read_at_start(environment):
@@ -92,7 +143,7 @@ def read_at_start(environment):
 
 
 def serve(folder):
-    """Handle requests until standard input ends. Returns the entry point to call in a fork, and None in the server."""
+    """Handle requests until standard input ends. Returns the function to call in a fork, and None in the server."""
     alive = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     ready = os.dup(1)
