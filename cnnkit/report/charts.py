@@ -44,7 +44,7 @@ def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
     power = 10.0 ** math.floor(math.log10(span / most))
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if span / (factor * power) <= most - 1)
     first = math.ceil(low / step - 1e-9)
-    found = []
+    found: list[float] = []
     while (first + len(found)) * step <= high + step * 1e-9:
         found.append(round((first + len(found)) * step, 12))
     return found

@@ -15,6 +15,7 @@ from cnnkit.data import decode, preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, FormatError, UsageError
 from cnnkit.explain import cam_render, cam_run, colormaps, upsampling
+from cnnkit.explain.cam_render import ImageMaps
 from cnnkit.explain.cam_run import CamModel
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.formats.header import Preprocess
@@ -119,13 +120,13 @@ def illustrated(
 
 def _maps(
     images: Sequence[ImageFile], model: CamModel, *, jobs: int | None, callbacks: Callbacks
-) -> dict[str, cam_run.ImageMaps]:
+) -> dict[str, ImageMaps]:
     options = RenderOptions(classes=["top", "true"])
     found = cam_run.find_maps(images, model, options=options, jobs=jobs, callbacks=callbacks)
     return {each.image.path: each for each in found}
 
 
-def _overlays(copy: _Reduced, found: cam_run.ImageMaps, model: CamModel) -> Iterator[Picture]:
+def _overlays(copy: _Reduced, found: ImageMaps, model: CamModel) -> Iterator[Picture]:
     """Draw the maps on the small copy of the image."""
     left, top, right, bottom = preprocessing.window(copy.size, model.preprocess)
     across, down = copy.image.width / copy.size[0], copy.image.height / copy.size[1]

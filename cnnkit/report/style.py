@@ -28,7 +28,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 footer { font-size: 13px; padding-bottom: 32px }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 0 18px; align-items: start }
 .inner { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 12px 36px; align-items: start }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 152px), 1fr)); gap: 12px; margin: 20px 0 0; padding: 0 }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 128px), 1fr)); gap: 12px; margin: 20px 0 0; padding: 0 }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; margin: 0; display: flex;
   flex-direction: column }
 .tile dt { font-size: 13px; color: var(--muted) }
@@ -44,7 +44,7 @@ th, td { padding: 5px 10px; border-bottom: 1px solid var(--line); text-align: st
 thead th { font-weight: 600; color: var(--muted); white-space: nowrap; font-size: 13px }
 tbody th { font-weight: 500 }
 td.number, th.number { text-align: end; white-space: nowrap }
-td.wide { overflow-wrap: anywhere }
+td.wide { overflow-wrap: anywhere; min-width: 92px }
 .limited .name { display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow: hidden }
 .classes th[scope=row] { min-width: 90px; max-width: 320px }
 .classes td.wide { max-width: 260px }
@@ -55,7 +55,7 @@ td.wide { overflow-wrap: anywhere }
 .facts td { overflow-wrap: anywhere }
 .matrix { width: auto; border-collapse: separate; border-spacing: 2px }
 .matrix th, .matrix td { border: 0; padding: 4px 6px; font-size: 13px }
-.matrix td { min-width: 40px; height: 34px; text-align: center; vertical-align: middle; border-radius: 4px }
+.matrix td { min-width: 54px; height: 42px; text-align: center; vertical-align: middle; border-radius: 4px }
 .matrix tbody th { text-align: end; vertical-align: middle; max-width: 150px; color: var(--ink) }
 .matrix .name { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; display: inline-block; max-width: 140px;
   vertical-align: bottom }
@@ -65,6 +65,7 @@ td.wide { overflow-wrap: anywhere }
 .matrix.dense th { font-size: 12px }
 .matrix td.hit { outline: 1.5px solid var(--muted); outline-offset: -1.5px }
 .corner { color: var(--muted); font-weight: 400; white-space: nowrap; font-size: 12px }
+.tile.bad dd { color: var(--bad) }
 .verdict { display: inline-block; border-radius: 20px; padding: 1px 11px; font-size: 13px; font-weight: 600; white-space: nowrap }
 .pass { color: var(--good); background: var(--good-back) }
 .fail { color: var(--bad); background: var(--bad-back) }
@@ -94,8 +95,9 @@ td.wide { overflow-wrap: anywhere }
 .pictures { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 6px; align-items: start }
 .pictures.single { grid-template-columns: minmax(0, 1fr) }
 .pictures figure { margin: 0; min-width: 0 }
-.pictures img { display: block; width: 100%; height: 120px; object-fit: contain; border-radius: 4px; background: var(--page) }
-.pictures.single img { height: 190px }
+.pictures img { display: block; width: 100%; height: auto; max-height: 180px; object-fit: contain; border-radius: 4px;
+  background: var(--page) }
+.pictures.single img { max-height: 240px }
 .pictures img.small { image-rendering: pixelated }
 .pictures figcaption { font-size: 12px; color: var(--muted); text-align: center; margin-top: 3px; white-space: nowrap;
   overflow: hidden; text-overflow: ellipsis }
@@ -124,7 +126,7 @@ summary { cursor: pointer; color: var(--accent) }
   .optional { display: none }
   .matrix tbody th { max-width: 96px }
   .matrix .name { max-width: 90px }
-  .pictures img { height: 92px }
+  .matrix td { min-width: 38px; height: 34px }
 }
 @media print {
   :root { color-scheme: light; --page: #fff; --card: #fff; --ink: #000; --muted: #444; --line: #ccc; --accent: #0b4f94; --bar: #9ec7ee;
@@ -141,7 +143,7 @@ summary { cursor: pointer; color: var(--accent) }
   .mistakes { grid-template-columns: 1fr 1fr }
   .scroll { overflow: visible }
   .chart { max-width: 400px }
-  h2, h3, caption { break-after: avoid }
+  h2, h3, caption, section > p { break-after: avoid }
   tr, .mistake, .tile, .chart, .matrix { break-inside: avoid }
   thead { display: table-header-group }
   .matrix.dense td { min-width: 0; height: 20px; font-size: 7pt }

@@ -1,0 +1,222 @@
+"""Sections of the page about measures: confusions, confidence, classes."""
+
+from collections.abc import Sequence
+from xml.etree.ElementTree import Element
+
+from cnnkit.formats.predictions import WITHHELD
+from cnnkit.report import charts, content, style
+from cnnkit.report import page_parts as parts
+from cnnkit.report.content import ClassRow, ReportContent
+from cnnkit.report.markup import Content, element, name
+
+#: Classes of the confusion matrix, and from how many on it is dense.
+_MATRIX, _DENSE = 20, 9
+#: A class name longer than this is turned at the head of its column.
+_UPRIGHT = 8
+#: Classes of the table that is always shown, and most frequent confusions.
+_CLASSES, _CONFUSIONS = 30, 10
+
+
+def confusion(report: ReportContent) -> Element:
+    """Show the confusion matrix, and the most frequent confusions."""
+    found = report.evaluation
+    chosen = content.confusions(found, _MATRIX)
+    left_out = len(found.classes) - len(chosen.classes)
+    captions: list[Content] = ["Rows are true classes, columns predictions; the colour is the share of the row."]
+    if left_out:
+        captions.append(
+            f" The {len(chosen.classes)} of {len(found.classes):,} classes that are involved in the most mistakes; "
+            f"“others” are predictions of one of the other {left_out:,}."
+        )
+    columns: list[Content] = [name(each) for each in chosen.classes]
+    columns += [element("span", {}, "others")] if chosen.others else []
+    columns += [element("span", {"title": "withheld predictions"}, WITHHELD)] if chosen.withheld else []
+    dense = len(columns) >= _DENSE
+    turned = dense or max(map(len, chosen.classes)) > _UPRIGHT
+    head = element(
+        "tr",
+        {},
+        element("td", {"class": "corner"}, "true ↓ predicted →"),
+        [element("th", {"scope": "col"}, column) for column in columns],
+    )
+    rows = []
+    for place, (label, counts, support) in enumerate(zip(chosen.classes, chosen.counts, chosen.support, strict=True)):
+        cells = [
+            element(
+                "td",
+                {
+                    "class": " ".join(
+                        [
+                            *([f"h{shade}"] if (shade := style.step(count / support if support else 0.0)) else []),
+                            *(["hit"] if column == place else []),
+                        ]
+                    )
+                    or None
+                },
+                f"{count:,}" if count or column == place else "",
+            )
+            for column, count in enumerate(counts)
+        ]
+        rows.append(element("tr", {}, element("th", {"scope": "row"}, name(label)), cells))
+    kinds = ["matrix", *(["turned"] if turned else []), *(["dense"] if dense else [])]
+    matrix = element(
+        "div",
+        {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Confusion matrix"},
+        element(
+            "table",
+            {"class": " ".join(kinds)},
+            element("thead", {}, head),
+            element("tbody", {}, rows),
+        ),
+    )
+    pairs = content.most_confused(found, _CONFUSIONS)
+    most = None
+    if pairs and len(found.classes) > 2:
+        most = parts.table(
+            ["true", "predicted", ("images", "number"), ("share of class", "number")],
+            [
+                element(
+                    "tr",
+                    {},
+                    element("td", {"class": "wide"}, name(each.truth)),
+                    element("td", {"class": "wide"}, name(each.label)),
+                    element("td", {"class": "number"}, f"{each.count:,}"),
+                    element("td", {"class": "number"}, parts.percent(each.share)),
+                )
+                for each in pairs
+            ],
+            caption="Most frequent confusions",
+            kind="limited",
+        )
+    arranged = [matrix, most] if dense else element("div", {"class": "inner"}, matrix, most)
+    return parts.section("confusion", "Confusion matrix", element("p", {}, captions), arranged)
+
+
+def confidence(report: ReportContent) -> Element:
+    """Show the reliability diagram, and accuracy against coverage."""
+    remarks = [element("p", {"class": "muted"}, remark) for remark in report.remarks]
+    if not report.bins:
+        return parts.section(
+            "confidence", "Confidence", element("p", {}, "The predictions have no probabilities."), remarks
+        )
+    ece = report.evaluation.ece
+    gap = sum(each.count * (each.confidence - each.accuracy) for each in report.bins)
+    mean = gap / sum(each.count for each in report.bins)
+    direction = "overconfident" if mean > 0 else "underconfident"
+    left = element(
+        "div",
+        {},
+        element(
+            "p",
+            {},
+            f"Expected calibration error {parts.measure(ece)}: confidence and accuracy differ by {parts.percent(ece or 0.0)} on average. "
+            f"Over all images, the model is {direction} by {parts.percent(abs(mean))}. "
+            "A dot on the dashed line is calibrated; the lines through dots are 95 % intervals (Wilson).",
+        ),
+        charts.reliability(report.bins),
+    )
+    right = None
+    if report.coverage:
+        right = element(
+            "div",
+            {},
+            element(
+                "p",
+                {},
+                "Accuracy if only the most confident predictions are kept (cnn-predict --min-probability), with its 95 % "
+                f"interval. {_best_coverage(report)}",
+            ),
+            charts.coverage(report.coverage),
+        )
+    bins = parts.table(
+        [
+            "confidence",
+            ("images", "number"),
+            ("mean confidence", "number"),
+            ("accuracy", "number"),
+            ("95 % interval", "number"),
+        ],
+        [
+            element(
+                "tr",
+                {},
+                element("th", {"scope": "row"}, f"{each.low:.3f} to {each.high:.3f}"),
+                element("td", {"class": "number"}, f"{each.count:,}"),
+                element("td", {"class": "number"}, parts.share(each.confidence)),
+                element("td", {"class": "number"}, parts.share(each.accuracy)),
+                element(
+                    "td", {"class": "number"}, f"{parts.share(each.accuracy_low)} to {parts.share(each.accuracy_high)}"
+                ),
+            )
+            for each in report.bins
+        ],
+    )
+    return parts.section(
+        "confidence",
+        "Confidence",
+        element("div", {"class": "inner"}, left, right),
+        element("details", {}, element("summary", {}, "The bins as a table"), bins),
+        remarks,
+    )
+
+
+def _best_coverage(report: ReportContent) -> str:
+    """Say what the more confident half or more of the predictions gains."""
+    half = [point for point in report.coverage if point.coverage >= 0.5]
+    best = max(half, key=lambda point: (point.accuracy, point.coverage), default=None)
+    if best is None or best.accuracy <= report.evaluation.accuracy:
+        return ""
+    return (
+        f"At a probability of at least {best.min_probability:.3f}, {parts.percent(best.coverage)} of the images are kept, "
+        f"and {parts.percent(best.accuracy)} of these are correct."
+    )
+
+
+def classes(report: ReportContent) -> Element:
+    """Show the measures of each class."""
+    rows = list(content.class_rows(report.evaluation))
+    if len(rows) <= _CLASSES:
+        return parts.section("classes", "Classes", _class_table(rows))
+    worst = sorted(rows, key=lambda row: (row.support == 0, row.f1 if row.f1 is not None else 0.0))[:_CLASSES]
+    return parts.section(
+        "classes",
+        "Classes",
+        _class_table(worst, caption=f"The {_CLASSES} of {len(rows):,} classes with the lowest F1"),
+        element("details", {}, element("summary", {}, f"All {len(rows):,} classes"), _class_table(rows)),
+    )
+
+
+def _class_table(rows: Sequence[ClassRow], *, caption: str | None = None) -> Element:
+    heads: list[Content | tuple[Content, str]] = [
+        "class",
+        ("images", "number"),
+        ("precision", "number"),
+        ("recall", "number"),
+        ("95 % interval of recall", "number optional"),
+        ("F1", "number"),
+        ("", "optional"),
+        ("most often mistaken for", "optional"),
+    ]
+    made = []
+    for row in rows:
+        between = "–" if row.recall_low is None else f"{parts.share(row.recall_low)} to {parts.share(row.recall_high)}"
+        length = f"width: {100 * row.f1:.1f}%" if row.f1 is not None else "width: 0"
+        made.append(
+            element(
+                "tr",
+                {},
+                element("th", {"scope": "row"}, name(row.name)),
+                element("td", {"class": "number"}, f"{row.support:,}"),
+                element("td", {"class": "number"}, parts.share(row.precision)),
+                element("td", {"class": "number"}, parts.share(row.recall)),
+                element("td", {"class": "number optional"}, between),
+                element("td", {"class": "number"}, parts.share(row.f1)),
+                element(
+                    "td",
+                    {"class": "optional", "aria-hidden": "true"},
+                    element("span", {"class": "share"}, element("i", {"style": length})),
+                ),
+                element("td", {"class": "wide optional"}, None if row.taken_for is None else name(row.taken_for)),
+            )
+        )
+    return parts.table(heads, made, caption=caption, kind="classes limited")
