@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from cnnkit import files as regular_files
-from cnnkit.audit import check, findings
-from cnnkit.audit.config import CheckConfig
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Monitor
 from cnnkit.data.source import ImageFile
@@ -22,7 +20,7 @@ from cnnkit.explain import curves
 from cnnkit.explain.curves import TrainingRun
 from cnnkit.formats import peek
 from cnnkit.formats.header import Header
-from cnnkit.report import content, pictures
+from cnnkit.report import content
 from cnnkit.report.config import ReportConfig
 from cnnkit.report.content import CheckedImages, Gate, Mistake, ReportContent, ShownPaths
 
@@ -171,6 +169,8 @@ def _mistakes(
     ]
     if not mistakes:
         return [], False
+    from cnnkit.report import pictures  # here, since it imports what draws heat maps: a second that a summary saves
+
     callbacks.phase("showing mistakes")
     model = None if config.model is None else pictures.open_model(str(config.model), device=config.device)
     files = [predictions.paths[row] for row in rows]
@@ -202,6 +202,9 @@ def _checked(
     callbacks: Callbacks,
 ) -> CheckedImages:
     """Check images, and measure the predictions again without those that belong together with an image of another split."""
+    from cnnkit.audit import check, findings  # here, as in `_mistakes`
+    from cnnkit.audit.config import CheckConfig
+
     callbacks.phase("checking images")
     found = check.check(
         images, CheckConfig(probes="none", jobs=config.jobs), progress=callbacks.progress, phase=callbacks.phase

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnnkit.audit.record import Finding
 from cnnkit.evaluation import calibration, metrics
@@ -170,13 +171,14 @@ class Confusions:
 
 
 def confusions(evaluation: EvaluationReport, most: int) -> Confusions:
-    """Choose the `most` classes that are involved in the most mistakes, and keep their order."""
+    """Choose `most` classes, those of the most frequent confusions, and keep their order."""
     whole = np.asarray(evaluation.confusion)
     chosen = np.arange(len(whole))
     if len(whole) > most:
-        errors = whole.copy()
-        np.fill_diagonal(errors, 0)
-        chosen = np.sort(np.argsort(-(errors.sum(axis=0) + errors.sum(axis=1)), kind="stable")[:most])
+        rows, columns = _by_frequency(whole)
+        pairs = np.stack([rows, columns], axis=1).ravel()
+        first = dict.fromkeys([*pairs[: most * most].tolist(), *range(len(whole))])
+        chosen = np.sort(list(first)[:most])
     support = np.array([evaluation.per_class[evaluation.classes[place]].support for place in chosen.tolist()])
     counts = whole[np.ix_(chosen, chosen)]
     others = whole[chosen].sum(axis=1) - counts.sum(axis=1)
@@ -204,9 +206,7 @@ class Confusion:
 def most_confused(evaluation: EvaluationReport, most: int) -> list[Confusion]:
     """List the most frequent confusions, the most frequent first."""
     whole = np.asarray(evaluation.confusion)
-    np.fill_diagonal(whole, 0)
-    rows, columns = np.nonzero(whole)
-    order = np.argsort(-whole[rows, columns], kind="stable")[:most]
+    rows, columns = (places[:most] for places in _by_frequency(whole))
     return [
         Confusion(
             evaluation.classes[row],
@@ -214,8 +214,16 @@ def most_confused(evaluation: EvaluationReport, most: int) -> list[Confusion]:
             int(whole[row, column]),
             float(whole[row, column] / evaluation.per_class[evaluation.classes[row]].support),
         )
-        for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True)
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
     ]
+
+
+def _by_frequency(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the cells of confusions, rows and columns, the most frequent first."""
+    errors = confusion - np.diag(confusion.diagonal())
+    rows, columns = np.nonzero(errors)
+    order = np.argsort(-errors[rows, columns], kind="stable")
+    return rows[order], columns[order]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +242,14 @@ class ClassRow:
 
 def class_rows(evaluation: EvaluationReport) -> Iterator[ClassRow]:
     """Yield the classes in their order."""
+    whole = np.asarray(evaluation.confusion)
+    errors = whole - np.diag(whole.diagonal())
+    most = errors.argmax(axis=1)  # (C,), the first of equal ones
     for place, (name, values) in enumerate(evaluation.per_class.items()):
-        row = evaluation.confusion[place]
-        low, high = metrics.wilson_interval(row[place], values.support) if values.support else (None, None)
-        wrong = [(count, -column) for column, count in enumerate(row) if column != place and count]
-        withheld = values.support - sum(row)
-        taken_for = evaluation.classes[-max(wrong)[1]] if wrong else WITHHELD if withheld else None
+        hits = int(whole[place, place])
+        low, high = metrics.wilson_interval(hits, values.support) if values.support else (None, None)
+        withheld = values.support - int(whole[place].sum())
+        taken_for = evaluation.classes[most[place]] if errors[place].any() else WITHHELD if withheld else None
         yield ClassRow(name, values.support, values.precision, values.recall, low, high, values.f1, taken_for)
 
 

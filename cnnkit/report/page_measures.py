@@ -25,7 +25,7 @@ def confusion(report: ReportContent) -> Element:
     captions: list[Content] = ["Rows are true classes, columns predictions; the colour is the share of the row."]
     if left_out:
         captions.append(
-            f" The {len(chosen.classes)} of {len(found.classes):,} classes that are involved in the most mistakes; "
+            f" The {len(chosen.classes)} of {len(found.classes):,} classes with the most frequent confusions; "
             f"“others” are predictions of one of the other {left_out:,}."
         )
     columns: list[Content] = [name(each) for each in chosen.classes]

@@ -27,6 +27,7 @@ nav { margin: 12px 0 0; font-size: 14px; display: flex; flex-wrap: wrap; gap: 2p
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 20px 24px; margin: 18px 0 }
 footer { font-size: 13px; padding-bottom: 32px }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 0 18px; align-items: start }
+.matrix + table, .scroll + .scroll { margin-top: 20px }
 .inner { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 12px 36px; align-items: start }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 128px), 1fr)); gap: 12px; margin: 20px 0 0; padding: 0 }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; margin: 0; display: flex;
@@ -45,8 +46,8 @@ thead th { font-weight: 600; color: var(--muted); white-space: nowrap; font-size
 tbody th { font-weight: 500 }
 td.number, th.number { text-align: end; white-space: nowrap }
 td.wide { overflow-wrap: anywhere; min-width: 92px }
-.limited .name { display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow: hidden }
-.classes th[scope=row] { min-width: 90px; max-width: 320px }
+.limited .name { text-align: left; display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow: hidden }
+.classes th[scope=row] { min-width: 130px; max-width: 320px }
 .classes td.wide { max-width: 260px }
 .share { display: block; width: 100%; min-width: 60px; max-width: 150px; height: 7px; border-radius: 4px; background: var(--soft);
   margin-top: 8px }
@@ -124,6 +125,7 @@ summary { cursor: pointer; color: var(--accent) }
   .tile.main dd { font-size: 30px }
   th, td { padding: 5px 6px }
   .optional { display: none }
+  .classes th[scope=row] { min-width: 90px }
   .matrix tbody th { max-width: 96px }
   .matrix .name { max-width: 90px }
   .matrix td { min-width: 38px; height: 34px }
