@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
+from cnnkit.errors import UsageError
 from cnnkit.report.config import STDOUT, ReportConfig
 
 
@@ -47,6 +48,8 @@ def main(
       cnn-report test.tsv --junit report.xml --fail-under accuracy=0.95 --fail-over ece=0.1
     """
     config = config.checked()
+    if config.check and truth == "-":
+        raise UsageError("--check reads the truth again, and standard input can be read once; give --truth a file")
 
     from cnnkit.evaluation import report as evaluation
     from cnnkit.formats import text_file

@@ -12,7 +12,7 @@ from cnnkit import files as regular_files
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Monitor
 from cnnkit.data.source import ImageFile
-from cnnkit.errors import FormatError
+from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.evaluation import bounds, coverage
 from cnnkit.evaluation import report as evaluations
 from cnnkit.evaluation.report import EvaluationReport
@@ -76,7 +76,7 @@ def collect(
         model_name=model_name,
         heat_maps=illustrated,
         checked=None if images is None else _checked(evaluation, images, shown, config, callbacks),
-        remarks=tuple(evaluations.about_measures(evaluation)),
+        remarks=_remarks(evaluation, shown),
     )
 
 
@@ -103,8 +103,7 @@ def _history(config: ReportConfig, header: Header | None) -> TrainingRun | None:
     """Read the training history: the given one, or that next to the model.
 
     Raises:
-        FormatError: It is not a history.
-        CnnkitError: It has no epoch.
+        CnnkitError: The given one is not a history, or has no epoch.
     """
     path = config.history
     if path is None:
@@ -121,12 +120,19 @@ def _history(config: ReportConfig, header: Header | None) -> TrainingRun | None:
     with regular_files.open_text(path) as file:
         try:
             (run,) = curves.collect([(file, str(path))], monitor=monitor)
-        except FormatError:
+        except CnnkitError as error:
             if config.history is not None:
                 raise
-            log.info("no training history: %s is not one", path)
+            log.info("no training history: %s", error)
             return None
     return run
+
+
+def _remarks(evaluation: EvaluationReport, shown: ShownPaths) -> tuple[str, ...]:
+    """Explain measures that are unknown, and probabilities that do not sum to 1."""
+    predictions = evaluation.predictions
+    named = replace(predictions, paths=tuple(map(shown.of, predictions.paths)))
+    return tuple(evaluations.about_measures(replace(evaluation, predictions=named)))
 
 
 def _coverage(evaluation: EvaluationReport) -> list[coverage.CoveragePoint]:

@@ -96,9 +96,7 @@ def confidence(report: ReportContent) -> Element:
     """Show the reliability diagram, and accuracy against coverage."""
     remarks = [element("p", {"class": "muted"}, remark) for remark in report.remarks]
     if not report.bins:
-        return parts.section(
-            "confidence", "Confidence", element("p", {}, "The predictions have no probabilities."), remarks
-        )
+        return parts.section("confidence", "Confidence", element("p", {}, _without_bins(report)), remarks)
     ece = report.evaluation.ece
     gap = sum(each.count * (each.confidence - each.accuracy) for each in report.bins)
     mean = gap / sum(each.count for each in report.bins)
@@ -158,6 +156,10 @@ def confidence(report: ReportContent) -> Element:
         element("details", {}, element("summary", {}, "The bins as a table"), bins),
         remarks,
     )
+
+
+def _without_bins(report: ReportContent) -> str:
+    return "The predictions have no probabilities." if report.evaluation.predicted else "Every prediction was withheld."
 
 
 def _best_coverage(report: ReportContent) -> str:
