@@ -84,8 +84,9 @@ def images(report: ReportContent) -> Element | None:
     listed = ", ".join(f"{count:,} {level if count == 1 else f'{level}s'}" for level, count in counts.items())
     words = [f"{checked.images:,} images were checked, of all splits: {listed}."]
     if checked.leaked:
+        has = "has" if checked.leaked == 1 else "have"
         words.append(
-            f" {checked.leaked:,} of the {report.evaluation.n:,} evaluated images have a duplicate, or an image of their group, in "
+            f" {checked.leaked:,} of the {report.evaluation.n:,} evaluated images {has} a duplicate, or an image of their group, in "
             "another split"
         )
         kept = checked.kept
