@@ -13,6 +13,8 @@ from cnnkit.report.markup import Content, element, name
 _MATRIX, _DENSE = 20, 9
 #: A class name longer than this is turned at the head of its column.
 _UPRIGHT = 8
+#: A difference between confidence and accuracy that is printed as 0.0 %.
+_SMALL = 0.0005
 #: Classes of the table that is always shown, and most frequent confusions.
 _CLASSES, _CONFUSIONS = 30, 10
 
@@ -101,6 +103,11 @@ def confidence(report: ReportContent) -> Element:
     gap = sum(each.count * (each.confidence - each.accuracy) for each in report.bins)
     mean = gap / sum(each.count for each in report.bins)
     direction = "overconfident" if mean > 0 else "underconfident"
+    whole = (
+        f"Over all images, the model is {direction} by {parts.percent(abs(mean))}."
+        if abs(mean) >= _SMALL
+        else "Over all images, they agree."
+    )
     left = element(
         "div",
         {},
@@ -108,7 +115,7 @@ def confidence(report: ReportContent) -> Element:
             "p",
             {},
             f"Expected calibration error {parts.measure(ece)}: confidence and accuracy differ by {parts.percent(ece or 0.0)} on average. "
-            f"Over all images, the model is {direction} by {parts.percent(abs(mean))}. "
+            f"{whole} "
             "A dot on the dashed line is calibrated; the lines through dots are 95 % intervals (Wilson).",
         ),
         charts.reliability(report.bins),

@@ -17,6 +17,7 @@ body { margin: 0; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif }
 main, header, footer { max-width: 1240px; margin: 0 auto; padding: 0 24px }
 header { padding-top: 32px }
+header p { max-width: none }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px; overflow-wrap: anywhere }
 h2 { font-size: 19px; margin: 0 0 12px; line-height: 1.3 }
 h3 { font-size: 15px; margin: 20px 0 6px }
