@@ -56,7 +56,7 @@ def render(report: ReportContent) -> str:
 
 def _style_element() -> Element:
     made = Element("style")
-    made.text = style.SHEET  # not escaped, as the rules are not user data
+    made.text = style.sheet()  # not escaped, as the rules are not user data
     return made
 
 
