@@ -162,7 +162,7 @@ def _mistakes(
     predictions = evaluation.predictions
     wrong = np.flatnonzero((predictions.prediction >= 0) & (predictions.prediction != predictions.truth)).tolist()
     confidence = np.nan_to_num(predictions.confidence, nan=-1.0)
-    rows = sorted(wrong, key=lambda row: (-confidence[row], predictions.paths[row]))[: config.mistakes]
+    rows = sorted(wrong, key=lambda row: (-confidence[row], predictions.paths[row]))[: config.worst]
     mistakes = [
         Mistake(
             shown.of(predictions.paths[row]),

@@ -43,7 +43,9 @@ class ReportConfig(MatchConfig):
         None, "Training history. [default: the .csv next to MODEL, if there is one]", metavar="FILE.csv"
     )
     title: str | None = option(None, "Title of the report. [default: the names of the files]", metavar="TEXT")
-    mistakes: int = option(24, "Number of the most confident mistakes to show with their images.", minimum=0)
+    worst: int = option(
+        24, "Show the N most confident wrong predictions with their images; 0 opens no image.", minimum=0, metavar="N"
+    )
     check: bool = option(
         False,
         "Also decode all images of the truth, and list broken images, duplicates, and duplicates in several splits, as cnn-check does.",

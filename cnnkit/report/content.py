@@ -175,18 +175,17 @@ def confusions(evaluation: EvaluationReport, most: int) -> Confusions:
     whole = np.asarray(evaluation.confusion)
     chosen = np.arange(len(whole))
     if len(whole) > most:
-        rows, columns = _by_frequency(whole)
-        pairs = np.stack([rows, columns], axis=1).ravel()
+        pairs = np.stack(_by_frequency(whole), axis=1).ravel()
         first = dict.fromkeys([*pairs[: most * most].tolist(), *range(len(whole))])
         chosen = np.sort(list(first)[:most])
     support = np.array([evaluation.per_class[evaluation.classes[place]].support for place in chosen.tolist()])
     counts = whole[np.ix_(chosen, chosen)]
     others = whole[chosen].sum(axis=1) - counts.sum(axis=1)
     withheld = support - whole[chosen].sum(axis=1)
-    columns = [counts, *([others[:, None]] if others.any() else []), *([withheld[:, None]] if withheld.any() else [])]
+    further = [each[:, None] for each in (others, withheld) if each.any()]
     return Confusions(
         [evaluation.classes[place] for place in chosen.tolist()],
-        np.hstack(columns).tolist(),
+        np.hstack([counts, *further]).tolist(),
         support.tolist(),
         bool(others.any()),
         bool(withheld.any()),
