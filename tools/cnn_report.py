@@ -48,6 +48,7 @@ def main(
       cnn-report test.tsv --junit report.xml --fail-under accuracy=0.95 --fail-over ece=0.1
     """
     config = config.checked()
+    config.check_apart(predictions, truth)
     if config.check and truth == "-":
         raise UsageError("--check reads the truth again, and standard input can be read once; give --truth a file")
 

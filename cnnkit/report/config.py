@@ -1,5 +1,6 @@
 """Configuration of reports: one dataclass field for each option. No numpy."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,21 @@ class ReportConfig(MatchConfig):
         self.floors()
         self.ceilings()
         return self
+
+    def check_apart(self, *sources: str | Path | None) -> None:
+        """Check that no file of the report would replace what is read.
+
+        Raises:
+            UsageError: One would.
+        """
+        for file in (self.output, self.markdown, self.junit):
+            for source in (*sources, self.model, self.history):
+                if None in (file, source) or file == STDOUT:
+                    continue
+                if os.path.realpath(str(file)) == os.path.realpath(str(source)):
+                    raise UsageError(
+                        f"{file} is read, and would be replaced by a file of the report; choose another name"
+                    )
 
     def _of_the_page(self) -> str | None:
         """Return an option that was given and of which only the page shows something."""

@@ -272,6 +272,10 @@ def test_summary_on_standard_output(run, here):
         (("--junit", "-"), "--junit -: test results are written to a file; give it a name, such as report.xml"),
         (("--markdown", "x", "--junit", "x"), "x: two files of the report have this name; choose another one"),
         (("--markdown", "-", "--check"), "--check is for the HTML page; add -o report.html, or drop it"),
+        (
+            ("--markdown", "./test.tsv"),
+            "test.tsv is read, and would be replaced by a file of the report; choose another name",
+        ),
         (("-o", "x.html", "-m", "x.h5"), "--model x.h5: expected a .onnx or .pt file made by cnnkit"),
         (("-o", "x.html", "--truth", "-", "--check"), "--check reads the truth again"),
     ],
