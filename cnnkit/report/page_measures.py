@@ -11,8 +11,10 @@ from cnnkit.report.markup import Content, element, name
 
 #: Classes of the confusion matrix, and from how many on it is dense.
 _MATRIX, _DENSE = 20, 9
-#: A class name longer than this is turned at the head of its column.
-_UPRIGHT = 8
+#: A class name longer than this is turned at the head of its column; the second one if the matrix is dense.
+_UPRIGHT, _UPRIGHT_DENSE = 8, 3
+#: The most columns of a matrix that leaves room for a table next to it.
+_NARROW = 12
 #: A difference between confidence and accuracy that is printed as 0.0 %.
 _SMALL = 0.0005
 #: Classes of the table that is always shown, and most frequent confusions.
@@ -34,7 +36,7 @@ def confusion(report: ReportContent) -> Element:
     columns += [element("span", {}, "others")] if chosen.others else []
     columns += [element("span", {"title": "withheld predictions"}, WITHHELD)] if chosen.withheld else []
     dense = len(columns) >= _DENSE
-    turned = dense or max(map(len, chosen.classes)) > _UPRIGHT
+    turned = max(map(len, chosen.classes)) > (_UPRIGHT_DENSE if dense else _UPRIGHT)
     head = element(
         "tr",
         {},
@@ -90,7 +92,7 @@ def confusion(report: ReportContent) -> Element:
             caption="Most frequent confusions",
             kind="limited",
         )
-    arranged = [matrix, most] if dense else element("div", {"class": "inner"}, matrix, most)
+    arranged = [matrix, most] if len(columns) > _NARROW else element("div", {"class": "inner"}, matrix, most)
     return parts.section("confusion", "Confusion matrix", element("p", {}, captions), arranged)
 
 

@@ -135,4 +135,6 @@ def _overlays(copy: _Reduced, found: ImageMaps, model: CamModel) -> Iterator[Pic
     draw = partial(cam_render.draw_overlay, palette=colormaps.color_table(COLORMAP), alpha=_ALPHA)
     for each in found.maps:
         heat = upsampling.upsample(each.values, window, part, model.centres)
-        yield _encoded(draw(copy.image, heat, part, highest=float(np.max(each.values))), each.name)
+        highest = float(np.max(each.values))
+        caption = each.name if highest > 0 else f"{each.name} (no evidence)"
+        yield _encoded(draw(copy.image, heat, part, highest=highest), caption)

@@ -125,7 +125,7 @@ def test_heat_maps_history_and_header(run, here, model):
     assert [image["alt"] for image in page.images] == [
         "image of the class red, predicted as blue",
         "heat map of blue",
-        "heat map of red",
+        "heat map of red (no evidence)",
     ]
     plain, blue, _ = (np.asarray(decoded(image), dtype=np.int64) for image in page.images)
     changed = np.abs(blue - plain).sum(axis=2)

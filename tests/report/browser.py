@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -18,26 +19,23 @@ class Browser:
     """
 
     def __init__(self, program, profile):
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
+        commands, self._write = os.pipe()
+        self._read, answers = os.pipe()
+        # The protocol is on the descriptors 3 and 4; the shell must not overwrite one before it is used
+        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10) for descriptor in (commands, answers)]
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-
-        def connect():  # the protocol is on the descriptors 3 and 4
-            spare = [os.dup(theirs_in), os.dup(theirs_out)]
-            os.dup2(spare[0], 3)
-            os.dup2(spare[1], 4)
-
         self._process = subprocess.Popen(
-            [program, *flags, "--remote-debugging-pipe", f"--user-data-dir={profile}"],
+            [
+                *("bash", "-c", f'exec "$0" "$@" 3<&{high[0]} 4>&{high[1]}'),
+                *(program, *flags, "--remote-debugging-pipe", f"--user-data-dir={profile}"),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            close_fds=False,
-            preexec_fn=connect,
+            pass_fds=high,
         )
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self._read, self._write = os.fdopen(ours_in, "rb"), os.fdopen(ours_out, "wb")
+        for descriptor in (commands, answers, *high):
+            os.close(descriptor)
         self._session, self._number, self._rest = None, 0, b""
         self.events = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -47,15 +45,14 @@ class Browser:
 
     def close(self):
         """End the browser."""
-        with contextlib.suppress(OSError):
-            self._write.close()
+        os.close(self._write)
         self._process.terminate()
         self._process.wait(timeout=30)
-        self._read.close()
+        os.close(self._read)
 
     def _message(self):
         while b"\0" not in self._rest:
-            more = os.read(self._read.fileno(), 1 << 20)
+            more = os.read(self._read, 1 << 20)
             assert more, "the browser has ended"
             self._rest += more
         message, _, self._rest = self._rest.partition(b"\0")
@@ -67,8 +64,9 @@ class Browser:
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session is not None:
             message["sessionId"] = self._session
-        self._write.write(json.dumps(message).encode() + b"\0")
-        self._write.flush()
+        left = json.dumps(message).encode() + b"\0"
+        while left:
+            left = left[os.write(self._write, left) :]
         while (found := self._message()).get("id") != self._number:
             self.events.append((found.get("method"), found.get("params", {})))
         assert "error" not in found, found
