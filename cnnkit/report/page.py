@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
-from cnnkit import __version__
+from cnnkit import __version__, messages
 from cnnkit.report import charts, page_images, page_measures, page_model, style
 from cnnkit.report import page_parts as parts
 from cnnkit.report.content import ReportContent
@@ -11,7 +11,6 @@ from cnnkit.report.markup import Content, element, html, name
 
 #: What the page may load: images that are in it, and its own style.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
 
 _EXPLAINED = {
     "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes"),
@@ -76,7 +75,7 @@ def _summary(report: ReportContent) -> list[Content]:
     found = report.evaluation
     withheld = found.n - found.predicted
     words: list[Content] = [
-        f"{report.hits:,} of {parts.images_of(found.n)} of {len(found.classes):,} classes are predicted correctly"
+        f"{report.hits:,} of {messages.count_images(found.n)} of {len(found.classes):,} classes are predicted correctly"
         f"{f', and {withheld:,} predictions were withheld' if withheld else ''}. Predictions: ",
         name(report.predictions_name),
     ]
@@ -123,7 +122,7 @@ def _tiles(report: ReportContent) -> Element:
                 "Mean IoU of boxes",
                 parts.measure(found.iou),
                 f"{parts.measure(found.iou_50)} at least 0.5 ({parts.measure(found.iou_50_low)} to {parts.measure(found.iou_50_high)}), "
-                f"{parts.images_of(found.boxes)}",
+                f"{messages.count_images(found.boxes)}",
             )
         )
     if report.gates:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
+from cnnkit.evaluation.report import EvaluationReport
 from cnnkit.formats.predictions import WITHHELD
 from cnnkit.report import charts, content, style
 from cnnkit.report import page_parts as parts
-from cnnkit.report.content import ClassRow, ReportContent
+from cnnkit.report.content import ClassRow, Confusions, ReportContent
 from cnnkit.report.markup import Content, element, name
 
 #: Classes of the confusion matrix, and from how many on it is dense.
@@ -25,75 +26,66 @@ def confusion(report: ReportContent) -> Element:
     """Show the confusion matrix, and the most frequent confusions."""
     found = report.evaluation
     chosen = content.confusions(found, _MATRIX)
-    left_out = len(found.classes) - len(chosen.classes)
-    captions: list[Content] = ["Rows are true classes, columns predictions; the colour is the share of the row."]
-    if left_out:
-        captions.append(
+    caption = "Rows are true classes, columns predictions; the colour is the share of the row."
+    if left_out := len(found.classes) - len(chosen.classes):
+        caption += (
             f" The {len(chosen.classes)} of {len(found.classes):,} classes with the most frequent confusions; "
             f"“others” are predictions of one of the other {left_out:,}."
         )
+    matrix, most = _matrix(chosen), _most_confused(found)
+    arranged = [matrix, most] if len(chosen.counts[0]) > _NARROW else element("div", {"class": "inner"}, matrix, most)
+    return parts.section("confusion", "Confusion matrix", element("p", {}, caption), arranged)
+
+
+def _matrix(chosen: Confusions) -> Element:
     columns: list[Content] = [name(each) for each in chosen.classes]
     columns += [element("span", {}, "others")] if chosen.others else []
     columns += [element("span", {"title": "withheld predictions"}, WITHHELD)] if chosen.withheld else []
     dense = len(columns) >= _DENSE
     turned = max(map(len, chosen.classes)) > (_UPRIGHT_DENSE if dense else _UPRIGHT)
-    head = element(
-        "tr",
-        {},
-        element("td", {"class": "corner"}, "true ↓ predicted →"),
-        [element("th", {"scope": "col"}, column) for column in columns],
-    )
+    kinds = ["matrix", *(["turned"] if turned else []), *(["dense"] if dense else [])]
+    heads = [element("th", {"scope": "col"}, column) for column in columns]
     rows = []
     for place, (label, counts, support) in enumerate(zip(chosen.classes, chosen.counts, chosen.support, strict=True)):
-        cells = [
-            element(
-                "td",
-                {
-                    "class": " ".join(
-                        [
-                            *([f"h{shade}"] if (shade := style.step(count / support if support else 0.0)) else []),
-                            *(["hit"] if column == place else []),
-                        ]
-                    )
-                    or None
-                },
-                f"{count:,}" if count or column == place else "",
-            )
-            for column, count in enumerate(counts)
-        ]
+        cells = [_cell(count, support, hit=column == place) for column, count in enumerate(counts)]
         rows.append(element("tr", {}, element("th", {"scope": "row"}, name(label)), cells))
-    kinds = ["matrix", *(["turned"] if turned else []), *(["dense"] if dense else [])]
-    matrix = element(
+    return element(
         "div",
         {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Confusion matrix"},
         element(
             "table",
             {"class": " ".join(kinds)},
-            element("thead", {}, head),
+            element("thead", {}, element("tr", {}, element("td", {"class": "corner"}, "true ↓ predicted →"), heads)),
             element("tbody", {}, rows),
         ),
     )
+
+
+def _cell(count: int, support: int, *, hit: bool) -> Element:
+    """Write a count of a class with `support` images, in the colour of its share; nothing for no confusion."""
+    shade = style.step(count / support) if support else 0
+    kinds = [*([f"h{shade}"] if shade else []), *(["hit"] if hit else [])]
+    return element("td", {"class": " ".join(kinds) or None}, f"{count:,}" if count or hit else "")
+
+
+def _most_confused(found: EvaluationReport) -> Element | None:
+    """List the most frequent confusions; nothing where the matrix shows only two."""
     pairs = content.most_confused(found, _CONFUSIONS)
-    most = None
-    if pairs and len(found.classes) > 2:
-        most = parts.table(
-            ["true", "predicted", ("images", "number"), ("share of class", "number")],
-            [
-                element(
-                    "tr",
-                    {},
-                    element("td", {"class": "wide"}, name(each.truth)),
-                    element("td", {"class": "wide"}, name(each.label)),
-                    element("td", {"class": "number"}, f"{each.count:,}"),
-                    element("td", {"class": "number"}, parts.percent(each.share)),
-                )
-                for each in pairs
-            ],
-            caption="Most frequent confusions",
-            kind="limited",
+    if not pairs or len(found.classes) <= 2:
+        return None
+    rows = [
+        element(
+            "tr",
+            {},
+            element("td", {"class": "wide"}, name(each.truth)),
+            element("td", {"class": "wide"}, name(each.label)),
+            element("td", {"class": "number"}, f"{each.count:,}"),
+            element("td", {"class": "number"}, parts.percent(each.share)),
         )
-    arranged = [matrix, most] if len(columns) > _NARROW else element("div", {"class": "inner"}, matrix, most)
-    return parts.section("confusion", "Confusion matrix", element("p", {}, captions), arranged)
+        for each in pairs
+    ]
+    heads = ["true", "predicted", ("images", "number"), ("share of class", "number")]
+    return parts.table(heads, rows, caption="Most frequent confusions", kind="limited")
 
 
 def confidence(report: ReportContent) -> Element:

@@ -47,8 +47,3 @@ def measure(value: float | None) -> str:
 def percent(value: float) -> str:
     """Write a share in percent."""
     return f"{100 * value:.1f} %"
-
-
-def images_of(count: int) -> str:
-    """Count images in words."""
-    return "1 image" if count == 1 else f"{count:,} images"
