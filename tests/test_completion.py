@@ -152,6 +152,7 @@ def test_tables_name_only_what_there_is():
         ("cnn-eval --truth sets --fail-under f1:", ["f1:red="]),
         ("cnn-eval train.tsv --fail-under recall:", ["recall:red="]),
         ("cnn-eval broken.tsv --fail-under recall:", []),
+        ("cnn-report train.tsv -o x.html --fail-under recall:", ["recall:red="]),
         ("cnn-split photos --split ", ["blue", "red"]),
         ("cnn-cam sets --split ", ["train", "val"]),
         ("cnn-cam split.tsv --split ", ["train", "fold0"]),

@@ -65,6 +65,7 @@ OPENERS = {
     "tools.__init__": "the null device",
     "cnnkit.files": "any file that is read, once it is known to be one",
     "cnnkit.tar_archives": "the headers of a tar archive",
+    "cnnkit.report.style": "the style sheet of reports, a file of the package",
     "cnnkit.engine.versions": "what installed packages say of themselves",
     "cnnkit.data.decode": "an image",
     "cnnkit.data.tree": "an image, whose bytes are hashed; a folder that is to reach the disk",

@@ -41,6 +41,17 @@ ROAD = {
     "cnn-predict": ["-m", "head.onnx", "split.tsv", "--split", "test", "--device", "cpu"],
     "cnn-eval": ["predictions.tsv", "--truth", "split.tsv"],
     "cnn-compare": ["predictions.tsv", "predictions.tsv", "--truth", "split.tsv"],
+    "cnn-report": [
+        "predictions.tsv",
+        "--truth",
+        "mistaken.tsv",
+        "-m",
+        "head.onnx",
+        "-o",
+        "report.html",
+        "--device",
+        "cpu",
+    ],
     "cnn-calibrate": ["predictions.tsv", "--truth", "mistaken.tsv"],
     "cnn-curves": ["kept.csv"],
     "cnn-embed": ["train.npy", "--method", "pca"],
@@ -111,6 +122,7 @@ MISSING = {
     "cnn-predict": ["-m", "no-such.onnx", "photos"],
     "cnn-eval": ["no-such.tsv"],
     "cnn-compare": ["no-such.tsv", "predictions.tsv"],
+    "cnn-report": ["no-such.tsv", "-o", "x.html"],
     "cnn-calibrate": ["no-such.tsv"],
     "cnn-curves": ["no-such.csv"],
     "cnn-embed": ["no-such.npy"],
@@ -137,6 +149,7 @@ SOURCELESS = {
     "cnn-predict": ["-m", "head.onnx"],
     "cnn-eval": [],
     "cnn-compare": [],
+    "cnn-report": ["-o", "x.html"],
     "cnn-calibrate": [],
     "cnn-curves": [],
     "cnn-embed": [],
@@ -164,6 +177,7 @@ ENDLESS = {
     "cnn-predict": ["-m", "head.onnx", "-", "--device", "cpu"],
     "cnn-eval": [],
     "cnn-compare": ["-", "predictions.tsv"],
+    "cnn-report": ["-o", "x.html"],
     "cnn-calibrate": [],
     "cnn-curves": [],
     "cnn-embed": None,  # t-SNE of a thousand iterations on a dozen images
@@ -194,6 +208,7 @@ SKIPPING = {
     "cnn-extract": ["photos-and-one", "-o", "skipping/x.npy", *BACKBONE],
     "cnn-finetune": ["head.pt", "photos-and-one", "-o", "skipping/x.pt", "--epochs", "1", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "photos-and-one", "--device", "cpu"],
+    "cnn-report": ["wrong.tsv", "-o", "skipping/report.html"],
     "cnn-train": ["photos-and-one", "-o", "skipping/x.pt", *NET],
     "cnn-cam": ["-m", "head.pt", "photos-and-one", "--device", "cpu"],
     "cnn-filters": ["head.pt", "--top-images", "photos-and-one", "-o", "skipping/x.png", "--device", "cpu"],
@@ -206,6 +221,7 @@ WRITING = {
     "cnn-attack": ["-m", "head.pt", "photos", "-o", "DIR", "--errors", "DIR.tsv", "--device", "cpu"],
     "cnn-maps": ["-m", "head.pt", "photos/red/00.png", "-o", "DIR", "--device", "cpu"],
     "cnn-predict": ["-m", "head.onnx", "photos", "--errors", "DIR.tsv", "--device", "cpu"],
+    "cnn-report": ["predictions.tsv", "--truth", "mistaken.tsv", "-o", "DIR.html", "--errors", "DIR.tsv"],
     "cnn-train": ["split.tsv", "-o", "DIR.pt", *NET, "--json"],
 }
 #: Commands in ENDLESS that do not read standard input.
@@ -269,6 +285,9 @@ def road(tmp_path_factory, commands):
             wrong = next(path for path, label, split in rows if (label, split) == ("red", "test"))
             mistaken = done[name].out.replace(f"{wrong}\tred", f"{wrong}\tblue").replace("\ttest\n", "\tval\n")
             (folder / "mistaken.tsv").write_text(mistaken)
+            rows = [("red", "00", "blue"), ("red", "broken", "blue"), ("blue", "00", "blue")]
+            wrong = "".join(f"photos-and-one/{truth}/{name}.png\t{label}\n" for truth, name, label in rows)
+            (folder / "wrong.tsv").write_text(f"path\tlabel\n{wrong}")
         if name == "cnn-train-head":  # the tests run it again, with other durations
             shutil.copy(folder / "head.csv", folder / "kept.csv")
         if name == "cnn-extract":

@@ -436,7 +436,8 @@ def _measures(names: Iterable[str]) -> Complete:
 def _labels(context: Any) -> Iterable[str]:  # noqa: ANN401 - typer's own click is private
     """List the classes of the truth on the command line, or else of the predictions."""
     truth = context.params.get("truth")
-    sources = [truth] if truth else context.params.get("predictions") or ()
+    predictions = context.params.get("predictions") or ()  # of cnn-report a single file
+    sources = [truth] if truth else [predictions] if isinstance(predictions, str | Path) else predictions
     return dict.fromkeys(label for source in sources for label in _labels_of(str(source)))
 
 

@@ -24,12 +24,12 @@ from cnnkit.formats import atomic
 STAGES = {
     "Datasets": ("cnn-check", "cnn-split", "cnn-augment"),
     "Training": ("cnn-dims", "cnn-extract", "cnn-train-head", "cnn-train", "cnn-finetune", "cnn-advise", "cnn-curves"),
-    "Prediction": ("cnn-export", "cnn-predict", "cnn-eval", "cnn-compare", "cnn-calibrate"),
+    "Prediction": ("cnn-export", "cnn-predict", "cnn-eval", "cnn-report", "cnn-compare", "cnn-calibrate"),
     "Explanation": ("cnn-cam", "cnn-maps", "cnn-filters", "cnn-dream", "cnn-style", "cnn-attack", "cnn-embed"),
 }
 
 #: Commands that end with status 4 where a condition on the command line is not met.
-GATED = frozenset({"cnn-check", "cnn-compare", "cnn-dims", "cnn-eval"})
+GATED = frozenset({"cnn-check", "cnn-compare", "cnn-dims", "cnn-eval", "cnn-report"})
 
 _STATUS = {
     "0": "Success.",

@@ -1,0 +1,235 @@
+"""Collect what a report contains, from predictions, truth, model, history and images."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cnnkit import files as regular_files
+from cnnkit.callbacks import Callbacks
+from cnnkit.choices import Monitor
+from cnnkit.data.source import ImageFile
+from cnnkit.errors import CnnkitError, FormatError
+from cnnkit.evaluation import bounds, coverage
+from cnnkit.evaluation import report as evaluations
+from cnnkit.evaluation.report import EvaluationReport
+from cnnkit.explain import curves
+from cnnkit.explain.curves import TrainingRun
+from cnnkit.formats import peek
+from cnnkit.formats.header import Header
+from cnnkit.report import content
+from cnnkit.report.config import ReportConfig
+from cnnkit.report.content import CheckedImages, Gate, Mistake, ReportContent, ShownPaths
+
+log = logging.getLogger("cnnkit")
+
+
+def collect(
+    evaluation: EvaluationReport,
+    config: ReportConfig,
+    *,
+    predictions_name: str,
+    truth_name: str,
+    images: Sequence[ImageFile] | None,
+    callbacks: Callbacks,
+) -> ReportContent:
+    """Collect what a report contains.
+
+    Args:
+        evaluation: The measures.
+        config: What is wanted. Without a page, nothing that only a page shows is collected.
+        predictions_name: The file of predictions, as it is to be shown.
+        truth_name: The source of the true labels, as it is to be shown.
+        images: All images of the truth, to be checked; None for no check.
+        callbacks: Progress and skipped images.
+
+    Raises:
+        UsageError: A bound on a class that does not exist.
+        CnnkitError: The model or the history cannot be read.
+    """
+    gates = [
+        *_gates(evaluation, config.floors(), is_floor=True),
+        *_gates(evaluation, config.ceilings(), is_floor=False),
+    ]
+    model_name = None if config.model is None else config.model.name
+    title = config.title or f"{model_name or predictions_name}{f' on {truth_name}' if truth_name else ''}"
+    if config.output is None:
+        return ReportContent(title, evaluation, predictions_name, truth_name, gates)
+    header = None if config.model is None else _header(config.model)
+    run = _history(config, header)
+    shown = ShownPaths(evaluation.predictions.paths)
+    mistakes, illustrated = _mistakes(evaluation, shown, config, callbacks)
+    return ReportContent(
+        title,
+        evaluation,
+        predictions_name,
+        truth_name,
+        gates,
+        bins=content.bins(evaluation),
+        coverage=_coverage(evaluation),
+        mistakes=mistakes,
+        history=run,
+        header=header,
+        model_name=model_name,
+        heat_maps=illustrated,
+        checked=None if images is None else _checked(evaluation, images, shown, config, callbacks),
+        remarks=_remarks(evaluation, shown),
+    )
+
+
+def _gates(evaluation: EvaluationReport, limits: Mapping[str, float], *, is_floor: bool) -> list[Gate]:
+    found = bounds.check(evaluation.measures(), limits)
+    return [Gate(measure, value, bound, is_floor) for measure, (value, bound) in found.items()]
+
+
+def _header(model: Path) -> Header:
+    """Read the Header of a model, without torch and onnx.
+
+    Raises:
+        FormatError: It has none.
+        OSError: There is no such file.
+    """
+    model.stat()
+    found = peek.header(str(model))
+    if not found:
+        raise FormatError(f"{model}: no cnnkit header; leave out --model for a network that cnnkit did not make")
+    return Header.from_record(found, name=str(model))
+
+
+def _history(config: ReportConfig, header: Header | None) -> TrainingRun | None:
+    """Read the training history: the given one, or that next to the model.
+
+    Raises:
+        CnnkitError: The given one is not a history, or has no epoch.
+    """
+    path = config.history
+    if path is None:
+        if config.model is None:
+            return None
+        path = config.model.with_suffix(".csv")
+        if not path.is_file():
+            log.info("no training history: there is no %s; give --history FILE.csv", path)
+            return None
+    try:
+        monitor = Monitor(header.training.get("monitor", Monitor.VAL_LOSS) if header is not None else Monitor.VAL_LOSS)
+    except ValueError:
+        monitor = Monitor.VAL_LOSS
+    with regular_files.open_text(path) as file:
+        try:
+            (run,) = curves.collect([(file, str(path))], monitor=monitor)
+        except CnnkitError as error:
+            if config.history is not None:
+                raise
+            log.info("no training history: %s", error)
+            return None
+    return run
+
+
+def _remarks(evaluation: EvaluationReport, shown: ShownPaths) -> tuple[str, ...]:
+    """Explain measures that are unknown, and probabilities that do not sum to 1."""
+    predictions = evaluation.predictions
+    named = replace(predictions, paths=tuple(map(shown.of, predictions.paths)))
+    return tuple(evaluations.about_measures(replace(evaluation, predictions=named)))
+
+
+def _coverage(evaluation: EvaluationReport) -> list[coverage.CoveragePoint]:
+    """Return the coverage curve; empty without probabilities."""
+    predictions = evaluation.predictions
+    given = predictions.prediction >= 0
+    if not given.any() or np.isnan(predictions.confidence[given]).any():
+        return []
+    return coverage.curve(predictions)
+
+
+def name_of_truth(source: str | None, split: str | None) -> str:
+    """Return the source of the true labels as it is shown: without its folders, which may be absolute. Empty for folders of the images."""
+    if source is None:
+        return ""
+    name = "standard input" if source == "-" else os.path.basename(os.path.normpath(source))
+    return f"{name} ({split})" if split is not None else name
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def _mistakes(
+    evaluation: EvaluationReport, shown: ShownPaths, config: ReportConfig, callbacks: Callbacks
+) -> tuple[list[Mistake], bool]:
+    """Return the most confident mistakes with their images, and whether there are heat maps."""
+    predictions = evaluation.predictions
+    wrong = np.flatnonzero((predictions.prediction >= 0) & (predictions.prediction != predictions.truth)).tolist()
+    confidence = np.nan_to_num(predictions.confidence, nan=-1.0)
+    rows = sorted(wrong, key=lambda row: (-confidence[row], predictions.paths[row]))[: config.worst]
+    mistakes = [
+        Mistake(
+            shown.of(predictions.paths[row]),
+            predictions.classes[predictions.truth[row]],
+            predictions.classes[predictions.prediction[row]],
+            _known(predictions.confidence[row]),
+            _known(predictions.probabilities[row, predictions.truth[row]]),
+        )
+        for row in rows
+    ]
+    if not mistakes:
+        return [], False
+    from cnnkit.report import pictures  # here, since it imports what draws heat maps: a second that a summary saves
+
+    callbacks.phase("showing mistakes")
+    model = None if config.model is None else pictures.open_model(str(config.model), device=config.device)
+    files = [predictions.paths[row] for row in rows]
+    made = pictures.illustrated(mistakes, model, files=files, jobs=config.jobs, callbacks=callbacks)
+    return made, model is not None
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+# ---------------------------------------------------------------- images
+
+
+def labelled(evaluation: EvaluationReport) -> list[ImageFile]:
+    """Return the evaluated images with their true labels, for a check where the truth is the folders of the images."""
+    predictions = evaluation.predictions
+    return [
+        ImageFile(path, label=predictions.classes[truth])
+        for path, truth in zip(predictions.paths, predictions.truth.tolist(), strict=True)
+    ]
+
+
+def _checked(
+    evaluation: EvaluationReport,
+    images: Sequence[ImageFile],
+    shown: ShownPaths,
+    config: ReportConfig,
+    callbacks: Callbacks,
+) -> CheckedImages:
+    """Check images, and measure the predictions again without those that belong together with an image of another split."""
+    from cnnkit.audit import check, findings  # here, as in `_mistakes`
+    from cnnkit.audit.config import CheckConfig
+
+    callbacks.phase("checking images")
+    found = check.check(
+        images, CheckConfig(probes="none", jobs=config.jobs), progress=callbacks.progress, phase=callbacks.phase
+    )
+    splits: dict[int, set[str]] = {}
+    for image, root in zip(found.sound, found.together, strict=True):
+        if image.split is not None:
+            splits.setdefault(root, set()).add(image.split)
+    together = zip(found.sound, found.together, strict=True)
+    leaked = {os.path.realpath(image.path) for image, root in together if len(splits.get(root, ())) > 1}
+    leaked |= {os.path.realpath(pair.path.path) for pair in found.again if findings.apart(pair.path, pair.other)}
+    resolved = evaluation.predictions.resolved
+    kept = [row for row, path in enumerate(resolved) if path not in leaked]
+    return CheckedImages(
+        len(found.sound),
+        [
+            replace(each, path=each.path and shown.of(each.path), other=each.other and shown.of(each.other))
+            for each in found.findings
+        ],
+        len(resolved) - len(kept),
+        evaluations.measure(evaluation.predictions.of(kept)) if 0 < len(kept) < len(resolved) else None,
+    )

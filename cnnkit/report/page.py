@@ -1,0 +1,164 @@
+"""The report as one HTML page: no scripts, no files from elsewhere, the same bytes for the same content."""
+
+from collections.abc import Iterator
+from xml.etree.ElementTree import Element
+
+from cnnkit import __version__, messages
+from cnnkit.report import charts, page_images, page_measures, page_model, style
+from cnnkit.report import page_parts as parts
+from cnnkit.report.content import ReportContent
+from cnnkit.report.markup import Content, element, html, name
+
+#: What the page may load: images that are in it, and its own style.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+_EXPLAINED = {
+    "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes"),
+    "log_loss": ("Log-loss", "lower is better"),
+    "roc_auc": ("ROC AUC", "one class against the others"),
+    "ece": ("Calibration error", "expected, 15 bins; lower is better"),
+    "accuracy_predicted": ("Accuracy of predictions", "without withheld ones"),
+}
+
+
+def render(report: ReportContent) -> str:
+    """Render the page."""
+    sections = [section for section in _sections(report) if section is not None]
+    links = [element("a", {"href": f"#{section.get('id')}"}, section[0].text or "") for section in sections]
+    head = element(
+        "head",
+        {},
+        element("meta", {"charset": "utf-8"}),
+        element("meta", {"http-equiv": "Content-Security-Policy", "content": _POLICY}),
+        element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
+        element("meta", {"name": "color-scheme", "content": "light dark"}),
+        element("meta", {"name": "generator", "content": f"cnnkit {__version__}"}),
+        element("title", {}, report.title),
+        _style_element(),
+    )
+    body = element(
+        "body",
+        {},
+        element(
+            "header",
+            {},
+            element("h1", {}, name(report.title)),
+            element("p", {"class": "muted"}, _summary(report)),
+            element("nav", {"aria-label": "Contents"}, links),
+            _tiles(report),
+        ),
+        element("main", {}, sections),
+        element("footer", {}, element("p", {}, f"Made by cnn-report, cnnkit {__version__}.")),
+    )
+    return html(element("html", {"lang": "en"}, head, body))
+
+
+def _style_element() -> Element:
+    made = Element("style")
+    made.text = style.sheet()  # not escaped, as the rules are not user data
+    return made
+
+
+def _sections(report: ReportContent) -> Iterator[Element | None]:
+    yield _gates(report)
+    yield page_measures.confusion(report)
+    yield page_measures.confidence(report)
+    yield page_measures.classes(report)
+    yield page_images.mistakes(report)
+    yield page_model.history(report)
+    yield page_images.images(report)
+    yield page_model.model(report)
+
+
+def _summary(report: ReportContent) -> list[Content]:
+    """Say in words what was measured."""
+    found = report.evaluation
+    withheld = found.n - found.predicted
+    words: list[Content] = [
+        f"{report.hits:,} of {messages.count_images(found.n)} of {len(found.classes):,} classes are predicted correctly"
+        f"{f', and {withheld:,} predictions were withheld' if withheld else ''}. Predictions: ",
+        name(report.predictions_name),
+    ]
+    return [*words, "; true labels: ", name(report.truth_name), "."] if report.truth_name else [*words, "."]
+
+
+def _tile(title: str, value: str, note: Content = None, *, drawn: Content = None, kind: str = "") -> Element:
+    small = element("small", {}, note) if note else None
+    return element(
+        "div",
+        {"class": f"tile {kind}".strip()},
+        element("dt", {}, title),
+        element("dd", {}, value, drawn, small),
+    )
+
+
+def _tiles(report: ReportContent) -> Element:
+    found = report.evaluation
+    tiles = [
+        _tile(
+            "Accuracy",
+            parts.percent(found.accuracy),
+            f"95 % interval {parts.percent(found.accuracy_low)} to {parts.percent(found.accuracy_high)} (Wilson)",
+            drawn=charts.interval(found.accuracy, found.accuracy_low, found.accuracy_high),
+            kind="main",
+        )
+    ]
+    names = ["balanced_accuracy", "log_loss", "roc_auc", "ece"]
+    if found.predicted < found.n:
+        names.append("accuracy_predicted")
+    tiles += [_tile(_EXPLAINED[each][0], parts.measure(getattr(found, each)), _EXPLAINED[each][1]) for each in names]
+    tiles.append(
+        _tile(
+            "Images",
+            f"{found.n:,}",
+            f"{report.wrong:,} wrong"
+            + (f", {found.n - found.predicted:,} withheld" if found.predicted < found.n else ""),
+        )
+    )
+    if found.boxes:
+        assert found.iou is not None
+        tiles.append(
+            _tile(
+                "Mean IoU of boxes",
+                parts.measure(found.iou),
+                f"{parts.measure(found.iou_50)} at least 0.5 ({parts.measure(found.iou_50_low)} to {parts.measure(found.iou_50_high)}), "
+                f"{messages.count_images(found.boxes)}",
+            )
+        )
+    if report.gates:
+        missed = sum(not gate.met for gate in report.gates)
+        tiles.append(
+            _tile(
+                "Bounds",
+                "met" if not missed else "violated",
+                f"{len(report.gates) - missed} of {len(report.gates)} met",
+                kind="bad" if missed else "",
+            )
+        )
+    return element("dl", {"class": "tiles"}, tiles)
+
+
+def _gates(report: ReportContent) -> Element | None:
+    if not report.gates:
+        return None
+    rows = [
+        element(
+            "tr",
+            {},
+            element("th", {"scope": "row"}, name(gate.condition)),
+            element("td", {"class": "number"}, parts.measure(gate.value) if gate.value is not None else "not known"),
+            element(
+                "td",
+                {"class": "number"},
+                element(
+                    "span",
+                    {"class": f"verdict {'pass' if gate.met else 'fail'}"},
+                    "✓ met" if gate.met else "✗ violated",
+                ),
+            ),
+        )
+        for gate in report.gates
+    ]
+    return parts.section(
+        "bounds", "Bounds", parts.table(["bound", ("value", "number"), ("result", "number")], rows, kind="limited")
+    )

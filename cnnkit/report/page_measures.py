@@ -1,0 +1,225 @@
+"""Sections of the page about measures: confusions, confidence, classes."""
+
+from collections.abc import Sequence
+from xml.etree.ElementTree import Element
+
+from cnnkit.evaluation.report import EvaluationReport
+from cnnkit.formats.predictions import WITHHELD
+from cnnkit.report import charts, content, style
+from cnnkit.report import page_parts as parts
+from cnnkit.report.content import ClassRow, Confusions, ReportContent
+from cnnkit.report.markup import Content, element, name
+
+#: Classes of the confusion matrix, and from how many on it is dense.
+_MATRIX, _DENSE = 20, 9
+#: A class name longer than this is turned at the head of its column; the second one if the matrix is dense.
+_UPRIGHT, _UPRIGHT_DENSE = 8, 3
+#: The most columns of a matrix that leaves room for a table next to it.
+_NARROW = 12
+#: A difference between confidence and accuracy that is printed as 0.0 %.
+_SMALL = 0.0005
+#: Classes of the table that is always shown, and most frequent confusions.
+_CLASSES, _CONFUSIONS = 30, 10
+
+
+def confusion(report: ReportContent) -> Element:
+    """Show the confusion matrix, and the most frequent confusions."""
+    found = report.evaluation
+    chosen = content.confusions(found, _MATRIX)
+    caption = "Rows are true classes, columns predictions; the colour is the share of the row."
+    if left_out := len(found.classes) - len(chosen.classes):
+        caption += (
+            f" The {len(chosen.classes)} of {len(found.classes):,} classes with the most frequent confusions; "
+            f"“others” are predictions of one of the other {left_out:,}."
+        )
+    matrix, most = _matrix(chosen), _most_confused(found)
+    arranged = [matrix, most] if len(chosen.counts[0]) > _NARROW else element("div", {"class": "inner"}, matrix, most)
+    return parts.section("confusion", "Confusion matrix", element("p", {}, caption), arranged)
+
+
+def _matrix(chosen: Confusions) -> Element:
+    columns: list[Content] = [name(each) for each in chosen.classes]
+    columns += [element("span", {}, "others")] if chosen.others else []
+    columns += [element("span", {"title": "withheld predictions"}, WITHHELD)] if chosen.withheld else []
+    dense = len(columns) >= _DENSE
+    turned = max(map(len, chosen.classes)) > (_UPRIGHT_DENSE if dense else _UPRIGHT)
+    kinds = ["matrix", *(["turned"] if turned else []), *(["dense"] if dense else [])]
+    heads = [element("th", {"scope": "col"}, column) for column in columns]
+    rows = []
+    for place, (label, counts, support) in enumerate(zip(chosen.classes, chosen.counts, chosen.support, strict=True)):
+        cells = [_cell(count, support, hit=column == place) for column, count in enumerate(counts)]
+        rows.append(element("tr", {}, element("th", {"scope": "row"}, name(label)), cells))
+    return element(
+        "div",
+        {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Confusion matrix"},
+        element(
+            "table",
+            {"class": " ".join(kinds)},
+            element("thead", {}, element("tr", {}, element("td", {"class": "corner"}, "true ↓ predicted →"), heads)),
+            element("tbody", {}, rows),
+        ),
+    )
+
+
+def _cell(count: int, support: int, *, hit: bool) -> Element:
+    """Write a count of a class with `support` images, in the colour of its share; nothing for no confusion."""
+    shade = style.step(count / support) if support else 0
+    kinds = [*([f"h{shade}"] if shade else []), *(["hit"] if hit else [])]
+    return element("td", {"class": " ".join(kinds) or None}, f"{count:,}" if count or hit else "")
+
+
+def _most_confused(found: EvaluationReport) -> Element | None:
+    """List the most frequent confusions; nothing where the matrix shows only two."""
+    pairs = content.most_confused(found, _CONFUSIONS)
+    if not pairs or len(found.classes) <= 2:
+        return None
+    rows = [
+        element(
+            "tr",
+            {},
+            element("td", {"class": "wide"}, name(each.truth)),
+            element("td", {"class": "wide"}, name(each.label)),
+            element("td", {"class": "number"}, f"{each.count:,}"),
+            element("td", {"class": "number"}, parts.percent(each.share)),
+        )
+        for each in pairs
+    ]
+    heads = ["true", "predicted", ("images", "number"), ("share of class", "number")]
+    return parts.table(heads, rows, caption="Most frequent confusions", kind="limited")
+
+
+def confidence(report: ReportContent) -> Element:
+    """Show the reliability diagram, and accuracy against coverage."""
+    remarks = [element("p", {"class": "muted"}, remark) for remark in report.remarks]
+    if not report.bins:
+        return parts.section("confidence", "Confidence", element("p", {}, _without_bins(report)), remarks)
+    ece = report.evaluation.ece
+    gap = sum(each.count * (each.confidence - each.accuracy) for each in report.bins)
+    mean = gap / sum(each.count for each in report.bins)
+    direction = "overconfident" if mean > 0 else "underconfident"
+    whole = (
+        f"Over all images, the model is {direction} by {parts.percent(abs(mean))}."
+        if abs(mean) >= _SMALL
+        else "Over all images, they agree."
+    )
+    left = element(
+        "div",
+        {},
+        element(
+            "p",
+            {},
+            f"Expected calibration error {parts.measure(ece)}: confidence and accuracy differ by {parts.percent(ece or 0.0)} on average. "
+            f"{whole} "
+            "A dot on the dashed line is calibrated; the lines through dots are 95 % intervals (Wilson).",
+        ),
+        charts.reliability(report.bins),
+    )
+    right = None
+    if report.coverage:
+        right = element(
+            "div",
+            {},
+            element(
+                "p",
+                {},
+                "Accuracy if only the most confident predictions are kept (cnn-predict --min-probability), with its 95 % "
+                f"interval. {_best_coverage(report)}",
+            ),
+            charts.coverage(report.coverage),
+        )
+    bins = parts.table(
+        [
+            "confidence",
+            ("images", "number"),
+            ("mean confidence", "number"),
+            ("accuracy", "number"),
+            ("95 % interval", "number"),
+        ],
+        [
+            element(
+                "tr",
+                {},
+                element("th", {"scope": "row"}, f"{each.low:.3f} to {each.high:.3f}"),
+                element("td", {"class": "number"}, f"{each.count:,}"),
+                element("td", {"class": "number"}, parts.share(each.confidence)),
+                element("td", {"class": "number"}, parts.share(each.accuracy)),
+                element(
+                    "td", {"class": "number"}, f"{parts.share(each.accuracy_low)} to {parts.share(each.accuracy_high)}"
+                ),
+            )
+            for each in report.bins
+        ],
+    )
+    return parts.section(
+        "confidence",
+        "Confidence",
+        element("div", {"class": "inner"}, left, right),
+        element("details", {}, element("summary", {}, "The bins as a table"), bins),
+        remarks,
+    )
+
+
+def _without_bins(report: ReportContent) -> str:
+    return "The predictions have no probabilities." if report.evaluation.predicted else "Every prediction was withheld."
+
+
+def _best_coverage(report: ReportContent) -> str:
+    """Say what the more confident half or more of the predictions gains."""
+    half = [point for point in report.coverage if point.coverage >= 0.5]
+    best = max(half, key=lambda point: (point.accuracy, point.coverage), default=None)
+    if best is None or best.accuracy <= report.evaluation.accuracy:
+        return ""
+    return (
+        f"At a probability of at least {best.min_probability:.3f}, {parts.percent(best.coverage)} of the images are kept, "
+        f"and {parts.percent(best.accuracy)} of these are correct."
+    )
+
+
+def classes(report: ReportContent) -> Element:
+    """Show the measures of each class."""
+    rows = list(content.class_rows(report.evaluation))
+    if len(rows) <= _CLASSES:
+        return parts.section("classes", "Classes", _class_table(rows))
+    worst = sorted(rows, key=lambda row: (row.support == 0, row.f1 if row.f1 is not None else 0.0))[:_CLASSES]
+    return parts.section(
+        "classes",
+        "Classes",
+        _class_table(worst, caption=f"The {_CLASSES} of {len(rows):,} classes with the lowest F1"),
+        element("details", {}, element("summary", {}, f"All {len(rows):,} classes"), _class_table(rows)),
+    )
+
+
+def _class_table(rows: Sequence[ClassRow], *, caption: str | None = None) -> Element:
+    heads: list[Content | tuple[Content, str]] = [
+        "class",
+        ("images", "number"),
+        ("precision", "number"),
+        ("recall", "number"),
+        ("95 % interval of recall", "number optional"),
+        ("F1", "number"),
+        ("", "optional"),
+        ("most often mistaken for", "optional"),
+    ]
+    made = []
+    for row in rows:
+        between = "–" if row.recall_low is None else f"{parts.share(row.recall_low)} to {parts.share(row.recall_high)}"
+        length = f"width: {100 * row.f1:.1f}%" if row.f1 is not None else "width: 0"
+        made.append(
+            element(
+                "tr",
+                {},
+                element("th", {"scope": "row"}, name(row.name)),
+                element("td", {"class": "number"}, f"{row.support:,}"),
+                element("td", {"class": "number"}, parts.share(row.precision)),
+                element("td", {"class": "number"}, parts.share(row.recall)),
+                element("td", {"class": "number optional"}, between),
+                element("td", {"class": "number"}, parts.share(row.f1)),
+                element(
+                    "td",
+                    {"class": "optional", "aria-hidden": "true"},
+                    element("span", {"class": "share"}, element("i", {"style": length})),
+                ),
+                element("td", {"class": "wide optional"}, None if row.taken_for is None else name(row.taken_for)),
+            )
+        )
+    return parts.table(heads, made, caption=caption, kind="classes limited")
