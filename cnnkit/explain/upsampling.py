@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cnnkit.nets.cell_centres import Along, CellCentres, tiled
 
@@ -103,6 +102,8 @@ def hot_box(heat: NDArray[np.float32], share: float, part: Box) -> Box | None:
 
     Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2.
     """
+    from scipy import ndimage  # here: most maps have no box
+
     highest = float(heat.max())
     if not highest > 0:
         return None

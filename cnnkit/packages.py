@@ -1,0 +1,64 @@
+"""Packages that only some commands need, where they are not installed: the line that says what to install. Imports none of them."""
+
+import importlib.util
+
+from cnnkit.errors import MissingPackageError
+
+#: The packages of the full installation that requirements/predict.txt leaves out, by module, as pip names them.
+LEFT_OUT = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "onnx_ir": "onnxscript",
+    "onnxscript": "onnxscript",
+    "matplotlib": "matplotlib",
+    "sklearn": "scikit-learn",
+    "threadpoolctl": "threadpoolctl",
+    "scipy": "scipy",
+    "imagehash": "imagehash",
+    "plotext": "plotext",
+    "safetensors": "safetensors",
+}
+#: Modules that a command needs together: who installs one of them alone gets the next error.
+_TOGETHER = (
+    ("torch", "torchvision", "onnxscript", "sklearn", "scipy", "safetensors"),
+    ("sklearn", "threadpoolctl"),
+)
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # it is imported, by another loader than Python's
+        return True
+
+
+def demand(module: str, *, what: str) -> None:
+    """Check that a package is installed, before work that would end with an error without it.
+
+    Args:
+        module: Its module.
+        what: What needs it, for the message: an option, a command.
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
+    if not is_installed(module):
+        raise MissingPackageError(f"{what} needs {LEFT_OUT[module]}, which is not installed; {remedy(module)}")
+
+
+def explained(error: BaseException) -> MissingPackageError | None:
+    """Turn the error of an import into one that says what to install; None for another error, or another module."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    module = (error.name or "").partition(".")[0]
+    if module not in LEFT_OUT or is_installed(module):
+        return None
+    return MissingPackageError(f"this needs {LEFT_OUT[module]}, which is not installed; {remedy(module)}")
+
+
+def remedy(module: str) -> str:
+    """Return the command that installs a module, and those that are needed with it."""
+    group = next((each for each in _TOGETHER if each[0] == module), (module,))
+    missing = dict.fromkeys([LEFT_OUT[module], *(LEFT_OUT[each] for each in group if not is_installed(each))])
+    return f"run pip install {' '.join(missing)}"
