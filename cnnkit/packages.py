@@ -18,11 +18,12 @@ LEFT_OUT = {
     "plotext": "plotext",
     "safetensors": "safetensors",
 }
-#: Modules that a command needs together: who installs one of them alone gets the next error.
-_TOGETHER = (
-    ("torch", "torchvision", "onnxscript", "sklearn", "scipy", "safetensors"),
-    ("sklearn", "threadpoolctl"),
-)
+_TRAINING = ("torch", "torchvision", "onnxscript", "sklearn", "scipy", "safetensors")
+#: What a command needs besides a module: who installs that one alone gets the next error.
+_TOGETHER = {
+    **dict.fromkeys(("torch", "torchvision", "onnx_ir", "onnxscript"), _TRAINING),
+    "sklearn": ("sklearn", "threadpoolctl"),
+}
 
 
 def is_installed(module: str) -> bool:
@@ -59,6 +60,5 @@ def explained(error: BaseException) -> MissingPackageError | None:
 
 def remedy(module: str) -> str:
     """Return the command that installs a module, and those that are needed with it."""
-    group = next((each for each in _TOGETHER if each[0] == module), (module,))
-    missing = dict.fromkeys([LEFT_OUT[module], *(LEFT_OUT[each] for each in group if not is_installed(each))])
-    return f"run pip install {' '.join(missing)}"
+    missing = [LEFT_OUT[each] for each in _TOGETHER.get(module, (module,)) if not is_installed(each)]
+    return f"run pip install {' '.join(missing or [LEFT_OUT[module]])}"
