@@ -18,12 +18,9 @@ LEFT_OUT = {
     "plotext": "plotext",
     "safetensors": "safetensors",
 }
+#: What torch is used with: who installs torch alone gets the next error.
 _TRAINING = ("torch", "torchvision", "onnxscript", "sklearn", "scipy", "safetensors")
-#: What a command needs besides a module: who installs that one alone gets the next error.
-_TOGETHER = {
-    **dict.fromkeys(("torch", "torchvision", "onnx_ir", "onnxscript"), _TRAINING),
-    "sklearn": ("sklearn", "threadpoolctl"),
-}
+_TOGETHER = dict.fromkeys(("torch", "torchvision", "onnx_ir", "onnxscript"), _TRAINING)
 
 
 def is_installed(module: str) -> bool:

@@ -283,3 +283,14 @@ def test_lists_have_the_bounds_of_pyproject(name):
         *("threadpoolctl", "scipy", "imagehash", "plotext", "safetensors"),
     }
     assert set(packages.LEFT_OUT.values()) == set(bounds) - predict - gpu
+
+
+def test_dockerfile_copies_what_is_there_and_what_is_not_ignored():
+    """And its lists of requirements exist; the image itself is not built here."""
+    lines = [line.split() for line in (ROOT / "Dockerfile").read_text().splitlines()]
+    copied = [word for line in lines if line[:1] == ["COPY"] and "--from=build" not in line for word in line[1:-1]]
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert sorted(copied) == sorted(kept)
+    assert all((ROOT / name).exists() for name in copied)
+    assert ["ARG", "REQUIREMENTS=predict.txt"] in lines
+    assert "predict-gpu.txt" in (ROOT / "Dockerfile").read_text()
