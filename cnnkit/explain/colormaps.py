@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit import messages, packages
-from cnnkit.errors import UsageError
+from cnnkit.errors import MissingPackageError, UsageError
 from cnnkit.explain.colormap_tables import TABLES
 
 #: Ten colours that colour-blind readers can distinguish (Petroff 2021, Accessible Color Sequences for Data Visualization).
@@ -33,9 +33,11 @@ def color_table(name: str) -> NDArray[np.uint8]:
     """
     if name in TABLES:
         return np.frombuffer(base64.b64decode(TABLES[name]), dtype=np.uint8).reshape(256, 3)
-    if not packages.is_installed("matplotlib") and (near := messages.nearest(name, TABLES)):
-        raise UsageError(f'--colormap: no colour map "{name}"; {near}')
-    packages.demand("matplotlib", what=f'--colormap "{name}"')
+    if not packages.is_installed("matplotlib"):
+        raise MissingPackageError(
+            f'--colormap "{name}" needs matplotlib, which is not installed; give one of {", ".join(TABLES)}, or '
+            f"{packages.remedy('matplotlib')}"
+        )
     import matplotlib as mpl  # here, as most heat maps need none of its other maps
 
     if name not in mpl.colormaps:
