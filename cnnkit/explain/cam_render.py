@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnkit import packages
 from cnnkit.data import augment_plan, containment, decode, memory, preprocessing, tree
 from cnnkit.data.decode import Original
 from cnnkit.data.source import ImageFile
@@ -77,11 +76,8 @@ def check(options: RenderOptions) -> None:
     Raises:
         UsageError: There is no such colour map, or the sheet is not a PNG.
         CnnkitError: The folder is not empty.
-        MissingPackageError: A box needs scipy, which is not installed.
     """
     colormaps.color_table(options.colormap)
-    if options.box is not None:
-        packages.demand("scipy", what="--box")
     if options.sheet is not None:
         image_files.check_png(options.sheet, option="--sheet")
     if options.output is not None:

@@ -116,9 +116,21 @@ WORKING = {
     ("cnn-split", "photos", "--ratio", "50,50", "--near"): (),
     ("cnn-check", "split.tsv", "--probes", "none", "--features", "x.npy"): (),
     ("cnn-dims", "head.onnx"): (),
-    ("cnn-cam", "-m", "head.onnx", "split.tsv", "-o", "cam", "--raw", "--faithful", "--colormap", "jet", *CPU): (
+    (
+        "cnn-cam",
+        "-m",
+        "head.onnx",
+        "split.tsv",
+        "-o",
         "cam",
-    ),
+        "--raw",
+        "--faithful",
+        "--box",
+        "0.5",
+        "--colormap",
+        "jet",
+        *CPU,
+    ): ("cam",),
     ("cnn-maps", "-m", "head.onnx", "photos/red/00.png", "-o", "maps", *CPU): ("maps",),
     (*EXTRACTION, "-o", "again.npy"): ("again.npy", "again.tsv"),
 }
@@ -128,7 +140,6 @@ ASKING = {
     ("cnn-export", "head.pt", "-o", "no.onnx"): f"which is not installed; {TRAINING}",
     (*EXTRACTION, "--pool", "max", "-o", "no.npy"): "cnn-extract: the backbone is not in the cache (",
     ("cnn-predict", "-m", "resnet18", "photos"): "cnn-predict: resnet18 is not in the cache (",
-    ("cnn-cam", "-m", "head.onnx", "photos", "--box", "0.5"): "cnn-cam: --box needs scipy, which is not installed; ",
     (
         "cnn-cam",
         "-m",
