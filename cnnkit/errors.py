@@ -6,6 +6,7 @@ CnnkitError              one line: what, where, remedy               exit 1
 ├── FormatError          a file is not of the expected kind          exit 1
 ├── DeviceError          the requested device is not available       exit 1
 │   └── MemoryFullError  out of memory, on the device or the machine exit 1
+├── MissingPackageError  a needed package is not installed        exit 1
 ├── WorkerError          a process that decodes images was killed    exit 1
 ├── RunError             a network does not accept its input         exit 1
 ├── BadImageError        an image cannot be used                     skipped, exit 3
@@ -39,6 +40,10 @@ class DeviceError(CnnkitError):
 
 class MemoryFullError(DeviceError):
     """The work needs more memory than the device, or the machine, has."""
+
+
+class MissingPackageError(CnnkitError):
+    """A package that only some commands need is not installed."""
 
 
 class WorkerError(CnnkitError):

@@ -162,6 +162,7 @@ OTHER_OPTIONS = {
     "--field-name",
     "--upgrade",
     "--no-deps",
+    "--build-arg",
     "--no-files",
     "--arguments",
     "--command",

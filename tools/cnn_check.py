@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cnnkit import cli
+from cnnkit import cli, packages
 from cnnkit.audit.config import CheckConfig, LabelsConfig
 from cnnkit.choices import CheckTable, FolderReading
 from cnnkit.errors import UsageError
@@ -84,6 +84,8 @@ def main(
     if config.shard is not None and (fix is not None or table is CheckTable.PROBES):
         unused = "--table probes" if fix is None else "--fix"
         raise UsageError(f"{unused} needs all images, and --shard reads a share of them; drop one of the two")
+    if table is CheckTable.PROBES:
+        packages.demand("sklearn", what="--table probes")
     if fix is not None:
         manifest.check_name(fix, option="--fix")
         if any(os.path.realpath(fix) == os.path.realpath(source) for source in sources or []):

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import PurePath
 from typing import Any, ParamSpec, TypeVar
 
-from cnnkit import choices, files
+from cnnkit import choices, files, packages
 from cnnkit.errors import CnnkitError, UsageError
 
 P = ParamSpec("P")
@@ -54,7 +54,8 @@ _PLACES = range(0xF0000, 0xFFFFE)
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function of the public interface: files that cannot be opened and failures of devices become a CnnkitError.
+    """Make a function of the public interface: files that cannot be opened, failures of devices and packages that are
+    not installed become a CnnkitError.
 
     Where an error or a notice names an option of a command line, it gets the name of the parameter instead. If the function returns an
     iterator, that holds for its items, too.
@@ -176,7 +177,8 @@ def _translated(call: _Call) -> Generator[None]:
             raise CnnkitError(files.message(error)) from error
         from cnnkit.engine import device_errors  # here, because few calls need it
 
-        found = device_errors.explained(error, remedies={f"--{name}" for name in call.parameters()})
+        remedies = {f"--{name}" for name in call.parameters()}
+        found = packages.explained(error) or device_errors.explained(error, remedies=remedies)
         if found is None:
             raise
         raise type(found)(call.reworded(str(found))) from error

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from cnnkit import files, messages
+from cnnkit import files, messages, packages
 from cnnkit.audit import findings, neighbours, side_information
 from cnnkit.audit.check_report import CheckReport
 from cnnkit.audit.config import CheckConfig
 from cnnkit.audit.inspection import InspectedImage, Unusable, inspect
 from cnnkit.audit.record import Finding, FindingKind, Level, Pair, Probe
 from cnnkit.callbacks import Phase, Progress, ignore_phase, ignore_progress
+from cnnkit.choices import ProbeName
 from cnnkit.data import duplicates, reader, shards, source
 from cnnkit.data.duplicates import DisjointSets
 from cnnkit.data.search_log import SearchLog
@@ -54,8 +55,9 @@ def check(
     Raises:
         UsageError: As `CheckConfig.checked`.
         CnnkitError: None of the images can be used, except in a shard; or none is in the features.
+        MissingPackageError: Probes are named, and scikit-learn is not installed.
     """
-    names, seed = config.checked().probe_names(), config.seed
+    names, seed = _possible_probes(config.checked()), config.seed
     listed, shard = list(images), shards.of(config.shard)
     if shard is not None:
         listed, names = shards.share(listed, shard), ()
@@ -109,6 +111,19 @@ def check(
         key=lambda each: (order[each.level], kinds[each.finding], source.name_order(each.path or ""), each.other or "")
     )
     return CheckReport(len(listed), found, probed, sound, inspected, pairs, again, roots)
+
+
+def _possible_probes(config: CheckConfig) -> tuple[ProbeName, ...]:
+    """Return the probes to run; none, with a warning, if scikit-learn is not installed and none is asked for by name."""
+    names = config.probe_names()
+    if not names or config.shard is not None or packages.is_installed("sklearn"):
+        return names
+    if config.probes != "all":
+        packages.demand("sklearn", what="--probes")
+    log.warning(
+        "no leaks are looked for: that needs scikit-learn, which is not installed; %s", packages.remedy("sklearn")
+    )
+    return ()
 
 
 def _of_set(once: Sequence[ImageFile], sound: Sequence[ImageFile], probed: Sequence[Probe]) -> Iterator[Finding]:

@@ -268,9 +268,10 @@ def _guarded(name: str, call: Callable[[], int], *, remedies: Collection[str] = 
         # typer's usage errors have this method; their classes are private
         format_message = getattr(error, "format_message", None)
         if format_message is None:
+            from cnnkit import packages
             from cnnkit.engine import device_errors  # here, because --help does not need it
 
-            found = device_errors.explained(error, remedies=remedies)
+            found = packages.explained(error) or device_errors.explained(error, remedies=remedies)
             if found is None:
                 raise
             complain(_speaker(name), str(found))

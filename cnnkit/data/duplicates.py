@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cnnkit import files
+from cnnkit import files, packages
 from cnnkit.data import decode
 from cnnkit.data.config import NEAR_BITS
 from cnnkit.errors import BadImageError
@@ -81,7 +81,8 @@ def perceptual_hash(image: Image.Image) -> bytes:
     """Hash the low frequencies of an image's brightness, as `imagehash.phash` does, to the bit.
 
     A product of matrices computes only the frequencies that are needed. Where one of them is so close to the median that rounding
-    decides on its bit, as between the zeros of a symmetric drawing, imagehash computes the bits.
+    decides on its bit, as between the zeros of a symmetric drawing, imagehash computes the bits. Where it is not installed, a frequency
+    this close to the median is not above it.
 
     Args:
         image: Upright, RGB.
@@ -94,6 +95,8 @@ def perceptual_hash(image: Image.Image) -> bytes:
     above = low - np.median(low)
     if np.abs(above).min() > _SURE:
         return np.packbits(above > 0).tobytes()
+    if not packages.is_installed("imagehash"):
+        return np.packbits(above > _SURE).tobytes()
     import imagehash  # here, since it imports scipy: a third of a second, for drawings and images of one colour alone
 
     return np.packbits(imagehash.phash(image, hash_size=LOOK_SIDE).hash).tobytes()

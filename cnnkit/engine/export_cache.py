@@ -1,5 +1,6 @@
 """Exported networks in the cache: one file for equal networks, with a name for each way of asking for them. Imports no torch."""
 
+import glob
 import hashlib
 import json
 import logging
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnkit import messages
+from cnnkit import messages, packages
+from cnnkit.errors import MissingPackageError
 from cnnkit.formats import cache, onnx_file
 from cnnkit.formats.header import Header, made_by
 
@@ -26,16 +28,44 @@ def versions() -> dict[str, str]:
 
 
 def file_name(readable: str, asked: Mapping[str, Any], *, revision: int) -> str:
-    """Return the name of a file in the cache, which depends on what is asked for and on the versions of the libraries.
+    """Return the name of a file in the cache: what is asked for, and then the versions of the libraries.
 
     Args:
         readable: The beginning of the name, in which a user recognizes the network.
         asked: What is asked for, as JSON can hold it; files by the hashes of their contents.
         revision: Incremented when the same question gets another graph.
     """
-    named = {**asked, "revision": revision, "made_by": versions()}
-    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
-    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', readable)}-{digest}.onnx"
+    network, made_by = (
+        hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+        for named in ({**asked, "revision": revision}, versions())
+    )
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', readable)}-{network[:20]}-{made_by[:12]}.onnx"
+
+
+def find(kept: Path, *, what: str) -> Path | None:
+    """Find a network in the cache; None if it is to be exported.
+
+    Without torch, which would export it, other versions of the libraries may have exported it: the newest file is taken.
+
+    Args:
+        kept: Its file, named by `file_name`.
+        what: The network, for the error.
+
+    Raises:
+        MissingPackageError: It is to be exported, and torch is not installed.
+    """
+    if cache.is_intact(kept):
+        return kept
+    if packages.is_installed("torch"):
+        return None
+    others = kept.parent.glob(f"{glob.escape(kept.stem.rpartition('-')[0])}-*.onnx")
+    for path in sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if cache.is_intact(path):
+            return path
+    raise MissingPackageError(
+        f"{what} is not in the cache ({cache.root()}), and its export needs torch, which is not installed; "
+        f"run this command once where it is and copy the cache, or {packages.remedy('torch')}"
+    )
 
 
 def keep(

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from cnnkit import packages
 from cnnkit.engine import export_cache
 from cnnkit.engine.config import BackboneSpec, check_backbone_weights
 from cnnkit.errors import CnnkitError, FormatError, UsageError
@@ -49,10 +50,11 @@ def get(spec: BackboneSpec) -> OnnxModel:
     if spec.backbone is not None and spec.backbone.endswith(".onnx"):
         return _from_onnx(spec)
     kept = cache.folder("bases") / cache_name(spec)
-    if cache.is_intact(kept):
-        model = onnx_file.load(kept)
+    if (found := export_cache.find(kept, what="the backbone")) is not None:
+        model = onnx_file.load(found)
         # cnn-train-head needs the weights, too: if they are gone from the cache, the backbone is built again, which caches them
-        if model.header and model.header.backbone and cache.find_weights(model.header.backbone.weights_sha256 or ""):
+        weights = model.header.backbone.weights_sha256 if model.header and model.header.backbone else None
+        if not packages.is_installed("torch") or (weights and cache.find_weights(weights)):
             return model
     from cnnkit.engine import backbone_export, torch_backbone  # an extraction with a cached backbone imports no torch
 

@@ -31,7 +31,8 @@ def get(spec: NetworkSpec) -> OnnxModel:
     """
     check_backbone_weights(spec.weights)
     kept = cache.folder("networks") / cache_name(spec)
-    if not cache.is_intact(kept):
+    found = export_cache.find(kept, what=spec.name)
+    if found is None:
         from cnnkit.engine import export  # a prediction with a cached network imports no torch
         from cnnkit.nets import named_network
 
@@ -48,7 +49,7 @@ def get(spec: NetworkSpec) -> OnnxModel:
             what=spec.name,
             export=lambda: export.compared(network, header, config, name=spec.name).content,
         )
-    model = onnx_file.load(kept)
+    model = onnx_file.load(found or kept)
     if spec.labels is None and model.header is not None:
         labels.note_assumed(spec.name, spec.weights, model.header.classes or ())
     return model

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cnnkit.engine import device as devices
 from cnnkit.engine import device_errors
+from cnnkit.packages import is_installed
 
 _PACKAGES = ("cnnkit", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
 
@@ -15,6 +16,7 @@ _PACKAGES = ("cnnkit", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
 def line() -> str:
     """Return all versions in one line."""
     packages = [f"{name} {version}" for name in _PACKAGES if (version := _version(name))]
+    packages += [f"{module}: not installed" for module in ("torch", "onnxruntime") if not is_installed(module)]
     system = [f"Python {platform.python_version()}", f"{platform.system()} {platform.machine()}"]
     return ", ".join([*packages, *_cuda(), *_gpus(), *system])
 

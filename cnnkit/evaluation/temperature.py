@@ -16,6 +16,7 @@ from cnnkit.evaluation import report as reports
 from cnnkit.evaluation.config import CalibrateConfig
 from cnnkit.evaluation.matching import COMPLEMENT_FLOOR, FolderTruth, MatchedPredictions, Truth
 from cnnkit.evaluation.report import EvaluationReport
+from cnnkit.evaluation.roots import brent
 from cnnkit.formats import manifest
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ log = logging.getLogger("cnnkit")
 _MEASURES = ("n", "accuracy", "log_loss", "ece")
 #: The share of images whose logits are lost to rounding up to which there is no warning.
 _FEW = 0.01
+#: The 95 % quantile of chi-squared with one degree of freedom.
+_CHI_SQUARED = 3.841458820694124
 #: A class whose probability is nowhere above this is unknown to the predictions.
 _NOTHING = 1e-5
 #: A temperature this close to 1 has no visible effect.
@@ -66,8 +69,6 @@ def fit(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
     Source:
         Guo, Pleiss, Sun, Weinberger, On calibration of modern neural networks, ICML 2017, section 4.2.
     """
-    from scipy.optimize import brentq  # here: slow to import
-
     logits = _logits(probabilities)  # (N, C)
     given = logits[np.arange(len(truth)), truth]  # (N,)
     if (given == logits.max(axis=1)).all():
@@ -89,7 +90,7 @@ def fit(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
     highest = 1.0
     while slope(highest) < 0:  # terminates, since a prediction is wrong
         highest *= 2
-    return 1 / float(brentq(slope, 0.0, highest, xtol=1e-12, rtol=1e-10))
+    return 1 / brent(slope, 0.0, highest, absolute=1e-12, relative=1e-10)
 
 
 def interval(truth: NDArray[np.int64], probabilities: NDArray[np.float64], temperature: float) -> tuple[float, float]:
@@ -103,24 +104,24 @@ def interval(truth: NDArray[np.int64], probabilities: NDArray[np.float64], tempe
     Source:
         Wilks, The large-sample distribution of the likelihood ratio for testing composite hypotheses, 1938.
     """
-    from scipy.optimize import brentq
-    from scipy.special import chdtri, logsumexp
-
     logits = _logits(probabilities)  # (N, C)
     given = logits[np.arange(len(truth)), truth]  # (N,)
 
     def loss(inverse: float) -> float:
-        return float((logsumexp(logits * inverse, axis=1) - given * inverse).sum())
+        scaled = logits * inverse
+        highest = scaled.max(axis=1, keepdims=True)
+        totals = np.log(np.exp(scaled - highest).sum(axis=1)) + highest[:, 0]  # log-sum-exp
+        return float((totals - given * inverse).sum())
 
     best = 1 / temperature
-    limit = loss(best) + float(chdtri(1, 0.05)) / 2
+    limit = loss(best) + _CHI_SQUARED / 2
     highest = 2 * best
     while loss(highest) < limit:  # terminates, since a prediction is wrong
         highest *= 2
-    low = 1 / float(brentq(lambda inverse: loss(inverse) - limit, best, highest))
+    low = 1 / brent(lambda inverse: loss(inverse) - limit, best, highest)
     if loss(0.0) <= limit:
         return low, math.inf
-    return low, 1 / float(brentq(lambda inverse: loss(inverse) - limit, 0.0, best))
+    return low, 1 / brent(lambda inverse: loss(inverse) - limit, 0.0, best)
 
 
 def scaled(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """Contact sheets of class activation maps, each image with its overlays and probabilities; and mosaics of equal tiles."""
 
+import importlib.util
 import logging
 import math
 import os
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -26,9 +26,21 @@ LINE_HEIGHT = 16
 
 
 @cache
-def font(size: int = 12) -> ImageFont.FreeTypeFont:
-    """Load DejaVu Sans, which comes with matplotlib; `size` in pixels."""
-    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+def font(size: int = 12) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Load DejaVu Sans, which comes with matplotlib; without matplotlib the font of Pillow, which has Latin letters only.
+
+    Args:
+        size: In pixels.
+    """
+    spec = importlib.util.find_spec("matplotlib")  # its files are found without importing it
+    if spec is None or spec.origin is None:
+        return ImageFont.load_default(size)
+    shipped = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    if not shipped.is_file():  # Linux distributions keep data elsewhere
+        import matplotlib as mpl
+
+        shipped = Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(shipped, size)
 
 
 def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False) -> str:

@@ -1,9 +1,11 @@
 """Upsampling of a map of a few cells to the pixels of an image, by the centre of each cell; its peak, and the box of its hot region."""
 
+from collections import Counter
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from cnnkit.data.duplicates import DisjointSets
 from cnnkit.nets.cell_centres import Along, CellCentres, tiled
 
 #: left, top, right, bottom in pixels.
@@ -106,8 +108,42 @@ def hot_box(heat: NDArray[np.float32], share: float, part: Box) -> Box | None:
     highest = float(heat.max())
     if not highest > 0:
         return None
-    labels, count = ndimage.label(heat >= share * highest)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    rows, columns = ndimage.find_objects(labels)[int(sizes.argmax())]
+    x0, y0, x1, y1 = largest_region(heat >= share * highest)
     left, top = part[:2]
-    return left + columns.start, top + rows.start, left + columns.stop, top + rows.stop
+    return left + x0, top + y0, left + x1, top + y1
+
+
+def largest_region(hot: NDArray[np.bool_]) -> Box:
+    """Return the bounding box of the largest connected region, of pixels that share a side; of the first one, if several are as large.
+
+    Runs of pixels in a row are united with those of the row above that they touch. A smooth map has few of them.
+
+    Args:
+        hot: (H, W); some pixel is true.
+
+    Returns:
+        In pixels; right and bottom are exclusive.
+    """
+    changes = np.nonzero(np.diff(hot, axis=1, prepend=False, append=False))
+    # Of each run, from top to bottom and from left to right
+    rows, starts, ends = changes[0][::2].tolist(), changes[1][::2].tolist(), changes[1][1::2].tolist()
+    regions = DisjointSets(len(rows))
+    above = 0
+    for run, (row, start, end) in enumerate(zip(rows, starts, ends, strict=True)):
+        while rows[above] < row - 1 or (rows[above] == row - 1 and ends[above] <= start):
+            above += 1  # it touches no later run
+        touching = above
+        while rows[touching] == row - 1 and starts[touching] < end:
+            regions.unite(touching, run)
+            touching += 1
+    sizes: Counter[int] = Counter()
+    for run, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        sizes[regions.root(run)] += end - start
+    largest = min(sizes, key=lambda region: (-sizes[region], region))
+    inside = [run for run in range(len(rows)) if regions.root(run) == largest]
+    return (
+        min(starts[run] for run in inside),
+        rows[inside[0]],
+        max(ends[run] for run in inside),
+        rows[inside[-1]] + 1,
+    )

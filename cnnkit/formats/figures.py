@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnnkit import packages
 from cnnkit.errors import UsageError
 from cnnkit.formats import atomic
 
@@ -28,11 +29,13 @@ def check(path: str | Path) -> str:
 
     Raises:
         UsageError: It is not .png, .svg or .pdf.
+        MissingPackageError: matplotlib is not installed.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in ENDINGS:
         *others, last = ENDINGS
         raise UsageError(f"{path}: unknown format; give it a name that ends in {', '.join(others)} or {last}")
+    packages.demand("matplotlib", what=str(path))
     return suffix[1:]
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from cnnkit.explain import upsampling
 from cnnkit.nets.cell_centres import Along, CellCentres
@@ -141,3 +142,37 @@ def test_zero_map_has_no_box_and_no_peak():
     nothing = np.zeros((3, 4), dtype=np.float32)
     assert upsampling.argmax_pixel(nothing, (0.0, 0.0, 4.0, 3.0), (0, 0, 4, 3)) is None
     assert upsampling.hot_box(nothing, 0.5, (0, 0, 4, 3)) is None
+
+
+def by_scipy(hot):
+    """Return the box of the first of the largest regions that scipy finds."""
+    labels, count = ndimage.label(hot)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    rows, columns = ndimage.find_objects(labels)[int(sizes.argmax())]
+    return columns.start, rows.start, columns.stop, rows.stop
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.95]), st.integers(0, 2**32 - 1))
+def test_largest_region_is_that_of_scipy(height, width, share, seed):
+    """Of any shape, also the first one of equally large ones."""
+    hot = np.random.default_rng(seed).random((height, width)) < share
+    hot[seed % height, seed % width] = True
+    assert upsampling.largest_region(hot) == by_scipy(hot)
+
+
+def test_largest_region_of_smooth_maps_and_spirals_is_that_of_scipy():
+    """As large as images; and a spiral, whose runs are united late."""
+    noise = np.random.default_rng(0).random((300, 400))
+    for width in (1, 5, 20):
+        smooth = ndimage.gaussian_filter(noise, width)
+        assert upsampling.largest_region(smooth > np.quantile(smooth, 0.6)) == by_scipy(
+            smooth > np.quantile(smooth, 0.6)
+        )
+    side = 41
+    spiral = np.zeros((side, side), dtype=bool)
+    for edge in range(0, side // 2, 2):
+        spiral[edge, edge : side - edge] = spiral[edge : side - edge, side - 1 - edge] = True
+        spiral[side - 1 - edge, edge : side - edge] = spiral[edge + 2 : side - edge, edge] = True
+        spiral[edge + 2, edge : edge + 2] = True
+    assert upsampling.largest_region(spiral) == by_scipy(spiral)
