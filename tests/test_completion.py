@@ -145,7 +145,7 @@ def test_tables_name_only_what_there_is():
         ("cnn-cam -m resnet18 --class name:goldf", ["name:goldfish", "name:goldfinch"]),
         ("cnn-attack -m resnet18 --target goldf", ["goldfish", "goldfinch"]),
         ("cnn-check --probes width,hei", ["width,height"]),
-        ("cnn-eval --fail-over ", ["log_loss=", "ece="]),
+        ("cnn-eval --fail-over ", ["log_loss=", "ece=", "set_size="]),
         ("cnn-eval --fail-under rec", ["recall:"]),
         ("cnn-eval --truth split.tsv --fail-under recall:", ["recall:red="]),
         ("cnn-eval --truth photos --fail-under recall:b", ["recall:blue="]),

@@ -113,11 +113,13 @@ SEVERAL_MEANINGS = {
     "--filters",  # a number; ranges
     "--folds",  # a number; a table
     "--input",  # a size; a type
+    "--keep",  # the originals of copies; a share of images
     "--method",  # of heat maps; of maps of features
     "--model",  # MODEL.onnx where only that is possible
     "--optimizer",  # of weights; of the pixels of an image
     "--output",  # files of several types, folders; an output of a graph
     "--pool",  # a window; the pooling of features
+    "--sets",  # a coverage to promise; whether to print them
     "--val",  # images; features
 }
 

@@ -11,6 +11,7 @@ from cnnkit.evaluation import bounds
 from cnnkit.evaluation.config import EvalConfig
 
 if TYPE_CHECKING:
+    from cnnkit.evaluation.baseline import BaselineComparison
     from cnnkit.evaluation.report import EvaluationReport
 
 
@@ -49,6 +50,13 @@ def main(
     If the predictions have a column box and --truth is a manifest with one, also prints the mean intersection over union (iou) of the
     images whose truth has a box, and the share of them with at least 0.5 (iou_50) with its interval.
 
+    Predictions of cnn-predict --sets also have measures of their answer sets: coverage, the share of images whose set has the true class,
+    with its interval (Wilson), and the mean set_size.
+
+    With --baseline, rows have the columns baseline, difference, difference_low and difference_high. The interval of the difference of
+    accuracies is that of cnn-compare for predictions of the same images; with saved measures it is Newcombe's for independent images,
+    which is wider.
+
     With --folds, --fail-under and --fail-over apply to the out-of-fold predictions: each image is predicted once, by the
     model that was not trained on it. If the files predict the same images, these options apply
     to the means. Standard deviations are those of a sample (n - 1).
@@ -60,16 +68,18 @@ def main(
       cnn-eval test.tsv --truth split.tsv --confusion confusion.png --json | jq .per_class
       cnn-eval test.tsv --fail-under accuracy=0.95 --fail-under recall:cat=0.9 --fail-over ece=0.1
       cnn-eval test.tsv --worst 20 | tail -n +2 | cut -f 1 | xargs -d '\\n' -n 1 xdg-open
+      cnn-eval test.tsv --baseline main.tsv --fail-if-worse --markdown - >> "$GITHUB_STEP_SUMMARY"
       cat fold?.tsv | cnn-eval --folds --truth folds.tsv
       cnn-eval test.tsv --coverage | awk 'NR > 1 && $4 >= 0.99 {print $1; exit}'
     """
     if compare:
         raise UsageError("--compare is now a separate command: cnn-compare A B")
-    config = config.checked(files=len(predictions or []))
+    config = config.checked(files=len(predictions or []), as_json=as_json)
 
     from cnnkit.evaluation import report
 
-    known = cli.truth(truth, predictions=predictions, split=split, complete=config.complete, folders=folders)
+    read = predictions if config.baseline is None else [*(predictions or [Path("-")]), config.baseline]
+    known = cli.truth(truth, predictions=read, split=split, complete=config.complete, folders=folders)
     files = cli.reading_each(predictions, "predictions")
     if config.folds:
         from cnnkit.evaluation import cross_validation
@@ -81,7 +91,14 @@ def main(
             cli.emit(found.table() if cli.for_people() and not as_json else found.rows(), as_json)
         return
     result = report.evaluate(files, known, config)
-    with _gated(result.measures(), config):
+    against, called = None, str(predictions[0]) if predictions and str(predictions[0]) != "-" else "standard input"
+    if config.baseline is not None:
+        from cnnkit.evaluation import baseline
+
+        with cli.reading(config.baseline, "predictions") as (lines, name):
+            against = baseline.compare(result, lines, known, config, name=name, called=called)
+    worse = against.bounds(called) if against is not None and config.fail_if_worse else {}
+    with _gated(result.measures(), config, worse):
         if config.confusion is not None:
             from cnnkit.evaluation import plots
 
@@ -90,10 +107,14 @@ def main(
             from cnnkit.evaluation import plots
 
             plots.save_reliability(config.reliability, {"": result})
-        _print(result, config, as_json)
+        if against is not None and config.markdown is not None and str(config.markdown) != "-":
+            against.save_markdown(config.markdown)
+        _print(result, config, as_json, against)
 
 
-def _print(result: "EvaluationReport", config: EvalConfig, as_json: bool) -> None:
+def _print(
+    result: "EvaluationReport", config: EvalConfig, as_json: bool, against: "BaselineComparison | None" = None
+) -> None:
     """Print the wrong predictions, the coverage curve, or the measures."""
     if config.worst is not None:
         cli.emit(result.worst(config.worst), as_json, columns=("path", "truth", "label", "probability"))
@@ -107,12 +128,22 @@ def _print(result: "EvaluationReport", config: EvalConfig, as_json: bool) -> Non
 
         for notice in report.about_measures(result):
             cli.notice(notice)
-        cli.emit_report(result.record(), as_json, rows=result.rows(), tables=result.tables())
+        if against is not None and str(config.markdown) == "-":
+            cli.emit_lines(against.markdown().splitlines())
+            return
+        record, rows, tables = result.record(), result.rows(), result.tables()
+        if against is not None:
+            record, rows = {**record, "comparison": against.record()}, against.rows(rows)
+            tables = {**tables, "Measures": against.table(rows)}
+        cli.emit_report(record, as_json, rows=rows, tables=tables)
 
 
-def _gated(measures: Mapping[str, float | None], config: EvalConfig) -> contextlib.AbstractContextManager[None]:
-    """Check the bounds on measures after the output is written."""
-    return cli.gated(bounds.check(measures, config.floors()), at_most=bounds.check(measures, config.ceilings()))
+def _gated(
+    measures: Mapping[str, float | None], config: EvalConfig, worse: Mapping[str, tuple[float, float]] | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Check the bounds on measures, and that on the difference from a baseline, after the output is written."""
+    floors = {**bounds.check(measures, config.floors()), **(worse or {})}
+    return cli.gated(floors, at_most=bounds.check(measures, config.ceilings()))
 
 
 if __name__ == "__main__":

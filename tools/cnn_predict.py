@@ -146,7 +146,7 @@ def main(
                     top=config.most or len(predictor.classes),
                     min_probability=config.min_probability,
                     most_novelty=predictor.most_novelty,
-                    sets=predictor.sets,
+                    sets=predictor.sets if config.sets else None,
                     need_one=config.shard is None,
                 ),
                 as_json,

@@ -18,6 +18,7 @@ from cnnkit.choices import Crops, Precision, Vote
 from cnnkit.data import shards
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import UsageError
+from cnnkit.formats.header import AnswerSets
 from cnnkit.formats.predictions import Prediction
 from cnnkit.infer import feature_input, predict
 from cnnkit.infer.config import ModelSpec, PredictConfig
@@ -42,6 +43,14 @@ class ImagePrediction:
     probabilities: NDArray[np.float32] = field(repr=False)
     _output: ImageOutput = field(repr=False)
     _classes: tuple[str, ...] = field(repr=False)
+    _sets: AnswerSets | None = field(default=None, repr=False)
+
+    @property
+    def answer_set(self) -> tuple[str, ...] | None:
+        """The classes in the answer set, the most probable first, for a model of cnn-calibrate --sets; None for others and for votes."""
+        if self._sets is None:
+            return None
+        return tuple(row.label for row in predict.rows([self._output], self._classes, sets=self._sets))
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
@@ -198,13 +207,16 @@ class Classifier:
     def _stream(
         self, found: Iterable[ImageFile], callbacks: Callbacks, shard: str | None, listed_in: Sequence[Path]
     ) -> Iterator[ImagePrediction]:
+        sets = self._predictor.sets
         outputs = self._predictor.images(found, shard=shards.of(shard), listed_in=listed_in, callbacks=callbacks)
         for output in outputs:
             if output.probabilities is None:
                 continue
             (best,) = predict.rows([output], self.classes)
             assert best.probability is not None
-            yield ImagePrediction(output.path, best.label, best.probability, output.probabilities, output, self.classes)
+            yield ImagePrediction(
+                output.path, best.label, best.probability, output.probabilities, output, self.classes, sets
+            )
 
 
 def _tables(images: ImageLike | Iterable[ImageLike]) -> list[Path]:

@@ -59,10 +59,7 @@ def compare(
         CnnkitError: One has an image that the other lacks, and as `report.read`.
     """
     one, other = report.read(files, truth, classes=config.classes(), complete=config.complete)
-    _check_same(one, other, names=names)
-    places = {resolved: row for row, resolved in enumerate(other.resolved)}
-    other = other.of([places[resolved] for resolved in one.resolved])
-    result = paired(one.prediction == one.truth, other.prediction == other.truth)
+    result = of_same_images(one, other, names=names)
     log.info("%s", _in_words(result, *names))
     groups = Counter(image.group for image in map(truth.images.get, one.resolved) if image and image.group)
     together = sum(count for count in groups.values() if count > 1)
@@ -75,10 +72,28 @@ def compare(
     return result
 
 
+def of_same_images(one: MatchedPredictions, other: MatchedPredictions, *, names: Sequence[str]) -> Comparison:
+    """Compare predictions of two models, in any order of the images.
+
+    Raises:
+        CnnkitError: One has an image that the other lacks.
+    """
+    _check_same(one, other, names=names)
+    places = {resolved: row for row, resolved in enumerate(other.resolved)}
+    other = other.of([places[resolved] for resolved in one.resolved])
+    return paired(one.prediction == one.truth, other.prediction == other.truth)
+
+
 def bounds(result: Comparison, name_a: str, name_b: str) -> dict[str, tuple[float, float]]:
     """Return the bound that fails if B is significantly worse than A; its name is the message."""
-    worse = f"{name_b} is worse than {name_a} by {-100 * result.difference:.1f} points: difference_high"
-    return {worse: (result.difference_high, 0.0)}
+    return worse(result.difference, result.difference_high, name_a, name_b)
+
+
+def worse(difference: float, difference_high: float, name_a: str, name_b: str) -> dict[str, tuple[float, float]]:
+    """Return the bound that fails if the interval of the difference, B minus A, is below zero; its name is the message."""
+    return {
+        f"{name_b} is worse than {name_a} by {-100 * difference:.1f} points: difference_high": (difference_high, 0.0)
+    }
 
 
 def _check_same(one: MatchedPredictions, other: MatchedPredictions, *, names: Sequence[str]) -> None:
@@ -189,6 +204,23 @@ def newcombe_interval(both: int, only_first: int, only_second: int, neither: int
     down = sqrt(below_1**2 - 2 * correlation * below_1 * above_2 + above_2**2)
     up = sqrt(above_1**2 - 2 * correlation * above_1 * below_2 + below_2**2)
     return share_1 - share_2 - down, share_1 - share_2 + up
+
+
+def independent_interval(hits: int, n: int, hits_other: int, n_other: int) -> tuple[float, float]:
+    """Compute Newcombe's 95 % interval of the difference of the proportions of two independent samples, first minus second.
+
+    Source:
+        Newcombe, Interval estimation for the difference between independent proportions: comparison of eleven methods, Statistics in
+        Medicine 17 (1998), method 10.
+    """
+    (low, high), (low_other, high_other) = (
+        metrics.wilson_interval(hits, n),
+        metrics.wilson_interval(hits_other, n_other),
+    )
+    share, other = hits / n, hits_other / n_other
+    down = sqrt((share - low) ** 2 + (high_other - other) ** 2)
+    up = sqrt((high - share) ** 2 + (other - low_other) ** 2)
+    return share - other - down, share - other + up
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

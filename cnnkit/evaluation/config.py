@@ -77,6 +77,22 @@ class EvalConfig(MatchConfig):
         "Draw a reliability diagram (accuracy against confidence); FILE ends in .png, .svg or .pdf.",
         metavar="FILE",
     )
+    baseline: Path | None = option(
+        None,
+        "Also print the values of a baseline, the differences, and the 95 % interval of that of accuracy. FILE: predictions for the same "
+        "images (paired), or the output of cnn-eval --json.",
+        metavar="FILE",
+    )
+    fail_if_worse: bool = option(
+        False,
+        "Exit with status 4 if accuracy is worse than that of --baseline: the 95 % interval of the difference is below zero.",
+    )
+    markdown: Path | None = option(
+        None,
+        "Comparison with --baseline to write, a table of one row in GitHub's Markdown, as for a pull request; - for standard output, in "
+        "place of the measures.",
+        metavar="FILE",
+    )
     fail_under: list[str] | None = option(
         None,
         f"Exit with status 4 if MEASURE is below BOUND; may be repeated. Measures: {', '.join(bounds.HIGHER_IS_BETTER)}.",
@@ -88,17 +104,35 @@ class EvalConfig(MatchConfig):
         metavar="MEASURE=BOUND",
     )
 
-    def checked(self, *, files: int) -> Self:
+    def checked(self, *, files: int, as_json: bool = False) -> Self:
         """Check that options go together and that bounds can be read.
 
         Args:
             files: The number of files of predictions.
+            as_json: Whether the measures are printed as JSON.
 
         Raises:
             UsageError: Options exclude each other, or a bound is invalid.
         """
         instead = {"--worst": self.worst is not None, "--folds": self.folds, "--coverage": self.coverage}
         chosen = [word for word, given in instead.items() if given]
+        alone = [
+            word
+            for word, given in {"--fail-if-worse": self.fail_if_worse, "--markdown": self.markdown}.items()
+            if given
+        ]
+        if self.baseline is None and alone:
+            raise UsageError(f"{alone[0]} compares with a baseline; add --baseline main.tsv, or drop it")
+        if self.baseline is not None and chosen:
+            raise UsageError(
+                f"--baseline adds columns to the measures, and {chosen[0]} prints others; drop one of the two"
+            )
+        if self.markdown is not None and str(self.markdown) == "-" and as_json:
+            raise UsageError(
+                "--json and --markdown - both write to standard output; give --markdown FILE.md, or drop one"
+            )
+        if self.markdown is not None and str(self.markdown) != "-":
+            atomic.check_folder(self.markdown)
         if len(chosen) > 1:
             raise UsageError(f"{chosen[0]} and {chosen[1]} exclude each other; give one of them")
         if files > 1 and not self.folds:

@@ -369,6 +369,7 @@ def match_each(
     truth: Truth | FolderTruth,
     *,
     classes: Sequence[str] | None = None,
+    explain: bool = True,
 ) -> tuple[list[MatchedPredictions], list[LabelledImage]]:
     """Match the predictions of several files with the truth; all get the same classes.
 
@@ -380,6 +381,7 @@ def match_each(
         truth: The true labels.
         classes: The classes and their order; by default those of the truth and of the predictions, sorted: a test set may lack a class
             that the network knows. Predictions that share no class with the truth are an error.
+        explain: Log how folders were read, and classes that only predictions or truth have.
 
     Returns:
         The predictions of each file, in the order in which its images were first predicted; and the images of the truth that no file
@@ -397,9 +399,11 @@ def match_each(
         truth.note((path for found, _ in collected for path in found.paths), known)
     for found, name in collected:
         _look_up(found, truth, name=name)
-    if isinstance(truth, FolderTruth) and (reading := truth.reading()):
+    if explain and isinstance(truth, FolderTruth) and (reading := truth.reading()):
         log.info("%s", reading)
-    ordered = tuple(map(class_names.normal, classes)) if classes is not None else _union(collected, truth)
+    ordered = (
+        tuple(map(class_names.normal, classes)) if classes is not None else _union(collected, truth, explain=explain)
+    )
     for found, name in collected:
         _check_labels(found, ordered, truth, name=name, given=classes is not None)
     missing = []
@@ -409,10 +413,12 @@ def match_each(
     return [_as_arrays(found, ordered) for found, _ in collected], missing
 
 
-def _union(collected: Sequence[tuple[_Collected, str]], truth: Truth | FolderTruth) -> tuple[str, ...]:
+def _union(
+    collected: Sequence[tuple[_Collected, str]], truth: Truth | FolderTruth, *, explain: bool
+) -> tuple[str, ...]:
     """Return the classes of the truth and of the predictions, sorted; only those of the truth if the two share none."""
     predicted = _predicted(collected)
-    several = any(found.lists_several() for found, _ in collected)
+    several = explain and any(found.lists_several() for found, _ in collected)
     if predicted & truth.labels and several and (unheard := sorted(truth.labels - predicted)):
         log.warning(
             "%s %s images of %s, which no prediction lists", truth.name, truth.verb, messages.shortened(unheard, 8)
@@ -420,6 +426,8 @@ def _union(collected: Sequence[tuple[_Collected, str]], truth: Truth | FolderTru
     beyond = sorted(predicted - truth.labels)
     if not beyond or not predicted & truth.labels:
         return tuple(sorted(truth.labels))
+    if not explain:
+        return tuple(sorted(truth.labels | predicted))
     log.warning(
         "%s %s no image of %s, which the predictions list; predictions of %s count as wrong",
         truth.name,

@@ -144,7 +144,7 @@ class EvaluationReport:
             intervals["coverage"] = f"{self.coverage_low:.4f} to {self.coverage_high:.4f}"
         measures = [
             {
-                "measure": _WORDS.get(name, name.replace("_", " ")),
+                "measure": in_words(name),
                 "value": _shown(getattr(self, name)),
                 "95 % interval": intervals.get(name, ""),
             }
@@ -211,6 +211,11 @@ class EvaluationReport:
             )
             for row in order[:count]
         ]
+
+
+def in_words(measure: str) -> str:
+    """Return a measure as it is called in tables for people: "log-loss" for log_loss."""
+    return _WORDS.get(measure, measure.replace("_", " "))
 
 
 def _shown(value: float | None) -> str:

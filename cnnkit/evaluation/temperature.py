@@ -294,7 +294,8 @@ def _write(network: "OnnxModel", temperature: float, *, model: str, output: Path
         )
     if network.header is not None and network.header.sets is not None:
         log.warning(
-            "%s has no answer sets: those of %s are for its probabilities before; predict again with %s and run cnn-calibrate --sets %g",
+            "%s has no answer sets: those of %s are for its probabilities before; predict again with %s and find them again, "
+            "with the coverage %g",
             output,
             model,
             output,

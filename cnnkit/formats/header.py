@@ -366,7 +366,7 @@ class _ColumnFile(msgspec.Struct):
 class _AnswerSetsFile(msgspec.Struct):
     method: SetMethod
     coverage: Annotated[float, Meta(gt=0, lt=1)]
-    quantile: Annotated[float, Meta(ge=-1, le=2)]
+    quantile: Annotated[float, Meta(ge=0, le=2)]  # a sum of rounded probabilities exceeds 1
     n: Annotated[int, Meta(ge=1, le=2**53)]
 
 

@@ -157,8 +157,9 @@ class Predictor:
 
     @property
     def sets(self) -> AnswerSets | None:
-        """The answer sets of the network, if they are wanted."""
-        return self._ensemble.models[0].header.sets if self._config.sets and self._ensemble.models[0].header else None
+        """The answer sets of the network; None without any, and for votes of several models or views, which have other probabilities."""
+        (header, *others) = (model.header for model in self._ensemble.models)
+        return None if header is None or others or self._views is not None else header.sets
 
     @property
     def takes_features(self) -> bool:

@@ -14,6 +14,13 @@ def test_interval_equals_newcombes_example():
     assert newcombe_interval(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
+def test_interval_of_independent_samples_equals_newcombes_example():
+    """Newcombe 1998, table II: 56 of 70 and 48 of 80: .0524 to .3339 by method 10."""
+    assert comparison.independent_interval(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    low, high = comparison.independent_interval(48, 80, 56, 70)
+    assert (low, high) == pytest.approx((-0.3339, -0.0524), abs=5e-5)
+
+
 def test_interval_of_equal_models_has_a_width():
     """If all are correct, it is Wilson's interval of one proportion to either side."""
     low, _ = wilson_interval(54, 54)

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnkit import __version__
-from cnnkit.choices import ColumnKind, Decoding, Whiten
+from cnnkit.choices import ColumnKind, Decoding, SetMethod, Whiten
 from cnnkit.errors import FormatError
 from cnnkit.formats.header import (
     VERSION,
+    AnswerSets,
     ArtefactKind,
     Backbone,
     Fit,
@@ -81,6 +82,19 @@ PREPROCESS = json.loads(WHOLE.to_json())["preprocess"]
 
 def read(text, kind=None):
     return Header.from_json(text, name="train.json", kind=kind)
+
+
+def test_sets_are_written_only_if_there_are_any():
+    """So that files without them are byte-identical to those of earlier versions."""
+    assert "sets" not in json.loads(WHOLE.to_json())
+    sets = AnswerSets(SetMethod.APS, 0.9, 0.75, 19)
+    assert json.loads(WHOLE.but(sets=sets).to_json())["sets"] == {
+        "method": "aps",
+        "coverage": 0.9,
+        "quantile": 0.75,
+        "n": 19,
+    }
+    assert read(WHOLE.but(sets=sets).to_json()) == WHOLE.but(sets=sets)
 
 
 def test_grey_is_written_only_if_true():
@@ -241,6 +255,7 @@ FULL = json.loads(WHOLE.to_json()) | {
         {"name": "width", "kind": "number", "mean": 640.5, "std": 3.0},
         {"name": "camera", "kind": "category", "categories": ["", "Nikon"]},
     ],
+    "sets": {"method": "lac", "coverage": 0.95, "quantile": 0.9, "n": 99},
 }
 
 
@@ -279,6 +294,10 @@ def usable(header):
         and isinstance(header.has_views, bool)
         and all(_is_usable(column) for column in header.columns or ())
         and header.columns != ()
+        and (
+            header.sets is None
+            or (0 < header.sets.coverage < 1 and 0 <= header.sets.quantile <= 2 and header.sets.n > 0)
+        )
     )
 
 
@@ -341,6 +360,8 @@ def test_every_field_with_every_wrong_value(place):
         (("columns", 0, "std"), 1e-300, "has a standard deviation of 1e-300, too small to divide by"),
         (("columns", 1, "categories"), ["a", "a"], "column 'camera' has the same category twice"),
         (("columns", 1, "categories"), [], "column 'camera' has no categories"),
+        (("sets", "method"), "raps", "sets.method: expected one of lac, aps, found 'raps'"),
+        (("sets", "coverage"), 1, "sets.coverage: expected a number, less than 1.0, found 1"),
     ],
 )
 def test_messages_name_the_field_and_its_value(place, value, message):

@@ -1,0 +1,155 @@
+"""cnn-eval --baseline, as it is typed."""
+
+import json
+
+import pytest
+
+from cnnkit.evaluation import comparison
+
+HEADER = "path\tlabel\tprobability\n"
+
+
+def predictions(wrong, *, n=100, other="dog"):
+    """Write predictions of n images of cats and dogs, the first `wrong` of them wrong."""
+    rows = [
+        (f"{('cat', 'dog')[place % 2]}/{place}.jpg", ("cat", "dog")[(place + (place < wrong)) % 2])
+        for place in range(n)
+    ]
+    return HEADER + "".join(f"{path}\t{label}\t0.9\n" for path, label in rows)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, run):
+    """A working folder with predictions of 4, 10 and 30 errors in 100 images, and the measures of the second."""
+    monkeypatch.chdir(tmp_path)
+    for name, wrong in (("best", 4), ("main", 10), ("bad", 30)):
+        (tmp_path / f"{name}.tsv").write_text(predictions(wrong))
+    (tmp_path / "main.json").write_text(run("cnn-eval", "main.tsv", "--json").out)
+    return tmp_path
+
+
+def test_pairs_predictions_of_the_same_images(run, folder):
+    """Difference, interval and p-value are those of cnn-compare; the values of measures do not change."""
+    plain = run("cnn-eval", "best.tsv").rows
+    outcome = run("cnn-eval", "best.tsv", "--baseline", "main.tsv")
+    assert [{"measure": row["measure"], "value": row["value"]} for row in outcome.rows] == plain
+    (expected,) = run("cnn-compare", "main.tsv", "best.tsv").rows
+    rows = {row["measure"]: row for row in outcome.rows}
+    names = ("difference", "difference_low", "difference_high")
+    assert [rows["accuracy"][name] for name in names] == [expected[name] for name in names]
+    assert rows["accuracy"]["baseline"] == "0.9"
+    main = {row["measure"]: row["value"] for row in run("cnn-eval", "main.tsv").rows}
+    assert {name: row["baseline"] for name, row in rows.items()} == main
+    assert float(rows["recall:cat"]["difference"]) == pytest.approx(0.06)
+    assert rows["recall:cat"]["difference_low"] == ""
+    assert "best.tsv is better than main.tsv: accuracy 0.96, 0.9 there, difference +6.0 points" in outcome.err
+    record = json.loads(run("cnn-eval", "best.tsv", "--baseline", "main.tsv", "--json").out)
+    found = record.pop("comparison")
+    assert record == json.loads(run("cnn-eval", "best.tsv", "--json").out)
+    assert found["paired"] is True
+    assert found["p_value"] == pytest.approx(float(expected["p_value"]))
+
+
+def test_saved_measures_are_of_independent_images(run, folder):
+    """Newcombe's interval, wider than the paired one; also from a file that jq has formatted."""
+    found = json.loads(run("cnn-eval", "best.tsv", "--baseline", "main.json", "--json").out)["comparison"]
+    assert (found["paired"], found["p_value"], found["n_baseline"]) == (False, None, 100)
+    low, high = comparison.independent_interval(96, 100, 90, 100)
+    assert (found["difference_low"], found["difference_high"]) == pytest.approx((low, high))
+    (folder / "pretty.json").write_text(json.dumps(json.loads((folder / "main.json").read_text()), indent=2))
+    assert (
+        run("cnn-eval", "best.tsv", "--baseline", "pretty.json").out
+        == run("cnn-eval", "best.tsv", "--baseline", "main.json").out
+    )
+    rows = {row["measure"]: row for row in run("cnn-eval", "best.tsv", "--baseline", "main.json").rows}
+    main = {row["measure"]: row["value"] for row in run("cnn-eval", "main.tsv").rows}
+    assert {name: row["baseline"] for name, row in rows.items()} == main
+
+
+@pytest.mark.parametrize("baseline", ["main.tsv", "main.json"])
+@pytest.mark.parametrize(("now", "status"), [("best.tsv", 0), ("main.tsv", 0), ("bad.tsv", 4)])
+def test_gate(run, folder, baseline, now, status):
+    """Only a significantly worse accuracy fails; the measures are still printed."""
+    outcome = run("cnn-eval", now, "--baseline", baseline, "--fail-if-worse", status=status)
+    assert outcome.rows[1]["measure"] == "accuracy"
+    assert (f"bad.tsv is worse than {baseline} by 20.0 points: difference_high -0." in outcome.err) is (status == 4)
+    assert run("cnn-eval", now, "--baseline", baseline).out == outcome.out
+
+
+def test_gate_goes_together_with_bounds(run, folder):
+    """Both are named."""
+    outcome = run(
+        "cnn-eval", "bad.tsv", "--baseline", "main.tsv", "--fail-if-worse", "--fail-under", "accuracy=0.8", status=4
+    )
+    assert "accuracy 0.7 is below 0.8; bad.tsv is worse than main.tsv by 20.0 points" in outcome.err
+
+
+def test_markdown_is_a_table_of_one_row(run, folder):
+    """On standard output in place of the measures, or in a file, also if the gate fails."""
+    (interval,) = run("cnn-compare", "main.tsv", "bad.tsv").rows
+    low, high = (float(interval[f"difference_{end}"]) for end in ("low", "high"))
+    expected = [
+        "| measure | baseline | now | difference (95 % interval) |",
+        "|---|---:|---:|---:|",
+        f"| accuracy (100 images, paired) | 0.9000 | 0.7000 | -0.2000 ({low:+.4f} to {high:+.4f}) |",
+    ]
+    words = ("cnn-eval", "bad.tsv", "--baseline", "main.tsv", "--fail-if-worse", "--markdown")
+    assert run(*words, "-", status=4).out.splitlines() == expected
+    assert run(*words, "table.md", status=4).rows[0]["measure"] == "n"
+    assert (folder / "table.md").read_text().splitlines() == expected
+    shown = run("cnn-eval", "best.tsv", "--baseline", "main.json", "--markdown", "-").out
+    assert "| accuracy (100 images, 100 of the baseline) | 0.9000 | 0.9600 | +0.0600 (" in shown
+
+
+def test_reads_predictions_from_standard_input(run, folder):
+    """One of the two may be."""
+    expected = run("cnn-eval", "best.tsv", "--baseline", "main.tsv").out
+    assert run("cnn-eval", "--baseline", "main.tsv", stdin=(folder / "best.tsv").read_text()).out == expected
+    assert run("cnn-eval", "best.tsv", "--baseline", "-", stdin=(folder / "main.tsv").read_text()).out == expected
+    outcome = run("cnn-eval", "--baseline", "-", stdin=predictions(4), status=2)
+    assert "standard input (-) can be read once" in outcome.err
+
+
+def test_rejects_other_images(run, folder):
+    """A baseline of other images cannot be paired; the remedy is its measures."""
+    (folder / "more.tsv").write_text(predictions(4, n=102))
+    outcome = run("cnn-eval", "best.tsv", "--baseline", "more.tsv", status=1)
+    assert "best.tsv lacks cat/100.jpg and 1 more, which more.tsv has" in outcome.err
+    assert "or compare with the measures that cnn-eval --json printed for more.tsv" in outcome.err
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize(
+    "text", ['{"n": 3}', '{"n": 0, "accuracy": 0.5}', '{"n": 9, "accuracy": 1.5}', '{"n": 9, "accuracy": NaN}']
+)
+def test_rejects_a_file_without_measures(run, folder, text):
+    (folder / "odd.json").write_text(text)
+    outcome = run("cnn-eval", "best.tsv", "--baseline", "odd.json", status=1)
+    assert (
+        "odd.json: no accuracy and n in it; a baseline is predictions, or the output of cnn-eval --json" in outcome.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--fail-if-worse"], "--fail-if-worse compares with a baseline; add --baseline main.tsv"),
+        (["--markdown", "-"], "--markdown compares with a baseline"),
+        (
+            ["--baseline", "main.tsv", "--worst", "3"],
+            "--baseline adds columns to the measures, and --worst prints others",
+        ),
+        (
+            ["--baseline", "main.tsv", "--markdown", "-", "--json"],
+            "--json and --markdown - both write to standard output",
+        ),
+        (["--baseline", "main.tsv", "--markdown", "none/a.md"], "none"),
+        (["--baseline", "main.tsv", "--folds"], "and --folds prints others"),
+        (["--baseline", "main.tsv", "--coverage"], "and --coverage prints others"),
+    ],
+)
+def test_rejects_contradictory_options(run, folder, words, message):
+    outcome = run("cnn-eval", "best.tsv", *words, status=None)
+    assert outcome.status == (1 if message == "none" else 2)
+    assert message in outcome.err
+    assert outcome.out == ""
