@@ -113,11 +113,8 @@ SEVERAL_MEANINGS = {
     "--filters",  # a number; ranges
     "--folds",  # a number; a table
     "--input",  # a size; a type
-<<<<<<< HEAD
-    "--labels",  # names of classes; features whose labels are checked
-=======
     "--keep",  # the originals of copies; a share of images
->>>>>>> wip-novelty
+    "--labels",  # names of classes; features whose labels are checked
     "--method",  # of heat maps; of maps of features
     "--model",  # MODEL.onnx where only that is possible
     "--optimizer",  # of weights; of the pixels of an image
