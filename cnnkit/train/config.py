@@ -105,7 +105,7 @@ class TrainConfig(RemembersGiven):
 
     loss: Loss | None = option(
         Loss.CATEGORICAL,
-        "Loss: softmax over the classes, or one sigmoid for two classes.",
+        "Loss: softmax over the classes, or one sigmoid for two classes. Of images with several labels: a sigmoid for each class.",
         after=("head", "mixup"),
         group=LEARNING,
     )
@@ -126,7 +126,10 @@ class TrainConfig(RemembersGiven):
     l2: float = option(0.0, "Factor of the L2 penalty, sum of w squared.", minimum=0.0, group=LEARNING)
     smoothing: float = option(0.0, _SMOOTHING, minimum=0.0, maximum=0.99, group=LEARNING)
     class_weights: ClassWeights = option(
-        ClassWeights.NONE, "Class weights in the loss; balanced: inverse to the class frequencies.", group=LEARNING
+        ClassWeights.NONE,
+        "Class weights in the loss; balanced: inverse to the class frequencies. Of images with several labels: for each class, inverse to "
+        "the frequencies of images with and without it.",
+        group=LEARNING,
     )
     sample: Sample = option(
         Sample.ONCE,
@@ -205,6 +208,22 @@ class TrainConfig(RemembersGiven):
             )
         if self.monitor is not TrainConfig().monitor:
             raise UsageError(f"--monitor {self.monitor} needs a validation set; give {self._val_options}")
+
+    def for_several_labels(self) -> Self:
+        """Return the settings for images with several labels: the loss is the binary cross-entropy of every class.
+
+        Raises:
+            UsageError: An option is for one label per image.
+        """
+        if self.loss is Loss.CATEGORICAL and "loss" in self.on_command_line:
+            raise UsageError(
+                "--loss categorical is for one label per image, and these have several; drop it, the loss is binary"
+            )
+        if self.sample is Sample.BALANCED:
+            raise UsageError(
+                "--sample balanced draws images by their class, and these have several labels; use --class-weights balanced"
+            )
+        return dataclasses.replace(self, loss=Loss.BINARY)
 
     @property
     def rate(self) -> float:
@@ -323,7 +342,8 @@ class FinetuneConfig(ImageTrainConfig):
     )
     loss: Loss | None = option(
         None,
-        "Loss: softmax over the classes, or one sigmoid for two classes. [default: categorical; with a model: the model's]",
+        "Loss: softmax over the classes, or one sigmoid for two classes. Of images with several labels: a sigmoid for each class. "
+        "[default: categorical; with a model: the model's]",
         after=("mixup",),
         group=LEARNING,
     )
