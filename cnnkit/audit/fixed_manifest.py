@@ -64,7 +64,10 @@ def fixed(report: CheckReport) -> FixedManifest:
     whole = sorted(member for members in sets.values() for member in _undivided(images, members))
     left_out["near duplicates in another split"] = len(single) - len(whole)
     groups = _groups(report, whole)
-    rows = [ManifestRow(images[each].path, images[each].label, images[each].split, groups[each]) for each in whole]
+    rows = [
+        ManifestRow(images[each].path, images[each].label, images[each].split, groups[each], labels=images[each].labels)
+        for each in whole
+    ]
     return FixedManifest(rows, {reason: count for reason, count in left_out.items() if count})
 
 

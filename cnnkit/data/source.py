@@ -33,7 +33,7 @@ from cnnkit.data import folder_search, idx_source, memory, split_names, tar_sour
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import archives, image_formats, listed_paths, manifest, tables, text_lines
+from cnnkit.formats import archives, image_formats, label_sets, listed_paths, manifest, tables, text_lines
 from cnnkit.formats.box import any_crop, divided, is_crop, normal_path, of_path
 
 #: Addresses of object stores and commands, as other programs read them.
@@ -54,6 +54,9 @@ class ImageFile:
     digest: bytes | None = field(
         default=None, compare=False
     )  # hash of the file's content from a manifest, see `manifest.ManifestRow`
+    labels: tuple[str, ...] | None = (
+        None  # of a manifest with several labels per image, in normal form; `label` is None then
+    )
 
 
 #: The share of its longer side by which each box of a manifest is widened on each side.
@@ -441,8 +444,13 @@ def listed_again(
         again.append(image)
         if hashes and None not in (first.digest, image.digest) and first.digest != image.digest:
             raise CnnkitError(f"{image.path} is listed twice, with two hashes of its content; remove one of them")
-        for one, other, what in ((first.label, image.label, "classes"), (first.group, image.group, "groups")):
-            if one != other and (groups or what == "classes"):
+        sets = [None if each.labels is None else label_sets.joined(sorted(each.labels)) for each in (first, image)]
+        for one, other, what in (
+            (first.label, image.label, "classes"),
+            (sets[0], sets[1], "labels"),
+            (first.group, image.group, "groups"),
+        ):
+            if one != other and (groups or what != "groups"):
                 raise CnnkitError(
                     f"{'' if name is None else f'{name}: '}{image.path} is listed twice, with {what} {name_of(one)} "
                     f"and {name_of(other)}; remove one of them"
@@ -493,7 +501,9 @@ def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFil
     label, written = search.label(row.label)
     if label is not None:
         search.listed.add(label)
-    return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written, row.digest)
+    if row.labels is not None:
+        search.listed.update(row.labels)
+    return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written, row.digest, row.labels)
 
 
 def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: SearchLog) -> Iterator[ImageFile]:

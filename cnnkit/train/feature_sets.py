@@ -262,7 +262,7 @@ def _check_listed_once(found: Features, name: str | Path) -> None:
 
 def _images(found: Features, name: str | Path) -> list[ImageFile]:
     return [
-        ImageFile(path, row.label, row.split, row.group)
+        ImageFile(path, row.label, row.split, row.group, labels=row.labels)
         for path, row in zip(paths(found, name), found.rows, strict=True)
     ]
 
