@@ -15,7 +15,7 @@ log = logging.getLogger("cnnkit")
 
 def majority(train: Tensor, val: Tensor) -> float:
     """Return the share of validation images with exactly the most frequent set of labels of the training set."""
-    sets, counts = train.unique(dim=0, return_counts=True)
+    sets, counts = torch.unique(train, dim=0, return_counts=True)
     return float((val == sets[counts.argmax()]).all(1).double().mean())
 
 
@@ -60,7 +60,7 @@ def above_chance(scores: Tensor, known: Tensor) -> bool:
         ones, zeros = int(present.sum()), int((~present).sum())
         if not ones or not zeros:
             continue
-        _, places, counts = column.unique(return_inverse=True, return_counts=True)
+        _, places, counts = torch.unique(column, return_inverse=True, return_counts=True)
         ends = counts.cumsum(0)
         ranks = (ends - (counts - 1) / 2)[places]  # from 1; equal scores share their mean rank
         area = (float(ranks[present].sum()) - ones * (ones + 1) / 2) / (ones * zeros)
