@@ -311,18 +311,24 @@ class ImageTrainConfig(TrainConfig):
         """Whether pairs of images are blended, differently in each epoch."""
         return bool(self.mixup or self.cutmix)
 
-    def checked(self, *, classes: int, has_val: bool) -> Self:
+    def checked(self, *, classes: int, has_val: bool, multi_label: bool = False) -> Self:
         """Reject options that contradict each other or would be ignored, and write out the notation and the learning rate.
 
         Args:
             classes: Number of classes.
             has_val: There are validation images.
+            multi_label: Images have several labels.
 
         Raises:
             UsageError: Two options contradict each other, or an augmentation changes nothing.
             NotationError: The augmentation is wrong.
         """
+        if multi_label:
+            return self.for_several_labels()._checked(has_val=has_val)
         check_loss(self.loss, classes=classes)
+        return self._checked(has_val=has_val)
+
+    def _checked(self, *, has_val: bool) -> Self:
         self._check_optimizer()
         self._check_sample()
         if self.warmup > self.epochs:
@@ -348,10 +354,11 @@ class FinetuneConfig(ImageTrainConfig):
         group=LEARNING,
     )
 
-    def checked_for(self, freeze: "FreezeConfig", *, classes: int, has_val: bool) -> Self:
+    def checked_for(self, freeze: "FreezeConfig", *, classes: int, has_val: bool, multi_label: bool = False) -> Self:
         """Return what `checked` does, with the usual learning rate for the layers that are trained."""
         lr = FINETUNE_LR if self.lr is None and freeze.unfreeze != Unfreeze.NONE else self.lr
-        return dataclasses.replace(self, lr=lr).checked(classes=classes, has_val=has_val)
+        config = dataclasses.replace(self, lr=lr)
+        return config.checked(classes=classes, has_val=has_val, multi_label=multi_label)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,6 @@ from cnnkit.data.image_columns import ColumnCodes, Columns
 from cnnkit.engine import device as devices
 from cnnkit.engine import torch_device
 from cnnkit.errors import CnnkitError, FormatError, UsageError
-from cnnkit.evaluation import label_thresholds
 from cnnkit.formats import atomic, cache, history, torch_model
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import ArtefactKind, Backbone, Header, InputColumn, Preprocess, made_by
@@ -480,8 +479,7 @@ def _compare_labels(trained: HeadFit, train: Rows, val: Rows) -> tuple[float, fl
 def _thresholds(trained: HeadFit, val: Rows | None, classes: Sequence[str]) -> tuple[float, ...]:
     """Choose the threshold of each class on the validation set."""
     if val is None:
-        log.info("no validation set: the threshold of every class is 0.5")
-        return (label_thresholds.DEFAULT,) * len(classes)
+        return several_labels.without_validation(classes)
     return several_labels.thresholds(trained.logits().sigmoid(), val.targets, classes)
 
 

@@ -75,6 +75,12 @@ def could_exceed_chance(known: Tensor) -> bool:
     return above_chance(known, known)
 
 
+def without_validation(classes: Sequence[str]) -> tuple[float, ...]:
+    """Return the thresholds of classes where there is no validation set to choose them on, and log them."""
+    log.info("no validation set: the threshold of every class is %g", label_thresholds.DEFAULT)
+    return (label_thresholds.DEFAULT,) * len(classes)
+
+
 def thresholds(probabilities: Tensor, known: Tensor, classes: Sequence[str]) -> tuple[float, ...]:
     """Choose the threshold of each class on validation images, as `label_thresholds.best`; report classes without any.
 
