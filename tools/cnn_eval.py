@@ -49,6 +49,11 @@ def main(
     If the predictions have a column box and --truth is a manifest with one, also prints the mean intersection over union (iou) of the
     images whose truth has a box, and the share of them with at least 0.5 (iou_50) with its interval.
 
+    Of predictions of several labels per image (columns path, rank, label, probability and threshold, of a multi-label model), with the
+    true ones in the column labels of --truth: mAP, F1, precision and recall over all labels (micro) and as means over classes (macro),
+    subset accuracy (all labels of an image right), Hamming loss, and average precision, precision, recall and F1 of each class. Intervals
+    are of a bootstrap of 1,000 resamples of the images (seed 0), that of subset accuracy is Wilson's.
+
     With --folds, --fail-under and --fail-over apply to the out-of-fold predictions: each image is predicted once, by the
     model that was not trained on it. If the files predict the same images, these options apply
     to the means. Standard deviations are those of a sample (n - 1).
@@ -67,7 +72,7 @@ def main(
         raise UsageError("--compare is now a separate command: cnn-compare A B")
     config = config.checked(files=len(predictions or []))
 
-    from cnnkit.evaluation import report
+    from cnnkit.evaluation import label_report, report
 
     known = cli.truth(truth, predictions=predictions, split=split, complete=config.complete, folders=folders)
     files = cli.reading_each(predictions, "predictions")
@@ -80,7 +85,15 @@ def main(
         with _gated(found.measures(), config):
             cli.emit(found.table() if cli.for_people() and not as_json else found.rows(), as_json)
         return
-    result = report.evaluate(files, known, config)
+    several, same = label_report.peeked(files)
+    if several:
+        labels = label_report.evaluate(same, known, config)
+        with _gated(labels.measures(), config):
+            for notice in labels.notices():
+                cli.notice(notice)
+            cli.emit_report(labels.record(), as_json, rows=labels.rows(), tables=labels.tables())
+        return
+    result = report.evaluate(same, known, config)
     with _gated(result.measures(), config):
         if config.confusion is not None:
             from cnnkit.evaluation import plots

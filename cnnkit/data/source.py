@@ -215,7 +215,9 @@ def _tars(
     images = []
     for each in read.images:
         label, written = search.label(each.label)
-        images.append(ImageFile(each.path, label, search.split(each.split), search.trimmed(each.group), written))
+        labels = None if each.labels is None or label is not None else label_sets.parse(each.labels)
+        own, group = search.split(each.split), search.trimmed(each.group)
+        images.append(ImageFile(each.path, label, own, group, written, labels=labels))
     if not images:
         there = "; ".join(filter(None, (search.passed_over_in(named), *read.remarks)))
         raise CnnkitError(f"{named}: no images found ({there or 'there are no other files either'})")
