@@ -528,8 +528,9 @@ def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFil
     label, written = search.label(row.label)
     if label is not None:
         search.listed.add(label)
-    if row.labels is not None:
-        search.listed.update(row.labels)
+    for each in row.labels or ():
+        search.label(each)  # for notices about names that are alike
+        search.listed.add(each)
     return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written, row.digest, row.labels)
 
 
