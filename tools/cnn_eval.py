@@ -52,7 +52,8 @@ def main(
     Of predictions of several labels per image (columns path, rank, label, probability and threshold, of a multi-label model), with the
     true ones in the column labels of --truth: mAP, F1, precision and recall over all labels (micro) and as means over classes (macro),
     subset accuracy (all labels of an image right), Hamming loss, and average precision, precision, recall and F1 of each class. Intervals
-    are of a bootstrap of 1,000 resamples of the images (seed 0), that of subset accuracy is Wilson's.
+    are of a bootstrap of 1,000 resamples of the images (seed 0), that of subset accuracy is Wilson's. --worst prints the labels that are
+    predicted wrongly (truth 0) or missed (truth 1), those with a probability farthest from the threshold first.
 
     With --folds, --fail-under and --fail-over apply to the out-of-fold predictions: each image is predicted once, by the
     model that was not trained on it. If the files predict the same images, these options apply
@@ -89,6 +90,10 @@ def main(
     if several:
         labels = label_report.evaluate(same, known, config)
         with _gated(labels.measures(), config):
+            if config.worst is not None:
+                columns = ("path", "label", "truth", "probability", "threshold")
+                cli.emit(labels.worst(config.worst), as_json, columns=columns)
+                return
             for notice in labels.notices():
                 cli.notice(notice)
             cli.emit_report(labels.record(), as_json, rows=labels.rows(), tables=labels.tables())

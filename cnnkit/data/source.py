@@ -23,7 +23,7 @@ import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -411,6 +411,31 @@ def is_in_memory(image: ImageFile) -> bool:
     return is_name_in_memory(name, folder)
 
 
+def with_label_lists(images: Iterable[ImageFile]) -> tuple[Iterable[ImageFile], bool]:
+    """Return the images, and whether they have lists of labels instead of one.
+
+    Raises:
+        CnnkitError: Some images have a list, and others do not: at once for a sequence, else when they are read.
+    """
+    if not isinstance(images, Sequence):
+        coming = iter(images)
+        begun = list(islice(coming, 1))
+        several = any(image.labels is not None for image in begun)
+        return _of_one_kind(chain(begun, coming), several=several), several
+    several = any(image.labels is not None for image in images)
+    for _ in _of_one_kind(images, several=several) if several else ():
+        pass
+    return images, several
+
+
+def _of_one_kind(images: Iterable[ImageFile], *, several: bool) -> Iterator[ImageFile]:
+    for image in images:
+        if (image.labels is not None) is not several:
+            has, other = ("no list of labels", "one") if several else ("a list of labels", "none")
+            raise CnnkitError(f"{image.path} has {has}, and other images have {other}; give them separately")
+        yield image
+
+
 def name_of(label: str | None) -> str:
     """Return the name of a label for messages."""
     return "(none)" if label is None else label
@@ -503,8 +528,9 @@ def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFil
     label, written = search.label(row.label)
     if label is not None:
         search.listed.add(label)
-    if row.labels is not None:
-        search.listed.update(row.labels)
+    for each in row.labels or ():
+        search.label(each)  # for notices about names that are alike
+        search.listed.add(each)
     return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written, row.digest, row.labels)
 
 

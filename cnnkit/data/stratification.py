@@ -10,11 +10,18 @@ Source:
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations, islice, permutations
 
 from cnnkit.data.allocation import SplitShares
 
+#: Stands for no label: images without any are stratified like those of a label.
+_NONE = ""
+
 #: Rounds of moves; each looks at every unit once.
 _MOST_ROUNDS = 20
+
+#: Pairs of sets of labels that are tried for exchanges in a round.
+_MOST_PAIRS = 20_000
 
 
 def by_labels(units: Sequence[Sequence[int]], labels: Sequence[Sequence[str]], splits: SplitShares) -> list[int]:
@@ -28,6 +35,7 @@ def by_labels(units: Sequence[Sequence[int]], labels: Sequence[Sequence[str]], s
     Returns:
         The split of each image.
     """
+    labels = [own or (_NONE,) for own in labels]
     named = sorted({label for own in labels for label in own})
     place_of = {label: place for place, label in enumerate(named)}
     counted = [
@@ -53,6 +61,7 @@ class _Demand:
         for counts in counted:
             for column, count in counts.items():
                 self.totals[column] += count
+        self.least = 1e-9 * self.scale  # smaller gains are rounding errors
         self.lacking = [[int(share * self.scale) * total for total in self.totals] for share in splits.shares]
 
     def take(self, counts: Counter[int], split: int, *, sign: int = 1) -> None:
@@ -102,18 +111,59 @@ def _dealt(counted: Sequence[Counter[int]], images: int, demand: _Demand) -> lis
 
 
 def _improve(counted: Sequence[Counter[int]], chosen: list[int], demand: _Demand) -> None:
-    """Move single units while that reduces the errors."""
-    splits = range(len(demand.lacking))
+    """Move single units, and exchange two, while that reduces the errors."""
+    kinds: dict[frozenset[tuple[int, int]], list[int]] = {}
+    for unit, counts in enumerate(counted):
+        kinds.setdefault(frozenset(counts.items()), []).append(unit)
     for _ in range(_MOST_ROUNDS):
-        moved = False
-        for unit, counts in enumerate(counted):
-            before = chosen[unit]
-            freed = demand.gain(counts, before, sign=-1)
-            gains = [-math.inf if split == before else freed + demand.gain(counts, split) for split in splits]
-            best = max(splits, key=lambda split: (gains[split], -split))
-            if gains[best] > 1e-9 * demand.scale:
-                demand.take(counts, before, sign=-1)
-                demand.take(counts, best)
-                chosen[unit], moved = best, True
-        if not moved:
+        moved = _move_units(counted, chosen, demand)
+        if not moved and not _exchange_units(list(kinds.values()), counted, chosen, demand):
             return
+
+
+def _move_units(counted: Sequence[Counter[int]], chosen: list[int], demand: _Demand) -> bool:
+    """Move each unit to the split where it reduces the errors most; return whether one was moved."""
+    splits, moved = range(len(demand.lacking)), False
+    for unit, counts in enumerate(counted):
+        before = chosen[unit]
+        freed = demand.gain(counts, before, sign=-1)
+        gains = [-math.inf if split == before else freed + demand.gain(counts, split) for split in splits]
+        best = max(splits, key=lambda split: (gains[split], -split))
+        if gains[best] > demand.least:
+            demand.take(counts, before, sign=-1)
+            demand.take(counts, best)
+            chosen[unit], moved = best, True
+    return moved
+
+
+def _exchange_units(
+    kinds: Sequence[Sequence[int]], counted: Sequence[Counter[int]], chosen: list[int], demand: _Demand
+) -> bool:
+    """Exchange units of two splits where that reduces the errors; units with the same labels are alike.
+
+    Args:
+        kinds: Units with the same labels. Only the first ones are exchanged if there are many.
+        counted: Images of each label in a unit.
+        chosen: The split of each unit.
+        demand: What the splits lack.
+    """
+    exchanged, splits = False, range(len(demand.lacking))
+    held: list[list[list[int]]] = [[[] for _ in splits] for _ in kinds]
+    for kind, units in enumerate(kinds):
+        for unit in units:
+            held[kind][chosen[unit]].append(unit)
+    for one, other in islice(combinations(range(len(kinds)), 2), _MOST_PAIRS):
+        ours, theirs = counted[kinds[one][0]], counted[kinds[other][0]]
+        change = Counter({column: ours[column] - theirs[column] for column in {*ours, *theirs}})
+        for here, there in permutations(splits, 2):
+            while held[one][here] and held[other][there]:
+                if demand.gain(change, here, sign=-1) + demand.gain(change, there) <= demand.least:
+                    break
+                demand.take(change, here, sign=-1)
+                demand.take(change, there)
+                unit, partner = held[one][here].pop(), held[other][there].pop()
+                chosen[unit], chosen[partner] = there, here
+                held[one][there].append(unit)
+                held[other][here].append(partner)
+                exchanged = True
+    return exchanged

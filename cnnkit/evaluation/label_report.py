@@ -49,6 +49,17 @@ class LabelClass:
 
 
 @dataclass(frozen=True, slots=True)
+class WrongLabel:
+    """A label that an image lacks although it is predicted, or has although it is not (`truth` 1)."""
+
+    path: str
+    label: str
+    truth: int
+    probability: float | None
+    threshold: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class MatchedLabels:
     """Predictions of N images and C classes, with the truth; `probabilities` (N, C) are NaN where unknown, `thresholds` (C,) too."""
 
@@ -115,6 +126,24 @@ class LabelReport:
         ]
         return {"Measures": measures, "Labels": classes}
 
+    def worst(self, count: int) -> list[WrongLabel]:
+        """List the wrong labels whose probability is farthest from the threshold, farthest first; unknown ones are last."""
+        matched = self.matched
+        images, columns = np.nonzero(matched.truth != matched.predicted)
+        probability, threshold = matched.probabilities[images, columns], matched.thresholds[columns]
+        margin = np.nan_to_num(np.abs(probability - threshold), nan=-1.0)
+        order = np.lexsort((columns, images, -margin))[:count].tolist()
+        return [
+            WrongLabel(
+                matched.paths[images[row]],
+                matched.classes[columns[row]],
+                int(matched.truth[images[row], columns[row]]),
+                _known(float(probability[row])),
+                _known(float(threshold[row])),
+            )
+            for row in order
+        ]
+
     def notices(self) -> Iterator[str]:
         """Explain measures that are None."""
         short = int(np.isnan(self.matched.probabilities).any(axis=1).sum())
@@ -149,7 +178,6 @@ def check_options(config: EvalConfig) -> None:
         UsageError: One is.
     """
     single = {
-        "--worst": config.worst is not None,
         "--folds": config.folds,
         "--coverage": config.coverage,
         "--confusion": config.confusion is not None,

@@ -164,6 +164,8 @@ class Truth:
         """Add an image under a path, and return the real path."""
         resolved = self._real.of(path)
         known = self.images.setdefault(self._paths.setdefault(resolved, resolved), image)
+        if known is image:
+            return resolved
         if known.label != image.label or {*(known.labels or ())} != {*(image.labels or ())}:
             one, other = (";".join(each.labels or ()) or each.label or "" for each in (image, known))
             raise CnnkitError(f'{self.name}: {path} has two labels: "{one}", and "{other}" as {known.path}')

@@ -17,7 +17,7 @@ from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import Engine, Precision
 from cnnkit.data import augment_notation, preprocessing, shards, split_names
 from cnnkit.data.shards import Shard
-from cnnkit.data.source import ImageFile
+from cnnkit.data.source import ImageFile, with_label_lists
 from cnnkit.engine import device as devices
 from cnnkit.engine import onnx_backbone, runner
 from cnnkit.engine.config import BackboneSpec
@@ -96,7 +96,7 @@ def extract(
         images = list(images)
     backbone = _open_backbone(spec, config)
     batch = _batch_size(config.batch_on(backbone.device), images, views)
-    images, several = _with_labels(images)
+    images, several = with_label_lists(images)
     record, first = None, 0
     if shard is not None:
         assert isinstance(images, list)
@@ -451,23 +451,6 @@ def _summary(
     rate = (rows - resumed) / seconds
     shape = "x".join(map(str, writer.shape))
     return ExtractSummary(str(writer.path), rows, shape, skipped, resumed, round(seconds, 2), round(rate, 1))
-
-
-def _with_labels(images: Iterable[ImageFile]) -> tuple[Iterable[ImageFile], bool]:
-    """Return the images, and whether they have lists of labels.
-
-    Raises:
-        CnnkitError: Some images of a list have one, and others do not.
-    """
-    if not isinstance(images, Sequence):
-        coming = iter(images)
-        begun = list(islice(coming, 1))
-        return chain(begun, coming), any(image.labels is not None for image in begun)
-    several = any(image.labels is not None for image in images)
-    odd = next((image.path for image in images if image.labels is None), None) if several else None
-    if odd is not None:
-        raise CnnkitError(f"{odd} has no list of labels, and other images have one; extract them to files of their own")
-    return images, several
 
 
 def _labels(row: ImageFile | ManifestRow) -> Sequence[str | None]:

@@ -13,10 +13,10 @@ from cnnkit.data.allocation import SplitShares
 
 
 def labels_of(images, seed):
-    """Draw sets of 12 labels, frequent to rare, which occur together."""
+    """Draw sets of eight labels, frequent to rare, which occur together."""
     random = np.random.default_rng(seed)
-    common = random.random((images, 3)) @ random.random((3, 12))
-    have = random.random((images, 12)) < np.geomspace(0.6, 0.02, 12) * common / common.mean()
+    common = random.random((images, 3)) @ random.random((3, 8))
+    have = random.random((images, 8)) < np.geomspace(0.6, 0.03, 8) * common / common.mean()
     return [[f"{label:02d}" for label in np.flatnonzero(row)] for row in have]
 
 
@@ -29,17 +29,18 @@ def errors(sets, split_of, shares):
 
 @pytest.mark.parametrize("shares", [[Fraction(1, 5)] * 5, [Fraction(7, 10), Fraction(3, 20), Fraction(3, 20)]])
 def test_every_split_has_its_share_of_every_label(shares):
-    """Within two images; a random split of these is off by 11 to 20."""
+    """To two images, and at most half of what a random split is off."""
     splits = SplitShares(tuple(map(str, range(len(shares)))), tuple(shares))
-    for seed in range(3):
-        sets = labels_of(1000, seed)
-        units = [[image] for image in np.random.default_rng(seed).permutation(1000).tolist()]
-        assert max(errors(sets, stratification.by_labels(units, sets, splits), shares)) < 2
-        at_random = np.empty(1000, int)
+    for seed in range(2):
+        sets = labels_of(500, seed)
+        units = [[image] for image in np.random.default_rng(seed).permutation(500).tolist()]
+        off = max(errors(sets, stratification.by_labels(units, sets, splits), shares))
+        assert off <= 2
+        at_random = np.empty(500, int)
         at_random[[unit[0] for unit in units]] = np.searchsorted(
-            np.cumsum([float(s) for s in shares]), np.linspace(0, 0.999, 1000)
+            np.cumsum([float(s) for s in shares]), np.linspace(0, 0.999, 500)
         )
-        assert max(errors(sets, at_random.tolist(), shares)) > 8
+        assert max(errors(sets, at_random.tolist(), shares)) > 2 * off
 
 
 def test_rare_labels_are_in_every_split_that_they_can_be_in():
@@ -49,6 +50,7 @@ def test_rare_labels_are_in_every_split_that_they_can_be_in():
     split_of = stratification.by_labels([[image] for image in range(60)], sets, splits)
     assert split_of[0] != split_of[1]
     assert sorted(Counter(split_of).values()) == [20, 20, 20]
+    assert max(Counter(split_of[50:]).values()) == 4  # of ten images without labels
 
 
 def test_units_stay_together():

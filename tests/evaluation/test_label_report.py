@@ -111,6 +111,24 @@ def test_only_predicted_labels_leave_average_precision_empty(run, tmp_path, monk
     assert "support:rare" in named
 
 
+def test_worst_labels_are_farthest_from_their_thresholds(run, tmp_path, monkeypatch, drawn):
+    monkeypatch.chdir(tmp_path)
+    truth, scores = drawn
+    write(tmp_path, truth, scores)
+    rows = run("cnn-eval", "predictions.tsv", "--truth", "truth.tsv", "--worst", "1000").rows
+    assert len(rows) == (truth != (scores >= THRESHOLDS)).sum()
+    assert list(rows[0]) == ["path", "label", "truth", "probability", "threshold"]
+    margins = [abs(float(row["probability"]) - float(row["threshold"])) for row in rows]
+    assert margins == sorted(margins, reverse=True)
+    for row in rows:
+        image, place = int(row["path"].split(".")[0]), CLASSES.index(row["label"])
+        assert int(row["truth"]) == truth[image, place] != (scores[image, place] >= THRESHOLDS[place])
+    write(tmp_path, truth, scores, every=False)
+    few = run("cnn-eval", "predictions.tsv", "--truth", "truth.tsv", "--worst", "1000").rows
+    assert (few[-1]["probability"], few[-1]["truth"]) == ("", "1")  # missed, and its probability is not listed
+    assert len(few) == len(rows)
+
+
 def test_bounds_and_missing_images(run, tmp_path, monkeypatch, drawn):
     monkeypatch.chdir(tmp_path)
     truth, scores = drawn
@@ -128,7 +146,7 @@ def test_bounds_and_missing_images(run, tmp_path, monkeypatch, drawn):
     ("words", "status", "message"),
     [
         ((), 2, "give the true ones with --truth MANIFEST"),
-        (("--truth", "truth.tsv", "--worst", "3"), 2, "--worst needs predictions of one label per image"),
+        (("--truth", "truth.tsv", "--coverage"), 2, "--coverage needs predictions of one label per image"),
         (("--truth", "truth.tsv", "--folds"), 1, "several labels per image (column threshold)"),
         (("--truth", "other.tsv"), 1, "have no label in common"),
         (("--truth", "short.tsv"), 1, "short.tsv has no labels for 1.jpg, 2.jpg"),

@@ -107,3 +107,11 @@ def test_features_keep_labels_and_give_a_matrix(tmp_path: Path) -> None:
             tmp_path / "b.npy",
             [Features(np.zeros((2, 2), np.float32), [rows[0], ManifestRow("4.jpg", "cat")], found.header)],
         )
+
+
+def test_labels_that_are_alike_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.tsv").write_text("path\tlabels\n1.jpg\tCat;dog\n2.jpg\tcat;nan\n")
+    caplog.set_level("INFO")
+    source.find([str(tmp_path / "a.tsv")])
+    assert 'class names that differ only in case, Unicode form or zeros: "Cat", "cat"' in caplog.text
+    assert '"nan" is read as a class name' in caplog.text
