@@ -197,6 +197,7 @@ def test_refuses_a_validation_set_with_one_label_per_image(make):
 
 def test_refuses_a_header_with_thresholds_of_other_classes(pair):
     _, model = train(pair, epochs=1)
+    assert Header.from_json(model.header.to_json(), name="x.pt") == model.header
     broken = replace(model.header, thresholds=(0.5, 0.5)).to_json()
     with pytest.raises(FormatError, match="2 thresholds for 4 classes"):
         Header.from_json(broken, name="x.pt")
