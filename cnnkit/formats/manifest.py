@@ -370,7 +370,10 @@ def further_columns(path: str | Path) -> tuple[str, ...]:
         OSError: It cannot be read.
     """
     row = next(iter(tables.load(path, required=["path"], aliases=_ALIASES)), {})
-    return tuple(name for name in row if name not in {*_ALIASES, *DIGEST_COLUMNS} and not _INDEX.fullmatch(name))
+    known = {*_ALIASES, *DIGEST_COLUMNS}
+    if "label" in row or "truth" in row:
+        known.discard("labels")  # not read then
+    return tuple(name for name in row if name not in known and not _INDEX.fullmatch(name))
 
 
 def is_manifest(path: str | Path) -> bool:

@@ -57,6 +57,7 @@ def test_a_table_with_both_columns_keeps_its_label(tmp_path: Path, caplog: pytes
         caplog.clear()
         assert manifest.load(tmp_path / name) == [ManifestRow("1.jpg", "dog")]
         assert caplog.text.count("column labels is not read, since column label has the class") == 1
+        assert manifest.further_columns(tmp_path / name) == ("labels",)
 
 
 @pytest.mark.parametrize(
