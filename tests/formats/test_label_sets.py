@@ -110,6 +110,15 @@ def test_features_keep_labels_and_give_a_matrix(tmp_path: Path) -> None:
         )
 
 
+def test_columns_of_other_programs_are_not_guessed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their separators differ: blanks in Kaggle's planet set, commas in others."""
+    (tmp_path / "a.csv").write_text("image,tags\n1.jpg,clear primary\n")
+    caplog.set_level("INFO")
+    (row,) = manifest.load(tmp_path / "a.csv")
+    assert (row.label, row.labels) == (None, None)
+    assert "if column tags has several labels of each image, rename it to labels, and separate them by ;" in caplog.text
+
+
 def test_labels_that_are_alike_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a.tsv").write_text("path\tlabels\n1.jpg\tCat;dog\n2.jpg\tcat;nan\n")
     caplog.set_level("INFO")
