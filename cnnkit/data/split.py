@@ -35,6 +35,8 @@ log = logging.getLogger("cnnkit")
 _LEAST_PERCENT = 5
 #: Maximum number of sets of duplicates with different labels that are reported one by one
 _NAMED = 20
+#: Maximum number of labels that a warning names
+_LABELS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,7 +517,7 @@ def _about_labels(sets: Sequence[Sequence[str]], split_of: Sequence[int | None],
         if (absent := [split for split in numbers if not counts[label, split]])
     ]
     if lacking:
-        log.warning("no image of %s; too few images, or groups and duplicates", messages.shortened(lacking, _NAMED))
+        log.warning("no image of %s; too few images, or groups and duplicates", messages.shortened(lacking, _LABELS))
     sizes = ", ".join(f"{name} {held[split]:,}" for split, name in enumerate(splits.names))
     bare = sum(not labels for labels in sets)
     worst = max(

@@ -157,7 +157,7 @@ class Truth:
             self._add(image, image.path)
         if not any(image.label or image.labels for image in self.images.values()):
             raise CnnkitError(
-                f"{name}: no labels; the truth is a manifest with a column label, or a folder of class folders"
+                f"{name}: no labels; the truth is a manifest with a column label (or labels), or a folder of class folders"
             )
 
     def _add(self, image: LabelledImage, path: str) -> str:

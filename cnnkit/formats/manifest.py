@@ -56,6 +56,8 @@ _OTHER_BOXES = (
     ("x", "y", "w", "h"),
     ("xmin", "ymin", "xmax", "ymax"),
 )
+#: Columns of other programs with several labels, in lower case; they are not guessed, since their separators differ.
+_TAGS = frozenset({"tags", "keywords", "attributes", "categories", "classes"})
 _INDEX = re.compile(r"Unnamed: [0-9]+|view|rank")  # row numbers written by pandas, and columns written by cnnkit
 _COUNTED = re.compile("[0-9]{1,9}")
 
@@ -286,6 +288,13 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
             name,
             messages.excerpt(messages.shortened(unread, 8)),
         )
+        if tags := next((column for column in unread if column.lower() in _TAGS), None):
+            log.info(
+                "%s: if column %s has several labels of each image, rename it to labels, and separate them by %s",
+                name,
+                tags,
+                label_sets.SEPARATOR,
+            )
     if "box" not in columns:
         _log_other_boxes(unread, name)
     for column, near in meant.items():
@@ -370,7 +379,10 @@ def further_columns(path: str | Path) -> tuple[str, ...]:
         OSError: It cannot be read.
     """
     row = next(iter(tables.load(path, required=["path"], aliases=_ALIASES)), {})
-    return tuple(name for name in row if name not in {*_ALIASES, *DIGEST_COLUMNS} and not _INDEX.fullmatch(name))
+    known = {*_ALIASES, *DIGEST_COLUMNS}
+    if "label" in row or "truth" in row:
+        known.discard("labels")  # not read then
+    return tuple(name for name in row if name not in known and not _INDEX.fullmatch(name))
 
 
 def is_manifest(path: str | Path) -> bool:

@@ -26,7 +26,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-BACKBONE = ("--backbone", "squeezenet1_1", "--weights", "none", "--size", "32", "--quiet")
+BACKBONE = ("--layers", "conv 4 k3, gap", "--size", "16", "--quiet")
 
 
 def test_features_keep_the_labels_of_a_file_a_pipe_and_shards(run, here):

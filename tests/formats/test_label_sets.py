@@ -57,6 +57,7 @@ def test_a_table_with_both_columns_keeps_its_label(tmp_path: Path, caplog: pytes
         caplog.clear()
         assert manifest.load(tmp_path / name) == [ManifestRow("1.jpg", "dog")]
         assert caplog.text.count("column labels is not read, since column label has the class") == 1
+        assert manifest.further_columns(tmp_path / name) == ("labels",)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,15 @@ def test_features_keep_labels_and_give_a_matrix(tmp_path: Path) -> None:
             tmp_path / "b.npy",
             [Features(np.zeros((2, 2), np.float32), [rows[0], ManifestRow("4.jpg", "cat")], found.header)],
         )
+
+
+def test_columns_of_other_programs_are_not_guessed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their separators differ: blanks in Kaggle's planet set, commas in others."""
+    (tmp_path / "a.csv").write_text("image,tags\n1.jpg,clear primary\n")
+    caplog.set_level("INFO")
+    (row,) = manifest.load(tmp_path / "a.csv")
+    assert (row.label, row.labels) == (None, None)
+    assert "if column tags has several labels of each image, rename it to labels, and separate them by ;" in caplog.text
 
 
 def test_labels_that_are_alike_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
