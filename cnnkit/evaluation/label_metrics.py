@@ -26,7 +26,7 @@ _WEIGHTS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class LabelMeasures:
-    """Measures over all classes, for each of R weightings of the images: (R,)."""
+    """Measures over all classes, for each of R weightings of the images, whole numbers: (R,)."""
 
     f1_micro: Floats
     f1_macro: Floats
@@ -87,13 +87,19 @@ def average_precision(truth: NDArray[np.bool_], scores: Floats) -> Floats:
 def _areas(truth: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
     """Compute the average precision of each class for weights (R, N): (R, C)."""
     found = np.full((len(weights), truth.shape[1]), np.nan)
+    whole = weights.astype(np.int32)  # numbers of images: half the memory, and exact
     for place in range(truth.shape[1]):
         order = np.argsort(-scores[:, place], kind="stable")
         ranked, own = scores[order, place], truth[order, place]
+        if not own.any():
+            continue
         last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # of equal scores
-        taken = weights[:, order]
-        above = taken.cumsum(axis=1)[:, last]
-        hits: Floats = (taken * own).cumsum(axis=1)[:, last]
+        positive = np.flatnonzero(own)
+        group = np.searchsorted(last, positive)  # recall increases only in the groups with positives
+        final = np.append(np.flatnonzero(np.diff(group)), len(group) - 1)  # the last positive of each of these
+        taken = whole[:, order]
+        hits = taken[:, positive].cumsum(axis=1)[:, final].astype(np.float64)
+        above = taken.cumsum(axis=1)[:, last[group[final]]].astype(np.float64)
         gained = np.diff(hits, axis=1, prepend=0)
         precision = np.divide(hits, above, out=np.zeros_like(hits), where=above > 0)
         found[:, place] = ratio((gained * precision).sum(axis=1), hits[:, -1])
