@@ -114,9 +114,11 @@ def main(
             images = augment_files.sheet(images, sheet, config, skip=skip)
         if listing:
             from cnnkit.data import augment_plan
+            from cnnkit.data.source import with_label_lists
 
+            images, several = with_label_lists(images)
             records = augment_plan.listed(images, config, callbacks=callbacks)
-            cli.emit(records, as_json, columns=augment_plan.columns(config.augmentation()))
+            cli.emit(records, as_json, columns=augment_plan.columns(config.augmentation(), several_labels=several))
         elif output is not None:
             from cnnkit.engine import augment_files
 

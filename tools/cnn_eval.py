@@ -56,6 +56,11 @@ def main(
     With --baseline, rows have the columns baseline, difference, difference_low and difference_high. The interval of the difference of
     accuracies is that of cnn-compare for predictions of the same images; with saved measures it is Newcombe's for independent images,
     which is wider.
+    Of predictions of several labels per image (columns path, rank, label, probability and threshold, of a multi-label model), with the
+    true ones in the column labels of --truth: mAP, F1, precision and recall over all labels (micro) and as means over classes (macro),
+    subset accuracy (all labels of an image right), Hamming loss, and average precision, precision, recall and F1 of each class. Intervals
+    are of a bootstrap of 1,000 resamples of the images (seed 0), that of subset accuracy is Wilson's. --worst prints the labels that are
+    predicted wrongly (truth 0) or missed (truth 1), those with a probability farthest from the threshold first.
 
     With --folds, --fail-under and --fail-over apply to the out-of-fold predictions: each image is predicted once, by the
     model that was not trained on it. If the files predict the same images, these options apply
@@ -76,7 +81,7 @@ def main(
         raise UsageError("--compare is now a separate command: cnn-compare A B")
     config = config.checked(files=len(predictions or []), as_json=as_json)
 
-    from cnnkit.evaluation import report
+    from cnnkit.evaluation import label_report, report
 
     read = predictions if config.baseline is None else [*(predictions or [Path("-")]), config.baseline]
     known = cli.truth(truth, predictions=read, split=split, complete=config.complete, folders=folders)
@@ -90,7 +95,19 @@ def main(
         with _gated(found.measures(), config):
             cli.emit(found.table() if cli.for_people() and not as_json else found.rows(), as_json)
         return
-    result = report.evaluate(files, known, config)
+    several, same = label_report.peeked(files)
+    if several:
+        labels = label_report.evaluate(same, known, config)
+        with _gated(labels.measures(), config):
+            if config.worst is not None:
+                columns = ("path", "label", "truth", "probability", "threshold")
+                cli.emit(labels.worst(config.worst), as_json, columns=columns)
+                return
+            for notice in labels.notices():
+                cli.notice(notice)
+            cli.emit_report(labels.record(), as_json, rows=labels.rows(), tables=labels.tables())
+        return
+    result = report.evaluate(same, known, config)
     against, called = None, str(predictions[0]) if predictions and str(predictions[0]) != "-" else "standard input"
     if config.baseline is not None:
         from cnnkit.evaluation import baseline

@@ -56,6 +56,9 @@ def main(
     With --shard I/N, each of N machines predicts a share of the images. The tables of all shards, in order and with one header row, are
     that of one run.
 
+    A model of images with several labels adds the column threshold, and prints one row per label: the classes whose probability is not
+    below their threshold. An image without a label has one row of rank 0.
+
     A model of cnn-train-head --use also takes columns: of a manifest that is the SOURCE, of --columns FILE.tsv, or width, height, aspect
     and bytes of the image files.
 
@@ -128,6 +131,8 @@ def main(
         callbacks.phase(
             "predicting"
         )  # the options are valid: the notice about the device is printed before the first batch
+        several = predictor.thresholds is not None
+        most = config.most_labels(len(predictor.classes)) if several else config.most or len(predictor.classes)
         if config.labels_only:
             cli.emit_lines(
                 predict.labels(
@@ -136,6 +141,8 @@ def main(
                     min_probability=config.min_probability,
                     most_novelty=predictor.most_novelty,
                     need_one=config.shard is None,
+                    thresholds=predictor.thresholds,
+                    top=most,
                 )
             )
         else:
@@ -143,15 +150,17 @@ def main(
                 predict.rows(
                     outputs,
                     predictor.classes,
-                    top=config.most or len(predictor.classes),
+                    top=most,
                     min_probability=config.min_probability,
                     most_novelty=predictor.most_novelty,
                     sets=predictor.sets if config.sets else None,
                     need_one=config.shard is None,
+                    thresholds=predictor.thresholds,
                 ),
                 as_json,
                 columns=(
                     *("path", "rank", "label", "probability"),
+                    *(("threshold",) if several else ()),
                     *(("logit",) if config.logits else ()),
                     *(("box",) if predictor.gives_box else ()),
                     *(("set_size",) if config.sets else ()),

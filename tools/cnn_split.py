@@ -44,7 +44,8 @@ def main(
 
     Every class is divided in the same proportion, exact to one image. Exact duplicates stay in one split; so do the images of a group
     (--group) and, with --near, near duplicates. Broken and empty files are reported and skipped. Files are recognized by content, not
-    by extension. A dataset that is already split is split again as a whole.
+    by extension. A dataset that is already split is split again as a whole. Images with several labels (column labels of a manifest,
+    cat;indoor) are stratified by all of them.
 
     The same images and the same seed give the same split, whatever the names and the order of the files.
 

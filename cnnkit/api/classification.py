@@ -22,6 +22,7 @@ from cnnkit.formats.header import AnswerSets
 from cnnkit.formats.predictions import Prediction
 from cnnkit.infer import feature_input, predict
 from cnnkit.infer.config import ModelSpec, PredictConfig
+from cnnkit.infer.label_rows import shortest
 from cnnkit.infer.predict import ImageOutput, Predictor
 from cnnkit.option_fields import DEFAULT_BATCH, check_range, check_ranges
 
@@ -34,15 +35,19 @@ class ImagePrediction:
         path: The file, or `image N` for the N-th of images in memory.
         label: The most probable class.
         probability: Its probability, 0 to 1.
+        labels: For a model with several labels per image: the classes whose probability is not below their threshold, the most probable
+            first. Else None.
         probabilities: That of every class, float32 (classes,), in the order of `Classifier.classes`.
     """
 
     path: str
     label: str
     probability: float
+    labels: tuple[str, ...] | None
     probabilities: NDArray[np.float32] = field(repr=False)
     _output: ImageOutput = field(repr=False)
     _classes: tuple[str, ...] = field(repr=False)
+    _thresholds: NDArray[np.float32] | None = field(default=None, repr=False)
     _sets: AnswerSets | None = field(default=None, repr=False)
 
     @property
@@ -72,7 +77,8 @@ class ImagePrediction:
             UsageError: `k` is below 1.
         """
         check_range("k", k, minimum=1)
-        return list(predict.rows([self._output], self._classes, top=len(self._classes) if k is None else k))
+        most = len(self._classes) if k is None else k
+        return list(predict.rows([self._output], self._classes, top=most, thresholds=self._thresholds))
 
 
 class Classifier:
@@ -80,6 +86,7 @@ class Classifier:
 
     Attributes:
         classes: In the order of `probabilities`.
+        thresholds: For a model with several labels per image: the probability of each class from which on it is a label. Else None.
         device: cpu or cuda.
         novelty_threshold: The novelty above which cnn-predict --reject prints ?; None for a network without a novelty.
     """
@@ -152,6 +159,10 @@ class Classifier:
         spec = ModelSpec(weights=os.fspath(weights))
         self._predictor = Predictor([os.fspath(each) for each in models], config, spec=spec, make_copies=make_copies)
         self.classes: tuple[str, ...] = tuple(self._predictor.classes)
+        thresholds = self._predictor.thresholds
+        self.thresholds: tuple[float, ...] | None = (
+            None if thresholds is None else tuple(shortest(each) for each in thresholds)
+        )
         self.device: str = self._predictor.device
         self.novelty_threshold: float | None = self._predictor.novelty_threshold
 
@@ -212,10 +223,23 @@ class Classifier:
         for output in outputs:
             if output.probabilities is None:
                 continue
-            (best,) = predict.rows([output], self.classes)
+            thresholds = self._predictor.thresholds
+            (best,) = predict.rows([output], self.classes, top=1, thresholds=thresholds)
             assert best.probability is not None
+            labels = None
+            if thresholds is not None:
+                named = predict.rows([output], self.classes, top=None, thresholds=thresholds)
+                labels = tuple(row.label for row in named if row.rank)
             yield ImagePrediction(
-                output.path, best.label, best.probability, output.probabilities, output, self.classes, sets
+                output.path,
+                best.label,
+                best.probability,
+                labels,
+                output.probabilities,
+                output,
+                self.classes,
+                thresholds,
+                sets,
             )
 
 

@@ -42,7 +42,7 @@ def find_images(
         folders: classes or splits, what the folders in a folder are; by default their names decide.
 
     Returns:
-        Path, label, split and group of each image, folders in the order of their names.
+        Path, label (or labels, of a manifest with several), split and group of each image, folders in the order of their names.
 
     Raises:
         CnnkitError: A source does not exist, or holds no image.

@@ -71,6 +71,10 @@ def measure(
     callbacks = callbacks or Callbacks()
     if data.val is None:
         raise UsageError("--with needs a validation set; give --val or --hold-out")
+    if data.multi_label:
+        raise UsageError(
+            "--with compares the accuracy of one label per image, and these have several; drop it, and compare models of --use by cnn-eval"
+        )
     if data.train.values.ndim != 2:
         raise UsageError("--with needs vectors, and these features are maps; extract with --pool avg, max or flatten")
     encoded = _encoded(data, columns)

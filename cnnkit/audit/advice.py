@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from cnnkit import messages
+from cnnkit.audit import findings
 from cnnkit.audit.check_report import CheckReport
 from cnnkit.audit.record import FindingKind, Level
 from cnnkit.data import split_names, train_val
@@ -33,14 +34,15 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
     left: Sequence[ManifestRow | ImageFile] = report.sound if fixed is None else fixed
     named = "- < LIST" if "-" in words else shlex.join(words)  # a list on standard input can be read once
     train = [each for each in left if each.split is None or each.split.lower() not in split_names.HELD_OUT_NAMES]
-    counts = Counter(each.label for each in train if each.label is not None)
-    if len(counts) > 1:
+    several = any(each.labels is not None for each in left)
+    counts = Counter(label for each in train for label in findings.labels_of(each))
+    if len(counts) > 1 or (counts and several):
         low, high = min(counts.values()), max(counts.values())
         count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         size = train_val.dataset_size(len(train))
-        each = f"{count} of each of {len(counts):,} classes"
+        each = f"{count} of each of {len(counts):,} {'labels' if several else 'classes'}"
         yield f"{messages.count_images(len(train))} for training, {each}: a {size} dataset"
-        yield f"{_CASES[size]}; cnn-advise {named} measures which"
+        yield _CASES[size] if several else f"{_CASES[size]}; cnn-advise {named} measures which"
     elif left and not train:
         held = ", ".join(sorted({str(each.split) for each in left}))
         yield (

@@ -94,8 +94,11 @@ def check(
     probed: list[Probe] = []
     if names:
         known = side_information.probe_columns(sound, inspected, names)
-        phase("looking for leaks of the class")
-        probed += _probed("class", [image.label for image in sound], roots, known, seed=seed, progress=progress)
+        if any(image.labels is not None for image in sound):
+            log.info("images have several labels: leaks of the class are not looked for, only those of the split")
+        else:
+            phase("looking for leaks of the class")
+            probed += _probed("class", [image.label for image in sound], roots, known, seed=seed, progress=progress)
         phase("looking for leaks of the split")
         known |= _components(features, sound)
         probed += _probed("split", [image.split for image in sound], roots, known, seed=seed, progress=progress)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from cnnkit.audit.findings import labels_of
 from cnnkit.audit.inspection import InspectedImage
 from cnnkit.audit.record import Finding, FindingKind, Level, Pair, Probe
 from cnnkit.choices import CheckTable
@@ -37,10 +38,11 @@ class CheckReport:
         return sum(finding.level is level for finding in self.findings)
 
     def classes(self) -> list[dict[str, Any]]:
-        """Summarize each class: the number of images, also by split, and their sizes (smallest, median, largest)."""
+        """Summarize each class or label: the number of images, also by split, and their sizes (smallest, median, largest)."""
         members: dict[str, list[int]] = {}
         for place, image in enumerate(self.sound):
-            members.setdefault(image.label or "(none)", []).append(place)
+            for label in labels_of(image) or ("(none)",):
+                members.setdefault(label, []).append(place)
         splits = sorted({image.split for image in self.sound if image.split is not None})
         records = []
         for label, places in sorted(members.items()):

@@ -11,7 +11,9 @@ from cnnkit.audit.side_information import COLOURS
 from cnnkit.choices import ProbeName
 from cnnkit.data.search_log import SearchLog
 from cnnkit.data.source import ImageFile
+from cnnkit.formats import label_sets
 from cnnkit.formats.box import any_crop, whole_path
+from cnnkit.formats.manifest import ManifestRow
 
 #: A shorter side that differs from the median by more than this factor is a warning.
 _ABSURD = 8
@@ -24,6 +26,7 @@ _STRIP = 5
 _UNBALANCED = 10
 #: Fewer images of a class than this are too few for training and testing.
 _FEW = 10
+_FOR_UNBALANCED = "use balanced accuracy, and consider --class-weights balanced"
 #: Properties that a network cannot see. They show that images were taken one after the other, class by class, as most sets are: a note.
 _SERIES = frozenset({ProbeName.ORDER, ProbeName.TIME})
 #: What it may mean that a probe predicts a target.
@@ -104,14 +107,25 @@ def of_pairs(pairs: Iterable[Pair]) -> Iterator[Finding]:
     """Report pairs of images that belong together, and whether their labels or splits differ."""
     for pair in pairs:
         remarks = [pair.detail] if pair.detail else []
-        torn = pair.path.label != pair.other.label
+        one, other = (label_text(image) for image in (pair.other, pair.path))
+        torn = one != other
         if torn:
-            remarks.append(f"labels {pair.other.label or '(none)'} and {pair.path.label or '(none)'}")
+            remarks.append(f"labels {one or '(none)'} and {other or '(none)'}")
         if apart(pair.path, pair.other):
             remarks.append(f"in {pair.other.split} and {pair.path.split}")
         harmful = torn or apart(pair.path, pair.other)
         level = Level.NOTE if not harmful else Level.WARNING if pair.kind is FindingKind.NEIGHBOUR else Level.ERROR
         yield Finding(level, pair.kind, pair.path.path, pair.other.path, "; ".join(remarks))
+
+
+def label_text(image: ImageFile) -> str:
+    """Return the class of an image, or its labels in the order of their names; empty if there is none."""
+    return image.label or label_sets.joined(sorted(image.labels or ()))
+
+
+def labels_of(image: ImageFile | ManifestRow) -> Sequence[str]:
+    """Return the class of an image as a list, or its labels."""
+    return image.labels if image.labels is not None else () if image.label is None else (image.label,)
 
 
 def apart(one: ImageFile, other: ImageFile) -> bool:
@@ -134,14 +148,17 @@ def of_search(search: SearchLog) -> Iterator[Finding]:
 
 def of_lost_classes(images: Sequence[ImageFile], sound: Sequence[ImageFile]) -> Iterator[Finding]:
     """Report the classes of which no image can be used."""
-    counts = Counter(image.label for image in images if image.label is not None)
-    for label in sorted(set(counts) - {image.label for image in sound}):
+    counts = Counter(label for image in images for label in labels_of(image))
+    for label in sorted(set(counts) - {label for image in sound for label in labels_of(image)}):
         lost = messages.count_images(counts[label])
         yield _of_set(Level.ERROR, FindingKind.LABEL, f"class {label} is lost: none of its {lost} can be used")
 
 
 def of_labels(images: Sequence[ImageFile]) -> Iterator[Finding]:
     """Report images without a class if others in their split, or in no split, have one; a split may have no classes at all."""
+    if any(image.labels is not None for image in images):
+        yield from _of_label_lists(images)
+        return
     labelled = {image.split for image in images if image.label is not None}
     if images and not labelled:
         yield _of_set(Level.WARNING, FindingKind.LABEL, "no image has a class; training needs images of two classes")
@@ -154,12 +171,24 @@ def of_labels(images: Sequence[ImageFile]) -> Iterator[Finding]:
             yield _of_set(Level.NOTE, FindingKind.LABEL, f"{messages.count_images(count)} in {split} without a class")
 
 
+def _of_label_lists(images: Sequence[ImageFile]) -> Iterator[Finding]:
+    """Report images without a list of labels, and count those that have none of the labels."""
+    for image in images:
+        if image.labels is None:
+            yield Finding(
+                Level.ERROR, FindingKind.LABEL, image.path, None, "has no list of labels; other images have one"
+            )
+    if bare := sum(image.labels == () for image in images):
+        yield _of_set(Level.NOTE, FindingKind.LABEL, f"{messages.count_images(bare)} with none of the labels")
+
+
 def of_classes(images: Sequence[ImageFile]) -> Iterator[Finding]:
     """Report small, unbalanced and missing classes, as a whole and in each split."""
-    counts = Counter(image.label for image in images if image.label is not None)
+    counts = Counter(label for image in images for label in labels_of(image))
+    several = any(image.labels is not None for image in images)
     if not counts:
         return
-    if len(counts) == 1:
+    if len(counts) == 1 and not several:
         (only,) = counts
         yield _of_set(Level.WARNING, FindingKind.BALANCE, f"there is only one class, {only}; training needs two")
     for label, count in sorted(counts.items()):
@@ -175,12 +204,12 @@ def of_classes(images: Sequence[ImageFile]) -> Iterator[Finding]:
             Level.WARNING,
             FindingKind.BALANCE,
             f"class {most} has {messages.count_images(largest)}, class {least} {smallest}; "
-            "use balanced accuracy, and consider --class-weights balanced",
+            + ("measure macro F1 and mAP, which count all labels equally" if several else _FOR_UNBALANCED),
         )
     splits: defaultdict[str, set[str]] = defaultdict(set)
     for image in images:
-        if image.split is not None and image.label is not None:
-            splits[image.split].add(image.label)
+        if image.split is not None and (own := labels_of(image)):
+            splits[image.split].update(own)
     for split, labels in sorted(splits.items()):
         for label in sorted(set(counts) - labels):
             yield _of_set(Level.WARNING, FindingKind.BALANCE, f"no image of class {label} in {split}")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnkit.audit.check_report import CheckReport
+from cnnkit.audit.findings import label_text
 from cnnkit.audit.record import FindingKind
 from cnnkit.data import split_names
 from cnnkit.data.duplicates import DisjointSets
@@ -38,14 +39,14 @@ def fixed(report: CheckReport) -> FixedManifest:
     for pair in report.again:
         listings[pair.other.path].append(pair.path)
     images = [_most_held_out([image, *listings[image.path]]) for image in report.sound]
-    torn = [len({each.label for each in [image, *listings[image.path]]}) > 1 for image in report.sound]
+    torn = [len({label_text(each) for each in [image, *listings[image.path]]}) > 1 for image in report.sound]
     labelled = any(image.label is not None for image in images)
     left_out = {"not an image": report.listed - len(report.again) - len(images), "listed twice": len(report.again)}
 
     kept = []
     alike = _united(report, {FindingKind.IDENTICAL, FindingKind.ALIKE})
     for members in alike.sets():
-        if len({images[member].label for member in members}) == 1 and not any(torn[member] for member in members):
+        if len({label_text(images[member]) for member in members}) == 1 and not any(torn[member] for member in members):
             kept += members
     left_out["contradictory labels"] = len(images) - len(kept)
     classless = [member for member in kept if labelled and images[member].label is None]
@@ -64,7 +65,10 @@ def fixed(report: CheckReport) -> FixedManifest:
     whole = sorted(member for members in sets.values() for member in _undivided(images, members))
     left_out["near duplicates in another split"] = len(single) - len(whole)
     groups = _groups(report, whole)
-    rows = [ManifestRow(images[each].path, images[each].label, images[each].split, groups[each]) for each in whole]
+    rows = [
+        ManifestRow(images[each].path, images[each].label, images[each].split, groups[each], labels=images[each].labels)
+        for each in whole
+    ]
     return FixedManifest(rows, {reason: count for reason, count in left_out.items() if count})
 
 

@@ -30,7 +30,7 @@ from cnnkit.data.train_val import DatasetSize, TrainValImages
 from cnnkit.engine import device as devices
 from cnnkit.engine import multi_layer_features, runner, torch_backbone, torch_device
 from cnnkit.engine.config import BackboneSpec
-from cnnkit.errors import CnnkitError
+from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.nets.classifier import Extractor
 
 log = logging.getLogger("cnnkit")
@@ -107,6 +107,10 @@ def advise(
     """
     callbacks, config = callbacks or Callbacks(), config.checked()
     backbone, weights, seed = config.backbone, config.weights, config.seed
+    if data.multi_label:
+        raise UsageError(
+            "cnn-advise measures the accuracy of one label per image, and these have several; train a head on them"
+        )
     counts = np.bincount([data.classes.index(image.label or "") for image in data.train])
     chosen_device = torch_device.choose(devices.parse(config.device))
     extractor, header = torch_backbone.build_extractor(BackboneSpec(backbone=backbone, weights=weights))

@@ -20,7 +20,7 @@ from cnnkit.data import augment_plan
 from cnnkit.data.augment_plan import PlannedCopy
 from cnnkit.data.shards import Shard
 from cnnkit.errors import CnnkitError
-from cnnkit.formats import image_formats, tar_shards
+from cnnkit.formats import image_formats, label_sets, tar_shards
 
 
 class ArchivedCopies:
@@ -100,6 +100,8 @@ class ArchivedCopies:
     def _sample(self, number: int) -> tar_shards.Sample:
         # The source is relative to the folder, which archives do not stay in
         fields = {key: value for key, value in self._record(number).items() if key != "source"}
+        if "labels" in fields:
+            fields["labels"] = list(label_sets.parse(fields["labels"]))
         return tar_shards.Sample(partial(io.BytesIO, self._read(2 * number)), fields)
 
     def _record(self, number: int) -> dict[str, Any]:

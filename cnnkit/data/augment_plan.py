@@ -21,7 +21,7 @@ from cnnkit.data.augment_notation import Augmentation
 from cnnkit.data.config import AugmentConfig
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
-from cnnkit.formats import atomic
+from cnnkit.formats import atomic, label_sets
 from cnnkit.formats.box import divided, file_name
 from cnnkit.formats.header import Preprocess
 from cnnkit.formats.image_formats import FORMATS
@@ -310,9 +310,10 @@ def numbers(augmentation: Augmentation) -> list[str]:
     return [name for word in given if word != "fill" for name in _NUMBERS.get(word, (word,))]
 
 
-def columns(augmentation: Augmentation) -> list[str]:
-    """Return the columns of the manifest of copies."""
-    return ["path", "label", "split", "group", "source", "copy", *numbers(augmentation)]
+def columns(augmentation: Augmentation, *, several_labels: bool = False) -> list[str]:
+    """Return the columns of the manifest of copies, also of images with several labels."""
+    named = "labels" if several_labels else "label"
+    return ["path", named, "split", "group", "source", "copy", *numbers(augmentation)]
 
 
 def record(copy: PlannedCopy, augmentation: Augmentation, *, source: str) -> dict[str, Any]:
@@ -327,7 +328,7 @@ def record(copy: PlannedCopy, augmentation: Augmentation, *, source: str) -> dic
     own = "/".join(filter(None, (folder, os.path.basename(image.path)))) if box is None else whole
     return {
         "path": copy.path,
-        "label": image.label,
+        **({"label": image.label} if image.labels is None else {"labels": label_sets.joined(image.labels)}),
         "split": image.split,
         "group": image.group or own,
         "source": source,

@@ -161,6 +161,7 @@ def list_digest(images: Iterable[ImageFile]) -> str:
     """Return the same text for equal lists: paths as given, labels, splits and groups, in order."""
     digest = hashlib.sha256()
     for image in images:
-        fields = (image.path, image.label, image.split, image.group)
+        labels = () if image.labels is None else (image.labels,)
+        fields = (image.path, image.label, image.split, image.group, *labels)
         digest.update(repr(fields).encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()[:16]

@@ -23,7 +23,7 @@ import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,7 +33,7 @@ from cnnkit.data import folder_search, idx_source, memory, split_names, tar_sour
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.formats import archives, image_formats, listed_paths, manifest, tables, text_lines
+from cnnkit.formats import archives, image_formats, label_sets, listed_paths, manifest, tables, text_lines
 from cnnkit.formats.box import any_crop, divided, is_crop, normal_path, of_path
 
 #: Addresses of object stores and commands, as other programs read them.
@@ -54,6 +54,9 @@ class ImageFile:
     digest: bytes | None = field(
         default=None, compare=False
     )  # hash of the file's content from a manifest, see `manifest.ManifestRow`
+    labels: tuple[str, ...] | None = (
+        None  # of a manifest with several labels per image, in normal form; `label` is None then
+    )
 
 
 #: The share of its longer side by which each box of a manifest is widened on each side.
@@ -212,7 +215,9 @@ def _tars(
     images = []
     for each in read.images:
         label, written = search.label(each.label)
-        images.append(ImageFile(each.path, label, search.split(each.split), search.trimmed(each.group), written))
+        labels = None if each.labels is None or label is not None else label_sets.parse(each.labels)
+        own, group = search.split(each.split), search.trimmed(each.group)
+        images.append(ImageFile(each.path, label, own, group, written, labels=labels))
     if not images:
         there = "; ".join(filter(None, (search.passed_over_in(named), *read.remarks)))
         raise CnnkitError(f"{named}: no images found ({there or 'there are no other files either'})")
@@ -406,6 +411,31 @@ def is_in_memory(image: ImageFile) -> bool:
     return is_name_in_memory(name, folder)
 
 
+def with_label_lists(images: Iterable[ImageFile]) -> tuple[Iterable[ImageFile], bool]:
+    """Return the images, and whether they have lists of labels instead of one.
+
+    Raises:
+        CnnkitError: Some images have a list, and others do not: at once for a sequence, else when they are read.
+    """
+    if not isinstance(images, Sequence):
+        coming = iter(images)
+        begun = list(islice(coming, 1))
+        several = any(image.labels is not None for image in begun)
+        return _of_one_kind(chain(begun, coming), several=several), several
+    several = any(image.labels is not None for image in images)
+    for _ in _of_one_kind(images, several=several) if several else ():
+        pass
+    return images, several
+
+
+def _of_one_kind(images: Iterable[ImageFile], *, several: bool) -> Iterator[ImageFile]:
+    for image in images:
+        if (image.labels is not None) is not several:
+            has, other = ("no list of labels", "one") if several else ("a list of labels", "none")
+            raise CnnkitError(f"{image.path} has {has}, and other images have {other}; give them separately")
+        yield image
+
+
 def name_of(label: str | None) -> str:
     """Return the name of a label for messages."""
     return "(none)" if label is None else label
@@ -441,8 +471,13 @@ def listed_again(
         again.append(image)
         if hashes and None not in (first.digest, image.digest) and first.digest != image.digest:
             raise CnnkitError(f"{image.path} is listed twice, with two hashes of its content; remove one of them")
-        for one, other, what in ((first.label, image.label, "classes"), (first.group, image.group, "groups")):
-            if one != other and (groups or what == "classes"):
+        sets = [None if each.labels is None else label_sets.joined(sorted(each.labels)) for each in (first, image)]
+        for one, other, what in (
+            (first.label, image.label, "classes"),
+            (sets[0], sets[1], "labels"),
+            (first.group, image.group, "groups"),
+        ):
+            if one != other and (groups or what != "groups"):
                 raise CnnkitError(
                     f"{'' if name is None else f'{name}: '}{image.path} is listed twice, with {what} {name_of(one)} "
                     f"and {name_of(other)}; remove one of them"
@@ -493,7 +528,10 @@ def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFil
     label, written = search.label(row.label)
     if label is not None:
         search.listed.add(label)
-    return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written, row.digest)
+    for each in row.labels or ():
+        search.label(each)  # for notices about names that are alike
+        search.listed.add(each)
+    return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written, row.digest, row.labels)
 
 
 def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: SearchLog) -> Iterator[ImageFile]:

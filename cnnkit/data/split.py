@@ -19,13 +19,13 @@ from itertools import accumulate
 
 from cnnkit import class_names, files, messages
 from cnnkit.callbacks import Callbacks
-from cnnkit.data import allocation, decode, duplicates, memory, reader, source
+from cnnkit.data import allocation, decode, duplicates, memory, reader, source, stratification
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.config import SplitConfig
 from cnnkit.data.duplicates import DisjointSets, ExaminedFile, examine
 from cnnkit.data.source import ImageFile, name_of
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
-from cnnkit.formats import image_formats
+from cnnkit.formats import image_formats, label_sets
 from cnnkit.formats.box import Box, any_crop, divided, is_crop, whole_path
 from cnnkit.formats.manifest import ManifestRow
 
@@ -35,6 +35,8 @@ log = logging.getLogger("cnnkit")
 _LEAST_PERCENT = 5
 #: Maximum number of sets of duplicates with different labels that are reported one by one
 _NAMED = 20
+#: Maximum number of labels that a warning names
+_LABELS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +229,9 @@ class SplitResult:
     remarks: list[str]  # notices, one line each
 
     def table(self) -> list[dict[str, str | int | None]]:
-        """Count the images: one record per class, with one field for each split."""
-        held = Counter((row.label, row.split) for row in self.rows)
-        sizes = Counter(row.label for row in self.rows)
+        """Count the images: one record per class, with one field for each split; an image with several labels counts for each."""
+        held = Counter((label, row.split) for row in self.rows for label in _labels_of(row))
+        sizes = Counter(label for row in self.rows for label in _labels_of(row))
         return [
             {"class": label, **{split: held[label, split] for split in self.splits}, "total": sizes[label]}
             for label in sorted(sizes, key=name_of)
@@ -241,6 +243,8 @@ def split_images(
 ) -> SplitResult:
     """Assign every image to a split, with the same share of every class; duplicates and groups stay together.
 
+    Images with several labels are stratified by `stratification`: each split gets its share of every label, as nearly as possible.
+
     Args:
         images: Their own splits are ignored; their groups stay together, or those of `config.group` if it is given.
         config: With `stable`, the split depends only on the content (or on the name of the group), so that images added later
@@ -248,10 +252,14 @@ def split_images(
         callbacks: Progress, in images read; and skipped files.
 
     Raises:
-        UsageError: Options contradict each other.
+        UsageError: Options contradict each other, or images with several labels are counted by class.
         CnnkitError: A class cannot be in every split, or labels are missing or contradictory.
     """
     config = config.checked()
+    images = list(images)
+    several = any(image.labels is not None for image in images)
+    if several:
+        _check_several(images, config)
     splits, seed, near = config.shares(), config.seed, config.hash_distance
     listed = with_groups(once_each(images, hashes=config.no_verify), config.group_pattern())
     seen: list[ExaminedFile] = []
@@ -263,7 +271,8 @@ def split_images(
         kept, seen = _examined(listed, look=near is not None, jobs=config.jobs, callbacks=callbacks or Callbacks())
         digests = [each.digest for each in seen]
         copies = duplicates.exact_duplicates(digests)
-    _check_labels(kept)
+    if not several:
+        _check_labels(kept)
     lookalikes = [] if near is None else duplicates.near_duplicates([each.look or b"" for each in seen], distance=near)
     of_crops, contents = _crops(kept, seen, digests)
     drawn = draw_splits(kept, contents, [*copies, *lookalikes, *of_crops], seed=seed)
@@ -283,13 +292,19 @@ def split_images(
     if config.stable:
         split_of = by_content(drawn, splits, seed=seed)
         remarks.append(f"--stable: {_about_shares(split_of, splits)}")
+    elif several:
+        sets = [image.labels or () for image in kept]
+        split_of = stratification.by_labels(drawn.units, sets, splits)
     elif splits.counts:
         split_of = by_count(drawn, splits)
         remarks += [f"{messages.count_images(rest)} left out by --count"] if (rest := split_of.count(None)) else []
     else:
         split_of, exact = by_share(drawn, splits, seed=seed)
         remarks += [] if exact else [f"groups and duplicates prevent exact shares: {_about_shares(split_of, splits)}"]
-    remarks.append(_about_splits(split_of, splits, drawn.classes))
+    if several:
+        remarks += _about_labels([image.labels or () for image in kept], split_of, splits)
+    else:
+        remarks.append(_about_splits(split_of, splits, drawn.classes))
     if config.ratio is not None:
         remarks += _about_percentages(config.ratio, splits, named=config.names is not None)
     return SplitResult(
@@ -308,7 +323,9 @@ def _rows(
 ) -> list[ManifestRow]:
     """Return the manifest's rows of the images that are in a split, with the hashes of their content if these were used."""
     return [
-        ManifestRow(image.path, image.label, names[split], image.group, None, image.digest if digests else None)
+        ManifestRow(
+            image.path, image.label, names[split], image.group, None, image.digest if digests else None, image.labels
+        )
         for image, split in zip(images, split_of, strict=True)
         if split is not None
     ]
@@ -460,6 +477,66 @@ def _check_labels(images: Sequence[ImageFile]) -> None:
         raise CnnkitError(f"{bare[0]}{others} has no class, but other images have one; {remedy}")
 
 
+def _labels_of(image: ImageFile | ManifestRow) -> Sequence[str | None]:
+    """Return the labels of an image, or its class."""
+    return (image.label,) if image.labels is None else image.labels or (None,)
+
+
+def _label_name(image: ImageFile) -> str:
+    """Return the class or the labels of an image for messages."""
+    return name_of(image.label if image.labels is None else label_sets.joined(sorted(image.labels)) or None)
+
+
+def _check_several(images: Sequence[ImageFile], config: SplitConfig) -> None:
+    """Check that all images have lists of labels, and that the splits are given by shares.
+
+    Raises:
+        UsageError: --count is given.
+        CnnkitError: An image has no list of labels.
+    """
+    bare = next((image.path for image in images if image.labels is None), None)
+    if bare is not None:
+        raise CnnkitError(
+            f"{bare} has no list of labels, but other images have one (column labels); split them separately"
+        )
+    if config.count is not None:
+        raise UsageError(
+            f"--count {config.count} is a number of images of every class, and these images have several labels; use --ratio"
+        )
+
+
+def _about_labels(sets: Sequence[Sequence[str]], split_of: Sequence[int | None], splits: SplitShares) -> list[str]:
+    """Count the images of the splits, and warn of labels that are not in all of them."""
+    held = Counter(split_of)
+    counts = Counter((label, split) for labels, split in zip(sets, split_of, strict=True) for label in labels)
+    totals = Counter(label for labels in sets for label in labels)
+    numbers = range(len(splits.names))
+    lacking = [
+        f"{label} ({messages.count_images(totals[label])}) in {' and '.join(splits.names[split] for split in absent)}"
+        for label in sorted(totals)
+        if (absent := [split for split in numbers if not counts[label, split]])
+    ]
+    if lacking:
+        log.warning("no image of %s; too few images, or groups and duplicates", messages.shortened(lacking, _LABELS))
+    sizes = ", ".join(f"{name} {held[split]:,}" for split, name in enumerate(splits.names))
+    bare = sum(not labels for labels in sets)
+    worst = max(
+        (
+            (abs(float(counts[label, split] - share * totals[label])), label, split)
+            for label in sorted(totals)
+            for split, share in enumerate(splits.shares)
+        ),
+        default=None,
+    )
+    found = [f"{sizes} images with {'1 label' if len(totals) == 1 else f'{len(totals):,} labels'}"]
+    if bare:
+        found[0] += f", {messages.count_images(bare)} without any"
+    if worst is not None and worst[0] >= 1:
+        off, label, split = worst
+        found.append(f"shares of labels are exact to {off:.3g} images ({label} in {splits.names[split]})")
+    return found
+
+
 def _about_own_splits(images: Sequence[ImageFile]) -> list[str]:
     """Return a notice if the images were split already; their splits are ignored."""
     counts = Counter(image.split for image in images if image.split is not None)
@@ -484,8 +561,8 @@ def _about_names(images: Sequence[ImageFile], seen: Sequence[ExaminedFile]) -> l
 
 def _about_lost(images: Sequence[ImageFile], kept: Sequence[ImageFile]) -> list[str]:
     """Return a notice for each class of which no image can be used."""
-    counts = Counter(image.label for image in images)
-    lost = sorted(set(counts) - {image.label for image in kept}, key=name_of)
+    counts = Counter(label for image in images for label in _labels_of(image))
+    lost = sorted(set(counts) - {label for image in kept for label in _labels_of(image)}, key=name_of)
     return [
         f"class {name_of(label)} is lost: none of its {messages.count_images(counts[label])} can be used"
         for label in lost
@@ -556,9 +633,9 @@ def _about_sets(sets: Sequence[Sequence[int]]) -> str:
 def _warn_of_labels(images: Sequence[ImageFile], sets: Sequence[Sequence[int]], relation: str) -> None:
     torn = []
     for members in sets:
-        first_of = {images[member].label: images[member].path for member in reversed(members)}
+        first_of = {_label_name(images[member]): images[member].path for member in reversed(members)}
         if len(first_of) > 1:
-            torn.append([f"{path} ({name_of(label)})" for label, path in reversed(first_of.items())])
+            torn.append([f"{path} ({label})" for label, path in reversed(first_of.items())])
     for named in torn[:_NAMED]:
         log.warning("%s %s, but have different labels", " and ".join(named), relation)
     if len(torn) > _NAMED:

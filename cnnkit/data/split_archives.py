@@ -52,7 +52,10 @@ def write(
     def sample(image: int) -> tar_shards.Sample:
         row, name = rows[image], places[image].partition("/")[2]
         path = os.path.join(os.path.dirname(name), os.path.basename(row.path))
-        fields = {"path": path, "label": row.label, "split": row.split, "group": row.group}
+        fields: dict[str, object] = {"path": path, "label": row.label, "split": row.split, "group": row.group}
+        if row.labels is not None:
+            fields = {"labels" if name == "label" else name: value for name, value in fields.items()}
+            fields["labels"] = list(row.labels)
         return tar_shards.Sample(partial(files.open_regular, row.path), fields)
 
     tar_shards.write(folder, places, sample, labels=[row.label for row in rows], made=made, progress=progress)

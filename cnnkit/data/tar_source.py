@@ -22,7 +22,7 @@ from cnnkit import files, messages
 from cnnkit.choices import FolderReading
 from cnnkit.data import folder_search, split_names
 from cnnkit.errors import UsageError
-from cnnkit.formats import image_formats
+from cnnkit.formats import image_formats, label_sets
 from cnnkit.tar_archives import TarIndex
 
 #: Maximum number of archives that a pattern stands for.
@@ -72,12 +72,16 @@ def _choices(group: str) -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True)
 class TarImage:
-    """An image in an archive, with its label, split and group as written; None where there is none."""
+    """An image in an archive, with its label, split and group as written; None where there is none.
+
+    `labels` are those of an archive of cnnkit's with several labels for each image, separated as in a manifest.
+    """
 
     path: str
     label: str | None
     split: str | None
     group: str | None
+    labels: str | None = None
 
 
 @dataclass(slots=True)
@@ -171,7 +175,7 @@ def read(
             split = fields.get("split") or (first if in_split else own)
             if layout.splits and below and not in_split and not archive.labelled:
                 continue  # a folder next to those of the splits is ignored, as in a folder; the layout's remark names it
-            found.images.append(TarImage(f"{path}/{name}", label, split, fields.get("group")))
+            found.images.append(TarImage(f"{path}/{name}", label, split, fields.get("group"), fields.get("labels")))
     if root and not all(archive.labelled for archive in read):
         found.remarks.append(f"{where}: all images are in {root}, whose folders are read")
     if followed := [archive.index.path for archive in read if archive.index.continues]:
@@ -282,7 +286,7 @@ def _read_fields(archive: _Archive, names: list[str], doubts: _Doubts) -> None:
             doubts.note("conflict", f"{path}/{sample}")
         elif sample in numbers and text.lstrip("0") != numbers[sample].lstrip("0"):
             doubts.note("numbers", f"{path}/{sample}")
-    archive.labelled = any("label" in fields for fields in archive.fields.values())
+    archive.labelled = any("label" in fields or "labels" in fields for fields in archive.fields.values())
 
 
 def _text(content: bytes) -> str | None:
@@ -315,6 +319,9 @@ def _words(read: Mapping[str, object]) -> dict[str, str | None]:
     label = _written_label(read)
     usable = {"label", "class"} & read.keys() and (label is None or _word(label) is not None)
     labels = {"label": _word(label)} if usable else {}
+    several = read.get("labels")
+    if "path" in read and not {"label", "class"} & read.keys() and isinstance(several, list):  # written by cnnkit
+        labels = {"labels": label_sets.joined(filter(None, map(_word, several)))}
     return {**labels, "split": _word(read.get("split")), "group": _word(read.get("group"))}
 
 

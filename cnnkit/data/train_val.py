@@ -160,6 +160,11 @@ class TrainValImages:
     val: tuple[ImageFile, ...]
     classes: tuple[str, ...]
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether images have several labels."""
+        return any(image.labels is not None for image in self.train)
+
 
 def find(
     sources: Sequence[str],
@@ -199,6 +204,7 @@ def find(
     if len(classes) < 2:
         raise CnnkitError(f"only one class, {classes[0]}; training needs at least two")
     if val_images:
+        _classes([*train[:1], *val_images[:1]], f"{TRAIN} and {VAL}")  # both with several labels, or both with one
         check_classes(classes, _classes(val_images, VAL), split=hold_out or VAL)
     for images in (train, val_images):
         check_listed_once(images)
@@ -388,6 +394,17 @@ def _refuse_empty(search: SearchLog, *, below: str | None = None) -> None:
 
 
 def _classes(images: Iterable[ImageFile], split: str) -> tuple[str, ...]:
+    images = list(images)
+    several = {image.labels is not None: image.path for image in images}
+    if len(several) > 1:
+        raise CnnkitError(
+            f"{several[True]} is in a manifest with a column labels, {several[False]} is not; training needs one kind of label"
+        )
+    if True in several:
+        named = in_order(label for image in images for label in image.labels or ())
+        if not named:
+            raise CnnkitError(f"no {split} image has a label; the column labels of its manifest is empty")
+        return named
     labels = set()
     for image in images:
         if image.label is None:

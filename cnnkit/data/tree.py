@@ -76,7 +76,7 @@ def finish_moves(
 def _finish_moves(
     folder: Path, name: str, *, named: Callable[[], Iterable[str]] | None = None, progress: Progress
 ) -> list[ManifestRow]:
-    lines = list(tsv.load(folder / _MOVES, required=_COLUMNS))
+    lines = list(tsv.load(folder / _MOVES, required=[column for column in _COLUMNS if column != "label"]))
     rows = [manifest.row(line, str(folder / _MOVES)) for line in lines]
     _check_places(folder, [row.path for row in rows], listed=folder / _MOVES)
     if (folder / name).is_symlink():
@@ -138,17 +138,16 @@ def record_moves(folder: Path, moves: Iterable[tuple[str, ManifestRow]]) -> None
         moves: For each image its path relative to the current folder, and its row of the manifest, with the path relative to `folder`.
     """
     moves = list(moves)
-    digests = [column for column in manifest.columns([row for _, row in moves]) if column in manifest.DIGEST_COLUMNS]
+    needed = manifest.columns([row for _, row in moves])
+    digests = [column for column in needed if column in manifest.DIGEST_COLUMNS]
+    columns = ["labels" if column == "label" and "labels" in needed else column for column in _COLUMNS[1:]]
     lines = [
-        [
-            manifest.seen_from(folder, path),
-            *(manifest.field(row, column) for column in ("path", "label", "split", "group", *digests)),
-        ]
+        [manifest.seen_from(folder, path), *(manifest.field(row, column) for column in (*columns, *digests))]
         for path, row in moves
     ]
     if os.path.lexists(folder / _MOVES):
         raise CnnkitError(f"{folder / _MOVES} already exists; remove it or choose another folder")
-    tsv.save(folder / _MOVES, [*_COLUMNS, *digests], lines)
+    tsv.save(folder / _MOVES, [_COLUMNS[0], *columns, *digests], lines)
     _sync(folder)
 
 
@@ -259,7 +258,7 @@ def write(
                 manifest.save(folder / SPLIT_MANIFEST, listed, columns=manifest.columns(listed))
                 return listed
             listed = [
-                ManifestRow(place, row.label, row.split, row.group, digest=row.digest)
+                ManifestRow(place, row.label, row.split, row.group, digest=row.digest, labels=row.labels)
                 for place, row in zip(places, rows, strict=True)
             ]
             targets = [(row.path, place) for row, place in zip(rows, listed, strict=True)]

@@ -41,7 +41,7 @@ from cnnkit.data.augment import AugmentParams
 from cnnkit.data.augment_plan import AugmentPlan, PlannedCopy
 from cnnkit.data.config import AugmentConfig
 from cnnkit.data.decode import Original
-from cnnkit.data.source import ImageFile
+from cnnkit.data.source import ImageFile, with_label_lists
 from cnnkit.engine.resample import augment
 from cnnkit.engine.torch_device import threads
 from cnnkit.errors import BadImageError, CnnkitError
@@ -107,10 +107,10 @@ def write(
     """
     folder, started, callbacks = Path(folder), time.perf_counter(), callbacks or Callbacks()
     plan, jobs, shard = AugmentPlan.of(config), config.jobs, shards.of(config.shard)
-    images = augment_plan.checked(images, force=config.force)
+    images, several = with_label_lists(augment_plan.checked(images, force=config.force))
     check(images, folder, force=config.force)
     replaceable = atomic_folder.earlier(folder, force=config.force)
-    place = augment_plan.placing(images)
+    place, columns = augment_plan.placing(images), augment_plan.columns(plan.augmentation, several_labels=several)
     if shard is not None:
         images = list(images)
     labels = {image.label for image in images} if isinstance(images, Sequence) else set()
@@ -132,7 +132,7 @@ def write(
             augment_archives.archived(
                 workshop, per=config.per_tar, shard=shard, labels=labels, earlier=earlier
             ) as archived,
-            tsv.Writer(workshop / atomic_folder.COPIES_MANIFEST, augment_plan.columns(plan.augmentation)) as listed,
+            tsv.Writer(workshop / atomic_folder.COPIES_MANIFEST, columns) as listed,
         ):
             ready = reader.read(images, partial(_make, plan=plan), jobs=jobs, ahead=2 * (jobs or reader.usable_cores()))
             for done, (image, made) in enumerate(ready, start=1):

@@ -9,7 +9,13 @@ from cnnkit.choices import Pool
 from cnnkit.errors import CnnkitError
 from cnnkit.nets import build, classifier, whitening
 from cnnkit.nets.build import Network
-from cnnkit.nets.classifier import Classifier, ColumnEncoding, class_logits, joined
+from cnnkit.nets.classifier import Classifier, ColumnEncoding, class_logits, class_probabilities, joined
+
+#: Output of a network with several labels per image: whether each class is a label.
+PREDICTED = "predicted"
+
+#: Weight of such a network: the thresholds of the classes.
+THRESHOLDS = "thresholds"
 
 
 class ClassifierOutputs(nn.Module):
@@ -47,7 +53,7 @@ class ClassifierOutputs(nn.Module):
             self._whitens = _whiten_in_float32(self.classifier.base, like=classifier.base)
         self.normalised, self.wants_features, self.wants_cam, self.half_inside = normalised, features, cam, half
         self.names = [
-            *("probabilities", "logits"),
+            *label_names(classifier.thresholds),
             *(
                 name
                 for name, used in (("features", features), ("cam", cam), ("box", classifier.box is not None))
@@ -64,8 +70,8 @@ class ClassifierOutputs(nn.Module):
         inputs = images if self.normalised else network.normalise(images)
         maps = network.base(inputs.half() if self.half_inside and not self._whitens else inputs)
         features = network.pool(maps)
-        logits = class_logits(network.head(joined(features, network.columns, columns)).float())
-        outputs = [logits.softmax(1), logits]
+        logits = network.head(joined(features, network.columns, columns)).float()
+        outputs = [*label_outputs(logits, network.thresholds)]
         box = [] if network.box is None else [network.box(maps).float()]
         if self.wants_features:
             outputs.append(features.float())
@@ -95,18 +101,40 @@ def _whiten_in_float32(backbone: nn.Module, *, like: nn.Module) -> bool:
 
 
 class HeadOutputs(nn.Module):
-    """Only the head: features and possibly columns in, probabilities and logits out."""
+    """Only the head: features and possibly columns in, probabilities and logits out, and whether each class is a label."""
 
-    names: tuple[str, ...] = ("probabilities", "logits")
+    thresholds: Tensor | None
 
-    def __init__(self, head: Network, columns: ColumnEncoding | None = None) -> None:
+    def __init__(
+        self, head: Network, columns: ColumnEncoding | None = None, *, thresholds: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.head, self.columns = head, columns
+        self.register_buffer("thresholds", thresholds, persistent=False)
+        self.names = label_names(thresholds)
 
     def forward(self, features: Tensor, columns: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return probabilities and logits."""
-        logits = class_logits(self.head(joined(features, self.columns, columns)))
+        """Return the outputs in the order of `names`."""
+        return label_outputs(self.head(joined(features, self.columns, columns)), self.thresholds)
+
+
+def label_names(thresholds: Tensor | None) -> tuple[str, ...]:
+    """Return the names of what `label_outputs` returns."""
+    return ("probabilities", "logits") if thresholds is None else ("probabilities", "logits", PREDICTED)
+
+
+def label_outputs(logits: Tensor, thresholds: Tensor | None) -> tuple[Tensor, ...]:
+    """Compute probabilities and logits of all classes from what a head returns.
+
+    Args:
+        logits: (N, classes), or (N, 1) where a single sigmoid decides between two classes.
+        thresholds: For several labels per image, (classes,): then also return whether each class is a label, bool (N, classes).
+    """
+    if thresholds is None:
+        logits = class_logits(logits)
         return logits.softmax(1), logits
+    probabilities = class_probabilities(logits, multi_label=True)
+    return probabilities, logits, probabilities >= thresholds
 
 
 def _check_maps(classifier: Classifier) -> None:

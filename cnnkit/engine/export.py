@@ -20,7 +20,7 @@ from cnnkit.choices import ColumnKind, ExportInput
 from cnnkit.data import preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import device_errors, exporter, torch_device
-from cnnkit.engine.classifier_outputs import ClassifierOutputs, HeadOutputs, changes_nothing
+from cnnkit.engine.classifier_outputs import PREDICTED, THRESHOLDS, ClassifierOutputs, HeadOutputs, changes_nothing
 from cnnkit.engine.config import ExportConfig, check_backbone_weights, is_network_name
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
@@ -90,7 +90,10 @@ def joined_to_onnx(
     whole = exporter.join(
         exporter.graph(extractor, example, opset=opset, free=BATCH_AXIS),
         exporter.graph(
-            HeadOutputs(network.head, network.columns).eval(), features, *columns, opset=opset, free=BATCH_AXIS
+            HeadOutputs(network.head, network.columns, thresholds=network.thresholds).eval(),
+            *(features, *columns),
+            opset=opset,
+            free=BATCH_AXIS,
         ),
     )
     del whole.graph.outputs[len(outputs) :]
@@ -108,6 +111,9 @@ def _finished(
     """Name inputs and outputs and check the operator set."""
     for value, name in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
+    for value in list(model.graph.initializers.values()) if PREDICTED in outputs else ():
+        if value.name is not None and value.name.rpartition(".")[2] == THRESHOLDS:
+            value.name = THRESHOLDS
     proto: ModelProto = onnx_ir.to_proto(model)
     (written,) = {item.version for item in proto.opset_import if not item.domain}
     if opset not in (None, written):  # if the conversion fails, the exporter keeps its own choice
@@ -194,6 +200,8 @@ def compare(
         expected = [output.numpy() for output in (result if isinstance(result, tuple) else (result,))]
         found = session.run(dict(zip(session.inputs, inputs, strict=True)))
         for place, (wanted, got) in enumerate(zip(expected, found, strict=True)):
+            if wanted.dtype == np.bool_:  # follows from the first output, except next to a threshold
+                continue
             scale = max(1.0, float(np.abs(wanted).max(initial=0.0))) if place else 1.0
             difference = float(np.abs(wanted - got).max(initial=0.0)) / scale
             largest = max(largest, difference if np.isfinite(difference) else float("inf"))
@@ -293,7 +301,7 @@ class HeadExport:
 
     def __init__(self, network: Classifier, columns: Sequence[InputColumn] | None = None) -> None:
         self.network, self.columns = network, columns
-        self.module = HeadOutputs(network.head, network.columns).eval()
+        self.module = HeadOutputs(network.head, network.columns, thresholds=network.thresholds).eval()
         self.reference: nn.Module = self.module
         extractor = classifier.Extractor(network.base, preprocess=network.preprocess, pool=network.pool.pool).eval()
         self.shape = classifier.feature_shape(extractor, network.preprocess)
@@ -440,6 +448,8 @@ def compared(
         )
     if network.box is not None:
         _check_box(name, config)
+    if config.int8:
+        header.refuse_several_labels(name, "the accuracy of int8 is measured on one; drop --int8, or give --fp16")
     if header.columns is not None:
         _check_columns(config, header.columns, name=name)
     made = HeadExport(network, header.columns) if config.head_only else WholeExport(network, config, header.columns)

@@ -236,6 +236,13 @@ class OnnxClassifier:
         return self._outputs.logits is not None
 
     @property
+    def thresholds(self) -> NDArray[np.float32] | None:
+        """With several labels per image: the probability from which on each class is a label, (classes,)."""
+        if self.header is None or not self.header.multi_label:
+            return None
+        return np.array(self.header.label_thresholds, dtype=np.float32)
+
+    @property
     def gives_box(self) -> bool:
         """Whether the network has an output of boxes."""
         return self._outputs.box is not None

@@ -24,17 +24,33 @@ HIGHER_IS_BETTER = (
     "coverage_low",
     "coverage_high",
     "single",
+    "mAP",
+    "f1_micro",
+    "f1_macro",
+    "precision_micro",
+    "precision_macro",
+    "recall_micro",
+    "recall_macro",
+    "subset_accuracy",
+    "average_precision:CLASS",
     "precision:CLASS",
     "recall:CLASS",
     "f1:CLASS",
     "support:CLASS",
     "coverage:CLASS",
 )
-LOWER_IS_BETTER = ("log_loss", "ece", "set_size")
+LOWER_IS_BETTER = ("log_loss", "ece", "set_size", "hamming_loss")
 
 _OF_SETS = ("coverage", "coverage_low", "coverage_high", "single", "set_size", "coverage:CLASS")
 
-_UP_TO_ONE = frozenset(HIGHER_IS_BETTER) - {"n", "predicted", "boxes", "support:CLASS"} | {"ece"}
+#: Measures of predictions of several labels per image, and of boxes.
+_SEVERAL = frozenset(
+    {"mAP", "f1_micro", "f1_macro", "precision_micro", "precision_macro", "recall_micro", "recall_macro"}
+    | {"subset_accuracy", "hamming_loss"}
+)
+_BOXES = frozenset({"iou", "iou_50", "iou_50_low", "iou_50_high", "boxes"})
+
+_UP_TO_ONE = frozenset(HIGHER_IS_BETTER) - {"n", "predicted", "boxes", "support:CLASS"} | {"ece", "hamming_loss"}
 
 
 def parse(words: Iterable[str], *, option: str, lower_is_better: bool = False) -> dict[str, float]:
@@ -83,6 +99,11 @@ def check(measures: Mapping[str, float | None], bounds: Mapping[str, float]) -> 
                 raise UsageError(
                     f"no {name} without answer sets; it needs the column set_size, which cnn-predict --sets prints"
                 )
+            several = "mAP" in measures
+            if not several and (name in _SEVERAL or name.startswith("average_precision:")):
+                raise UsageError(f"no {name} with one label per image; it needs predictions of a multi-label model")
+            if ":" not in name and name not in _BOXES:
+                raise UsageError(_unknown(name, [other for other in measures if ":" not in other]))
             if name in HIGHER_IS_BETTER:
                 raise UsageError(
                     f"no {name} without boxes; it needs the column box in the predictions of a network of cnn-train --predict-box, and "

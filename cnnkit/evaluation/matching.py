@@ -39,6 +39,8 @@ class LabelledImage(Protocol):
     def split(self) -> str | None: ...
     @property
     def group(self) -> str | None: ...
+    @property
+    def labels(self) -> tuple[str, ...] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +163,20 @@ class Truth:
         self._boxes: dict[str, Box] = {}  # once they are compared, by the path of the whole image
         for image in images:
             self._add(image, image.path)
-        if not any(image.label for image in self.images.values()):
+        if not any(image.label or image.labels for image in self.images.values()):
             raise CnnkitError(
-                f"{name}: no labels; the truth is a manifest with a column label, or a folder of class folders"
+                f"{name}: no labels; the truth is a manifest with a column label (or labels), or a folder of class folders"
             )
 
     def _add(self, image: LabelledImage, path: str) -> str:
         """Add an image under a path, and return the real path."""
         resolved = self._real.of(path)
         known = self.images.setdefault(self._paths.setdefault(resolved, resolved), image)
-        if known.label != image.label:
-            raise CnnkitError(
-                f'{self.name}: {path} has two labels: "{image.label or ""}", and "{known.label or ""}" as {known.path}'
-            )
+        if known is image:
+            return resolved
+        if known.label != image.label or {*(known.labels or ())} != {*(image.labels or ())}:
+            one, other = (";".join(each.labels or ()) or each.label or "" for each in (image, known))
+            raise CnnkitError(f'{self.name}: {path} has two labels: "{one}", and "{other}" as {known.path}')
         return resolved
 
     def take_whole_images(self) -> None:
@@ -211,6 +214,25 @@ class Truth:
     def labels(self) -> set[str]:
         """All labels that occur."""
         return {image.label for image in self.images.values() if image.label}
+
+    def labels_of(self, resolved: str) -> tuple[str, ...] | None:
+        """Look up all labels of an image, of a manifest with several or with one; None if nothing is known of it."""
+        image = self.images.get(resolved)
+        if image is None or image.labels is not None:
+            return None if image is None else image.labels
+        return None if image.label is None else (image.label,)
+
+    def check_single(self) -> None:
+        """Check that images have one label each.
+
+        Raises:
+            CnnkitError: They have lists of labels.
+        """
+        if not self.labels and any(image.labels for image in self.images.values()):
+            raise CnnkitError(
+                f"{self.name} has several labels per image (column labels), and the predictions have one; "
+                "predict with a multi-label model, or give a truth with a column label"
+            )
 
     def resolve(self, path: str) -> str:
         """Return the real path of an image; of one written without extension, that of the only listed image of this name."""
@@ -391,6 +413,8 @@ def match_each(
         CnnkitError: A prediction without a true label, a duplicate, an image without a prediction, or a label that is not a class.
     """
     tables = list(tables)
+    if isinstance(truth, Truth):
+        truth.check_single()
     if isinstance(truth, Truth) and any(predictions.boxes is not None for predictions, _ in tables):
         truth.take_whole_images()
     collected = [(_collect(predictions, truth, name=name), name) for predictions, name in tables]

@@ -248,7 +248,7 @@ def read(
     parsed = ((prediction_columns.read(lines, name=name), name) for lines, name in files)
     matched, missing = match_each(parsed, truth, classes=classes)
     if missing and isinstance(truth, Truth):
-        message = _about_missing(missing, truth)
+        message = about_missing(missing, truth)
         if complete:
             raise CnnkitError(message)
         log.info(message)
@@ -336,7 +336,7 @@ def _of_sets(predictions: MatchedPredictions) -> dict[str, Any]:
     }
 
 
-def _about_missing(missing: Sequence[LabelledImage], truth: Truth) -> str:
+def about_missing(missing: Sequence[LabelledImage], truth: Truth) -> str:
     """Report how many images of the truth have no prediction, and whether whole splits were left out."""
     total = Counter(image.split for image in truth.images.values())
     gone = Counter(image.split for image in missing)

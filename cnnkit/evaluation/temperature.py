@@ -230,6 +230,10 @@ def _load(model: Path) -> "OnnxModel":
     from cnnkit.formats import onnx_model  # here: slow to import, and needed only with a network
 
     network = onnx_model.load(model)
+    if network.header is not None:
+        network.header.refuse_several_labels(
+            str(model), "a temperature is fitted to one; its thresholds are chosen by training"
+        )
     onnx_model.tempered(network, 1.0, name=str(model))
     return network
 

@@ -91,6 +91,10 @@ def open_model(model: str, options: AttackOptions, network: NetworkOptions, *, d
     """
     graph, classes = load_network.differentiable(model, network, device=device)
     labels.note_assumed(graph.name, network.weights, classes)
+    if graph.multi_label:
+        raise UsageError(
+            f"{model} predicts several labels per image, and an attack needs the one class of each; give another model"
+        )
     if len(classes) < 2:
         raise UsageError(
             f"{model}: the classes of the network are unknown, or only one; nothing can be mistaken for another"

@@ -16,7 +16,7 @@ from cnnkit.engine import rows, torch_device
 from cnnkit.errors import UsageError
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.nets import layer_graph, subgraph
-from cnnkit.nets.classifier import class_logits
+from cnnkit.nets.classifier import class_probabilities
 from cnnkit.nets.layer_graph import GraphLayer, LayerGraph
 
 #: Gradients that differ by no more than this share of the largest count as equal.
@@ -78,7 +78,7 @@ class TorchCam:
         """Compute the probability of every class, (N, H, W, 3) -> (N, classes)."""
         with self.running(), torch.no_grad():
             logits = self.network.module(self.network.normalise(torch.tensor(images, device=self._device)))
-            return class_logits(logits).softmax(1).cpu().numpy()
+            return class_probabilities(logits, multi_label=self.network.multi_label).cpu().numpy()
 
     def forward(self, images: NDArray[np.uint8]) -> "TorchForwardPass":
         """Run the network forward, (N, H, W, 3)."""
@@ -90,7 +90,7 @@ class TorchCam:
             with torch.enable_grad():
                 # A copy, since the next layer may work in place
                 logits = self._after(leaf.clone(), *others)
-        probabilities: NDArray[np.float32] = class_logits(logits.detach()).softmax(1).cpu().numpy()
+        probabilities = class_probabilities(logits.detach(), multi_label=self.network.multi_label).cpu().numpy()
         return TorchForwardPass(self, TorchLayerPass(self, given, leaf, logits), probabilities)
 
     def _up_to_the_layer(self, images: Tensor) -> tuple[Tensor, ...]:

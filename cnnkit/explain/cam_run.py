@@ -312,6 +312,14 @@ class _ClassChooser:
                 number = self._number(word)
                 assert number is not None
                 chosen.append(number)
+            elif image.labels is not None:
+                there = {name: self._numbers.get(class_names.normal(name)) for name in image.labels}
+                chosen += [number for number in there.values() if number is not None]
+                others = [name for name, number in there.items() if number is None]
+                if others:
+                    missing = f"its label {others[0]} is not a class of the model"
+                elif not there:
+                    missing = "none of the labels"
             elif (truth := self.truth(image)) is not None:
                 chosen.append(self._numbers[class_names.normal(truth)])
             else:

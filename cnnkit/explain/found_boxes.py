@@ -54,7 +54,8 @@ class FoundBoxes:
             found = Box.parse(record["box"])
             found = Box(found.x + left, found.y + top, found.width, found.height)
         path = image.path if found is None else box.of_path(whole, found)  # without evidence, all of the image
-        self.rows.append(ManifestRow(path, image.written or image.label, image.split, image.group, digest=image.digest))
+        label = image.written or image.label
+        self.rows.append(ManifestRow(path, label, image.split, image.group, digest=image.digest, labels=image.labels))
         self.scores.append(record["probability"])
         values = {} if self._columns is None else self._columns.listed(image.path)
         for name, column in self._kept.items():

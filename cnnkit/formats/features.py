@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 
 from cnnkit import files, messages
 from cnnkit.errors import CnnkitError, FormatError, UsageError
-from cnnkit.formats import atomic, manifest
+from cnnkit.formats import atomic, label_sets, manifest
 from cnnkit.formats.header import LONGEST, ArtefactKind, Header
 from cnnkit.formats.manifest import ManifestRow
 
-#: Columns of the `.tsv`, followed by `view` if images have several views.
+#: Columns of the `.tsv`, followed by `view` if images have several views. Images with several labels have `labels` in place of `label`.
 COLUMNS = ("path", "label", "split", "group")
 
 # The header of the .npy is written for this many rows, so that the actual number fits later.
@@ -68,6 +68,44 @@ class Features:
     def labels(self) -> list[str | None]:
         """The class of each row, None if unknown."""
         return [row.label for row in self.rows]
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether images have any number of labels, listed in `ManifestRow.labels`, instead of one."""
+        return has_several_labels(self.rows)
+
+    def label_matrix(self, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+        """Return the classes and a matrix (N, C): 1 where the image of the row has the label, else 0.
+
+        Args:
+            classes: The columns; by default all labels of the rows, sorted.
+
+        Raises:
+            CnnkitError: A row has no list of labels, or a label is not among `classes`.
+        """
+        lacking = next((row.path for row in self.rows if row.labels is None), None)
+        if lacking is not None:
+            raise CnnkitError(f"{lacking} has no list of labels; extract from a manifest with a column labels")
+        named = label_sets.classes(row.labels for row in self.rows) if classes is None else tuple(classes)
+        places = {label: place for place, label in enumerate(named)}
+        matrix = np.zeros((len(self.rows), len(named)), np.uint8)
+        for number, row in enumerate(self.rows):
+            for label in row.labels or ():
+                if label not in places:
+                    raise CnnkitError(f"{row.path} has the label {label}, which is not among the classes")
+                matrix[number, places[label]] = 1
+        return named, matrix
+
+
+def has_several_labels(rows: Iterable[ManifestRow]) -> bool:
+    """Return whether the images of rows have lists of labels."""
+    return any(row.labels is not None for row in rows)
+
+
+def columns_of(*, views: bool, several_labels: bool) -> tuple[str, ...]:
+    """Return the columns of the `.tsv` of features with augmented views, and of images with several labels."""
+    columns = tuple("labels" if several_labels and column == "label" else column for column in COLUMNS)
+    return (*columns, "view") if views else columns
 
 
 def sibling(path: Path, suffix: str) -> Path:
@@ -165,7 +203,7 @@ def save(path: str | Path, parts: Iterable[Features]) -> None:
     if one is None:
         raise UsageError(f"{path}: no features to write")
     _check(path, one)
-    columns = (*COLUMNS, "view") if one.header.has_views else COLUMNS
+    columns = columns_of(views=one.header.has_views, several_labels=one.multi_label)
     with FeatureWriter(
         path,
         shape=one.values.shape[1:],
@@ -239,7 +277,7 @@ class FeatureWriter:
             dtype: float32 or float16.
             header: Written last, with the labels of the rows as its classes.
             settings: Whatever else the values depend on, to the last bit; `resume` refuses other settings.
-            columns: Columns of the `.tsv`.
+            columns: Columns of the `.tsv`, as from `columns_of`.
             block: Rows per checksum, for `resume`.
             skip_unchanged: Leave earlier files alone, with their modification times, if all three have the same bytes.
 
@@ -450,6 +488,12 @@ class FeatureWriter:
     def write(self, values: NDArray[Any], rows: Sequence[ManifestRow]) -> None:
         """Add rows: values first, so that a listed image always has its values."""
         assert values.shape == (len(rows), *self.shape)
+        odd = next((row for row in rows if (row.labels is None) is ("labels" in self.columns)), None)
+        if odd is not None:
+            raise CnnkitError(
+                f"{odd.path} has {'one label or none' if odd.labels is None else 'a list of labels'}, and other images "
+                f"{'lists of labels' if odd.labels is None else 'one label or none'}; extract them to files of their own"
+            )
         with atomic.naming(self.path):
             start = 0
             while start < len(rows):
@@ -563,7 +607,7 @@ def _emptied(part: Path, *, output: Path) -> BinaryIO:
 
 
 def _labels(rows: Sequence[ManifestRow]) -> set[str]:
-    return {row.label for row in rows if row.label is not None}
+    return {row.label for row in rows if row.label is not None}.union(*(row.labels for row in rows if row.labels))
 
 
 def _encoded(header: Header) -> bytes:

@@ -172,6 +172,15 @@ class Header:
     columns: tuple[InputColumn, ...] | None = None  # the second input of a network
     sets: AnswerSets | None = None  # absent in files without answer sets
     novelty: Novelty | None = None  # absent in files without this output
+    multi_label: bool = False  # several labels per image: a sigmoid for each class in place of a softmax
+    thresholds: tuple[float, ...] | None = (
+        None  # with `multi_label`: the probability of each class from which on it is a label
+    )
+
+    @property
+    def label_thresholds(self) -> tuple[float, ...]:
+        """The probability from which on each class is a label of an image, for several labels per image; 0.5 where none was chosen."""
+        return self.thresholds or (0.5,) * len(self.classes or ())
 
     @property
     def has_views(self) -> bool:
@@ -196,6 +205,19 @@ class Header:
                 "train a head without --use"
             )
 
+    def refuse_several_labels(self, name: str, reason: str) -> None:
+        """Raise an error if the network gives an image several labels.
+
+        Args:
+            name: The file.
+            reason: What needs one label per image, with a remedy, for the message.
+
+        Raises:
+            UsageError: It does.
+        """
+        if self.multi_label:
+            raise UsageError(f"{name} predicts several labels per image, and {reason}")
+
     def to_json(self) -> str:
         """Return the record as one line of JSON; equal records give equal text."""
         record = asdict(self)
@@ -216,6 +238,10 @@ class Header:
             del record["sets"]
         if self.novelty is None:
             del record["novelty"]
+        if not self.multi_label:  # files without the fields have one label per image
+            del record["multi_label"]
+        if self.thresholds is None:
+            del record["thresholds"]
         return json.dumps({"cnnkit": VERSION, **record}, ensure_ascii=False)
 
     @classmethod
@@ -287,6 +313,8 @@ class Header:
             else tuple(InputColumn(**msgspec.structs.asdict(column)) for column in found.columns),
             sets=None if found.sets is None else AnswerSets(**msgspec.structs.asdict(found.sets)),
             novelty=None if found.novelty is None else Novelty(**msgspec.structs.asdict(found.novelty)),
+            multi_label=found.multi_label,
+            thresholds=found.thresholds,
         )
 
     def but(self, **changes: Any) -> Self:  # noqa: ANN401 - any field
@@ -308,6 +336,7 @@ _Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")]  # used as a file n
 _Value = Annotated[float, Meta(ge=-LARGEST_VALUE, le=LARGEST_VALUE)]
 _Deviation = Annotated[float, Meta(ge=0, le=LARGEST_VALUE)]
 _Category = Annotated[str, Meta(max_length=10_000)]  # an empty field is a category
+_Share = Annotated[float, Meta(ge=0, le=1)]
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
@@ -391,13 +420,17 @@ class _HeaderFile(msgspec.Struct):
     columns: Annotated[tuple[_ColumnFile, ...], Meta(min_length=1, max_length=1000)] | None = None
     sets: _AnswerSetsFile | None = None
     novelty: _NoveltyFile | None = None
+    multi_label: bool = False
+    thresholds: Annotated[tuple[_Share, ...], Meta(min_length=1)] | None = None
 
     def __post_init__(self) -> None:
-        """Raise an error for two classes with the same name."""
+        """Raise an error for two classes with the same name, or thresholds that are not those of the classes."""
         names = self.classes or ()
         if len(set(names)) < len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)
             raise ValueError(f"classes contains {_shown(twice)} twice")
+        if self.thresholds is not None and len(self.thresholds) != len(names):
+            raise ValueError(f"{len(self.thresholds)} thresholds for {len(names)} classes")
 
 
 _CHOICES: dict[str, type[StrEnum]] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnkit import messages
 from cnnkit.errors import FormatError
-from cnnkit.formats import table_columns
+from cnnkit.formats import label_sets, table_columns
 from cnnkit.formats.listed_paths import Backslashes
 from cnnkit.formats.table_columns import Aliases, Check
 
@@ -46,8 +46,10 @@ def rows(
             if check is not None:
                 check(renamed[keys])
         fields = {
-            column: _word(
-                value, f"{where}: {column}", needed=column in aliases and column != "box"
+            column: _labels(value, f"{where}: {column}")
+            if column == "labels" and column in aliases and "label" not in renamed[keys]
+            else _word(
+                value, f"{where}: {column}", needed=column in aliases and column not in ("box", "labels")
             )  # a list of four numbers
             for column, value in zip(renamed[keys], row.values(), strict=True)
         }
@@ -63,6 +65,20 @@ def _about_json(error: json.JSONDecodeError, text: str, name: str) -> str:
     if text.strip() == "{" or text.rstrip().endswith((",", ": {", ": [")):
         return f"an object over several lines; convert it to one object per line (JSON Lines): jq -c . {messages.shell_word(name)}"
     return "not a JSON object; expected one per line (JSON Lines)"
+
+
+def _labels(value: Any, where: str) -> str:  # noqa: ANN401 - any JSON value
+    """Return the labels of an image, a list or one text, as a field of the column `labels`.
+
+    Raises:
+        FormatError: One is not a name.
+    """
+    if not isinstance(value, list):
+        return _word(value, where, needed=True)
+    try:
+        return label_sets.joined(_word(label, f"{where}: a label", needed=True) for label in value)
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from error
 
 
 def _word(value: Any, where: str, *, needed: bool) -> str:  # noqa: ANN401 - any JSON value

@@ -3,24 +3,24 @@
     path	label	split	group
     cats/1.jpg	cat	train	litter-7
 
-Only `path` is required. A column `box` crops the image, which then has the path of a crop: see `box`. A column `sha256`, `sha512`,
-`sha1` or `md5` has the hash of each file's content in hexadecimal; further columns are ignored. Manifests are written as TSV; CSV, JSON
-Lines and lists of paths are also read. If there is a column `truth` next to `label`, as in the output of `cnn-eval --worst`, it is the
-label: the other one is a prediction.
+Only `path` is required. Images with several labels have a column `labels` in place of `label`: see `label_sets`. A column `box` crops the
+image, which then has the path of a crop: see `box`. A column `sha256`, `sha512`, `sha1` or `md5` has the hash of each file's content in
+hexadecimal; further columns are ignored. Manifests are written as TSV; CSV, JSON Lines and lists of paths are also read. If there is a
+column `truth` next to `label`, as in the output of `cnn-eval --worst`, it is the label: the other one is a prediction.
 """
 
 import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from cnnkit import files, messages
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.formats import atomic, box, listed_paths, table_columns, tables, tsv
+from cnnkit.formats import atomic, box, label_sets, listed_paths, table_columns, tables, tsv
 from cnnkit.formats.box import Box
 
 log = logging.getLogger("cnnkit")
@@ -38,10 +38,11 @@ DIGEST_COLUMNS = {"sha256": 32, "sha512": 64, "sha1": 20, "md5": 16}
 #: Names of the splits that are used once, after all choices.
 TEST_NAMES = table_columns.TEST_NAMES
 
-_WORDS = ("label", "split", "group", "truth")
+_WORDS = ("label", "labels", "split", "group", "truth")
 _ALIASES = {
     "path": table_columns.PATH_ALIASES,
     "label": table_columns.LABEL_ALIASES,
+    "labels": (),
     "split": SPLIT_COLUMNS[1:],
     "group": (),
     "truth": (),
@@ -55,6 +56,8 @@ _OTHER_BOXES = (
     ("x", "y", "w", "h"),
     ("xmin", "ymin", "xmax", "ymax"),
 )
+#: Columns of other programs with several labels, in lower case; they are not guessed, since their separators differ.
+_TAGS = frozenset({"tags", "keywords", "attributes", "categories", "classes"})
 _INDEX = re.compile(r"Unnamed: [0-9]+|view|rank")  # row numbers written by pandas, and columns written by cnnkit
 _COUNTED = re.compile("[0-9]{1,9}")
 
@@ -64,7 +67,8 @@ class ManifestRow:
     """One image of a manifest; `path` as written in the file, with the box of a crop.
 
     In features with several views of each image, `view` is the number of the view, 0 for the plain image; otherwise it is None.
-    `digest` is a hash of the file's content, with one of DIGEST_COLUMNS, which its length tells.
+    `digest` is a hash of the file's content, with one of DIGEST_COLUMNS, which its length tells. `labels` are those of a table with a
+    column `labels` in place of `label`, an empty tuple for none of them; None in any other table.
     """
 
     path: str
@@ -73,6 +77,7 @@ class ManifestRow:
     group: str | None = None
     view: int | None = None
     digest: bytes | None = None
+    labels: tuple[str, ...] | None = None
 
 
 def parse(
@@ -120,6 +125,7 @@ def _table(name: str, folder: str) -> dict[str, Any]:
 def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str, hashes: bool) -> Iterator[ManifestRow]:
     """Yield the rows of any manifest as `parse` does, but faster, and several thousand lines later; equal words are one object."""
     words: dict[str, str | None] = {"": None}
+    sets: dict[str, tuple[str, ...] | None] = {}
     digests = _Hashes(name)
     for block in tables.columns(lines, **_table(name, folder)):
         if "truth" in block:
@@ -137,9 +143,28 @@ def _parsed_by_column(lines: Iterable[bytes], *, name: str, folder: str, hashes:
         paths: Iterable[str] = block["path"]
         if "box" in block:
             paths = map(cropped, paths, block["box"], repeat(name))
-        yield from map(ManifestRow, paths, *columns, repeat(None), digests.of_block(block))
+        several: Iterable[tuple[str, ...] | None] = repeat(None)
+        if "labels" in block and "label" not in block:
+            sets.update((word, label_sets.parse(word)) for word in {*block["labels"]}.difference(sets))
+            several = map(sets.__getitem__, block["labels"])
+        yield from map(ManifestRow, paths, *columns, repeat(None), digests.of_block(block), several)
+    if sets and all(labels is None or len(labels) < 2 for labels in sets.values()):
+        _log_single_labels(name, [word for word in sets if word.strip()])
     if hashes:
         digests.report()
+
+
+def _log_single_labels(name: str, words: Sequence[str]) -> None:
+    """Log that no image of a column `labels` has several labels: they may be separated otherwise, or be classes."""
+    if not words:
+        return
+    odd = next((word for word in words if "," in word or "|" in word or " " in word.strip()), None)
+    log.info(
+        "%s: column labels: no image has several, as cat%sindoor%s; if each image has one class, rename the column to label",
+        name,
+        label_sets.SEPARATOR,
+        "" if odd is None else f', and "{messages.excerpt(odd)}" is one label',
+    )
 
 
 class _Hashes:
@@ -213,7 +238,8 @@ def row(fields: Mapping[str, str], name: str, *, views: bool = False, digests: _
     column = _digest_column(fields)
     digest = None if column is None else (digests or _Hashes(name)).of(fields[column], column, fields["path"])
     path = cropped(fields["path"], fields.get("box") or "", name)
-    return ManifestRow(path, label, split, group, int(view) if _COUNTED.fullmatch(view) else None, digest)
+    labels = label_sets.parse(fields["labels"]) if "labels" in fields and "label" not in fields else None
+    return ManifestRow(path, label, split, group, int(view) if _COUNTED.fullmatch(view) else None, digest, labels)
 
 
 def cropped(path: str, written: str, name: str) -> str:
@@ -241,7 +267,15 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
             f"{name}: predictions (columns {', '.join(columns[:8])}), not a manifest; evaluate them with cnn-eval, or "
             "keep only the columns path and label to use the predictions as labels"
         )
+    if "labels" in columns and ("label" in columns or "truth" in columns):
+        log.info(
+            "%s: column labels is not read, since column %s has the class; for several labels of an image, remove that one",
+            name,
+            "truth" if "truth" in columns else "label",
+        )
     lacking = [column for column in ("label", "split", "group") if column not in columns]
+    if "labels" in columns:
+        lacking = [column for column in lacking if column != "label"]
     unread = [
         column
         for column in columns
@@ -254,6 +288,13 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
             name,
             messages.excerpt(messages.shortened(unread, 8)),
         )
+        if tags := next((column for column in unread if column.lower() in _TAGS), None):
+            log.info(
+                "%s: if column %s has several labels of each image, rename it to labels, and separate them by %s",
+                name,
+                tags,
+                label_sets.SEPARATOR,
+            )
     if "box" not in columns:
         _log_other_boxes(unread, name)
     for column, near in meant.items():
@@ -338,7 +379,10 @@ def further_columns(path: str | Path) -> tuple[str, ...]:
         OSError: It cannot be read.
     """
     row = next(iter(tables.load(path, required=["path"], aliases=_ALIASES)), {})
-    return tuple(name for name in row if name not in {*_ALIASES, *DIGEST_COLUMNS} and not _INDEX.fullmatch(name))
+    known = {*_ALIASES, *DIGEST_COLUMNS}
+    if "label" in row or "truth" in row:
+        known.discard("labels")  # not read then
+    return tuple(name for name in row if name not in known and not _INDEX.fullmatch(name))
 
 
 def is_manifest(path: str | Path) -> bool:
@@ -365,6 +409,8 @@ def field(row: ManifestRow, column: str) -> str | None:
     if column in DIGEST_COLUMNS:
         known = row.digest is not None and len(row.digest) == DIGEST_COLUMNS[column]
         return row.digest.hex() if known and row.digest is not None else None
+    if column == "labels":
+        return None if row.labels is None else label_sets.joined(row.labels)
     value = getattr(row, column)
     return None if value is None else str(value)
 
@@ -394,12 +440,16 @@ def check_name(path: Path, *, option: str) -> None:
 
 
 def columns(rows: Collection[ManifestRow]) -> tuple[str, ...]:
-    """Return the columns that rows need; `group`, `box`, and hashes of the content, only if a row has one."""
+    """Return the columns that rows need; `group`, `box`, and hashes of the content, only if a row has one.
+
+    Rows with several labels have `labels` in place of `label`.
+    """
+    named = "label" if all(row.labels is None for row in rows) else "labels"
     grouped = any(row.group is not None for row in rows)
     lengths = {len(row.digest) for row in rows if row.digest is not None}
     digests = [column for column, length in DIGEST_COLUMNS.items() if length in lengths]
     crops = ["box"] if box.any_crop(row.path for row in rows) else []
-    return ("path", "label", "split", *(["group"] if grouped else []), *crops, *digests)
+    return ("path", named, "split", *(["group"] if grouped else []), *crops, *digests)
 
 
 def moved(rows: Iterable[ManifestRow], folder: str | Path) -> Iterator[ManifestRow]:
@@ -416,7 +466,7 @@ def moved(rows: Iterable[ManifestRow], folder: str | Path) -> Iterator[ManifestR
         return above[below] + name
 
     for row in rows:
-        yield ManifestRow(place(row.path), row.label, row.split, row.group, row.view, row.digest)
+        yield replace(row, path=place(row.path))
 
 
 def seen_here(folder: str, path: str) -> str:

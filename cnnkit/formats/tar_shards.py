@@ -4,6 +4,8 @@
     cat/1.cls     the number of its label among all labels, sorted, from 0; none without a label
     cat/1.json    {"path": "cat/1.jpg", "label": "cat", "split": "train", "group": null}
 
+Images with several labels have no `.cls`, and in the `.json` a list `labels` in place of `label`.
+
 The same images give the same bytes: files have no time and no owner.
 
 Programs that read archives in sequence shuffle the images within a small buffer at most. The images of a split are therefore in an order
@@ -176,7 +178,7 @@ def _write(path: Path, samples: Iterable[tuple[str, Sample]], classes: Mapping[s
 
 
 def _described(fields: Mapping[str, object], classes: Mapping[str, int]) -> Sequence[tuple[str, bytes]]:
-    label = fields["label"]
+    label = fields.get("label")
     text = json.dumps(fields, ensure_ascii=True).encode()
     return [*([("cls", str(classes[label]).encode())] if isinstance(label, str) else []), ("json", text)]
 

@@ -94,14 +94,24 @@ class PredictConfig(BulkConfig):
     `views` includes the unchanged image; `seed` is the seed of drawn views.
     """
 
-    top: str = option("1", "Print the K most probable classes of each image, or all.", metavar="K|all")
+    top: str = option(
+        "1",
+        "Print the K most probable classes of each image, or all. [default: 1; with several labels per image: its labels]",
+        metavar="K|all",
+    )
     vote: Vote = option(
         Vote.SOFT,
         "How to combine several models or views. soft: mean of the probabilities. hard: majority of the predicted classes; "
-        "the probability is the share of votes, and the mean breaks ties.",
+        "the probability is the share of votes, and the mean breaks ties. With several labels per image, a label is voted for from its "
+        "threshold on, and printed from half of the votes on.",
     )
     min_probability: float = option(
-        0.0, "Print ? instead of a label below this probability.", minimum=0.0, maximum=1.0, metavar="P"
+        0.0,
+        "Print ? instead of a label below this probability. With several labels per image: print those from it on, not from the model's "
+        "thresholds on.",
+        minimum=0.0,
+        maximum=1.0,
+        metavar="P",
     )
     reject: bool = option(
         False,
@@ -112,10 +122,10 @@ class PredictConfig(BulkConfig):
         "Print the classes in the answer set of each image, of a model of cnn-calibrate --sets, and their number in a column set_size; "
         "with --top K or all, at least as many.",
     )
-    logits: bool = option(False, "Add a column logit, the value before the softmax.")
+    logits: bool = option(False, "Add a column logit, the value before the softmax or sigmoid.")
     labels_only: bool = option(
         False,
-        "Print only the label, one line per image; the line of a skipped image is empty.",
+        "Print only the label, one line per image; the line of a skipped image is empty. Several labels are separated by semicolons.",
     )
     columns: Path | None = option(
         None,
@@ -191,6 +201,10 @@ class PredictConfig(BulkConfig):
         if not re.fullmatch("[0-9]{1,9}", self.top) or not int(self.top):
             raise UsageError(f'--top "{self.top}": give a number of 1 or more, or all')
         return int(self.top)
+
+    def most_labels(self, classes: int) -> int | None:
+        """Return the number of classes to print of a network with several labels per image, if `top` is given; else None."""
+        return (self.most or classes) if given(self, names=("top",)) else None
 
     @property
     def needs_torch_views(self) -> bool:

@@ -153,6 +153,11 @@ class Ensemble:
             raise UsageError(f"{first.name} has probabilities and no logits; drop --logits")
         if len(self.models) > 1 and (boxed := next((model.name for model in self.models if model.gives_box), None)):
             raise UsageError(f"{boxed} predicts boxes, which cannot vote; give that model alone")
+        kinds = {model.thresholds is None: model.name for model in self.models}
+        if len(kinds) > 1:
+            raise CnnkitError(
+                f"{kinds[False]} predicts several labels per image and {kinds[True]} one; they cannot vote, give one of them"
+            )
         self.classes, self._logits = first.classes, logits
         self.gives_novelty = first.gives_novelty and len(self.models) == 1
         if not self.gives_novelty and any(model.gives_novelty for model in self.models):
@@ -161,6 +166,16 @@ class Ensemble:
             class_order(model.classes, first.classes, name=model.name, reference_name=first.name)
             for model in self.models
         ]
+
+    @property
+    def thresholds(self) -> list[NDArray[np.float32]] | None:
+        """With several labels per image: the thresholds of each model, (classes,), in the order of `classes`."""
+        found = [model.thresholds for model in self.models]
+        return [
+            each if order is None else each[order]
+            for each, order in zip(found, self._orders, strict=True)
+            if each is not None
+        ] or None
 
     @property
     def gives_box(self) -> bool:

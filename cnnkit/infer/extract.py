@@ -17,7 +17,7 @@ from cnnkit.callbacks import Callbacks, Skip
 from cnnkit.choices import Engine, Precision
 from cnnkit.data import augment_notation, preprocessing, shards, split_names
 from cnnkit.data.shards import Shard
-from cnnkit.data.source import ImageFile
+from cnnkit.data.source import ImageFile, with_label_lists
 from cnnkit.engine import device as devices
 from cnnkit.engine import onnx_backbone, runner
 from cnnkit.engine.config import BackboneSpec
@@ -96,6 +96,7 @@ def extract(
         images = list(images)
     backbone = _open_backbone(spec, config)
     batch = _batch_size(config.batch_on(backbone.device), images, views)
+    images, several = with_label_lists(images)
     record, first = None, 0
     if shard is not None:
         assert isinstance(images, list)
@@ -109,7 +110,7 @@ def extract(
         before = images[: shard.bounds(len(images))[0]]
         first = (len(before) if views is None else sum(len(views.of(image)) for image in before)) % batch
         images = shards.share(images, shard)
-    writer = _writer(output, backbone, config, batch=batch, views=views, record=record)
+    writer = _writer(output, backbone, config, batch=batch, views=views, record=record, several=several)
     if views is not None and isinstance(images, Sequence):
         _log_plain_splits(images)
     started = time.perf_counter()
@@ -123,7 +124,7 @@ def extract(
         assert isinstance(images, list)
         invariant = batch == 1 or _is_batch_invariant(backbone, batch)
         update = Update.begin(writer, images, jobs=config.jobs, usable=invariant)
-    labels = {row.label for row in done}
+    labels = {label for row in done for label in _labels(row)}
     skipped = 0
 
     def count(path: str, reason: str) -> None:
@@ -160,7 +161,7 @@ def extract(
         for image, (values, *_) in runner.usable(results, count):
             rows = rows_of(image, output.parent, views)
             writer.write(values, rows[-len(values) :])  # the first image already has `views_done` views
-            labels.add(image.label)
+            labels.update(_labels(image))
             if update is not None:
                 update.wrote(image, rows[0].path)
         if not writer.count and shard is None:
@@ -241,12 +242,12 @@ class Extractor:
         values, rows = [], []
         for image, (row_values, *_) in runner.usable(results, callbacks.skip):
             values.append(row_values.astype(config.dtype.value))
-            rows.append(ManifestRow(image.path, image.label, image.split, image.group))
+            rows.append(ManifestRow(image.path, image.label, image.split, image.group, labels=image.labels))
         if not rows and shard is None:
             raise CnnkitError("no image could be used")
         if not rows:
             values.append(np.empty((0, *_row_shape(backbone)), dtype=config.dtype.value))
-        classes = tuple(sorted({row.label for row in rows if row.label is not None})) or None
+        classes = tuple(sorted({label for row in rows for label in _labels(row) if label is not None})) or None
         return features.Features(np.concatenate(values), rows, self.header.but(classes=classes))
 
 
@@ -398,6 +399,7 @@ def _writer(
     batch: int,
     views: ExtractViews | None,
     record: ShardRecord | None,
+    several: bool,
 ) -> features.FeatureWriter:
     return features.FeatureWriter(
         output,
@@ -405,7 +407,7 @@ def _writer(
         dtype=config.dtype,
         header=_header(backbone, config, views, record),
         settings={"batch": batch, "engine": config.engine.value, "device": backbone.device},
-        columns=features.COLUMNS if views is None else (*features.COLUMNS, "view"),
+        columns=features.columns_of(views=views is not None, several_labels=several),
         block=batch,
         skip_unchanged=config.skip_unchanged,
     )
@@ -451,10 +453,15 @@ def _summary(
     return ExtractSummary(str(writer.path), rows, shape, skipped, resumed, round(seconds, 2), round(rate, 1))
 
 
+def _labels(row: ImageFile | ManifestRow) -> Sequence[str | None]:
+    return (row.label,) if row.labels is None else row.labels
+
+
 def _log_lost_classes(images: Iterable[ImageFile], kept: Collection[str | None]) -> None:
     """Warn of classes without a usable image, which the output does not show."""
     if isinstance(images, Sequence):
-        for label in sorted({image.label for image in images if image.label is not None} - set(kept)):
+        given = {label for image in images for label in _labels(image) if label is not None}
+        for label in sorted(given - set(kept)):
             log.warning("class %s is missing: none of its images can be used", label)
 
 

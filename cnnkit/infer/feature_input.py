@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cnnkit.data import split_names
 from cnnkit.engine.onnx_classifier import OnnxClassifier
 from cnnkit.errors import CnnkitError, FormatError, UsageError
-from cnnkit.formats import features, manifest
+from cnnkit.formats import features, label_sets, manifest
 from cnnkit.formats.header import Header, difference
 
 log = logging.getLogger("cnnkit")
@@ -23,7 +23,10 @@ _MOST_SHOWN = 40  # characters of a value in a message: hashes are long
 
 @dataclass(frozen=True, slots=True)
 class FeatureRows:
-    """Some rows of a `.npy`: row `rows[i]` of `values`, (N, D) or (N, C, h, w), is called `paths[i]`, and its class is `labels[i]`."""
+    """Some rows of a `.npy`: row `rows[i]` of `values`, (N, D) or (N, C, h, w), is called `paths[i]`, and its class is `labels[i]`.
+
+    Several labels of an image are one text, such as `cat;indoor`.
+    """
 
     name: str
     values: NDArray[Any]
@@ -106,8 +109,12 @@ def _one(path: Path, split: str | None) -> FeatureRows:
         rows,
         [manifest.seen_here(os.path.dirname(path), named[row].path) for row in rows],
         header,
-        [named[row].label for row in rows],
+        [_label(named[row]) for row in rows],
     )
+
+
+def _label(row: manifest.ManifestRow) -> str | None:
+    return row.label if row.labels is None else label_sets.joined(sorted(row.labels)) or None
 
 
 def check(found: FeatureRows, head: OnnxClassifier) -> None:

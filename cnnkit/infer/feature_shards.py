@@ -110,7 +110,8 @@ def join(paths: Sequence[str | Path], output: str | Path, *, skip_unchanged: boo
             raise UsageError(f"{path}: both a shard and the output; choose another name with -o")
     parts = _ordered([_part(Path(path)) for path in paths])
     one = parts[0]
-    columns = (*features.COLUMNS, "view") if one.header.has_views else features.COLUMNS
+    several = features.load(one.path).multi_label
+    columns = features.columns_of(views=one.header.has_views, several_labels=several)
     with features.FeatureWriter(
         output,
         shape=one.shape,

@@ -27,12 +27,14 @@ from cnnkit.formats import tsv
 from cnnkit.formats.box import Box
 from cnnkit.formats.header import AnswerSets
 from cnnkit.formats.predictions import WITHHELD, Prediction
-from cnnkit.infer import ensemble, feature_input
+from cnnkit.infer import ensemble, feature_input, label_rows
 from cnnkit.infer.column_input import ColumnInput
 from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.ensemble import Ensemble
 from cnnkit.infer.feature_input import FeatureRows
+from cnnkit.infer.label_rows import shortest
 from cnnkit.infer.views import CopyMaker, check_test_views, parse_test_views, single_threaded
+from cnnkit.option_fields import given
 
 log = logging.getLogger("cnnkit")
 
@@ -120,6 +122,7 @@ class Predictor:
             raise UsageError(
                 f"{models[0]} predicts a box, and the boxes of several views cannot vote; drop --tta and --crops"
             )
+        self.thresholds = self._thresholds()
         if config.sets:
             self._check_sets(spec or ModelSpec())
         if config.reject:
@@ -128,6 +131,15 @@ class Predictor:
         for model in self._ensemble.models:
             if views is not None and model.preprocess is not None:
                 check_test_views(views, model.preprocess, name=model.name, native=self._ensemble.native)
+
+    def _thresholds(self) -> NDArray[np.float32] | None:
+        """Return the thresholds of networks with several labels per image, (classes,): their own, or --min-probability."""
+        own = self._ensemble.thresholds
+        if own is None:
+            return None
+        if given(self._config, names=("min_probability",)):
+            return np.full(len(self.classes), self._config.min_probability, dtype=np.float32)
+        return label_rows.voted_thresholds(own, self._config.vote)
 
     @property
     def device(self) -> str:
@@ -396,6 +408,9 @@ class Predictor:
         """
         models = len(self._ensemble.models)
         ballots = [array[view::views] for array in arrays[:models] for view in range(views)]
+        if (own := self._ensemble.thresholds) is not None:
+            each = [thresholds for thresholds in own for _ in range(views)]
+            return [*label_rows.count_votes(ballots, each, self._config.vote), *arrays[models:]]
         return [*ensemble.count_votes(ballots, self._config.vote), *arrays[models:]]
 
 
@@ -420,22 +435,24 @@ def rows(
     outputs: Iterable[ImageOutput],
     classes: Sequence[str],
     *,
-    top: int = 1,
+    top: int | None = 1,
     min_probability: float = 0.0,
     most_novelty: float | None = None,
     sets: AnswerSets | None = None,
     need_one: bool = True,
+    thresholds: NDArray[np.float32] | None = None,
 ) -> Iterator[Prediction]:
     """Convert outputs to predictions, the best `top` classes of each image; skipped images have none.
 
     Args:
         outputs: From a Predictor.
         classes: Its classes.
-        top: Number of classes per image; all if there are fewer.
+        top: Number of classes per image; all if there are fewer. With `thresholds`, None for the classes from their thresholds on.
         min_probability: Labels with a lower probability are replaced by `?`.
         most_novelty: Labels of images with a higher novelty are replaced by `?`.
         sets: List at least the classes in the answer set of the image, and their number in each row.
         need_one: Raise an error if no image can be used; a shard may have none.
+        thresholds: Of a Predictor with several labels per image, as all arguments above; see `label_rows.rows`.
 
     Yields:
         Rows of rank 1 to `top`; with a logit if the outputs have logits.
@@ -445,7 +462,13 @@ def rows(
     """
     for output in _demanding_one(outputs) if need_one else outputs:
         yield from _rows_of(
-            output, classes, top=top, min_probability=min_probability, most_novelty=most_novelty, sets=sets
+            output,
+            classes,
+            top=top,
+            min_probability=min_probability,
+            most_novelty=most_novelty,
+            sets=sets,
+            thresholds=thresholds,
         )
 
 
@@ -453,12 +476,24 @@ def _rows_of(
     output: ImageOutput,
     classes: Sequence[str],
     *,
-    top: int,
+    top: int | None,
     min_probability: float,
     most_novelty: float | None = None,
     sets: AnswerSets | None = None,
+    thresholds: NDArray[np.float32] | None = None,
 ) -> Iterator[Prediction]:
     if output.probabilities is not None and output.ranking is not None:
+        if thresholds is not None:
+            yield from label_rows.rows(
+                output.path,
+                classes,
+                probabilities=output.probabilities,
+                ranking=output.ranking,
+                thresholds=thresholds,
+                top=top,
+                logits=output.logits,
+            )
+            return
         extras: dict[str, Any] = {}
         if output.logits is not None:
             extras["logit"] = None
@@ -466,17 +501,17 @@ def _rows_of(
             extras["box"] = None if output.box is None else output.box.text()
         if sets is not None:
             extras["set_size"] = _set_size(output.probabilities[output.ranking], sets)
-            top = max(top, extras["set_size"])
+            top = None if top is None else max(top, extras["set_size"])
         novel = False
         if output.novelty is not None:
-            extras["novelty"] = _number(output.novelty)
+            extras["novelty"] = shortest(output.novelty)
             novel = most_novelty is not None and extras["novelty"] > most_novelty
         row = _row_type(*extras)
         for rank, place in enumerate(output.ranking[:top], start=1):
-            probability = _number(output.probabilities[place])
+            probability = shortest(output.probabilities[place])
             label = classes[place] if probability >= min_probability and not novel else WITHHELD
             if output.logits is not None:
-                extras["logit"] = _number(output.logits[place])
+                extras["logit"] = shortest(output.logits[place])
             yield row(output.path, rank, label, probability, **extras)
 
 
@@ -492,18 +527,30 @@ def labels(
     min_probability: float = 0.0,
     most_novelty: float | None = None,
     need_one: bool = True,
+    thresholds: NDArray[np.float32] | None = None,
+    top: int | None = None,
 ) -> Iterator[str]:
     """Yield one line per image: its label, `?` below `min_probability` or above `most_novelty`, an empty line if it was skipped.
 
-    So line n always belongs to the n-th image. `need_one` as `rows`.
+    So line n always belongs to the n-th image. With `thresholds`, the line has all labels of the image, and is also empty if there is
+    none. `need_one`, `thresholds`, `top` as `rows`.
 
     Raises:
         CnnkitError: There are images, and none could be used.
     """
     for prediction in _demanding_one(predictions) if need_one else predictions:
-        found = _rows_of(prediction, classes, top=1, min_probability=min_probability, most_novelty=most_novelty)
-        best = next(found, None)
-        yield "" if best is None else tsv.escape(best.label)
+        most = 1 if thresholds is None else top
+        found = list(
+            _rows_of(
+                prediction,
+                classes,
+                top=most,
+                min_probability=min_probability,
+                most_novelty=most_novelty,
+                thresholds=thresholds,
+            )
+        )
+        yield label_rows.line(found) if thresholds is not None else tsv.escape(found[0].label) if found else ""
 
 
 def _demanding_one(outputs: Iterable[ImageOutput]) -> Iterator[ImageOutput]:
@@ -514,11 +561,6 @@ def _demanding_one(outputs: Iterable[ImageOutput]) -> Iterator[ImageOutput]:
         yield output
     if total and not used:
         raise CnnkitError("no image could be used; nothing is predicted")
-
-
-def _number(value: np.float32) -> float:
-    """Convert to the shortest decimal number that rounds to this float32: 0.9871, not 0.9871000051498413."""
-    return float(str(value))
 
 
 def check_provenance(model: Path, predictions: MatchedPredictions, *, name: str) -> None:

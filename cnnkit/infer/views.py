@@ -91,7 +91,8 @@ class ExtractViews:
 
 def rows_of(image: ImageFile, folder: Path, views: ExtractViews | None) -> list[ManifestRow]:
     """Return an image's rows in the `.tsv` of features in a folder: one, or one per view."""
-    row = ManifestRow(manifest.seen_from(folder, image.path), image.label, image.split, image.group)
+    path = manifest.seen_from(folder, image.path)
+    row = ManifestRow(path, image.label, image.split, image.group, labels=image.labels)
     return [row] if views is None else [replace(row, view=view) for view in views.of(image)]
 
 

@@ -144,8 +144,11 @@ class Classifier(nn.Module):
     """A whole network: `forward` returns logits (N, classes), or (N, 1) where a single sigmoid decides between two classes.
 
     With `columns`, metadata is a second input, which is encoded and appended to the features; they have to be vectors then.
-    With a `box` head, `ClassesAndBox` computes a box from the backbone's output, too.
+    With a `box` head, `ClassesAndBox` computes a box from the backbone's output, too. With `thresholds`, (classes,), images have several
+    labels: the probability of each class is a sigmoid, and from its threshold on the class is a label.
     """
+
+    thresholds: Tensor | None
 
     def __init__(
         self,
@@ -156,6 +159,7 @@ class Classifier(nn.Module):
         pool: Pool,
         box: build.Network | None = None,
         columns: ColumnEncoding | None = None,
+        thresholds: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
@@ -165,6 +169,8 @@ class Classifier(nn.Module):
         self.head = head
         self.box = box
         self.columns = columns
+        # Not in the state: the Header holds them
+        self.register_buffer("thresholds", thresholds, persistent=False)
 
     def features(self, images: Tensor) -> Tensor:
         """Compute the features of uint8 images (N, H, W, 3): the input of the head, without columns."""
@@ -265,6 +271,11 @@ def class_logits(logits: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits  # (N, 1) -> (N, 2)
 
 
+def class_probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
+    """Return the probability of every class, (N, classes): a softmax over `class_logits`, or a sigmoid of each logit."""
+    return logits.sigmoid() if multi_label else class_logits(logits).softmax(1)
+
+
 def head_layers(text: str) -> tuple[Layer, ...]:
     """Parse a whole head's notation, without the softmax or sigmoid at its end: networks return logits.
 
@@ -318,6 +329,10 @@ def _check_outputs(header: Header, head: build.Network, *, name: str) -> None:
         return
     last = dense[-1]
     outputs = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+    if header.multi_label and outputs != len(header.classes):
+        raise FormatError(
+            f"{name}: its header names {len(header.classes)} classes with a label each, its head has {outputs} outputs"
+        )
     if max(outputs, 2) != len(header.classes) and outputs != len(header.classes):
         raise FormatError(f"{name}: its header names {len(header.classes)} classes, its head has {outputs} outputs")
 
@@ -356,7 +371,10 @@ def from_header(header: Header, state: Mapping[str, Tensor], *, name: str, with_
             box = build_box_head(header.box_head, backbone, preprocess=preprocess, most=most)
     except UsageError as error:
         raise FormatError(f"{name}: its header and its weights do not fit together ({error})") from error
-    classifier = Classifier(backbone, head, preprocess=preprocess, pool=pool, box=box, columns=encoding)
+    thresholds = torch.tensor(header.label_thresholds) if header.multi_label else None
+    classifier = Classifier(
+        backbone, head, preprocess=preprocess, pool=pool, box=box, columns=encoding, thresholds=thresholds
+    )
     for key, tensor in classifier.state_dict().items():
         if key in state and tensor.is_floating_point() != state[key].is_floating_point():
             raise FormatError(

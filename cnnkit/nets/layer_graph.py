@@ -68,6 +68,7 @@ class LayerGraph:
         grid: The tokens of a vision transformer, which are maps too: (N, T, D) -> (N, D, rows, columns).
         shapes: Shape of every node's output for one image: (C, h, w), also in networks that keep channels last and of tokens, or (D,).
         predicts_box: Whether it also predicts a box, by a head that is not in the graph.
+        multi_label: Whether images have several labels, so that each logit has a sigmoid.
         centres: Centres of the cells of maps in the input of `normalise`, for the nodes where they are known.
     """
 
@@ -81,6 +82,7 @@ class LayerGraph:
         after: Set[str] = _AFTER,
         grid: TokenGrid | None = None,
         predicts_box: bool = False,
+        multi_label: bool = False,
     ) -> None:
         """Measure a network by passing a black image through it.
 
@@ -92,10 +94,11 @@ class LayerGraph:
             after: First parts of the paths after the last map.
             grid: As the attribute.
             predicts_box: As the attribute.
+            multi_label: As the attribute.
         """
         self.module, self.preprocess, self.name, self.aliases = _unfolded(module), preprocess, name, aliases
         self.normalise = InputNormalization(preprocess)
-        self._after, self.grid, self.predicts_box = after, grid, predicts_box
+        self._after, self.grid, self.predicts_box, self.multi_label = after, grid, predicts_box, multi_label
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.centres: dict[fx.Node, CellCentres] = {}
         self._measure(preprocess.height, preprocess.width)
@@ -110,6 +113,7 @@ class LayerGraph:
             after=self._after,
             grid=self.grid,
             predicts_box=self.predicts_box,
+            multi_label=self.multi_label,
         )
 
     def to(self, device: torch.device) -> "LayerGraph":
@@ -461,6 +465,7 @@ def of_classifier(network: Classifier, *, name: str) -> LayerGraph:
         after=_AFTER - {"head"},
         grid=token_grid.of_cut(network.base),
         predicts_box=network.box is not None,
+        multi_label=network.thresholds is not None,
     )
 
 

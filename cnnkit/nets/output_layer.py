@@ -26,7 +26,7 @@ def checked_head(head: str) -> str:
     return ", ".join(layer.text for layer in layers)
 
 
-def whole_head(head: str, *, loss: Loss, classes: int, spatial: bool) -> str:
+def whole_head(head: str, *, loss: Loss, classes: int, spatial: bool, multi_label: bool = False) -> str:
     """Add the last dense layer to a head's notation, and `flatten` where a map would reach a dense layer.
 
     Args:
@@ -34,11 +34,15 @@ def whole_head(head: str, *, loss: Loss, classes: int, spatial: bool) -> str:
         loss: Binary: a sigmoid with one unit; categorical: a softmax with one unit for each class.
         classes: Number of classes.
         spatial: Whether the head's input is a map.
+        multi_label: Whether images have several labels: then a sigmoid with one unit for each class.
     """
-    return _joined(notation.parse(", ".join(part for part in (head, _last(loss, classes)) if part)), spatial=spatial)
+    last = _last(loss, classes, multi_label=multi_label)
+    return _joined(notation.parse(", ".join(part for part in (head, last) if part)), spatial=spatial)
 
 
-def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -> tuple[str, str]:
+def divide(
+    layers: str, *, loss: Loss, classes: int, size: int, channels: int, multi_label: bool = False
+) -> tuple[str, str]:
     """Divide a whole network's notation into backbone and head; its last layer is added if it is missing.
 
     The backbone ends with the last layer that outputs a map, so that cnn-cam finds maps there and cnn-extract features. If there
@@ -50,6 +54,7 @@ def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -
         classes: Number of classes.
         size: Side of the images, in pixels.
         channels: 3, or 1 for grey.
+        multi_label: As `whole_head`.
 
     Returns:
         The notations of backbone and head.
@@ -60,7 +65,7 @@ def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -
     parsed = notation.parse(layers)
     if not parsed:
         raise UsageError("--layers is empty; a network needs at least one layer")
-    last, wanted = parsed[-1], notation.parse(_last(loss, classes))[-1]
+    last, wanted = parsed[-1], notation.parse(_last(loss, classes, multi_label=multi_label))[-1]
     same = (last.kind, last.filters, last.bias) == (wanted.kind, wanted.filters, wanted.bias)
     if same and last.activation in (wanted.activation, None):  # None: logits, as torch's networks end
         parsed = parsed[:-1]
@@ -77,10 +82,12 @@ def divide(layers: str, *, loss: Loss, classes: int, size: int, channels: int) -
     end = (spatial[-1] if spatial else 0) + 1
     backbone = ", ".join(layer.text for layer in parsed[:end])
     rest = ", ".join(layer.text for layer in parsed[end:])
-    return backbone, whole_head(rest, loss=loss, classes=classes, spatial=bool(spatial))
+    return backbone, whole_head(rest, loss=loss, classes=classes, spatial=bool(spatial), multi_label=multi_label)
 
 
-def _last(loss: Loss, classes: int) -> str:
+def _last(loss: Loss, classes: int, *, multi_label: bool) -> str:
+    if multi_label:
+        return f"dense {classes} sigmoid"
     return "dense 1 sigmoid" if loss is Loss.BINARY else f"dense {classes} softmax"
 
 

@@ -130,16 +130,19 @@ class Batches:
             pairs.append(MixupPairs(rows, kept, box))
         return pairs
 
-    def validation(self, *, pieces: int) -> Iterator[Plain]:
+    def validation(self, *, pieces: int, world: World | None = None) -> Iterator[Plain]:
         """Yield the validation images, in order.
 
         Args:
             pieces: How many pieces a training batch had to be divided into, to fit into memory; validation batches are too.
+            world: The processes that share the images; by default those of the training.
         """
         val, known = self._val, self._targets[1]
         assert val is not None
         assert known is not None
-        rows = dataset.ordered_batches(len(val.targets), batch=max(self._config.batch // pieces, 1), world=self._world)
+        rows = dataset.ordered_batches(
+            len(val.targets), batch=max(self._config.batch // pieces, 1), world=world or self._world
+        )
         places = dataset.on_device(rows, self._device)
         for chosen, inputs in zip(places, val.inputs(rows, None), strict=True):
             yield inputs, self._with_boxes(val, known[chosen], chosen, None)

@@ -105,7 +105,7 @@ class TrainConfig(RemembersGiven):
 
     loss: Loss | None = option(
         Loss.CATEGORICAL,
-        "Loss: softmax over the classes, or one sigmoid for two classes.",
+        "Loss: softmax over the classes, or one sigmoid for two classes. Of images with several labels: a sigmoid for each class.",
         after=("head", "mixup"),
         group=LEARNING,
     )
@@ -126,7 +126,10 @@ class TrainConfig(RemembersGiven):
     l2: float = option(0.0, "Factor of the L2 penalty, sum of w squared.", minimum=0.0, group=LEARNING)
     smoothing: float = option(0.0, _SMOOTHING, minimum=0.0, maximum=0.99, group=LEARNING)
     class_weights: ClassWeights = option(
-        ClassWeights.NONE, "Class weights in the loss; balanced: inverse to the class frequencies.", group=LEARNING
+        ClassWeights.NONE,
+        "Class weights in the loss; balanced: inverse to the class frequencies. Of images with several labels: for each class, inverse to "
+        "the frequencies of images with and without it.",
+        group=LEARNING,
     )
     sample: Sample = option(
         Sample.ONCE,
@@ -205,6 +208,22 @@ class TrainConfig(RemembersGiven):
             )
         if self.monitor is not TrainConfig().monitor:
             raise UsageError(f"--monitor {self.monitor} needs a validation set; give {self._val_options}")
+
+    def for_several_labels(self) -> Self:
+        """Return the settings for images with several labels: the loss is the binary cross-entropy of every class.
+
+        Raises:
+            UsageError: An option is for one label per image.
+        """
+        if self.loss is Loss.CATEGORICAL and "loss" in self.on_command_line:
+            raise UsageError(
+                "--loss categorical is for one label per image, and these have several; drop it, the loss is binary"
+            )
+        if self.sample is Sample.BALANCED:
+            raise UsageError(
+                "--sample balanced draws images by their class, and these have several labels; use --class-weights balanced"
+            )
+        return dataclasses.replace(self, loss=Loss.BINARY)
 
     @property
     def rate(self) -> float:
@@ -292,18 +311,24 @@ class ImageTrainConfig(TrainConfig):
         """Whether pairs of images are blended, differently in each epoch."""
         return bool(self.mixup or self.cutmix)
 
-    def checked(self, *, classes: int, has_val: bool) -> Self:
+    def checked(self, *, classes: int, has_val: bool, multi_label: bool = False) -> Self:
         """Reject options that contradict each other or would be ignored, and write out the notation and the learning rate.
 
         Args:
             classes: Number of classes.
             has_val: There are validation images.
+            multi_label: Images have several labels.
 
         Raises:
             UsageError: Two options contradict each other, or an augmentation changes nothing.
             NotationError: The augmentation is wrong.
         """
+        if multi_label:
+            return self.for_several_labels()._checked(has_val=has_val)
         check_loss(self.loss, classes=classes)
+        return self._checked(has_val=has_val)
+
+    def _checked(self, *, has_val: bool) -> Self:
         self._check_optimizer()
         self._check_sample()
         if self.warmup > self.epochs:
@@ -323,15 +348,17 @@ class FinetuneConfig(ImageTrainConfig):
     )
     loss: Loss | None = option(
         None,
-        "Loss: softmax over the classes, or one sigmoid for two classes. [default: categorical; with a model: the model's]",
+        "Loss: softmax over the classes, or one sigmoid for two classes. Of images with several labels: a sigmoid for each class. "
+        "[default: categorical; with a model: the model's]",
         after=("mixup",),
         group=LEARNING,
     )
 
-    def checked_for(self, freeze: "FreezeConfig", *, classes: int, has_val: bool) -> Self:
+    def checked_for(self, freeze: "FreezeConfig", *, classes: int, has_val: bool, multi_label: bool = False) -> Self:
         """Return what `checked` does, with the usual learning rate for the layers that are trained."""
         lr = FINETUNE_LR if self.lr is None and freeze.unfreeze != Unfreeze.NONE else self.lr
-        return dataclasses.replace(self, lr=lr).checked(classes=classes, has_val=has_val)
+        config = dataclasses.replace(self, lr=lr)
+        return config.checked(classes=classes, has_val=has_val, multi_label=multi_label)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

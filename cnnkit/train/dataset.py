@@ -55,7 +55,7 @@ class MixupPairs:
 class Examples(Protocol):
     """Rows with targets, whose inputs are read in batches."""
 
-    targets: Tensor  # (N,), on the CPU
+    targets: Tensor  # (N,), or of several labels per image 0 and 1 (N, classes); on the CPU
 
     def inputs(
         self, batches: Sequence[Tensor], epoch: int | None, pairs: Sequence[MixupPairs] | None = None
@@ -147,8 +147,7 @@ class ImageSet:
                 kept[len(self.images)] = pixels
             self.images.append(image)
             self.fingerprints.append(fingerprint)
-        numbers = {label: number for number, label in enumerate(classes)}
-        self.targets = torch.tensor([numbers[image.label or ""] for image in self.images], dtype=torch.long)
+        self.targets = _targets(self.images, classes)
         self._boxes = None if boxes is None else np.array(targets, dtype=np.float32).reshape(-1, 4)
         self.statistics = moments.statistics() if measured and self.images else None
         self._pixels = self._placed(torch.from_numpy(kept[: len(self.images)])) if fits else None
@@ -384,9 +383,23 @@ def load_train_val(
 
 def _refuse_emptied(images: Sequence[ImageFile], loaded: ImageSet) -> None:
     """Check that at least one image of every class could be used."""
-    left = {image.label for image in loaded.images}
-    if emptied := sorted({image.label or "" for image in images} - left):
+    if emptied := sorted(_labels(images) - _labels(loaded.images)):
         raise CnnkitError(f"all images of the class {emptied[0]} were skipped; a class needs at least one usable image")
+
+
+def _labels(images: Sequence[ImageFile]) -> set[str]:
+    return {label for image in images for label in ((image.label or "",) if image.labels is None else image.labels)}
+
+
+def _targets(images: Sequence[ImageFile], classes: Sequence[str]) -> Tensor:
+    """Return the class of each image, (N,), or 1 for each of its labels, float32 (N, classes)."""
+    numbers = {label: number for number, label in enumerate(classes)}
+    if all(image.labels is None for image in images):
+        return torch.tensor([numbers[image.label or ""] for image in images], dtype=torch.long)
+    found = torch.zeros(len(images), len(classes))
+    for row, image in zip(found, images, strict=True):
+        row[[numbers[label] for label in image.labels or ()]] = 1
+    return found
 
 
 def content_hash(train: ImageSet, val: ImageSet | None) -> str:

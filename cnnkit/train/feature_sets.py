@@ -36,6 +36,11 @@ class FeatureSets:
     classes: tuple[str, ...]
     hold_out: str | None = None
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether images have several labels."""
+        return self.train.multi_label
+
 
 def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, loss: Loss | None) -> FeatureSets:
     """Read features for training and validation, and check that they match.
@@ -75,7 +80,8 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
     classes = classes_of(train_set, name=name)
     if len(classes) < 2:
         raise CnnkitError(f"{name}: only one class, {classes[0]}; training needs at least two")
-    check_loss(loss, classes=len(classes))
+    if not train_set.multi_label:
+        check_loss(loss, classes=len(classes))
     for each, file in ((train_set, train), (val_set, val or train)):
         if each is not None:
             _check_listed_once(each, file)
@@ -137,6 +143,11 @@ def check(train_set: Features, val_set: Features, *, train: str, val: str) -> No
             f"{train} has {_FIELD_NAMES.get(field, field)} {_short(ours)}, {val} has {_short(theirs)}; "
             "extract both with the same options"
         )
+    if train_set.multi_label is not val_set.multi_label:
+        one, other = (train, val) if train_set.multi_label else (val, train)
+        raise CnnkitError(
+            f"{one} has several labels per image, {other} has one; extract both from manifests with a column labels, or both with label"
+        )
     train_val.check_classes(
         classes_of(train_set, name=train), classes_of(val_set, name=val), split=val, train_name=train
     )
@@ -158,6 +169,11 @@ def classes_of(found: Features, *, name: str) -> tuple[str, ...]:
     Raises:
         CnnkitError: A row has no label, or there are no rows, or as `train_val.in_order`.
     """
+    if found.multi_label:
+        several, _ = found.label_matrix()
+        if not several:
+            raise CnnkitError(f"{name}: no image has a label; the column labels of its manifest is empty")
+        return train_val.in_order(several)
     missing = next((row.path for row in found.rows if row.label is None), None)
     if missing is not None:
         raise CnnkitError(f"{name}: {missing} has no label; extract from class folders or a manifest with labels")
@@ -246,7 +262,7 @@ def _check_listed_once(found: Features, name: str | Path) -> None:
 
 def _images(found: Features, name: str | Path) -> list[ImageFile]:
     return [
-        ImageFile(path, row.label, row.split, row.group)
+        ImageFile(path, row.label, row.split, row.group, labels=row.labels)
         for path, row in zip(paths(found, name), found.rows, strict=True)
     ]
 

@@ -98,7 +98,7 @@ def finetune(
     ):
         mixed_precision.choose_precision(train.amp, device)  # reports an unsupported one before images are read
         context = RunContext(output, device, world, run.resume, world.callbacks(callbacks), run.checkpoint_every)
-        start = pretrained.load(init, data.classes, seed=train.seed)
+        start = pretrained.load(init, data.classes, seed=train.seed, multi_label=data.multi_label)
         train = dataclasses.replace(train, loss=start.loss(given=train.loss))
         if start.fresh and freeze.unfreeze != Unfreeze.NONE and not freeze.warmup_head:
             raise UsageError(
@@ -140,7 +140,7 @@ def finetune(
         examples = frozen_part.examples(views=freeze.views or 0, mixing=train.mixes)
         header = _header(
             start, init, freeze, train, classes=data.classes, rows=len(train_set.targets), moved=bool(trained)
-        )
+        ).but(multi_label=data.multi_label)
         task = Task(
             module,
             whole,

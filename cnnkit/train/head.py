@@ -27,7 +27,7 @@ from cnnkit.formats.header import ArtefactKind, Backbone, Header, InputColumn, P
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, build, classifier, outlines
 from cnnkit.nets.output_layer import whole_head
-from cnnkit.train import dataset, feature_sets, optim, preparation
+from cnnkit.train import dataset, feature_sets, optim, preparation, several_labels
 from cnnkit.train.config import LBFGS_SETTINGS, Epoch, HeadConfig
 from cnnkit.train.feature_sets import FeatureSets
 from cnnkit.train.loop import BestEpoch, TrainStep, fit, in_order, shuffled, warn_if_saturated
@@ -41,12 +41,12 @@ class Rows:
     """Features and targets on the device, and encoded columns of metadata, if there are any."""
 
     values: Tensor  # (N, D) or (N, C, H, W)
-    targets: Tensor  # (N,)
+    targets: Tensor  # (N,), or (N, classes) of 0 and 1 for several labels per image
     columns: Tensor | None = None  # (N, width)
 
 
 def load_rows(found: Features, classes: tuple[str, ...], device: torch.device, *, name: str) -> Rows:
-    """Copy features to the device, with the indices of their classes.
+    """Copy features to the device, with the indices of their classes, or 1 for each of their labels.
 
     Raises:
         CnnkitError: A value is not finite.
@@ -58,6 +58,8 @@ def load_rows(found: Features, classes: tuple[str, ...], device: torch.device, *
         raise CnnkitError(
             f"{name}: row {row} ({found.rows[row].path}) has values that are not finite; extract it again, in float32"
         )
+    if found.multi_label:
+        return Rows(values, torch.from_numpy(found.label_matrix(classes)[1]).float().to(device))
     return Rows(values, torch.tensor([numbers[row.label or ""] for row in found.rows], device=device))
 
 
@@ -83,7 +85,13 @@ class HeadFit:
         self.train = self._prepared(train)
         self.val = None if val is None else self._prepared(val)
         assert config.loss is not None
-        self.text = whole_head(config.head, loss=config.loss, classes=classes, spatial=train.values.ndim == 4)
+        self.text = whole_head(
+            config.head,
+            loss=config.loss,
+            classes=classes,
+            spatial=train.values.ndim == 4,
+            multi_label=train.targets.ndim == 2,
+        )
         device = self.train.values.device
         self.head = classifier.build_head(self.text, tuple(self.train.values.shape[1:]))
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -109,7 +117,7 @@ class HeadFit:
         if self.config.l2:
             return (self.config.l2,)
         if self.val is None:  # scikit-learn's default, C = 1
-            return (0.5 / len(self.train.targets),)
+            return (0.5 / self.train.targets.numel(),)
         strengths: tuple[float, ...] = _logistic().STRENGTHS
         return strengths
 
@@ -172,12 +180,16 @@ class HeadFit:
 
     def predicted(self) -> Tensor:
         """Return the classes that the best epoch predicts for the validation rows, (N,)."""
+        return predicted_classes(self.logits())
+
+    def logits(self) -> Tensor:
+        """Return the outputs of the best epoch for the validation rows, (N, outputs)."""
         assert self.val is not None
         self.head.load_state_dict(self.best.state)
         self.head.eval()
         with torch.inference_mode():
             batches = in_order(self.val.values, self.val.targets)
-            return torch.cat([predicted_classes(self.head(inputs)) for inputs, _ in batches])
+            return torch.cat([self.head(inputs) for inputs, _ in batches])
 
     def finished(self) -> tuple[build.Network, str]:
         """Return the best epoch's head, with the preparation folded in, and its notation."""
@@ -194,7 +206,8 @@ class HeadResult:
     """The result of a training run, with two baselines.
 
     `majority` is the validation accuracy of always predicting the most frequent class of the training set, `nearest_centroid` that
-    of predicting the class whose mean training row is nearest.
+    of predicting the class whose mean training row is nearest. With several labels per image, an image is right if all its labels are:
+    `majority` predicts the most frequent set of labels, and `nearest_centroid` every label whose images have the nearer mean.
     """
 
     model: str
@@ -232,12 +245,14 @@ def train_head(
         callbacks: Progress, by epochs.
 
     Raises:
-        UsageError: A column cannot be encoded, or is joined to maps.
+        UsageError: A column cannot be encoded, or is joined to maps; or an option is for one label per image, and there are several.
         FormatError: The features do not name their backbone, or their shape differs from its output.
         CnnkitError: The backbone's weights were not found, or the loss was not finite.
     """
     callbacks = callbacks or Callbacks()
     classes = data.classes
+    if data.multi_label:
+        train = train.for_several_labels()
     with atomic.claimed(output), torch_device.algorithms(deterministic=train.deterministic):
         backbone = _backbone(data.train, weights, name=data.train_name, path=data.train_path)
         chosen = torch_device.choose(devices.parse(device))
@@ -256,12 +271,16 @@ def train_head(
         callbacks.phase("comparing with simple classifiers")
         best = trained.best.epoch
         assert best is not None
-        saturated = train.solver is Solver.GRADIENT and warn_if_saturated(best, classes=len(classes), rate=train.rate)
+        choices = 2 if data.multi_label else len(classes)
+        saturated = train.solver is Solver.GRADIENT and warn_if_saturated(best, classes=choices, rate=train.rate)
         majority, nearest = None, None
         if val_rows is not None:
             majority, nearest, remark = _compare(trained, train_rows, val_rows, len(classes))
             if remark and not saturated:
                 log.warning("on the validation set, the head is no better than chance%s", remark)
+        thresholds = None
+        if data.multi_label:
+            thresholds = _thresholds(trained, val_rows, classes)
         head, text = trained.finished()
         header = Header(
             kind=ArtefactKind.MODEL,
@@ -278,6 +297,8 @@ def train_head(
             },
             made_by=made_by("torch", "torchvision"),
             columns=fitted,
+            multi_label=data.multi_label,
+            thresholds=thresholds,
         )
         state = {f"base.{name}": tensor for name, tensor in backbone.items()}
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
@@ -419,6 +440,8 @@ def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[fl
         and the remedy, for a message.
     """
     targets = train.targets
+    if targets.ndim == 2:
+        return _compare_labels(trained, train, val)
     most = int(torch.bincount(targets, minlength=classes).argmax())
     rows = train.values.flatten(1)
     centroids = torch.stack([rows[targets == number].mean(0) for number in range(classes)])  # (classes, D)
@@ -427,10 +450,37 @@ def _compare(trained: HeadFit, train: Rows, val: Rows, classes: int) -> tuple[fl
     remark = ""
     enough = _above_chance(val.targets, val.targets, classes)  # else even perfect predictions might be chance
     if enough and not _above_chance(trained.predicted(), val.targets, classes):
-        remark = ": the features carry no signal; check the preprocessing and the weights of the backbone"
+        remark = _NO_SIGNAL
         if _above_chance(nearest, val.targets, classes):
-            remark = f", but the nearest centroid has accuracy {share:.3f}: give more --epochs, another --lr, or --standardize"
+            remark = _NEAREST_IS_BETTER.format(share)
     return float((val.targets == most).double().mean()), share, remark
+
+
+_NO_SIGNAL = ": the features carry no signal; check the preprocessing and the weights of the backbone"
+_NEAREST_IS_BETTER = (
+    ", but the nearest centroid has accuracy {:.3f}: give more --epochs, another --lr, or --standardize"
+)
+
+
+def _compare_labels(trained: HeadFit, train: Rows, val: Rows) -> tuple[float, float, str]:
+    """Do the same for several labels per image."""
+    nearest, nearer = several_labels.nearest_centroids(train.values.flatten(1), train.targets, val.values.flatten(1))
+    share = several_labels.shares_right(nearest, val.targets)
+    remark = ""
+    if several_labels.could_exceed_chance(val.targets) and not several_labels.above_chance(
+        trained.logits(), val.targets
+    ):
+        remark = _NO_SIGNAL
+        if several_labels.above_chance(nearer, val.targets):
+            remark = _NEAREST_IS_BETTER.format(share)
+    return several_labels.majority(train.targets, val.targets), share, remark
+
+
+def _thresholds(trained: HeadFit, val: Rows | None, classes: Sequence[str]) -> tuple[float, ...]:
+    """Choose the threshold of each class on the validation set."""
+    if val is None:
+        return several_labels.without_validation(classes)
+    return several_labels.thresholds(trained.logits().sigmoid(), val.targets, classes)
 
 
 def _above_chance(predicted: Tensor, targets: Tensor, classes: int) -> bool:

@@ -38,7 +38,8 @@ _TOLERANCE = 1e-6
 class LogisticRegression:
     """Minimize mean cross-entropy + l2 * sum w**2 over the layers (D,) -> (outputs,), for any number of strengths.
 
-    With l2 = 1 / (2 * C * N) this is scikit-learn's `LogisticRegression(C=C)`.
+    With l2 = 1 / (2 * C * N) this is scikit-learn's `LogisticRegression(C=C)`. Of several labels per image, the loss is the mean over the
+    classes, and with l2 = 1 / (2 * C * N * classes) this is scikit-learn's `OneVsRestClassifier(LogisticRegression(C=C))`.
     """
 
     def __init__(self, features: Tensor, targets: Tensor, *, criterion: Criterion) -> None:
@@ -46,10 +47,12 @@ class LogisticRegression:
 
         Args:
             features: (N, D).
-            targets: (N,).
+            targets: (N,); of several labels per image, (N, classes), for one logistic regression per class.
             criterion: For class weights and smoothing; its penalties are ignored.
         """
         self._targets = targets
+        #: The number of problems that the loss is the mean of.
+        self._parts = targets.shape[1] if targets.ndim == 2 else 1
         weights = None if criterion.class_weights is None else criterion.class_weights.double()
         self._criterion = Criterion(criterion.loss, criterion.smoothing, weights)
         self._total = criterion.weight(targets).double()
@@ -98,7 +101,7 @@ class LogisticRegression:
             torch.cat([(start / scales).flatten(), bias / bias_scale]).cpu().numpy(),
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": 500, "maxfun": 1000, "maxcor": 20, "gtol": _TOLERANCE, "ftol": 1e-15},
+            options={"maxiter": 500, "maxfun": 1000, "maxcor": 20, "gtol": _TOLERANCE / self._parts, "ftol": 1e-15},
         )
         inner, shift = unscaled(found.x)
         whole = inner if self._basis is None else inner @ self._basis.T  # (outputs, R) @ (R, D) -> (outputs, D)
@@ -109,7 +112,7 @@ class LogisticRegression:
     def _curvature(self, logits: Tensor) -> float:
         """Return the mean second derivative of the loss by a logit, p * (1 - p): small if the classes are separated."""
         shares = logits.sigmoid() if self._criterion.loss is Loss.BINARY else logits.softmax(1)
-        return max(float((shares * (1 - shares)).mean()), 1e-6)
+        return max(float((shares * (1 - shares)).mean()) / self._parts, 1e-6 / self._parts)
 
 
 def _principal(features: Tensor, mean: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -77,12 +77,13 @@ class NetworkConfig:
         None, "Weight initialization. [default: glorot; with --arch: the network's]", group=NETWORK
     )
 
-    def checked(self, loss: Loss | None, *, classes: int) -> Self:
+    def checked(self, loss: Loss | None, *, classes: int, multi_label: bool = False) -> Self:
         """Reject options that contradict each other, and divide the notation into backbone and head.
 
         Args:
             loss: Determines the final layer.
             classes: Number of classes.
+            multi_label: Images have several labels.
 
         Raises:
             UsageError: Two options contradict each other, or the layers do not fit.
@@ -104,13 +105,18 @@ class NetworkConfig:
                     "--grey goes with --layers; drop it: an --arch network takes three channels, also of grey images"
                 )
             head = output_layer.checked_head(self.head)
-            head = output_layer.whole_head(head, loss=loss, classes=classes, spatial=False)
+            head = output_layer.whole_head(head, loss=loss, classes=classes, spatial=False, multi_label=multi_label)
             return dataclasses.replace(self, head=head)
         if self.head:
             raise UsageError("--head goes with --arch; with --layers, append the head's layers there")
         layers = ", ".join(layer.text for layer in notation.parse(self.layers or ""))
         backbone, head = output_layer.divide(
-            layers, loss=loss, classes=classes, size=self.size or SIZE, channels=1 if self.grey else 3
+            layers,
+            loss=loss,
+            classes=classes,
+            size=self.size or SIZE,
+            channels=1 if self.grey else 3,
+            multi_label=multi_label,
         )
         return dataclasses.replace(self, layers=backbone, head=head)
 
@@ -231,12 +237,13 @@ class InitFrom:
                 f"{self.model}: no such file; cnn-train-head and cnn-train write models, --backbone NAME starts without one"
             )
 
-    def checked(self, loss: Loss | None, *, classes: int) -> Self:
+    def checked(self, loss: Loss | None, *, classes: int, multi_label: bool = False) -> Self:
         """Reject options that a model file would ignore, and add the final layer to a new head.
 
         Args:
             loss: Of a new head; None for categorical.
             classes: Number of classes.
+            multi_label: Images have several labels.
 
         Raises:
             UsageError: Two options contradict each other.
@@ -253,7 +260,9 @@ class InitFrom:
         if self.model is not None:
             return self
         head = output_layer.checked_head(self.head)
-        head = output_layer.whole_head(head, loss=loss or Loss.CATEGORICAL, classes=classes, spatial=False)
+        head = output_layer.whole_head(
+            head, loss=loss or Loss.CATEGORICAL, classes=classes, spatial=False, multi_label=multi_label
+        )
         return dataclasses.replace(self, head=head)
 
 

@@ -82,7 +82,15 @@ def _align_gradients(optimizer: torch.optim.Optimizer, _words: object, _options:
 
 
 def balanced_weights(targets: Tensor, classes: int) -> Tensor:
-    """Compute class weights as scikit-learn's `balanced`: n / (classes * count); (classes,)."""
+    """Compute class weights as scikit-learn's `balanced`: n / (classes * count); (classes,).
+
+    With several labels per image, targets (N, classes), every class is a problem of two classes: the weights of images without and with
+    it, (2, classes).
+    """
+    if targets.ndim == 2:
+        present = targets.sum(0)
+        pairs = torch.stack([len(targets) - present, present]).clamp(min=1)
+        return len(targets) / (2 * pairs.to(torch.float32))
     counts = torch.bincount(targets, minlength=classes).clamp(min=1)
     return len(targets) / (classes * counts.to(torch.float32))
 
@@ -93,6 +101,9 @@ class Criterion:
 
     `l1` and `l2` are Keras' regularizers: l1 * sum |w| + l2 * sum w**2 over the weights of dense and convolutional layers,
     without biases; both together are the elastic net. `box` is the factor of the loss of boxes; None if there are no boxes.
+
+    With several labels per image, targets (N, classes) of 0 and 1, the loss of an image is the mean over the classes of the binary
+    cross-entropy. It is linear in the targets, so blends of images have blended targets.
     """
 
     loss: Loss = Loss.CATEGORICAL
@@ -111,6 +122,8 @@ class Criterion:
 
     def total(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the sum of the losses, each times the weight of its class."""
+        if targets.ndim == 2:
+            return self._total_of_labels(logits, targets)
         if self.loss is Loss.BINARY:
             smoothed = targets.to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
             weight = None if self.class_weights is None else self.class_weights[targets]
@@ -121,10 +134,24 @@ class Criterion:
             logits, targets, weight=self.class_weights, label_smoothing=self.smoothing, reduction="sum"
         )
 
+    def _total_of_labels(self, logits: Tensor, targets: Tensor) -> Tensor:
+        smoothed = targets.to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
+        weight = None if self.class_weights is None else self._of_labels(targets)
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, smoothed, weight=weight, reduction="sum")
+        return losses / targets.shape[1]
+
+    def _of_labels(self, targets: Tensor) -> Tensor:
+        """Return the weights of all labels of images, (N, classes)."""
+        assert self.class_weights is not None
+        without, present = self.class_weights  # (classes,) both
+        return torch.where(targets > 0.5, present, without)
+
     def weight(self, targets: Tensor) -> Tensor:
         """Compute the sum of the images' class weights, by which `total` is divided for the mean; a scalar."""
         if self.class_weights is None:
             return torch.full((), float(len(targets)), device=targets.device)
+        if targets.ndim == 2:
+            return self._of_labels(targets).mean(1).sum()
         return self.class_weights[targets].sum()
 
     def penalty(self, module: nn.Module) -> Tensor | float:
@@ -144,7 +171,9 @@ def predicted_classes(logits: Tensor) -> Tensor:
 
 
 def correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """Count correct predictions; a scalar."""
+    """Count correct predictions; a scalar. Of several labels per image, all have to be correct, at a probability of 0.5."""
+    if targets.ndim == 2:
+        return ((logits >= 0) == (targets > 0.5)).all(1).sum()
     return (predicted_classes(logits) == targets).sum()
 
 

@@ -48,24 +48,31 @@ class PretrainedModel:
         return loss
 
 
-def load(init: InitFrom, classes: Sequence[str], *, seed: int) -> PretrainedModel:
+def load(init: InitFrom, classes: Sequence[str], *, seed: int, multi_label: bool = False) -> PretrainedModel:
     """Build the network.
 
     Args:
         init: Its origin.
         classes: The classes of the images.
         seed: For random weights.
+        multi_label: Whether the images have several labels.
 
     Raises:
-        CnnkitError: A model has other classes, or the weights are not available.
+        CnnkitError: A model has other classes or another number of labels per image, or the weights are not available.
         UsageError: The network does not exist, or a head does not fit.
     """
-    return _from_model(init.model, classes) if init.model else _from_backbone(init, seed=seed)
+    return _from_model(init.model, classes, multi_label=multi_label) if init.model else _from_backbone(init, seed=seed)
 
 
-def _from_model(path: Path, classes: Sequence[str]) -> PretrainedModel:
+def _from_model(path: Path, classes: Sequence[str], *, multi_label: bool) -> PretrainedModel:
     model = torch_model.load(path)
     header = model.header
+    if header.multi_label is not multi_label:
+        own, others = ("several labels", "one") if header.multi_label else ("one label", "several")
+        raise CnnkitError(
+            f"{path} predicts {own} per image, but the images have {others}; train a head for these with cnn-train-head, or start "
+            "from --backbone"
+        )
     if tuple(map(class_names.normal, header.classes or ())) != tuple(classes):
         raise CnnkitError(
             f"{path} has the classes {', '.join(header.classes or ())}, but the images have {', '.join(classes)}; "

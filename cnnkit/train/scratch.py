@@ -55,6 +55,10 @@ def train_from_scratch(
     warn_without_val(has_val=bool(data.val))
     boxes = None
     if box is not None and box.predict_box:
+        if data.multi_label:
+            raise UsageError(
+                "--predict-box predicts the box of one object, and these images have several labels; drop it"
+            )
         data, boxes = box_targets.divided(data)
     with (
         torch_device.algorithms(deterministic=train.deterministic),
@@ -100,6 +104,7 @@ def train_from_scratch(
             },
             made_by=made_by("torch", "torchvision"),
             box_head=None if box_head is None else BOX_HEAD,
+            multi_label=data.multi_label,
         )
         identity = dataset.content_hash(train_set, val_set)
         module = whole if box_head is None else ClassesAndBox(whole)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnkit.callbacks import Callbacks, Report
 from cnnkit.choices import ClassWeights
@@ -20,11 +20,11 @@ from cnnkit.formats import checkpoint, history, torch_model
 from cnnkit.formats.header import Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import loop, mixed_precision, optim, resuming
+from cnnkit.train import loop, mixed_precision, optim, resuming, several_labels
 from cnnkit.train.batches import Batches
 from cnnkit.train.config import CHECKPOINT_EVERY, BoxEpoch, Epoch, ImageTrainConfig, epoch_of
 from cnnkit.train.dataset import Examples
-from cnnkit.train.distributed import World
+from cnnkit.train.distributed import ALONE, World
 from cnnkit.train.loop import BestEpoch, DivergedError, Plain, TrainStep, evaluate, fit
 from cnnkit.train.optim import Criterion, ModelEma
 
@@ -35,8 +35,8 @@ log = logging.getLogger("cnnkit")
 class TrainResult:
     """The result of a training run; the measures are those of its best epoch, whose weights the model has.
 
-    `majority` is the validation accuracy of always predicting the most frequent class; `seconds` is the total time, including reading
-    images and running the frozen part.
+    `majority` is the validation accuracy of always predicting the most frequent class, or set of labels; `seconds` is the total time,
+    including reading images and running the frozen part.
     """
 
     model: str
@@ -358,7 +358,9 @@ class Trainer:
         model = torch_model.load(output)
         if "pictures" not in model.header.training or "ended" in model.header.training:
             return None
-        if replace(model.header, made_by={}) != replace(Header.from_json(self.header.to_json(), name=""), made_by={}):
+        if replace(model.header, made_by={}, thresholds=None) != replace(
+            Header.from_json(self.header.to_json(), name=""), made_by={}
+        ):
             resuming.check_same_run(
                 output, *(resuming.fingerprint(header, self.config.schedule) for header in (model.header, self.header))
             )
@@ -465,9 +467,22 @@ class Trainer:
             {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"} for epoch in done
         ]
         header = self.header.but(training={**self.header.training, "ended": ended}) if ended else self.header
+        if header.multi_label:
+            header = header.but(thresholds=self._thresholds())
         torch_model.save(self.context.output, TorchModel(header, self.task.whole.state_dict(), rows))
         self._pending = None
         self.checkpoint.unlink(missing_ok=True)
+
+    def _thresholds(self) -> tuple[float, ...]:
+        """Choose the thresholds of several labels per image for the weights of the best epoch, on all validation images."""
+        classes, val = self.header.classes or (), self.task.val
+        if val is None:
+            return several_labels.without_validation(classes)
+        module = self.step.module.eval()
+        with torch.inference_mode():
+            batches = self.batches.validation(pieces=self.step.pieces, world=ALONE)
+            found = torch.cat([module(inputs).float().sigmoid().cpu() for inputs, _ in batches])
+        return several_labels.thresholds(found, val.targets, classes)
 
     def warn_without_improvement(self) -> None:
         """Warn if no epoch is better than the network before the training, or if the network is certain of all its outputs."""
@@ -483,7 +498,9 @@ class Trainer:
             )
         elif isinstance(best, BoxEpoch):
             return  # its loss is also that of the boxes
-        elif loop.warn_if_saturated(best, classes=len(self.header.classes or ()), rate=self.config.rate):
+        elif loop.warn_if_saturated(
+            best, classes=2 if self.header.multi_label else len(self.header.classes or ()), rate=self.config.rate
+        ):
             return
         elif best.epoch <= self.earlier:
             log.warning("no epoch after the warm-up was better than epoch %d: the backbone is unchanged", best.epoch)
@@ -492,7 +509,6 @@ class Trainer:
         """Return the result."""
         best, train, val = self.best.epoch, self.task.train, self.task.val
         assert best is not None
-        most = int(torch.bincount(train.targets).argmax())
         made = TrainResult(
             model=str(self.context.output),
             classes=len(self.header.classes or ()),
@@ -503,10 +519,16 @@ class Trainer:
             train_accuracy=best.train_accuracy,
             val_accuracy=best.val_accuracy,
             val_loss=best.val_loss,
-            majority=None if val is None else float((val.targets == most).double().mean()),
+            majority=None if val is None else _majority(train.targets, val.targets),
             seconds=round(time.perf_counter() - self.context.started, 1),
         )
         return BoxTrainResult(**dataclasses.asdict(made), val_iou=best.val_iou) if isinstance(best, BoxEpoch) else made
+
+
+def _majority(train: Tensor, val: Tensor) -> float:
+    if train.ndim == 2:
+        return several_labels.majority(train, val)
+    return float((val == int(torch.bincount(train).argmax())).double().mean())
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ class Image:
     label: str | None
     split: str | None = None
     group: str | None = None
+    labels: tuple[str, ...] | None = None
 
 
 def truth(**labels):

@@ -212,7 +212,10 @@ def test_column_truth_is_the_label(tmp_path):
     ("header", "notice"),
     [
         ("path,lable", "column lable is not read; if it is the label, rename it to label"),
-        ("path,labels", "column labels is not read; if it is the label, rename it to label"),
+        (
+            "path,labels",
+            "column labels: no image has several, as cat;indoor; if each image has one class, rename the column to label",
+        ),
         ("path,Splits", "column Splits is not read; if it is the split, rename it to split"),
         ("path,subset", "column subset is read as split"),
         (

@@ -1,0 +1,89 @@
+"""Predictions of networks with several labels per image: rows of the labels from their thresholds on. Imports no torch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.choices import Vote
+from cnnkit.formats import label_sets, tsv
+from cnnkit.formats.predictions import LabelPrediction, Prediction
+from cnnkit.infer.ensemble import Ballot
+
+#: With --vote hard, the share of votes from which on a class is a label.
+MAJORITY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPredictionWithLogit(LabelPrediction):
+    """The same with the logit of the class."""
+
+    logit: float | None = None
+
+
+def rows(
+    path: str,
+    classes: Sequence[str],
+    *,
+    probabilities: NDArray[np.float32],
+    ranking: NDArray[np.int64],
+    thresholds: NDArray[np.float32],
+    top: int | None,
+    logits: NDArray[np.float32] | None = None,
+) -> Iterator[LabelPrediction]:
+    """Yield the rows of an image.
+
+    Args:
+        path: The image.
+        classes: Names of the classes.
+        probabilities: (classes,).
+        ranking: The classes from best to worst.
+        thresholds: (classes,).
+        top: Yield the K most probable classes, whatever their thresholds; by default the classes from their thresholds on.
+        logits: (classes,), if they are printed.
+    """
+    places = ranking[probabilities[ranking] >= thresholds[ranking]] if top is None else ranking[:top]
+    for rank, place in enumerate(places, start=1):
+        row = path, rank, classes[place], shortest(probabilities[place]), shortest(thresholds[place])
+        yield LabelPrediction(*row) if logits is None else LabelPredictionWithLogit(*row, shortest(logits[place]))
+    if not len(places):
+        yield LabelPrediction(path, 0, "") if logits is None else LabelPredictionWithLogit(path, 0, "")
+
+
+def line(predictions: Iterable[Prediction]) -> str:
+    """Return the labels of an image as one line, separated as in the column `labels` of a manifest."""
+    return tsv.escape(label_sets.joined(row.label for row in predictions if row.rank))
+
+
+def count_votes(
+    probabilities: Sequence[NDArray[np.floating]], thresholds: Sequence[NDArray[np.float32]], vote: Vote
+) -> Ballot:
+    """Combine several predictions of each image into one; see `ensemble.count_votes`.
+
+    soft: the mean of the probabilities. hard: the share of predictions in which the class is a label.
+
+    Args:
+        probabilities: (N, classes) of each model and view.
+        thresholds: (classes,) of each of these.
+        vote: soft or hard.
+    """
+    stacked = np.stack(probabilities).astype(np.float64)  # (models, N, classes)
+    mean = stacked.mean(axis=0)
+    got = mean if vote is Vote.SOFT else (stacked >= np.stack(thresholds)[:, None]).mean(axis=0)
+    ranking = np.lexsort((-mean, -got), axis=1)
+    got = np.where(np.isfinite(mean).all(axis=1, keepdims=True), got, np.nan)
+    return got.astype(np.float32), ranking
+
+
+def voted_thresholds(thresholds: Sequence[NDArray[np.float32]], vote: Vote) -> NDArray[np.float32]:
+    """Return the thresholds of what `count_votes` returns, (classes,): their mean, or one half of the votes."""
+    if vote is Vote.HARD:
+        return np.full_like(thresholds[0], MAJORITY)
+    mean: NDArray[np.float32] = np.stack(thresholds).astype(np.float64).mean(axis=0).astype(np.float32)
+    return mean
+
+
+def shortest(value: np.float32) -> float:
+    """Convert to the shortest decimal number that rounds to this float32: 0.9871, not 0.9871000051498413."""
+    return float(str(value))
