@@ -119,8 +119,7 @@ def test_unfreeze_none_gives_the_head_of_cnn_train_head(run, here):
     ("name", "unfreeze", "first"),
     [
         ("squeezenet1_1", "features.12", 12),
-        pytest.param("mobilenet_v2", "features.17", 17, marks=pytest.mark.slow),  # with batch norms that are frozen
-        pytest.param("vgg11", "block5", 16, marks=pytest.mark.slow),
+        pytest.param("vgg11_bn", "block5", 22, marks=pytest.mark.slow),  # with batch norms that are frozen
     ],
 )
 def test_networks_by_name(run, here, name, unfreeze, first, history):

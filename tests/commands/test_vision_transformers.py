@@ -109,8 +109,14 @@ def test_from_features_to_maps(run, here, weights):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pool", [None, "cls", "avg"])
-@pytest.mark.parametrize("name", ["timm:test_vit2", "timm:test_vit3", "timm:test_convnext"])
+@pytest.mark.parametrize(
+    ("name", "pool"),
+    [
+        *(("timm:test_vit2", pool) for pool in (None, "cls", "avg")),  # the mean is without its register token
+        ("timm:test_vit3", None),  # pooled by attention
+        *(("timm:test_convnext", pool) for pool in (None, "cls", "avg")),
+    ],
+)
 def test_networks_agree_with_torch(run, here, name, pool):
     """Export of tokens pooled by class token, mean or attention, and of a convolutional network.
 
