@@ -24,9 +24,14 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it: pytest-xdist runs one process per core
 os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # one font list for all tests
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+
+# Generated inputs are tested however busy the machine is: slow generation and slow calls are no errors.
+hypothesis.settings.register_profile("cnnkit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("cnnkit")
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
