@@ -141,12 +141,3 @@ def test_rejects_random_weights_and_small_classes(photos_folder, weights, images
     few = images("few", red=8, blue=4)
     with pytest.raises(CnnkitError, match="class blue has 4 usable images; cnn-advise needs at least 5 of each"):
         ask(few, weights / "seeing.pth")
-
-
-@pytest.mark.slow
-@pytest.mark.photos
-def test_cats_and_dogs_are_similar_to_imagenet(photos):
-    """The last layer of MobileNetV2 is best, with an accuracy of 97 % on 300 photographs."""
-    found = ask(photos / "dogs-vs-cats", photos / "weights" / "mobilenet_v2.pth", backbone="mobilenet_v2")
-    assert (found.images, found.sampled, found.case) == (4000, 300, "small and similar")
-    assert next(iter(found.accuracy.values())) > 0.94
