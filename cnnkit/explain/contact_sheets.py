@@ -1,59 +1,22 @@
 """Contact sheets of class activation maps, each image with its overlays and probabilities; and mosaics of equal tiles."""
 
-import importlib.util
 import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from cnnkit import files
 from cnnkit.data.image_grid import Grid, in_rows
 from cnnkit.formats import image_files
+from cnnkit.formats.picture_style import BAR, EMPTY, INK, LINE_HEIGHT, PAPER, WRONG, font, shorten
 
 log = logging.getLogger("cnnkit")
-
-# ---------------------------------------------------------------- text on images
-
-#: Pixels from one line to the next.
-LINE_HEIGHT = 16
-
-
-@cache
-def font(size: int = 12) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Load DejaVu Sans, which comes with matplotlib; without matplotlib the font of Pillow, which has Latin letters only.
-
-    Args:
-        size: In pixels.
-    """
-    spec = importlib.util.find_spec("matplotlib")  # its files are found without importing it
-    if spec is None or spec.origin is None:
-        return ImageFont.load_default(size)
-    shipped = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-    if not shipped.is_file():  # Linux distributions keep data elsewhere
-        import matplotlib as mpl
-
-        shipped = Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(shipped, size)
-
-
-def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False) -> str:
-    """Shorten a text to a width in pixels, with an ellipsis."""
-    letters = font(size)
-    if letters.getlength(text) <= width:
-        return text
-    for count in range(len(text) - 1, 0, -1):
-        shorter = f"…{text[-count:]}" if keep_end else f"{text[:count]}…"
-        if letters.getlength(shorter) <= width:
-            return shorter
-    return ""
-
 
 # ---------------------------------------------------------------- sheets of class activation maps
 
@@ -63,7 +26,6 @@ SIDE, GAP, SPACE = 160, 4, 16
 _ACROSS = 9
 #: Maximum number of thumbnails, which are kept in memory.
 MOST = 1000
-_INK, _WRONG, _BACKGROUND, _BAR, _EMPTY = "#222222", "#a02020", "#ffffff", "#3b6ea5", "#e4e4e4"
 _BAR_HEIGHT = 6
 
 
@@ -143,7 +105,7 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
     height += below
     across = min(len(cells), max(1, round(math.sqrt(len(cells) * 4 / 3 * (height + SPACE) / (width + SPACE)))))
     grid = Grid(cell=(width, height), gap=(SPACE, SPACE), margin=SPACE)
-    sheet = Image.new("RGB", grid.size(-(-len(cells) // across), across), _BACKGROUND)
+    sheet = Image.new("RGB", grid.size(-(-len(cells) // across), across), PAPER)
     pen = ImageDraw.Draw(sheet)
     for index, each in enumerate(cells):
         left, top = grid.corner(index // across, index % across)
@@ -151,7 +113,7 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
         file = os.path.basename(each.path).replace(files.CROP, " ")  # of a crop, the box and the end of the file's name
         text = shorten(file, SIDE - SPACE // 2, keep_end=True)
         for line, words in enumerate((text, *(shorten(note, SIDE) for note in each.notes))):
-            ink = _WRONG if line > 0 and len(each.notes) > 1 else _INK
+            ink = WRONG if line > 0 and len(each.notes) > 1 else INK
             pen.text((left, top + SIDE + GAP + line * LINE_HEIGHT), words, fill=ink, font=font())
         for number, (name, probability, overlay) in enumerate(each.overlays, start=1):
             row, column = number // _ACROSS, number % _ACROSS
@@ -165,12 +127,12 @@ def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int,
     """Write a class and its probability, with a bar of that length."""
     number = f"{probability:.3f}"
     room = SIDE - round(font().getlength(number)) - 2 * GAP
-    pen.text((left, top), shorten(name, room), fill=_INK, font=font())
-    pen.text((left + SIDE, top), number, fill=_INK, font=font(), anchor="ra")
+    pen.text((left, top), shorten(name, room), fill=INK, font=font())
+    pen.text((left + SIDE, top), number, fill=INK, font=font(), anchor="ra")
     bar = top + LINE_HEIGHT + GAP
-    pen.rectangle((left, bar, left + SIDE - 1, bar + _BAR_HEIGHT - 1), fill=_EMPTY)
+    pen.rectangle((left, bar, left + SIDE - 1, bar + _BAR_HEIGHT - 1), fill=EMPTY)
     if (length := round(probability * SIDE)) > 0:
-        pen.rectangle((left, bar, left + length - 1, bar + _BAR_HEIGHT - 1), fill=_BAR)
+        pen.rectangle((left, bar, left + length - 1, bar + _BAR_HEIGHT - 1), fill=BAR)
 
 
 # ---------------------------------------------------------------- mosaics
@@ -230,14 +192,14 @@ def render_blocks(blocks: Sequence[Block], *, side: int, count: int) -> Image.Im
     width, height = inner.size(-(-count // columns), columns)
     across = min(len(blocks), max(1, round(math.sqrt(len(blocks) * 4 / 3 * (height + LINE_HEIGHT) / width))))
     outer = Grid(cell=(width, height + LINE_HEIGHT), gap=(SPACE, SPACE), margin=SPACE)
-    sheet = Image.new("RGB", outer.size(-(-len(blocks) // across), across), _BACKGROUND)
+    sheet = Image.new("RGB", outer.size(-(-len(blocks) // across), across), PAPER)
     pen = ImageDraw.Draw(sheet)
-    empty = Image.new("RGB", (side, side), _EMPTY)
+    empty = Image.new("RGB", (side, side), EMPTY)
     for index, block in enumerate(blocks):
         left, top = outer.corner(index // across, index % across)
-        pen.text((left + width, top), block.note, fill=_INK, font=font(), anchor="ra")
+        pen.text((left + width, top), block.note, fill=INK, font=font(), anchor="ra")
         room = width - round(font().getlength(block.note)) - GAP
-        pen.text((left, top), shorten(block.title, room), fill=_INK, font=font())
+        pen.text((left, top), shorten(block.title, room), fill=INK, font=font())
         for place in range(count):
             tile = block.tiles[place] if place < len(block.tiles) else empty
             inner.place(sheet, tile, place // columns, place % columns, origin=(left, top + LINE_HEIGHT))

@@ -12,9 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cnnkit.choices import Monitor
-from cnnkit.explain import colormaps
 from cnnkit.explain.curves import TrainingRun, curve, panels
-from cnnkit.formats import figures
+from cnnkit.formats import figures, picture_style
 from cnnkit.messages import printable
 
 _Style = Literal["--", "-"]
@@ -111,8 +110,8 @@ def _add_legend(figure: Figure, rows: Sequence[Sequence[tuple[Line2D, str]]]) ->
 
 def _colours(count: int) -> Sequence[str]:
     """Return a colour for each run; more than ten are steps of one colour map."""
-    if count <= len(colormaps.DISTINCT):
-        return colormaps.DISTINCT[:count]
+    if count <= len(picture_style.DISTINCT):
+        return picture_style.DISTINCT[:count]
     from matplotlib.colors import to_hex
 
     return [to_hex(mpl.colormaps["turbo"](place / (count - 1))) for place in range(count)]

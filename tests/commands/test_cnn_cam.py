@@ -18,10 +18,10 @@ from PIL import Image
 
 from cnnkit.choices import CamMethod, Fit, Pool
 from cnnkit.data import preprocessing, source
-from cnnkit.explain import cam, cam_run, contact_sheets
+from cnnkit.explain import cam, cam_run
 from cnnkit.explain.cam_methods import METHODS
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
-from cnnkit.formats import torch_model
+from cnnkit.formats import picture_style, torch_model
 from cnnkit.formats.box import Box
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
@@ -358,7 +358,7 @@ def test_sheet_names_the_true_class(run, here):
         run("cnn-cam", "-m", "model.pt", name, "--sheet", "s.png", *CPU)
         heights[name] = pixels("s.png")
     (right, wrong, unknown) = heights.values()
-    assert wrong.shape[0] == right.shape[0] + contact_sheets.LINE_HEIGHT
+    assert wrong.shape[0] == right.shape[0] + picture_style.LINE_HEIGHT
     assert right.shape == unknown.shape
     assert (right != unknown).any()
     ink = (wrong - [0xA0, 0x20, 0x20] == 0).all(2)

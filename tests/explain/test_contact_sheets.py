@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cnnkit.explain import contact_sheets
+from cnnkit.formats import picture_style
 
 PAPER, BAR, EMPTY = (255, 255, 255), (59, 110, 165), (228, 228, 228)
 STEP = contact_sheets.SIDE + contact_sheets.GAP
@@ -114,7 +115,7 @@ def test_long_names_stay_within_columns(letter):
     corners = [bounds(pixels, colour_of(index, column))[:2] for index in range(2) for column in range(3)]
     below = {top + contact_sheets.SIDE for _, top in corners}
     for line in below:
-        captions = inked[line : line + 2 * contact_sheets.LINE_HEIGHT + 4]
+        captions = inked[line : line + 2 * picture_style.LINE_HEIGHT + 4]
         allowed = np.zeros(pixels.shape[1], dtype=bool)
         for left, top in corners:
             if top + contact_sheets.SIDE == line:
@@ -127,7 +128,7 @@ def test_numbers_are_not_overwritten_by_long_names():
     """The right part of a caption is the same for a long name and a short one."""
     short, long = (np.asarray(contact_sheets.render(cells(1, names=(name, "b")))) for name in ("a", "W" * 90))
     right = contact_sheets.SPACE + 2 * STEP - contact_sheets.GAP
-    digits = right - int(contact_sheets.font().getlength("0.750"))
+    digits = right - int(picture_style.font().getlength("0.750"))
     assert (short[:, digits:right] != PAPER).any()
     assert np.array_equal(short[:, digits:right], long[:, digits:right])
 
@@ -137,16 +138,16 @@ def test_shortened_text_has_an_ellipsis(keep_end):
     """As long as fits, from the start or the end; a text that fits is unchanged."""
     text = "flowers/sunflower/in_a_field_behind_the_house_0123.jpg"
     width = 160
-    found = contact_sheets.shorten(text, width, keep_end=keep_end)
-    letters = contact_sheets.font()
+    found = picture_style.shorten(text, width, keep_end=keep_end)
+    letters = picture_style.font()
     assert letters.getlength(found) <= width
     kept = found.replace("…", "")
     assert found == (f"…{kept}" if keep_end else f"{kept}…")
     longer = f"…{text[-len(kept) - 1 :]}" if keep_end else f"{text[: len(kept) + 1]}…"
     assert text.endswith(kept) if keep_end else text.startswith(kept)
     assert letters.getlength(longer) > width
-    assert contact_sheets.shorten("cat", width, keep_end=keep_end) == "cat"
-    assert contact_sheets.shorten("cat", 1, keep_end=keep_end) == ""
+    assert picture_style.shorten("cat", width, keep_end=keep_end) == "cat"
+    assert picture_style.shorten("cat", 1, keep_end=keep_end) == ""
 
 
 def test_sheet_has_a_maximum_of_thumbnails(tmp_path, caplog, monkeypatch):
