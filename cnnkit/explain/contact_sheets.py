@@ -1,4 +1,4 @@
-"""Contact sheets of class activation maps, each image with its overlays and probabilities; and mosaics of equal tiles."""
+"""Contact sheets of class activation maps, each image with its overlays and probabilities; and blocks of thumbnails."""
 
 import logging
 import math
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cnnkit import files
-from cnnkit.data.image_grid import Grid, in_rows
-from cnnkit.formats import image_files
+from cnnkit.data.image_grid import Grid
+from cnnkit.formats import image_files, picture_style
 from cnnkit.formats.picture_style import BAR, EMPTY, INK, LINE_HEIGHT, PAPER, WRONG, font, shorten
 
 log = logging.getLogger("cnnkit")
@@ -21,7 +21,7 @@ log = logging.getLogger("cnnkit")
 # ---------------------------------------------------------------- sheets of class activation maps
 
 #: Pixels: the side of a thumbnail, between thumbnails, and between images.
-SIDE, GAP, SPACE = 160, 4, 16
+SIDE, GAP, SPACE = 160, 8, 16
 #: Thumbnails of an image per row.
 _ACROSS = 9
 #: Maximum number of thumbnails, which are kept in memory.
@@ -33,7 +33,7 @@ _BAR_HEIGHT = 6
 class SheetCell:
     """An image and its overlays, as thumbnails; each overlay with its class and probability.
 
-    The true class, `truth`, is written below if it is known, with the predicted class if that is another one.
+    The predicted class is written below, and the true one, `truth`, if it is known; if they differ, the image is marked.
     """
 
     path: str
@@ -45,9 +45,13 @@ class SheetCell:
     @property
     def notes(self) -> list[str]:
         """The lines below the name of the image."""
-        if self.truth is None:
-            return []
-        return [f"true {self.truth}", *([f"predicted {self.predicted}"] if self.predicted != self.truth else [])]
+        lines = {"true": self.truth, "predicted": self.predicted}
+        return [f"{word} {name}" for word, name in lines.items() if name]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the prediction is known to be wrong."""
+        return self.truth is not None and self.truth != self.predicted
 
     @property
     def count(self) -> int:
@@ -86,11 +90,14 @@ def thumbnail(image: Image.Image, *, side: int = SIDE) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
 
 
-def save(path: str | Path, cells: SheetCells) -> None:
-    """Write a sheet as PNG, atomically; nothing is written without cells."""
+def save(path: str | Path, cells: SheetCells, *, palette: NDArray[np.uint8] | None = None) -> None:
+    """Write a sheet as PNG, atomically, with the scale of its colour map, (256, 3); nothing is written without cells."""
     if not len(cells):
         return
-    image_files.save(path, render(list(cells)))
+    sheet = render(list(cells))
+    if palette is not None:
+        sheet = picture_style.with_scale(sheet, palette, low="0", high="maximum of each map", margin=SPACE)
+    image_files.save(path, sheet)
     if cells.left_out:
         log.info("%s shows only the first %d of %d images", path, len(cells), len(cells) + cells.left_out)
 
@@ -98,8 +105,8 @@ def save(path: str | Path, cells: SheetCells) -> None:
 def render(cells: Sequence[SheetCell]) -> Image.Image:
     """Draw cells in a grid of about 4:3."""
     most = max(each.count for each in cells)
-    below = 2 * LINE_HEIGHT + _BAR_HEIGHT + GAP  # a thumbnail, for its caption
-    below += LINE_HEIGHT * (max(len(each.notes) for each in cells) > 1)
+    lines = 1 + max(len(each.notes) for each in cells)
+    below = max(2, lines) * LINE_HEIGHT + _BAR_HEIGHT + GAP  # a thumbnail, for its caption
     thumbnails = Grid(cell=(SIDE, SIDE), gap=(GAP, below))
     width, height = thumbnails.size(-(-most // _ACROSS), min(most, _ACROSS))
     height += below
@@ -110,10 +117,11 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
     for index, each in enumerate(cells):
         left, top = grid.corner(index // across, index % across)
         thumbnails.place(sheet, each.image, 0, 0, origin=(left, top))
-        file = os.path.basename(each.path).replace(files.CROP, " ")  # of a crop, the box and the end of the file's name
-        text = shorten(file, SIDE - SPACE // 2, keep_end=True)
-        for line, words in enumerate((text, *(shorten(note, SIDE) for note in each.notes))):
-            ink = WRONG if line > 0 and len(each.notes) > 1 else INK
+        if each.wrong:
+            x, y = left + (SIDE - each.image.width) // 2, top + (SIDE - each.image.height) // 2
+            picture_style.mark_mistake(sheet, (x, y, x + each.image.width, y + each.image.height))
+        for line, words in enumerate((file_caption(each.path, SIDE), *(shorten(note, SIDE) for note in each.notes))):
+            ink = WRONG if each.wrong and line == len(each.notes) else INK
             pen.text((left, top + SIDE + GAP + line * LINE_HEIGHT), words, fill=ink, font=font())
         for number, (name, probability, overlay) in enumerate(each.overlays, start=1):
             row, column = number // _ACROSS, number % _ACROSS
@@ -121,6 +129,19 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
             x, y = thumbnails.corner(row, column)
             _caption(pen, name, probability, left + x, top + y + SIDE + GAP)
     return sheet
+
+
+def file_caption(path: str, width: int) -> str:
+    """Write a file with its folder, which often is its class, in at most half of the width, and as much of the file's end as fits.
+
+    Of a crop that does not fit, only the box and the end of the file's name.
+    """
+    folder, file = os.path.split(path)
+    shown = file.replace(files.CROP, " ")
+    before = shorten(f"{os.path.basename(folder)}/", width // 2) if folder else ""
+    if shown != file and shorten(shown, width - math.ceil(font().getlength(before))) != shown:
+        before = ""
+    return before + shorten(shown, width - math.ceil(font().getlength(before)), keep_end=True)
 
 
 def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int, top: int) -> None:
@@ -135,39 +156,11 @@ def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int,
         pen.rectangle((left, bar, left + length - 1, bar + _BAR_HEIGHT - 1), fill=BAR)
 
 
-# ---------------------------------------------------------------- mosaics
-
-#: The approximate width of a mosaic, and the gap between tiles, in pixels.
-_MOSAIC_WIDTH, _MOSAIC_GAP = 1024, 2
-#: The minimum width of a single tile; smaller ones are enlarged.
-_LEAST_SIDE = 128
-
-
-def mosaic(tiles: Sequence[NDArray[np.uint8]]) -> Image.Image:
-    """Arrange tiles of one size, (h, w, 3) each, in a nearly square grid; small ones are enlarged by an integer factor."""
-    height, width = tiles[0].shape[:2]
-    across = math.ceil(math.sqrt(len(tiles)))
-    zoom = max(1, (_MOSAIC_WIDTH // across - _MOSAIC_GAP) // max(height, width))
-    if len(tiles) == 1:
-        zoom = _zoom(height, width)
-    grid = Grid(cell=(zoom * width, zoom * height), gap=(_MOSAIC_GAP, _MOSAIC_GAP), margin=_MOSAIC_GAP)
-    return grid.draw(in_rows([_enlarged(tile, zoom) for tile in tiles], across))
-
-
-def enlarged(tile: NDArray[np.uint8]) -> Image.Image:
-    """Draw one tile, enlarged if it is small."""
-    return _enlarged(tile, _zoom(*tile.shape[:2]))
-
-
-def _zoom(height: int, width: int) -> int:
-    return max(1, -(-_LEAST_SIDE // max(height, width)))
-
-
-def _enlarged(tile: NDArray[np.uint8], zoom: int) -> Image.Image:
-    return Image.fromarray(tile.repeat(zoom, axis=0).repeat(zoom, axis=1))
-
-
 # ---------------------------------------------------------------- blocks of thumbnails
+
+
+#: Pixels between the thumbnails of a block.
+_TILE_GAP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +181,7 @@ def render_blocks(blocks: Sequence[Block], *, side: int, count: int) -> Image.Im
         count: The number of places of a block.
     """
     columns = math.ceil(math.sqrt(count))
-    inner = Grid(cell=(side, side), gap=(_MOSAIC_GAP, _MOSAIC_GAP))
+    inner = Grid(cell=(side, side), gap=(_TILE_GAP, _TILE_GAP))
     width, height = inner.size(-(-count // columns), columns)
     across = min(len(blocks), max(1, round(math.sqrt(len(blocks) * 4 / 3 * (height + LINE_HEIGHT) / width))))
     outer = Grid(cell=(width, height + LINE_HEIGHT), gap=(SPACE, SPACE), margin=SPACE)

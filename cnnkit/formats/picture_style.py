@@ -1,11 +1,13 @@
-"""The style of pictures, in one place: colours that colour-blind readers can distinguish, the font, and texts cut to their room."""
+"""The style of pictures, in one place: colours that colour-blind readers can distinguish, the font, cut texts, titles, scales, marks."""
 
 import importlib.util
 import unicodedata
 from functools import cache
 from pathlib import Path
 
-from PIL import ImageFont
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from cnnkit.messages import printable
 
@@ -99,3 +101,68 @@ def _without_middle(text: str, most: int) -> str:
             break
         end = letter + end
     return cut(text, most - columns(end)) + end
+
+
+# ---------------------------------------------------------------- around images
+
+_EDGE = 4
+#: The size of the gradient of a colour scale, in pixels.
+_GRADIENT = (160, 10)
+
+
+#: The height of a title with its margins.
+TITLE_HEIGHT = LINE_HEIGHT + _EDGE
+
+
+def titled(image: Image.Image, title: str, *, margin: int = _EDGE) -> Image.Image:
+    """Write a line above an image, `margin` pixels from its left edge; it is cut to the image's width, which stays."""
+    sheet = Image.new("RGB", (image.width, image.height + TITLE_HEIGHT), PAPER)
+    sheet.paste(image, (0, TITLE_HEIGHT))
+    ImageDraw.Draw(sheet).text((margin, _EDGE), shorten(title, image.width - 2 * margin), fill=INK, font=font())
+    return sheet
+
+
+def with_scale(
+    image: Image.Image, palette: NDArray[np.uint8], *, low: str, high: str, margin: int = _EDGE
+) -> Image.Image:
+    """Draw the scale of a colour map below an image, which becomes wider if the scale has no room.
+
+    Args:
+        image: Any image.
+        palette: (256, 3), the first colour on the left.
+        low: What the first colour stands for.
+        high: What the last colour stands for.
+        margin: Pixels to the left of the scale.
+    """
+    before, after = (round(font().getlength(text)) for text in (low, high))
+    width = 2 * margin + before + _GRADIENT[0] + after + 4 * _EDGE
+    sheet = Image.new("RGB", (max(image.width, width), image.height + LINE_HEIGHT + 2 * _EDGE), PAPER)
+    sheet.paste(image, (0, 0))
+    pen = ImageDraw.Draw(sheet)
+    top, left = image.height + _EDGE, margin + before + 2 * _EDGE
+    pen.text((margin, top), low, fill=INK, font=font())
+    colours = Image.fromarray(palette[None]).resize(_GRADIENT, Image.Resampling.NEAREST)
+    sheet.paste(colours, (left, top + (LINE_HEIGHT - _GRADIENT[1]) // 2))
+    pen.text((left + _GRADIENT[0] + 2 * _EDGE, top), high, fill=INK, font=font())
+    return sheet
+
+
+#: The width of the frame of a mistake, and the diameter of its mark.
+FRAME, _MARK = 3, 22
+
+
+def mark_mistake(sheet: Image.Image, box: tuple[int, int, int, int]) -> None:
+    """Frame an image on a sheet, and put a cross in a disc on its upper left corner: visible by its shape, whatever colours a reader sees.
+
+    Args:
+        sheet: Is changed.
+        box: The edges of the image on it: left, top, right, bottom.
+    """
+    left, top, right, bottom = box
+    pen = ImageDraw.Draw(sheet)
+    pen.rectangle((left - FRAME, top - FRAME, right + FRAME - 1, bottom + FRAME - 1), outline=WRONG, width=FRAME)
+    pen.ellipse((left, top, left + _MARK, top + _MARK), fill=WRONG, outline=PAPER)
+    inner = 7
+    near, far = (left + inner, top + inner), (left + _MARK - inner, top + _MARK - inner)
+    pen.line((*near, *far), fill=PAPER, width=2)
+    pen.line((near[0], far[1], far[0], near[1]), fill=PAPER, width=2)
