@@ -46,9 +46,8 @@ def save_confusion(path: str | Path, report: EvaluationReport) -> None:
         OSError: The file cannot be written.
     """
     support = [report.per_class[label].support for label in report.classes]
-    title = (
-        f"accuracy {report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f}), {report.n} images"
-    )
+    share = f"{report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f})"
+    title = f"accuracy {share}, {messages.count_images(report.n)}"
     figures.save(path, lambda: draw_confusion(report.confusion, report.classes, support=support, title=title))
 
 

@@ -138,7 +138,7 @@ def file_caption(path: str, width: int) -> str:
     """
     folder, file = os.path.split(path)
     shown = file.replace(files.CROP, " ")
-    before = shorten(f"{os.path.basename(folder)}/", width // 2) if folder else ""
+    before = f"{shorten(os.path.basename(folder), width // 2)}/" if folder else ""
     if shown != file and shorten(shown, width - math.ceil(font().getlength(before))) != shown:
         before = ""
     return before + shorten(shown, width - math.ceil(font().getlength(before)), keep_end=True)
