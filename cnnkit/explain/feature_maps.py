@@ -186,7 +186,7 @@ def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, pale
     if options.scale is MapScale.LAYER:
         low, high = (f"{value:.4g}" for value in (maps.min(), maps.max()))
     drawn = mosaics.mosaic(tiles, numbers=numbers, title=title)
-    image_files.save(file, picture_style.with_scale(drawn, palette, low=low, high=high))
+    image_files.save(file, picture_style.with_scale(drawn, palette, low=low, high=high, latin=True))
     return file
 
 

@@ -15,7 +15,7 @@ _WIDTH, GAP = 1024, 2
 #: The minimum width of a single tile; smaller ones are enlarged.
 _LEAST_SIDE = 128
 #: The height of a number and of its line above a tile.
-_NUMBER_SIZE, NUMBER_HEIGHT = 10, 13
+_NUMBER_SIZE, NUMBER_HEIGHT = 11, 13
 
 
 def mosaic(tiles: Sequence[NDArray[np.uint8]], *, numbers: Sequence[int] = (), title: str = "") -> Image.Image:
@@ -31,7 +31,7 @@ def mosaic(tiles: Sequence[NDArray[np.uint8]], *, numbers: Sequence[int] = (), t
     zoom = max(1, (_WIDTH // across - GAP) // max(height, width))
     if len(tiles) == 1:
         zoom = _zoom(height, width)
-    letters = font(_NUMBER_SIZE)
+    letters = font(_NUMBER_SIZE, latin=True)  # exported networks need no matplotlib
     widest = max((math.ceil(letters.getlength(str(number))) for number in numbers), default=0)
     above = NUMBER_HEIGHT if numbers else 0
     # Tiles narrower than their numbers get wider columns
@@ -44,7 +44,7 @@ def mosaic(tiles: Sequence[NDArray[np.uint8]], *, numbers: Sequence[int] = (), t
         if numbers:
             pen.text((left, top), str(numbers[place]), fill=MUTED, font=letters)
         sheet.paste(_enlarged(tile, zoom), (left, top + above))
-    return titled(sheet, title) if title else sheet
+    return titled(sheet, title, latin=True) if title else sheet
 
 
 def enlarged(tile: NDArray[np.uint8]) -> Image.Image:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cnnkit import packages
 from cnnkit.errors import UsageError
-from cnnkit.formats import atomic, picture_style
+from cnnkit.formats import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,6 +90,8 @@ def save(path: str | Path, draw: "Callable[[], Figure]") -> None:
 def _wide_letters(figure: "Figure") -> float:
     """Return the inches that letters of a viewer's font may need besides what is measured with DejaVu Sans."""
     from matplotlib.text import Text
+
+    from cnnkit.formats import picture_style  # with Pillow, which a wrong ending should not wait for
 
     texts = (text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_visible())
     return max(

@@ -36,12 +36,15 @@ LINE_HEIGHT = 16
 
 
 @cache
-def font(size: int = 12) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int = 12, *, latin: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Load DejaVu Sans, which comes with matplotlib; without matplotlib the font of Pillow, which has Latin letters only.
 
     Args:
         size: In pixels.
+        latin: The font of Pillow in any case, for texts that need no other letters: the same bytes with and without matplotlib.
     """
+    if latin:
+        return ImageFont.load_default(size)
     spec = importlib.util.find_spec("matplotlib")  # its files are found without importing it
     if spec is None or spec.origin is None:
         return ImageFont.load_default(size)
@@ -53,10 +56,10 @@ def font(size: int = 12) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.truetype(shipped, size)
 
 
-def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False) -> str:
+def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False, latin: bool = False) -> str:
     """Shorten a text to a width in pixels, with an ellipsis; tabs and line ends are written as escapes."""
     text = printable(text)
-    letters = font(size)
+    letters = font(size, latin=latin)
     if letters.getlength(text) <= width:
         return text
     for count in range(len(text) - 1, 0, -1):
@@ -114,16 +117,17 @@ _GRADIENT = (160, 10)
 TITLE_HEIGHT = LINE_HEIGHT + _EDGE
 
 
-def titled(image: Image.Image, title: str, *, margin: int = _EDGE) -> Image.Image:
-    """Write a line above an image, `margin` pixels from its left edge; it is cut to the image's width, which stays."""
+def titled(image: Image.Image, title: str, *, margin: int = _EDGE, latin: bool = False) -> Image.Image:
+    """Write a line above an image, `margin` pixels from its left edge, in a font as `font`; it is cut to the image's width."""
     sheet = Image.new("RGB", (image.width, image.height + TITLE_HEIGHT), PAPER)
     sheet.paste(image, (0, TITLE_HEIGHT))
-    ImageDraw.Draw(sheet).text((margin, _EDGE), shorten(title, image.width - 2 * margin), fill=INK, font=font())
+    words = shorten(title, image.width - 2 * margin, latin=latin)
+    ImageDraw.Draw(sheet).text((margin, _EDGE), words, fill=INK, font=font(latin=latin))
     return sheet
 
 
 def with_scale(
-    image: Image.Image, palette: NDArray[np.uint8], *, low: str, high: str, margin: int = _EDGE
+    image: Image.Image, palette: NDArray[np.uint8], *, low: str, high: str, margin: int = _EDGE, latin: bool = False
 ) -> Image.Image:
     """Draw the scale of a colour map below an image, which becomes wider if the scale has no room.
 
@@ -133,17 +137,19 @@ def with_scale(
         low: What the first colour stands for.
         high: What the last colour stands for.
         margin: Pixels to the left of the scale.
+        latin: As `font`.
     """
-    before, after = (round(font().getlength(text)) for text in (low, high))
+    letters = font(latin=latin)
+    before, after = (round(letters.getlength(text)) for text in (low, high))
     width = 2 * margin + before + _GRADIENT[0] + after + 4 * _EDGE
     sheet = Image.new("RGB", (max(image.width, width), image.height + LINE_HEIGHT + 2 * _EDGE), PAPER)
     sheet.paste(image, (0, 0))
     pen = ImageDraw.Draw(sheet)
     top, left = image.height + _EDGE, margin + before + 2 * _EDGE
-    pen.text((margin, top), low, fill=INK, font=font())
+    pen.text((margin, top), low, fill=INK, font=letters)
     colours = Image.fromarray(palette[None]).resize(_GRADIENT, Image.Resampling.NEAREST)
     sheet.paste(colours, (left, top + (LINE_HEIGHT - _GRADIENT[1]) // 2))
-    pen.text((left + _GRADIENT[0] + 2 * _EDGE, top), high, fill=INK, font=font())
+    pen.text((left + _GRADIENT[0] + 2 * _EDGE, top), high, fill=INK, font=letters)
     return sheet
 
 

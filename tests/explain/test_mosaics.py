@@ -66,7 +66,7 @@ def test_small_tile_is_enlarged():
 
 def text_image(text, size):
     """Draw a text as mosaics do."""
-    letters = picture_style.font(size)
+    letters = picture_style.font(size, latin=True)
     image = Image.new("RGB", (int(letters.getlength(text)) + 1, 13), "white")
     ImageDraw.Draw(image).text((0, 0), text, fill=picture_style.MUTED, font=letters)
     return np.asarray(image)
@@ -84,7 +84,7 @@ def test_numbers_are_above_their_tiles(count, side):
     for place in {0, count // 3, count - 1}:
         left = mosaics.GAP + place % across * cell
         top = mosaics.GAP + place // across * (zoom * side + mosaics.NUMBER_HEIGHT + mosaics.GAP)
-        written = text_image(str(numbers[place]), 10)
+        written = text_image(str(numbers[place]), 11)
         assert np.array_equal(drawn[top : top + 11, left : left + written.shape[1] - 1], written[:11, :-1])
         top += mosaics.NUMBER_HEIGHT
         tile = drawn[top : top + zoom * side, left : left + zoom * side]
