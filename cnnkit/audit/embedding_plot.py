@@ -21,8 +21,8 @@ from cnnkit.data import decode, reader
 from cnnkit.data.decode import Enough
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
-from cnnkit.explain import colormaps, contact_sheets
-from cnnkit.formats import figures
+from cnnkit.explain import contact_sheets
+from cnnkit.formats import figures, picture_style
 from cnnkit.messages import printable
 
 #: Width of the map, and the least and the greatest height, in inches.
@@ -65,8 +65,7 @@ class ClassStyle:
         """The text of the legend."""
         if self.name is None:
             return f"other ({self.count})"
-        name = printable(self.name)
-        return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+        return picture_style.cut(self.name, _LONGEST_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +79,13 @@ class Thumbnail:
 def styles(labels: Sequence[str | None]) -> list[ClassStyle]:
     """Give each class a colour and a marker, in the order of the names; of more than 120 classes, the largest ones."""
     counts = Counter(label for label in labels if label is not None)
-    most = len(colormaps.DISTINCT) * len(_MARKERS)
+    most = len(picture_style.DISTINCT) * len(_MARKERS)
     kept = sorted(name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most])
     found = [
         ClassStyle(
             name,
-            colormaps.DISTINCT[number % len(colormaps.DISTINCT)],
-            _MARKERS[number // len(colormaps.DISTINCT)],
+            picture_style.DISTINCT[number % len(picture_style.DISTINCT)],
+            _MARKERS[number // len(picture_style.DISTINCT)],
             counts[name],
         )
         for number, name in enumerate(kept)
@@ -202,7 +201,7 @@ def _label(axes: Axes, embedding: Embedding, name: str) -> None:
 
 def _add_legend(axes: Axes, legend: Sequence[ClassStyle], *, below: float) -> None:
     """Put the legend a distance in inches below the map, in as many columns as have room."""
-    longest = max(len(style.words) for style in legend)
+    longest = max(picture_style.columns(style.words) for style in legend)
     columns = min(len(legend), max(1, int(_WIDTH / (_SYMBOL + _LETTER * longest))))
     handles = [
         Line2D(
@@ -222,7 +221,7 @@ def _add_legend(axes: Axes, legend: Sequence[ClassStyle], *, below: float) -> No
     assert figure is not None
     drawn = axes.legend(
         handles=handles,
-        labels=[" " * len(style.words) for style in legend],
+        labels=[" " * picture_style.columns(style.words) for style in legend],
         loc="upper left",
         bbox_to_anchor=(0, -below / figure.get_figheight()),
         borderaxespad=0,

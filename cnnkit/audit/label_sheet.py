@@ -15,15 +15,15 @@ from cnnkit.data import decode, reader
 from cnnkit.data.image_grid import Grid
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
-from cnnkit.explain.contact_sheets import GAP, LINE_HEIGHT, SIDE, SPACE, font, shorten, thumbnail
+from cnnkit.explain.contact_sheets import GAP, SIDE, SPACE, thumbnail
 from cnnkit.formats import image_files
+from cnnkit.formats.picture_style import INK, LINE_HEIGHT, PAPER, WRONG, font, shorten
 
 log = logging.getLogger("cnnkit")
 
 #: The most images on a sheet.
 MOST = 100
 
-_INK, _SUSPECT, _BACKGROUND = "#222222", "#a02020", "#ffffff"
 #: The width of the frame of a suspect, in pixels, which is in the gap around the thumbnail.
 _FRAME = 3
 
@@ -68,21 +68,21 @@ def render(cells: Sequence[tuple[int, DoubtedLabel, Image.Image]]) -> Image.Imag
     across = min(len(cells), max(1, round(math.sqrt(len(cells) * 4 / 3 * (height + SPACE) / (SIDE + SPACE)))))
     grid = Grid(cell=(SIDE, height), gap=(SPACE, SPACE), margin=SPACE)
     thumbnails = Grid(cell=(SIDE, SIDE), gap=(0, 0))
-    sheet = Image.new("RGB", grid.size(-(-len(cells) // across), across), _BACKGROUND)
+    sheet = Image.new("RGB", grid.size(-(-len(cells) // across), across), PAPER)
     pen = ImageDraw.Draw(sheet)
     for index, (number, each, image) in enumerate(cells):
         left, top = grid.corner(index // across, index % across)
         if each.suspect:
             x, y = left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2
             frame = (x - _FRAME, y - _FRAME, x + image.width + _FRAME - 1, y + image.height + _FRAME - 1)
-            pen.rectangle(frame, fill=_SUSPECT)
+            pen.rectangle(frame, fill=WRONG)
         thumbnails.place(sheet, image, 0, 0, origin=(left, top))
         file = os.path.basename(each.path).replace(files.CROP, " ")
         below = top + SIDE + GAP
-        pen.text((left, below), shorten(f"{number}  {file}", SIDE), fill=_INK, font=font())
+        pen.text((left, below), shorten(f"{number}  {file}", SIDE), fill=INK, font=font())
         lines = (("label", each.label, each.self_confidence), ("suggested", each.suggested, each.confidence))
         for line, (word, label, probability) in enumerate(lines, start=1):
-            ink = _SUSPECT if each.suspect and line == 2 else _INK
+            ink = WRONG if each.suspect and line == 2 else INK
             written = f"{probability:.2f}"
             room = SIDE - round(font().getlength(written)) - 2 * GAP
             pen.text((left, below + line * LINE_HEIGHT), shorten(f"{word} {label}", room), fill=ink, font=font())

@@ -8,24 +8,29 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
+from cnnkit import messages
 from cnnkit.errors import CnnkitError
-from cnnkit.evaluation import calibration
+from cnnkit.evaluation import calibration, metrics
 from cnnkit.evaluation.calibration import Reliability
 from cnnkit.evaluation.report import EvaluationReport
-from cnnkit.formats import figures
+from cnnkit.formats import figures, picture_style
 from cnnkit.formats.predictions import WITHHELD
 
 # Inches: the side of a cell, within limits of the side of the whole matrix
 _CELL, _SMALLEST_SIDE, _LARGEST_SIDE = 0.75, 2.6, 15.0
 _POINTS_PER_INCH = 72
 _SMALLEST_FONT = 4.5
+_LONGEST_NAME = 40  # columns; longer names of classes are cut
 
 # Of reliability diagrams
 _WIDTH, _HEIGHT = 4.4, 5.4  # inches, of one diagram
-_ACCURACY, _OVERCONFIDENT, _UNDERCONFIDENT, _COUNTS = "#3f90da", "#e8a598", "#b5d6f3", "#94a4a2"
+_ACCURACY, _COUNTS = picture_style.DISTINCT[0], picture_style.DISTINCT[4]
+# Gaps have a hatch besides their colour, for readers and printers that see grey
+_OVERCONFIDENT, _UNDERCONFIDENT = ("#e8a598", "////"), ("#b5d6f3", "....")
+_SHARES = (0, 0.2, 0.4, 0.6, 0.8, 1)
 _LONGEST_COUNT = 3  # digits; longer counts would overlap their neighbours and are rotated
 
 
@@ -41,9 +46,8 @@ def save_confusion(path: str | Path, report: EvaluationReport) -> None:
         OSError: The file cannot be written.
     """
     support = [report.per_class[label].support for label in report.classes]
-    title = (
-        f"accuracy {report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f}), {report.n} images"
-    )
+    share = f"{report.accuracy:.4f} ({report.accuracy_low:.4f} to {report.accuracy_high:.4f})"
+    title = f"accuracy {share}, {messages.count_images(report.n)}"
     figures.save(path, lambda: draw_confusion(report.confusion, report.classes, support=support, title=title))
 
 
@@ -54,13 +58,14 @@ def draw_confusion(
 
     Args:
         confusion: (C, C), rows are the truth.
-        classes: (C,).
+        classes: (C,); names of more than 40 columns are cut.
         support: (C,), images of each class; greater than the sum of a row of `confusion` if predictions were withheld.
         title: A line above it.
 
     Returns:
         A figure outside of pyplot, so nothing has to be closed.
     """
+    classes = picture_style.cut_all(list(classes), _LONGEST_NAME)
     counts, columns = _with_withheld(np.asarray(confusion), classes, np.asarray(support))
     shares = counts / np.maximum(np.asarray(support), 1)[:, None]  # (C, C or C + 1)
 
@@ -100,7 +105,9 @@ def _with_withheld(
 def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, cell: float, font: float) -> None:
     """Label rows and columns; only every n-th if labels would overlap."""
     step = int(np.ceil(font * 1.1 / (cell * _POINTS_PER_INCH)))
-    upright = max(map(len, columns)) * font * 0.6 > cell * _POINTS_PER_INCH  # a letter is about 0.6 of its height wide
+    upright = (
+        max(map(picture_style.columns, columns)) * font * 0.6 > cell * _POINTS_PER_INCH
+    )  # a letter is about 0.6 of its height wide
     axes.set_xticks(
         range(0, len(columns), step), columns[::step], fontsize=font, rotation=90 if upright else 0, parse_math=False
     )
@@ -159,7 +166,7 @@ def draw_reliability(diagrams: Mapping[str, Reliability]) -> Figure:
     """
     figure = Figure(figsize=(_WIDTH * len(diagrams), _HEIGHT), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, len(diagrams), sharex=True, squeeze=False, height_ratios=(3, 1))
+    upper, lower = figure.subplots(2, len(diagrams), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     for place, (title, found) in enumerate(diagrams.items()):
         _draw_accuracy(upper[place], found, title=title)
         _draw_counts(lower[place], found)
@@ -167,34 +174,71 @@ def draw_reliability(diagrams: Mapping[str, Reliability]) -> Figure:
     upper[0].set_ylabel("accuracy")
     lower[0].set_ylabel("images")
     drawn, labels = upper[0].get_legend_handles_labels()
-    figure.legend(drawn, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8.5)
+    figure.legend(
+        drawn, labels, loc="outside lower center", ncols=2 if len(diagrams) == 1 else 4, frameon=False, fontsize=8.5
+    )
     return figure
 
 
 def _draw_accuracy(axes: Axes, found: Reliability, *, title: str) -> None:
-    """Draw a bar of accuracy for each bin, and its gap to the mean confidence, above the bar or at its top."""
+    """Draw a bar of accuracy for each bin, its gap to the mean confidence above the bar or at its top, and its interval there."""
     left, width = _bins(found)
     accuracy, confidence = np.nan_to_num(found.accuracy), np.nan_to_num(found.confidence)
     axes.bar(left, accuracy, width, align="edge", color=_ACCURACY, edgecolor="white", label="accuracy")
-    for label, bottom, top, colour in (
+    for label, bottom, top, (colour, hatch) in (
         ("overconfident by", accuracy, confidence, _OVERCONFIDENT),
         ("underconfident by", confidence, accuracy, _UNDERCONFIDENT),
     ):
         height = np.maximum(top - bottom, 0)
-        axes.bar(left, height, width, align="edge", bottom=bottom, color=colour, edgecolor="white", label=label)
+        axes.bar(
+            left, height, width, align="edge", bottom=bottom, color=colour, edgecolor="white", hatch=hatch, label=label
+        )
     axes.plot([0, 1], [0, 1], color="0.3", linestyle="--", linewidth=1)
+    _draw_intervals(axes, found)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.text(
-        0.03,
-        0.96,
-        f"ECE {found.error:.4f}",
-        ha="left",
-        va="top",
-        fontsize=10,
-        bbox={"color": "white", "alpha": 0.85},
-    )
-    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    axes.yaxis.set_major_locator(FixedLocator(_SHARES))
+    # A line between title and diagram, where no bar is below it
+    axes.set_title(title, fontsize=10, loc="left", pad=19 if title else 6, parse_math=False)
+    axes.text(0, 1.025, _summary(found), transform=axes.transAxes, fontsize=8, color="0.3")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_intervals(axes: Axes, found: Reliability) -> None:
+    """Draw the accuracy of each bin with its 95 % interval at its mean confidence."""
+    known = np.flatnonzero(found.counts)
+    accuracy = found.accuracy[known]
+    low, high = np.array([metrics.wilson_interval(*_hits(found, place)) for place in known.tolist()]).T
+    axes.errorbar(
+        found.confidence[known],
+        accuracy,
+        yerr=np.clip([accuracy - low, high - accuracy], 0, None),  # at 0 and 1, rounding would make them negative
+        fmt="o",
+        markersize=4,
+        color=picture_style.INK,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        elinewidth=1,
+        capsize=2.5,
+        clip_on=False,
+        label="95 % interval",
+        zorder=3,
+    )
+
+
+def _hits(found: Reliability, place: int) -> tuple[int, int]:
+    """Return how many predictions of a bin are correct, and how many there are."""
+    count = int(found.counts[place])
+    return round(float(found.accuracy[place]) * count), count
+
+
+def _summary(found: Reliability) -> str:
+    """Write the expected calibration error, the accuracy, and the number of images."""
+    pairs = [_hits(found, place) for place in np.flatnonzero(found.counts).tolist()]
+    hits, count = (sum(each) for each in zip(*pairs, strict=True))
+    low, high = metrics.wilson_interval(hits, count)
+    return (
+        f"ECE {found.error:.4f}, accuracy {hits / count:.4f} ({low:.4f} to {high:.4f}), {messages.count_images(count)}"
+    )
 
 
 def _draw_counts(axes: Axes, found: Reliability) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import decode, preprocessing
 from cnnkit.errors import UsageError
-from cnnkit.explain import contact_sheets, load_network, pixel_gradients
+from cnnkit.explain import load_network, mosaics, pixel_gradients
 from cnnkit.explain.config import (
     AscentOptions,
     DreamOptions,
@@ -294,7 +294,8 @@ def draw_patterns(
     for found in maximizer.search(chosen, size=size, ascent=options, seed=seed, batch=options.batch, progress=progress):
         tiles.append(found.image)
         records.append(FilterRecord(name, found.number, found.start, found.activation))
-    image_files.save(output, contact_sheets.mosaic(tiles))
+    title = f"{name}: patterns of {len(chosen)} of {maximizer.count} filters"
+    image_files.save(output, mosaics.mosaic(tiles, numbers=chosen, title=title))
     return records
 
 
@@ -398,9 +399,10 @@ def draw_kernels(
         raise UsageError("--seed has no effect on the weights that --kernels draws; drop it, or give --weights none")
     name, weights = first_kernels(load_network.differentiable(model, network, device=device, seed=seed)[0])
     chosen = parse_index_ranges(filters.filters, len(weights), option="--filters", of=name)
-    image_files.save(output, contact_sheets.mosaic(list(kernel_images(weights[chosen]))))
     channels, height, width = weights.shape[1:]
     shape = f"{height}x{width}x{channels}"  # as cnn-dims writes it
+    title = f"{name}: {len(chosen)} of {len(weights)} kernels, {shape}; grey is 0"
+    image_files.save(output, mosaics.mosaic(list(kernel_images(weights[chosen])), numbers=chosen, title=title))
     return (
         KernelRecord(name, number, shape, float(weights[number].mean()), float(weights[number].norm()))
         for number in chosen

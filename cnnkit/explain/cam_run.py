@@ -374,7 +374,7 @@ def _records(
     if done and not total:
         raise CnnkitError("no image could be used; nothing written")
     if renderer.options.sheet is not None:
-        contact_sheets.save(renderer.options.sheet, cells)
+        contact_sheets.save(renderer.options.sheet, cells, palette=colormaps.color_table(renderer.options.colormap))
     if boxes is not None and (remark := boxes.save()):
         log.info("%s", remark)
     if scored:

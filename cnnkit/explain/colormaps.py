@@ -9,20 +9,6 @@ from cnnkit import messages, packages
 from cnnkit.errors import MissingPackageError, UsageError
 from cnnkit.explain.colormap_tables import TABLES
 
-#: Ten colours that colour-blind readers can distinguish (Petroff 2021, Accessible Color Sequences for Data Visualization).
-DISTINCT = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#832db6",
-    "#94a4a2",
-    "#a96b59",
-    "#e76300",
-    "#717581",
-    "#b9ac70",
-    "#92dadd",
-)
-
 
 def color_table(name: str) -> NDArray[np.uint8]:
     """Return the 256 colours of a colour map of matplotlib, (256, 3). The usual ones need no matplotlib.

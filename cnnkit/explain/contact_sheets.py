@@ -1,69 +1,31 @@
-"""Contact sheets of class activation maps, each image with its overlays and probabilities; and mosaics of equal tiles."""
+"""Contact sheets of class activation maps, each image with its overlays and probabilities; and blocks of thumbnails."""
 
-import importlib.util
 import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from cnnkit import files
-from cnnkit.data.image_grid import Grid, in_rows
-from cnnkit.formats import image_files
+from cnnkit.data.image_grid import Grid
+from cnnkit.formats import image_files, picture_style
+from cnnkit.formats.picture_style import BAR, EMPTY, INK, LINE_HEIGHT, PAPER, WRONG, font, shorten
 
 log = logging.getLogger("cnnkit")
-
-# ---------------------------------------------------------------- text on images
-
-#: Pixels from one line to the next.
-LINE_HEIGHT = 16
-
-
-@cache
-def font(size: int = 12) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Load DejaVu Sans, which comes with matplotlib; without matplotlib the font of Pillow, which has Latin letters only.
-
-    Args:
-        size: In pixels.
-    """
-    spec = importlib.util.find_spec("matplotlib")  # its files are found without importing it
-    if spec is None or spec.origin is None:
-        return ImageFont.load_default(size)
-    shipped = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-    if not shipped.is_file():  # Linux distributions keep data elsewhere
-        import matplotlib as mpl
-
-        shipped = Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(shipped, size)
-
-
-def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False) -> str:
-    """Shorten a text to a width in pixels, with an ellipsis."""
-    letters = font(size)
-    if letters.getlength(text) <= width:
-        return text
-    for count in range(len(text) - 1, 0, -1):
-        shorter = f"…{text[-count:]}" if keep_end else f"{text[:count]}…"
-        if letters.getlength(shorter) <= width:
-            return shorter
-    return ""
-
 
 # ---------------------------------------------------------------- sheets of class activation maps
 
 #: Pixels: the side of a thumbnail, between thumbnails, and between images.
-SIDE, GAP, SPACE = 160, 4, 16
+SIDE, GAP, SPACE = 160, 8, 16
 #: Thumbnails of an image per row.
 _ACROSS = 9
 #: Maximum number of thumbnails, which are kept in memory.
 MOST = 1000
-_INK, _WRONG, _BACKGROUND, _BAR, _EMPTY = "#222222", "#a02020", "#ffffff", "#3b6ea5", "#e4e4e4"
 _BAR_HEIGHT = 6
 
 
@@ -71,7 +33,7 @@ _BAR_HEIGHT = 6
 class SheetCell:
     """An image and its overlays, as thumbnails; each overlay with its class and probability.
 
-    The true class, `truth`, is written below if it is known, with the predicted class if that is another one.
+    The predicted class is written below, and the true one, `truth`, if it is known; if they differ, the image is marked.
     """
 
     path: str
@@ -83,9 +45,13 @@ class SheetCell:
     @property
     def notes(self) -> list[str]:
         """The lines below the name of the image."""
-        if self.truth is None:
-            return []
-        return [f"true {self.truth}", *([f"predicted {self.predicted}"] if self.predicted != self.truth else [])]
+        lines = {"true": self.truth, "predicted": self.predicted}
+        return [f"{word} {name}" for word, name in lines.items() if name]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the prediction is known to be wrong."""
+        return self.truth is not None and self.truth != self.predicted
 
     @property
     def count(self) -> int:
@@ -124,11 +90,14 @@ def thumbnail(image: Image.Image, *, side: int = SIDE) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
 
 
-def save(path: str | Path, cells: SheetCells) -> None:
-    """Write a sheet as PNG, atomically; nothing is written without cells."""
+def save(path: str | Path, cells: SheetCells, *, palette: NDArray[np.uint8] | None = None) -> None:
+    """Write a sheet as PNG, atomically, with the scale of its colour map, (256, 3); nothing is written without cells."""
     if not len(cells):
         return
-    image_files.save(path, render(list(cells)))
+    sheet = render(list(cells))
+    if palette is not None:
+        sheet = picture_style.with_scale(sheet, palette, low="0", high="maximum of each map", margin=SPACE)
+    image_files.save(path, sheet)
     if cells.left_out:
         log.info("%s shows only the first %d of %d images", path, len(cells), len(cells) + cells.left_out)
 
@@ -136,22 +105,23 @@ def save(path: str | Path, cells: SheetCells) -> None:
 def render(cells: Sequence[SheetCell]) -> Image.Image:
     """Draw cells in a grid of about 4:3."""
     most = max(each.count for each in cells)
-    below = 2 * LINE_HEIGHT + _BAR_HEIGHT + GAP  # a thumbnail, for its caption
-    below += LINE_HEIGHT * (max(len(each.notes) for each in cells) > 1)
+    lines = 1 + max(len(each.notes) for each in cells)
+    below = max(2, lines) * LINE_HEIGHT + _BAR_HEIGHT + GAP  # a thumbnail, for its caption
     thumbnails = Grid(cell=(SIDE, SIDE), gap=(GAP, below))
     width, height = thumbnails.size(-(-most // _ACROSS), min(most, _ACROSS))
     height += below
     across = min(len(cells), max(1, round(math.sqrt(len(cells) * 4 / 3 * (height + SPACE) / (width + SPACE)))))
     grid = Grid(cell=(width, height), gap=(SPACE, SPACE), margin=SPACE)
-    sheet = Image.new("RGB", grid.size(-(-len(cells) // across), across), _BACKGROUND)
+    sheet = Image.new("RGB", grid.size(-(-len(cells) // across), across), PAPER)
     pen = ImageDraw.Draw(sheet)
     for index, each in enumerate(cells):
         left, top = grid.corner(index // across, index % across)
         thumbnails.place(sheet, each.image, 0, 0, origin=(left, top))
-        file = os.path.basename(each.path).replace(files.CROP, " ")  # of a crop, the box and the end of the file's name
-        text = shorten(file, SIDE - SPACE // 2, keep_end=True)
-        for line, words in enumerate((text, *(shorten(note, SIDE) for note in each.notes))):
-            ink = _WRONG if line > 0 and len(each.notes) > 1 else _INK
+        if each.wrong:
+            x, y = left + (SIDE - each.image.width) // 2, top + (SIDE - each.image.height) // 2
+            picture_style.mark_mistake(sheet, (x, y, x + each.image.width, y + each.image.height))
+        for line, words in enumerate((file_caption(each.path, SIDE), *(shorten(note, SIDE) for note in each.notes))):
+            ink = WRONG if each.wrong and line == len(each.notes) else INK
             pen.text((left, top + SIDE + GAP + line * LINE_HEIGHT), words, fill=ink, font=font())
         for number, (name, probability, overlay) in enumerate(each.overlays, start=1):
             row, column = number // _ACROSS, number % _ACROSS
@@ -161,51 +131,36 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
     return sheet
 
 
+def file_caption(path: str, width: int) -> str:
+    """Write a file with its folder, which often is its class, in at most half of the width, and as much of the file's end as fits.
+
+    Of a crop that does not fit, only the box and the end of the file's name.
+    """
+    folder, file = os.path.split(path)
+    shown = file.replace(files.CROP, " ")
+    before = f"{shorten(os.path.basename(folder), width // 2)}/" if folder else ""
+    if shown != file and shorten(shown, width - math.ceil(font().getlength(before))) != shown:
+        before = ""
+    return before + shorten(shown, width - math.ceil(font().getlength(before)), keep_end=True)
+
+
 def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int, top: int) -> None:
     """Write a class and its probability, with a bar of that length."""
     number = f"{probability:.3f}"
     room = SIDE - round(font().getlength(number)) - 2 * GAP
-    pen.text((left, top), shorten(name, room), fill=_INK, font=font())
-    pen.text((left + SIDE, top), number, fill=_INK, font=font(), anchor="ra")
+    pen.text((left, top), shorten(name, room), fill=INK, font=font())
+    pen.text((left + SIDE, top), number, fill=INK, font=font(), anchor="ra")
     bar = top + LINE_HEIGHT + GAP
-    pen.rectangle((left, bar, left + SIDE - 1, bar + _BAR_HEIGHT - 1), fill=_EMPTY)
+    pen.rectangle((left, bar, left + SIDE - 1, bar + _BAR_HEIGHT - 1), fill=EMPTY)
     if (length := round(probability * SIDE)) > 0:
-        pen.rectangle((left, bar, left + length - 1, bar + _BAR_HEIGHT - 1), fill=_BAR)
-
-
-# ---------------------------------------------------------------- mosaics
-
-#: The approximate width of a mosaic, and the gap between tiles, in pixels.
-_MOSAIC_WIDTH, _MOSAIC_GAP = 1024, 2
-#: The minimum width of a single tile; smaller ones are enlarged.
-_LEAST_SIDE = 128
-
-
-def mosaic(tiles: Sequence[NDArray[np.uint8]]) -> Image.Image:
-    """Arrange tiles of one size, (h, w, 3) each, in a nearly square grid; small ones are enlarged by an integer factor."""
-    height, width = tiles[0].shape[:2]
-    across = math.ceil(math.sqrt(len(tiles)))
-    zoom = max(1, (_MOSAIC_WIDTH // across - _MOSAIC_GAP) // max(height, width))
-    if len(tiles) == 1:
-        zoom = _zoom(height, width)
-    grid = Grid(cell=(zoom * width, zoom * height), gap=(_MOSAIC_GAP, _MOSAIC_GAP), margin=_MOSAIC_GAP)
-    return grid.draw(in_rows([_enlarged(tile, zoom) for tile in tiles], across))
-
-
-def enlarged(tile: NDArray[np.uint8]) -> Image.Image:
-    """Draw one tile, enlarged if it is small."""
-    return _enlarged(tile, _zoom(*tile.shape[:2]))
-
-
-def _zoom(height: int, width: int) -> int:
-    return max(1, -(-_LEAST_SIDE // max(height, width)))
-
-
-def _enlarged(tile: NDArray[np.uint8], zoom: int) -> Image.Image:
-    return Image.fromarray(tile.repeat(zoom, axis=0).repeat(zoom, axis=1))
+        pen.rectangle((left, bar, left + length - 1, bar + _BAR_HEIGHT - 1), fill=BAR)
 
 
 # ---------------------------------------------------------------- blocks of thumbnails
+
+
+#: Pixels between the thumbnails of a block.
+_TILE_GAP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,18 +181,18 @@ def render_blocks(blocks: Sequence[Block], *, side: int, count: int) -> Image.Im
         count: The number of places of a block.
     """
     columns = math.ceil(math.sqrt(count))
-    inner = Grid(cell=(side, side), gap=(_MOSAIC_GAP, _MOSAIC_GAP))
+    inner = Grid(cell=(side, side), gap=(_TILE_GAP, _TILE_GAP))
     width, height = inner.size(-(-count // columns), columns)
     across = min(len(blocks), max(1, round(math.sqrt(len(blocks) * 4 / 3 * (height + LINE_HEIGHT) / width))))
     outer = Grid(cell=(width, height + LINE_HEIGHT), gap=(SPACE, SPACE), margin=SPACE)
-    sheet = Image.new("RGB", outer.size(-(-len(blocks) // across), across), _BACKGROUND)
+    sheet = Image.new("RGB", outer.size(-(-len(blocks) // across), across), PAPER)
     pen = ImageDraw.Draw(sheet)
-    empty = Image.new("RGB", (side, side), _EMPTY)
+    empty = Image.new("RGB", (side, side), EMPTY)
     for index, block in enumerate(blocks):
         left, top = outer.corner(index // across, index % across)
-        pen.text((left + width, top), block.note, fill=_INK, font=font(), anchor="ra")
+        pen.text((left + width, top), block.note, fill=INK, font=font(), anchor="ra")
         room = width - round(font().getlength(block.note)) - GAP
-        pen.text((left, top), shorten(block.title, room), fill=_INK, font=font())
+        pen.text((left, top), shorten(block.title, room), fill=INK, font=font())
         for place in range(count):
             tile = block.tiles[place] if place < len(block.tiles) else empty
             inner.place(sheet, tile, place // columns, place % columns, origin=(left, top + LINE_HEIGHT))

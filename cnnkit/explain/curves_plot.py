@@ -12,17 +12,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cnnkit.choices import Monitor
-from cnnkit.explain import colormaps
 from cnnkit.explain.curves import TrainingRun, curve, panels
-from cnnkit.formats import figures
-from cnnkit.messages import printable
+from cnnkit.formats import figures, picture_style
 
 _Style = Literal["--", "-"]
 
 _STYLES: tuple[_Style, _Style] = ("--", "-")  # training, validation
 _FAINT = 0.3
 _WIDTH, _HEIGHT, _LEGEND_ROW = 10, 3.6, 0.21  # inches
-_LONG_NAME = 30  # letters; longer names get one legend row each
+_LONG_NAME = 30  # columns; longer names get one legend row each
+_LONGEST_NAME = 90  # columns; longer names are cut
 _POINTS_UP_TO = 150  # epochs; with more, measured values are drawn as a thin line
 _DOTTED_UP_TO = 40  # epochs; with more, lines have no dots
 
@@ -91,11 +90,12 @@ def _explanations(
     if any(run.best for run in runs):
         disc = Line2D([], [], linestyle="none", marker="o", markersize=8, color="0.8", mec="black")
         meanings.append((disc, f"best epoch by {monitor}"))
-    columns = len(meanings) if max(len(run.name) for run in runs) < _LONG_NAME else 1
+    names = picture_style.cut_all([run.name for run in runs], _LONGEST_NAME)
+    columns = len(meanings) if max(map(picture_style.columns, names)) < _LONG_NAME else 1
     entries = list(meanings)
-    for run, colour in zip(runs, colours, strict=True):
+    for run, name, colour in zip(runs, names, colours, strict=True):
         best = f", best epoch {run.best.epoch} of {run.rows[-1].epoch}" if run.best else ""
-        entries.append((Line2D([], [], color=colour, linewidth=4), printable(run.name) + best))
+        entries.append((Line2D([], [], color=colour, linewidth=4), name + best))
     return [entries[start : start + columns] for start in range(0, len(entries), columns)]
 
 
@@ -111,8 +111,8 @@ def _add_legend(figure: Figure, rows: Sequence[Sequence[tuple[Line2D, str]]]) ->
 
 def _colours(count: int) -> Sequence[str]:
     """Return a colour for each run; more than ten are steps of one colour map."""
-    if count <= len(colormaps.DISTINCT):
-        return colormaps.DISTINCT[:count]
+    if count <= len(picture_style.DISTINCT):
+        return picture_style.DISTINCT[:count]
     from matplotlib.colors import to_hex
 
     return [to_hex(mpl.colormaps["turbo"](place / (count - 1))) for place in range(count)]

@@ -25,9 +25,9 @@ from cnnkit.data import containment, decode, preprocessing, tree
 from cnnkit.engine.onnx_classifier import OnnxNetwork
 from cnnkit.engine.session import Session
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.explain import colormaps, contact_sheets
+from cnnkit.explain import colormaps, mosaics
 from cnnkit.explain.config import FeatureMapOptions, InputOptions, parse_index_ranges
-from cnnkit.formats import atomic, image_files, onnx_model
+from cnnkit.formats import atomic, image_files, onnx_model, picture_style
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import graph_dims
 from cnnkit.option_fields import given
@@ -174,13 +174,19 @@ def _draw(name: str, maps: NDArray[np.float32], options: FeatureMapOptions, pale
         containment.check_place(options.output, f"{backbone.name}{ending}")
     digits = max(3, len(str(len(maps) - 1)))
     singles = (
-        (f"{number:0{digits}d}.png", contact_sheets.enlarged(tile)) for number, tile in zip(numbers, tiles, strict=True)
+        (f"{number:0{digits}d}.png", mosaics.enlarged(tile)) for number, tile in zip(numbers, tiles, strict=True)
     )
     image_files.save_folder(backbone, singles)
     if options.raw:
         image_files.save_array(f"{backbone}.npy", maps)
     file = Path(f"{backbone}.png")
-    image_files.save(file, contact_sheets.mosaic(tiles))
+    height, width = maps.shape[1:]
+    title = f"{name}: {len(numbers)} of {len(maps)} channels, {height}x{width}"
+    low, high = ("minimum", "maximum of each channel")
+    if options.scale is MapScale.LAYER:
+        low, high = (f"{value:.4g}" for value in (maps.min(), maps.max()))
+    drawn = mosaics.mosaic(tiles, numbers=numbers, title=title)
+    image_files.save(file, picture_style.with_scale(drawn, palette, low=low, high=high, latin=True))
     return file
 
 

@@ -28,7 +28,7 @@ from cnnkit.explain import contact_sheets, load_network, upsampling
 from cnnkit.explain.config import FilterOptions, NetworkOptions, TopImageOptions, parse_index_ranges
 from cnnkit.explain.contact_sheets import Block
 from cnnkit.explain.upsampling import Box
-from cnnkit.formats import image_files
+from cnnkit.formats import image_files, picture_style
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import layer_graph, subgraph
 from cnnkit.nets.cell_centres import CellCentres
@@ -182,7 +182,11 @@ def draw(
         Block(f"filter {number}", f"{each[0].activation:.3g}" if each else "none", [one.patch for one in each])
         for number, each in zip(chosen, found, strict=True)
     ]
-    image_files.save(output, contact_sheets.render_blocks(blocks, side=side, count=options.count))
+    drawn = contact_sheets.render_blocks(blocks, side=side, count=options.count)
+    title = (
+        f"{layer.name}: {len(blocks)} of {_count(loaded, layer)} filters, the patches of images that activate each most"
+    )
+    image_files.save(output, picture_style.titled(drawn, title, margin=contact_sheets.SPACE))
     return _records(layer.name, chosen, found, loaded.preprocess)
 
 

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from cnnkit.audit import embedding, embedding_plot
 from cnnkit.audit.embedding import Embedding, EmbeddingRecord, MapPoint
-from cnnkit.formats import features
+from cnnkit.formats import features, picture_style
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.manifest import ManifestRow
@@ -176,7 +176,7 @@ def test_map_has_a_point_in_the_colour_of_each_class(run, digits):
     assert outcome.err == ""
     assert [row["images"] for row in outcome.rows] == ["120"]
     drawn, content = shown("m.png"), Path("m.svg").read_bytes()
-    for colour in embedding_plot.colormaps.DISTINCT:
+    for colour in picture_style.DISTINCT:
         wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
         assert (drawn == wanted).all(2).sum() > 100
         assert f"fill: {colour}".encode() in content

@@ -12,7 +12,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from cnnkit.formats import torch_model
+from cnnkit.explain import mosaics
+from cnnkit.formats import picture_style, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones
@@ -89,13 +90,14 @@ def pixels(path):
 
 
 def tiles(path, count, *, height=SIDE, width=SIDE):
-    """Cut a mosaic into its images at their own size, (N, H, W, 3)."""
-    drawn = pixels(path)
+    """Cut a mosaic into its images at their own size, (N, H, W, 3), without its title and their numbers."""
+    drawn = pixels(path)[picture_style.TITLE_HEIGHT :]
     across = int(np.ceil(np.sqrt(count)))
     zoom = (drawn.shape[1] - 2) // across // width
     found = []
     for index in range(count):
-        top, left = (2 + index // across * (zoom * height + 2), 2 + index % across * (zoom * width + 2))
+        row = mosaics.NUMBER_HEIGHT + zoom * height + 2
+        top, left = (2 + mosaics.NUMBER_HEIGHT + index // across * row, 2 + index % across * (zoom * width + 2))
         tile = drawn[top : top + zoom * height, left : left + zoom * width]
         small = tile[::zoom, ::zoom]
         np.testing.assert_array_equal(tile, small.repeat(zoom, 0).repeat(zoom, 1))  # enlarged by whole pixels
@@ -378,7 +380,7 @@ def test_padding_of_a_patch_has_the_mean_colour(run, here):
     (record,), _ = top(run, "--top-images", "in", "--count", "1", "--filters", "0", model="padded.pt")
     assert record["box"] == "0,0,3,3"
     mean = [round(255 * value) for value in torch_model.load("padded.pt").header.preprocess.mean]
-    patch = pixels("t.png")[16 + 16 : 16 + 16 + 128, 16 : 16 + 128]
+    patch = pixels("t.png")[picture_style.TITLE_HEIGHT :][16 + 16 : 16 + 16 + 128, 16 : 16 + 128]
     assert (patch[:50] == mean).all()
     assert (patch[:, :50] == mean).all()
     assert (patch[52:, 52:] == [250, 0, 0]).all()

@@ -18,7 +18,8 @@ from torch import nn
 
 from cnnkit.choices import Pool
 from cnnkit.data import preprocessing
-from cnnkit.formats import torch_model
+from cnnkit.explain import mosaics
+from cnnkit.formats import picture_style, torch_model
 from cnnkit.formats.header import ArtefactKind, Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets import backbones, catalogue
@@ -203,17 +204,18 @@ def test_channels_and_mosaic_have_the_scaled_values(run, here, scale):
     low, high = (found.min((1, 2)), found.max((1, 2))) if scale == "channel" else (found.min(), found.max())
     low, high = np.broadcast_to(low, 6), np.broadcast_to(high, 6)
     assert sorted(os.listdir("out/conv1")) == [f"00{index}.png" for index in range(6)]
-    mosaic = pixels("out/conv1.png")
-    high_, wide = mosaic.shape[0] // 2, mosaic.shape[1] // 3  # six in two rows of three
+    mosaic = pixels("out/conv1.png")[picture_style.TITLE_HEIGHT :]
+    wide = mosaic.shape[1] // 3  # six in two rows of three, below their numbers
+    high_ = (wide - 2) // 22 * 22 + mosaics.NUMBER_HEIGHT + 2
     for index, values in enumerate(found):
         share = (values - low[index]) / (high[index] - low[index] or 1)
         single = pixels(f"out/conv1/00{index}.png")
         zoom = len(single) // 22
         assert single.shape == (22 * zoom, 22 * zoom, 3)
         np.testing.assert_allclose(single, np.kron(255 * share, np.ones((zoom, zoom)))[..., None].repeat(3, 2), atol=1)
-        top, left = index // 3 * high_, index % 3 * wide
-        tile = mosaic[top : top + high_, left : left + wide]
-        middles = ((np.arange(22) + 0.5) * high_ / 22).astype(int)
+        top, left = 2 + mosaics.NUMBER_HEIGHT + index // 3 * high_, 2 + index % 3 * wide
+        tile = mosaic[top:, left:]
+        middles = ((np.arange(22) + 0.5) * ((wide - 2) // 22)).astype(int)
         np.testing.assert_array_equal(tile[np.ix_(middles, middles)], single[zoom // 2 :: zoom, zoom // 2 :: zoom])
 
 
@@ -241,8 +243,8 @@ def test_selects_layers_and_channels(run, here):
     for name, count in (("bn1", 8), ("conv1", 6), ("pool1", 6)):
         assert sorted(path.stem for path in Path("out", name).iterdir()) == ["000", "001", "002", "003", "005"]
         assert len(np.load(f"out/{name}.npy")) == count
-    mosaic = pixels("out/bn1.png")
-    assert (mosaic[-len(mosaic) // 3 :, -mosaic.shape[1] // 4 :] == 255).all()  # five of six places are taken
+    mosaic = pixels("out/bn1.png")[:-50]  # without the scale
+    assert (mosaic[-len(mosaic) // 4 :, -mosaic.shape[1] // 4 :] == 255).all()  # five of six places are taken
     everything = maps(run, "colour.pt")
     assert maps(run, "colour.pt", "--layer", "all").out == everything.out
     by_name = {row["layer"]: {**row, "mosaic": ""} for row in outcome.rows}

@@ -1,5 +1,6 @@
 """Confusion matrices, read back from the figure."""
 
+import logging
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from PIL import Image
 from cnnkit.errors import UsageError
 from cnnkit.evaluation import plots, report
 from cnnkit.evaluation.matching import MatchedPredictions
+from cnnkit.formats import picture_style
 
 
 def make(classes, *, n=60, withheld=0):
@@ -109,6 +111,38 @@ def test_names_are_not_typeset(tmp_path):
     plots.save_confusion(tmp_path / "c.svg", odd)
     assert (tmp_path / "c.svg").stat().st_size > 1000
     assert not any(label.get_parse_math() for label in render(odd).axes[0].get_xticklabels())
+
+
+def test_long_names_are_cut(tmp_path):
+    """Names of hundreds of letters in any script leave the matrix on a screen; names with the same beginning stay different."""
+    names = ("cat", "long " * 60 + "one", "long " * 60 + "two", "分類" * 100, "tab\there")
+    odd = report.measure(replace(make(5).predictions, classes=names))
+    plots.save_confusion(tmp_path / "c.png", odd)
+    with Image.open(tmp_path / "c.png") as image:
+        assert max(image.size) < 1600
+    axes = render(odd).axes[0]
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown == [label.get_text() for label in axes.get_xticklabels()]
+    assert (shown[0], shown[3], shown[4]) == ("cat", "分類" * 9 + "分…", "tab\\there")
+    assert all("…" in name and name.startswith("long ") for name in shown[1:3])
+    assert [name[-3:] for name in shown[1:3]] == ["one", "two"]
+    assert max(map(picture_style.columns, shown)) <= 40
+
+
+def test_letters_that_the_font_lacks_are_said_once(tmp_path, caplog):
+    """In one line; an SVG has them as text, so there is no line."""
+    odd = report.measure(replace(make(2).predictions, classes=("分類", "😀 كلب")))
+    with caplog.at_level(logging.INFO, logger="cnnkit"):
+        plots.save_confusion(tmp_path / "c.svg", odd)
+        assert not caplog.messages
+        plots.save_confusion(tmp_path / "c.png", odd)
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"{tmp_path / 'c.png'}: the font of pictures, DejaVu Sans, lacks 分類; boxes are drawn instead"
+    )
+    written = (tmp_path / "c.svg").read_text()
+    assert "分類" in written
+    assert "كلب" in written
 
 
 def test_rejects_other_extensions(tmp_path):

@@ -5,9 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
+from sklearn.calibration import calibration_curve
 
 from cnnkit.errors import CnnkitError, UsageError
-from cnnkit.evaluation import plots, report
+from cnnkit.evaluation import metrics, plots, report
 from cnnkit.evaluation.calibration import reliability
 from cnnkit.evaluation.matching import MatchedPredictions
 
@@ -31,7 +33,7 @@ def test_bars_show_accuracy_and_gap():
     """The bar of a bin is its accuracy; the gap extends to the mean confidence, above or below."""
     found = reliability(*draw())
     upper, lower = plots.draw_reliability({"": found}).axes
-    accuracy, sure, modest = (list(bars) for bars in upper.containers)
+    accuracy, sure, modest = (list(bars) for bars in upper.containers[:3])
     known = found.counts > 0
     assert np.allclose([bar.get_height() for bar in accuracy], np.nan_to_num(found.accuracy))
     for bars, low, high in ((sure, found.accuracy, found.confidence), (modest, found.confidence, found.accuracy)):
@@ -40,7 +42,45 @@ def test_bars_show_accuracy_and_gap():
             assert bar.get_height() == pytest.approx(max(end - start, 0))
     assert [bar.get_height() for bar in lower.containers[0]] == found.counts.tolist()
     assert [int(text.get_text()) for text in lower.texts] == found.counts[known].tolist()
-    assert f"ECE {found.error:.4f}" in [text.get_text() for text in upper.texts]
+    low, high = binomtest(round(float(found.accuracy[known] @ found.counts[known])), 500).proportion_ci(method="wilson")
+    share = np.nansum(found.accuracy * found.counts) / 500
+    expected = f"ECE {found.error:.4f}, accuracy {share:.4f} ({low:.4f} to {high:.4f}), 500 images"
+    assert [text.get_text() for text in upper.texts] == [expected]
+
+
+def test_points_and_intervals_are_those_of_references():
+    """Points at confidence and accuracy of each bin as scikit-learn's, with Wilson's 95 % interval as scipy's."""
+    confidence, correct = draw()
+    found = reliability(confidence, correct)
+    upper, _ = plots.draw_reliability({"": found}).axes
+    points, _, (whiskers,) = upper.containers[3]
+    shares, means = calibration_curve(correct, confidence, n_bins=len(found.counts))
+    np.testing.assert_allclose(points.get_xydata(), np.stack([means, shares], axis=1))
+    counts = found.counts[found.counts > 0]
+    for ends, share, count in zip(whiskers.get_segments(), shares, counts.tolist(), strict=True):
+        expected = binomtest(round(share * count), count).proportion_ci(method="wilson")
+        np.testing.assert_allclose(ends[:, 1], [expected.low, expected.high], atol=1e-12)
+
+
+def test_bin_of_one_image_has_a_wide_interval():
+    """From 0.21 to 1 if it is correct, although its bar is 1."""
+    upper, _ = plots.draw_reliability({"": reliability(np.array([0.7]), np.array([True]))}).axes
+    (ends,) = upper.containers[3][2][0].get_segments()
+    np.testing.assert_allclose(ends[:, 1], [1 / (1 + metrics.Z_95**2), 1])
+
+
+def test_over_and_underconfidence_differ_without_colour():
+    """By their hatches, also in the legend; the text of an SVG is text."""
+    upper, _ = plots.draw_reliability({"": reliability(*draw())}).axes
+    assert len({bars[0].get_hatch() for bars in upper.containers[:3]}) == 3
+
+
+def test_text_of_svg_is_text(tmp_path):
+    """It can be searched and read aloud."""
+    plots.save_reliability(tmp_path / "r.svg", {"before": make(*draw())})
+    written = (tmp_path / "r.svg").read_text()
+    for words in ("before", "95 % interval", "500 images", "overconfident by", "confidence"):
+        assert words in written
 
 
 def test_two_diagrams_are_side_by_side(tmp_path):
@@ -63,6 +103,8 @@ def test_legend_is_not_wider_than_one_diagram():
     figure.draw_without_rendering()
     (legend,) = figure.legends
     assert legend.get_window_extent().width < figure.bbox.width
+    (text,) = figure.axes[0].texts
+    assert text.get_window_extent().x1 < figure.bbox.width
 
 
 @pytest.mark.parametrize("n", [5000, 20_000])

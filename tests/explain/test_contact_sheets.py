@@ -1,4 +1,4 @@
-"""Contact sheets and mosaics: positions of thumbnails and tiles, widths of captions, lengths of bars."""
+"""Contact sheets: positions of thumbnails, widths of captions, lengths of bars, marks and the scale of colours."""
 
 import logging
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.explain import contact_sheets
+from cnnkit.explain import colormaps, contact_sheets
+from cnnkit.formats import picture_style
 
 PAPER, BAR, EMPTY = (255, 255, 255), (59, 110, 165), (228, 228, 228)
 STEP = contact_sheets.SIDE + contact_sheets.GAP
@@ -114,7 +115,7 @@ def test_long_names_stay_within_columns(letter):
     corners = [bounds(pixels, colour_of(index, column))[:2] for index in range(2) for column in range(3)]
     below = {top + contact_sheets.SIDE for _, top in corners}
     for line in below:
-        captions = inked[line : line + 2 * contact_sheets.LINE_HEIGHT + 4]
+        captions = inked[line : line + 2 * picture_style.LINE_HEIGHT + 4]
         allowed = np.zeros(pixels.shape[1], dtype=bool)
         for left, top in corners:
             if top + contact_sheets.SIDE == line:
@@ -127,7 +128,7 @@ def test_numbers_are_not_overwritten_by_long_names():
     """The right part of a caption is the same for a long name and a short one."""
     short, long = (np.asarray(contact_sheets.render(cells(1, names=(name, "b")))) for name in ("a", "W" * 90))
     right = contact_sheets.SPACE + 2 * STEP - contact_sheets.GAP
-    digits = right - int(contact_sheets.font().getlength("0.750"))
+    digits = right - int(picture_style.font().getlength("0.750"))
     assert (short[:, digits:right] != PAPER).any()
     assert np.array_equal(short[:, digits:right], long[:, digits:right])
 
@@ -137,16 +138,16 @@ def test_shortened_text_has_an_ellipsis(keep_end):
     """As long as fits, from the start or the end; a text that fits is unchanged."""
     text = "flowers/sunflower/in_a_field_behind_the_house_0123.jpg"
     width = 160
-    found = contact_sheets.shorten(text, width, keep_end=keep_end)
-    letters = contact_sheets.font()
+    found = picture_style.shorten(text, width, keep_end=keep_end)
+    letters = picture_style.font()
     assert letters.getlength(found) <= width
     kept = found.replace("…", "")
     assert found == (f"…{kept}" if keep_end else f"{kept}…")
     longer = f"…{text[-len(kept) - 1 :]}" if keep_end else f"{text[: len(kept) + 1]}…"
     assert text.endswith(kept) if keep_end else text.startswith(kept)
     assert letters.getlength(longer) > width
-    assert contact_sheets.shorten("cat", width, keep_end=keep_end) == "cat"
-    assert contact_sheets.shorten("cat", 1, keep_end=keep_end) == ""
+    assert picture_style.shorten("cat", width, keep_end=keep_end) == "cat"
+    assert picture_style.shorten("cat", 1, keep_end=keep_end) == ""
 
 
 def test_sheet_has_a_maximum_of_thumbnails(tmp_path, caplog, monkeypatch):
@@ -187,65 +188,6 @@ def test_empty_sheet_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# ---------------------------------------------------------------- mosaics
-
-
-def tiles(count, height, width):
-    """Make tiles of noise that is nowhere white."""
-    return list(np.random.default_rng(count).integers(0, 255, (count, height, width, 3), dtype=np.uint8))
-
-
-def bands(lines):
-    """Find the first and last of each run of lines that are not white."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], lines, [False]]).astype(int)))
-    return list(zip(edges[::2], edges[1::2], strict=True))
-
-
-def shrunk(block, height, width):
-    """Undo an enlargement by whole pixels; fail if it is another one."""
-    zoom = block.shape[0] // height
-    assert block.shape == (zoom * height, zoom * width, 3)
-    small = block[::zoom, ::zoom]
-    assert np.array_equal(small.repeat(zoom, axis=0).repeat(zoom, axis=1), block)
-    return small
-
-
-@pytest.mark.parametrize(
-    ("count", "height", "width"), [(1, 7, 7), (2, 5, 9), (3, 11, 11), (7, 13, 4), (12, 3, 3), (64, 27, 27), (90, 1, 1), (5, 300, 200)]
-)  # fmt: skip
-def test_tiles_are_on_a_grid(count, height, width):
-    """Row by row in a nearly square grid, with white gaps, enlarged by whole pixels."""
-    given = tiles(count, height, width)
-    drawn = np.asarray(contact_sheets.mosaic(given))
-    dark = (drawn < 255).any(axis=2)
-    down, across = bands(dark.any(axis=1)), bands(dark.any(axis=0))
-    assert 0 <= len(across) - len(down) <= 1
-    assert (len(down) - 1) * len(across) < count <= len(down) * len(across)
-    for index, tile in enumerate(given):
-        (top, bottom), (left, right) = down[index // len(across)], across[index % len(across)]
-        assert np.array_equal(shrunk(drawn[top:bottom, left:right], height, width), tile)
-    spare = [(down[-1], each) for each in across[count - (len(down) - 1) * len(across) :]]
-    assert all((drawn[top:bottom, left:right] == 255).all() for (top, bottom), (left, right) in spare)
-    assert down[0][0] > 0
-    assert across[-1][1] < drawn.shape[1]
-
-
-@pytest.mark.parametrize("count", [4, 64, 1024])
-def test_mosaic_fits_on_a_screen(count):
-    """Small tiles are enlarged to a mosaic of at most about 1000 pixels."""
-    width, _ = contact_sheets.mosaic(tiles(count, 7, 7)).size
-    assert 512 < width <= 1026
-
-
-def test_small_tile_is_enlarged():
-    """A large tile is unchanged."""
-    (small,), (large,) = tiles(1, 5, 7), tiles(1, 200, 130)
-    drawn = np.asarray(contact_sheets.enlarged(small))
-    assert max(drawn.shape) >= 128
-    assert np.array_equal(shrunk(drawn, 5, 7), small)
-    assert np.array_equal(np.asarray(contact_sheets.enlarged(large)), large)
-
-
 def test_caption_of_a_crop_has_the_end_of_the_file_name():
     """Crops of two files with the same box have different captions."""
     image = contact_sheets.thumbnail(plain((0, 0, 0), (8, 8)))
@@ -254,3 +196,90 @@ def test_caption_of_a_crop_has_the_end_of_the_file_name():
         for name in ("12094442595_297494dba4_a", "12094442595_297494dba4_m")
     )
     assert one.tobytes() != other.tobytes()
+
+
+# ---------------------------------------------------------------- truth, prediction, and the scale of colours
+
+WRONG = (160, 32, 32)
+
+
+def sheet_of(predicted, truth, path="photos/cat/1.jpg"):
+    cell = contact_sheets.SheetCell(
+        path,
+        contact_sheets.thumbnail(plain(colour_of(0, 0))),
+        [("cat", 0.75, contact_sheets.thumbnail(plain(colour_of(0, 1))))],
+        predicted,
+        truth,
+    )
+    return cell.notes, np.asarray(contact_sheets.render([cell]))
+
+
+def test_mistake_is_marked_by_shape():
+    """A frame around the image and a cross in a disc, besides the colour of the prediction; nothing else changes."""
+    (notes, right), (other, wrong) = sheet_of("cat", "cat"), sheet_of("dog", "cat")
+    assert notes == ["true cat", "predicted cat"]
+    assert other == ["true cat", "predicted dog"]
+    assert not (right == WRONG).all(axis=2).any()
+    left, side, frame = contact_sheets.SPACE, contact_sheets.SIDE, picture_style.FRAME
+    square = wrong[left - frame : left + side + frame, left - frame : left + side + frame]
+    red = (square == WRONG).all(axis=2)
+    for edge in (red[:frame], red[-frame:], red[:, :frame], red[:, -frame:]):
+        assert edge.all()
+    corner = square[frame : frame + 22, frame : frame + 22]
+    assert (corner == PAPER).all(axis=2)[8:14, 8:14].trace() >= 4  # the cross
+    assert (square[60:120, 60:120] == colour_of(0, 0)).all()
+    beside = slice(left + side + frame, None)
+    assert np.array_equal(right[:, beside], wrong[:, beside])
+
+
+def test_image_of_unknown_truth_has_its_prediction_only():
+    """And no mark; without a prediction, neither."""
+    notes, drawn = sheet_of("dog", None)
+    assert notes == ["predicted dog"]
+    assert not (drawn == WRONG).all(axis=2).any()
+    assert sheet_of("", None)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "caption"),
+    [
+        ("1.jpg", "1.jpg"),
+        ("photos/cat/1.jpg", "cat/1.jpg"),
+        ("cat/two\nlines\t.jpg", "cat/two\\nlines\\t.jpg"),
+        ("photos/cat/12094442595_297494dba4_a_large_photograph.jpg", "cat/…_large_photograph.jpg"),
+    ],
+)
+def test_caption_has_the_class_folder(path, caption):
+    """Before the end of the file's name; of a long name, the folder stays."""
+    found = contact_sheets.file_caption(path, 160)
+    assert found.split("/")[0] == caption.split("/")[0]
+    assert found.endswith(caption[-8:])
+    if len(caption) < 25:
+        assert found == caption
+    assert picture_style.font().getlength(found) <= 161
+
+
+@pytest.mark.parametrize("folder", ["long " * 60, "分類" * 90])
+def test_long_folder_leaves_room_for_the_file(folder):
+    """It has at most half of the width."""
+    found = contact_sheets.file_caption(f"photos/{folder}/1234.jpg", 160)
+    assert found.endswith("…/1234.jpg")
+    assert picture_style.font().getlength(found) <= 161
+
+
+def test_sheet_has_the_scale_of_its_colours(tmp_path):
+    """All colours of the map in their order, below the sheet."""
+    kept = contact_sheets.SheetCells()
+    for each in cells(2):
+        kept.append(each)
+    palette = colormaps.color_table("inferno")
+    contact_sheets.save(tmp_path / "s.png", kept, palette=palette)
+    with Image.open(tmp_path / "s.png") as image:
+        drawn = np.asarray(image)
+    without = np.asarray(contact_sheets.render(list(kept)))
+    assert np.array_equal(drawn[: len(without), : without.shape[1]], without)
+    row = drawn[len(without) + 4 + picture_style.LINE_HEIGHT // 2].tolist()
+    places = [palette.tolist().index(colour) for colour in row if colour in palette.tolist()]
+    assert places == sorted(places)
+    assert len(places) >= 150
+    assert (places[0] <= 2, places[-1] >= 253) == (True, True)

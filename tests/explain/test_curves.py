@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,7 +178,7 @@ def test_svg_paths_are_the_values_to_scale(tmp_path):
     curves_plot.save(tmp_path / "c.svg", collect(rows))
     text = (tmp_path / "c.svg").read_text()
     for word in ("loss", "accuracy", "epoch", "training", "validation", "run0, best epoch"):
-        assert f"<!-- {word}" in text
+        assert f">{word}" in text
     paths = [np.array(re.findall(r"[ML] (\S+) (\S+)", path), float) for path in re.findall(r' d="([^"]*)"', text)]
     long = [path for path in paths if len(path) == len(rows)]
     for path, measure in zip(long, ("train_loss", "val_loss", "train_accuracy", "val_accuracy"), strict=True):
@@ -186,6 +187,19 @@ def test_svg_paths_are_the_values_to_scale(tmp_path):
         assert slope < 0  # SVG counts from the top
         assert path[:, 1] == pytest.approx(slope * values + offset, abs=1e-3)
         assert np.diff(path[:, 0]) == pytest.approx(np.diff(path[:, 0])[0], abs=1e-3)
+
+
+def test_long_names_of_runs_are_cut():
+    """Those with the same beginning stay different."""
+    runs = [
+        replace(each, name="runs/" + "long/" * 60 + name)
+        for each, name in zip(collect(make(0), make(1)), "ab", strict=True)
+    ]
+    (legend,) = curves_plot.render(runs).legends
+    names = [text.get_text().partition(", best")[0] for text in legend.get_texts()[3:]]
+    assert max(map(len, names)) <= 90
+    assert [name[-1] for name in names] == ["a", "b"]
+    assert all(name.startswith("runs/long/") for name in names)
 
 
 def test_image_has_a_sensible_size(tmp_path):
