@@ -52,7 +52,7 @@ from cnnkit.cli.output import (
     skipping,
 )
 from cnnkit.cli.output_file import to_file
-from cnnkit.cli.training import conclude, labelled_images, model_first
+from cnnkit.cli.training import conclude, is_first, labelled_images, model_first
 
 __all__ = [
     "Argument",
@@ -71,6 +71,7 @@ __all__ = [
     "gated",
     "image_command",
     "images",
+    "is_first",
     "keep_freed_memory",
     "labelled_images",
     "model_and_arguments",

@@ -130,13 +130,16 @@ class TrainStep:
         """Use the averaged weights in the module within the context, if there are any."""
         return self._ema.in_place() if self._ema else contextlib.nullcontext()
 
+    def scale_rates(self, factor: float) -> None:
+        """Set the learning rates of all groups of parameters to a multiple of those that the optimizer was made with."""
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
     def set_rate(self, number: int, index: int, before: Sequence[Epoch]) -> None:
         """Set the learning rate of every group of parameters for one step of an epoch; see `Rate`."""
         if self._rate is None:
             return
-        factor = self._rate(number, index, before)
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * factor
+        self.scale_rates(self._rate(number, index, before))
 
     def __call__(self, inputs: Tensor, targets: Targets) -> Tensor:
         """Update the weights once.

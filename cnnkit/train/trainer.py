@@ -25,6 +25,7 @@ from cnnkit.train.batches import Batches
 from cnnkit.train.config import CHECKPOINT_EVERY, BoxEpoch, Epoch, ImageTrainConfig, epoch_of
 from cnnkit.train.dataset import Examples
 from cnnkit.train.distributed import World
+from cnnkit.train.find_lr import LrStep, range_test
 from cnnkit.train.loop import BestEpoch, DivergedError, Plain, TrainStep, evaluate, fit
 from cnnkit.train.optim import Criterion, ModelEma
 
@@ -251,6 +252,21 @@ class Trainer:
             self.finish(done)
         self.warn_without_improvement()
         return self.result(done)
+
+    def find_lr(self) -> list[LrStep]:
+        """Take the steps of a learning-rate range test instead of training; nothing is written."""
+        with self.prepared():
+            self.task.ready()
+            self.task.begin(lambda _epoch: None)
+            self.context.world.align(self.step.module)
+            self.context.callbacks.phase("finding a learning rate")
+            # Their progress would be that of epochs
+            return range_test(
+                self.step,
+                lambda number: self.batches.train(number, last=number),
+                rate=self.config.rate,
+                progress=lambda _done, _total: None,
+            )
 
     def warm_up(self, write: Report, *, following: int) -> list[Epoch]:
         """Train a part of a network before the training itself, and leave it with the best epoch's weights.
