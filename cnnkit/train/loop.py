@@ -106,6 +106,8 @@ class TrainStep:
         self._cores: int | None = _UNKNOWN
         #: How many pieces a batch is divided into, to fit into the GPU's memory.
         self.pieces = 1
+        #: Seconds that the steps so far waited for their batches: for images to be read, decoded and augmented.
+        self.waited = 0.0
 
     @functools.cached_property
     def _forward(self) -> Callable[[Tensor], Tensor]:
@@ -345,7 +347,7 @@ def fit(
         number = len(done) + 1
         step.module.train()
         measured = _TrainMeasures(step, number)
-        for index, (inputs, targets) in enumerate(train(number)):
+        for index, (inputs, targets) in enumerate(_waiting(train(number), step)):
             step.set_rate(number, index, done)
             measured.add(step(inputs, targets))
         train_loss, train_accuracy = measured.means()
@@ -370,6 +372,18 @@ def fit(
             best.offer(epoch, module)
         done.append(epoch)
         yield epoch
+
+
+def _waiting(batches: Iterable[TrainBatch], step: TrainStep) -> Iterator[TrainBatch]:
+    """Yield batches, and add the time until each is there to that of the step."""
+    coming = iter(batches)
+    while True:
+        started = time.perf_counter()
+        batch = next(coming, None)
+        step.waited += time.perf_counter() - started
+        if batch is None:
+            return
+        yield batch
 
 
 def warn_if_saturated(epoch: Epoch, *, classes: int, rate: float) -> bool:

@@ -236,6 +236,7 @@ class Trainer:
                     context.callbacks.phase("training")
                     if kept is None:
                         done += self.fresh(write)
+                    before = len(done)
                     for epoch in self.epochs(done):
                         done.append(epoch)
                         write(epoch)
@@ -250,6 +251,7 @@ class Trainer:
                 raise DivergedError(f"{error}; {context.output} has {has}") from error
             context.callbacks.phase("writing the model")
             self.finish(done)
+        self._log_speed(done[before:])
         self.warn_without_improvement()
         return self.result(done)
 
@@ -325,6 +327,17 @@ class Trainer:
         """Log and report an epoch; `left` is the number of remaining epochs, for the remaining time; None if that is unknown."""
         _log_epoch(epoch, of=of, left=left, rows=len(self.task.train.targets))
         self.context.callbacks.report(epoch)
+
+    def _log_speed(self, epochs: Sequence[Epoch]) -> None:
+        """Log how fast the epochs of this process were, and what share of their time they waited for images."""
+        seconds = sum(epoch.seconds for epoch in epochs)
+        if seconds:
+            log.info(
+                "%.0f images/s, %.3g s per epoch with validation, of which %.0f %% waiting for training images",
+                len(epochs) * len(self.task.train.targets) / seconds,
+                seconds / len(epochs),
+                100 * min(self.step.waited / seconds, 1.0),
+            )
 
     @property
     def last(self) -> int:
@@ -526,7 +539,7 @@ class Trainer:
         if not self.context.world.writes:
             return
         # Models that have the weights of an epoch have the history of the epochs
-        written = [*([self.start.row()] if self.start is not None and self.keeps_start else []), *done]
+        written: list[Any] = [*([self.start.row()] if self.start is not None and self.keeps_start else []), *done]
         rows = [
             {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"} for epoch in written
         ]
