@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from cnnkit.callbacks import Callbacks, Report
 from cnnkit.choices import ClassWeights
 from cnnkit.engine import torch_device
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import CnnkitError, MemoryFullError, UsageError
 from cnnkit.formats import checkpoint, history, torch_model
 from cnnkit.formats.header import Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import loop, mixed_precision, optim, resuming
+from cnnkit.train import loop, memory_estimate, mixed_precision, optim, resuming
 from cnnkit.train.batches import Batches
 from cnnkit.train.config import CHECKPOINT_EVERY, BoxEpoch, Epoch, ImageTrainConfig, epoch_of
 from cnnkit.train.dataset import Examples
@@ -233,6 +233,7 @@ class Trainer:
             try:
                 with self._history(done) as write, self.prepared():
                     self.task.ready()
+                    self._check_memory()
                     context.callbacks.phase("training")
                     if kept is None:
                         done += self.fresh(write)
@@ -327,6 +328,46 @@ class Trainer:
         """Log and report an epoch; `left` is the number of remaining epochs, for the remaining time; None if that is unknown."""
         _log_epoch(epoch, of=of, left=left, rows=len(self.task.train.targets))
         self.context.callbacks.report(epoch)
+
+    def _check_memory(self) -> None:
+        """Log how much memory the training takes, before the first step.
+
+        Raises:
+            MemoryFullError: It is more than a CPU has free. On a GPU, the step divides batches that do not fit.
+        """
+        rows = torch.arange(4)
+        if self.context.world.size > 1 or len(self.task.train.targets) < len(
+            rows
+        ):  # batch norm of several processes cannot run alone
+            return
+        config, device = self.config, self.context.device
+        batch = min(config.batch, len(self.task.train.targets))
+        try:
+            needed = memory_estimate.estimate(
+                self.step.module.train(),
+                next(iter(self.task.train.inputs([rows], None))),
+                optimizer=config.optimizer,
+                momentum=bool(config.momentum),
+                ema=config.ema is not None,
+                precision=self.step.precision,
+            )
+        except RuntimeError as error:  # which the first step reports better
+            log.debug("no estimate of the memory: %s", error)
+            return
+        size, free = needed.of_batch(batch), memory_estimate.available(device)
+        log.info(
+            "training takes about %s of memory for batches of %d%s",
+            memory_estimate.shown(size),
+            batch,
+            "" if free is None else f"; {memory_estimate.shown(free)} are free",
+        )
+        if free is not None and size > free and device.type == "cpu":
+            fitting = needed.largest_batch(free)
+            remedy = f"give --batch {fitting}" if fitting else "give a smaller --size or network"
+            raise MemoryFullError(
+                f"batches of {batch} need about {memory_estimate.shown(size)} of memory, and {memory_estimate.shown(free)} are free; "
+                f"{remedy}"
+            )
 
     def _log_speed(self, epochs: Sequence[Epoch]) -> None:
         """Log how fast the epochs of this process were, and what share of their time they waited for images."""
