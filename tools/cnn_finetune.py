@@ -80,14 +80,14 @@ def main(
 
     cli.keep_freed_memory()
     if find.find_lr is not None:
-        from cnnkit.train import find_lr
+        from cnnkit.train import find_lr, find_lr_plot
         from cnnkit.train.finetune import preparing
 
         with (
             cli.callbacks("loading the model", errors=errors) as callbacks,
             preparing(data, output, init=init, freeze=freeze, train=train, run=run, callbacks=callbacks) as trainer,
         ):
-            steps = find_lr.conclude(trainer.find_lr(), output, writes=cli.is_first())
+            steps = find_lr_plot.conclude(trainer.find_lr(), output, writes=cli.is_first())
         cli.emit(steps if cli.is_first() else [], as_json, columns=find_lr.COLUMNS)
         return
     from cnnkit.train.finetune import finetune

@@ -80,7 +80,7 @@ def main(
 
     cli.keep_freed_memory()
     if find.find_lr is not None:
-        from cnnkit.train import find_lr, scratch
+        from cnnkit.train import find_lr, find_lr_plot, scratch
 
         with (
             cli.callbacks("training", errors=errors) as callbacks,
@@ -88,7 +88,7 @@ def main(
                 data, output, network=network, train=train, run=run, box=box, callbacks=callbacks
             ) as trainer,
         ):
-            steps = find_lr.conclude(trainer.find_lr(), output, writes=cli.is_first())
+            steps = find_lr_plot.conclude(trainer.find_lr(), output, writes=cli.is_first())
         cli.emit(steps if cli.is_first() else [], as_json, columns=find_lr.COLUMNS)
         return
     from cnnkit.train.scratch import train_from_scratch

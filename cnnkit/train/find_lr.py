@@ -4,18 +4,14 @@ Source: Smith 2015, Cyclical Learning Rates for Training Neural Networks; steps,
 `lr_find`.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from pathlib import Path
 
 from cnnkit.callbacks import Progress
 from cnnkit.errors import CnnkitError
 from cnnkit.train.loop import TrainBatch, TrainStep
-
-log = logging.getLogger("cnnkit")
 
 #: The first learning rate, the last one (excluded), and the number of steps between them.
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
@@ -114,31 +110,3 @@ def steepest(logs: Sequence[float], losses: Sequence[float]) -> int:
     """Return the place where the loss falls fastest over the logarithm of the learning rate."""
     slopes = [(losses[i + 1] - losses[i]) / (logs[i + 1] - logs[i]) for i in range(len(losses) - 1)]
     return slopes.index(min(slopes))
-
-
-def conclude(steps: Sequence[LrStep], figure: Path, *, writes: bool = True) -> list[LrStep]:
-    """Draw the test, and report the suggestions.
-
-    Args:
-        steps: Of `range_test`.
-        figure: A name that ends in .png, .svg or .pdf.
-        writes: This process writes the file.
-
-    Raises:
-        CnnkitError: As `with_suggestions`.
-    """
-    from cnnkit.train import find_lr_plot
-
-    marked = with_suggestions(steps)
-    if writes:
-        find_lr_plot.save(figure, marked)
-    rates = {name: each.lr for each in marked for name in each.suggested.split(",") if name}
-    last = marked[-1]
-    log.info(
-        "suggested: --lr %.2g, in the longest decline of the loss; the steepest descent is at %.2g, and %s at %.2g",
-        rates["valley"],
-        rates["steepest"],
-        "the test ends" if len(marked) == STEPS else "the loss diverges",
-        last.lr,
-    )
-    return marked

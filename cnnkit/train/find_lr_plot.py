@@ -1,5 +1,6 @@
 """The learning-rate range test as a figure: the loss over the learning rate, with the suggestions."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,11 +8,40 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cnnkit.formats import figures
+from cnnkit.train import find_lr
 from cnnkit.train.find_lr import LrStep
+
+log = logging.getLogger("cnnkit")
 
 _MARKS = {"valley": ("o", "C1", "valley: suggested"), "steepest": ("s", "C2", "steepest descent")}
 #: The top of the figure, over the range of the smoothed loss below its first value: the loss diverges far above it.
 _ABOVE = 0.6
+
+
+def conclude(steps: Sequence[LrStep], figure: Path, *, writes: bool = True) -> list[LrStep]:
+    """Draw the test, and report the suggestions.
+
+    Args:
+        steps: Of `find_lr.range_test`.
+        figure: A name that ends in .png, .svg or .pdf.
+        writes: This process writes the file.
+
+    Raises:
+        CnnkitError: As `find_lr.with_suggestions`.
+    """
+    marked = find_lr.with_suggestions(steps)
+    if writes:
+        save(figure, marked)
+    rates = {name: each.lr for each in marked for name in each.suggested.split(",") if name}
+    last = marked[-1]
+    log.info(
+        "suggested: --lr %.2g, in the longest decline of the loss; the steepest descent is at %.2g, and %s at %.2g",
+        rates["valley"],
+        rates["steepest"],
+        "the test ends" if len(marked) == find_lr.STEPS else "the loss diverges",
+        last.lr,
+    )
+    return marked
 
 
 def save(path: str | Path, steps: Sequence[LrStep]) -> None:
