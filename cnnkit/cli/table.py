@@ -50,18 +50,17 @@ def csv_cell(value: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def write_csv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequence[str] | None) -> None:
-    import csv
+    from cnnkit.formats.delimited import csv_row
 
-    writer = csv.writer(out, lineterminator="\n")
     written = False
     for row in rows:
         if not written:
             columns, written = columns or list(row), True
-            writer.writerow(columns)
+            out.write(csv_row(columns))
         assert columns is not None
-        writer.writerow(csv_cell(row[column]) for column in columns)
+        out.write(csv_row(csv_cell(row[column]) for column in columns))
     if columns is not None and not written:
-        writer.writerow(columns)
+        out.write(csv_row(columns))
 
 
 def write_tsv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequence[str] | None) -> None:

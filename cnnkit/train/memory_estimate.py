@@ -1,13 +1,12 @@
 """How much memory a training takes: gradients, the optimizer's state, and what each image of a batch leaves for the gradients."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cnnkit.choices import Optimizer
+from cnnkit.data import memory
 from cnnkit.train.mixed_precision import Precision
 from cnnkit.train.row_parallel import State
 
@@ -104,16 +103,9 @@ def shown(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(round(size / 2**20), 1)} MiB"
 
 
-def available(device: torch.device, *, system: Path = Path("/")) -> int | None:
-    """Return the free memory of a device, in bytes: of the CPU's, with what is swapped; None if the system does not report it."""
+def available(device: torch.device) -> int | None:
+    """Return the free memory of a device, in bytes; None if the system does not report it."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    try:
-        lines = (system / "proc" / "meminfo").read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):
-        return None
-    values: Mapping[str, int] = {
-        name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.split()
-    }
-    return values.get("MemAvailable", 0) + values.get("SwapFree", 0) if "MemAvailable" in values else None
+    return memory.available()

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from cnnkit.choices import Optimizer
+from cnnkit.data import memory
 from cnnkit.train import memory_estimate
 from cnnkit.train.memory_estimate import MemoryEstimate, estimate
 
@@ -59,11 +60,11 @@ def test_the_batch_that_fits():
 
 
 def test_free_memory_of_the_system(tmp_path):
-    assert memory_estimate.available(torch.device("cpu"), system=tmp_path) is None
+    assert memory.available(tmp_path) is None
     (tmp_path / "proc").mkdir()
     text = "MemTotal: 100 kB\nMemAvailable:   70 kB\nSwapFree:  5 kB\nHugePages_Total: 0\n"
     (tmp_path / "proc" / "meminfo").write_text(text)
-    assert memory_estimate.available(torch.device("cpu"), system=tmp_path) == 75 * 1024
+    assert memory.available(tmp_path) == 75 * 1024
 
 
 def test_notice_before_training_and_error_with_the_batch_that_fits(run, images, tmp_path, monkeypatch):
