@@ -120,14 +120,14 @@ $(OUT)/model.onnx: $(OUT)/model.pt $(OUT)/split.tsv
 	$(DONE)
 
 $(OUT)/predictions.tsv: $(OUT)/model.onnx $(OUT)/split.tsv
-	$(BIN)cnn-predict -m $< $(OUT)/split.tsv --split test --top all > $@.new $(OR_SKIPPED)
-	@mv $@.new $@
+	$(BIN)cnn-predict -m $< $(OUT)/split.tsv --split test --top all -o $@ $(OR_SKIPPED)
+	$(DONE)
 
 EVAL = $(BIN)cnn-eval $(OUT)/predictions.tsv --truth $(OUT)/split.tsv --split test
 
 $(OUT)/evaluation.tsv: $(OUT)/predictions.tsv $(OUT)/split.tsv
-	$(EVAL) --confusion $(OUT)/confusion.png > $@.new
-	@mv $@.new $@
+	$(EVAL) --confusion $(OUT)/confusion.png -o $@
+	$(DONE)
 
 # cnn-cam reads from standard input, where paths are relative to the current folder. Without mistakes there is no sheet.
 $(OUT)/mistakes.tsv: $(OUT)/predictions.tsv $(OUT)/model.pt $(OUT)/mistakes.settings

@@ -44,7 +44,7 @@ folds predictions "$@" >&2
 folds figures "$@"
 
 step "One head on the test set (a), and the same head averaged over views of each image (b)"
-"${BIN}cnn-predict" -m "$OUT/folds/fold0.onnx" "$split" --split test --top 10 "${averaged[@]}" > "$OUT/averaged.tsv"
+"${BIN}cnn-predict" -m "$OUT/folds/fold0.onnx" "$split" --split test --top 10 "${averaged[@]}" -o "$OUT/averaged.tsv"
 "${BIN}cnn-compare" "$OUT/folds/test-fold0.tsv" "$OUT/averaged.tsv" --truth "$split" --split test
 
 step "Temperature of the head, fitted on the fold that it was not trained on"
@@ -52,7 +52,7 @@ step "Temperature of the head, fitted on the fold that it was not trained on"
     "${BIN}cnn-calibrate" --truth "$parted" --split fold0 -m "$OUT/folds/fold0.onnx" -o "$OUT/calibrated.onnx" --reliability "$OUT/reliability.png"
 
 step "The head on the test set before and after calibration"
-"${BIN}cnn-predict" -m "$OUT/calibrated.onnx" "$split" --split test --top 10 > "$OUT/calibrated.tsv"
+"${BIN}cnn-predict" -m "$OUT/calibrated.onnx" "$split" --split test --top 10 -o "$OUT/calibrated.tsv"
 for each in folds/test-fold0 calibrated; do
     "${BIN}cnn-eval" "$OUT/$each.tsv" --truth "$split" --split test | grep -E "^(accuracy|log_loss|ece)	" | sed "s,^,$each	,"
 done

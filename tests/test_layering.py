@@ -69,6 +69,7 @@ OPENERS = {
     "cnnkit.engine.versions": "what installed packages say of themselves",
     "cnnkit.data.decode": "an image",
     "cnnkit.data.tree": "an image, whose bytes are hashed; a folder that is to reach the disk",
+    "cnnkit.cli.output_file": "the tables of -o, through formats.atomic",
     "cnnkit.data.memory": "the limits of control groups, as Linux shows them",
 }
 #: Functions of other libraries that read and write files.

@@ -30,6 +30,7 @@ def main(
     folders: cli.options.Folders = None,
     *,
     config: EvalConfig,
+    output_file: cli.options.TableFile = None,
     compare: Annotated[bool, cli.Option("--compare", hidden=True, help="Moved to cnn-compare A B.")] = False,
     as_json: Annotated[
         bool,
@@ -68,8 +69,8 @@ def main(
 
     Examples:
       cnn-predict -m head.onnx photos/ | cnn-eval
-      cnn-predict -m head.onnx split.tsv --split test > test.tsv
-      cnn-eval test.tsv --truth split.tsv --split test --complete
+      cnn-predict -m head.onnx split.tsv --split test -o test.tsv
+      cnn-eval test.tsv --truth split.tsv --split test --complete -o measures.json
       cnn-eval test.tsv --truth split.tsv --confusion confusion.png --json | jq .per_class
       cnn-eval test.tsv --fail-under accuracy=0.95 --fail-under recall:cat=0.9 --fail-over ece=0.1
       cnn-eval test.tsv --worst 20 | tail -n +2 | cut -f 1 | xargs -d '\\n' -n 1 xdg-open
@@ -79,7 +80,8 @@ def main(
     """
     if compare:
         raise UsageError("--compare is now a separate command: cnn-compare A B")
-    config = config.checked(files=len(predictions or []), as_json=as_json)
+    as_json = cli.to_file(output_file, as_json, inputs=[*(predictions or []), truth, config.labels, config.baseline])
+    config = config.checked(files=len(predictions or []), as_json=as_json and output_file is None)
 
     from cnnkit.evaluation import label_report, report
 
@@ -126,13 +128,18 @@ def main(
             plots.save_reliability(config.reliability, {"": result})
         if against is not None and config.markdown is not None and str(config.markdown) != "-":
             against.save_markdown(config.markdown)
-        _print(result, config, as_json, against)
+        _print(result, config, as_json, against, also_measures=output_file is not None)
 
 
 def _print(
-    result: "EvaluationReport", config: EvalConfig, as_json: bool, against: "BaselineComparison | None" = None
+    result: "EvaluationReport",
+    config: EvalConfig,
+    as_json: bool,
+    against: "BaselineComparison | None" = None,
+    *,
+    also_measures: bool = False,
 ) -> None:
-    """Print the wrong predictions, the coverage curve, or the measures."""
+    """Print the wrong predictions, the coverage curve, or the measures, `also_measures` where `--markdown -` is printed."""
     if config.worst is not None:
         cli.emit(result.worst(config.worst), as_json, columns=("path", "truth", "label", "probability"))
     elif config.coverage:
@@ -146,8 +153,9 @@ def _print(
         for notice in report.about_measures(result):
             cli.notice(notice)
         if against is not None and str(config.markdown) == "-":
-            cli.emit_lines(against.markdown().splitlines())
-            return
+            cli.emit_lines(against.markdown().splitlines(), to_stdout=True)
+            if not also_measures:
+                return
         record, rows, tables = result.record(), result.rows(), result.tables()
         if against is not None:
             record, rows = {**record, "comparison": against.record()}, against.rows(rows)

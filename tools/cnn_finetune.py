@@ -12,6 +12,7 @@ from typing import Annotated
 from cnnkit import cli
 from cnnkit.train import config
 from cnnkit.train.config import FinetuneConfig, FreezeConfig, RunConfig
+from cnnkit.train.find_lr_config import FindLrConfig
 from cnnkit.train.network_config import InitFrom, refuse_overwriting
 
 
@@ -41,6 +42,7 @@ def main(
     freeze: FreezeConfig,
     train: FinetuneConfig,
     run: RunConfig,
+    find: FindLrConfig,
     errors: cli.options.Errors = None,
     folders: cli.options.Folders = None,
     as_json: cli.options.Json = False,
@@ -59,6 +61,7 @@ def main(
       cnn-finetune head.pt split.tsv -o tuned.pt --unfreeze features.14 \\
           --augment "rotate 20, hflip" --views 4
       cnn-finetune head.pt folds.tsv --hold-out fold0 -o fold0.pt --unfreeze features.14
+      cnn-finetune head.pt split.tsv --unfreeze features.14 --find-lr lr.png
       cnn-finetune --backbone resnet50 photos/ -o model.pt --warmup-head 5 \\
           --unfreeze all --layer-decay 0.8
     """
@@ -67,7 +70,7 @@ def main(
     init.check_files()
     data = cli.labelled_images(sources, val=val, hold_out=hold_out, folders=folders)
     classes, has_val = len(data.classes), bool(data.val)
-    output = config.model_path(output)
+    output = config.model_path(output) if find.find_lr is None else find.checked(train, run, output=output)
     freeze = freeze.checked()
     init = init.checked(train.loss, classes=classes, multi_label=data.multi_label)
     train = train.checked_for(freeze, classes=classes, has_val=has_val, multi_label=data.multi_label)
@@ -76,6 +79,17 @@ def main(
     run = run.checked()
 
     cli.keep_freed_memory()
+    if find.find_lr is not None:
+        from cnnkit.train import find_lr, find_lr_plot
+        from cnnkit.train.finetune import preparing
+
+        with (
+            cli.callbacks("loading the model", errors=errors) as callbacks,
+            preparing(data, output, init=init, freeze=freeze, train=train, run=run, callbacks=callbacks) as trainer,
+        ):
+            steps = find_lr_plot.conclude(trainer.find_lr(), output, writes=cli.is_first())
+        cli.emit(steps if cli.is_first() else [], as_json, columns=find_lr.COLUMNS)
+        return
     from cnnkit.train.finetune import finetune
 
     with cli.callbacks("loading the model", errors=errors, epochs_as_json=as_json) as callbacks:

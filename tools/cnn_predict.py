@@ -38,6 +38,7 @@ def main(
     folders: cli.options.Folders = None,
     null: cli.options.Null = False,
     errors: cli.options.Errors = None,
+    output_file: cli.options.TableFile = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Predict the classes of images, with one exported network or several.
@@ -75,6 +76,7 @@ def main(
       cnn-predict -m mobilenet_v2 --top 5 photo.jpg
       cnn-predict -m resnet18 --weights resnet18.pth photos/
       cnn-predict -m head.onnx split.tsv --split test | cnn-eval --truth split.tsv
+      cnn-predict -m head.onnx split.tsv --split test -o predictions.tsv
       find . -name "*.jpg" -print0 | cnn-predict -m head.onnx -0 - --json \\
           | jq -r 'select(.probability < 0.6).path'
       ls *.jpg | cnn-predict -m head.onnx - --labels-only | sort | uniq -c
@@ -85,12 +87,14 @@ def main(
       cnn-predict -m novelty.onnx photos/ --reject
       cnn-predict -m head-only.onnx test.npy --top 3
       cnn-predict -m two.onnx photos/ --columns photos.tsv
-      cnn-predict -m head.onnx photos/ --shard 2/8 > predictions-2.tsv
+      cnn-predict -m head.onnx photos/ --shard 2/8 -o predictions-2.tsv
       cnn-predict -m resnet.onnx --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
           --labels classes.txt photos/
       cnn-predict -m vgg.onnx --size 224 --channels bgr --range 255 \\
           --mean 103.939,116.779,123.68 --std 1 --labels classes.txt photos/
     """
+    inputs = [*models, *(sources or []), config.columns]
+    as_json = cli.to_file(output_file, as_json, inputs=inputs, lines="--labels-only" if config.labels_only else None)
     if bench:
         named = [name for name in given(config) if name not in _BENCH_OPTIONS]
         refuse_unused({"--errors": errors} | dict.fromkeys(named, True), "--bench predicts nothing")

@@ -12,6 +12,7 @@ from cnnkit import cli
 from cnnkit.errors import UsageError
 from cnnkit.train import config
 from cnnkit.train.config import ImageTrainConfig, RunConfig
+from cnnkit.train.find_lr_config import FindLrConfig
 from cnnkit.train.network_config import BoxConfig, NetworkConfig
 
 
@@ -34,6 +35,7 @@ def main(
     train: ImageTrainConfig,
     box: BoxConfig,
     run: RunConfig,
+    find: FindLrConfig,
     advise: Annotated[bool, cli.Option("--advise", hidden=True, help="Now the command cnn-advise.")] = False,
     backbone: Annotated[str | None, cli.Option("--backbone", hidden=True, help="See cnn-finetune.")] = None,
     weights: Annotated[str | None, cli.Option("--weights", hidden=True, help="See cnn-finetune.")] = None,
@@ -57,6 +59,7 @@ def main(
           --augment "rotate 20, zoom 0.2, hflip"
       cnn-train photos/train --val photos/val -o model.pt --layers @net.txt --resume
       cnn-train folds.tsv --hold-out fold0 -o fold0.pt --arch resnet18
+      cnn-train photos/ --arch resnet18 --find-lr lr.png > lr.tsv
       cnn-train boxes.tsv -o model.pt --predict-box --size 64 \\
           --layers "3 * (conv 32 k3 relu, pool 2), gap"
       torchrun --standalone --nproc-per-node 2 --no-python \\
@@ -69,13 +72,25 @@ def main(
             "cnn-train starts from random weights: use cnn-finetune for --backbone and --weights, or cnn-advise"
         )
     data = cli.labelled_images(sources, val=val, hold_out=hold_out, folders=folders)
-    output = config.model_path(output)
+    output = config.model_path(output) if find.find_lr is None else find.checked(train, run, output=output)
     train = train.checked(classes=len(data.classes), has_val=bool(data.val), multi_label=data.multi_label)
     network = network.checked(train.loss, classes=len(data.classes), multi_label=data.multi_label)
     box = box.checked(train)
     run = run.checked()
 
     cli.keep_freed_memory()
+    if find.find_lr is not None:
+        from cnnkit.train import find_lr, find_lr_plot, scratch
+
+        with (
+            cli.callbacks("training", errors=errors) as callbacks,
+            scratch.preparing(
+                data, output, network=network, train=train, run=run, box=box, callbacks=callbacks
+            ) as trainer,
+        ):
+            steps = find_lr_plot.conclude(trainer.find_lr(), output, writes=cli.is_first())
+        cli.emit(steps if cli.is_first() else [], as_json, columns=find_lr.COLUMNS)
+        return
     from cnnkit.train.scratch import train_from_scratch
 
     with cli.callbacks("training", errors=errors, epochs_as_json=as_json) as callbacks:

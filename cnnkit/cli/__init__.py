@@ -26,7 +26,8 @@ Only `tools/` imports this package, and only this package imports typer or rich.
 
 Exit statuses: 0 success; 1 failure, nothing written unless the message says so; 2 usage error; 3 success, but some images were skipped; 4
 a gate was not met; 130 interrupted; 141 the reader of standard output closed it, as the shell reports for any other program. A command
-that writes files while it emits rows calls `cli.finish_files` first, to write its files even if the rows are no longer read.
+that writes files while it emits rows calls `cli.finish_files` first, to write its files even if the rows are no longer read. A command
+with `cli.options.TableFile` calls `cli.to_file` first, which sends what it emits to that file.
 """
 
 from cnnkit.cli import options
@@ -50,7 +51,8 @@ from cnnkit.cli.output import (
     screen_size,
     skipping,
 )
-from cnnkit.cli.training import conclude, labelled_images, model_first
+from cnnkit.cli.output_file import to_file
+from cnnkit.cli.training import conclude, is_first, labelled_images, model_first
 
 __all__ = [
     "Argument",
@@ -69,6 +71,7 @@ __all__ = [
     "gated",
     "image_command",
     "images",
+    "is_first",
     "keep_freed_memory",
     "labelled_images",
     "model_and_arguments",
@@ -81,5 +84,6 @@ __all__ = [
     "screen_size",
     "skipping",
     "stdin",
+    "to_file",
     "truth",
 ]

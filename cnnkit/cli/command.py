@@ -31,7 +31,7 @@ from cnnkit.cli.streams import (
     standard_streams,
     stdout_for_data_only,
 )
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import CnnkitError, GateError, UsageError
 from cnnkit.formats import cache
 from cnnkit.option_fields import OptionSpec, RemembersGiven, has_options, options
 
@@ -360,12 +360,17 @@ def run_environment(name: str, *, quiet: bool) -> Generator[None]:
             running(Invocation(name, out, quiet=quiet, activity=activity, works=notes.print_waiting))
         )
         try:
-            yield
-        except BaseException:
+            try:
+                yield
+            except GateError:  # the output is complete
+                run.settle()
+                raise
+            run.settle()
+        except BaseException as error:
             with contextlib.suppress(OSError):  # report the first error
                 out.flush()
+            run.abandon(error)
             raise
-        run.settle()
     if run.skipped:
         complain(name, f"{run.skipped} {'image was' if run.skipped == 1 else 'images were'} skipped")
         raise typer.Exit(3)

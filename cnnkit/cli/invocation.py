@@ -4,6 +4,8 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack
+from enum import Enum, auto
 from typing import Any, TextIO, cast
 
 from cnnkit.cli.activity import Activity
@@ -38,6 +40,37 @@ class Unfailing:
         return getattr(self._stream, name)
 
 
+class _Delayed:
+    """A stream that is opened by its first output, so that there is no temporary file while a command checks its options and imports."""
+
+    def __init__(self, open: Callable[[], TextIO]) -> None:
+        self._open = open
+        self._stream: TextIO | None = None
+
+    def write(self, text: str) -> int:
+        """Open the stream, if this is the first output, and write."""
+        if self._stream is None:
+            self._stream = self._open()
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, if anything was written."""
+        if self._stream is not None:
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Return False: it is a file."""
+        return False
+
+
+class TableFormat(Enum):
+    """How records are written where no table is drawn."""
+
+    TSV = auto()
+    CSV = auto()
+    JSON = auto()
+
+
 class Invocation:
     """The state of a single run: its output, --quiet, and what was skipped."""
 
@@ -62,6 +95,9 @@ class Invocation:
         self.name, self.works = name, works
         self.activity = activity or Activity(enabled=False)
         self.out = out
+        #: The format of `out`, unless a command asks for JSON.
+        self.format = TableFormat.TSV
+        self._stdout, self._files, self._diverted = out, ExitStack(), False
         self.quiet = quiet
         self.skipped = 0
         self.passed_over: list[tuple[str, str]] = []  # images that a search of folders did not use, and the remedy
@@ -71,15 +107,37 @@ class Invocation:
         if not isinstance(self.out, Unfailing):
             self.out = cast(TextIO, Unfailing(self.out))
 
+    def divert(self, file: AbstractContextManager[TextIO], format: TableFormat) -> None:
+        """Write the output to a file, which is closed by `settle`, or by `abandon` after an error."""
+        self.out, self.format = cast(TextIO, _Delayed(lambda: self._files.enter_context(file))), format
+        self._diverted = True
+
+    @contextlib.contextmanager
+    def on_stdout(self) -> Generator[None]:
+        """Write to standard output within the context, also if the rest goes to a file."""
+        diverted, self.out = self.out, self._stdout
+        try:
+            yield
+        finally:
+            self.out = diverted
+
     def settle(self) -> None:
         """Raise the error of the output, after the files are written.
 
         Raises:
             OSError: The first error, BrokenPipeError if the reader closed the pipe.
         """
+        if self._diverted:
+            self.out.write("")  # opens a file that stays empty
         self.out.flush()
         if isinstance(self.out, Unfailing) and self.out.error is not None:
             raise self.out.error
+        self._files.close()
+        self._stdout.flush()
+
+    def abandon(self, error: BaseException) -> None:
+        """Leave the files as they were, after an error."""
+        self._files.__exit__(type(error), error, error.__traceback__)
 
     @property
     def drawing(self) -> bool:

@@ -60,6 +60,17 @@ Folders = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per line.")]
+#: For commands whose output is a table; see `cli.to_file`. The --output of cnn-predict is that of a network.
+TableFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-file",
+        "-o",
+        metavar="FILE",
+        help="Write to FILE instead of standard output. An existing file is replaced at the end, and left as it was after an error. The "
+        "extension is the format: .csv, .jsonl or .json; any other, TSV.",
+    ),
+]
 Device = Annotated[str, typer_option(option_of("device", str, device_option()))]
 Seed = Annotated[int, typer_option(option_of("seed", int, seed_option()))]
 Jobs = Annotated[int | None, typer_option(option_of("jobs", int | None, jobs_option()))]

@@ -10,14 +10,14 @@ from typing import Any
 
 from cnnkit.callbacks import Callbacks, Phase, Progress
 from cnnkit.cli.escaping import json_printable
-from cnnkit.cli.invocation import complain, current, rank
-from cnnkit.cli.table import as_mapping, cell, draw, write_tsv
+from cnnkit.cli.invocation import TableFormat, complain, current, rank
+from cnnkit.cli.table import as_mapping, cell, draw, write_csv, write_tsv
 from cnnkit.errors import GateError
 from cnnkit.messages import printable
 
 
 def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str] | None = None) -> None:
-    """Write records to stdout: a table on a terminal, otherwise TSV with a header row, or JSON Lines.
+    """Write records to stdout, or to the file of `to_file`: a table on a terminal, otherwise TSV with a header row, or JSON Lines.
 
     Args:
         records: Dataclasses or mappings, all with the same fields; written one by one.
@@ -32,6 +32,8 @@ def emit(records: Iterable[Any], as_json: bool = False, *, columns: Sequence[str
             run.out.write(json_printable(line[:-1]) + "\n" if run.drawing else line)
     elif run.drawing:
         draw(rows, run.out, columns)
+    elif run.format is TableFormat.CSV:
+        write_csv(rows, run.out, columns)
     else:
         write_tsv(rows, run.out, columns)
 
@@ -83,11 +85,12 @@ def emit_tables(tables: Mapping[str, Iterable[Any]]) -> None:
         draw((as_mapping(each) for each in records), out, None, title=title)
 
 
-def emit_lines(lines: Iterable[str]) -> None:
-    """Write lines of text to stdout, for output that is not a table."""
+def emit_lines(lines: Iterable[str], *, to_stdout: bool = False) -> None:
+    """Write lines of text, for output that is not a table; `to_stdout` also if the records go to a file."""
     run = current()
-    for line in lines:
-        run.out.write((printable(line) if run.drawing else line) + "\n")
+    with run.on_stdout() if to_stdout else contextlib.nullcontext():
+        for line in lines:
+            run.out.write((printable(line) if run.drawing else line) + "\n")
 
 
 def notice(message: str) -> None:

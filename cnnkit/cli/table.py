@@ -45,6 +45,24 @@ def drawn_cell(value: Any) -> str:  # noqa: ANN401 - any JSON value
     return cell(value)
 
 
+def csv_cell(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    return value if isinstance(value, str) else cell(value)
+
+
+def write_csv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequence[str] | None) -> None:
+    from cnnkit.formats.delimited import csv_row
+
+    written = False
+    for row in rows:
+        if not written:
+            columns, written = columns or list(row), True
+            out.write(csv_row(columns))
+        assert columns is not None
+        out.write(csv_row(csv_cell(row[column]) for column in columns))
+    if columns is not None and not written:
+        out.write(csv_row(columns))
+
+
 def write_tsv(rows: Iterator[Mapping[str, Any]], out: IO[str], columns: Sequence[str] | None) -> None:
     written = False
     for row in rows:

@@ -40,6 +40,11 @@ def labelled_images(
         heard.say()
 
 
+def is_first() -> bool:
+    """Return whether this process writes and prints, as one of several under torchrun or the only one."""
+    return rank() == 0
+
+
 def conclude(result: Any, as_json: bool) -> None:  # noqa: ANN401 - a record
     """Print the result of a training, in the first process only."""
     if rank() == 0:

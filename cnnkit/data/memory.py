@@ -95,6 +95,18 @@ def installed(system: Path = Path("/")) -> int | None:
     return min([machine, *_limits(system)])
 
 
+def available(system: Path = Path("/")) -> int | None:
+    """Return the free memory of the machine with its free swap space, in bytes; None if the system does not report it."""
+    try:
+        lines = (system / "proc" / "meminfo").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return None
+    values = {
+        name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.split()
+    }
+    return values["MemAvailable"] + values.get("SwapFree", 0) if "MemAvailable" in values else None
+
+
 def _limits(system: Path) -> Iterator[int]:
     """Yield the limits of a process's control groups, of version 2 and 1, and of all groups above them."""
     mounted = system / "sys" / "fs" / "cgroup"

@@ -90,7 +90,7 @@ class EvalConfig(MatchConfig):
     markdown: Path | None = option(
         None,
         "Comparison with --baseline to write, a table of one row in GitHub's Markdown, as for a pull request; - for standard output, in "
-        "place of the measures.",
+        "place of the measures unless these go to -o FILE.",
         metavar="FILE",
     )
     fail_under: list[str] | None = option(

@@ -38,10 +38,15 @@ class TrainingRun:
         shown = self.best or self.rows[-1]
         return {
             "run": self.name,
-            "epochs": len(self.rows),
+            "epochs": len(self.rows) - (self.start is not None),
             "best_epoch": self.best and self.best.epoch,
             **{measure: finite(getattr(shown, measure)) for measure in (*MEASURES, *([_IOU] if self.has_iou else []))},
         }
+
+    @property
+    def start(self) -> HistoryRow | None:
+        """The validation measures before training, if the history has them."""
+        return self.rows[0] if self.rows[0].is_start else None
 
     @property
     def has_iou(self) -> bool:
@@ -144,6 +149,8 @@ def smoothed(values: Sequence[float | None], weight: float) -> list[float | None
 def _smoothed(rows: list[HistoryRow], weight: float) -> list[HistoryRow]:
     if not weight:
         return rows
+    if rows[0].is_start:  # not an epoch of the average
+        return [rows[0], *_smoothed(rows[1:], weight)] if rows[1:] else rows
     every = (*MEASURES, _IOU)
     averages = [smoothed([getattr(row, measure) for row in rows], weight) for measure in every]
     return [

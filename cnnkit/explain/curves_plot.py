@@ -74,6 +74,8 @@ def _draw(axes: Axes, run: TrainingRun, measure: str, *, colour: str, style: _St
         raw.set(linestyle="-" if many else "none", marker="none" if many else ".")
     marker = "." if len(epochs) <= _DOTTED_UP_TO and run.smoothed is run.rows else ""
     axes.plot(epochs, values, linestyle=style, linewidth=1.5, marker=marker or "none", markersize=4, color=colour)
+    if run.start is not None and measure.startswith("val_"):
+        axes.plot(*curve([run.start], measure), linestyle="none", marker="D", markersize=6, color="white", mec=colour)
     if run.best is not None and measure.startswith("val_"):
         axes.plot(*curve([run.best], measure), linestyle="none", marker="o", markersize=8, color=colour, mec="black")
 
@@ -90,6 +92,9 @@ def _explanations(
     if any(run.best for run in runs):
         disc = Line2D([], [], linestyle="none", marker="o", markersize=8, color="0.8", mec="black")
         meanings.append((disc, f"best epoch by {monitor}"))
+    if any(run.start for run in runs):
+        diamond = Line2D([], [], linestyle="none", marker="D", markersize=6, color="white", mec="0.3")
+        meanings.append((diamond, "before training"))
     names = picture_style.cut_all([run.name for run in runs], _LONGEST_NAME)
     columns = len(meanings) if max(map(picture_style.columns, names)) < _LONG_NAME else 1
     entries = list(meanings)

@@ -19,7 +19,7 @@ Point = tuple[float, float]
 
 #: The colours of a terminal by number, in the order of the runs.
 _COLOURS = {6: "cyan", 5: "magenta", 3: "yellow", 2: "green", 4: "blue", 1: "red"}
-_BEST, _EPOCH = "●", "epoch"
+_BEST, _START, _EPOCH = "●", "◇", "epoch"
 #: Keys of runs at the ends of their curves.
 _KEYS = "123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -140,6 +140,8 @@ def _draw_curves(
     for number, run in enumerate(runs):
         if len(runs) > 1 and (ends := points(run.smoothed, val) or points(run.smoothed, train)):
             _plot([_free(ends[-1], cell, rows, taken)], _key(number), number, "bold")
+        if run.start:
+            _plot(points([run.start], val), _START, number, "bold")
         if run.best:
             _plot(points([run.best], val), _BEST, number, "bold")
 
@@ -206,6 +208,8 @@ def _legend(runs: Sequence[TrainingRun], columns: int, monitor: Monitor) -> list
         words.append("⠒⠒⠒⠒ validation")
     if any(run.best for run in runs):
         words.append(f"{_BEST} best epoch by {monitor}")
+    if any(run.start for run in runs):
+        words.append(f"{_START} before training")
     summaries = [_summary(run) for run in runs]
     widths = [max(map(len, column)) for column in zip(*summaries, strict=True)]
     aligned = ["  ".join(map(str.ljust, texts, widths)).rstrip() for texts in summaries]

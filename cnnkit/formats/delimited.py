@@ -1,6 +1,7 @@
 """Fields of lines separated by tabs, commas, semicolons or bars, with the quotes of CSV or the escapes of `tsv`."""
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -175,3 +176,10 @@ def check_decimal_point(value: str, column: str, *, where: str, name: str) -> No
         raise FormatError(
             f'{where}: column {column} has decimal commas, as in "{value.strip()}"; change all to points: {command}'
         )
+
+
+def csv_row(fields: Iterable[str]) -> str:
+    """Return a row of CSV with its line end; fields with commas, quotes or line ends are quoted."""
+    row = io.StringIO()
+    csv.writer(row, lineterminator="\n").writerow(fields)
+    return row.getvalue()

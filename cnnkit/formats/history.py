@@ -1,4 +1,7 @@
-"""The training history next to a model, `head.csv` next to `head.pt`: one row per epoch, flushed after each."""
+"""The training history next to a model, `head.csv` next to `head.pt`: one row per epoch, flushed after each.
+
+That of cnn-finetune has a row 0 with the validation measures before training, if the network was already trained.
+"""
 
 import codecs
 import csv
@@ -58,6 +61,11 @@ class HistoryRow:
     lr: float | None = None
     seconds: float | None = None
     val_iou: float | None = None
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it is the network before training, as cnn-finetune measures it; other programs count epochs from 0."""
+        return self.epoch == 0 and self.train_loss is None and self.train_accuracy is None
 
 
 class Validated(Protocol):

@@ -1,9 +1,10 @@
 """Fine-tuning: train a head together with the top layers of its pretrained backbone."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,7 +66,8 @@ class TrainablePart(nn.Module):
         return self.head(self.pool(self.upper(self.normalise(given))))  # type: ignore[no-any-return] # modules return Any
 
 
-def finetune(
+@contextlib.contextmanager
+def preparing(
     data: TrainValImages,
     output: Path,
     *,
@@ -74,23 +76,25 @@ def finetune(
     train: FinetuneConfig,
     run: RunConfig,
     callbacks: Callbacks,
-) -> TrainResult:
-    """Train, and write the model to FILE.pt and its history to FILE.csv.
+) -> Generator[Trainer]:
+    """Read images and a network, for fine-tuning.
 
     Args:
         data: Images for training and validation.
-        output: The `.pt` file.
+        output: The `.pt` file to write; other runs cannot write it meanwhile.
         init: What the training starts from; checked, as all settings.
         freeze: Which layers are trained.
         train: How they are trained; the loss follows from the model's final layer, and only for a new head from this.
         run: Where to train.
         callbacks: Progress, skipped images, and every finished epoch.
 
+    Yields:
+        The training, which has not begun.
+
     Raises:
         UsageError: The model's final layer is made for another loss, or an untrained head would spoil the backbone.
-        CnnkitError: As `Trainer.run`; or the model has other classes.
+        CnnkitError: The model has other classes.
     """
-    warn_without_val(has_val=bool(data.val))
     with (
         torch_device.algorithms(deterministic=train.deterministic),
         distributed.joined(devices.parse(run.device)) as (world, device),
@@ -154,7 +158,26 @@ def finetune(
         if freeze.warmup_head:
             begin = functools.partial(frozen_part.warm_up, task, train, freeze.warmup_head)
             task = dataclasses.replace(task, begin=begin)
-        return Trainer(task, train, context).run()
+        yield Trainer(task, train, context)
+
+
+def finetune(
+    data: TrainValImages,
+    output: Path,
+    *,
+    init: InitFrom,
+    freeze: FreezeConfig,
+    train: FinetuneConfig,
+    run: RunConfig,
+    callbacks: Callbacks,
+) -> TrainResult:
+    """Train, and write the model to FILE.pt and its history to FILE.csv.
+
+    Args, Raises as `preparing` and `Trainer.run`.
+    """
+    warn_without_val(has_val=bool(data.val))
+    with preparing(data, output, init=init, freeze=freeze, train=train, run=run, callbacks=callbacks) as trainer:
+        return trainer.run()
 
 
 def _header(

@@ -106,6 +106,8 @@ class TrainStep:
         self._cores: int | None = _UNKNOWN
         #: How many pieces a batch is divided into, to fit into the GPU's memory.
         self.pieces = 1
+        #: Seconds that the steps so far waited for their batches: for images to be read, decoded and augmented.
+        self.waited = 0.0
 
     @functools.cached_property
     def _forward(self) -> Callable[[Tensor], Tensor]:
@@ -130,13 +132,16 @@ class TrainStep:
         """Use the averaged weights in the module within the context, if there are any."""
         return self._ema.in_place() if self._ema else contextlib.nullcontext()
 
+    def scale_rates(self, factor: float) -> None:
+        """Set the learning rates of all groups of parameters to a multiple of those that the optimizer was made with."""
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
     def set_rate(self, number: int, index: int, before: Sequence[Epoch]) -> None:
         """Set the learning rate of every group of parameters for one step of an epoch; see `Rate`."""
         if self._rate is None:
             return
-        factor = self._rate(number, index, before)
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * factor
+        self.scale_rates(self._rate(number, index, before))
 
     def __call__(self, inputs: Tensor, targets: Targets) -> Tensor:
         """Update the weights once.
@@ -342,7 +347,7 @@ def fit(
         number = len(done) + 1
         step.module.train()
         measured = _TrainMeasures(step, number)
-        for index, (inputs, targets) in enumerate(train(number)):
+        for index, (inputs, targets) in enumerate(_waiting(train(number), step)):
             step.set_rate(number, index, done)
             measured.add(step(inputs, targets))
         train_loss, train_accuracy = measured.means()
@@ -367,6 +372,18 @@ def fit(
             best.offer(epoch, module)
         done.append(epoch)
         yield epoch
+
+
+def _waiting(batches: Iterable[TrainBatch], step: TrainStep) -> Iterator[TrainBatch]:
+    """Yield batches, and add the time until each is there to that of the step."""
+    coming = iter(batches)
+    while True:
+        started = time.perf_counter()
+        batch = next(coming, None)
+        step.waited += time.perf_counter() - started
+        if batch is None:
+            return
+        yield batch
 
 
 def warn_if_saturated(epoch: Epoch, *, classes: int, rate: float) -> bool:

@@ -98,7 +98,7 @@ class RowParallel:
             for place, stage in enumerate(stages, start=1):
                 if not _has_independent_rows(stage):
                     break
-                state, drawn = _State(stage), torch.get_rng_state()
+                state, drawn = State(stage), torch.get_rng_state()
                 with _counted_outputs(stage) as sizes:
                     row = stage(row)
                 if state.restore() or not torch.equal(drawn, torch.get_rng_state()):
@@ -109,7 +109,7 @@ class RowParallel:
         return count
 
 
-class _State:
+class State:
     """The buffers of a stage, and other tensors that its modules keep, such as a weight that a hook computes."""
 
     def __init__(self, stage: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from cnnkit.train.trainer import RunContext, Task, Trainer, TrainResult
 from cnnkit.train.whitening_fit import PixelSums
 
 
-def train_from_scratch(
+@contextlib.contextmanager
+def preparing(
     data: TrainValImages,
     output: Path,
     *,
@@ -36,23 +38,25 @@ def train_from_scratch(
     run: RunConfig,
     box: BoxConfig | None = None,
     callbacks: Callbacks,
-) -> TrainResult:
-    """Train, and write the model to FILE.pt and its history to FILE.csv.
+) -> Generator[Trainer]:
+    """Read images and make a network, for training from scratch.
 
     Args:
         data: Images for training and validation.
-        output: The `.pt` file.
+        output: The `.pt` file to write; other runs cannot write it meanwhile.
         network: The network; checked, as all settings.
         train: How it is trained.
         run: Where it is trained.
         box: Whether it also learns a box.
         callbacks: Progress, skipped images, and every finished epoch.
 
+    Yields:
+        The training, which has not begun.
+
     Raises:
         UsageError: The network does not take images of this size, has no map for a box, or does not train on these devices.
-        CnnkitError: No training image has a box, or one has several; or as `Trainer.run`.
+        CnnkitError: No training image has a box, or one has several.
     """
-    warn_without_val(has_val=bool(data.val))
     boxes = None
     if box is not None and box.predict_box:
         if data.multi_label:
@@ -110,7 +114,26 @@ def train_from_scratch(
         module = whole if box_head is None else ClassesAndBox(whole)
         recorded = val_size.recorded(header, train)
         task = Task(module, whole, train_set, val_set, recorded, identity, box_weight=box_weight)
-        return Trainer(task, train, context).run()
+        yield Trainer(task, train, context)
+
+
+def train_from_scratch(
+    data: TrainValImages,
+    output: Path,
+    *,
+    network: NetworkConfig,
+    train: ImageTrainConfig,
+    run: RunConfig,
+    box: BoxConfig | None = None,
+    callbacks: Callbacks,
+) -> TrainResult:
+    """Train, and write the model to FILE.pt and its history to FILE.csv.
+
+    Args, Raises as `preparing` and `Trainer.run`.
+    """
+    warn_without_val(has_val=bool(data.val))
+    with preparing(data, output, network=network, train=train, run=run, box=box, callbacks=callbacks) as trainer:
+        return trainer.run()
 
 
 def _prepare(network: NetworkConfig) -> Preprocess:

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from cnnkit.callbacks import Callbacks, Report
 from cnnkit.choices import ClassWeights
 from cnnkit.engine import torch_device
-from cnnkit.errors import CnnkitError, UsageError
+from cnnkit.errors import CnnkitError, MemoryFullError, UsageError
 from cnnkit.formats import checkpoint, history, torch_model
 from cnnkit.formats.header import Header
 from cnnkit.formats.torch_model import TorchModel
 from cnnkit.nets.classifier import Classifier
-from cnnkit.train import loop, mixed_precision, optim, resuming, several_labels
+from cnnkit.train import loop, memory_estimate, mixed_precision, optim, resuming, several_labels
 from cnnkit.train.batches import Batches
 from cnnkit.train.config import CHECKPOINT_EVERY, BoxEpoch, Epoch, ImageTrainConfig, epoch_of
 from cnnkit.train.dataset import Examples
 from cnnkit.train.distributed import ALONE, World
+from cnnkit.train.find_lr import LrStep, range_test
 from cnnkit.train.loop import BestEpoch, DivergedError, Plain, TrainStep, evaluate, fit
 from cnnkit.train.optim import Criterion, ModelEma
 
@@ -35,6 +36,7 @@ log = logging.getLogger("cnnkit")
 class TrainResult:
     """The result of a training run; the measures are those of its best epoch, whose weights the model has.
 
+    `best_epoch` is 0 if that is the network before the training, whose measures on the training set are not known.
     `majority` is the validation accuracy of always predicting the most frequent class, or set of labels; `seconds` is the total time,
     including reading images and running the frozen part.
     """
@@ -45,7 +47,7 @@ class TrainResult:
     val_rows: int
     epochs: int
     best_epoch: int
-    train_accuracy: float
+    train_accuracy: float | None
     val_accuracy: float | None
     val_loss: float | None
     majority: float | None
@@ -74,8 +76,9 @@ class Task:
 
     `module` is trained; `whole` is written and shares its weights; `groups` are its parameters as torch's optimizers take groups, with
     factors of the learning rate; `begin` changes the weights before the training, and returns its epochs. If `begins_trained`, the
-    network is validated before the first epoch, so that a worse result is reported. `ready` prepares the examples; it is not called if
-    the training is complete. The preprocessing of `whole` is that of the training images, and that of `header` is of the finished model.
+    network is validated before the first epoch, and its weights are kept if no epoch is better. `ready` prepares the examples; it is
+    not called if the training is complete. The preprocessing of `whole` is that of the training images, and that of `header` is of the
+    finished model.
     """
 
     module: nn.Module
@@ -105,12 +108,29 @@ class RunContext:
     started: float = field(default_factory=time.perf_counter)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRow:
+    """The row of a history before the first epoch, with the fields of `Epoch`."""
+
+    epoch: int = 0
+    train_loss: None = None
+    train_accuracy: None = None
+    val_loss: float
+    val_accuracy: float
+    lr: None = None
+    seconds: None = None
+
+
 @dataclass(frozen=True, slots=True)
 class StartMeasures:
     """Validation measures of a pretrained network before the training."""
 
     val_loss: float
     val_accuracy: float
+
+    def row(self) -> StartRow:
+        """Return them as epoch 0 of a history."""
+        return StartRow(val_loss=self.val_loss, val_accuracy=self.val_accuracy)
 
 
 #: A checkpoint's content is copied after each epoch if that takes less than _QUICK seconds, else only after _COPYING_SHARE times the
@@ -138,6 +158,8 @@ class Trainer:
         #: Epochs of another training after this one, for progress.
         self.following = 0
         self.start: StartMeasures | None = None
+        # The weights that `start` was measured with
+        self._start_state: dict[str, Tensor] = {}
         #: The checkpoint file is of this training.
         self.resumable = False
         # The content of a checkpoint that is not yet written, and when the last one was written.
@@ -196,7 +218,7 @@ class Trainer:
             The same in every process; only the first one writes files.
 
         Raises:
-            DivergedError: The loss is not finite; the best epoch before is written anyway.
+            DivergedError: The loss is not finite; the best epoch before, or the start, is written anyway.
             CnnkitError: A single image does not fit into memory.
             UsageError: With `resume`, the checkpoint is of another training.
             OSError: The disk is full; the last checkpoint stays.
@@ -209,11 +231,13 @@ class Trainer:
         done = kept or []
         with self._keeping_the_checkpoint():
             try:
-                with _history(context, done) as write, self.prepared():
+                with self._history(done) as write, self.prepared():
                     self.task.ready()
+                    self._check_memory()
                     context.callbacks.phase("training")
                     if kept is None:
                         done += self.fresh(write)
+                    before = len(done)
                     for epoch in self.epochs(done):
                         done.append(epoch)
                         write(epoch)
@@ -224,11 +248,28 @@ class Trainer:
                 if best is None:
                     raise DivergedError(f"{error}; no model was written") from error
                 self.finish(done or error.done, ended=str(error))
-                raise DivergedError(f"{error}; {context.output} has the best epoch before, {best.epoch}") from error
+                has = "the weights before training" if self.keeps_start else f"the best epoch before, {best.epoch}"
+                raise DivergedError(f"{error}; {context.output} has {has}") from error
             context.callbacks.phase("writing the model")
             self.finish(done)
+        self._log_speed(done[before:])
         self.warn_without_improvement()
         return self.result(done)
+
+    def find_lr(self) -> list[LrStep]:
+        """Take the steps of a learning-rate range test instead of training; nothing is written."""
+        with self.prepared():
+            self.task.ready()
+            self.task.begin(lambda _epoch: None)
+            self.context.world.align(self.step.module)
+            self.context.callbacks.phase("finding a learning rate")
+            # Their progress would be that of epochs
+            return range_test(
+                self.step,
+                lambda number: self.batches.train(number, last=number),
+                rate=self.config.rate,
+                progress=lambda _done, _total: None,
+            )
 
     def warm_up(self, write: Report, *, following: int) -> list[Epoch]:
         """Train a part of a network before the training itself, and leave it with the best epoch's weights.
@@ -263,10 +304,81 @@ class Trainer:
                 log.warning("%s has the finished epochs; run again with --resume to continue", self.checkpoint)
             raise
 
+    @contextlib.contextmanager
+    def _history(self, done: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
+        """Yield a function that adds a row to the history, before the first one that of the start; only the first process writes."""
+        if not self.context.world.writes:
+            yield lambda _epoch: None
+            return
+        written = False
+        with history.HistoryWriter(self.context.output.with_suffix(".csv")) as rows:
+
+            def write(epoch: Epoch) -> None:
+                nonlocal written
+                if self.start is not None and not written:
+                    rows.write(self.start.row())
+                rows.write(epoch)
+                written = True
+
+            for epoch in done:
+                write(epoch)
+            yield write
+
     def _report(self, epoch: Epoch, *, of: int, left: int | None) -> None:
         """Log and report an epoch; `left` is the number of remaining epochs, for the remaining time; None if that is unknown."""
         _log_epoch(epoch, of=of, left=left, rows=len(self.task.train.targets))
         self.context.callbacks.report(epoch)
+
+    def _check_memory(self) -> None:
+        """Log how much memory the training takes, before the first step.
+
+        Raises:
+            MemoryFullError: It is more than a CPU has free. On a GPU, the step divides batches that do not fit.
+        """
+        rows = torch.arange(4)
+        if self.context.world.size > 1 or len(self.task.train.targets) < len(
+            rows
+        ):  # batch norm of several processes cannot run alone
+            return
+        config, device = self.config, self.context.device
+        batch = min(config.batch, len(self.task.train.targets))
+        try:
+            needed = memory_estimate.estimate(
+                self.step.module.train(),
+                next(iter(self.task.train.inputs([rows], None))),
+                optimizer=config.optimizer,
+                momentum=bool(config.momentum),
+                ema=config.ema is not None,
+                precision=self.step.precision,
+            )
+        except RuntimeError as error:  # which the first step reports better
+            log.debug("no estimate of the memory: %s", error)
+            return
+        size, free = needed.of_batch(batch), memory_estimate.available(device)
+        log.info(
+            "training takes about %s of memory for batches of %d%s",
+            memory_estimate.shown(size),
+            batch,
+            "" if free is None else f"; {memory_estimate.shown(free)} are free",
+        )
+        if free is not None and size > free and device.type == "cpu":
+            fitting = needed.largest_batch(free)
+            remedy = f"give --batch {fitting}" if fitting else "give a smaller --size or network"
+            raise MemoryFullError(
+                f"batches of {batch} need about {memory_estimate.shown(size)} of memory, and {memory_estimate.shown(free)} are free; "
+                f"{remedy}"
+            )
+
+    def _log_speed(self, epochs: Sequence[Epoch]) -> None:
+        """Log how fast the epochs of this process were, and what share of their time they waited for images."""
+        seconds = sum(epoch.seconds for epoch in epochs)
+        if seconds:
+            log.info(
+                "%.0f images/s, %.3g s per epoch with validation, of which %.0f %% waiting for training images",
+                len(epochs) * len(self.task.train.targets) / seconds,
+                seconds / len(epochs),
+                100 * min(self.step.waited / seconds, 1.0),
+            )
 
     @property
     def last(self) -> int:
@@ -316,6 +428,7 @@ class Trainer:
         if self.task.begins_trained and self.task.val is not None:
             module = self.step.module.eval()
             self.context.world.align(module)
+            self._start_state = _on_cpu(module)
             self.start = StartMeasures(
                 *evaluate(
                     module,
@@ -370,6 +483,9 @@ class Trainer:
             )
         rows: list[dict[str, Any]] = model.history
         with resuming.restoring(output):
+            if rows and rows[0]["epoch"] == 0:
+                self.start = StartMeasures(rows[0]["val_loss"], rows[0]["val_accuracy"])
+                rows = rows[1:]
             epochs = [epoch_of({**row, "seconds": 0.0}) for row in rows]
         for epoch in epochs:
             if self.best.better(epoch):
@@ -390,6 +506,8 @@ class Trainer:
             resuming.check_same_run(
                 self.checkpoint, kept["mark"], resuming.fingerprint(self.header, self.config.schedule)
             )
+            if kept["start"]:
+                self._start_state = _on_cpu(self.step.module)  # not yet trained
             self.step.module.load_state_dict(kept["best"]["state"])  # reports a misfit now, not when training ends
             self.step.module.load_state_dict(kept["module"])
             optim.restore(self.step.optimizer, kept["optimizer"])
@@ -454,17 +572,19 @@ class Trainer:
         }
 
     def finish(self, done: Sequence[Epoch], *, ended: str | None = None) -> None:
-        """Write the model with the best epoch's weights, and remove the checkpoint.
+        """Write the model with the best epoch's weights, or those before training if no epoch is better, and remove the checkpoint.
 
         Args:
             done: All epochs.
             ended: The error that ended the training early, for the Header.
         """
-        self.step.module.load_state_dict(self.best.state)
+        self.step.module.load_state_dict(self._start_state if self.keeps_start else self.best.state)
         if not self.context.world.writes:
             return
+        # Models that have the weights of an epoch have the history of the epochs
+        written: list[Any] = [*([self.start.row()] if self.start is not None and self.keeps_start else []), *done]
         rows = [
-            {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"} for epoch in done
+            {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"} for epoch in written
         ]
         header = self.header.but(training={**self.header.training, "ended": ended}) if ended else self.header
         if header.multi_label:
@@ -484,17 +604,26 @@ class Trainer:
             found = torch.cat([module(inputs).float().sigmoid().cpu() for inputs, _ in batches])
         return several_labels.thresholds(found, val.targets, classes)
 
+    @property
+    def keeps_start(self) -> bool:
+        """Whether no epoch so far is better than the network before the training."""
+        best, start, monitor = self.best.epoch, self.start, self.config.monitor
+        return start is not None and best is not None and history.rank(start, monitor) >= history.rank(best, monitor)
+
     def warn_without_improvement(self) -> None:
         """Warn if no epoch is better than the network before the training, or if the network is certain of all its outputs."""
         best, start = self.best.epoch, self.start
         assert best is not None
-        if start is not None and history.rank(start, self.config.monitor) >= history.rank(best, self.config.monitor):
+        if start is not None and self.keeps_start:
             log.warning(
-                "no epoch was better than before training (val loss %.4f, accuracy %.4f): %s is no improvement; "
-                "try a smaller --lr or other layers",
+                "no epoch was better than before training (val loss %.4f, accuracy %.4f): %s keeps the weights from before; the best "
+                "epoch, %d, had val loss %.4f, accuracy %.4f; try a smaller --lr or other layers",
                 start.val_loss,
                 start.val_accuracy,
                 self.context.output,
+                best.epoch,
+                best.val_loss,
+                best.val_accuracy,
             )
         elif isinstance(best, BoxEpoch):
             return  # its loss is also that of the boxes
@@ -509,16 +638,17 @@ class Trainer:
         """Return the result."""
         best, train, val = self.best.epoch, self.task.train, self.task.val
         assert best is not None
+        kept = self.start.row() if self.start is not None and self.keeps_start else best
         made = TrainResult(
             model=str(self.context.output),
             classes=len(self.header.classes or ()),
             train_rows=len(train.targets),
             val_rows=0 if val is None else len(val.targets),
             epochs=len(done),
-            best_epoch=best.epoch,
-            train_accuracy=best.train_accuracy,
-            val_accuracy=best.val_accuracy,
-            val_loss=best.val_loss,
+            best_epoch=kept.epoch,
+            train_accuracy=kept.train_accuracy,
+            val_accuracy=kept.val_accuracy,
+            val_loss=kept.val_loss,
             majority=None if val is None else _majority(train.targets, val.targets),
             seconds=round(time.perf_counter() - self.context.started, 1),
         )
@@ -531,16 +661,9 @@ def _majority(train: Tensor, val: Tensor) -> float:
     return float((val == int(torch.bincount(train).argmax())).double().mean())
 
 
-@contextlib.contextmanager
-def _history(context: RunContext, done: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
-    """Yield a function that adds a row to the history; only the first process writes."""
-    if not context.world.writes:
-        yield lambda _epoch: None
-        return
-    with history.HistoryWriter(context.output.with_suffix(".csv")) as rows:
-        for epoch in done:
-            rows.write(epoch)
-        yield rows.write
+def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    """Copy the weights of a module to the CPU's memory."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
 
 
 def _log_epoch(epoch: Epoch, *, of: int, left: int | None, rows: int) -> None:

@@ -50,7 +50,9 @@ $(OUT)/%.onnx: $(OUT)/%.pt
 	$(BIN)cnn-export $< -o $@
 
 $(OUT)/%.tsv: $(OUT)/%.onnx
-	$(BIN)cnn-predict -m $< $(OUT)/split.tsv --split test --top 10 > $@
+	$(BIN)cnn-predict -m $< $(OUT)/split.tsv --split test --top 10 -o $@
+	@touch $@
 
 $(OUT)/%.json: $(OUT)/%.tsv
-	$(BIN)cnn-eval $< --truth $(OUT)/split.tsv --split test --json > $@
+	$(BIN)cnn-eval $< --truth $(OUT)/split.tsv --split test --json -o $@
+	@touch $@

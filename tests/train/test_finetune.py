@@ -22,6 +22,7 @@ from cnnkit.nets import classifier
 from cnnkit.train import frozen, optim
 from cnnkit.train.config import FinetuneConfig, FreezeConfig, ImageTrainConfig, RunConfig
 from cnnkit.train.finetune import finetune
+from cnnkit.train.loop import DivergedError
 from cnnkit.train.network_config import InitFrom, NetworkConfig, refuse_overwriting
 from cnnkit.train.scratch import train_from_scratch
 
@@ -352,7 +353,7 @@ def test_warmup_head_trains_the_head_first(data, start, tmp_path):
     assert [epoch.lr for epoch in seen] == [0.01] * 3 + [1e-3] * 2
     assert result.epochs == 5
     rows = (tmp_path / "tuned.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2", "3", "4", "5"]
+    assert [row.split(",")[0] for row in rows] == ["epoch", "0", "1", "2", "3", "4", "5"]
     alone, _ = tune(start, data, tmp_path / "alone.pt", "none", config={"epochs": 3, "lr": None})
     assert seen[2].val_loss == pytest.approx(alone.val_loss, rel=1e-4)  # the same head on the same backbone
 
@@ -476,28 +477,52 @@ def test_resume_is_byte_identical(data, start, tmp_path, after):
 
 
 @pytest.mark.parametrize("monitor", Monitor)
-def test_warns_if_no_epoch_is_better_than_the_start(data, start, tmp_path, caplog, monitor):
-    """The start has the measures that its training reported; they are remembered by a resumed training, too."""
+def test_keeps_the_start_if_no_epoch_is_better(data, start, tmp_path, caplog, monitor):
+    """The start has the measures that its training reported; its weights are written, also by a resumed training."""
     caplog.set_level(logging.INFO, "cnnkit")
-    made, _ = tune(start, data, tmp_path / "made.pt", config={"epochs": 6, "monitor": monitor})
+    made, before = tune(start, data, tmp_path / "made.pt", config={"epochs": 6, "monitor": monitor})
     config = {"epochs": 2, "lr": 30.0, "monitor": monitor}
     caplog.clear()
-    tune(tmp_path / "made.pt", data, tmp_path / "worse.pt", config=config)
+    result, kept = tune(tmp_path / "made.pt", data, tmp_path / "worse.pt", config=config)
+    assert all(torch.equal(tensor, kept.state[name]) for name, tensor in before.state.items())
+    assert (result.best_epoch, result.epochs, result.train_accuracy) == (0, 2, None)
+    assert (result.val_loss, result.val_accuracy) == pytest.approx((made.val_loss, made.val_accuracy))
     figures = f"val loss {made.val_loss:.4f}, accuracy {made.val_accuracy:.4f}"
     assert f"before training: {figures}" in caplog.messages
     begin = f"no epoch was better than before training ({figures}): "
     warnings = [line for line in caplog.messages if line.startswith(begin)]
     assert len(warnings) == 1
-    assert "worse.pt is no improvement" in warnings[0]
+    assert "worse.pt keeps the weights from before; the best epoch, " in warnings[0]
+    rows = (tmp_path / "worse.csv").read_text().splitlines()
+    assert rows[1] == f"0,,,{result.val_loss:.6g},{result.val_accuracy:.6g},,"
+    assert [row.split(",")[0] for row in rows] == ["epoch", "0", "1", "2"]
+    assert [row["epoch"] for row in kept.history] == [0, 1, 2]
 
     interrupted(tmp_path / "made.pt", data, tmp_path / "again.pt", after=1, config=config)
     caplog.clear()
     resuming = dataclasses.replace(CPU, resume=True)
-    tune(tmp_path / "made.pt", data, tmp_path / "again.pt", config=config, run=resuming)
+    for _ in range(2):  # the second time, it is complete
+        again, _ = tune(tmp_path / "made.pt", data, tmp_path / "again.pt", config=config, run=resuming)
+        assert dataclasses.replace(again, model=result.model, seconds=result.seconds) == result
+    assert (tmp_path / "again.pt").read_bytes() == (tmp_path / "worse.pt").read_bytes()
+    assert [row.split(",")[0] for row in (tmp_path / "again.csv").read_text().splitlines()] == ["epoch", "0", "1", "2"]
     assert [line.replace("again", "worse") for line in caplog.messages if "no epoch was better" in line] == warnings
     caplog.clear()
-    tune(start, data, tmp_path / "better.pt", config={"epochs": 2})
+    better, written = tune(start, data, tmp_path / "better.pt", config={"epochs": 2})
     assert not any("no epoch was better" in line for line in caplog.messages)
+    assert better.best_epoch > 0
+    assert [row["epoch"] for row in written.history] == [1, 2]
+    assert [row.split(",")[0] for row in (tmp_path / "better.csv").read_text().splitlines()] == ["epoch", "0", "1", "2"]
+
+
+def test_a_training_that_diverges_keeps_the_start(data, start, tmp_path):
+    """An epoch that was worse is not written; without a finished epoch, nothing is."""
+    _, before = tune(start, data, tmp_path / "made.pt", config={"epochs": 6})
+    with pytest.raises(DivergedError, match=r"worse\.pt has the weights before training$"):
+        tune(tmp_path / "made.pt", data, tmp_path / "worse.pt", config={"epochs": 20, "lr": 1e6, "momentum": 0.99})
+    kept = torch_model.load(tmp_path / "worse.pt")
+    assert all(torch.equal(tensor, kept.state[name]) for name, tensor in before.state.items())
+    assert "ended" in kept.header.training
 
 
 def test_resume_rejects_another_training(data, start, tmp_path):

@@ -1,0 +1,81 @@
+"""The learning-rate range test as a figure: the loss over the learning rate, with the suggestions."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cnnkit.formats import figures
+from cnnkit.train import find_lr
+from cnnkit.train.find_lr import LrStep
+
+log = logging.getLogger("cnnkit")
+
+_MARKS = {"valley": ("o", "C1", "valley: suggested"), "steepest": ("s", "C2", "steepest descent")}
+#: The top of the figure, over the range of the smoothed loss below its first value: the loss diverges far above it.
+_ABOVE = 0.6
+
+
+def conclude(steps: Sequence[LrStep], figure: Path, *, writes: bool = True) -> list[LrStep]:
+    """Draw the test, and report the suggestions.
+
+    Args:
+        steps: Of `find_lr.range_test`.
+        figure: A name that ends in .png, .svg or .pdf.
+        writes: This process writes the file.
+
+    Raises:
+        CnnkitError: As `find_lr.with_suggestions`.
+    """
+    marked = find_lr.with_suggestions(steps)
+    if writes:
+        save(figure, marked)
+    rates = {name: each.lr for each in marked for name in each.suggested.split(",") if name}
+    last = marked[-1]
+    log.info(
+        "suggested: --lr %.2g, in the longest decline of the loss; the steepest descent is at %.2g, and %s at %.2g",
+        rates["valley"],
+        rates["steepest"],
+        "the test ends" if len(marked) == find_lr.STEPS else "the loss diverges",
+        last.lr,
+    )
+    return marked
+
+
+def save(path: str | Path, steps: Sequence[LrStep]) -> None:
+    """Write a figure atomically; the same steps give the same bytes.
+
+    Raises:
+        UsageError: The name does not end in .png, .svg or .pdf.
+        OSError: The file cannot be written.
+    """
+    figures.save(path, lambda: render(steps))
+
+
+def render(steps: Sequence[LrStep]) -> Figure:
+    """Draw the loss of each step faintly, the smoothed loss, and the suggested learning rates."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    rates = [each.lr for each in steps]
+    axes.plot(rates, [each.loss for each in steps], ".", color="0.75", markersize=4, label="loss of a batch")
+    axes.plot(rates, [each.smoothed for each in steps], color="C0", linewidth=2, label="smoothed")
+    for step in steps:
+        for name in filter(None, step.suggested.split(",")):
+            marker, colour, label = _MARKS[name]
+            axes.axvline(step.lr, color=colour, linewidth=1, linestyle=":")
+            axes.plot(
+                step.lr, step.smoothed, marker, color=colour, mec="black", markersize=8, label=f"{label}, {step.lr:.2g}"
+            )
+    lowest, first = min(each.smoothed for each in steps), steps[0].smoothed
+    fallen = max(first - lowest, 0.05 * abs(first))
+    axes.set_ylim(lowest - 0.15 * fallen, first + _ABOVE * fallen)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
+    return figure
