@@ -12,8 +12,8 @@ from cnnkit.formats import figures
 
 _MEASURED, _LAW = "#3f90da", "#bd1f01"
 _WIDTH, _HEIGHT = 7.0, 4.4  # inches
-# Numbers of images that have a label on the axis, at most
-_MOST_LABELS = 9
+# Measured numbers of images that have a label on the axis, at most
+_MOST_LABELS = 5
 
 
 def save(path: str | Path, curve: LearningCurve) -> None:
@@ -61,9 +61,8 @@ def draw(curve: LearningCurve) -> Figure:
                 label=label,
             )
     axes.set_xscale("log", base=2)
-    step = -(-len(images) // _MOST_LABELS)
-    shown = images[::-1][::step]
-    axes.set_xticks(shown)
+    step = -(-len(measured) // _MOST_LABELS)
+    axes.set_xticks([point.images for point in (*measured[::-1][::step], *predicted)])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{round(value):,}"))
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
