@@ -82,16 +82,26 @@ def fit(images: Floats, accuracies: Floats, errors: Floats, *, start: PowerLaw |
     shares = images / images[-1]
     gap = min(max((accuracies[-1] - accuracies[0]) / (shares[0] ** -0.5 - 1), 1e-3), 0.5)
     first = (min(accuracies[-1] + gap, 1.0), gap, 0.5) if start is None else (start.limit, start.gap, start.exponent)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
-            found, _ = curve_fit(
-                _law, shares, accuracies, p0=np.clip(first, *_BOUNDS), sigma=errors, bounds=_BOUNDS, jac=_slopes
-            )
-    except RuntimeError as error:
-        raise NotDeterminedError("no power law fits the accuracies") from error
+    found = _searched(shares, accuracies, errors, np.clip(first, *_BOUNDS))
     residuals = (accuracies - _law(shares, *found)) / errors
-    return PowerLaw(*(float(each) for each in found), images=float(images[-1]), misfit=float((residuals**2).sum()))
+    limit, gap, exponent = found.tolist()
+    return PowerLaw(limit, gap, exponent, float(images[-1]), float((residuals**2).sum()))
+
+
+def _searched(shares: Floats, accuracies: Floats, errors: Floats, start: Floats) -> Floats:
+    """Find the parameters; the method without bounds takes a fifth of the time, and mostly ends within them."""
+    low, high = _BOUNDS
+    unbounded, bounded = {"maxfev": 60}, {"bounds": _BOUNDS}
+    for settings in (unbounded, bounded):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
+            try:
+                found, _ = curve_fit(_law, shares, accuracies, p0=start, sigma=errors, jac=_slopes, **settings)
+            except (RuntimeError, ValueError):
+                continue
+        if (found >= low).all() and (found <= high).all():
+            return np.asarray(found)
+    raise NotDeterminedError("no power law fits the accuracies")
 
 
 def _law(shares: Floats, limit: float, gap: float, exponent: float) -> Floats:
