@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 Floats = NDArray[np.float64]
 
@@ -149,7 +149,7 @@ def predict(
     errors = np.sqrt(choice**2 + differing)
     errors = np.maximum(errors, max(float(errors.max()) / 100, 1e-6))
     law = fit(images, hits.mean(1), errors)
-    if chi2.sf(law.misfit, max(len(images) - 3, 1)) < _LEAST_P:
+    if chdtrc(max(len(images) - 3, 1), law.misfit) < _LEAST_P:
         raise NotDeterminedError("the accuracies are not near any power law")
     wanted = np.asarray([images[-1], *at], dtype=np.float64)
     count = hits.shape[1]
