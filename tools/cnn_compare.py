@@ -1,27 +1,33 @@
 """cnn-compare: compare the accuracy of two models on the same images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cnnkit import cli
-from cnnkit.evaluation.config import CompareConfig
+from cnnkit.errors import UsageError
+from cnnkit.evaluation.config import CompareConfig, LearningCurveConfig
+from cnnkit.option_fields import given
+
+if TYPE_CHECKING:
+    from cnnkit.evaluation.learning_curve import CurvePoint
 
 
 @cli.command
 def main(
     first: Annotated[
-        Path,
+        Path | None,
         cli.Argument(metavar="A", show_default=False, help="Predictions of one model; - for standard input."),
-    ],
+    ] = None,
     second: Annotated[
-        Path,
+        Path | None,
         cli.Argument(metavar="B", show_default=False, help="Predictions of the other model for the same images; or -."),
-    ],
+    ] = None,
     truth: cli.options.TruthSource = None,
     split: cli.options.Split = None,
     folders: cli.options.Folders = None,
     *,
     config: CompareConfig,
+    curve: LearningCurveConfig,
     as_json: cli.options.Json = False,
 ) -> None:
     """Compare the accuracy of two models on the same images.
@@ -40,16 +46,46 @@ def main(
       cnn-compare old.tsv new.tsv --truth split.tsv
       cnn-compare old.tsv new.tsv --truth split.tsv --split test --fail-if-worse
       cnn-predict -m new.onnx photos/ | cnn-compare old.tsv - --json | jq .p_value
+      cnn-compare --learning-curve train.npy --val val.npy --plot curve.png
     """
+    files = [path for path in (first, second) if path is not None]
+    curve = curve.checked(
+        files=len(files),
+        others={"--truth": truth, "--split": split, "--folders": folders} | dict.fromkeys(given(config), True),
+    )
+    if curve.learning_curve is not None:
+        cli.emit(_learning_curve(curve.learning_curve, curve), as_json)
+        return
+
     from cnnkit.evaluation import comparison
 
-    files = [first, second]
     known = cli.truth(truth, predictions=files, split=split, complete=config.complete, folders=folders)
     read = cli.reading_each(files, "predictions")
     names = ["standard input" if str(path) == "-" else str(path) for path in files]
     result = comparison.compare(read, known, config, names=names)
     with cli.gated(comparison.bounds(result, *names) if config.fail_if_worse else {}):
         cli.emit([result], as_json)
+
+
+def _learning_curve(train: Path, curve: LearningCurveConfig) -> "list[CurvePoint]":
+    """Measure, extrapolate and draw the learning curve of features."""
+    from cnnkit.train import feature_sets
+
+    if curve.val is None and not feature_sets.has_own_val(train):
+        raise UsageError(f"{train} has no rows of a validation set; give --val VAL.npy")
+    data = feature_sets.load(train, val=curve.val, hold_out=None, loss=None)
+
+    from cnnkit.evaluation import learning_curve
+    from cnnkit.train import growing_sets
+
+    with cli.callbacks("training") as callbacks:
+        sets = growing_sets.measure(data, repeats=curve.repeats, seed=curve.seed, progress=callbacks.progress)
+    found = learning_curve.summarize([each.images for each in sets], [each.correct for each in sets], seed=curve.seed)
+    if curve.plot is not None:
+        from cnnkit.evaluation import learning_curve_plot
+
+        learning_curve_plot.save(curve.plot, found)
+    return found.points
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ def main(
 
     With --sets, each image has a row for each class in its answer set, which has the true class as often as cnn-calibrate --sets promised.
 
+    With --by-margin, the images about which the model is least sure come first: label these next.
+
     A network without a cnnkit header must take images (N, C, H, W) or (N, H, W, C) with three channels or one, and needs
     --size, --mean, --std and --labels. Whether its output is probabilities or logits is read from its graph.
 
@@ -85,6 +87,7 @@ def main(
       cnn-predict -m any.onnx landscapes/ --size native
       cnn-predict -m sets.onnx photos/ --sets
       cnn-predict -m novelty.onnx photos/ --reject
+      cnn-predict -m head.onnx unlabelled/ --by-margin | head -n 51
       cnn-predict -m head-only.onnx test.npy --top 3
       cnn-predict -m two.onnx photos/ --columns photos.tsv
       cnn-predict -m head.onnx photos/ --shard 2/8 -o predictions-2.tsv
@@ -135,6 +138,10 @@ def main(
         callbacks.phase(
             "predicting"
         )  # the options are valid: the notice about the device is printed before the first batch
+        if config.by_margin:
+            from cnnkit.infer import margins
+
+            outputs = margins.in_order(outputs, predictor.thresholds)
         several = predictor.thresholds is not None
         most = config.most_labels(len(predictor.classes)) if several else config.most or len(predictor.classes)
         if config.labels_only:

@@ -11,7 +11,10 @@ from cnnkit.errors import UsageError
 from cnnkit.evaluation import bounds
 from cnnkit.formats import atomic, figures
 from cnnkit.formats import labels as label_files
-from cnnkit.option_fields import option
+from cnnkit.option_fields import MOST_SEED, RemembersGiven, check_ranges, given, option, refuse_unused
+
+# The title of a group of options in the help.
+LEARNING_CURVE = "Learning curve"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,65 @@ class CompareConfig(MatchConfig):
     fail_if_worse: bool = option(
         False, "Exit with status 4 if B is worse than A: the 95 % interval of the difference is below zero."
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningCurveConfig(RemembersGiven):
+    """The learning curve of a head: its features, its subsets, and its figure. `learning_curve` turns the mode on."""
+
+    learning_curve: Path | None = option(
+        None,
+        "Instead of comparing A and B, train heads on growing shares of these features, and print the accuracy of each, and what a "
+        "power law predicts for twice and four times the images.",
+        metavar="TRAIN.npy",
+        group=LEARNING_CURVE,
+    )
+    val: Path | None = option(
+        None,
+        "Validation features. [default: rows of TRAIN.npy whose split is val, if any]",
+        metavar="FILE.npy",
+        group=LEARNING_CURVE,
+    )
+    repeats: int = option(
+        5,
+        "Heads for each share, on different images; their mean is printed.",
+        minimum=1,
+        metavar="N",
+        group=LEARNING_CURVE,
+    )
+    plot: Path | None = option(
+        None, "Draw the curve; FILE ends in .png, .svg or .pdf.", metavar="FILE", group=LEARNING_CURVE
+    )
+    seed: int = option(
+        0, "Seed of the shares and of the intervals.", minimum=0, maximum=MOST_SEED, group=LEARNING_CURVE
+    )
+
+    def checked(self, *, files: int, others: Mapping[str, object]) -> Self:
+        """Check that a comparison has two files of predictions, and a learning curve none.
+
+        Args:
+            files: The number of files of predictions.
+            others: The options of the comparison, by name, with their values.
+
+        Raises:
+            UsageError: A file of predictions is missing, an option would be ignored, or the plot's name has another ending.
+        """
+        check_ranges(self)
+        if self.learning_curve is None:
+            if unused := given(self):
+                raise UsageError(f"{unused[0]} belongs to --learning-curve TRAIN.npy; add it, or drop {unused[0]}")
+            if files < 2:
+                raise UsageError(
+                    "give two files of predictions, A and B, or --learning-curve TRAIN.npy --val VAL.npy; see cnn-compare --help"
+                )
+            return self
+        refuse_unused(
+            {"A and B": files > 0, **others}, "--learning-curve trains heads on features, and compares no predictions"
+        )
+        if self.plot is not None:
+            figures.check(self.plot)
+            atomic.check_folder(self.plot)
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

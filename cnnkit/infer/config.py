@@ -122,6 +122,12 @@ class PredictConfig(BulkConfig):
         "Print the classes in the answer set of each image, of a model of cnn-calibrate --sets, and their number in a column set_size; "
         "with --top K or all, at least as many.",
     )
+    by_margin: bool = option(
+        False,
+        "Print the images in ascending order of the difference between their two highest probabilities: those to label next come first. "
+        "With several labels per image: of the smallest difference between a probability and its threshold. Nothing is printed before the "
+        "last image is predicted.",
+    )
     logits: bool = option(False, "Add a column logit, the value before the softmax or sigmoid.")
     labels_only: bool = option(
         False,
@@ -175,6 +181,10 @@ class PredictConfig(BulkConfig):
             raise UsageError(f"--sets prints every class of a set, and {word} leaves some out; drop one of the two")
         if self.labels_only and (most != 1 or self.logits or as_json):
             raise UsageError("--labels-only prints only labels; drop --top, --logits and --json")
+        if self.by_margin and (self.labels_only or self.shard is not None):
+            reason = "--labels-only prints line n for image n" if self.labels_only else "--shard has a share of them"
+            word = "--labels-only" if self.labels_only else "--shard"
+            raise UsageError(f"--by-margin sorts all images, and {reason}; drop --by-margin, or drop {word}")
         one_view = self.tta is None and self.crops is None
         if self.logits and (models > 1 or not one_view):
             raise UsageError(
