@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Generator
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from cnnkit.cli.activity import Activity
 from cnnkit.messages import printable
@@ -39,7 +39,7 @@ class Unfailing:
 
 
 class Invocation:
-    """The state of a single run: its output, --quiet, and what was skipped."""
+    """The state of a single run: its output, the options that all commands have, and what was skipped."""
 
     def __init__(
         self,
@@ -47,6 +47,8 @@ class Invocation:
         out: TextIO,
         *,
         quiet: bool,
+        fail_fast: bool = False,
+        listing: BinaryIO | None = None,
         activity: Activity | None = None,
         works: Callable[[], None] = lambda: None,
     ) -> None:
@@ -56,13 +58,15 @@ class Invocation:
             name: The name of the command.
             out: The stream for data.
             quiet: Print no notices and no progress.
+            fail_fast: An image that cannot be used is an error.
+            listing: The file of --files0-from, which is read where a source is `-`.
             activity: The spinner.
             works: Called when the command makes progress: its options are valid, so that delayed notices can be printed.
         """
         self.name, self.works = name, works
         self.activity = activity or Activity(enabled=False)
         self.out = out
-        self.quiet = quiet
+        self.quiet, self.fail_fast, self.listing = quiet, fail_fast, listing
         self.skipped = 0
         self.passed_over: list[tuple[str, str]] = []  # images that a search of folders did not use, and the remedy
 

@@ -46,6 +46,16 @@ Null = Annotated[
     bool,
     typer.Option("--null", "-0", help="Read a list separated by NUL from standard input, as written by find -print0."),
 ]
+#: For commands with `sources` and `null`.
+FILES0_FROM = Annotated[
+    Path | None,
+    typer.Option(
+        "--files0-from",
+        metavar="FILE",
+        show_default=False,
+        help="Read the paths of the images from FILE, separated by NUL, instead of SOURCE; - is standard input, as with -0.",
+    ),
+]
 Split = Annotated[
     str | None,
     typer.Option("--split", metavar="NAME", help="Use only this split: rows of a manifest, or the subfolder NAME/."),
@@ -70,6 +80,14 @@ Errors = Annotated[
         "--errors",
         metavar="FILE",
         help="Also write a table (TSV) of skipped images, and of images that a folder search did not use, with reasons.",
+    ),
+]
+#: For commands with `errors`.
+FAIL_FAST = Annotated[
+    bool,
+    typer.Option(
+        "--fail-fast",
+        help="End at the first image that cannot be used, with its error and status 1, instead of skipping it.",
     ),
 ]
 #: For commands that compute gradients of a network.

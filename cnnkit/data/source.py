@@ -96,6 +96,7 @@ def find(
     null: bool = False,
     folders: FolderReading | None = None,
     search: SearchLog | None = None,
+    listed_in: str = "standard input",
 ) -> list[ImageFile] | Iterator[ImageFile]:
     """Find the images of the sources; those of a folder are ordered by name, all others stay in the order given.
 
@@ -107,6 +108,7 @@ def find(
         null: Paths on standard input are separated by NUL.
         folders: Whether the folders in a folder are splits or classes; by default their names decide.
         search: Collects notices about ignored files and the layout of folders; without it, they are logged here.
+        listed_in: The name of `stdin` for messages.
 
     Returns:
         A list; with `-` among the sources a lazy iterator.
@@ -120,7 +122,9 @@ def find(
     split = None if split is None else _one_name(split)
     collected = SearchLog() if search is None else search
     collected.note_sources(sources)
-    found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=collected)
+    found = _found_in(
+        sources, split=split, stdin=stdin, null=null, folders=folders, search=collected, listed_in=listed_in
+    )
     if share := margin():
         if isinstance(found, list) and not any_crop(image.path for image in found):
             collected.readings.append(f"{messages.shortened(sources, 3)}: no image has a box for --margin to widen")
@@ -147,6 +151,7 @@ def _found_in(
     null: bool,
     folders: FolderReading | None,
     search: SearchLog,
+    listed_in: str,
 ) -> list[ImageFile] | Iterator[ImageFile]:
     if sources.count("-") > 1:
         raise UsageError("standard input (-) can be given only once")
@@ -154,7 +159,9 @@ def _found_in(
         return [image for part in _parts(sources) for image in _one(part, split, folders, search)]
     assert stdin is not None, "a caller that accepts - passes standard input"
     return chain.from_iterable(
-        _from_list(stdin, split, null=null, search=search) if part == ["-"] else _one(part, split, folders, search)
+        _from_list(stdin, split, null=null, search=search, name=listed_in)
+        if part == ["-"]
+        else _one(part, split, folders, search)
         for part in _parts(sources)
     )
 
@@ -534,34 +541,35 @@ def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFil
     return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written, row.digest, row.labels)
 
 
-def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: SearchLog) -> Iterator[ImageFile]:
-    lines = _null_separated(stdin) if null else iter(stdin)
+def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: SearchLog, name: str) -> Iterator[ImageFile]:
+    lines = _null_separated(stdin, name) if null else iter(stdin)
     first = next(lines, None)
     if first is None:
-        raise UsageError("standard input is empty; give a source, or pipe a list of images into the command")
+        raise UsageError(f"{name} is empty; give a source, or pipe a list of images into the command")
     lines = chain([first], lines)
-    _check_text(first)
-    extensions = MissingExtensions("standard input")
+    _check_text(first, name)
+    extensions = MissingExtensions(name)
     if not null and tables.is_header(first):
         found, splits = False, set()
-        for row in manifest.parse(
-            lines, name="standard input", hashes=search.hashes
-        ):  # row by row: the list may be endless
+        for row in manifest.parse(lines, name=name, hashes=search.hashes):  # row by row: the list may be endless
             image = _of_row(row, extensions.completed(row.path), search)
             splits.add(image.split or "")
             if split is None or image.split == split:
                 found = True
                 yield image
         if not found:
-            raise CnnkitError(f"standard input: no rows{f' with split {split}' if split is not None else ''}")
+            raise CnnkitError(f"{name}: no rows{f' with split {split}' if split is not None else ''}")
         search.readings += extensions.lines()
         if split is None:
-            search.readings += split_names.about_synonyms("standard input", splits)
+            search.readings += split_names.about_synonyms(name, splits)
         return
     if split is not None:
-        raise UsageError("--split needs a manifest or a folder; the list on standard input has no splits")
-    if not null:
-        listed_paths.check_path(os.fsdecode(first.rstrip(b"\r\n")), name="standard input")
+        where = "on standard input" if name == "standard input" else name
+        raise UsageError(f"--split needs a manifest or a folder; the list {where} has no splits")
+    if null:
+        _check_separator(first, name)
+    else:
+        listed_paths.check_path(os.fsdecode(first.rstrip(b"\r\n")), name=name)
     for line in lines:
         path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
         if "\0" in path:
@@ -571,20 +579,32 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     search.readings += extensions.lines()
 
 
-def _check_text(beginning: bytes) -> None:
+def _check_text(beginning: bytes, name: str) -> None:
     kind = text_lines.kind_of(beginning)
     if kind is not None:
         called = f" called NAME{tar_archives.EXTENSION}" if kind == text_lines.TAR else ""
+        remedy = (
+            f"write it to a file{called} and give the file's name" if name == "standard input" else "give it as SOURCE"
+        )
+        raise UsageError(f"{name} is {kind}, not a list of paths; {remedy}")
+
+
+def _check_separator(first: bytes, name: str) -> None:
+    """Raise an error for lines in place of paths separated by NUL."""
+    path, newline, rest = os.fsdecode(first).partition("\n")
+    if newline and rest.strip() and not os.path.lexists(os.fsdecode(first)):
+        given = "-" if name == "standard input" else f"- < {messages.shell_word(name)}"
         raise UsageError(
-            f"standard input is {kind}, not a list of paths; write it to a file{called} and give the file's name"
+            f"{name}: the paths are separated by line ends, not by NUL, after {messages.excerpt(path)}; "
+            f"give {given} without -0 and --files0-from"
         )
 
 
-def _null_separated(stdin: BinaryIO) -> Iterator[bytes]:
+def _null_separated(stdin: BinaryIO, name: str) -> Iterator[bytes]:
     rest, first = b"", True
     while chunk := stdin.read1(65536) if hasattr(stdin, "read1") else stdin.read(65536):
         if first:  # names in a tar archive end with NUL
-            _check_text(chunk)
+            _check_text(chunk, name)
             first = False
         *whole, rest = (rest + chunk).split(b"\0")
         yield from whole
