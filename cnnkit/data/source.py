@@ -29,7 +29,7 @@ from typing import BinaryIO
 
 from cnnkit import files, idx_files, messages, tar_archives
 from cnnkit.choices import FolderReading
-from cnnkit.data import folder_search, idx_source, memory, split_names, tar_source
+from cnnkit.data import folder_metadata, folder_search, idx_source, memory, split_names, tar_source
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
@@ -307,7 +307,7 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
         if archives := _archives_only(root, scanned, search):
             images = _tars(archives, None, folders, search, splits=dict.fromkeys(archives, split))
             return _in_agreement(root, images, split, search)
-        return _sorted(_found(root, scanned, split, search, whole=folder), root, search)
+        return _sorted(_found(root, scanned, split, search, whole=folder), root, search, whole=folder)
     layout = folder_search.folder_layout(folder, folders)
     if not layout.splits:
         search.readings += layout.remarks
@@ -389,12 +389,40 @@ def _found(
     return images
 
 
-def _sorted(images: list[ImageFile], root: str, search: SearchLog) -> list[ImageFile]:
+def _sorted(images: list[ImageFile], root: str, search: SearchLog, *, whole: str | None = None) -> list[ImageFile]:
     if not images:
         there = search.passed_over_in(root)
         looked = " ".join(sorted(image_formats.EXTENSIONS))
         raise CnnkitError(f"{root}: no images found ({there or f'looked for {looked}'})")
-    return sorted(images, key=lambda image: name_order(image.path))
+    return _with_metadata(sorted(images, key=lambda image: name_order(image.path)), whole or root, search)
+
+
+def _with_metadata(images: list[ImageFile], folder: str, search: SearchLog) -> list[ImageFile]:
+    """Take classes, labels and groups from the metadata files of a folder, unless its class folders give the classes."""
+    if not search.labels:
+        return images
+    if len({image.label for image in images if image.label is not None}) > 1:
+        splits = sorted({image.split for image in images if image.split is not None})
+        there = folder_metadata.found(folder, [os.path.join(folder, split, "") for split in splits])
+        if there:
+            named = messages.shortened(list(there.values()), 3)
+            search.readings.append(
+                f"{named} not read, since class folders give the classes; to use it, give it as the source"
+            )
+        return images
+    known = folder_metadata.read(folder, [image.path for image in images])
+    search.readings += known.remarks
+    if not known.rows:
+        return images
+    search.readings.append(f"classes of {folder} from {messages.shortened(list(known.files), 3)}")
+    unlisted = manifest.ManifestRow("")
+    return [
+        replace(
+            _of_row(known.rows.get(os.path.normpath(image.path), unlisted), image.path, search),
+            split=image.split,
+        )
+        for image in images
+    ]
 
 
 def name_order(path: str) -> bytes:
@@ -567,7 +595,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
         where = "on standard input" if name == "standard input" else name
         raise UsageError(f"--split needs a manifest or a folder; the list {where} has no splits")
     if null:
-        _check_separator(first, name)
+        lines = _separated(lines, name)
     else:
         listed_paths.check_path(os.fsdecode(first.rstrip(b"\r\n")), name=name)
     for line in lines:
@@ -589,15 +617,20 @@ def _check_text(beginning: bytes, name: str) -> None:
         raise UsageError(f"{name} is {kind}, not a list of paths; {remedy}")
 
 
-def _check_separator(first: bytes, name: str) -> None:
-    """Raise an error for lines in place of paths separated by NUL."""
+def _separated(paths: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """Return the paths of a list separated by NUL; an error if it has lines, and no NUL."""
+    first = next(paths)
     path, newline, rest = os.fsdecode(first).partition("\n")
+    begun = [first]
     if newline and rest.strip() and not os.path.lexists(os.fsdecode(first)):
-        given = "-" if name == "standard input" else f"- < {messages.shell_word(name)}"
-        raise UsageError(
-            f"{name}: the paths are separated by line ends, not by NUL, after {messages.excerpt(path)}; "
-            f"give {given} without -0 and --files0-from"
-        )
+        begun += islice(paths, 1)
+        if len(begun) == 1:
+            given = "-" if name == "standard input" else f"- < {messages.shell_word(name)}"
+            raise UsageError(
+                f"{name}: the paths are separated by line ends, not by NUL, after {messages.excerpt(path)}; "
+                f"give {given} without -0 and --files0-from"
+            )
+    return chain(begun, paths)
 
 
 def _null_separated(stdin: BinaryIO, name: str) -> Iterator[bytes]:
