@@ -37,8 +37,9 @@ Sources = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="An image, a folder of class folders (photos/CLASS/image.jpg, also within train/, val/, test/), a manifest (.tsv, .csv or "
-        ".jsonl), a list of paths (.txt), a tar archive (also 'photos-{000..099}.tar'), an idx file (train-images-idx3-ubyte.gz), or - for "
+        help="An image, a folder of class folders (photos/CLASS/image.jpg, also within train/, val/, test/) or with metadata.jsonl, a "
+        "manifest (.tsv, .csv or .jsonl), an export of Label Studio (.json or .csv), a list of paths (.txt), a tar archive "
+        "(also 'photos-{000..099}.tar'), an idx file (train-images-idx3-ubyte.gz), or - for "
         "a list on standard input.",
     ),
 ]
@@ -108,8 +109,9 @@ Labelled = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A folder of class folders (photos/CLASS/image.jpg, also within train/ and val/); a manifest (.tsv, .csv or .jsonl); tar "
-        "archives ('train-{000..099}.tar'); a folder of idx files (MNIST); or - for a manifest on standard input.",
+        help="A folder of class folders (photos/CLASS/image.jpg, also within train/ and val/) or with metadata.jsonl; a manifest (.tsv, "
+        ".csv or .jsonl); an export of Label Studio (.json or .csv); tar archives "
+        "('train-{000..099}.tar'); a folder of idx files (MNIST); or - for a manifest on standard input.",
     ),
 ]
 Val = Annotated[

@@ -20,7 +20,7 @@ from typing import Any
 
 from cnnkit import files, messages
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.formats import atomic, box, label_sets, listed_paths, table_columns, tables, tsv
+from cnnkit.formats import atomic, box, label_sets, label_studio, listed_paths, table_columns, tables, tsv
 from cnnkit.formats.box import Box
 
 log = logging.getLogger("cnnkit")
@@ -365,10 +365,30 @@ def rows(path: str | Path, *, views: bool | None = None, hashes: bool = False) -
     first = next((line for line in lines if line.strip()), b"")
     if views is None and Path(path).suffix.lower() in LIST_EXTENSIONS and not tables.is_header(first):
         yield from map(ManifestRow, listed_paths.read_paths(lines, name=str(path), folder=folder))
+    elif (
+        views is None
+        and label_studio.is_export(lines)
+        and (export := label_studio.parse(lines, name=str(path), folder=folder))
+    ):
+        yield from _exported(export, str(path))
     elif views is None:
         yield from _parsed_by_column(lines, name=str(path), folder=folder, hashes=hashes)
     else:
         yield from parse(lines, name=str(path), views=views, folder=folder)
+
+
+def _exported(export: label_studio.Export, name: str) -> Iterator[ManifestRow]:
+    """Yield the rows of an export of Label Studio."""
+    for each in export.examples:
+        path = box.of_path(each.path, each.box)
+        if export.several:
+            try:
+                labels = label_sets.parse(label_sets.joined(each.labels or ()))
+            except FormatError as error:
+                raise FormatError(f"{name}: {messages.excerpt(each.path)}: {error}") from error
+            yield ManifestRow(path, labels=labels)
+        else:
+            yield ManifestRow(path, each.labels[0] if each.labels else None)
 
 
 def further_columns(path: str | Path) -> tuple[str, ...]:
