@@ -577,9 +577,14 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     lines = chain([first], lines)
     _check_text(first, name)
     extensions = MissingExtensions(name)
-    if not null and tables.is_header(first):
+    export = None
+    if may_be := not null and manifest.may_be_export(first):
+        whole = list(lines)
+        export, lines = manifest.exported(whole, name=name), iter(whole)
+    if may_be or (not null and tables.is_header(first)):
         found, splits = False, set()
-        for row in manifest.parse(lines, name=name, hashes=search.hashes):  # row by row: the list may be endless
+        # Row by row: the list may be endless
+        for row in manifest.parse(lines, name=name, hashes=search.hashes) if export is None else export:
             image = _of_row(row, extensions.completed(row.path), search)
             splits.add(image.split or "")
             if split is None or image.split == split:

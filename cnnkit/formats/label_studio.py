@@ -43,7 +43,7 @@ _RANDOM = re.compile("[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the nam
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image, or one box in it, with its labels; None of a task without an annotation."""
+    """One image, or one box in it, with its labels; None if no task of the export has an annotation."""
 
     path: str
     labels: tuple[str, ...] | None
@@ -70,7 +70,7 @@ class _Task:
 def is_export(lines: Sequence[bytes]) -> bool:
     """Return whether the lines of a file are an export, by its beginning: a JSON array of tasks, or the columns of a table."""
     first = next((text for text in map(text_lines.first_line, lines[:100]) if text.strip()), "").strip()
-    if first.startswith("["):
+    if re.match(r"\[\s*(\{|$)", first):
         return True
     return {name.strip().lower() for name in delimited.header_fields(first)} >= _MARKS
 
@@ -274,6 +274,9 @@ def _examples(tasks: Sequence[_Task], name: str, places: "_Places") -> Export:
     if several:
         left["tasks without an annotation"] += sum(each.labels is None for each in examples)
         examples = [each for each in examples if each.labels is not None]
+    elif not boxes and any(each.labels for each in examples):
+        left["tasks without a choice"] += sum(not each.labels for each in examples)
+        examples = [each for each in examples if each.labels]
     left["regions of other kinds"] += kinds["regions"]
     if boxes:
         left["choices next to boxes"] += kinds["choices"]

@@ -52,7 +52,7 @@ MIN = """annotation_id,annotator,choice,created_at,id,image,lead_time,updated_at
 1,1,,2026-01-01,3,/data/upload/1/0a1b2c3d-3.png,3.2,2026-01-01
 ,,,,4,/data/upload/1/0a1b2c3d-4.png,,
 """
-WANTED = [("images/0a1b2c3d-1.png", "cat"), ("2.png", "dog"), ("images/3.png", None), ("images/4.png", None)]
+WANTED = [("images/0a1b2c3d-1.png", "cat"), ("2.png", "dog")]
 
 
 def minimal(text):
@@ -73,9 +73,18 @@ def minimal(text):
         ("export.tsv", MIN.replace(",", "\t")),
     ],
 )
-def test_every_format_has_the_same_rows(here, name, content):
-    """The first annotation that is not cancelled; JSON-MIN and the tables have the newest first."""
+def test_every_format_has_the_same_rows(here, name, content, monkeypatch, run):
+    """The first annotation that is not cancelled; JSON-MIN and the tables have the newest first. Also on standard input."""
     assert rows(here, content, name) == WANTED
+    monkeypatch.chdir(here / "in")
+    piped = run("cnn-check", "-", stdin=(here / "in" / name).read_bytes())
+    assert piped.out == run("cnn-check", name).out
+    assert "standard input: not read: 2 tasks without a choice" in piped.err
+
+
+def test_an_export_without_annotations_lists_all_images(here):
+    """To predict their classes."""
+    assert [label for _, label in rows(here, tasks([], [], [annotation()]))] == [None] * 3
 
 
 def test_several_choices_are_labels(here):
