@@ -765,6 +765,28 @@ def test_broken_image_is_skipped(name, run_in, road):
     assert "broken.png" not in done.out
 
 
+@pytest.mark.parametrize("name", SKIPPING)
+def test_fail_fast_ends_at_the_first_broken_image(name, run_in, road):
+    """In the order of the input, whichever of several threads finds one first; nothing but rows and `--errors` is written."""
+    folder, _ = road
+    make_images(folder / "photos-and-one")
+    for broken in ("blue/06.png", "blue/07.png", "red/00.png"):
+        (folder / "photos-and-one" / broken).write_bytes(b"not an image" * (1 + 100_000 * (broken == "blue/06.png")))
+    (folder / "skipping").mkdir()
+    try:
+        done = run_in(folder, name, *SKIPPING[name], "--fail-fast", "--errors", "skipping/errors.tsv", status=1)
+        rows = (folder / "skipping" / "errors.tsv").read_text().splitlines()
+        left = {path.name for path in (folder / "skipping").iterdir()} - {"errors.tsv"}
+    finally:
+        shutil.rmtree(folder / "photos-and-one")
+        shutil.rmtree(folder / "skipping")
+    path, reason = rows[1].split("\t")
+    assert (path, len(rows)) == ("photos-and-one/blue/06.png", 2)
+    assert done.err.splitlines()[-1] == f"{name}: {path}: {reason}"
+    assert "skipped" not in done.err
+    assert left <= {"x.npy.part", "x.json.part", "x.tsv.part", "adversarial"}, left
+
+
 #: Every command that reads images, on a folder without any: unusable/ contains five other files of each class.
 UNUSABLE = {
     "cnn-split": ["unusable", "--ratio", "0.5,0.5"],

@@ -10,8 +10,9 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, BinaryIO, NoReturn
 
 import typer
 import typer.main
@@ -21,7 +22,7 @@ from cnnkit.cli import completion, values
 from cnnkit.cli.activity import Activity, wanted
 from cnnkit.cli.help import Command
 from cnnkit.cli.invocation import Invocation, complain, rank, running
-from cnnkit.cli.options import MARGIN, MAX_PIXELS, QUIET, VERSION, shown, typer_option
+from cnnkit.cli.options import FAIL_FAST, FILES0_FROM, MARGIN, MAX_PIXELS, QUIET, VERSION, shown, typer_option
 from cnnkit.cli.streams import (
     OutputClosedError,
     detecting_closed_stdout,
@@ -45,7 +46,8 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
     """Turn a typed function into a program: `main()` parses the command line, runs, and exits.
 
     The function's docstring is the help; what follows its line `Examples:` is printed last, verbatim.
-    `--quiet`, `--version`, `-h` and shell completion are added; and `--margin` after `--folders`.
+    `--quiet`, `--version`, `-h` and shell completion are added; and `--margin` after `--folders`, `--files0-from` after `--null`, and
+    `--fail-fast` after `--errors`.
 
     Args:
         function: The body of the command, which is named after the function's file.
@@ -59,7 +61,7 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
     declared, assemble = _expanded(inspect.signature(function, eval_str=True).parameters.values())
-    parsed: list[tuple[bool, int | None, float | None, Mapping[str, Any], frozenset[str]]] = []
+    parsed: list[tuple[_Added, Mapping[str, Any], frozenset[str]]] = []
 
     @functools.wraps(function)
     def note(
@@ -69,6 +71,8 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
         version: bool,
         max_pixels: int | None = None,
         margin: float | None = None,
+        files0_from: Path | None = None,
+        fail_fast: bool = False,
         **words: Any,  # noqa: ANN401 - whatever the command declares
     ) -> None:
         sources = {name: context.get_parameter_source(name) for name in words}
@@ -76,13 +80,14 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
             name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"
         )
         _demand_finite(context, {name: words[name] for name in given} | {"margin": margin})
-        parsed.append((quiet, max_pixels, margin, words, given))
+        if files0_from is not None:
+            words = _listed(words)
+        parsed.append((_Added(quiet, max_pixels, margin, files0_from, fail_fast), words, given))
 
-    place = next((place for place, each in enumerate(declared, start=1) if each.name == "folders"), None)
-    if place is not None:
-        declared.insert(
-            place, inspect.Parameter("margin", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MARGIN)
-        )
+    _insert(declared, "margin", MARGIN, after="folders")
+    if any(each.name == "sources" for each in declared):
+        _insert(declared, "files0_from", FILES0_FROM, after="null")
+    _insert(declared, "fail_fast", FAIL_FAST, after="errors", default=False)
     if decodes:
         declared.append(
             inspect.Parameter("max_pixels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MAX_PIXELS)
@@ -115,8 +120,14 @@ def command(function: Callable[..., None], *, decodes: bool = False) -> Callable
             # rich draws panels on a terminal; in a pipe the help is plain text, and starts twice as fast without rich
             status = parser(rich=sys.stdout.isatty()).main(args=argv, prog_name=name, standalone_mode=False)
         # The command runs after typer's main loop, which handles broken pipes and the end of input in its own way
-        for quiet, max_pixels, margin, words, given in parsed:
-            with interruptible(), run_environment(name, quiet=quiet), _bounded(max_pixels), _widened(margin):
+        for added, words, given in parsed:
+            with (
+                interruptible(),
+                _opened(added.files0_from) as listing,
+                run_environment(name, quiet=added.quiet, fail_fast=added.fail_fast, listing=listing),
+                _bounded(added.max_pixels),
+                _widened(added.margin),
+            ):
                 function(**assemble(words, given))
         return status or 0
 
@@ -141,6 +152,55 @@ def _let_blas_sleep() -> None:
     settings.
     """
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
+
+
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """The values of the options that commands do not declare themselves."""
+
+    quiet: bool
+    max_pixels: int | None
+    margin: float | None
+    files0_from: Path | None
+    fail_fast: bool
+
+
+def _insert(
+    declared: list[inspect.Parameter],
+    name: str,
+    annotation: Any,  # noqa: ANN401 - of typer
+    *,
+    after: str,
+    default: object = None,
+) -> None:
+    """Declare an option after another one, if there is that one."""
+    place = next((place for place, each in enumerate(declared, start=1) if each.name == after), None)
+    if place is not None:
+        own = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        declared.insert(place, own)
+
+
+def _listed(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a command line with --files0-from: the file is read as `-0 -` reads standard input.
+
+    Raises:
+        UsageError: There are also sources, or -0.
+    """
+    if words["sources"]:
+        raise UsageError(f"SOURCE {words['sources'][0]} cannot be combined with --files0-from; give one of them")
+    if words["null"]:
+        raise UsageError("-0 is for a list on standard input; the paths of --files0-from are always separated by NUL")
+    return {**words, "sources": ["-"], "null": True}
+
+
+@contextlib.contextmanager
+def _opened(path: Path | None) -> Generator[BinaryIO | None]:
+    """Open the file of --files0-from; None for standard input."""
+    if path is None or str(path) == "-":
+        yield None
+        return
+    with files.open_text(path) as file:
+        yield file
 
 
 @contextlib.contextmanager
@@ -343,7 +403,9 @@ def _silence_stdout() -> None:
 
 
 @contextlib.contextmanager
-def run_environment(name: str, *, quiet: bool) -> Generator[None]:
+def run_environment(
+    name: str, *, quiet: bool, fail_fast: bool = False, listing: BinaryIO | None = None
+) -> Generator[None]:
     """Set up everything around the body of a command, and restore it afterwards."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_as_exit())
@@ -357,7 +419,17 @@ def run_environment(name: str, *, quiet: bool) -> Generator[None]:
         activity = Activity(enabled=wanted(quiet=quiet) and not rank())
         out = stack.enter_context(activity.watching(out))
         run = stack.enter_context(
-            running(Invocation(name, out, quiet=quiet, activity=activity, works=notes.print_waiting))
+            running(
+                Invocation(
+                    name,
+                    out,
+                    quiet=quiet,
+                    fail_fast=fail_fast,
+                    listing=listing,
+                    activity=activity,
+                    works=notes.print_waiting,
+                )
+            )
         )
         try:
             try:

@@ -55,11 +55,22 @@ def images(
 
     if not sources:
         refuse_terminal("an image, a folder or a manifest", "a list")
-    listed = stdin() if "-" in (sources or ["-"]) else None
+    listing = current().listing
+    listed = (listing or stdin()) if "-" in (sources or ["-"]) else None
     heard = search_log.SearchLog(labels=labels) if search is None else search
     heard.opens, heard.hashes = opens, hashes
     heard.unread = current().passed_over
-    found = source.find(sources or ["-"], split=split, stdin=listed, null=null, folders=folders, search=heard)
+    found = source.find(
+        sources or ["-"],
+        split=split,
+        stdin=listed,
+        null=null,
+        folders=folders,
+        search=heard,
+        listed_in="standard input" if listing is None else listing.name,
+    )
+    if listing is not None and listing.seekable():
+        found = list(found)  # the file is complete, so that their number is known
     return search_log.said(found, heard) if aloud else found
 
 

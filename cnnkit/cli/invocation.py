@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack
 from enum import Enum, auto
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from cnnkit.cli.activity import Activity
 from cnnkit.messages import printable
@@ -72,7 +72,7 @@ class TableFormat(Enum):
 
 
 class Invocation:
-    """The state of a single run: its output, --quiet, and what was skipped."""
+    """The state of a single run: its output, the options that all commands have, and what was skipped."""
 
     def __init__(
         self,
@@ -80,6 +80,8 @@ class Invocation:
         out: TextIO,
         *,
         quiet: bool,
+        fail_fast: bool = False,
+        listing: BinaryIO | None = None,
         activity: Activity | None = None,
         works: Callable[[], None] = lambda: None,
     ) -> None:
@@ -89,6 +91,8 @@ class Invocation:
             name: The name of the command.
             out: The stream for data.
             quiet: Print no notices and no progress.
+            fail_fast: An image that cannot be used is an error.
+            listing: The file of --files0-from, which is read where a source is `-`.
             activity: The spinner.
             works: Called when the command makes progress: its options are valid, so that delayed notices can be printed.
         """
@@ -98,7 +102,7 @@ class Invocation:
         #: The format of `out`, unless a command asks for JSON.
         self.format = TableFormat.TSV
         self._stdout, self._files, self._diverted = out, ExitStack(), False
-        self.quiet = quiet
+        self.quiet, self.fail_fast, self.listing = quiet, fail_fast, listing
         self.skipped = 0
         self.passed_over: list[tuple[str, str]] = []  # images that a search of folders did not use, and the remedy
 

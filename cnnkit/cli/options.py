@@ -37,14 +37,25 @@ Sources = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="An image, a folder of class folders (photos/CLASS/image.jpg, also within train/, val/, test/), a manifest (.tsv, .csv or "
-        ".jsonl), a list of paths (.txt), a tar archive (also 'photos-{000..099}.tar'), an idx file (train-images-idx3-ubyte.gz), or - for "
+        help="An image, a folder of class folders (photos/CLASS/image.jpg, also within train/, val/, test/) or with metadata.jsonl, a "
+        "manifest (.tsv, .csv or .jsonl), an export of Label Studio (.json or .csv), a list of paths (.txt), a tar archive "
+        "(also 'photos-{000..099}.tar'), an idx file (train-images-idx3-ubyte.gz), or - for "
         "a list on standard input.",
     ),
 ]
 Null = Annotated[
     bool,
     typer.Option("--null", "-0", help="Read a list separated by NUL from standard input, as written by find -print0."),
+]
+#: For commands with `sources` and `null`.
+FILES0_FROM = Annotated[
+    Path | None,
+    typer.Option(
+        "--files0-from",
+        metavar="FILE",
+        show_default=False,
+        help="Read the paths of the images from FILE, separated by NUL, instead of SOURCE; - is standard input, as with -0.",
+    ),
 ]
 Split = Annotated[
     str | None,
@@ -83,6 +94,14 @@ Errors = Annotated[
         help="Also write a table (TSV) of skipped images, and of images that a folder search did not use, with reasons.",
     ),
 ]
+#: For commands with `errors`.
+FAIL_FAST = Annotated[
+    bool,
+    typer.Option(
+        "--fail-fast",
+        help="End at the first image that cannot be used, with its error and status 1, instead of skipping it.",
+    ),
+]
 #: For commands that compute gradients of a network.
 DifferentiableModel = Annotated[
     str | None,
@@ -101,8 +120,9 @@ Labelled = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A folder of class folders (photos/CLASS/image.jpg, also within train/ and val/); a manifest (.tsv, .csv or .jsonl); tar "
-        "archives ('train-{000..099}.tar'); a folder of idx files (MNIST); or - for a manifest on standard input.",
+        help="A folder of class folders (photos/CLASS/image.jpg, also within train/ and val/) or with metadata.jsonl; a manifest (.tsv, "
+        ".csv or .jsonl); an export of Label Studio (.json or .csv); tar archives "
+        "('train-{000..099}.tar'); a folder of idx files (MNIST); or - for a manifest on standard input.",
     ),
 ]
 Val = Annotated[

@@ -12,7 +12,7 @@ from cnnkit.callbacks import Callbacks, Phase, Progress
 from cnnkit.cli.escaping import json_printable
 from cnnkit.cli.invocation import TableFormat, complain, current, rank
 from cnnkit.cli.table import as_mapping, cell, draw, write_csv, write_tsv
-from cnnkit.errors import GateError
+from cnnkit.errors import CnnkitError, GateError
 from cnnkit.messages import printable
 
 
@@ -186,7 +186,7 @@ def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
 
 @contextlib.contextmanager
 def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]]:
-    """Report every skipped image on stderr and in a file; the command then ends with status 3.
+    """Report every skipped image on stderr and in a file; the command then ends with status 3. With --fail-fast, the first one is an error.
 
     Args:
         errors: A table of paths and reasons to write, which also lists the images that a search of folders did not use (HEIC without the
@@ -194,6 +194,9 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
 
     Yields:
         A function to call with the path of an image and the reason.
+
+    Raises:
+        CnnkitError: An image cannot be used, with --fail-fast.
     """
     from cnnkit.formats import tsv
 
@@ -204,8 +207,10 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
 
     def skip(path: str, reason: str) -> None:
         run.works()
-        run.skipped += 1
         rows.append((path, reason))
+        if run.fail_fast:
+            raise CnnkitError(f"{path}: {reason}")
+        run.skipped += 1
         complain(run.name, f"{path}: {reason}; skipped")
 
     try:

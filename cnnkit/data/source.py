@@ -29,7 +29,7 @@ from typing import BinaryIO
 
 from cnnkit import files, idx_files, messages, tar_archives
 from cnnkit.choices import FolderReading
-from cnnkit.data import folder_search, idx_source, memory, split_names, tar_source
+from cnnkit.data import folder_metadata, folder_search, idx_source, memory, split_names, tar_source
 from cnnkit.data.missing_extensions import MissingExtensions
 from cnnkit.data.search_log import SearchLog, said
 from cnnkit.errors import CnnkitError, UsageError
@@ -96,6 +96,7 @@ def find(
     null: bool = False,
     folders: FolderReading | None = None,
     search: SearchLog | None = None,
+    listed_in: str = "standard input",
 ) -> list[ImageFile] | Iterator[ImageFile]:
     """Find the images of the sources; those of a folder are ordered by name, all others stay in the order given.
 
@@ -107,6 +108,7 @@ def find(
         null: Paths on standard input are separated by NUL.
         folders: Whether the folders in a folder are splits or classes; by default their names decide.
         search: Collects notices about ignored files and the layout of folders; without it, they are logged here.
+        listed_in: The name of `stdin` for messages.
 
     Returns:
         A list; with `-` among the sources a lazy iterator.
@@ -120,7 +122,9 @@ def find(
     split = None if split is None else _one_name(split)
     collected = SearchLog() if search is None else search
     collected.note_sources(sources)
-    found = _found_in(sources, split=split, stdin=stdin, null=null, folders=folders, search=collected)
+    found = _found_in(
+        sources, split=split, stdin=stdin, null=null, folders=folders, search=collected, listed_in=listed_in
+    )
     if share := margin():
         if isinstance(found, list) and not any_crop(image.path for image in found):
             collected.readings.append(f"{messages.shortened(sources, 3)}: no image has a box for --margin to widen")
@@ -147,6 +151,7 @@ def _found_in(
     null: bool,
     folders: FolderReading | None,
     search: SearchLog,
+    listed_in: str,
 ) -> list[ImageFile] | Iterator[ImageFile]:
     if sources.count("-") > 1:
         raise UsageError("standard input (-) can be given only once")
@@ -154,7 +159,9 @@ def _found_in(
         return [image for part in _parts(sources) for image in _one(part, split, folders, search)]
     assert stdin is not None, "a caller that accepts - passes standard input"
     return chain.from_iterable(
-        _from_list(stdin, split, null=null, search=search) if part == ["-"] else _one(part, split, folders, search)
+        _from_list(stdin, split, null=null, search=search, name=listed_in)
+        if part == ["-"]
+        else _one(part, split, folders, search)
         for part in _parts(sources)
     )
 
@@ -300,7 +307,7 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
         if archives := _archives_only(root, scanned, search):
             images = _tars(archives, None, folders, search, splits=dict.fromkeys(archives, split))
             return _in_agreement(root, images, split, search)
-        return _sorted(_found(root, scanned, split, search, whole=folder), root, search)
+        return _sorted(_found(root, scanned, split, search, whole=folder), root, search, whole=folder)
     layout = folder_search.folder_layout(folder, folders)
     if not layout.splits:
         search.readings += layout.remarks
@@ -382,12 +389,40 @@ def _found(
     return images
 
 
-def _sorted(images: list[ImageFile], root: str, search: SearchLog) -> list[ImageFile]:
+def _sorted(images: list[ImageFile], root: str, search: SearchLog, *, whole: str | None = None) -> list[ImageFile]:
     if not images:
         there = search.passed_over_in(root)
         looked = " ".join(sorted(image_formats.EXTENSIONS))
         raise CnnkitError(f"{root}: no images found ({there or f'looked for {looked}'})")
-    return sorted(images, key=lambda image: name_order(image.path))
+    return _with_metadata(sorted(images, key=lambda image: name_order(image.path)), whole or root, search)
+
+
+def _with_metadata(images: list[ImageFile], folder: str, search: SearchLog) -> list[ImageFile]:
+    """Take classes, labels and groups from the metadata files of a folder, unless its class folders give the classes."""
+    if not search.labels:
+        return images
+    if len({image.label for image in images if image.label is not None}) > 1:
+        splits = sorted({image.split for image in images if image.split is not None})
+        there = folder_metadata.found(folder, [os.path.join(folder, split, "") for split in splits])
+        if there:
+            named = messages.shortened(list(there.values()), 3)
+            search.readings.append(
+                f"{named} not read, since class folders give the classes; to use it, give it as the source"
+            )
+        return images
+    known = folder_metadata.read(folder, [image.path for image in images])
+    search.readings += known.remarks
+    if not known.rows:
+        return images
+    search.readings.append(f"classes of {folder} from {messages.shortened(list(known.files), 3)}")
+    unlisted = manifest.ManifestRow("")
+    return [
+        replace(
+            _of_row(known.rows.get(os.path.normpath(image.path), unlisted), image.path, search),
+            split=image.split,
+        )
+        for image in images
+    ]
 
 
 def name_order(path: str) -> bytes:
@@ -534,34 +569,40 @@ def _of_row(row: manifest.ManifestRow, path: str, search: SearchLog) -> ImageFil
     return ImageFile(path, label, search.split(row.split), search.trimmed(row.group), written, row.digest, row.labels)
 
 
-def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: SearchLog) -> Iterator[ImageFile]:
-    lines = _null_separated(stdin) if null else iter(stdin)
+def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: SearchLog, name: str) -> Iterator[ImageFile]:
+    lines = _null_separated(stdin, name) if null else iter(stdin)
     first = next(lines, None)
     if first is None:
-        raise UsageError("standard input is empty; give a source, or pipe a list of images into the command")
+        raise UsageError(f"{name} is empty; give a source, or pipe a list of images into the command")
     lines = chain([first], lines)
-    _check_text(first)
-    extensions = MissingExtensions("standard input")
-    if not null and tables.is_header(first):
+    _check_text(first, name)
+    extensions = MissingExtensions(name)
+    export = None
+    if may_be := not null and manifest.may_be_export(first):
+        whole = list(lines)
+        export, lines = manifest.exported(whole, name=name), iter(whole)
+    if may_be or (not null and tables.is_header(first)):
         found, splits = False, set()
-        for row in manifest.parse(
-            lines, name="standard input", hashes=search.hashes
-        ):  # row by row: the list may be endless
+        # Row by row: the list may be endless
+        for row in manifest.parse(lines, name=name, hashes=search.hashes) if export is None else export:
             image = _of_row(row, extensions.completed(row.path), search)
             splits.add(image.split or "")
             if split is None or image.split == split:
                 found = True
                 yield image
         if not found:
-            raise CnnkitError(f"standard input: no rows{f' with split {split}' if split is not None else ''}")
+            raise CnnkitError(f"{name}: no rows{f' with split {split}' if split is not None else ''}")
         search.readings += extensions.lines()
         if split is None:
-            search.readings += split_names.about_synonyms("standard input", splits)
+            search.readings += split_names.about_synonyms(name, splits)
         return
     if split is not None:
-        raise UsageError("--split needs a manifest or a folder; the list on standard input has no splits")
-    if not null:
-        listed_paths.check_path(os.fsdecode(first.rstrip(b"\r\n")), name="standard input")
+        where = "on standard input" if name == "standard input" else name
+        raise UsageError(f"--split needs a manifest or a folder; the list {where} has no splits")
+    if null:
+        lines = _separated(lines, name)
+    else:
+        listed_paths.check_path(os.fsdecode(first.rstrip(b"\r\n")), name=name)
     for line in lines:
         path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
         if "\0" in path:
@@ -571,20 +612,37 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     search.readings += extensions.lines()
 
 
-def _check_text(beginning: bytes) -> None:
+def _check_text(beginning: bytes, name: str) -> None:
     kind = text_lines.kind_of(beginning)
     if kind is not None:
         called = f" called NAME{tar_archives.EXTENSION}" if kind == text_lines.TAR else ""
-        raise UsageError(
-            f"standard input is {kind}, not a list of paths; write it to a file{called} and give the file's name"
+        remedy = (
+            f"write it to a file{called} and give the file's name" if name == "standard input" else "give it as SOURCE"
         )
+        raise UsageError(f"{name} is {kind}, not a list of paths; {remedy}")
 
 
-def _null_separated(stdin: BinaryIO) -> Iterator[bytes]:
+def _separated(paths: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """Return the paths of a list separated by NUL; an error if it has lines, and no NUL."""
+    first = next(paths)
+    path, newline, rest = os.fsdecode(first).partition("\n")
+    begun = [first]
+    if newline and rest.strip() and not os.path.lexists(os.fsdecode(first)):
+        begun += islice(paths, 1)
+        if len(begun) == 1:
+            given = "-" if name == "standard input" else f"- < {messages.shell_word(name)}"
+            raise UsageError(
+                f"{name}: the paths are separated by line ends, not by NUL, after {messages.excerpt(path)}; "
+                f"give {given} without -0 and --files0-from"
+            )
+    return chain(begun, paths)
+
+
+def _null_separated(stdin: BinaryIO, name: str) -> Iterator[bytes]:
     rest, first = b"", True
     while chunk := stdin.read1(65536) if hasattr(stdin, "read1") else stdin.read(65536):
         if first:  # names in a tar archive end with NUL
-            _check_text(chunk)
+            _check_text(chunk, name)
             first = False
         *whole, rest = (rest + chunk).split(b"\0")
         yield from whole

@@ -20,7 +20,7 @@ from typing import Any
 
 from cnnkit import files, messages
 from cnnkit.errors import FormatError, UsageError
-from cnnkit.formats import atomic, box, label_sets, listed_paths, table_columns, tables, tsv
+from cnnkit.formats import atomic, box, label_sets, label_studio, listed_paths, table_columns, tables, tsv
 from cnnkit.formats.box import Box
 
 log = logging.getLogger("cnnkit")
@@ -365,10 +365,37 @@ def rows(path: str | Path, *, views: bool | None = None, hashes: bool = False) -
     first = next((line for line in lines if line.strip()), b"")
     if views is None and Path(path).suffix.lower() in LIST_EXTENSIONS and not tables.is_header(first):
         yield from map(ManifestRow, listed_paths.read_paths(lines, name=str(path), folder=folder))
+    elif views is None and (export := exported(lines, name=str(path), folder=folder)) is not None:
+        yield from export
     elif views is None:
         yield from _parsed_by_column(lines, name=str(path), folder=folder, hashes=hashes)
     else:
         yield from parse(lines, name=str(path), views=views, folder=folder)
+
+
+def exported(lines: Sequence[bytes], *, name: str, folder: str = ".") -> Iterator[ManifestRow] | None:
+    """Return the rows of an export of Label Studio; None for lines that are not one.
+
+    Raises:
+        FormatError: As `label_studio.parse`.
+    """
+    export = label_studio.parse(lines, name=name, folder=folder) if label_studio.is_export(lines) else None
+    return None if export is None else (_of_example(each, name, several=export.several) for each in export.examples)
+
+
+def may_be_export(first: bytes) -> bool:
+    """Return whether the first line of a file may be that of an export of Label Studio."""
+    return label_studio.is_export([first])
+
+
+def _of_example(each: label_studio.Example, name: str, *, several: bool) -> ManifestRow:
+    path = box.of_path(each.path, each.box)
+    if not several:
+        return ManifestRow(path, each.labels[0] if each.labels else None)
+    try:
+        return ManifestRow(path, labels=label_sets.parse(label_sets.joined(each.labels or ())))
+    except FormatError as error:
+        raise FormatError(f"{name}: {messages.excerpt(each.path)}: {error}") from error
 
 
 def further_columns(path: str | Path) -> tuple[str, ...]:
