@@ -15,7 +15,7 @@ from cnnkit.audit import neighbours
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import split_names
 from cnnkit.data.duplicates import DisjointSets
-from cnnkit.data.source import ImageFile
+from cnnkit.data.source import ImageFile, refuse_several_labels
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.evaluation import confident_learning, matching
 from cnnkit.formats import features, manifest, prediction_columns
@@ -129,12 +129,16 @@ def cross_validated(
         progress: Called after each fold.
 
     Raises:
+        UsageError: The images have several labels.
         CnnkitError: There are too few images or classes; or images without features only.
         FormatError: As `features.load`; or features are not finite.
         OSError: The features cannot be read.
     """
     found = features.load(path)
     listed, rows = _listed(found, path, split=split) if images is None else _matched(found, path, images)
+    refuse_several_labels(
+        listed, "wrong labels are looked for among images with one; give a manifest with one label per image"
+    )
     labelled = [place for place, image in enumerate(listed) if image.label is not None]
     if lacking := len(listed) - len(labelled):
         log.info("%s without a label, not checked", messages.count_images(lacking))
@@ -227,7 +231,11 @@ def _listed(found: Features, path: Path, *, split: str | None) -> tuple[list[Ima
     folder = os.path.dirname(path)
     images = [
         ImageFile(
-            manifest.seen_here(folder, row.path), class_names.normal_or_none(row.label), row.split, row.group or None
+            manifest.seen_here(folder, row.path),
+            class_names.normal_or_none(row.label),
+            row.split,
+            row.group or None,
+            labels=row.labels,
         )
         for row in (found.rows[number] for number in rows)
     ]
