@@ -182,6 +182,7 @@ def check_options(config: EvalConfig) -> None:
         "--coverage": config.coverage,
         "--confusion": config.confusion is not None,
         "--reliability": config.reliability is not None,
+        "--baseline": config.baseline is not None,
     }
     for word, given in single.items():
         if given:

@@ -255,6 +255,8 @@ class Predictor:
     def _check_sets(self, spec: ModelSpec) -> None:
         """Check that the network has answer sets, and gives the probabilities that their threshold is for."""
         name, header = self._ensemble.models[0].name, self._ensemble.models[0].header
+        if header is not None:
+            header.refuse_several_labels(name, "answer sets are of one; drop --sets")
         if header is None or header.sets is None:
             word = messages.shell_word(name)
             raise UsageError(
@@ -270,6 +272,8 @@ class Predictor:
             raise UsageError(
                 "--reject needs the novelty of one model, and several give none; give one --model, or drop it"
             )
+        if models[0].header is not None:
+            models[0].header.refuse_several_labels(models[0].name, "--reject withholds one; drop it")
         if not self.gives_novelty:
             word = messages.shell_word(models[0].name)
             raise UsageError(
