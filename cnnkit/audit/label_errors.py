@@ -15,7 +15,7 @@ from cnnkit.audit import neighbours
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import split_names
 from cnnkit.data.duplicates import DisjointSets
-from cnnkit.data.source import ImageFile
+from cnnkit.data.source import ImageFile, refuse_several_labels
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.evaluation import confident_learning, matching
 from cnnkit.evaluation import report as reports
@@ -138,6 +138,7 @@ def cross_validated(
         progress: Called after each fold.
 
     Raises:
+        UsageError: The images have several labels.
         CnnkitError: There are too few images or classes; or images without features only.
         FormatError: As `features.load`; or features are not finite.
         OSError: The features cannot be read.
@@ -146,10 +147,9 @@ def cross_validated(
     given = None if images is None else list(images)
     listed, rows = _listed(found, path, split=split) if given is None else _matched(found, path, given)
     every = listed if given is None else given
-    if any(image.labels is not None for image in listed):
-        raise CnnkitError(
-            f"{path}: images with several labels per image (column labels); only labels of images with one can be checked"
-        )
+    refuse_several_labels(
+        listed, "wrong labels are looked for among images with one; give a manifest with one label per image"
+    )
     labelled = [place for place, image in enumerate(listed) if image.label is not None]
     if lacking := len(listed) - len(labelled):
         log.info("%s without a label, not checked", messages.count_images(lacking))
