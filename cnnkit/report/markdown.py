@@ -22,7 +22,8 @@ def _blocks(report: ReportContent) -> Iterator[str]:
     found = report.evaluation
     yield f"### {code(report.title, longest=120)}\n"
     interval = f"95 % interval {_percent(found.accuracy_low)} to {_percent(found.accuracy_high)}"
-    yield f"**Accuracy {_percent(found.accuracy)}** ({interval}), {found.n:,} images, {report.wrong:,} wrong.\n"
+    withheld = f", {found.n - found.predicted:,} withheld" if found.predicted < found.n else ""
+    yield f"**Accuracy {_percent(found.accuracy)}** ({interval}), {found.n:,} images, {report.wrong:,} wrong{withheld}.\n"
     if report.gates:
         missed = sum(not gate.met for gate in report.gates)
         yield (

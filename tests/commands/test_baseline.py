@@ -130,6 +130,13 @@ def test_rejects_a_file_without_measures(run, folder, text):
     )
 
 
+def test_a_table_of_measures_is_no_baseline(run, folder):
+    """The error names the two files that are."""
+    (folder / "measures.tsv").write_text(run("cnn-eval", "main.tsv").out)
+    outcome = run("cnn-eval", "best.tsv", "--baseline", "measures.tsv", status=1)
+    assert "measures.tsv: measures as a table; a baseline is predictions for the same images" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

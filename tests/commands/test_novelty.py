@@ -173,14 +173,16 @@ def test_reject_needs_a_novelty(run, made, root):
     assert "several give none" in outcome.err
     sized = run("cnn-predict", "-m", "new.onnx", root, "--reject", "--size", "24", status=2)
     assert "is for its own size of images; drop --size, or drop --reject" in sized.err
-    assert "--reject leaves some out" in run("cnn-predict", "-m", "new.onnx", root, "--sets", "--reject", status=2).err
+    assert (
+        "--reject prints ? for labels" in run("cnn-predict", "-m", "new.onnx", root, "--sets", "--reject", status=2).err
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--val", "val.npy"), "there is no --novelty FILE.npy; drop --val"),
-        (("--keep", "0.9"), "there is no --novelty FILE.npy; drop --keep"),
+        (("--val", "val.npy"), "without --novelty FILE.npy, no features are read; drop --val"),
+        (("--keep", "0.9"), "without --novelty FILE.npy, no features are read; drop --keep"),
         (("predictions.tsv", *WORDS), "--novelty reads features, not predictions; drop PREDICTIONS"),
         ((*WORDS, "--truth", "val.tsv"), "--novelty reads features, not predictions; drop --truth"),
         ((*WORDS, "--sets", "0.9"), "--novelty reads features, not predictions; drop --sets"),
