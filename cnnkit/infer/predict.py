@@ -126,7 +126,7 @@ class Predictor:
         if config.sets:
             self._check_sets(spec or ModelSpec())
         if config.reject:
-            self._check_reject()
+            self._check_reject(spec or ModelSpec())
         self._columns: ColumnInput | None = None  # of the current images
         for model in self._ensemble.models:
             if views is not None and model.preprocess is not None:
@@ -265,8 +265,8 @@ class Predictor:
         if spec.size is not None:
             raise UsageError(f"the answer sets of {name} are for its own size of images; drop --size, or drop --sets")
 
-    def _check_reject(self) -> None:
-        """Check that the network computes the novelty of images."""
+    def _check_reject(self, spec: ModelSpec) -> None:
+        """Check that the network computes the novelty of images, and for images of the size that its threshold is for."""
         models = self._ensemble.models
         if len(models) > 1:
             raise UsageError(
@@ -277,6 +277,10 @@ class Predictor:
             raise UsageError(
                 f"{models[0].name} computes no novelty, which --reject needs; add it with "
                 f"cnn-calibrate --novelty train.npy --val val.npy -m {word} -o NOVELTY.onnx"
+            )
+        if spec.size is not None:
+            raise UsageError(
+                f"the threshold of the novelty of {models[0].name} is for its own size of images; drop --size, or drop --reject"
             )
 
     @property

@@ -232,10 +232,15 @@ def test_maps_of_the_true_labels(inside, run):
         (("cnn-train", "split.tsv", "-o", "x.pt", "--layers", LAYERS, "--loss", "categorical"), "the loss is binary"),
         (("cnn-train", "split.tsv", "-o", "x.pt", "--layers", LAYERS, "--sample", "balanced"), "--class-weights balanced"),
         (("cnn-finetune", "net.pt", "all.tsv", "--val", "one.tsv", "-o", "x.pt"), "training needs one kind of label"),
+        (("cnn-calibrate", "p.tsv", "--truth", "one.tsv", "--sets", "0.5", "-m", "only.onnx", "-o", "x.onnx"), "answer sets are of one"),
+        (("cnn-eval", "several.tsv", "--truth", "all.tsv", "--baseline", "several.tsv", "--fail-if-worse"), "drop it, and give bounds"),
+        (("cnn-report", "p.tsv", "--truth", "one.tsv", "-m", "head.onnx", "-o", "x.html"), "predicts several labels per image"),
     ],
 )  # fmt: skip
 def test_what_needs_one_label_per_image_is_refused_in_one_line(inside, run, words, remedy):
     (inside / "one.tsv").write_text("path\tlabel\n01.png\tblue\n02.png\tgreen\n")
+    (inside / "p.tsv").write_text("path\trank\tlabel\tprobability\n01.png\t1\tblue\t0.9\n02.png\t1\tblue\t0.6\n")
+    (inside / "several.tsv").write_text("path\trank\tlabel\tprobability\tthreshold\n01.png\t1\tblue\t0.9\t0.5\n")
     failed = run(*words, status=None)
     assert failed.status in (1, 2)
     assert remedy in failed.err
