@@ -85,6 +85,17 @@ def test_check_reports_labels_that_differ_balance_and_splits(run, here):
     assert (here / "fixed.tsv").read_text().splitlines()[0] == "path\tlabels\tsplit"
 
 
+@pytest.mark.parametrize(
+    ("labels", "detail"),
+    [("", "no image has a label (column labels); training needs images of two"), ("cat", "only one class, cat")],
+)
+def test_check_warns_of_labels_that_cannot_be_trained_on(run, here, labels, detail):
+    (here / "few.tsv").write_text("path\tlabels\n" + "".join(f"images/{number}.png\t{labels}\n" for number in range(6)))
+    done = run("cnn-check", "few.tsv", "--probes", "none")
+    assert [row["level"] for row in done.rows if detail in row["detail"]] == ["warning"]
+    assert "make a folder for each class" not in done.err
+
+
 def test_checks_of_wrong_labels_need_one_label_per_image(run, here):
     """Neither are lists of labels taken for missing labels, nor are corrections of them lost."""
     run("cnn-extract", "all.tsv", "-o", "a.npy", *BACKBONE)

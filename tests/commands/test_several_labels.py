@@ -230,6 +230,7 @@ def test_maps_of_the_true_labels(inside, run):
         (("cnn-advise", "split.tsv"), "train a head on them"),
         (("cnn-train-head", "features.npy", "--with", "width"), "drop it, and compare models of --use by cnn-eval"),
         (("cnn-train", "split.tsv", "-o", "x.pt", "--layers", LAYERS, "--loss", "categorical"), "the loss is binary"),
+        (("cnn-train", "split.tsv", "-o", "x.pt", "--layers", f"{LAYERS}, dense 3 softmax"), "images with several labels need"),
         (("cnn-train", "split.tsv", "-o", "x.pt", "--layers", LAYERS, "--sample", "balanced"), "--class-weights balanced"),
         (("cnn-finetune", "net.pt", "all.tsv", "--val", "one.tsv", "-o", "x.pt"), "training needs one kind of label"),
         (("cnn-calibrate", "p.tsv", "--truth", "one.tsv", "--sets", "0.5", "-m", "only.onnx", "-o", "x.onnx"), "answer sets are of one"),
