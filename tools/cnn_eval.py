@@ -57,10 +57,11 @@ def main(
     With --baseline, rows have the columns baseline, difference, difference_low and difference_high. The interval of the difference of
     accuracies is that of cnn-compare for predictions of the same images; with saved measures it is Newcombe's for independent images,
     which is wider.
-    Of predictions of several labels per image (columns path, rank, label, probability and threshold, of a multi-label model), with the
-    true ones in the column labels of --truth: mAP, F1, precision and recall over all labels (micro) and as means over classes (macro),
-    subset accuracy (all labels of an image right), Hamming loss, and average precision, precision, recall and F1 of each class. Intervals
-    are of a bootstrap of 1,000 resamples of the images (seed 0), that of subset accuracy is Wilson's. --worst prints the labels that are
+
+    Predictions of a multi-label model (columns path, rank, label, probability and threshold), with the true labels in the column labels
+    of --truth, have other measures: mAP, F1, precision and recall over all labels (micro) and as means over classes (macro), subset
+    accuracy (all labels of an image right), Hamming loss, and average precision, precision, recall and F1 of each class. Intervals are
+    of a bootstrap of 1,000 resamples of the images (seed 0); that of subset accuracy is Wilson's. --worst prints the labels that are
     predicted wrongly (truth 0) or missed (truth 1), those with a probability farthest from the threshold first.
 
     With --folds, --fail-under and --fail-over apply to the out-of-fold predictions: each image is predicted once, by the

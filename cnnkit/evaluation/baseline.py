@@ -122,6 +122,10 @@ def compare(
         FormatError: It is neither predictions nor an evaluation.
     """
     read = list(lines)
+    if read and read[0].split() == [b"measure", b"value"]:
+        raise FormatError(
+            f"{name}: measures as a table; a baseline is predictions for the same images, or the output of cnn-eval --json"
+        )
     saved = _saved(read, name)
     found = _independent(now, saved, name=name) if saved is not None else None
     if found is None:
@@ -147,6 +151,7 @@ def compare(
         high,
         how,
     )
+    comparison.warn_of_groups(now.predictions, truth)
     return found
 
 

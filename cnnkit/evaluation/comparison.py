@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.errors import CnnkitError
-from cnnkit.evaluation import metrics, report
+from cnnkit.evaluation import beta, metrics, report
 from cnnkit.evaluation.config import MatchConfig
 from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
 
@@ -61,15 +61,20 @@ def compare(
     one, other = report.read(files, truth, classes=config.classes(), complete=config.complete)
     result = of_same_images(one, other, names=names)
     log.info("%s", _in_words(result, *names))
-    groups = Counter(image.group for image in map(truth.images.get, one.resolved) if image and image.group)
+    warn_of_groups(one, truth)
+    return result
+
+
+def warn_of_groups(predictions: MatchedPredictions, truth: Truth | FolderTruth) -> None:
+    """Warn of images that are not independent, because they share a group."""
+    groups = Counter(image.group for image in map(truth.images.get, predictions.resolved) if image and image.group)
     together = sum(count for count in groups.values() if count > 1)
     if together:
         log.warning(
             "%d of %d images share a group with others and are not independent: the p-value is too small and the interval too narrow",
             together,
-            result.n,
+            len(predictions.resolved),
         )
-    return result
 
 
 def of_same_images(one: MatchedPredictions, other: MatchedPredictions, *, names: Sequence[str]) -> Comparison:
@@ -164,12 +169,10 @@ def exact_interval(both: int, only_first: int, only_second: int, neither: int) -
         Clopper, Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial, Biometrika 26 (1934);
         Newcombe 1998, method 6.
     """
-    from scipy.special import betaincinv  # here, as for `mcnemar`
-
     differ = only_first + only_second
     # Bounds of p; p = 0.5 is a difference of 0
-    low = float(betaincinv(only_first, only_second + 1, 0.025)) if only_first else 0.0
-    high = float(betaincinv(only_first + 1, only_second, 0.975)) if only_second else 1.0
+    low = beta.quantile(only_first, only_second + 1, 0.025) if only_first else 0.0
+    high = beta.quantile(only_first + 1, only_second, 0.975) if only_second else 1.0
     scale = differ / (both + differ + neither)
     return (2 * low - 1) * scale, (2 * high - 1) * scale
 
@@ -230,11 +233,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
         McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12 (1947); two-sided
         binomial test with p = 1/2.
     """
-    from scipy.special import bdtr  # here: importing it takes longer than all of cnn-eval
-
     if only_a == only_b:
         return 1.0
-    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+    fewer, more = sorted((only_a, only_b))
+    return min(1.0, 2 * beta.distribution(more, fewer + 1, 0.5))  # at least `more` heads in all throws of a coin
 
 
 def _in_words(result: Comparison, name_a: str, name_b: str) -> str:

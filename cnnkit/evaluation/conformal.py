@@ -19,15 +19,13 @@ from numpy.typing import NDArray
 
 from cnnkit.choices import SetMethod
 from cnnkit.errors import CnnkitError
+from cnnkit.evaluation import beta
 from cnnkit.formats.header import AnswerSets
 
 Floats = NDArray[np.float64]
 
 #: A score this much above the quantile is still in the set: predictions are printed with six digits.
 TOLERANCE = 1e-6
-
-#: Of quantiles of the beta distribution, which are printed with three digits.
-_PRECISION = 1e-9
 
 #: Of (n + 1) times a coverage: 20 * 0.95 is 19, whatever its last bit.
 _ROUNDING = 1e-9
@@ -102,23 +100,7 @@ def expected(n: int, coverage: float) -> tuple[float, float]:
         Vovk, Conditional validity of inductive conformal predictors, 2012; Angelopoulos, Bates 2021, section 3.2.
     """
     place = rank(n, coverage)
-    return _beta_quantile(place, n, 0.025), _beta_quantile(place, n, 0.975)
-
-
-def _beta_quantile(place: int, n: int, share: float) -> float:
-    """Return a quantile of the beta distribution of the `place`-th of n uniform numbers; without scipy, which is slow to import.
-
-    Its distribution function at x is the probability that at least `place` of n numbers are below x, a sum of binomial terms.
-    """
-    below = np.arange(1, n + 1)
-    ways = np.log((n + 1 - below) / below).cumsum()[place - 1 :]  # ln of n over k, for k from `place` to n
-    below = below[place - 1 :]
-    low, high = 0.0, 1.0
-    while high - low > _PRECISION:
-        middle = (low + high) / 2
-        terms = ways + below * np.log(middle) + (n - below) * np.log1p(-middle)
-        low, high = (middle, high) if np.exp(terms).sum() < share else (low, middle)
-    return (low + high) / 2
+    return beta.quantile(place, n + 1 - place, 0.025), beta.quantile(place, n + 1 - place, 0.975)
 
 
 def sizes(ranked: Floats, sets: AnswerSets) -> NDArray[np.int64]:

@@ -178,7 +178,8 @@ class PredictConfig(BulkConfig):
         most = self.most
         if self.sets and (self.labels_only or self.min_probability or self.reject):
             word = "--labels-only" if self.labels_only else "--reject" if self.reject else "--min-probability"
-            raise UsageError(f"--sets prints every class of a set, and {word} leaves some out; drop one of the two")
+            other = "prints one class" if self.labels_only else "prints ? for labels"
+            raise UsageError(f"--sets prints every class of a set, and {word} {other}; drop one of the two")
         if self.labels_only and (most != 1 or self.logits or as_json):
             raise UsageError("--labels-only prints only labels; drop --top, --logits and --json")
         if self.by_margin and (self.labels_only or self.shard is not None):
@@ -263,7 +264,7 @@ class NoveltyConfig(RemembersGiven):
         """
         check_ranges(self)
         if self.novelty is None:
-            refuse_unused(dict.fromkeys(given(self), True), "there is no --novelty FILE.npy")
+            refuse_unused(dict.fromkeys(given(self), True), "without --novelty FILE.npy, no features are read")
         elif self.val is not None and self.val.resolve() == self.novelty.resolve():
             raise UsageError(
                 f"{self.val} has the training images, which are nearer than new ones; give the features of the validation set"

@@ -22,7 +22,8 @@ def _blocks(report: ReportContent) -> Iterator[str]:
     found = report.evaluation
     yield f"### {code(report.title, longest=120)}\n"
     interval = f"95 % interval {_percent(found.accuracy_low)} to {_percent(found.accuracy_high)}"
-    yield f"**Accuracy {_percent(found.accuracy)}** ({interval}), {found.n:,} images, {report.wrong:,} wrong.\n"
+    withheld = f", {found.n - found.predicted:,} withheld" if found.predicted < found.n else ""
+    yield f"**Accuracy {_percent(found.accuracy)}** ({interval}), {found.n:,} images, {report.wrong:,} wrong{withheld}.\n"
     if report.gates:
         missed = sum(not gate.met for gate in report.gates)
         yield (
@@ -48,6 +49,10 @@ def _blocks(report: ReportContent) -> Iterator[str]:
     if found.predicted < found.n:
         measures["predicted"] = f"{found.predicted:,} of {found.n:,}"
         measures["accuracy of predictions"] = _measure(found.accuracy_predicted)
+    if found.coverage is not None:
+        interval = f"{_measure(found.coverage_low)} to {_measure(found.coverage_high)}"
+        measures["true class in the answer set"] = f"{_measure(found.coverage)} ({interval})"
+        measures["labels in a set"] = _measure(found.set_size)
     if found.boxes:
         measures["mean IoU"] = f"{_measure(found.iou)} ({found.boxes:,} boxes)"
     yield table(["measure", "value"], [[key, value] for key, value in measures.items()], right=(1,))

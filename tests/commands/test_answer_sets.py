@@ -217,8 +217,8 @@ def test_rejects_promises_that_cannot_be_kept(run, folder, words, status, messag
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--min-probability", "0.5"], "--sets prints every class of a set, and --min-probability leaves some out"),
-        (["--labels-only"], "--labels-only leaves some out"),
+        (["--min-probability", "0.5"], "--sets prints every class of a set, and --min-probability prints ? for labels"),
+        (["--labels-only"], "--labels-only prints one class"),
         (["-m", "head.onnx"], "give --sets only with a single --model"),
         (["--tta", "hflip"], "without --tta and --crops"),
         (["--size", "32"], "takes features"),

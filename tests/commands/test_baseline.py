@@ -130,6 +130,13 @@ def test_rejects_a_file_without_measures(run, folder, text):
     )
 
 
+def test_a_table_of_measures_is_no_baseline(run, folder):
+    """The error names the two files that are."""
+    (folder / "measures.tsv").write_text(run("cnn-eval", "main.tsv").out)
+    outcome = run("cnn-eval", "best.tsv", "--baseline", "measures.tsv", status=1)
+    assert "measures.tsv: measures as a table; a baseline is predictions for the same images" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -153,3 +160,15 @@ def test_rejects_contradictory_options(run, folder, words, message):
     assert outcome.status == (1 if message == "none" else 2)
     assert message in outcome.err
     assert outcome.out == ""
+
+
+def test_warns_of_images_of_one_group(run, folder):
+    """As cnn-compare: they are not independent."""
+    rows = [
+        f"{('cat', 'dog')[place % 2]}/{place}.jpg\t{('cat', 'dog')[place % 2]}\t{place // 2}" for place in range(100)
+    ]
+    (folder / "groups.tsv").write_text("\n".join(["path\tlabel\tgroup", *rows]) + "\n")
+    words = ("best.tsv", "--truth", "groups.tsv", "--baseline")
+    for baseline in ("main.tsv", "main.json"):
+        assert "100 of 100 images share a group with others" in run("cnn-eval", *words, baseline).err
+    assert "share a group" not in run("cnn-eval", "best.tsv", "--baseline", "main.tsv").err

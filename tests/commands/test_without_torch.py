@@ -112,6 +112,8 @@ WORKING = {
     ("cnn-predict", "-m", "head.onnx", "split.tsv", "--top", "all", *CPU): (),
     ("cnn-predict", "-m", "head.onnx", "-m", "head.onnx", "split.tsv", "--tta", "hflip", *CPU): (),
     ("cnn-eval", "said/0.out", "--truth", "split.tsv", "--json"): (),
+    ("cnn-eval", "said/0.out", "--truth", "split.tsv", "--baseline", "said/0.out", "--fail-if-worse"): (),
+    ("cnn-compare", "said/0.out", "said/0.out", "--truth", "split.tsv"): (),
     ("cnn-calibrate", "said/0.out", "--truth", "split.tsv", "-m", "head.onnx", "-o", "warm.onnx"): ("warm.onnx",),
     ("cnn-split", "photos", "--ratio", "50,50", "--near"): (),
     ("cnn-check", "split.tsv", "--probes", "none", "--features", "x.npy"): (),

@@ -19,3 +19,11 @@ def test_names_are_read_as_code(name):
     shown = name.replace("\n", "\\n")
     assert cells[0].children[0].content == (shown if len(name) < 60 else f"{'x' * 59}…")
     assert cells[1].content == "1"
+
+
+def test_withheld_predictions_are_counted(run, tmp_path, monkeypatch):
+    """Predictions `?` count as not correct; the first line says how many there are."""
+    monkeypatch.chdir(tmp_path)
+    rows = "cat/1.jpg\tcat\t0.9\ncat/2.jpg\t?\t0.5\ndog/1.jpg\tcat\t0.9\ndog/2.jpg\tdog\t0.9\n"
+    (tmp_path / "test.tsv").write_text(f"path\tlabel\tprobability\n{rows}")
+    assert "4 images, 1 wrong, 1 withheld." in run("cnn-report", "test.tsv", "--markdown", "-").out
