@@ -190,7 +190,7 @@ def _check_labels(
             cli.notice(line)
         if fix is not None:
             left_out = f"; left out: suspect labels {len(found.suspects):,}" if found.suspects else ""
-            cli.notice(f"{fix}: {len(rows):,} of {len(found.images):,} images{left_out}")
+            cli.notice(f"{fix}: {len(rows):,} of {len(found.listed):,} images{left_out}")
         elif found.suspects:
             named = sources or [str(config.labels and config.labels.with_suffix(".tsv"))]
             cli.notice(label_errors.next_step(named))

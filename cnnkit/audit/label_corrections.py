@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cnnkit import class_names, files, messages
-from cnnkit.data.source import ImageFile
+from cnnkit.data.source import ImageFile, refuse_several_labels
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.formats import manifest, table_columns, tables
 
@@ -45,8 +45,11 @@ def apply(images: Iterable[ImageFile], path: Path) -> list[ImageFile]:
     """Replace the labels of images by those of a table.
 
     Raises:
+        UsageError: The images have several labels.
         CnnkitError: As `load`; or the table has an image that is not among the images.
     """
+    images = list(images)
+    refuse_several_labels(images, "--corrections replaces the one label of an image; edit their manifest")
     real = files.RealPaths()
     new = {real.of(place): (place, label) for place, label in load(path).items()}
     corrected, used, changed = [], set(), 0

@@ -15,9 +15,10 @@ from cnnkit.audit import neighbours
 from cnnkit.callbacks import Progress, ignore_progress
 from cnnkit.data import split_names
 from cnnkit.data.duplicates import DisjointSets
-from cnnkit.data.source import ImageFile
+from cnnkit.data.source import ImageFile, refuse_several_labels
 from cnnkit.errors import CnnkitError, FormatError
 from cnnkit.evaluation import confident_learning, matching
+from cnnkit.evaluation import report as reports
 from cnnkit.formats import features, manifest, prediction_columns
 from cnnkit.formats.box import any_crop, whole_path
 from cnnkit.formats.features import Features
@@ -68,12 +69,14 @@ class LabelCheck:
     Attributes:
         doubted: The labels that the head disagrees with, the most doubtful first.
         images: All images that were checked.
+        listed: These, and those that could not be checked.
         accuracy: The share of images whose label is the predicted class.
         unchecked: Classes with images that could not be checked: no fold to train on had the class.
     """
 
     doubted: list[DoubtedLabel]
     images: list[ImageFile]
+    listed: Sequence[ImageFile]
     accuracy: float
     unchecked: list[str]
 
@@ -83,12 +86,16 @@ class LabelCheck:
         return [each for each in self.doubted if each.suspect]
 
     def fixed(self) -> list[ManifestRow]:
-        """Return the images without the suspects: training without them is about as good as with the suggested labels, or better."""
-        left_out = {each.path for each in self.suspects}
+        """Return the images without the suspects: training without them is about as good as with the suggested labels, or better.
+
+        Images that could not be checked are kept.
+        """
+        real = files.RealPaths()
+        left_out = {real.of(each.path) for each in self.suspects}
         return [
             ManifestRow(image.path, image.label, image.split, image.group)
-            for image in self.images
-            if image.path not in left_out
+            for image in self.listed
+            if real.of(image.path) not in left_out
         ]
 
 
@@ -98,12 +105,14 @@ class OutOfFold:
 
     Attributes:
         images: N images with a label.
+        listed: These, and those without a label, features or a prediction.
         classes: C classes.
         labels: The place of the class of each image, (N,).
         probabilities: (N, C); NaN for an image whose class is not in the other folds.
     """
 
     images: Sequence[ImageFile]
+    listed: Sequence[ImageFile]
     classes: Sequence[str]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
@@ -129,12 +138,18 @@ def cross_validated(
         progress: Called after each fold.
 
     Raises:
+        UsageError: The images have several labels.
         CnnkitError: There are too few images or classes; or images without features only.
         FormatError: As `features.load`; or features are not finite.
         OSError: The features cannot be read.
     """
     found = features.load(path)
-    listed, rows = _listed(found, path, split=split) if images is None else _matched(found, path, images)
+    given = None if images is None else list(images)
+    listed, rows = _listed(found, path, split=split) if given is None else _matched(found, path, given)
+    every = listed if given is None else given
+    refuse_several_labels(
+        listed, "wrong labels are looked for among images with one; give a manifest with one label per image"
+    )
     labelled = [place for place, image in enumerate(listed) if image.label is not None]
     if lacking := len(listed) - len(labelled):
         log.info("%s without a label, not checked", messages.count_images(lacking))
@@ -154,7 +169,7 @@ def cross_validated(
     probabilities = out_of_fold.probabilities(
         values, labels, _groups(listed, values), classes=len(classes), seed=seed, progress=progress
     )
-    return OutOfFold(listed, classes, labels, probabilities)
+    return OutOfFold(listed, every, classes, labels, probabilities)
 
 
 def predicted(lines: Iterable[bytes], images: Iterable[ImageFile], *, name: str, source: str) -> OutOfFold:
@@ -167,10 +182,12 @@ def predicted(lines: Iterable[bytes], images: Iterable[ImageFile], *, name: str,
         source: The file or folder of the labels, for messages.
 
     Raises:
-        CnnkitError: As `matching.match`; or the probability of a class is missing.
+        CnnkitError: As `matching.match`; or the probability of a class is missing, or a prediction was withheld.
     """
-    truth = matching.Truth(images, name=source)
+    every = list(images)
+    truth = matching.Truth(every, name=source)
     matched, missing = matching.match(prediction_columns.read(lines, name=name), truth, name=name)
+    reports.refuse_withheld(matched, name=name)
     lacking = np.isnan(matched.probabilities).any(axis=1)
     if lacking.any():
         raise CnnkitError(
@@ -180,7 +197,7 @@ def predicted(lines: Iterable[bytes], images: Iterable[ImageFile], *, name: str,
         log.info("%s without a prediction, not checked", messages.count_images(len(missing)))
     known = [truth.images[real] for real in matched.resolved]
     listed = [ImageFile(each.path, each.label, each.split, each.group) for each in known]
-    return OutOfFold(listed, matched.classes, matched.truth, matched.probabilities)
+    return OutOfFold(listed, every, matched.classes, matched.truth, matched.probabilities)
 
 
 def check(found: OutOfFold) -> LabelCheck:
@@ -210,7 +227,7 @@ def check(found: OutOfFold) -> LabelCheck:
                 suspect=number < ranked.wrong,
             )
         )
-    return LabelCheck(doubted, list(images), 1 - len(doubted) / len(known), unchecked)
+    return LabelCheck(doubted, list(images), found.listed, 1 - len(doubted) / len(known), unchecked)
 
 
 def _listed(found: Features, path: Path, *, split: str | None) -> tuple[list[ImageFile], list[int]]:
@@ -227,7 +244,11 @@ def _listed(found: Features, path: Path, *, split: str | None) -> tuple[list[Ima
     folder = os.path.dirname(path)
     images = [
         ImageFile(
-            manifest.seen_here(folder, row.path), class_names.normal_or_none(row.label), row.split, row.group or None
+            manifest.seen_here(folder, row.path),
+            class_names.normal_or_none(row.label),
+            row.split,
+            row.group or None,
+            labels=row.labels,
         )
         for row in (found.rows[number] for number in rows)
     ]

@@ -428,6 +428,20 @@ def with_label_lists(images: Iterable[ImageFile]) -> tuple[Iterable[ImageFile], 
     return images, several
 
 
+def refuse_several_labels(images: Iterable[ImageFile], reason: str) -> None:
+    """Raise an error if an image has a list of labels.
+
+    Args:
+        images: The images.
+        reason: What needs one label per image, with a remedy, for the message.
+
+    Raises:
+        UsageError: One has.
+    """
+    if any(image.labels is not None for image in images):
+        raise UsageError(f"these images have several labels (column labels), and {reason}")
+
+
 def _of_one_kind(images: Iterable[ImageFile], *, several: bool) -> Iterator[ImageFile]:
     for image in images:
         if (image.labels is not None) is not several:

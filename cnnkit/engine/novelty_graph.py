@@ -76,7 +76,7 @@ def with_novelty(proto: ModelProto, training: TrainingFeatures, *, features: str
     Args:
         proto: From `without`.
         training: From `evaluation.novelty.fit`.
-        features: The tensor of features, (N, D), (N, C, h, w) or (N, T, D).
+        features: The tensor of features, (N, D) or (N, C, h, w).
         name: The file, for messages.
 
     Raises:
@@ -94,8 +94,8 @@ def with_novelty(proto: ModelProto, training: TrainingFeatures, *, features: str
 
     # Also of float32: in another form of the network, the features may be in float16
     given = vectors = add("Cast", [features], "float32", to=TensorProto.FLOAT)
-    if rank > 2:  # (N, C, h, w) or (N, T, D) -> (N, D)
-        places = constant("places", np.array([2, 3] if rank == 4 else [1], dtype=np.int64))
+    if rank == 4:  # (N, C, h, w) -> (N, D)
+        places = constant("places", np.array([2, 3], dtype=np.int64))
         vectors = add("ReduceMean", [vectors, places], "pooled", keepdims=0)
     length = add("ReduceL2", [vectors, along_rows], "length", keepdims=1)  # (N, 1)
     divisor = add("Max", [length, constant("shortest", np.float32(SHORTEST))], "divisor")

@@ -151,6 +151,7 @@ def compare(
         high,
         how,
     )
+    comparison.warn_of_groups(now.predictions, truth)
     return found
 
 

@@ -64,15 +64,20 @@ def compare(
     one, other = report.read(files, truth, classes=config.classes(), complete=config.complete)
     result = of_same_images(one, other, names=names)
     log.info("%s", _in_words(result, *names))
-    groups = Counter(image.group for image in map(truth.images.get, one.resolved) if image and image.group)
+    warn_of_groups(one, truth)
+    return result
+
+
+def warn_of_groups(predictions: MatchedPredictions, truth: Truth | FolderTruth) -> None:
+    """Warn of images that are not independent, because they share a group."""
+    groups = Counter(image.group for image in map(truth.images.get, predictions.resolved) if image and image.group)
     together = sum(count for count in groups.values() if count > 1)
     if together:
         log.warning(
             "%d of %d images share a group with others and are not independent: the p-value is too small and the interval too narrow",
             together,
-            result.n,
+            len(predictions.resolved),
         )
-    return result
 
 
 def of_same_images(one: MatchedPredictions, other: MatchedPredictions, *, names: Sequence[str]) -> Comparison:

@@ -1,9 +1,9 @@
 """Configuration of evaluation, comparison and calibration: one dataclass field for each option. No numpy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cnnkit import messages
 from cnnkit.choices import SetMethod
@@ -12,6 +12,44 @@ from cnnkit.evaluation import bounds
 from cnnkit.formats import atomic, figures
 from cnnkit.formats import labels as label_files
 from cnnkit.option_fields import option
+
+
+def bound_option(where: str, measures: Iterable[str]) -> Any:  # noqa: ANN401 - as `option`
+    """Make the field `fail_under` or `fail_over` of a `Bounded` configuration; the option has the name of the field.
+
+    Args:
+        where: On which side of the bound it fails, for the help: below or above.
+        measures: The measures that can have such a bound.
+    """
+    return option(
+        None,
+        f"Exit with status 4 if MEASURE is {where} BOUND; may be repeated. Measures: {', '.join(measures)}.",
+        metavar="MEASURE=BOUND",
+    )
+
+
+class Bounded:
+    """A configuration with bounds on measures, its fields `fail_under` and `fail_over`."""
+
+    __slots__ = ()
+    fail_under: list[str] | None
+    fail_over: list[str] | None
+
+    def floors(self) -> Mapping[str, float]:
+        """Return the lower bounds on measures.
+
+        Raises:
+            UsageError: A bound is invalid.
+        """
+        return bounds.parse(self.fail_under or [], option="--fail-under")
+
+    def ceilings(self) -> Mapping[str, float]:
+        """Return the upper bounds on measures.
+
+        Raises:
+            UsageError: A bound is invalid.
+        """
+        return bounds.parse(self.fail_over or [], option="--fail-over", lower_is_better=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +90,7 @@ class CompareConfig(MatchConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalConfig(MatchConfig):
+class EvalConfig(MatchConfig, Bounded):
     """What is measured, printed and drawn, and the bounds on measures."""
 
     worst: int | None = option(
@@ -93,16 +131,8 @@ class EvalConfig(MatchConfig):
         "place of the measures.",
         metavar="FILE",
     )
-    fail_under: list[str] | None = option(
-        None,
-        f"Exit with status 4 if MEASURE is below BOUND; may be repeated. Measures: {', '.join(bounds.HIGHER_IS_BETTER)}.",
-        metavar="MEASURE=BOUND",
-    )
-    fail_over: list[str] | None = option(
-        None,
-        f"Exit with status 4 if MEASURE is above BOUND; may be repeated. Measures: {', '.join(bounds.LOWER_IS_BETTER)}.",
-        metavar="MEASURE=BOUND",
-    )
+    fail_under: list[str] | None = bound_option("below", bounds.HIGHER_IS_BETTER)
+    fail_over: list[str] | None = bound_option("above", bounds.LOWER_IS_BETTER)
 
     def checked(self, *, files: int, as_json: bool = False) -> Self:
         """Check that options go together and that bounds can be read.
@@ -146,22 +176,6 @@ class EvalConfig(MatchConfig):
         self.floors()
         self.ceilings()
         return self
-
-    def floors(self) -> Mapping[str, float]:
-        """Return the lower bounds on measures.
-
-        Raises:
-            UsageError: A bound is invalid.
-        """
-        return bounds.parse(self.fail_under or [], option="--fail-under")
-
-    def ceilings(self) -> Mapping[str, float]:
-        """Return the upper bounds on measures.
-
-        Raises:
-            UsageError: A bound is invalid.
-        """
-        return bounds.parse(self.fail_over or [], option="--fail-over", lower_is_better=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,7 +96,7 @@ def _given(predictions: MatchedPredictions) -> tuple[NDArray[np.float64], NDArra
     """Return the confidence of the predictions that were not withheld, and whether they are correct."""
     given = predictions.prediction >= 0
     if not given.any():
-        raise CnnkitError("all predictions were withheld; predict without --min-probability")
+        raise CnnkitError("all predictions were withheld; predict without --min-probability and --reject")
     if np.isnan(predictions.confidence[given]).any():
         raise CnnkitError(
             "--coverage needs probabilities, and the predictions have none; predict without --labels-only"

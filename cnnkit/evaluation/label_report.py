@@ -183,6 +183,11 @@ def check_options(config: EvalConfig) -> None:
         "--confusion": config.confusion is not None,
         "--reliability": config.reliability is not None,
     }
+    if config.baseline is not None:
+        raise UsageError(
+            "--baseline compares the accuracy of one label per image, and these predictions have several; "
+            "drop it, and give bounds such as --fail-under mAP=0.7"
+        )
     for word, given in single.items():
         if given:
             raise UsageError(f"{word} needs predictions of one label per image, and these have several; drop {word}")

@@ -68,9 +68,9 @@ class TrainingFeatures:
 
 
 def pooled(features: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return one vector per image: the mean over the places of maps (N, C, h, w) or tokens (N, T, D); vectors as they are."""
+    """Return one vector per image: the mean over the places of maps (N, C, h, w); vectors as they are."""
     values = np.asarray(features, dtype=np.float32)
-    return values.mean(axis=(2, 3)) if values.ndim == 4 else values.mean(axis=1) if values.ndim == 3 else values
+    return values.mean(axis=(2, 3)) if values.ndim == 4 else values
 
 
 def normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

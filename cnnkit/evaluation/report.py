@@ -48,6 +48,9 @@ _WORDS = {
     "single": "sets of one label",
 }
 
+#: The options of cnn-predict that withhold labels, for messages.
+_WITHHOLDING = "--min-probability and --reject"
+
 #: The widest confusion matrix that fits a terminal of 80 columns; of wider ones the most frequent confusions are listed.
 _TABLE_WIDTH = 78
 
@@ -397,10 +400,29 @@ def about_short(predictions: MatchedPredictions) -> str | None:
     short, classes = int(np.isnan(predictions.probabilities).any(axis=1).sum()), len(predictions.classes)
     if not short:
         return None
+    without = f", without {_WITHHOLDING}" if (predictions.prediction < 0).any() else ""
     return (
         f"{short} of {len(predictions.paths)} images lack a probability for some of the {classes} classes; "
-        "predict with --top all"
+        f"predict with --top all{without}"
     )
+
+
+def refuse_withheld(predictions: MatchedPredictions, *, name: str | None = None) -> None:
+    """Raise an error if predictions were withheld: their classes are not known.
+
+    Args:
+        predictions: Matched with the truth.
+        name: Their file, for the message.
+
+    Raises:
+        CnnkitError: Some were.
+    """
+    withheld = int((predictions.prediction < 0).sum())
+    if withheld:
+        where = "" if name is None else f"{name}: "
+        raise CnnkitError(
+            f"{where}{withheld} of {len(predictions.paths)} predictions were withheld; predict without {_WITHHOLDING}"
+        )
 
 
 def _and(names: Sequence[str]) -> str:

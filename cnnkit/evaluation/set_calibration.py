@@ -128,5 +128,6 @@ def _load(name: str) -> "OnnxModel":
     from cnnkit.formats import onnx_model  # here: slow to import, and needed only with a network
 
     network = onnx_model.load(name)
-    onnx_model.check_ours(network, name=name, takes="answer sets")
+    header = onnx_model.check_ours(network, name=name, takes="answer sets")
+    header.refuse_several_labels(name, "answer sets are of one; its thresholds are chosen by training")
     return network

@@ -249,11 +249,7 @@ def check(predictions: MatchedPredictions, *, what: str, of: str) -> None:
     Raises:
         CnnkitError: A class without probabilities, withheld predictions, probabilities that do not sum to 1, or a single class.
     """
-    withheld = int((predictions.prediction < 0).sum())
-    if withheld:
-        raise CnnkitError(
-            f"{withheld} of {len(predictions.paths)} predictions were withheld; predict without --min-probability"
-        )
+    reports.refuse_withheld(predictions)
     # A class that no row lists has 1 minus the sum of the others: a rounding error
     highest = np.nan_to_num(predictions.probabilities).max(axis=0)  # (C,)
     strange = [

@@ -35,10 +35,14 @@ _IMAGES = 16
 #: The largest difference between the features of a file and a tensor of the network, as a share of their length, if they are the same.
 _SAME_TENSOR = 0.5
 
-#: The largest difference of a novelty, as a share: of a file's features and those of the network; and of the network and NumPy.
-_PROVENANCE_TOLERANCE, _TOLERANCE = 0.02, 1e-4
+#: The mean difference of a novelty, as a share, of a file's features and those of the network, if they are the same. Of MobileNetV2 in int8
+#: it is 0.9 % on flowers, with up to 5 % for an image.
+_PROVENANCE_TOLERANCE = 0.02
 
-#: The difference of the former kind that is reported, as of networks in float16 and int8.
+#: The largest difference of a novelty, as a share, of the network and NumPy.
+_TOLERANCE = 1e-4
+
+#: The difference from a file's features that is reported, as of networks in float16 and int8.
 _NOTABLE = 1e-3
 
 
@@ -241,13 +245,13 @@ def _checked(bare: ModelProto, header: Header, training: TrainingFeatures, val: 
         raise CnnkitError(
             f"{name}: its novelty differs by {difference_of_graph:.3g} from that of NumPy; nothing written"
         )
-    other = float(np.abs(got / np.maximum(expected, 1e-9) - 1).max())
-    if not other <= _PROVENANCE_TOLERANCE:
+    others = np.abs(got / np.maximum(expected, 1e-9) - 1)
+    if not others.mean() <= _PROVENANCE_TOLERANCE:
         raise _other_features(val, name)
-    if other > _NOTABLE:
+    if others.max() > _NOTABLE:
         log.info(
             "%s is less exact than %s: on %s, the novelty differs by up to %.1f %%",
-            *(name, val.name, messages.count_images(len(chosen)), 100 * other),
+            *(name, val.name, messages.count_images(len(chosen)), 100 * float(others.max())),
         )
     return made
 

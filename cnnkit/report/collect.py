@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnkit import class_names
 from cnnkit import files as regular_files
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Monitor
@@ -48,7 +49,7 @@ def collect(
 
     Raises:
         UsageError: A bound on a class that does not exist.
-        CnnkitError: The model or the history cannot be read.
+        CnnkitError: The model or the history cannot be read, or the model has other classes.
     """
     gates = [
         *_gates(evaluation, config.floors(), is_floor=True),
@@ -58,7 +59,7 @@ def collect(
     title = config.title or f"{model_name or predictions_name}{f' on {truth_name}' if truth_name else ''}"
     if config.output is None:
         return ReportContent(title, evaluation, predictions_name, truth_name, gates)
-    header = None if config.model is None else _header(config.model)
+    header = None if config.model is None else _header(config.model, evaluation, predictions_name=predictions_name)
     run = _history(config, header)
     shown = ShownPaths(evaluation.predictions.paths)
     mistakes, illustrated = _mistakes(evaluation, shown, config, callbacks)
@@ -85,18 +86,29 @@ def _gates(evaluation: EvaluationReport, limits: Mapping[str, float], *, is_floo
     return [Gate(measure, value, bound, is_floor) for measure, (value, bound) in found.items()]
 
 
-def _header(model: Path) -> Header:
+def _header(model: Path, evaluation: EvaluationReport, *, predictions_name: str) -> Header:
     """Read the Header of a model, without torch and onnx.
 
     Raises:
         FormatError: It has none.
+        UsageError: It predicts several labels per image.
+        CnnkitError: It lacks a class that was predicted.
         OSError: There is no such file.
     """
     model.stat()
     found = peek.header(str(model))
     if not found:
         raise FormatError(f"{model}: no cnnkit header; leave out --model for a network that cnnkit did not make")
-    return Header.from_record(found, name=str(model))
+    header = Header.from_record(found, name=str(model))
+    header.refuse_several_labels(str(model), "the predictions have one; give the model that made them")
+    given = evaluation.predictions.prediction
+    predicted = [evaluation.classes[place] for place in np.unique(given[given >= 0]).tolist()]
+    known = None if header.classes is None else set(map(class_names.normal, header.classes))
+    if known is not None and (strange := [label for label in predicted if label not in known]):
+        raise CnnkitError(
+            f'{model} has no class "{strange[0]}", which {predictions_name} predicts; give the model that made the predictions'
+        )
+    return header
 
 
 def _history(config: ReportConfig, header: Header | None) -> TrainingRun | None:

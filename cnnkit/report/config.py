@@ -1,7 +1,6 @@
 """Configuration of reports: one dataclass field for each option. No numpy."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,7 +8,7 @@ from typing import Self
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
 from cnnkit.evaluation import bounds
-from cnnkit.evaluation.config import MatchConfig
+from cnnkit.evaluation.config import Bounded, MatchConfig, bound_option
 from cnnkit.formats import atomic
 from cnnkit.option_fields import device_option, jobs_option, option
 
@@ -18,7 +17,7 @@ STDOUT = Path("-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportConfig(MatchConfig):
+class ReportConfig(MatchConfig, Bounded):
     """What is written, what is in it, and the bounds on measures."""
 
     output: Path | None = option(
@@ -51,16 +50,8 @@ class ReportConfig(MatchConfig):
         False,
         "Also decode all images of the truth, and list broken images, duplicates, and duplicates in several splits, as cnn-check does.",
     )
-    fail_under: list[str] | None = option(
-        None,
-        f"Exit with status 4 if MEASURE is below BOUND; may be repeated. Measures: {', '.join(bounds.HIGHER_IS_BETTER)}.",
-        metavar="MEASURE=BOUND",
-    )
-    fail_over: list[str] | None = option(
-        None,
-        f"Exit with status 4 if MEASURE is above BOUND; may be repeated. Measures: {', '.join(bounds.LOWER_IS_BETTER)}.",
-        metavar="MEASURE=BOUND",
-    )
+    fail_under: list[str] | None = bound_option("below", bounds.HIGHER_IS_BETTER)
+    fail_over: list[str] | None = bound_option("above", bounds.LOWER_IS_BETTER)
     device: str = device_option()
     jobs: int | None = jobs_option()
 
@@ -111,19 +102,3 @@ class ReportConfig(MatchConfig):
         """Return an option that was given and of which only the page shows something."""
         given = {"--model": self.model, "--history": self.history, "--check": self.check}
         return next((option for option, value in given.items() if value), None)
-
-    def floors(self) -> Mapping[str, float]:
-        """Return the lower bounds on measures.
-
-        Raises:
-            UsageError: A bound is invalid.
-        """
-        return bounds.parse(self.fail_under or [], option="--fail-under")
-
-    def ceilings(self) -> Mapping[str, float]:
-        """Return the upper bounds on measures.
-
-        Raises:
-            UsageError: A bound is invalid.
-        """
-        return bounds.parse(self.fail_over or [], option="--fail-over", lower_is_better=True)

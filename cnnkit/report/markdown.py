@@ -49,6 +49,10 @@ def _blocks(report: ReportContent) -> Iterator[str]:
     if found.predicted < found.n:
         measures["predicted"] = f"{found.predicted:,} of {found.n:,}"
         measures["accuracy of predictions"] = _measure(found.accuracy_predicted)
+    if found.coverage is not None:
+        interval = f"{_measure(found.coverage_low)} to {_measure(found.coverage_high)}"
+        measures["true class in the answer set"] = f"{_measure(found.coverage)} ({interval})"
+        measures["labels in a set"] = _measure(found.set_size)
     if found.boxes:
         measures["mean IoU"] = f"{_measure(found.iou)} ({found.boxes:,} boxes)"
     yield table(["measure", "value"], [[key, value] for key, value in measures.items()], right=(1,))

@@ -125,6 +125,15 @@ def _tiles(report: ReportContent) -> Element:
                 f"{messages.count_images(found.boxes)}",
             )
         )
+    if found.coverage is not None:
+        tiles.append(
+            _tile(
+                "Answer sets",
+                parts.percent(found.coverage),
+                f"have the true class ({parts.share(found.coverage_low)} to {parts.share(found.coverage_high)}); "
+                f"{parts.measure(found.set_size)} labels on average",
+            )
+        )
     if report.gates:
         missed = sum(not gate.met for gate in report.gates)
         tiles.append(

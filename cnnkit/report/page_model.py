@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
+from cnnkit import messages
 from cnnkit.explain import curves
 from cnnkit.formats.header import Header, Preprocess
 from cnnkit.report import charts
@@ -74,6 +75,17 @@ def _of_header(header: Header) -> dict[str, dict[str, str]]:
         network["columns"] = ", ".join(f"{column.name} ({column.kind})" for column in header.columns)
     if header.classes is not None:
         network["classes"] = _listed(header.classes)
+    if header.sets is not None:
+        sets = header.sets
+        network["answer sets"] = (
+            f"{sets.coverage:g} promised; score {sets.method}, quantile {sets.quantile:.6g}, {messages.count_images(sets.n)}"
+        )
+    if header.novelty is not None:
+        novelty = header.novelty
+        network["novelty"] = (
+            f"{novelty.method}; threshold {novelty.threshold:g}, which keeps {novelty.keep:g} of "
+            f"{messages.count_images(novelty.val)}; {messages.count_images(novelty.train)} of training"
+        )
     return {
         "Network": network,
         "Preprocessing": {} if header.preprocess is None else _of_preprocess(header.preprocess),

@@ -160,3 +160,15 @@ def test_rejects_contradictory_options(run, folder, words, message):
     assert outcome.status == (1 if message == "none" else 2)
     assert message in outcome.err
     assert outcome.out == ""
+
+
+def test_warns_of_images_of_one_group(run, folder):
+    """As cnn-compare: they are not independent."""
+    rows = [
+        f"{('cat', 'dog')[place % 2]}/{place}.jpg\t{('cat', 'dog')[place % 2]}\t{place // 2}" for place in range(100)
+    ]
+    (folder / "groups.tsv").write_text("\n".join(["path\tlabel\tgroup", *rows]) + "\n")
+    words = ("best.tsv", "--truth", "groups.tsv", "--baseline")
+    for baseline in ("main.tsv", "main.json"):
+        assert "100 of 100 images share a group with others" in run("cnn-eval", *words, baseline).err
+    assert "share a group" not in run("cnn-eval", "best.tsv", "--baseline", "main.tsv").err

@@ -83,3 +83,18 @@ def test_check_reports_labels_that_differ_balance_and_splits(run, here):
     assert "of each of 3 labels: a small dataset" in done.err
     assert "cnn-advise" not in done.err
     assert (here / "fixed.tsv").read_text().splitlines()[0] == "path\tlabels\tsplit"
+
+
+def test_checks_of_wrong_labels_need_one_label_per_image(run, here):
+    """Neither are lists of labels taken for missing labels, nor are corrections of them lost."""
+    run("cnn-extract", "all.tsv", "-o", "a.npy", *BACKBONE)
+    (here / "suspects.tsv").write_text("path\tsuggested\nimages/0.png\tdog\n")
+    for words in (
+        ("--labels", "a.npy"),
+        ("all.tsv", "--labels", "a.npy"),
+        ("all.tsv", "--corrections", "suspects.tsv", "--fix", "new.tsv"),
+    ):
+        refused = run("cnn-check", *words, status=2).err
+        assert "these images have several labels (column labels), and " in refused
+        assert "without a label" not in refused
+    assert not (here / "new.tsv").exists()

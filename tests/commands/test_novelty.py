@@ -171,6 +171,8 @@ def test_reject_needs_a_novelty(run, made, root):
     outcome = run("cnn-predict", *two)
     assert list(outcome.rows[0]) == ["path", "rank", "label", "probability"]
     assert "several give none" in outcome.err
+    sized = run("cnn-predict", "-m", "new.onnx", root, "--reject", "--size", "24", status=2)
+    assert "is for its own size of images; drop --size, or drop --reject" in sized.err
     assert (
         "--reject prints ? for labels" in run("cnn-predict", "-m", "new.onnx", root, "--sets", "--reject", status=2).err
     )
@@ -205,6 +207,17 @@ def test_rejects_features_of_another_network(run, made, root):
     outcome = run("cnn-calibrate", "--novelty", "train.npy", "--val", "wrong.npy", *words, status=1)
     assert "net.onnx computes other features than those in wrong.npy" in outcome.err
     assert not Path("new.onnx").exists()
+
+
+def test_features_of_a_less_exact_network_are_accepted(run, made, root):
+    """As in int8: small differences on average, larger ones of single images; the largest is printed."""
+    near = made.copy()
+    near[0] *= np.random.default_rng(0).uniform(0.99, 1.01, near.shape[1])
+    save("near.npy", near, files(root))
+    ratios = np.abs(reference(near) / reference(made) - 1)
+    assert ratios.mean() < 0.02 < ratios.max()
+    outcome = run("cnn-calibrate", "--novelty", "train.npy", "--val", "near.npy", "-m", "net.onnx", "-o", "new.onnx")
+    assert "net.onnx is less exact than near.npy: on 12 images, the novelty differs by up to" in outcome.err
 
 
 def test_images_that_are_gone_need_an_output_of_features(run, made, root):
