@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import comb, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from cnnkit.evaluation.config import MatchConfig
 from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
 
 log = logging.getLogger("cnnkit")
+
+#: Images that two models predict differently, up to which the binomial distribution is summed up exactly.
+_MOST_COUNTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +239,12 @@ def mcnemar(only_a: int, only_b: int) -> float:
     if only_a == only_b:
         return 1.0
     fewer, more = sorted((only_a, only_b))
-    return min(1.0, 2 * beta.distribution(more, fewer + 1, 0.5))  # at least `more` heads in all throws of a coin
+    differ = fewer + more
+    if differ <= _MOST_COUNTED:
+        tail = sum(comb(differ, number) for number in range(fewer + 1)) / 2**differ
+    else:
+        tail = beta.distribution(more, fewer + 1, 0.5)
+    return min(1.0, 2 * tail)
 
 
 def _in_words(result: Comparison, name_a: str, name_b: str) -> str:

@@ -150,7 +150,7 @@ class LabelReport:
         if short:
             yield (
                 f"average precision and mAP are unknown: {short} of {len(self.matched.paths)} images lack a probability for some of the "
-                f"{len(self.matched.classes)} classes; predict with --top all"
+                f"{len(self.matched.classes)} classes; predict with --top all, and without --reject"
             )
 
 

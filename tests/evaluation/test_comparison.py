@@ -47,7 +47,9 @@ def test_interval_covers_95_percent(shares):
     assert 0.935 < inside < 0.985
 
 
-@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (5, 5), (4, 9), (12, 2), (0, 40), (300, 350)])
+@pytest.mark.parametrize(
+    ("only_a", "only_b"), [(0, 0), (1, 0), (5, 5), (4, 9), (12, 2), (0, 40), (300, 350), (900, 990)]
+)
 def test_mcnemar_equals_the_binomial_test(only_a, only_b):
     """McNemar's exact p-value is that of scipy's two-sided binomial test on the images that only one predicts correctly."""
     expected = binomtest(only_b, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
