@@ -119,6 +119,7 @@ SEVERAL_MEANINGS = {
     "--model",  # MODEL.onnx where only that is possible
     "--optimizer",  # of weights; of the pixels of an image
     "--output",  # files of several types, folders; an output of a graph
+    "--plot",  # curves as text; a file with the figure of a learning curve
     "--pool",  # a window; the pooling of features
     "--sets",  # a coverage to promise; whether to print them
     "--val",  # images; features
