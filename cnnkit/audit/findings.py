@@ -178,7 +178,12 @@ def _of_label_lists(images: Sequence[ImageFile]) -> Iterator[Finding]:
             yield Finding(
                 Level.ERROR, FindingKind.LABEL, image.path, None, "has no list of labels; other images have one"
             )
-    if bare := sum(image.labels == () for image in images):
+    bare = sum(image.labels == () for image in images)
+    if bare == len(images):
+        yield _of_set(
+            Level.WARNING, FindingKind.LABEL, "no image has a label (column labels); training needs images of two"
+        )
+    elif bare:
         yield _of_set(Level.NOTE, FindingKind.LABEL, f"{messages.count_images(bare)} with none of the labels")
 
 
@@ -188,7 +193,7 @@ def of_classes(images: Sequence[ImageFile]) -> Iterator[Finding]:
     several = any(image.labels is not None for image in images)
     if not counts:
         return
-    if len(counts) == 1 and not several:
+    if len(counts) == 1:
         (only,) = counts
         yield _of_set(Level.WARNING, FindingKind.BALANCE, f"there is only one class, {only}; training needs two")
     for label, count in sorted(counts.items()):

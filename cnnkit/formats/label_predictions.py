@@ -6,10 +6,11 @@
     photos/2.jpg	0
 
 A label is predicted if its probability is at least its threshold; other labels may be listed for their probabilities. An image without
-any label has one row of rank 0.
+any label has one row of rank 0; its label is `?` if cnn-predict --reject withheld the labels.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 from cnnkit import class_names, messages
 from cnnkit.errors import FormatError
 from cnnkit.formats import delimited, table_columns, tables, text_lines
+from cnnkit.formats.predictions import WITHHELD
+
+log = logging.getLogger("cnnkit")
 
 #: The columns, all of which distinguish such predictions from those with one label.
 COLUMNS = ("path", "rank", "label", "probability", "threshold")
@@ -88,24 +92,30 @@ def read(lines: Iterable[bytes], *, name: str) -> LabelPredictions:
     paths: dict[str, int] = {}
     labels: dict[str, int] = {}
     found: list[tuple[NDArray[Any], ...]] = []
+    withheld = 0
     for block in tables.columns(lines, name=name, required=COLUMNS, aliases=_ALIASES):
         if not all(block["path"]):
             raise FormatError(f"{name}: a row has no path")
-        words = [class_names.normal(word) for word in block["label"]]
+        none = [word.strip() == "0" for word in block["rank"]]
+        held = [bare and word == WITHHELD for bare, word in zip(none, block["label"], strict=True)]
+        withheld += sum(held)
+        words = ["" if out else class_names.normal(word) for word, out in zip(block["label"], held, strict=True)]
         found.append(
             (
                 np.array([paths.setdefault(path, len(paths)) for path in block["path"]], np.int32),
                 np.array([labels.setdefault(word, len(labels)) if word else -1 for word in words], np.int32),
                 _numbers(block["probability"], "probability", block["path"], name),
                 _numbers(block["threshold"], "threshold", block["path"], name),
-                np.array([word.strip() == "0" for word in block["rank"]], np.bool_),
+                np.array(none, np.bool_),
             )
         )
     if not found:
         raise FormatError(f"{name}: no predictions; the command that should have written them may have failed")
-    path, label, probability, threshold, none = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    if withheld:
+        log.info("%s: the labels of %s are withheld; counted as none", name, messages.count_images(withheld))
+    path, label, probability, threshold, bare = (np.concatenate(parts) for parts in zip(*found, strict=True))
     read = LabelPredictions(list(paths), list(labels), path, label, probability, threshold)
-    _check(read, none, name=name)
+    _check(read, bare, name=name)
     return read
 
 

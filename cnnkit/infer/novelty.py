@@ -90,7 +90,6 @@ def add(config: NoveltyConfig, *, model: Path | None = None, output: Path | None
     network = None if model is None else onnx_model.load(model)
     header = None if network is None else onnx_model.check_ours(network, name=str(model), takes="a novelty")
     if header is not None:
-        header.refuse_several_labels(str(model), "a novelty withholds one; give a network with one label per image")
         _check_origin(train, header, name=str(model))
     training = novelty.fit(novelty.pooled(train.values), train.labels)
     found = novelty.distances(training, novelty.pooled(val.values))

@@ -26,7 +26,7 @@ from cnnkit.evaluation.matching import MatchedPredictions
 from cnnkit.formats import tsv
 from cnnkit.formats.box import Box
 from cnnkit.formats.header import AnswerSets
-from cnnkit.formats.predictions import WITHHELD, Prediction
+from cnnkit.formats.predictions import WITHHELD, LabelPrediction, Prediction
 from cnnkit.infer import ensemble, feature_input, label_rows
 from cnnkit.infer.column_input import ColumnInput
 from cnnkit.infer.config import ModelSpec, PredictConfig
@@ -55,12 +55,12 @@ _EXTRAS: dict[str, Any] = {"logit": float | None, "box": str | None, "set_size":
 
 
 @functools.cache
-def _row_type(*extras: str) -> type[Prediction]:
+def _row_type(*extras: str, base: type[Prediction]) -> type[Prediction]:
     """Return the class of predictions with these further columns."""
     if not extras:
-        return Prediction
+        return base
     fields = [(name, _EXTRAS[name], field(default=None)) for name in extras]
-    return make_dataclass("PredictionWithMore", fields, bases=(Prediction,), frozen=True, slots=True)
+    return make_dataclass("PredictionWithMore", fields, bases=(base,), frozen=True, slots=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ class Predictor:
         """Check that the network has answer sets, and gives the probabilities that their threshold is for."""
         name, header = self._ensemble.models[0].name, self._ensemble.models[0].header
         if header is not None:
-            header.refuse_several_labels(name, "answer sets are of one; drop --sets")
+            header.refuse_several_labels(name, "answer sets are of one label; drop --sets")
         if header is None or header.sets is None:
             word = messages.shell_word(name)
             raise UsageError(
@@ -272,8 +272,6 @@ class Predictor:
             raise UsageError(
                 "--reject needs the novelty of one model, and several give none; give one --model, or drop it"
             )
-        if models[0].header is not None:
-            models[0].header.refuse_several_labels(models[0].name, "--reject withholds one; drop it")
         if not self.gives_novelty:
             word = messages.shell_word(models[0].name)
             raise UsageError(
@@ -491,17 +489,6 @@ def _rows_of(
     thresholds: NDArray[np.float32] | None = None,
 ) -> Iterator[Prediction]:
     if output.probabilities is not None and output.ranking is not None:
-        if thresholds is not None:
-            yield from label_rows.rows(
-                output.path,
-                classes,
-                probabilities=output.probabilities,
-                ranking=output.ranking,
-                thresholds=thresholds,
-                top=top,
-                logits=output.logits,
-            )
-            return
         extras: dict[str, Any] = {}
         if output.logits is not None:
             extras["logit"] = None
@@ -514,7 +501,21 @@ def _rows_of(
         if output.novelty is not None:
             extras["novelty"] = shortest(output.novelty)
             novel = most_novelty is not None and extras["novelty"] > most_novelty
-        row = _row_type(*extras)
+        if thresholds is not None:
+            yield from label_rows.rows(
+                output.path,
+                classes,
+                _row_type(*extras, base=LabelPrediction),
+                probabilities=output.probabilities,
+                ranking=output.ranking,
+                thresholds=thresholds,
+                top=top,
+                logits=output.logits,
+                extras=extras,
+                withheld=novel,
+            )
+            return
+        row = _row_type(*extras, base=Prediction)
         for rank, place in enumerate(output.ranking[:top], start=1):
             probability = shortest(output.probabilities[place])
             label = classes[place] if probability >= min_probability and not novel else WITHHELD

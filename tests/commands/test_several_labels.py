@@ -119,6 +119,29 @@ def test_options_of_the_rows(inside, run):
     assert first["probability"] == pytest.approx(1 / (1 + np.exp(-first["logit"])), abs=1e-6)
 
 
+def test_novelty_of_images_with_several_labels(inside, run, tmp_path):
+    """It is a column of every row, and --reject leaves one row of rank 0 with the label ?."""
+    model = str(tmp_path / "novelty.onnx")
+    record = run("cnn-calibrate", "-m", "head.onnx", "--novelty", "features.npy", "-o", model).rows[0]
+    limit = float(record["threshold"])
+    plain = run("cnn-predict", "-m", model, "all.tsv", "--logits").rows
+    assert list(plain[0]) == ["path", "rank", "label", "probability", "threshold", "logit", "novelty"]
+    without = run("cnn-predict", "-m", "head.onnx", "all.tsv", "--logits").rows
+    assert [{name: row[name] for name in without[0]} for row in plain] == without
+    novel = {row["path"] for row in plain if float(row["novelty"]) > limit}
+    assert 0 < len(novel) < 48
+    rejected = run("cnn-predict", "-m", model, "all.tsv", "--reject")
+    (tmp_path / "p.tsv").write_text(rejected.out)
+    for path, rows in by_image(rejected.rows).items():
+        assert ([row["label"] for row in rows] == ["?"]) is (path in novel)
+        assert path not in novel or (rows[0]["rank"], rows[0]["probability"], rows[0]["threshold"]) == ("0", "", "")
+    lines = run("cnn-predict", "-m", model, "all.tsv", "--reject", "--labels-only").out.splitlines()
+    assert lines.count("?") == len(novel)
+    measured = run("cnn-eval", str(tmp_path / "p.tsv"), "--truth", "all.tsv")
+    assert f"the labels of {len(novel)} images are withheld; counted as none" in measured.err
+    assert not [row for row in measured.rows if row["measure"].endswith("?")]
+
+
 def test_votes(inside, run):
     """Soft: the mean of the probabilities, and of the thresholds. Hard: the share of models and views in which a class is a label."""
     rows = [
@@ -203,15 +226,14 @@ def test_maps_of_the_true_labels(inside, run):
     [
         (("cnn-export", "head.pt", "-o", "x.onnx", "--int8", "--calibrate", "split.tsv"), "drop --int8, or give --fp16"),
         (("cnn-attack", "-m", "net.pt", "03.png", "-o", "x"), "give another model"),
+        (("cnn-predict", "-m", "head.onnx", "03.png", "--sets"), "answer sets are of one label; drop --sets"),
         (("cnn-advise", "split.tsv"), "train a head on them"),
         (("cnn-train-head", "features.npy", "--with", "width"), "drop it, and compare models of --use by cnn-eval"),
         (("cnn-train", "split.tsv", "-o", "x.pt", "--layers", LAYERS, "--loss", "categorical"), "the loss is binary"),
         (("cnn-train", "split.tsv", "-o", "x.pt", "--layers", LAYERS, "--sample", "balanced"), "--class-weights balanced"),
         (("cnn-finetune", "net.pt", "all.tsv", "--val", "one.tsv", "-o", "x.pt"), "training needs one kind of label"),
-        (("cnn-calibrate", "--novelty", "features.npy", "-m", "only.onnx", "-o", "x.onnx"), "network with one label per image"),
         (("cnn-calibrate", "p.tsv", "--truth", "one.tsv", "--sets", "0.5", "-m", "only.onnx", "-o", "x.onnx"), "answer sets are of one"),
         (("cnn-predict", "-m", "only.onnx", "features.npy", "--sets"), "drop --sets"),
-        (("cnn-predict", "-m", "only.onnx", "features.npy", "--reject"), "withholds one; drop it"),
         (("cnn-eval", "several.tsv", "--truth", "all.tsv", "--baseline", "several.tsv", "--fail-if-worse"), "drop it, and give bounds"),
         (("cnn-report", "p.tsv", "--truth", "one.tsv", "-m", "head.onnx", "-o", "x.html"), "predicts several labels per image"),
     ],
