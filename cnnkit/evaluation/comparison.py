@@ -240,6 +240,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
         return 1.0
     fewer, more = sorted((only_a, only_b))
     differ = fewer + more
+    tail: float
     if differ <= _MOST_COUNTED:
         tail = sum(comb(differ, number) for number in range(fewer + 1)) / 2**differ
     else:

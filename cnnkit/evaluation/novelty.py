@@ -142,7 +142,9 @@ def _covariance(
             matrix += block.T @ block / count  # (D, D)
     squares = float((matrix**2).sum())
     total = float(np.trace(matrix))
-    fourth = float(((rows.astype(np.float64) ** 2).sum(axis=1) ** 2).sum()) / count
+    blocks = (rows[start : start + _BLOCK].astype(np.float64) for start in range(0, count, _BLOCK))
+    lengths = np.concatenate([(block**2).sum(axis=1) for block in blocks])  # (N,), squared
+    fourth = float((lengths**2).sum()) / count
     mean = total / width
     distance = squares / width - mean**2
     error = (fourth - squares) / (width * count)

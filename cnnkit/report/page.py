@@ -131,7 +131,7 @@ def _tiles(report: ReportContent) -> Element:
                 "Answer sets",
                 parts.percent(found.coverage),
                 f"have the true class ({parts.share(found.coverage_low)} to {parts.share(found.coverage_high)}); "
-                f"{parts.measure(found.set_size)} labels on average",
+                f"{parts.share(found.set_size)} labels on average",
             )
         )
     if report.gates:

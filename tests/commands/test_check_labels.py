@@ -1,7 +1,6 @@
 """cnn-check --labels and --predictions: planted wrong labels are found, shown and corrected."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,21 +184,6 @@ def test_fix_leaves_out_the_suspects(run, planted, here):
     assert {row.path: row.label for row in manifest.load("out/clean.tsv")} == expected
     assert "out/clean.tsv: 56 of 60 images; left out: suspect labels 4" in outcome.err
     assert "4 suspect labels, 0 allowed" in outcome.err
-
-
-def test_fix_keeps_what_could_not_be_checked(run, planted, here):
-    """Images without features, a prediction or a label are in the manifest, with their split."""
-    lines = Path("x.tsv").read_text().splitlines()
-    more = [f"photos/{name}.png\t{label}\ttest\t" for name, label in (("new", "a"), ("other", ""))]
-    Path("all.tsv").write_text(
-        "\n".join(["path\tlabel\tsplit\tgroup", *(f"{line}" for line in lines[1:]), *more]) + "\n"
-    )
-    outcome = run("cnn-check", "all.tsv", "--labels", "x.npy", "--fix", "clean.tsv")
-    kept = {row.path: (row.label, row.split) for row in manifest.load("clean.tsv")}
-    assert len(kept) == 58
-    assert kept["photos/new.png"] == ("a", "test")
-    assert kept["photos/other.png"] == (None, "test")
-    assert "clean.tsv: 58 of 62 images; left out: suspect labels 4" in outcome.err
 
 
 @pytest.fixture

@@ -79,6 +79,30 @@ def test_a_class_without_labels_takes_none():
     assert (ranked.order.tolist(), ranked.wrong) == ([1], 0)
 
 
+def test_image_that_reaches_two_thresholds_counts_for_the_more_probable_class():
+    """By hand: thresholds 0.4, 0.45, 0.8; the first image reaches those of the first two classes."""
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    probabilities = np.array([[0.42, 0.48, 0.1], [0.38, 0.52, 0.1], *[[0.05, 0.45, 0.5]] * 2, *[[0.1, 0.1, 0.8]] * 2])
+    joint = confident_learning.confident_joint(labels, probabilities)
+    assert joint.tolist() == [[1, 2, 0], [0, 2, 0], [0, 0, 2]]
+
+
+def test_equal_probabilities_reach_their_mean():
+    """The mean of three times 0.1 is above 0.1 in floating point."""
+    labels, probabilities = np.zeros(3, np.int64), np.array([[0.1, 0.9]] * 3)
+    assert confident_learning.thresholds(labels, probabilities)[0] > 0.1
+    assert confident_learning.confident_joint(labels, probabilities).tolist() == [[3, 0], [0, 1]]
+
+
+def test_no_more_suspects_than_labels_that_differ():
+    """The first image counts for the second class, although its label is predicted."""
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.5, 0.45, 0.05], [0.9, 0.05, 0.05], [0.25, 0.4, 0.35], [0.35, 0.4, 0.25]])
+    assert confident_learning.confident_joint(labels, probabilities).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 1]]
+    ranked = confident_learning.rank(labels, probabilities)
+    assert (ranked.order.tolist(), ranked.wrong) == ([], 0)
+
+
 def test_perfect_labels_have_no_suspect():
     """No label differs from the prediction."""
     labels = np.array([0, 1, 0, 1])

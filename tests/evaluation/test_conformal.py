@@ -69,6 +69,8 @@ def test_scores_by_hand():
         (SetMethod.APS, 0.6, [2, 2]),
     ):
         assert conformal.sizes(ranked, AnswerSets(method, 0.9, threshold, 19)).tolist() == sizes
+    printed = np.array([[0.6, 0.3999995]])  # the image that gave the threshold, whose table says 0.4
+    assert conformal.sizes(printed, AnswerSets(SetMethod.LAC, 0.9, 0.6, 19)).tolist() == [2]
 
 
 @pytest.mark.parametrize(("n", "coverage", "place"), [(19, 0.95, 19), (20, 0.95, 20), (39, 0.95, 38), (10, 0.5, 6)])

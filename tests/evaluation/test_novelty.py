@@ -81,6 +81,14 @@ def test_maps_are_averaged():
     assert novelty.pooled(maps[:, :, 0, 0]).shape == (3, 5)
 
 
+def test_covariance_of_wide_features_is_that_of_images_of_all_classes(monkeypatch):
+    """Of many images, every third, not the first third, in which all are equal here."""
+    values, _ = features(rows=24, width=10)
+    values[:8] = values[0]
+    monkeypatch.setattr(novelty, "_MOST_ROWS", 8)
+    assert np.isfinite(novelty.distances(novelty.fit(values, ["one"] * 8 + ["two"] * 16), values)).all()
+
+
 def test_features_of_zeros_have_a_distance():
     """A network that outputs zeros for an image gives a number."""
     values, labels = features()

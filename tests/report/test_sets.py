@@ -25,7 +25,7 @@ def test_coverage_of_answer_sets_is_shown():
     assert "| true class in the answer set | 0.7500 (0.5981 to 0.8581) |" in markdown.render(made)  # Wilson, by hand
     assert "| labels in a set | 1.5000 |" in markdown.render(made)
     assert "75.0 %" in page.render(made)
-    assert "have the true class (0.598 to 0.858); 1.5000 labels on average" in page.render(made)
+    assert "have the true class (0.598 to 0.858); 1.500 labels on average" in page.render(made)
     without = replace(made, evaluation=evaluation(n=40))
     assert "answer set" not in markdown.render(without)
     assert "Answer sets" not in page.render(without)
