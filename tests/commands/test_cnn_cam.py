@@ -472,7 +472,7 @@ def test_a_single_sigmoid(run, here):
 
 def test_image_with_nan_output_is_skipped(run, here, monkeypatch):
     """Each image is named; it is an error if all are skipped."""
-    monkeypatch.setattr(cam, "class_logits", lambda logits: torch.full((len(logits), 2), torch.nan))
+    monkeypatch.setattr(cam, "class_probabilities", lambda logits, multi_label: torch.full((len(logits), 2), torch.nan))
     outcome = run("cnn-cam", "-m", "model.pt", "photos", "-o", "maps", *CPU, status=1)
     assert outcome.out == ""
     assert outcome.err.count("the network's output is not finite; skipped") == 4
