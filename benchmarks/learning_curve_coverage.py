@@ -31,8 +31,12 @@ def main(path: str, divisions: int) -> None:
         order = np.random.default_rng(seed).permutation(len(found.rows)).tolist()
         half = len(order) // 2
         whole = FeatureSets(chosen(found, order[:half]), path, path, chosen(found, order[half:]), path, path, classes)
-        rows = [head.load_rows(each, classes, torch.device("cpu"), name=path) for each in (whole.train, whole.val)]
-        measured = growing_sets.correct_after(*rows, range(half), classes=len(classes)).mean()
+        device = torch.device("cpu")
+        train, val = (
+            head.load_rows(each, classes, device, name=path)
+            for each in (chosen(found, order[:half]), chosen(found, order[half:]))
+        )
+        measured = growing_sets.correct_after(train, val, range(half), classes=len(classes)).mean()
         for images in (half // 2, half // 4):
             part = dataclasses.replace(whole, train=chosen(found, order[:images]))
             sets = growing_sets.measure(part, repeats=5, seed=seed)
