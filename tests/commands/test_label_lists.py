@@ -41,6 +41,9 @@ def test_features_keep_the_labels_of_a_file_a_pipe_and_shards(run, here):
         run("cnn-extract", "all.tsv", "-o", f"part-{part[0]}.npy", "--shard", part, *BACKBONE)
     run("cnn-extract", "--join", "part-1.npy", "part-2.npy", "-o", "c.npy", "--quiet")
     assert (here / "c.tsv").read_bytes() == (here / "a.tsv").read_bytes()
+    (here / "other.tsv").write_text((here / "all.tsv").read_text().replace("cat;indoor\t", "cat\t"))
+    run("cnn-extract", "other.tsv", "-o", "part-2.npy", "--shard", "2/2", *BACKBONE)
+    run("cnn-extract", "--join", "part-1.npy", "part-2.npy", "-o", "d.npy", status=1)
     assert "a.npy is complete" in run("cnn-extract", "all.tsv", "-o", "a.npy", "--resume", *BACKBONE[:-1]).err
     points = run("cnn-embed", "a.npy", "--method", "pca", "--quiet").rows
     assert [row["label"] for row in points] == [";".join(sorted(filter(None, each.split(";")))) for each in SETS]
