@@ -36,7 +36,7 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
     train = [each for each in left if each.split is None or each.split.lower() not in split_names.HELD_OUT_NAMES]
     several = any(each.labels is not None for each in left)
     counts = Counter(label for each in train for label in findings.labels_of(each))
-    if len(counts) > 1 or (counts and several):
+    if len(counts) > 1:
         low, high = min(counts.values()), max(counts.values())
         count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         size = train_val.dataset_size(len(train))
@@ -52,10 +52,12 @@ def advise(report: CheckReport, words: Sequence[str], *, fixed: Sequence[Manifes
         return
     else:
         have = "of one class" if counts else "without a class"
-        yield (
-            f"{messages.count_images(len(train))} for training, {have}; next: make a folder for each class, as in photos/cat/1.jpg, "
-            "or a manifest with the columns path and label, and check that"
+        make = (
+            "fill the column labels of the manifest, as in cat;indoor,"
+            if several
+            else "make a folder for each class, as in photos/cat/1.jpg, or a manifest with the columns path and label,"
         )
+        yield f"{messages.count_images(len(train))} for training, {have}; next: {make} and check that"
         return
     splits = {each.split for each in left if each.split is not None}
     yield f"next: {_next(report, named, splits=splits, fixed=fixed is not None)}"

@@ -70,8 +70,9 @@ def divide(
     if same and last.activation in (wanted.activation, None):  # None: logits, as torch's networks end
         parsed = parsed[:-1]
     elif last.activation in (Activation.softmax, Activation.sigmoid):
+        what = "images with several labels" if multi_label else f"--loss {loss}"
         raise UsageError(
-            f'the last layer is "{last.text}"; {classes} classes and --loss {loss} need "{wanted.text}"; leave it out, it is added'
+            f'the last layer is "{last.text}"; {classes} classes and {what} need "{wanted.text}"; leave it out, it is added'
         )
     elif last.kind is LayerKind.dense and last.activation is None:
         log.warning('"%s" is not an output layer for %d classes; added "%s"', last.text, classes, wanted.text)

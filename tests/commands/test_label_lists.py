@@ -41,6 +41,9 @@ def test_features_keep_the_labels_of_a_file_a_pipe_and_shards(run, here):
         run("cnn-extract", "all.tsv", "-o", f"part-{part[0]}.npy", "--shard", part, *BACKBONE)
     run("cnn-extract", "--join", "part-1.npy", "part-2.npy", "-o", "c.npy", "--quiet")
     assert (here / "c.tsv").read_bytes() == (here / "a.tsv").read_bytes()
+    (here / "other.tsv").write_text((here / "all.tsv").read_text().replace("cat;indoor\t", "cat\t"))
+    run("cnn-extract", "other.tsv", "-o", "part-2.npy", "--shard", "2/2", *BACKBONE)
+    run("cnn-extract", "--join", "part-1.npy", "part-2.npy", "-o", "d.npy", status=1)
     assert "a.npy is complete" in run("cnn-extract", "all.tsv", "-o", "a.npy", "--resume", *BACKBONE[:-1]).err
     points = run("cnn-embed", "a.npy", "--method", "pca", "--quiet").rows
     assert [row["label"] for row in points] == [";".join(sorted(filter(None, each.split(";")))) for each in SETS]
@@ -83,6 +86,17 @@ def test_check_reports_labels_that_differ_balance_and_splits(run, here):
     assert "of each of 3 labels: a small dataset" in done.err
     assert "cnn-advise" not in done.err
     assert (here / "fixed.tsv").read_text().splitlines()[0] == "path\tlabels\tsplit"
+
+
+@pytest.mark.parametrize(
+    ("labels", "detail"),
+    [("", "no image has a label (column labels); training needs images of two"), ("cat", "only one class, cat")],
+)
+def test_check_warns_of_labels_that_cannot_be_trained_on(run, here, labels, detail):
+    (here / "few.tsv").write_text("path\tlabels\n" + "".join(f"images/{number}.png\t{labels}\n" for number in range(6)))
+    done = run("cnn-check", "few.tsv", "--probes", "none")
+    assert [row["level"] for row in done.rows if detail in row["detail"]] == ["warning"]
+    assert "make a folder for each class" not in done.err
 
 
 def test_checks_of_wrong_labels_need_one_label_per_image(run, here):

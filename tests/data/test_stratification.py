@@ -53,6 +53,16 @@ def test_rare_labels_are_in_every_split_that_they_can_be_in():
     assert max(Counter(split_of[50:]).values()) == 4  # of ten images without labels
 
 
+def test_images_are_exchanged_where_no_single_move_helps():
+    """Halves of all labels exist; dealing and single moves alone leave a label a whole image off."""
+    words = ["abcd", "b", "d", "ac", "bd", "abcd", "bcd", "a", "", "b", "abc", "acd", "ab", "b", "", "abcd"]
+    sets = [list(word) for word in words]
+    halves = (Fraction(1, 2),) * 2
+    units = [[image] for image in range(len(sets))]
+    split_of = stratification.by_labels(units, sets, SplitShares(("a", "b"), halves))
+    assert max(errors(sets, split_of, halves)) < 1
+
+
 def test_units_stay_together():
     sets = labels_of(300, 1)
     units = [list(range(start, start + 3)) for start in range(0, 300, 3)]
