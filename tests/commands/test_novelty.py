@@ -1,6 +1,7 @@
 """cnn-calibrate --novelty and cnn-predict --reject, as they are typed: the distance to the training images as an output of the network."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,21 @@ def test_images_that_are_gone_need_an_output_of_features(run, made, root):
     outcome = run("cnn-calibrate", *WORDS, "-m", "net.onnx", "-o", "new.onnx", status=1)
     assert "export it with cnn-export --features" in outcome.err
     assert onnx_model.load("net.onnx").header.classes == CLASSES
+
+
+def test_warns_of_validation_images_among_the_training_images(run, made, root):
+    """They are nearer than new ones, whose novelty the threshold is for."""
+    save("both.npy", np.concatenate([made, 1.1 * made[::-1]]), files(root) + [f"{path}.copy" for path in files(root)])
+    outcome = run("cnn-calibrate", "--novelty", "both.npy", "--val", "val.npy")
+    assert "12 images of val.npy in the training features, too" in outcome.err
+    assert "in the training features" not in run("cnn-calibrate", *WORDS).err
+
+
+def test_augmented_views_are_no_training_images(run, made, root):
+    """Of features with several views of each image, only the plain images count."""
+    known = features.load("train.npy")
+    rows = [replace(row, view=number % 2) for number, row in enumerate(known.rows)]
+    described = known.header.but(training={"views": 1})
+    features.save("views.npy", [features.Features(known.values, rows, described)])
+    (row,) = run("cnn-calibrate", "--novelty", "views.npy", "--val", "val.npy").rows
+    assert row["train"] == "30"
