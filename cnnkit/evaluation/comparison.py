@@ -242,7 +242,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     differ = fewer + more
     tail: float
     if differ <= _MOST_COUNTED:
-        tail = sum(comb(differ, number) for number in range(fewer + 1)) / 2**differ
+        tail = sum(comb(differ, number) for number in range(fewer + 1)) / (1 << differ)
     else:
         tail = beta.distribution(more, fewer + 1, 0.5)
     return min(1.0, 2 * tail)
