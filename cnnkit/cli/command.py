@@ -435,7 +435,8 @@ def run_environment(
             try:
                 yield
             except GateError:  # the output is complete
-                run.settle()
+                with contextlib.nullcontext() if run.diverted else contextlib.suppress(OSError):  # a pipe may be closed
+                    run.settle()
                 raise
             run.settle()
         except BaseException as error:

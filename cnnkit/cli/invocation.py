@@ -101,7 +101,8 @@ class Invocation:
         self.out = out
         #: The format of `out`, unless a command asks for JSON.
         self.format = TableFormat.TSV
-        self._stdout, self._files, self._diverted = out, ExitStack(), False
+        self._stdout, self._files = out, ExitStack()
+        self.diverted = False  # to a file
         self.quiet, self.fail_fast, self.listing = quiet, fail_fast, listing
         self.skipped = 0
         self.passed_over: list[tuple[str, str]] = []  # images that a search of folders did not use, and the remedy
@@ -114,7 +115,7 @@ class Invocation:
     def divert(self, file: AbstractContextManager[TextIO], format: TableFormat) -> None:
         """Write the output to a file, which is closed by `settle`, or by `abandon` after an error."""
         self.out, self.format = cast(TextIO, _Delayed(lambda: self._files.enter_context(file))), format
-        self._diverted = True
+        self.diverted = True
 
     @contextlib.contextmanager
     def on_stdout(self) -> Generator[None]:
@@ -131,13 +132,14 @@ class Invocation:
         Raises:
             OSError: The first error, BrokenPipeError if the reader closed the pipe.
         """
-        if self._diverted:
+        if self.diverted:
             self.out.write("")  # opens a file that stays empty
         self.out.flush()
         if isinstance(self.out, Unfailing) and self.out.error is not None:
             raise self.out.error
         self._files.close()
-        self._stdout.flush()
+        if self.diverted:
+            self._stdout.flush()
 
     def abandon(self, error: BaseException) -> None:
         """Leave the files as they were, after an error."""

@@ -96,7 +96,10 @@ def installed(system: Path = Path("/")) -> int | None:
 
 
 def available(system: Path = Path("/")) -> int | None:
-    """Return the free memory of the machine with its free swap space, in bytes; None if the system does not report it."""
+    """Return the free memory of the machine with its free swap space, in bytes; None if the system does not report it.
+
+    In a container, it is at most the container's limit.
+    """
     try:
         lines = (system / "proc" / "meminfo").read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):
@@ -104,7 +107,9 @@ def available(system: Path = Path("/")) -> int | None:
     values = {
         name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.split()
     }
-    return values["MemAvailable"] + values.get("SwapFree", 0) if "MemAvailable" in values else None
+    if "MemAvailable" not in values:
+        return None
+    return min([values["MemAvailable"] + values.get("SwapFree", 0), *_limits(system)])
 
 
 def _limits(system: Path) -> Iterator[int]:

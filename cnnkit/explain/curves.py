@@ -46,7 +46,7 @@ class TrainingRun:
     @property
     def start(self) -> HistoryRow | None:
         """The validation measures before training, if the history has them."""
-        return self.rows[0] if self.rows[0].is_start else None
+        return self.rows[0] if _has_start(self.rows) else None
 
     @property
     def has_iou(self) -> bool:
@@ -146,11 +146,16 @@ def smoothed(values: Sequence[float | None], weight: float) -> list[float | None
     return averages
 
 
+def _has_start(rows: Sequence[HistoryRow]) -> bool:
+    """Whether the first row is of the network before training; histories without measures on the training set tell nothing about it."""
+    return rows[0].is_start and any(row.train_loss is not None for row in rows[1:])
+
+
 def _smoothed(rows: list[HistoryRow], weight: float) -> list[HistoryRow]:
     if not weight:
         return rows
-    if rows[0].is_start:  # not an epoch of the average
-        return [rows[0], *_smoothed(rows[1:], weight)] if rows[1:] else rows
+    if _has_start(rows):  # not an epoch of the average
+        return [rows[0], *_smoothed(rows[1:], weight)]
     every = (*MEASURES, _IOU)
     averages = [smoothed([getattr(row, measure) for row in rows], weight) for measure in every]
     return [

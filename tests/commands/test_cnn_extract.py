@@ -669,7 +669,16 @@ def test_every_option_is_in_the_table(run):
     listed = set(
         re.findall(r"(?<![\w-])--[a-z][a-z-]+(?=[ ,])", run("cnn-extract", "--help").out.partition("Examples:")[0])
     )
-    ours = {"--help", "--version", "--quiet", "--max-pixels", "--margin", "--install-completion", "--show-completion"}
+    ours = {
+        "--help",
+        "--version",
+        "--quiet",
+        "--max-pixels",
+        "--fail-fast",
+        "--margin",
+        "--install-completion",
+        "--show-completion",
+    }
     assert listed - ours == set(EVERY_OPTION)
 
 

@@ -193,7 +193,7 @@ def test_layer_decay_slows_lower_blocks(data, start, tmp_path):
     """Changes of one gradient step are proportional to the rate: the head's in full, each block's half of that above, batch norms
     as their convolutions."""
     for name, decay in (("whole", None), ("slowed", 0.5)):
-        tune(start, data, tmp_path / f"{name}.pt", "conv2", layer_decay=decay, config={"epochs": 1, "lr": 1.0})
+        tune(start, data, tmp_path / f"{name}.pt", "conv2", layer_decay=decay, config={"epochs": 1, "lr": 0.1})
     states = [torch_model.load(path).state for path in (start, tmp_path / "whole.pt", tmp_path / "slowed.pt")]
     depths = {"conv4": 1, "conv3": 2, "bn3": 2, "conv2": 3, "bn2": 3}
     compared = set()
@@ -253,11 +253,9 @@ def test_time_of_the_frozen_part_per_epoch_is_reported(
     caplog.set_level(logging.INFO, "cnnkit")
     tune(start, data, tmp_path / "tuned.pt", config=config, views=0)
     assert re.search(rf"runs in every epoch and takes \d+\.\d s of each{re.escape(remedy)}\n", caplog.text)
-    measured, begun = (
-        2 * 27,
-        15 if validated > 15 else 0,
-    )  # batches that are timed; validation before training, if nothing is cached
-    assert sum(shown) == measured + begun + 4 * 27 + validated
+    timed, estimated = 2 * 27, 4  # images in batches that are timed, and for the estimate of the memory
+    begun = 15 if validated > 15 else 0  # validation before training, if nothing is cached
+    assert sum(shown) == timed + estimated + begun + 4 * 27 + validated
 
 
 def test_a_complete_training_is_found_before_the_frozen_part_runs(data, start, tmp_path, caplog):

@@ -65,6 +65,11 @@ def test_free_memory_of_the_system(tmp_path):
     text = "MemTotal: 100 kB\nMemAvailable:   70 kB\nSwapFree:  5 kB\nHugePages_Total: 0\n"
     (tmp_path / "proc" / "meminfo").write_text(text)
     assert memory.available(tmp_path) == 75 * 1024
+    (tmp_path / "proc/self").mkdir()
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text("70000\n")
+    assert memory.available(tmp_path) == 70000  # the limit of a container
 
 
 def test_notice_before_training_and_error_with_the_batch_that_fits(run, images, tmp_path, monkeypatch):
