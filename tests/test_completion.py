@@ -456,7 +456,7 @@ class Shell:
         finally:
             os.write(self.terminal, b"\x15")  # Ctrl-U: an empty line again
             with contextlib.suppress(AssertionError):
-                self.read_until("$^", timeout=0.2)
+                self.read_until("$^", timeout=0.05)
 
     def close(self):
         os.close(self.terminal)

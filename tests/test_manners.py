@@ -634,16 +634,41 @@ def test_second_run_prints_the_same_bytes(name, run_in, road):
     assert run_in(folder, name, *ROAD[name]).out == done[name].out
 
 
+#: Runs the scripts of commands, lists of words in JSON on standard input, each in a fork of a process that has imported torch only.
+NEW_PROCESSES = """
+import json, os, runpy, sys, torch
+for number, words in enumerate(json.load(sys.stdin)):
+    if not (child := os.fork()):
+        for stream, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"alone/{number}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+        sys.argv, status = words, 1
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code or 0
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in STARTED])
-def test_works_in_a_new_process(name, road):
-    """The processes of the workflow are forks of one that has imported torch; this one is not."""
+def test_works_in_a_new_process(road):
+    """The processes of the workflow are forks of one that has imported cnnkit and what it needs; these are not."""
     folder, done = road
-    alone = start(script(name), *ROAD[name], cwd=folder)
-    assert alone.status == 0, alone.err
-    assert [len(line.split("\t")) for line in alone.out.splitlines()] == [
-        len(line.split("\t")) for line in done[name].out.splitlines()
-    ]
+    names = [name for name in COMMANDS if name not in STARTED]
+    (folder / "alone").mkdir()
+    given = json.dumps([[str(script(name)), *map(str, ROAD[name])] for name in names])
+    statuses = subprocess.run(
+        [sys.executable, "-c", NEW_PROCESSES], input=given, cwd=folder, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.split()
+    for number, (name, status) in enumerate(zip(names, statuses, strict=True)):
+        out, err = ((folder / "alone" / f"{number}.{kind}").read_text("utf-8") for kind in ("out", "err"))
+        assert status == "0", (name, err)
+        assert [len(line.split("\t")) for line in out.splitlines()] == [
+            len(line.split("\t")) for line in done[name].out.splitlines()
+        ], name
 
 
 @four_commands

@@ -394,7 +394,7 @@ def test_photographs_match_torchvision(photos, tmp_path):
 
     shutil.copytree(photos / "pictures", tmp_path / "images", ignore=shutil.ignore_patterns("*.md"))
     weights = photos / "weights" / "mobilenet_v2.pth"
-    images = source.find([str(tmp_path / "images")])[:16]
+    images = source.find([str(tmp_path / "images")])[:8]
     spec = BackboneSpec(backbone="mobilenet_v2", weights=str(weights), decoding=Decoding.FULL)
     extract.extract(images, tmp_path / "x.npy", ExtractConfig(device="cpu"), spec=spec)
     network = torchvision.models.mobilenet_v2()

@@ -101,12 +101,11 @@ def prefixed(prefix):
         lambda state: state | prefixed("ema.")(state),
     ],
 )
-@pytest.mark.parametrize("below", [None, "state_dict"])
-def test_prefixes_of_wrappers_are_removed(whole, tmp_path, rename, below, caplog):
+def test_prefixes_of_wrappers_are_removed(whole, tmp_path, rename, caplog):
     """Lightning's `model.`, torch.compile's `_orig_mod.`, DataParallel's `module.` anywhere, and any other common prefix."""
     state = whole("squeezenet1_1")[0].state_dict()
     renamed = rename(dict(state))
-    torch.save(renamed if below is None else {below: renamed, "epoch": 3}, tmp_path / "w.ckpt")
+    torch.save({"state_dict": renamed, "epoch": 3}, tmp_path / "w.ckpt")
     caplog.set_level("INFO", logger="cnnkit")
     backbone, record, _ = backbones.pretrained("squeezenet1_1", weights=tmp_path / "w.ckpt")
     if "features.0.weight" not in renamed:
