@@ -63,11 +63,16 @@ def measure(
         In ascending order of the numbers of images; the last is of all images.
 
     Raises:
-        UsageError: The features are maps, or there is no validation set.
+        UsageError: The features are maps, or of images with several labels, or there is no validation set.
         CnnkitError: There are too few images for subsets, or a value is not finite.
     """
     if data.val is None:
         raise UsageError("--learning-curve needs a validation set; give --val VAL.npy")
+    if data.multi_label:
+        raise UsageError(
+            f"{data.train_name} has several labels per image, and --learning-curve measures the accuracy of one label; "
+            "train heads with cnn-train-head, and compare their mAP by cnn-eval"
+        )
     if data.train.values.ndim != 2:
         raise UsageError("--learning-curve needs vectors, and these features are maps; extract with --pool avg or max")
     device = torch.device("cpu")

@@ -221,6 +221,22 @@ def test_maps_of_the_true_labels(inside, run):
         assert {row["class"] for row in each} == set(truth[path].split(";"))
 
 
+def test_order_by_margin_is_that_of_the_differences_from_the_thresholds(inside, run):
+    """The smallest one of each image, ascending; the rows of an image stay together."""
+    given = ("cnn-predict", "-m", "only.onnx", "features.npy", "--top", "all")
+    before = by_image(run(*given).rows)
+    margin = {
+        path: min(abs(float(row["probability"]) - float(row["threshold"])) for row in rows)
+        for path, rows in before.items()
+    }
+    after = by_image(run(*given, "--by-margin").rows)
+    assert after == before
+    assert [margin[path] for path in after] == pytest.approx(
+        sorted(margin.values()), abs=2e-6
+    )  # six digits are printed
+    assert list(after) != list(before)
+
+
 @pytest.mark.parametrize(
     ("words", "remedy"),
     [
@@ -235,6 +251,7 @@ def test_maps_of_the_true_labels(inside, run):
         (("cnn-finetune", "net.pt", "all.tsv", "--val", "one.tsv", "-o", "x.pt"), "training needs one kind of label"),
         (("cnn-calibrate", "p.tsv", "--truth", "one.tsv", "--sets", "0.5", "-m", "only.onnx", "-o", "x.onnx"), "answer sets are of one"),
         (("cnn-eval", "several.tsv", "--truth", "all.tsv", "--baseline", "several.tsv", "--fail-if-worse"), "drop it, and give bounds"),
+        (("cnn-compare", "--learning-curve", "features.npy"), "compare their mAP by cnn-eval"),
         (("cnn-report", "p.tsv", "--truth", "one.tsv", "-m", "head.onnx", "-o", "x.html"), "predicts several labels per image"),
     ],
 )  # fmt: skip
