@@ -6,6 +6,17 @@ from collections.abc import Iterable, Mapping
 from cnnkit import class_names, messages
 from cnnkit.errors import UsageError
 
+#: Measures over all classes of several labels per image; each has an interval.
+OF_LABELS = (
+    "mAP",
+    "f1_micro",
+    "f1_macro",
+    "precision_micro",
+    "precision_macro",
+    "recall_micro",
+    "recall_macro",
+    "subset_accuracy",
+)
 HIGHER_IS_BETTER = (
     "accuracy",
     "accuracy_low",
@@ -24,14 +35,7 @@ HIGHER_IS_BETTER = (
     "coverage_low",
     "coverage_high",
     "single",
-    "mAP",
-    "f1_micro",
-    "f1_macro",
-    "precision_micro",
-    "precision_macro",
-    "recall_micro",
-    "recall_macro",
-    "subset_accuracy",
+    *OF_LABELS,
     "average_precision:CLASS",
     "precision:CLASS",
     "recall:CLASS",
@@ -44,10 +48,7 @@ LOWER_IS_BETTER = ("log_loss", "ece", "set_size", "hamming_loss")
 _OF_SETS = ("coverage", "coverage_low", "coverage_high", "single", "set_size", "coverage:CLASS")
 
 #: Measures of predictions of several labels per image, and of boxes.
-_SEVERAL = frozenset(
-    {"mAP", "f1_micro", "f1_macro", "precision_micro", "precision_macro", "recall_micro", "recall_macro"}
-    | {"subset_accuracy", "hamming_loss"}
-)
+_SEVERAL = frozenset(OF_LABELS) | {"hamming_loss"}
 _BOXES = frozenset({"iou", "iou_50", "iou_50_low", "iou_50_high", "boxes"})
 
 _UP_TO_ONE = frozenset(HIGHER_IS_BETTER) - {"n", "predicted", "boxes", "support:CLASS"} | {"ece", "hamming_loss"}

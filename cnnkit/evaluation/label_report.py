@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cnnkit import class_names, messages
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.evaluation import label_metrics, metrics
+from cnnkit.evaluation.bounds import OF_LABELS
 from cnnkit.evaluation.config import EvalConfig
 from cnnkit.evaluation.matching import FolderTruth, Truth
 from cnnkit.evaluation.report import about_missing
@@ -21,17 +22,6 @@ from cnnkit.formats.label_predictions import LabelPredictions
 
 log = logging.getLogger("cnnkit")
 
-#: Measures over all classes, each followed by the bounds of its interval if it has them.
-_MEASURES = (
-    "mAP",
-    "f1_micro",
-    "f1_macro",
-    "precision_micro",
-    "precision_macro",
-    "recall_micro",
-    "recall_macro",
-    "subset_accuracy",
-)
 _WORDS = {"n": "images", "f1_micro": "micro F1", "f1_macro": "macro F1", "hamming_loss": "Hamming loss"}
 
 
@@ -313,7 +303,7 @@ def measure(matched: MatchedLabels) -> LabelReport:
     exact = int((truth == predicted).all(axis=1).sum())
     bounds["subset_accuracy"] = metrics.wilson_interval(exact, len(truth))
     overall: dict[str, float | int | None] = {"n": len(truth)}
-    for name in _MEASURES:
+    for name in OF_LABELS:
         value = exact / len(truth) if name == "subset_accuracy" else float(getattr(totals, name)[0])
         low, high = bounds.get(name, (None, None))
         overall |= {name: _known(value), f"{name}_low": low, f"{name}_high": high}
