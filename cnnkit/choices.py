@@ -180,7 +180,7 @@ class NoveltyMethod(StrEnum):
 
 
 class SetMethod(StrEnum):
-    """The score by which classes are in the answer set of an image."""
+    """The score by which classes are in the prediction set of an image."""
 
     LAC = "lac"  # the probability of the class, Sadinle et al. 2019
     APS = "aps"  # the sum of the probabilities down to the class, Romano et al. 2020

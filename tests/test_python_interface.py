@@ -83,7 +83,7 @@ def loaded_by(program, cwd=None):
     return set(done.stdout.splitlines()[-1].split())
 
 
-def test_answer_sets_are_those_of_the_command(folder, run, tmp_path):
+def test_prediction_sets_are_those_of_the_command(folder, run, tmp_path):
     """None without them, and for a vote, whose probabilities are others."""
     model = tmp_path / "sets.onnx"
     run(
@@ -104,9 +104,9 @@ def test_answer_sets_are_those_of_the_command(folder, run, tmp_path):
     for row in run("cnn-predict", "-m", model, "photos", "--sets", "--device", "cpu").rows:
         expected.setdefault(row["path"], []).append(row["label"])
     found = Classifier(model, device="cpu").predict("photos")
-    assert {each.path: list(each.answer_set) for each in found} == expected
-    assert Classifier("one.onnx", device="cpu").predict(RED)[0].answer_set is None
-    assert Classifier(model, device="cpu", tta="hflip").predict(RED)[0].answer_set is None
+    assert {each.path: list(each.prediction_set) for each in found} == expected
+    assert Classifier("one.onnx", device="cpu").predict(RED)[0].prediction_set is None
+    assert Classifier(model, device="cpu", tta="hflip").predict(RED)[0].prediction_set is None
 
 
 # ---------------------------------------------------------------- names

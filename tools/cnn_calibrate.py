@@ -1,4 +1,4 @@
-"""Calibrate probabilities: fit a temperature and write it into the exported network; find answer sets; or add a novelty."""
+"""Calibrate probabilities: fit a temperature and write it into the exported network; find prediction sets; or add a novelty."""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,7 +32,7 @@ def main(
     novelty: NoveltyConfig,
     as_json: cli.options.Json = False,
 ) -> None:
-    """Calibrate probabilities: fit a temperature and write it into the exported network; find answer sets; or add a novelty.
+    """Calibrate probabilities: fit a temperature and write it into the exported network; find prediction sets; or add a novelty.
 
     Of predictions with probability 0.9, nine in ten should be correct. Networks are often overconfident; dividing their logits by one
     number, the temperature, corrects that. It is fitted to labelled images, best those of the validation set, by minimizing the log-loss.
@@ -43,9 +43,9 @@ def main(
     predicts a few of the images again; predictions of another network are refused.
     In a network that is calibrated already, the new temperature is multiplied by the old one.
 
-    With --sets 0.95, no probability changes. Prints and stores the threshold with which the most probable classes of an image, its answer
-    set, have the true one for at least 95 % of new images like the labelled ones (split conformal prediction). cnn-predict --sets prints
-    the sets. A temperature that is fitted afterwards removes them: fit it first.
+    With --sets 0.95, no probability changes. Prints and stores the threshold with which the most probable classes of an image, its
+    prediction set, have the true one for at least 95 % of new images like the labelled ones (split conformal prediction). cnn-predict --sets
+    prints the sets. A temperature that is fitted afterwards removes them: fit it first.
 
     With --novelty train.npy, no probability changes, and no predictions are read. The network gets an output novelty: the Mahalanobis
     distance of an image's features to those of the training images of the nearest class, about 1 for these. 95 % of the validation images

@@ -51,8 +51,8 @@ def main(
     If the predictions have a column box and --truth is a manifest with one, also prints the mean intersection over union (iou) of the
     images whose truth has a box, and the share of them with at least 0.5 (iou_50) with its interval.
 
-    Predictions of cnn-predict --sets also have measures of their answer sets: coverage, the share of images whose set has the true class,
-    with its interval (Wilson), and the mean set_size.
+    Predictions of cnn-predict --sets also have measures of their prediction sets: coverage, the share of images whose set has the true
+    class, with its interval (Wilson), and the mean set_size.
 
     With --baseline, rows have the columns baseline, difference, difference_low and difference_high. The interval of the difference of
     accuracies is that of cnn-compare for predictions of the same images; with saved measures it is Newcombe's for independent images,

@@ -66,7 +66,8 @@ def main(
     A model of cnn-calibrate --novelty adds the column novelty, how far the image is from those of the training set. With --reject, the
     labels of images above its threshold are ?, as with --min-probability.
 
-    With --sets, each image has a row for each class in its answer set, which has the true class as often as cnn-calibrate --sets promised.
+    With --sets, each image has a row for each class in its prediction set, which has the true class as often as
+    cnn-calibrate --sets promised.
 
     With --by-margin, the images about which the model is least sure come first: label these next.
 

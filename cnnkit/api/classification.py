@@ -18,7 +18,7 @@ from cnnkit.choices import Crops, Precision, Vote
 from cnnkit.data import shards
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import UsageError
-from cnnkit.formats.header import AnswerSets
+from cnnkit.formats.header import PredictionSets
 from cnnkit.formats.predictions import Prediction
 from cnnkit.infer import feature_input, predict
 from cnnkit.infer.config import ModelSpec, PredictConfig
@@ -48,11 +48,11 @@ class ImagePrediction:
     _output: ImageOutput = field(repr=False)
     _classes: tuple[str, ...] = field(repr=False)
     _thresholds: NDArray[np.float32] | None = field(default=None, repr=False)
-    _sets: AnswerSets | None = field(default=None, repr=False)
+    _sets: PredictionSets | None = field(default=None, repr=False)
 
     @property
-    def answer_set(self) -> tuple[str, ...] | None:
-        """The classes in the answer set, the most probable first, for a model of cnn-calibrate --sets; None for others and for votes."""
+    def prediction_set(self) -> tuple[str, ...] | None:
+        """Classes in the prediction set, the most probable first, for a model of cnn-calibrate --sets; None for others and for votes."""
         if self._sets is None:
             return None
         return tuple(row.label for row in predict.rows([self._output], self._classes, sets=self._sets))

@@ -92,13 +92,13 @@ def check(measures: Mapping[str, float | None], bounds: Mapping[str, float]) -> 
     """Compare each measure with its bound.
 
     Raises:
-        UsageError: A bound on a class that does not exist, or on boxes or answer sets if there are none.
+        UsageError: A bound on a class that does not exist, or on boxes or prediction sets if there are none.
     """
     for name in bounds:
         if name not in measures:
             if name.partition(":")[0] in _OF_SETS and "coverage" not in measures:
                 raise UsageError(
-                    f"no {name} without answer sets; it needs the column set_size, which cnn-predict --sets prints"
+                    f"no {name} without prediction sets; it needs the column set_size, which cnn-predict --sets prints"
                 )
             several = "mAP" in measures
             if not several and (name in _SEVERAL or name.startswith("average_precision:")):

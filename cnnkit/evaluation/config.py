@@ -242,7 +242,7 @@ class EvalConfig(MatchConfig, Bounded):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateConfig:
-    """The network that gets the temperature or the answer sets, and what is drawn."""
+    """The network that gets the temperature or the prediction sets, and what is drawn."""
 
     model: Path | None = option(None, "The network that made the predictions.", "--model", "-m", metavar="MODEL.onnx")
     output: Path | None = option(
@@ -259,7 +259,7 @@ class CalibrateConfig:
     )
     sets: float | None = option(
         None,
-        "Instead of a temperature, store the threshold of answer sets that have the true class with at least this probability, such as "
+        "Instead of a temperature, store the threshold of prediction sets that have the true class with at least this probability, such as "
         "0.95, for cnn-predict --sets.",
         metavar="COVERAGE",
     )
@@ -279,7 +279,7 @@ class CalibrateConfig:
         if self.sets is not None and not 0 < self.sets < 1:
             raise UsageError(f"--sets {self.sets:g}: give a coverage between 0 and 1, such as 0.95")
         if self.sets is None and self.score is not SetMethod.LAC:
-            raise UsageError(f"--score {self.score} is for answer sets; add --sets 0.95, or drop it")
+            raise UsageError(f"--score {self.score} is for prediction sets; add --sets 0.95, or drop it")
         if self.sets is not None and self.reliability is not None:
             raise UsageError(
                 "--sets changes no probability, and --reliability draws probabilities; drop one of the two"

@@ -1,4 +1,4 @@
-"""Answer sets by split conformal prediction: scores of classes, the quantile that is the threshold, and the sizes of sets.
+"""Prediction sets by split conformal prediction: scores of classes, the quantile that is the threshold, and the sizes of sets.
 
 A class of an image gets a score, lower for a better one, that depends on the probabilities of the image alone. The set of an image has
 the classes whose scores are at most a quantile of the scores of the true classes of n other images. If those and the new image are
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cnnkit.choices import SetMethod
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import beta
-from cnnkit.formats.header import AnswerSets
+from cnnkit.formats.header import PredictionSets
 
 Floats = NDArray[np.float64]
 
@@ -103,7 +103,7 @@ def expected(n: int, coverage: float) -> tuple[float, float]:
     return beta.quantile(place, n + 1 - place, 0.025), beta.quantile(place, n + 1 - place, 0.975)
 
 
-def sizes(ranked: Floats, sets: AnswerSets) -> NDArray[np.int64]:
+def sizes(ranked: Floats, sets: PredictionSets) -> NDArray[np.int64]:
     """Return the number of labels in the set of each image, (N,); at least 1.
 
     With lac, an image may have no label of low enough score, and gets the most probable one: the set becomes larger, so the promise holds.

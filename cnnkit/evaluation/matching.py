@@ -50,8 +50,8 @@ class MatchedPredictions:
     `paths` (N,) are as first written; `resolved` (N,) are the real paths, which identify images. `truth` and `prediction` are (N,)
     indices of `classes`; a withheld prediction is -1. `confidence` (N,) is the probability of the prediction, `probabilities` (N, C)
     those of all classes. Unknown ones are NaN. `boxes` (N, 4) and `true_boxes` (N, 4) are x, y, width and height, NaN where there is none;
-    None if there are none in the predictions or in the truth. `set_sizes` (N,) are the numbers of labels in the answer sets, and `covered`
-    (N,) whether these have the true class; None if the predictions have no sets.
+    None if there are none in the predictions or in the truth. `set_sizes` (N,) are the numbers of labels in the prediction sets, and
+    `covered` (N,) whether these have the true class; None if the predictions have no sets.
     """
 
     paths: tuple[str, ...]
@@ -511,7 +511,7 @@ def _collect(predictions: PredictionColumns, truth: Truth | FolderTruth, *, name
 
 
 def _set_sizes(found: _Collected, given: NDArray[np.int64], *, name: str) -> NDArray[np.int64]:
-    """Return the size of each image's answer set, (images,), as its rows give it, (R,).
+    """Return the size of each image's prediction set, (images,), as its rows give it, (R,).
 
     Raises:
         FormatError: The rows of an image differ, or its set is not listed completely.

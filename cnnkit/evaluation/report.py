@@ -34,7 +34,7 @@ _SETS = (
     "coverage_high",
     "set_size",
     "single",
-)  # shown only if predictions have answer sets
+)  # shown only if predictions have prediction sets
 _WORDS = {
     "n": "images",
     "log_loss": "log-loss",
@@ -43,7 +43,7 @@ _WORDS = {
     "boxes": "images with a box",
     "iou": "mean IoU",
     "iou_50": "IoU of at least 0.5",
-    "coverage": "true class in the answer set",
+    "coverage": "true class in the prediction set",
     "set_size": "labels in a set",
     "single": "sets of one label",
 }
@@ -75,8 +75,8 @@ class EvaluationReport:
     Of the `boxes` images whose truth has a box, `iou` is the mean intersection over union, and `iou_50` the share with at least 0.5, with
     its interval; None unless there are boxes in predictions and truth.
 
-    `coverage` is the share of images whose answer set has the true class, with its interval, `set_size` the mean number of labels in a set
-    and `single` the share of sets of one label; `class_coverage` is the coverage of each class. None without sets.
+    `coverage` is the share of images whose prediction set has the true class, with its interval, `set_size` the mean number of labels in a
+    set and `single` the share of sets of one label; `class_coverage` is the coverage of each class. None without sets.
     """
 
     n: int
@@ -320,7 +320,7 @@ def _of_boxes(predictions: MatchedPredictions) -> dict[str, Any]:
 
 
 def _of_sets(predictions: MatchedPredictions) -> dict[str, Any]:
-    """Compute the measures of answer sets; nothing without sets."""
+    """Compute the measures of prediction sets; nothing without sets."""
     covered, sizes = predictions.covered, predictions.set_sizes
     if covered is None or sizes is None:
         return {}

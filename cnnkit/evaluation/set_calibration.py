@@ -1,4 +1,4 @@
-"""Calibration of answer sets: the threshold with which a set has the true class as often as promised, written into the network."""
+"""Calibration of prediction sets: the threshold with which a set has the true class as often as promised, written into the network."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from cnnkit.evaluation import conformal, temperature
 from cnnkit.evaluation import report as reports
 from cnnkit.evaluation.config import CalibrateConfig
 from cnnkit.evaluation.matching import FolderTruth, MatchedPredictions, Truth
-from cnnkit.formats.header import AnswerSets
+from cnnkit.formats.header import PredictionSets
 
 if TYPE_CHECKING:
     from cnnkit.formats.onnx_record import OnnxModel
@@ -22,13 +22,13 @@ log = logging.getLogger("cnnkit")
 
 @dataclass(frozen=True, slots=True)
 class SetCalibration:
-    """A threshold of answer sets, and the sets that it gives the images that it was chosen with.
+    """A threshold of prediction sets, and the sets that it gives the images that it was chosen with.
 
     `accuracy` is the share of images whose most probable class is the true one, `coverage` that of those whose set has it; `set_size` is
     the mean size and `single` the share of sets of one label.
     """
 
-    sets: AnswerSets
+    sets: PredictionSets
     accuracy: float
     coverage: float
     set_size: float
@@ -61,7 +61,7 @@ def fit(
     ranked = np.take_along_axis(predictions.probabilities, order, axis=1)
     place = (order == predictions.truth[:, None]).argmax(axis=1)  # (N,) of the true class, from 0
     threshold = conformal.quantile(conformal.true_scores(ranked, place, method, generator), coverage)
-    sets = AnswerSets(method, coverage, threshold, len(place))
+    sets = PredictionSets(method, coverage, threshold, len(place))
     sizes = conformal.sizes(ranked, sets)
     return SetCalibration(
         sets,
@@ -79,7 +79,7 @@ def calibrate(
     *,
     demand: Callable[[MatchedPredictions], None] | None = None,
 ) -> SetCalibration:
-    """Find the threshold of answer sets from predictions with known labels, and write it into the network that made them.
+    """Find the threshold of prediction sets from predictions with known labels, and write it into the network that made them.
 
     Args:
         files, truth, demand: As `temperature.calibrate`.
@@ -96,7 +96,7 @@ def calibrate(
     network = None if model is None else _load(str(model))
     classes = None if network is None or network.header is None else network.header.classes
     (predictions,) = reports.read(files, truth, classes=classes)
-    temperature.check(predictions, what="answer sets need", of="answer sets are of")
+    temperature.check(predictions, what="prediction sets need", of="prediction sets are of")
     if demand is not None:
         demand(predictions)
     temperature.warn_of_test_images(predictions, truth, what="a threshold is chosen with")
@@ -128,6 +128,6 @@ def _load(name: str) -> "OnnxModel":
     from cnnkit.formats import onnx_model  # here: slow to import, and needed only with a network
 
     network = onnx_model.load(name)
-    header = onnx_model.check_ours(network, name=name, takes="answer sets")
-    header.refuse_several_labels(name, "answer sets are of one; its thresholds are chosen by training")
+    header = onnx_model.check_ours(network, name=name, takes="prediction sets")
+    header.refuse_several_labels(name, "prediction sets are of one; its thresholds are chosen by training")
     return network

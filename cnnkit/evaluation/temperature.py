@@ -295,7 +295,7 @@ def _write(network: "OnnxModel", temperature: float, *, model: str, output: Path
         )
     if network.header is not None and network.header.sets is not None:
         log.warning(
-            "%s has no answer sets: those of %s are for its probabilities before; predict again with %s and find them again, "
+            "%s has no prediction sets: those of %s are for its probabilities before; predict again with %s and find them again, "
             "with the coverage %g",
             output,
             model,

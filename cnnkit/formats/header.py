@@ -128,8 +128,8 @@ class InputColumn:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerSets:
-    """The threshold of answer sets, which cnn-calibrate --sets found: a set has the true class with at least the probability `coverage`.
+class PredictionSets:
+    """The threshold of prediction sets, found by cnn-calibrate --sets: a set has the true class with at least the probability `coverage`.
 
     `quantile` is that of the scores of the `n` images of the calibration; `method` defines the score (`evaluation.conformal`).
     """
@@ -170,7 +170,7 @@ class Header:
     #: Notation of a second head, which computes a box from the backbone's output; None for a network without one.
     box_head: str | None = None
     columns: tuple[InputColumn, ...] | None = None  # the second input of a network
-    sets: AnswerSets | None = None  # absent in files without answer sets
+    sets: PredictionSets | None = None  # absent in files without prediction sets
     novelty: Novelty | None = None  # absent in files without this output
     multi_label: bool = False  # several labels per image: a sigmoid for each class in place of a softmax
     thresholds: tuple[float, ...] | None = (
@@ -311,7 +311,7 @@ class Header:
             columns=None
             if found.columns is None
             else tuple(InputColumn(**msgspec.structs.asdict(column)) for column in found.columns),
-            sets=None if found.sets is None else AnswerSets(**msgspec.structs.asdict(found.sets)),
+            sets=None if found.sets is None else PredictionSets(**msgspec.structs.asdict(found.sets)),
             novelty=None if found.novelty is None else Novelty(**msgspec.structs.asdict(found.novelty)),
             multi_label=found.multi_label,
             thresholds=found.thresholds,
@@ -392,7 +392,7 @@ class _ColumnFile(msgspec.Struct):
             )
 
 
-class _AnswerSetsFile(msgspec.Struct):
+class _PredictionSetsFile(msgspec.Struct):
     method: SetMethod
     coverage: Annotated[float, Meta(gt=0, lt=1)]
     quantile: Annotated[float, Meta(ge=0, le=2)]  # a sum of rounded probabilities exceeds 1
@@ -418,7 +418,7 @@ class _HeaderFile(msgspec.Struct):
     made_by: dict[str, str] | None = None
     box_head: _Notation | None = None
     columns: Annotated[tuple[_ColumnFile, ...], Meta(min_length=1, max_length=1000)] | None = None
-    sets: _AnswerSetsFile | None = None
+    sets: _PredictionSetsFile | None = None
     novelty: _NoveltyFile | None = None
     multi_label: bool = False
     thresholds: Annotated[tuple[_Share, ...], Meta(min_length=1)] | None = None

@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from cnnkit import files
 from cnnkit.errors import FormatError
 from cnnkit.formats import atomic, onnx_check
-from cnnkit.formats.header import AnswerSets, ArtefactKind, Header
+from cnnkit.formats.header import ArtefactKind, Header, PredictionSets
 from cnnkit.formats.onnx_record import OnnxModel
 
 KEY = "cnnkit"
@@ -161,15 +161,15 @@ def tempered(model: OnnxModel, temperature: float, *, name: str) -> bytes:
     return finished(proto, header.but(training=whole, sets=None))  # their threshold is for other probabilities
 
 
-def with_sets(model: OnnxModel, sets: AnswerSets, *, name: str) -> bytes:
-    """Add the threshold of answer sets to the Header of a network, or replace it; the graph does not change.
+def with_sets(model: OnnxModel, sets: PredictionSets, *, name: str) -> bytes:
+    """Add the threshold of prediction sets to the Header of a network, or replace it; the graph does not change.
 
     Args, Returns as `tempered`.
 
     Raises:
         FormatError: The network has no Header.
     """
-    header = check_ours(model, name=name, takes="answer sets")
+    header = check_ours(model, name=name, takes="prediction sets")
     return finished(parse(model.content, name=name), header.but(sets=sets))
 
 

@@ -48,8 +48,8 @@ class PredictionColumns:
 
     `paths` and `labels` are the distinct ones, in the order of their first rows; `path` and `label` (R,) are indices of them. `rank` (R,)
     counts from 1; `probability` (R,) is NaN where unknown. `boxes` (R, 4) are x, y, width and height of predicted boxes, NaN where there
-    is none; None without a column `box`. `set_sizes` (R,) is the number of labels in the answer set of the row's image, 0 where unknown;
-    None without a column `set_size`.
+    is none; None without a column `box`. `set_sizes` (R,) is the number of labels in the prediction set of the row's image, 0 where
+    unknown; None without a column `set_size`.
     """
 
     paths: list[str]
@@ -144,7 +144,7 @@ def read(lines: Iterable[bytes], *, name: str) -> PredictionColumns:
 
 
 def _set_sizes(block: Mapping[str, list[str]], name: str) -> NDArray[np.int64]:
-    """Return the sizes of answer sets, (R,); 0 where there is none.
+    """Return the sizes of prediction sets, (R,); 0 where there is none.
 
     Raises:
         FormatError: One is not a number.

@@ -119,7 +119,7 @@ class PredictConfig(BulkConfig):
     )
     sets: bool = option(
         False,
-        "Print the classes in the answer set of each image, of a model of cnn-calibrate --sets, and their number in a column set_size; "
+        "Print the classes in the prediction set of each image, of a model of cnn-calibrate --sets, and their number in a column set_size; "
         "with --top K or all, at least as many.",
     )
     by_margin: bool = option(
@@ -193,7 +193,7 @@ class PredictConfig(BulkConfig):
             )
         if self.sets and (models > 1 or not one_view):
             raise UsageError(
-                "the threshold of answer sets is for the probabilities of one model and view; "
+                "the threshold of prediction sets is for the probabilities of one model and view; "
                 "give --sets only with a single --model, without --tta and --crops"
             )
         if self.vote is Vote.HARD and models == 1 and one_view:

@@ -25,7 +25,7 @@ from cnnkit.evaluation import conformal
 from cnnkit.evaluation.matching import MatchedPredictions
 from cnnkit.formats import tsv
 from cnnkit.formats.box import Box
-from cnnkit.formats.header import AnswerSets
+from cnnkit.formats.header import PredictionSets
 from cnnkit.formats.predictions import WITHHELD, LabelPrediction, Prediction
 from cnnkit.infer import ensemble, feature_input, label_rows
 from cnnkit.infer.column_input import ColumnInput
@@ -49,7 +49,7 @@ _NOT_FINITE = "the network's output is not finite"
 
 
 #: Columns of predictions that only some have, after those of `Prediction`: the logit of the class; the box of the object in pixels of the
-#: upright image, None if it is outside of the image; the number of labels in the answer set; the distance
+#: upright image, None if it is outside of the image; the number of labels in the prediction set; the distance
 #: to the training images.
 _EXTRAS: dict[str, Any] = {"logit": float | None, "box": str | None, "set_size": int | None, "novelty": float | None}
 
@@ -168,8 +168,8 @@ class Predictor:
         return self.novelty_threshold if self._config.reject else None
 
     @property
-    def sets(self) -> AnswerSets | None:
-        """The answer sets of the network; None without any, and for votes of several models or views, which have other probabilities."""
+    def sets(self) -> PredictionSets | None:
+        """Prediction sets of the network; None without any, and for votes of several models or views, which have other probabilities."""
         (header, *others) = (model.header for model in self._ensemble.models)
         return None if header is None or others or self._views is not None else header.sets
 
@@ -253,17 +253,19 @@ class Predictor:
             )
 
     def _check_sets(self, spec: ModelSpec) -> None:
-        """Check that the network has answer sets, and gives the probabilities that their threshold is for."""
+        """Check that the network has prediction sets, and gives the probabilities that their threshold is for."""
         name, header = self._ensemble.models[0].name, self._ensemble.models[0].header
         if header is not None:
-            header.refuse_several_labels(name, "answer sets are of one label; drop --sets")
+            header.refuse_several_labels(name, "prediction sets are of one label; drop --sets")
         if header is None or header.sets is None:
             word = messages.shell_word(name)
             raise UsageError(
-                f"{name} has no answer sets; make them with cnn-calibrate --sets 0.95 -m {word} -o SETS.onnx, see cnn-calibrate --help"
+                f"{name} has no prediction sets; make them with cnn-calibrate --sets 0.95 -m {word} -o SETS.onnx, see cnn-calibrate --help"
             )
         if spec.size is not None:
-            raise UsageError(f"the answer sets of {name} are for its own size of images; drop --size, or drop --sets")
+            raise UsageError(
+                f"the prediction sets of {name} are for its own size of images; drop --size, or drop --sets"
+            )
 
     def _check_reject(self, spec: ModelSpec) -> None:
         """Check that the network computes the novelty of images, and for images of the size that its threshold is for."""
@@ -444,7 +446,7 @@ def rows(
     top: int | None = 1,
     min_probability: float = 0.0,
     most_novelty: float | None = None,
-    sets: AnswerSets | None = None,
+    sets: PredictionSets | None = None,
     need_one: bool = True,
     thresholds: NDArray[np.float32] | None = None,
 ) -> Iterator[Prediction]:
@@ -456,7 +458,7 @@ def rows(
         top: Number of classes per image; all if there are fewer. With `thresholds`, None for the classes from their thresholds on.
         min_probability: Labels with a lower probability are replaced by `?`.
         most_novelty: Labels of images with a higher novelty are replaced by `?`.
-        sets: List at least the classes in the answer set of the image, and their number in each row.
+        sets: List at least the classes in the prediction set of the image, and their number in each row.
         need_one: Raise an error if no image can be used; a shard may have none.
         thresholds: Of a Predictor with several labels per image, as all arguments above; see `label_rows.rows`.
 
@@ -485,7 +487,7 @@ def _rows_of(
     top: int | None,
     min_probability: float,
     most_novelty: float | None = None,
-    sets: AnswerSets | None = None,
+    sets: PredictionSets | None = None,
     thresholds: NDArray[np.float32] | None = None,
 ) -> Iterator[Prediction]:
     if output.probabilities is not None and output.ranking is not None:
@@ -524,8 +526,8 @@ def _rows_of(
             yield row(output.path, rank, label, probability, **extras)
 
 
-def _set_size(ranked: NDArray[np.float32], sets: AnswerSets) -> int:
-    """Return the number of labels in the answer set of an image, from its probabilities (classes,), the highest first."""
+def _set_size(ranked: NDArray[np.float32], sets: PredictionSets) -> int:
+    """Return the number of labels in the prediction set of an image, from its probabilities (classes,), the highest first."""
     return int(conformal.sizes(ranked[None].astype(np.float64), sets)[0])
 
 

@@ -51,7 +51,7 @@ def _blocks(report: ReportContent) -> Iterator[str]:
         measures["accuracy of predictions"] = _measure(found.accuracy_predicted)
     if found.coverage is not None:
         interval = f"{_measure(found.coverage_low)} to {_measure(found.coverage_high)}"
-        measures["true class in the answer set"] = f"{_measure(found.coverage)} ({interval})"
+        measures["true class in the prediction set"] = f"{_measure(found.coverage)} ({interval})"
         measures["labels in a set"] = _measure(found.set_size)
     if found.boxes:
         measures["mean IoU"] = f"{_measure(found.iou)} ({found.boxes:,} boxes)"

@@ -128,7 +128,7 @@ def _tiles(report: ReportContent) -> Element:
     if found.coverage is not None:
         tiles.append(
             _tile(
-                "Answer sets",
+                "Prediction sets",
                 parts.percent(found.coverage),
                 f"have the true class ({parts.share(found.coverage_low)} to {parts.share(found.coverage_high)}); "
                 f"{parts.share(found.set_size)} labels on average",

@@ -77,7 +77,7 @@ def _of_header(header: Header) -> dict[str, dict[str, str]]:
         network["classes"] = _listed(header.classes)
     if header.sets is not None:
         sets = header.sets
-        network["answer sets"] = (
+        network["prediction sets"] = (
             f"{sets.coverage:g} promised; score {sets.method}, quantile {sets.quantile:.6g}, {messages.count_images(sets.n)}"
         )
     if header.novelty is not None:

@@ -10,7 +10,7 @@ from cnnkit.choices import SetMethod
 from cnnkit.errors import CnnkitError
 from cnnkit.evaluation import conformal, set_calibration
 from cnnkit.evaluation.matching import MatchedPredictions
-from cnnkit.formats.header import AnswerSets
+from cnnkit.formats.header import PredictionSets
 
 #: MAPIE's quantile and the sizes of its sets for `drawn`: SplitConformalClassifier(conformity_score=..., random_state=RandomState(7)) with
 #: 40 images to conformalize, and for aps include_last_label=True.
@@ -53,7 +53,7 @@ def test_quantile_and_sets_are_mapies(method, coverage):
     scores = conformal.true_scores(ranked[:40], places[:40], SetMethod(method), SharesOfMapie())
     found = conformal.quantile(scores, coverage)
     assert found == pytest.approx(threshold, abs=1e-12)
-    sets = AnswerSets(SetMethod(method), coverage, found, 40)
+    sets = PredictionSets(SetMethod(method), coverage, found, 40)
     assert conformal.sizes(ranked[40:], sets).tolist() == sizes
 
 
@@ -68,9 +68,9 @@ def test_scores_by_hand():
         (SetMethod.APS, 0.55, [1, 2]),
         (SetMethod.APS, 0.6, [2, 2]),
     ):
-        assert conformal.sizes(ranked, AnswerSets(method, 0.9, threshold, 19)).tolist() == sizes
+        assert conformal.sizes(ranked, PredictionSets(method, 0.9, threshold, 19)).tolist() == sizes
     printed = np.array([[0.6, 0.3999995]])  # the image that gave the threshold, whose table says 0.4
-    assert conformal.sizes(printed, AnswerSets(SetMethod.LAC, 0.9, 0.6, 19)).tolist() == [2]
+    assert conformal.sizes(printed, PredictionSets(SetMethod.LAC, 0.9, 0.6, 19)).tolist() == [2]
 
 
 @pytest.mark.parametrize(("n", "coverage", "place"), [(19, 0.95, 19), (20, 0.95, 20), (39, 0.95, 38), (10, 0.5, 6)])
@@ -109,7 +109,7 @@ def test_promise_holds_for_new_images(method):
     for start in range(0, 5000, 50):
         part = slice(start, start + 50)
         threshold = conformal.quantile(conformal.true_scores(ranked[part], places[part], method, generator), 0.9)
-        sizes = conformal.sizes(ranked[5000:], AnswerSets(method, 0.9, threshold, 50))
+        sizes = conformal.sizes(ranked[5000:], PredictionSets(method, 0.9, threshold, 50))
         found.append((places[5000:] < sizes).mean())
     assert np.mean(found) > 0.895
     if method is SetMethod.LAC:

@@ -12,7 +12,6 @@ from cnnkit.choices import ColumnKind, Decoding, SetMethod, Whiten
 from cnnkit.errors import FormatError
 from cnnkit.formats.header import (
     VERSION,
-    AnswerSets,
     ArtefactKind,
     Backbone,
     Fit,
@@ -20,6 +19,7 @@ from cnnkit.formats.header import (
     InputColumn,
     Interpolation,
     Pool,
+    PredictionSets,
     Preprocess,
     difference,
     made_by,
@@ -87,7 +87,7 @@ def read(text, kind=None):
 def test_sets_are_written_only_if_there_are_any():
     """So that files without them are byte-identical to those of earlier versions."""
     assert "sets" not in json.loads(WHOLE.to_json())
-    sets = AnswerSets(SetMethod.APS, 0.9, 0.75, 19)
+    sets = PredictionSets(SetMethod.APS, 0.9, 0.75, 19)
     assert json.loads(WHOLE.but(sets=sets).to_json())["sets"] == {
         "method": "aps",
         "coverage": 0.9,

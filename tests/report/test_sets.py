@@ -1,4 +1,4 @@
-"""Answer sets, novelty and withheld predictions in a report."""
+"""Prediction sets, novelty and withheld predictions in a report."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from test_content import evaluation
 
 from cnnkit.choices import NoveltyMethod, SetMethod
 from cnnkit.evaluation.report import measure
-from cnnkit.formats.header import AnswerSets, ArtefactKind, Header, Novelty
+from cnnkit.formats.header import ArtefactKind, Header, Novelty, PredictionSets
 from cnnkit.report import markdown, page
 from cnnkit.report.content import ReportContent
 
@@ -20,22 +20,24 @@ def report(**changes):
     return ReportContent("a title", found, "p.tsv", "split.tsv", **changes)
 
 
-def test_coverage_of_answer_sets_is_shown():
+def test_coverage_of_prediction_sets_is_shown():
     made = report()
-    assert "| true class in the answer set | 0.7500 (0.5981 to 0.8581) |" in markdown.render(made)  # Wilson, by hand
+    assert "| true class in the prediction set | 0.7500 (0.5981 to 0.8581) |" in markdown.render(
+        made
+    )  # Wilson, by hand
     assert "| labels in a set | 1.5000 |" in markdown.render(made)
     assert "75.0 %" in page.render(made)
     assert "have the true class (0.598 to 0.858); 1.500 labels on average" in page.render(made)
     without = replace(made, evaluation=evaluation(n=40))
-    assert "answer set" not in markdown.render(without)
-    assert "Answer sets" not in page.render(without)
+    assert "prediction set" not in markdown.render(without)
+    assert "Prediction sets" not in page.render(without)
 
 
 def test_sets_and_novelty_of_the_model_are_shown():
     header = Header(
         kind=ArtefactKind.ONNX,
         classes=("a", "b"),
-        sets=AnswerSets(SetMethod.LAC, 0.95, 0.8125, 100),
+        sets=PredictionSets(SetMethod.LAC, 0.95, 0.8125, 100),
         novelty=Novelty(NoveltyMethod.MAHALANOBIS, 1.25, 0.95, 200, 50, 8),
     )
     text = page.render(report(header=header, model_name="m.onnx"))

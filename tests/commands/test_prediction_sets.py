@@ -1,4 +1,4 @@
-"""Answer sets: cnn-calibrate --sets, cnn-predict --sets and the measures of cnn-eval, as they are typed."""
+"""Prediction sets: cnn-calibrate --sets, cnn-predict --sets and the measures of cnn-eval, as they are typed."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def folder(made, tmp_path, monkeypatch, run):
-    """A working folder with these files, and val.pred and sets.onnx, which has answer sets of coverage 0.9."""
+    """A working folder with these files, and val.pred and sets.onnx, which has prediction sets of coverage 0.9."""
     monkeypatch.chdir(tmp_path)
     for path in made.iterdir():
         (tmp_path / path.name).symlink_to(path)
@@ -152,7 +152,8 @@ def test_gates(run, folder):
     plain = run("cnn-predict", "-m", "sets.onnx", "test.npy").out
     outcome = run(*EVALUATE, "--fail-under", "coverage=0.8", stdin=plain, status=2)
     assert (
-        "no coverage without answer sets; it needs the column set_size, which cnn-predict --sets prints" in outcome.err
+        "no coverage without prediction sets; it needs the column set_size, which cnn-predict --sets prints"
+        in outcome.err
     )
 
 
@@ -173,10 +174,10 @@ def test_incomplete_sets_are_rejected(run, folder):
 def test_temperature_removes_sets(run, folder):
     """Their threshold is for other probabilities; a notice says so."""
     outcome = run(*CALIBRATE, "-m", "sets.onnx", "-o", "cooler.onnx")
-    assert "cooler.onnx has no answer sets: those of sets.onnx are for its probabilities before" in outcome.err
+    assert "cooler.onnx has no prediction sets: those of sets.onnx are for its probabilities before" in outcome.err
     assert onnx_model.load("cooler.onnx").header.sets is None
     outcome = run("cnn-predict", "-m", "cooler.onnx", "test.npy", "--sets", status=2)
-    assert "cooler.onnx has no answer sets; make them with cnn-calibrate --sets 0.95 -m cooler.onnx" in outcome.err
+    assert "cooler.onnx has no prediction sets; make them with cnn-calibrate --sets 0.95 -m cooler.onnx" in outcome.err
     warm = run("cnn-predict", "-m", "cooler.onnx", "val.npy", "--top", "all").out
     run("cnn-calibrate", "--truth", "val.tsv", "--sets", 0.9, "-m", "cooler.onnx", "-o", "both.onnx", stdin=warm)
     found = onnx_model.load("both.onnx").header
@@ -203,7 +204,7 @@ def test_calibration_is_reproducible(run, folder):
             "99 images cannot promise a coverage of 0.995, that needs 199; label more images, or promise at most 0.99",
         ),
         (["--sets", "95"], 2, "--sets 95: give a coverage between 0 and 1, such as 0.95"),
-        (["--score", "aps"], 2, "--score aps is for answer sets; add --sets 0.95"),
+        (["--score", "aps"], 2, "--score aps is for prediction sets; add --sets 0.95"),
         (["--sets", "0.9", "--reliability", "r.png"], 2, "--sets changes no probability"),
     ],
 )
