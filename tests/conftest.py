@@ -116,42 +116,63 @@ def hide_heif(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def commands():
+def commands(tmp_path_factory):
     """Yield a folder with all installed commands and python; the commands are forks of a server that has already imported torch and cnnkit.
 
     They behave as the installed ones, except for their start and for variables that Python and torch read then: with PYTHON... in the
-    environment, the installed commands are run.
+    environment, the installed commands are run. The processes of pytest-xdist share one server, which ends after the last of them.
     """
-    installed = Path(sys.executable).parent
     if not hasattr(os, "pidfd_open"):
-        yield installed
+        yield Path(sys.executable).parent
         return
-    with tempfile.TemporaryDirectory(prefix="cnnkit-") as name:  # the path of a socket must be short
-        folder = Path(name)
+    place = shared_folder(tmp_path_factory) / "server"
+    place.mkdir(exist_ok=True)
+    found, alive = place / "folder", place / "alive"
+    with contextlib.ExitStack() as stack:
+        with locked(place):
+            if starts := not found.exists():
+                os.mkfifo(alive)
+            ours = os.open(alive, os.O_RDWR)  # the server ends when no process has it open
+            if starts:
+                found.write_text(str(stack.enter_context(command_server(alive))))
+            stack.callback(os.close, ours)
+            folder = Path(found.read_text())
+        yield folder
+        if starts:
+            with locked(place):  # a process that has not asked for the commands yet starts another server
+                found.unlink()
+                alive.unlink()
+
+
+@contextlib.contextmanager
+def command_server(alive):
+    """Start a server of commands, and yield the folder of its commands; wait at the end until nothing has the FIFO `alive` open."""
+    installed = Path(sys.executable).parent
+    with tempfile.TemporaryDirectory(prefix="cnnkit-") as name, alive.open("rb") as waiting:
+        folder = Path(name)  # the path of a socket must be short
         for entry in entry_points(group="console_scripts"):
             if entry.module.startswith("cnnkit_tools."):
-                client = [
-                    sys.executable,
-                    "-SE",
-                    HERE / "server" / "client.py",
-                    folder / "socket",
-                    installed / entry.name,
-                ]
-                write_program(folder / entry.name, *client)
+                client = HERE / "server" / "client.py"
+                words = (sys.executable, "-SE", client, folder / "socket", installed / entry.name)
+                write_program(folder / entry.name, *words)
         for python in ("python", "python3"):
             write_program(folder / python, sys.executable)
-        server = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, HERE / "server" / "serve.py", folder],
-            stdin=subprocess.PIPE,
+            stdin=waiting,
             stdout=subprocess.PIPE,
             start_new_session=True,
-        )
-        with server:
-            try:
-                assert server.stdout.readline() == b"ready\n"
-                yield folder
-            finally:
-                server.stdin.close()
+        ) as server:
+            assert server.stdout.readline() == b"ready\n"
+            yield folder
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Hold a lock on a folder: other processes of the tests wait for it."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_program(path, *words):
@@ -189,8 +210,7 @@ def quickstart(shell, commands, tmp_path_factory):
     """
     place = shared_folder(tmp_path_factory) / "digits"
     place.mkdir(exist_ok=True)
-    with (place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # other processes wait, and find the folder complete
+    with locked(place):  # other processes wait, and find the folder complete
         if (ready := os.environ.get("CNNKIT_QUICKSTART")) and not (place / "quickstart").exists():
             shutil.copytree(ready, place / "quickstart")  # with the times of its files, which make compares
         shell(f"make -f {ROOT / 'examples' / 'digits' / 'Makefile'} OUT=quickstart BIN={commands}/", cwd=place)
