@@ -35,6 +35,13 @@ _KINDS = {
 #: Pipes made by a shell for `<(...)`, and standard input and /dev/null in place of a file.
 _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin|null)|/proc/(self|\d+)/fd/\d+")
 
+#: Paths of the descriptors of this process, which are written to: their files are of the shell that opened them.
+_DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|(stdout)|(stderr))|/proc/self/fd/(\d+)")
+_MOST_LINKS = 40
+
+#: The descriptor of standard output. A command moves it, and sends what libraries print to standard error.
+_standard_output = 1
+
 
 #: What separates the path of a file from a box in it, in the path of a crop: photos/1.jpg#xywh=160,120,320,240. See `formats.box`.
 CROP = "#xywh="
@@ -72,6 +79,39 @@ def start_of_box(path: str) -> int | None:
     """Return where the box in the path of a crop begins, with its separator; None for any other path. No file is looked at."""
     place = path.rfind(CROP)
     return None if place < 0 or _CROP.fullmatch(path, place) is None else place
+
+
+@contextlib.contextmanager
+def standard_output_at(descriptor: int) -> Generator[None]:
+    """Write to another descriptor where /dev/stdout is given as an output, within the context."""
+    global _standard_output
+    before, _standard_output = _standard_output, descriptor
+    try:
+        yield
+    finally:
+        _standard_output = before
+
+
+def is_standard_output(path: str | Path) -> bool:
+    """Return whether an output is standard output: /dev/stdout, /dev/fd/1, /proc/self/fd/1, or a link to one of them."""
+    return descriptor_of(path) == _standard_output
+
+
+def descriptor_of(path: str | Path) -> int | None:
+    """Return the descriptor to write to for /dev/stdout, /dev/stderr, /dev/fd/N and links to them; None for other paths.
+
+    Their files are not opened by name: what is there would be cut off, or replaced.
+    """
+    name = os.fspath(path)
+    for _ in range(_MOST_LINKS):
+        if found := _DESCRIPTOR.fullmatch(os.path.normpath(name)):
+            number = int(found[1] or found[4] or (1 if found[2] else 2))
+            return _standard_output if number == 1 else number
+        try:
+            name = os.path.join(os.path.dirname(name), os.readlink(name))
+        except (OSError, ValueError):
+            return None
+    return None
 
 
 def open_regular(path: str | Path) -> BufferedReader:

@@ -99,8 +99,8 @@ all: $(OUT)/results.txt
 
 # A pattern rule with two targets runs once for both of them.
 %/findings.tsv %/clean.tsv: %/photos.list %/check.settings
-	$(BIN)cnn-check '$(PHOTOS)' $(CHECK) --fix $*/clean.tsv --quiet --table findings > $*/findings.tsv.new $(OR_SKIPPED)
-	@mv $*/findings.tsv.new $*/findings.tsv && touch $*/findings.tsv $*/clean.tsv
+	$(BIN)cnn-check '$(PHOTOS)' $(CHECK) --fix $*/clean.tsv --quiet --table findings -o $*/findings.tsv $(OR_SKIPPED)
+	@touch $*/findings.tsv $*/clean.tsv
 
 $(OUT)/split.tsv: $(OUT)/clean.tsv $(OUT)/split.settings
 	$(BIN)cnn-split $< $(SPLIT) --manifest $@ $(OR_SKIPPED)

@@ -1,6 +1,6 @@
 """Measure which case of transfer learning a dataset is, and print the training command for it.
 
-photos/train/cat/1.jpg   ->   one row on stdout: size, similarity, accuracy by layer, and a command; no file is written
+photos/train/cat/1.jpg   ->   one row: size, similarity, accuracy by layer, and a command
 """
 
 from typing import Annotated
@@ -24,11 +24,12 @@ def main(
     config: AdviseConfig,
     errors: cli.options.Errors = None,
     folders: cli.options.Folders = None,
+    output_file: cli.options.TableFile = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Measure which case of transfer learning a dataset is, and print the training command for it.
 
-    Reads a folder photos/CLASS/image.jpg, one with photos/train/, or a manifest. No network is trained and no file is written: some
+    Reads a folder photos/CLASS/image.jpg, one with photos/train/, or a manifest. No network is trained: some
     training images pass through a pretrained network, and logistic regressions on the features of its last and earlier layers are
     compared. If an earlier layer is clearly better, the images differ from those the network was trained on.
 
@@ -39,7 +40,9 @@ def main(
     Examples:
       cnn-advise photos/ --weights mobilenet_v2.pth
       cnn-advise split.tsv --backbone resnet18 --json
+      cnn-advise split.tsv -o advice.tsv
     """
+    as_json = cli.to_file(output_file, as_json, inputs=[*(sources or []), *(val or [])], outputs={"--errors": errors})
     data = cli.labelled_images(sources, val=val, folders=folders)
     config = config.checked()
 

@@ -33,6 +33,7 @@ def main(
     split: cli.options.Split = None,
     folders: cli.options.Folders = None,
     null: cli.options.Null = False,
+    output_file: cli.options.TableFile = None,
     as_json: cli.options.Json = False,
     by_labels: LabelsConfig,
 ) -> None:
@@ -65,14 +66,18 @@ def main(
     Examples:
       cnn-check photos/
       cnn-check split.tsv --fail && make train
+      cnn-check photos/ -o findings.tsv
       cnn-check photos/ --fix clean.tsv && cnn-split clean.tsv --ratio 70,15,15 > split.tsv
       cnn-check split.tsv --features x.npy --table findings | grep neighbour
       cnn-check photos/ --table probes --probes width,height,bytes
-      cnn-check --labels features.npy --sheet suspects.png > suspects.tsv
+      cnn-check --labels features.npy --sheet suspects.png -o suspects.tsv
       cnn-check split.tsv --corrections suspects.tsv --fix corrected.tsv
       cnn-check split.tsv --labels features.npy --fix clean.tsv
       cnn-check folds.tsv --predictions out-of-fold.tsv | head -n 20
     """
+    inputs = [*(sources or []), config.features, by_labels.labels, by_labels.predictions, by_labels.corrections]
+    outputs = {"--fix": fix, "--sheet": by_labels.sheet}
+    as_json = cli.to_file(output_file, as_json, inputs=inputs, outputs=outputs)
     config = config.checked()
     by_labels = by_labels.checked(
         config,

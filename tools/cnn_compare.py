@@ -28,6 +28,7 @@ def main(
     *,
     config: CompareConfig,
     curve: LearningCurveConfig,
+    output_file: cli.options.TableFile = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Compare the accuracy of two models on the same images.
@@ -46,9 +47,11 @@ def main(
       cnn-compare old.tsv new.tsv --truth split.tsv
       cnn-compare old.tsv new.tsv --truth split.tsv --split test --fail-if-worse
       cnn-predict -m new.onnx photos/ | cnn-compare old.tsv - --json | jq .p_value
+      cnn-compare old.tsv new.tsv --truth split.tsv -o difference.tsv
       cnn-compare --learning-curve train.npy --val val.npy --plot curve.png
     """
     files = [path for path in (first, second) if path is not None]
+    as_json = cli.to_file(output_file, as_json, inputs=[*files, truth, curve.learning_curve, curve.val])
     curve = curve.checked(
         files=len(files),
         others={"--truth": truth, "--split": split, "--folders": folders} | dict.fromkeys(given(config), True),

@@ -26,6 +26,7 @@ def main(
     explain: Annotated[
         bool, cli.Option("--explain", help="Print each formula with its numbers, instead of the table.")
     ] = False,
+    output_file: cli.options.TableFile = None,
     as_json: cli.options.Json = False,
 ) -> None:
     """Compute output sizes, parameters and costs of layers or of a whole network, before training.
@@ -57,8 +58,11 @@ def main(
       cnn-dims vgg16 --batch 32 --dtype float16
       cnn-dims mobilenet_v2 --any-size
       cnn-dims model.pt --zeros 0.001
+      cnn-dims vgg16 -o vgg16.csv
       cnn-dims model.onnx --max-params 5000000 --json | jq .params
     """
+    lines = "--explain" if explain else None
+    as_json = cli.to_file(output_file, as_json, inputs=[network, (config.layers or "").removeprefix("@")], lines=lines)
     config.check(network, explain=explain, as_json=as_json)
     if config.output is not None:
         cli.emit(config.solutions(dims_pipe.start(config.size(), _table, name="standard input")), as_json)

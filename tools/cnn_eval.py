@@ -81,8 +81,9 @@ def main(
     """
     if compare:
         raise UsageError("--compare is now a separate command: cnn-compare A B")
-    as_json = cli.to_file(output_file, as_json, inputs=[*(predictions or []), truth, config.labels, config.baseline])
-    config = config.checked(files=len(predictions or []), as_json=as_json and output_file is None)
+    inputs = [*(predictions or []), truth, config.labels, config.baseline]
+    as_json = cli.to_file(output_file, as_json, inputs=inputs, outputs={"--markdown": config.markdown})
+    config = config.checked(files=len(predictions or []), as_json=as_json and not cli.diverted())
 
     from cnnkit.evaluation import label_report, report
 
@@ -129,7 +130,7 @@ def main(
             plots.save_reliability(config.reliability, {"": result})
         if against is not None and config.markdown is not None and str(config.markdown) != "-":
             against.save_markdown(config.markdown)
-        _print(result, config, as_json, against, also_measures=output_file is not None)
+        _print(result, config, as_json, against, also_measures=cli.diverted())
 
 
 def _print(

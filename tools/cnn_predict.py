@@ -98,7 +98,13 @@ def main(
           --mean 103.939,116.779,123.68 --std 1 --labels classes.txt photos/
     """
     inputs = [*models, *(sources or []), config.columns]
-    as_json = cli.to_file(output_file, as_json, inputs=inputs, lines="--labels-only" if config.labels_only else None)
+    as_json = cli.to_file(
+        output_file,
+        as_json,
+        inputs=inputs,
+        outputs={"--errors": errors},
+        lines="--labels-only" if config.labels_only else None,
+    )
     if bench:
         named = [name for name in given(config) if name not in _BENCH_OPTIONS]
         refuse_unused({"--errors": errors} | dict.fromkeys(named, True), "--bench predicts nothing")

@@ -18,11 +18,11 @@ from cnnkit.choices import Crops, Precision, Vote
 from cnnkit.data import shards
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import UsageError
+from cnnkit.formats.decimals import shortest
 from cnnkit.formats.header import PredictionSets
 from cnnkit.formats.predictions import Prediction
 from cnnkit.infer import feature_input, predict
 from cnnkit.infer.config import ModelSpec, PredictConfig
-from cnnkit.infer.label_rows import shortest
 from cnnkit.infer.predict import ImageOutput, Predictor
 from cnnkit.option_fields import DEFAULT_BATCH, check_range, check_ranges
 

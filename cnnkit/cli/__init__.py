@@ -37,6 +37,7 @@ from cnnkit.cli.input import images, model_and_arguments, reading, reading_each,
 from cnnkit.cli.options import Argument, Option
 from cnnkit.cli.output import (
     callbacks,
+    diverted,
     emit,
     emit_drawing,
     emit_lines,
@@ -60,6 +61,7 @@ __all__ = [
     "callbacks",
     "command",
     "conclude",
+    "diverted",
     "emit",
     "emit_drawing",
     "emit_lines",

@@ -306,6 +306,11 @@ def for_people() -> bool:
     return current().drawing
 
 
+def diverted() -> bool:
+    """Return whether `to_file` sends the output to a file."""
+    return current().diverted
+
+
 def screen_size() -> tuple[int, int]:
     """Return columns and lines of the terminal; 80 and 25 if unknown."""
     from rich.console import Console

@@ -3,11 +3,11 @@
 import contextlib
 import io
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from cnnkit import messages
+from cnnkit import files, messages
 from cnnkit.cli.invocation import TableFormat, current
 from cnnkit.errors import UsageError
 
@@ -27,6 +27,7 @@ def to_file(
     as_json: bool = False,
     *,
     inputs: Iterable[str | Path | None] = (),
+    outputs: Mapping[str, Path | None] | None = None,
     lines: str | None = None,
 ) -> bool:
     """Send everything that the command emits to a file instead of standard output.
@@ -35,26 +36,31 @@ def to_file(
     error or an interruption, an existing file is unchanged. A file that already has the same bytes keeps its time of modification.
 
     Args:
-        output: The file; None and - for standard output.
+        output: The file; None, - and /dev/stdout for standard output.
         as_json: Whether --json is given.
-        inputs: What the command reads, none of which may be the file.
+        inputs: What the command reads, none of which may be the file; that of --files0-from is known.
+        outputs: What else it writes, by option.
         lines: The option with which lines of text are emitted instead of records.
 
     Returns:
         Whether to emit JSON: --json is given, or the extension is one of JSON.
 
     Raises:
-        UsageError: The name is that of something other than a table, contradicts --json, or is that of an input.
+        UsageError: The name is that of something other than a table, contradicts --json, or is that of an input or another output.
         CnnkitError: The folder of the file does not exist or is not writable, or another run is writing the file.
     """
-    if output is None or str(output) == "-":
+    if output is None or str(output) == "-" or files.is_standard_output(output):
         return as_json
     format = _format(output, as_json=as_json, lines=lines)
     if output.is_dir():
         raise UsageError(f"-o {output}: a folder; give the name of a file, such as -o {output / 'predictions.tsv'}")
-    for each in inputs:
+    listing = current().listing
+    for each in (*inputs, None if listing is None else listing.name):
         if each is not None and _same(output, each):
             raise UsageError(f"-o {output}: also an input, which would be replaced; give another name")
+    for option, other in (outputs or {}).items():
+        if other is not None and os.path.realpath(output) == os.path.realpath(other):
+            raise UsageError(f"-o {output}: also the file of {option}; give another name")
     from cnnkit.formats import atomic
 
     atomic.check_folder(output)

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from types import FrameType
 from typing import NoReturn, TextIO
 
+from cnnkit import files
 from cnnkit.errors import UsageError
 from cnnkit.messages import printable
 
@@ -183,7 +184,8 @@ def stdout_for_data_only() -> Generator[TextIO]:
     out = _text(_Output(kept, _STDOUT))
     previous, sys.stdout = sys.stdout, sys.stderr
     try:
-        yield out
+        with files.standard_output_at(kept):
+            yield out
     except BaseException:
         with contextlib.suppress(OSError):  # report the first error, not the closed pipe
             out.close()

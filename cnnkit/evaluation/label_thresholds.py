@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit.formats.decimals import shortest
+
 #: The threshold of a class for which none can be chosen.
 DEFAULT = 0.5
 
@@ -51,4 +53,4 @@ def _of_class(probabilities: NDArray[np.float64], present: NDArray[np.bool_]) ->
     nearest = middles[
         np.argmin(np.abs(middles - DEFAULT))
     ]  # the first of two at the same distance, which is the larger
-    return float(str(nearest))
+    return shortest(nearest)

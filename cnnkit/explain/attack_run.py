@@ -25,6 +25,7 @@ from cnnkit.explain.attack import Attacker
 from cnnkit.explain.config import AttackOptions, NetworkOptions
 from cnnkit.formats import atomic, image_files, labels, manifest, tsv
 from cnnkit.formats.box import file_name
+from cnnkit.formats.decimals import shortest
 from cnnkit.formats.header import Preprocess
 
 log = logging.getLogger("cnnkit")
@@ -287,9 +288,9 @@ class _Writer:
             path=image.path,
             label=None if label is None else classes[label],
             class_before=classes[int(before.argmax())],
-            probability_before=float(str(before.max())),
+            probability_before=shortest(before.max()),
             class_after=classes[int(after.argmax())],
-            probability_after=float(str(after.max())),
+            probability_after=shortest(after.max()),
             change=change,
             adversarial=str(self._folder / below),
         )

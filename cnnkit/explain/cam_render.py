@@ -29,6 +29,7 @@ from cnnkit.explain.upsampling import Box
 from cnnkit.formats import atomic, image_files
 from cnnkit.formats import box as boxes
 from cnnkit.formats.box import file_name
+from cnnkit.formats.decimals import shortest
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets.cell_centres import CellCentres
 
@@ -197,7 +198,7 @@ class CamRenderer:
             "overlay": file,
             "box": None if box is None else boxes.Box.of_edges(*box).text(),
             "peak": peak,
-            "maximum": float(str(shown.values.max())),
+            "maximum": shortest(shown.values.max()),
             **(scores if self.options.faithful else {}),
         }
 

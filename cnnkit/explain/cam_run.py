@@ -26,6 +26,7 @@ from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.explain.faithfulness import Faithfulness
 from cnnkit.explain.found_boxes import FoundBoxes
 from cnnkit.formats import labels
+from cnnkit.formats.decimals import shortest
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets.cell_centres import CellCentres
 from cnnkit.option_fields import given
@@ -442,7 +443,7 @@ def _found(
             found = [
                 ClassMap(
                     model.classes[number],
-                    float(str(row[number])),
+                    shortest(row[number]),
                     maps[place][index],
                     _faithfulness(pixels[index], maps[place][index], number, model, batch)
                     if options.faithful and maps[place][index].any()  # a map of zeros has no hottest pixels

@@ -38,10 +38,15 @@ class TrainingRun:
         shown = self.best or self.rows[-1]
         return {
             "run": self.name,
-            "epochs": len(self.rows) - (self.start is not None),
+            "epochs": self.epochs,
             "best_epoch": self.best and self.best.epoch,
             **{measure: finite(getattr(shown, measure)) for measure in (*MEASURES, *([_IOU] if self.has_iou else []))},
         }
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs; the start is none."""
+        return len(self.rows) - (self.start is not None)
 
     @property
     def start(self) -> HistoryRow | None:

@@ -29,6 +29,7 @@ from cnnkit.explain.config import FilterOptions, NetworkOptions, TopImageOptions
 from cnnkit.explain.contact_sheets import Block
 from cnnkit.explain.upsampling import Box
 from cnnkit.formats import image_files, picture_style
+from cnnkit.formats.decimals import shortest
 from cnnkit.formats.header import Preprocess
 from cnnkit.nets import layer_graph, subgraph
 from cnnkit.nets.cell_centres import CellCentres
@@ -264,7 +265,7 @@ def search(
             ) -> Excitation:
                 field = fields.of(int(places[index, number]))
                 patch = contact_sheets.thumbnail(Image.fromarray(fields.cut(pixels[index], field)), side=side)
-                return Excitation(shown[index], float(str(values[index, number])), field, patch)
+                return Excitation(shown[index], shortest(values[index, number]), field, patch)
 
             strongest.update(np.where(finite[:, None], values, 0), make)
             total += int(finite.sum())

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
 
+from cnnkit import files
 from cnnkit.errors import CnnkitError
 
 if sys.platform != "win32":
@@ -41,11 +42,19 @@ def check_folder(path: str | Path) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise CnnkitError(f"{path.parent}: no such folder to write {path.name} into")
-    if path.exists() and not path.is_file():  # such as /dev/stdout: written to, not replaced
+    if _written_directly(path):
         return
-    parent = Path(os.path.realpath(path)).parent
-    if parent.is_dir() and not os.access(parent, os.W_OK | os.X_OK):
+    target = Path(os.path.realpath(path))
+    parent = target.parent
+    if not parent.is_dir():
+        raise CnnkitError(f"{path}: a link to {target}, whose folder does not exist")
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise CnnkitError(f"{path.parent}: this folder is not writable; write {path.name} into another one")
+
+
+def _written_directly(path: Path) -> bool:
+    """Return whether an output cannot be replaced: a pipe, a device, or a descriptor of this process, such as /dev/stdout."""
+    return files.descriptor_of(path) is not None or (path.exists() and not path.is_file())
 
 
 def fitting_name(stem: str, ending: str, *, room: int = 0) -> str:
@@ -132,7 +141,7 @@ def claimed(path: str | Path) -> Generator[None]:
         OSError: The folder is missing or not writable.
     """
     path = Path(path)
-    if sys.platform == "win32" or (path.exists() and not path.is_file() and not path.is_dir()):
+    if sys.platform == "win32" or (_written_directly(path) and not path.is_dir()):
         yield
         return
     with claimed_folder(path, busy(path)) if path.is_dir() else _claimed_by_file(path):
@@ -240,12 +249,13 @@ def writing(path: str | Path) -> Generator[BinaryIO]:
         OSError: The folder is missing or not writable, or the disk is full; an existing file is unchanged.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
+    if _written_directly(path):
+        descriptor = files.descriptor_of(path)
+        with naming(path), path.open("wb") if descriptor is None else os.fdopen(os.dup(descriptor), "wb") as file:
             yield file
         return
     target = Path(os.path.realpath(path))  # a symbolic link is kept; the file that it points to is replaced
-    descriptor: int | None = None
+    descriptor = None
     temporary: Path | None = None
     opened = False
     try:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cnnkit.choices import Vote
 from cnnkit.formats import label_sets, tsv
+from cnnkit.formats.decimals import shortest
 from cnnkit.formats.predictions import WITHHELD, Prediction
 from cnnkit.infer.ensemble import Ballot
 
@@ -84,8 +85,3 @@ def voted_thresholds(thresholds: Sequence[NDArray[np.float32]], vote: Vote) -> N
         return np.full_like(thresholds[0], MAJORITY)
     mean: NDArray[np.float32] = np.stack(thresholds).astype(np.float64).mean(axis=0).astype(np.float32)
     return mean
-
-
-def shortest(value: np.float32) -> float:
-    """Convert to the shortest decimal number that rounds to this float32: 0.9871, not 0.9871000051498413."""
-    return float(str(value))

@@ -25,6 +25,7 @@ from cnnkit.evaluation import conformal
 from cnnkit.evaluation.matching import MatchedPredictions
 from cnnkit.formats import tsv
 from cnnkit.formats.box import Box
+from cnnkit.formats.decimals import shortest
 from cnnkit.formats.header import PredictionSets
 from cnnkit.formats.predictions import WITHHELD, LabelPrediction, Prediction
 from cnnkit.infer import ensemble, feature_input, label_rows
@@ -32,7 +33,6 @@ from cnnkit.infer.column_input import ColumnInput
 from cnnkit.infer.config import ModelSpec, PredictConfig
 from cnnkit.infer.ensemble import Ensemble
 from cnnkit.infer.feature_input import FeatureRows
-from cnnkit.infer.label_rows import shortest
 from cnnkit.infer.views import CopyMaker, check_test_views, parse_test_views, single_threaded
 from cnnkit.option_fields import given
 

@@ -244,8 +244,9 @@ def history(run: TrainingRun, panel: str, measures: tuple[str, str]) -> Element 
                 )
             )
     if run.best is not None:
-        drawn.append(_text(_WIDTH - _RIGHT, 18.5, f"best epoch {run.best.epoch}", anchor="end"))
-    return _figure(308, f"Training history: {panel}", f"{len(run.rows)} epochs", drawn)
+        name = "best before training" if run.best is run.start else f"best epoch {run.best.epoch}"
+        drawn.append(_text(_WIDTH - _RIGHT, 18.5, name, anchor="end"))
+    return _figure(308, f"Training history: {panel}", f"{run.epochs} epochs", drawn)
 
 
 # ---------------------------------------------------------------- intervals

@@ -19,11 +19,12 @@ def history(report: ReportContent) -> Element | None:
         return None
     drawn = [charts.history(run, panel, measures) for panel, measures in curves.panels([run]).items()]
     best = run.best
-    words = (
-        f"{len(run.rows)} epochs; no validation."
-        if best is None
-        else f"{len(run.rows)} epochs; the best is epoch {best.epoch}"
-    )
+    if best is None:
+        words = f"{run.epochs} epochs; no validation."
+    elif best is run.start:
+        words = f"{run.epochs} epochs, none of which is better than the network before training"
+    else:
+        words = f"{run.epochs} epochs; the best is epoch {best.epoch}"
     if best is not None:
         values = [
             f"{label} {value:.4g}"

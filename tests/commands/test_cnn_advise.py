@@ -12,7 +12,7 @@ from cnnkit.nets import catalogue
 
 @pytest.mark.slow
 def test_advised_command_can_be_run(run, tmp_path, monkeypatch, images):
-    """The record has the case and a command, which trains a model; cnn-advise itself writes nothing."""
+    """The record has the case and a command, which trains a model; cnn-advise itself writes nothing except -o."""
     images("some photos/train", red=6, blue=6)
     images("some photos/val", red=3, blue=3)
     monkeypatch.chdir(tmp_path)
@@ -26,8 +26,10 @@ def test_advised_command_can_be_run(run, tmp_path, monkeypatch, images):
         "images", "classes", "per_class", "size", "sampled", "accuracy", "gain", "gain_error", "similarity", "case", "command",
     ]  # fmt: skip
     assert (row["images"], row["case"]) == ("12", "small and similar")
-    again = run("cnn-advise", *words, "--json")
-    found = json.loads(again.out)
+    again = run("cnn-advise", *words, "-o", "found.json")
+    assert again.out == ""
+    found = json.loads((tmp_path / "found.json").read_text())
+    (tmp_path / "found.json").unlink()
     assert f"(gain {100 * found['gain']:.1f} points, standard error {100 * found['gain_error']:.1f})" in again.err
     assert row["accuracy"] == ",".join(f"{layer}={value:.6g}" for layer, value in found["accuracy"].items())
     assert sorted(tmp_path.iterdir()) == before

@@ -1,12 +1,14 @@
-"""-o FILE of cnn-predict and cnn-eval: the bytes of standard output, whole or not at all."""
+"""-o FILE of commands that print a table: the bytes of standard output, whole or not at all."""
 
 import csv
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
+from importlib.metadata import entry_points
 
 import pytest
 from predict_models import CLASSES
@@ -17,6 +19,96 @@ HEADER = "path\trank\tlabel\tprobability\n"
 def _left(folder):
     """Return hidden files: temporary ones and locks."""
     return [each for each in os.listdir(folder) if each.startswith(".")]
+
+
+#: Commands that are quick, and a table of each.
+TABLES = {
+    "cnn-eval": ["one.tsv", "--truth", "truth.tsv"],
+    "cnn-compare": ["one.tsv", "two.tsv", "--truth", "truth.tsv"],
+    "cnn-check": ["truth.tsv", "--probes", "none"],
+    "cnn-dims": ["--input", "9,9,3", "--layers", "conv 4 k3 relu, pool 2"],
+}
+#: The same without a result.
+FAILURES = {
+    "cnn-eval": ["one.tsv", "--truth", "two.tsv", "--split", "none"],
+    "cnn-compare": ["one.tsv", "truth.tsv", "--truth", "truth.tsv"],
+    "cnn-check": ["none", "--probes", "none"],
+    "cnn-dims": ["--input", "1,1,3", "--layers", "conv 4 k3"],
+}
+#: The same with a bound that is missed.
+GATES = {
+    "cnn-eval": ["--fail-under", "accuracy=0.9"],
+    "cnn-check": ["--fail"],
+    "cnn-dims": ["--max-params", "3"],
+}
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch, images):
+    """Two files of predictions and their truth, and images, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    images("photos", red=2, blue=2)
+    paths = [f"photos/{label}/0{number}.png" for label in ("red", "blue") for number in (0, 1)]
+    for name, label in (("one.tsv", "red"), ("two.tsv", "blue")):
+        (tmp_path / name).write_text(HEADER + "".join(f"{path}\t1\t{label}\t0.5\n" for path in paths))
+    (tmp_path / "truth.tsv").write_text("path\tlabel\n" + "".join(f"{path}\t{path.split('/')[1]}\n" for path in paths))
+    (tmp_path / "photos/red/00.png").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_every_table_is_whole_or_not_there(run, tables, tmp_path, command):
+    """As TSV, JSON and CSV the same as on standard output; unchanged by a failure; there with status 4."""
+    words = [command, *TABLES[command]]
+    expected = run(*words).out
+    assert expected.count("\n") > 1
+    assert run(*words, "-o", "x.tsv").out == ""
+    assert (tmp_path / "x.tsv").read_text() == expected
+    assert run(*words, "-o", "x.json").out == run(*words, "-o", "x.csv").out == ""
+    assert (tmp_path / "x.json").read_text() == run(*words, "--json").out
+    rows = [line.split("\t") for line in expected.splitlines()]
+    assert list(csv.reader(io.StringIO((tmp_path / "x.csv").read_text()))) == rows
+    outcome = run(command, *FAILURES[command], "-o", "x.tsv", status=None)
+    assert outcome.status in {1, 2}, outcome.err
+    assert (tmp_path / "x.tsv").read_text() == expected
+    if command in GATES:
+        run(*words, *GATES[command], "-o", "gated.tsv", status=4)
+        assert (tmp_path / "gated.tsv").read_text() == expected
+    assert not _left(tmp_path)
+
+
+def test_every_command_can_write_a_file_itself():
+    """With -o, or, as cnn-split, with another option where -o is a folder."""
+    without = [
+        entry.name
+        for entry in entry_points(group="console_scripts")
+        if entry.value.startswith("cnnkit_tools.")
+        and not any("-o" in each.opts for each in entry.load().parser().params)
+    ]
+    assert not without
+
+
+def test_formulas_are_lines(run, tables, tmp_path):
+    words = ["cnn-dims", *TABLES["cnn-dims"], "--explain"]
+    run(*words, "-o", "x.txt")
+    assert (tmp_path / "x.txt").read_text() == run(*words).out
+    said = run(*words, "-o", "x.json", status=2).err
+    assert "--explain writes lines of text, not .json; give -o x.txt, or drop --explain" in said
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "link.tsv"])
+def test_dev_stdout_is_standard_output(commands, tmp_path, name):
+    """It is appended to where the shell does, and the file of standard error is left alone."""
+    (tmp_path / "link.tsv").symlink_to("/dev/stdout")
+    words = ["cnn-dims", *TABLES["cnn-dims"]]
+    line = f"{words[0]} {' '.join(map(shlex.quote, words[1:]))}"
+    script = f"echo first >out; echo earlier >log; {line} >>out 2>>log; {line} -o {name} >>out 2>>log"
+    environment = os.environ | {"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, env=environment, check=True)
+    first, *lines = (tmp_path / "out").read_text().splitlines()
+    assert first == "first"
+    assert len(lines) > 2
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
+    assert (tmp_path / "log").read_text() == "earlier\n"
 
 
 @pytest.fixture
@@ -125,7 +217,7 @@ def test_labels_and_shards(run, model, root, tmp_path, monkeypatch):
         assert (tmp_path / "out.txt").read_text() == run("cnn-predict", "-m", model(), root, *words).out
 
 
-@pytest.mark.parametrize("command", ["cnn-predict", "cnn-eval"])
+@pytest.mark.parametrize("command", ["cnn-predict", *TABLES])
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -133,16 +225,40 @@ def test_labels_and_shards(run, model, root, tmp_path, monkeypatch):
         (["-o", "x.png"], "a name for an image"),
         (["--json", "-o", "x.csv"], "--json contradicts -o x.csv; give -o x.jsonl, or drop --json"),
         (["-o", "folder"], "-o folder: a folder"),
-        (["-o", "source.tsv"], "-o source.tsv: also an input, which would be replaced"),
+        (["-o", "one.tsv"], "-o one.tsv: also an input, which would be replaced"),
     ],
 )
-def test_names_that_are_refused(run, model, tmp_path, monkeypatch, command, words, said):
-    monkeypatch.chdir(tmp_path)
+def test_names_that_are_refused(run, model, tables, tmp_path, command, words, said):
     (tmp_path / "folder").mkdir()
-    (tmp_path / "source.tsv").write_text(HEADER)
-    source = ["-m", model(), "source.tsv"] if command == "cnn-predict" else ["source.tsv", "--truth", "folder"]
+    before = (tmp_path / "one.tsv").read_text()
+    source = ["-m", model(), "one.tsv"] if command == "cnn-predict" else TABLES[command]
+    if "one.tsv" in words and "one.tsv" not in source:
+        source = ["one.tsv"]
     assert said in run(command, *source, *words, status=2).err
-    assert (tmp_path / "source.tsv").read_text() == HEADER
+    assert (tmp_path / "one.tsv").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cnn-predict", "-m", "model.onnx", "photos", "--errors", "same.tsv"],
+        ["cnn-eval", "one.tsv", "--truth", "truth.tsv", "--baseline", "two.tsv", "--markdown", "same.tsv"],
+        ["cnn-check", "photos", "--fix", "same.tsv"],
+        ["cnn-advise", "photos", "--errors", "same.tsv"],
+    ],
+)
+def test_two_outputs_have_two_names(run, tables, tmp_path, words):
+    (tmp_path / "same.tsv").symlink_to("target.tsv")
+    said = run(*words, "-o", "target.tsv", status=2).err
+    assert said == f"{words[0]}: -o target.tsv: also the file of {words[-2]}; give another name\n"
+    assert not (tmp_path / "target.tsv").exists()
+
+
+def test_the_list_of_files0_from_is_an_input(run, model, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list").write_text(f"{root}/red/00.png\0")
+    said = run("cnn-predict", "-m", model(), "--files0-from", "list", "-o", "list", status=2).err
+    assert "-o list: also an input, which would be replaced" in said
 
 
 def test_labels_are_not_json(run, model, root):

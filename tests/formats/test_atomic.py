@@ -132,6 +132,28 @@ def test_pipe_is_written_to(tmp_path):
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
+def test_descriptors_are_written_to(tmp_path):
+    """/dev/fd/N and links to it: the file that the shell opened is continued, not cut off or replaced."""
+    (tmp_path / "log").write_bytes(b"before ")
+    (tmp_path / "link").symlink_to("also")
+    inode = (tmp_path / "log").stat().st_ino
+    with (tmp_path / "log").open("ab") as log:
+        (tmp_path / "also").symlink_to(f"/dev/fd/{log.fileno()}")
+        for path in (f"/dev/fd/{log.fileno()}", f"/proc/self/fd/{log.fileno()}", tmp_path / "link"):
+            with atomic.claimed(path):
+                write(path)
+    assert (tmp_path / "log").read_bytes() == b"before newnewnew"
+    assert (tmp_path / "log").stat().st_ino == inode
+    assert sorted(os.listdir(tmp_path)) == ["also", "link", "log"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_device_is_named():
+    with pytest.raises(OSError, match="No space left") as caught:
+        write("/dev/full")
+    assert caught.value.filename == "/dev/full"
+
+
 def test_errors_name_the_output(tmp_path):
     """Not the temporary one."""
     with pytest.raises(OSError, match="nowhere") as caught:
@@ -285,6 +307,9 @@ def test_rejects_unwritable_and_missing_folders(tmp_path, monkeypatch):
         atomic.check_folder(tmp_path / "none" / "x.npy")
     atomic.check_folder(tmp_path / "x.npy")
     atomic.check_folder("/dev/stdout")
+    (tmp_path / "link").symlink_to("none/x.npy")
+    with pytest.raises(CnnkitError, match=r"link: a link to .*none/x\.npy, whose folder does not exist"):
+        atomic.check_folder(tmp_path / "link")
 
 
 def test_long_names_are_shortened():

@@ -82,3 +82,17 @@ def test_history():
     assert [len(each) for each in places] == [3, 3]
     assert "best epoch 2" in [each.text for each in drawn.iter("text")]
     assert charts.history(run, "accuracy", ("train_accuracy", "val_accuracy")) is None
+
+
+def test_the_start_of_a_history_is_no_epoch():
+    """The page names it where no epoch was better."""
+    lines = [
+        "epoch,train_loss,train_accuracy,val_loss,val_accuracy,lr,seconds",
+        "0,,,0.2,0.9,,",
+        "1,0.5,0.8,0.4,0.8,0.1,1",
+    ]
+    (run,) = curves.collect([([f"{line}\n".encode() for line in lines], "tuned.csv")])
+    drawn = charts.history(run, "loss", ("train_loss", "val_loss"))
+    assert "best before training" in [each.text for each in drawn.iter("text")]
+    assert [len(each.get("points").split()) for each in drawn.iter("polyline")] == [1, 2]
+    assert run.epochs == 1
