@@ -51,7 +51,7 @@ def main(
     files = [path for path in (first, second) if path is not None]
     curve = curve.checked(
         files=len(files),
-        others={"--truth": truth, "--split": split, "--folders": folders} | dict.fromkeys(given(config), True),
+        others=cli.truth_options(truth, split=split, folders=folders) | dict.fromkeys(given(config), True),
     )
     if curve.learning_curve is not None:
         cli.emit(_learning_curve(curve.learning_curve, curve), as_json)

@@ -1,6 +1,7 @@
 """cnn-compare --learning-curve: measured and extrapolated accuracies as a table and as a figure."""
 
 import json
+from importlib.metadata import distribution
 
 import numpy as np
 import pytest
@@ -114,3 +115,36 @@ def test_options_that_do_not_go_together_are_usage_errors(run, here, arguments, 
     outcome = run("cnn-compare", *arguments, status=2)
     assert message in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+#: Options of a comparison that a learning curve has no use for, with a value if they take one.
+UNUSED = {
+    "--truth": ["split.tsv"],
+    "--split": ["val"],
+    "--folders": ["classes"],
+    "--margin": ["0.1"],
+    "--complete": [],
+    "--labels": ["classes.txt"],
+    "--fail-if-worse": [],
+}
+
+
+@pytest.mark.parametrize("option", UNUSED)
+def test_options_of_a_comparison_are_refused(run, here, option):
+    """In one line; none is ignored."""
+    outcome = run("cnn-compare", "--learning-curve", "train.npy", "--val", "val.npy", option, *UNUSED[option], status=2)
+    assert outcome.err == (
+        f"cnn-compare: --learning-curve trains heads on features, and compares no predictions; drop {option}\n"
+    )
+
+
+def test_every_option_is_used_or_refused(run, here):
+    """An option that is added to cnn-compare must be listed as one of the two; those of the curve are refused without it."""
+    (program,) = distribution("cnnkit").entry_points.select(group="console_scripts", name="cnn-compare")
+    names = {max(each.opts, key=len) for each in program.load().parser().params if each.opts[0].startswith("-")}
+    curve = {"--val": "val.npy", "--repeats": "5", "--plot": "curve.png", "--seed": "0"}
+    common = {"--json", "--quiet", "--version", "--help", "--install-completion", "--show-completion"}
+    assert names - common == {"--learning-curve", *curve, *UNUSED}
+    for option, value in curve.items():
+        outcome = run("cnn-compare", "a.tsv", "b.tsv", option, value, status=2)
+        assert outcome.err == f"cnn-compare: {option} belongs to --learning-curve TRAIN.npy; add it, or drop {option}\n"
