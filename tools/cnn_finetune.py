@@ -71,6 +71,7 @@ def main(
     data = cli.labelled_images(sources, val=val, hold_out=hold_out, folders=folders)
     classes, has_val = len(data.classes), bool(data.val)
     output = config.model_path(output) if find.find_lr is None else find.checked(train, run, output=output)
+    data = find.needed(data, validates=freeze.warmup_head > 0)
     freeze = freeze.checked()
     init = init.checked(train.loss, classes=classes, multi_label=data.multi_label)
     train = train.checked_for(freeze, classes=classes, has_val=has_val, multi_label=data.multi_label)

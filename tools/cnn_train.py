@@ -73,6 +73,7 @@ def main(
         )
     data = cli.labelled_images(sources, val=val, hold_out=hold_out, folders=folders)
     output = config.model_path(output) if find.find_lr is None else find.checked(train, run, output=output)
+    data = find.needed(data, validates=False)
     train = train.checked(classes=len(data.classes), has_val=bool(data.val), multi_label=data.multi_label)
     network = network.checked(train.loss, classes=len(data.classes), multi_label=data.multi_label)
     box = box.checked(train)

@@ -138,10 +138,14 @@ def predict(
         The law, and the predictions.
 
     Raises:
-        NotDeterminedError: As `fit`; or the measured accuracies are not near any power law.
+        NotDeterminedError: As `fit`; or there is one subset of each number; or the measured accuracies are not near any power law.
     """
     if len(images) < LEAST_POINTS:
         raise NotDeterminedError(f"{len(images)} numbers of images, and a power law needs {LEAST_POINTS}")
+    if max(map(len, correct)) < 2:
+        raise NotDeterminedError(
+            "one subset of each size does not show how much depends on the choice of images; give --repeats 2 or more"
+        )
     hits = np.stack([each.mean(0, dtype=np.float64) for each in correct])  # (K, V)
     choice = _errors_of_choice(images, correct)  # (K,)
     # The validation images are the same for all numbers: only differences between numbers count for the shape of the law

@@ -65,17 +65,26 @@ def test_valley_by_hand():
 
 
 def test_no_suggestion_if_the_loss_diverges_at_once():
-    with pytest.raises(
-        CnnkitError, match=r"diverged after 12 steps, at a learning rate of 1.1e-06, .* give --normalize"
-    ):
+    with pytest.raises(CnnkitError, match=r"diverged after 12 steps, at a learning rate of 1.1e-06, .* give --clip 1"):
         find_lr.with_suggestions([LrStep(1e-7 * (1 + place), 1.0, 1.0) for place in range(11)] + [LrStep(1.1e-6, 1, 9)])
+
+
+def test_a_loss_that_does_not_fall_is_reported(caplog):
+    """A suggestion is always made, as fastai does; here it is noise."""
+    rates = [1e-7 * 1e8 ** (place / 100) for place in range(60)]
+    find_lr.with_suggestions([LrStep(lr, each, each) for lr, each in zip(rates, curve(0), strict=True)])
+    assert not caplog.records
+    flat = [2 + 0.01 * math.sin(place) + max(0, place - 40) / 10 for place in range(60)]
+    find_lr.with_suggestions([LrStep(lr, each, each) for lr, each in zip(rates, flat, strict=True)])
+    assert "the loss fell by only 0.2 %: the suggestions may be noise" in caplog.text
 
 
 @pytest.fixture
 def tested(run, images, tmp_path, monkeypatch):
-    """Return the rows of cnn-train --find-lr lr.png, and the outcome."""
+    """Return the rows of cnn-train --find-lr lr.png, and the outcome; a broken image of the validation set is not read."""
     images("photos/train", red=9, blue=8)
     images("photos/val", red=2, blue=2)
+    (tmp_path / "photos/val/red/broken.png").write_bytes(b"\x89PNG")
     monkeypatch.chdir(tmp_path)
     outcome = run("cnn-train", "photos", *LAYERS, "--optimizer", "sgd", "--batch", 8, "--find-lr", "lr.png")
     return list(csv.DictReader(io.StringIO(outcome.out), delimiter="\t")), outcome
@@ -96,6 +105,7 @@ def test_rates_grow_and_losses_are_smoothed(tested, tmp_path):
     assert set(suggested) == {"valley", "steepest"}
     assert f"suggested: --lr {float(suggested['valley']):.2g}, in the longest decline" in outcome.err
     assert "no validation set" not in outcome.err
+    assert "training takes about 1 MiB of memory for batches of 8" in outcome.err
     assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["lr.png", "photos"]
 
@@ -118,6 +128,7 @@ def test_the_same_seed_gives_the_same_bytes(run, tested, tmp_path):
         (["--lr", "0.1"], "has its own learning rates, and writes no model; drop --lr"),
         (["--epochs", "3"], "drop --epochs"),
         (["--resume"], "drop --resume"),
+        (["--monitor", "val_loss"], "drop --monitor"),
         (["--find-lr", "lr.tsv"], "lr.tsv: unknown format"),
     ],
 )
@@ -129,6 +140,7 @@ def test_options_that_would_be_ignored(run, images, tmp_path, monkeypatch, words
 
 def test_fine_tuning_has_a_range_test_too(run, tested, tmp_path):
     """Of the trained layers, at the rates of their groups."""
+    (tmp_path / "photos/val/red/broken.png").unlink()
     run("cnn-train", "photos", *LAYERS, "--epochs", 1, "-o", "net.pt")
     words = ["cnn-finetune", "net.pt", "photos", "--unfreeze", "all", "--layer-decay", "0.5", "--device", "cpu"]
     outcome = run(*words, "--find-lr", "tune.pdf")
