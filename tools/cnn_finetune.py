@@ -84,6 +84,7 @@ def main(
         from cnnkit.train import find_lr, find_lr_plot
         from cnnkit.train.finetune import preparing
 
+        train = dataclasses.replace(train, epochs=0)  # those after a warm-up, for its notices
         with (
             cli.callbacks("loading the model", errors=errors) as callbacks,
             preparing(data, output, init=init, freeze=freeze, train=train, run=run, callbacks=callbacks) as trainer,

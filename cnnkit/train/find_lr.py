@@ -23,7 +23,7 @@ _SMOOTHING = 0.98
 #: The test ends when the smoothed loss is above this multiple of the smallest one.
 _DIVERGED = 4
 #: Steps that suggestions do not use: at the beginning the mean is of few losses, and at the end the training diverges.
-_SKIPPED_FIRST, _SKIPPED_LAST = STEPS // 10, 5
+SKIPPED_FIRST, SKIPPED_LAST = STEPS // 10, 5
 #: The fewest steps with a suggestion.
 _FEWEST = 4
 #: A smoothed loss that falls by less than this share has found no learning rate: batches differ by about as much.
@@ -81,7 +81,7 @@ def with_suggestions(steps: Sequence[LrStep]) -> list[LrStep]:
     Raises:
         CnnkitError: The loss diverged at once.
     """
-    used = steps[_SKIPPED_FIRST : len(steps) - _SKIPPED_LAST]
+    used = steps[SKIPPED_FIRST : len(steps) - SKIPPED_LAST]
     if len(used) < _FEWEST:
         raise CnnkitError(
             f"the loss diverged after {len(steps)} steps, at a learning rate of {steps[-1].lr if steps else LOWEST:.3g}, so no rate can be "
@@ -92,8 +92,8 @@ def with_suggestions(steps: Sequence[LrStep]) -> list[LrStep]:
     if fall < _LEAST_FALL:
         log.warning("the loss fell by only %.1f %%: the suggestions may be noise, and no rate may help", 100 * fall)
     logs = [math.log(each.lr) for each in used]
-    names = {_SKIPPED_FIRST + valley(losses): ["valley"]}
-    names.setdefault(_SKIPPED_FIRST + steepest(logs, losses), []).append("steepest")
+    names = {SKIPPED_FIRST + valley(losses): ["valley"]}
+    names.setdefault(SKIPPED_FIRST + steepest(logs, losses), []).append("steepest")
     return [
         LrStep(each.lr, each.loss, each.smoothed, ",".join(names.get(place, []))) for place, each in enumerate(steps)
     ]

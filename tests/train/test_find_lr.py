@@ -161,3 +161,19 @@ def test_the_figure_shows_losses_and_suggestions():
     marks = {line.get_marker(): line.get_xdata()[0] for line in axes.lines if line.get_marker() in "os"}
     assert marks["o"] == next(each.lr for each in steps if "valley" in each.suggested)
     assert marks["s"] == next(each.lr for each in steps if "steepest" in each.suggested)
+
+
+def test_the_figure_has_room_for_all_that_counts():
+    """A first loss that is low by chance cuts nothing off; two suggestions of the same step are both visible."""
+    losses = [1.0, 1.5, *curve(0)]
+    marked = [
+        LrStep(10.0 ** (place / 10 - 7), each, each, "valley,steepest" if place == 27 else "")
+        for place, each in enumerate(losses)
+    ]
+    (axes,) = find_lr_plot.render(marked).axes
+    low, high = axes.get_ylim()
+    assert low < min(losses)
+    assert high > max(losses[:40])
+    valley, steepest = (next(line for line in axes.lines if line.get_marker() == marker) for marker in "os")
+    assert valley.get_markersize() < steepest.get_markersize()
+    assert axes.lines.index(valley) > axes.lines.index(steepest)
