@@ -90,7 +90,8 @@ def main(
             preparing(data, output, init=init, freeze=freeze, train=train, run=run, callbacks=callbacks) as trainer,
         ):
             steps = find_lr_plot.conclude(trainer.find_lr(), output, writes=cli.is_first())
-        cli.emit(steps if cli.is_first() else [], as_json, columns=find_lr.COLUMNS)
+        if cli.is_first():
+            cli.emit(steps, as_json, columns=find_lr.COLUMNS)
         return
     from cnnkit.train.finetune import finetune
 

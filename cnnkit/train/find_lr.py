@@ -90,7 +90,7 @@ def with_suggestions(steps: Sequence[LrStep]) -> list[LrStep]:
     losses = [each.smoothed for each in used]
     fall = 1 - min(losses) / losses[0] if losses[0] else 0.0
     if fall < _LEAST_FALL:
-        log.warning("the loss fell by only %.1f %%: the suggestions may be noise, and no rate may help", 100 * fall)
+        log.warning("the loss fell by only %.1f %%: the suggestions may be noise", 100 * fall)
     logs = [math.log(each.lr) for each in used]
     names = {SKIPPED_FIRST + valley(losses): ["valley"]}
     names.setdefault(SKIPPED_FIRST + steepest(logs, losses), []).append("steepest")

@@ -44,7 +44,9 @@ class FindLrConfig:
         assert self.find_lr is not None
         unused = [*(["-o"] if output is not None else []), *given(*configs, names=_UNUSED)]
         if unused:
-            raise UsageError(f"--find-lr has its own learning rates, and writes no model; drop {unused[0]}")
+            raise UsageError(
+                f"--find-lr has its own learning rates, validates nothing, and writes no model; drop {unused[0]}"
+            )
         figures.check(self.find_lr)
         atomic.check_folder(self.find_lr)
         return self.find_lr

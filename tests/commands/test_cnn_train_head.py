@@ -559,8 +559,11 @@ def test_range_test_is_that_of_torch(run, here):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-o", "head.pt"], "--find-lr has its own learning rates, and writes no model; drop -o"),
-        (["--epochs", "50"], "--find-lr has its own learning rates, and writes no model; drop --epochs"),
+        (["-o", "head.pt"], "--find-lr has its own learning rates, validates nothing, and writes no model; drop -o"),
+        (
+            ["--epochs", "50"],
+            "--find-lr has its own learning rates, validates nothing, and writes no model; drop --epochs",
+        ),
         (["--with", "width"], "--find-lr writes no model; drop --with"),
         (["--weights", "net.pth"], "--find-lr writes no model; drop --weights"),
         (["--solver", "lbfgs"], "--solver lbfgs has no learning rate; drop --find-lr, or use --solver gradient"),

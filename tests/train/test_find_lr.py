@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from cnnkit.cli import training
 from cnnkit.errors import CnnkitError
 from cnnkit.train import find_lr, find_lr_plot
 from cnnkit.train.find_lr import LrStep
@@ -121,11 +122,20 @@ def test_the_same_seed_gives_the_same_bytes(run, tested, tmp_path):
     assert (tmp_path / "other.svg").read_text().startswith("<?xml")
 
 
+def test_only_the_first_process_prints_and_draws(run, images, tmp_path, monkeypatch):
+    """Another one of torchrun prints no header either."""
+    images("photos/train", red=2, blue=2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "rank", lambda: 1)
+    assert run("cnn-train", "photos", *LAYERS, "--find-lr", "lr.png").out == ""
+    assert not (tmp_path / "lr.png").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["-o", "model.pt"], "writes no model; drop -o"),
-        (["--lr", "0.1"], "has its own learning rates, and writes no model; drop --lr"),
+        (["--lr", "0.1"], "has its own learning rates, validates nothing, and writes no model; drop --lr"),
         (["--epochs", "3"], "drop --epochs"),
         (["--resume"], "drop --resume"),
         (["--monitor", "val_loss"], "drop --monitor"),
