@@ -61,16 +61,19 @@ def main(
       cnn-predict -m calibrated.onnx split.tsv --split test --top all \\
           | cnn-eval --truth split.tsv --split test
     """
-    config, novelty = config.checked(), novelty.checked()
+    novelty = novelty.checked()
     if novelty.novelty is not None:
         others = [option for option in given(config) if option not in ("--model", "--output")]
-        unused = {"PREDICTIONS": predictions, "--truth": truth, "--split": split, "--folders": folders is not None}
+        unused = {"PREDICTIONS": predictions is not None} | cli.truth_options(truth, split=split, folders=folders)
         refuse_unused(unused | dict.fromkeys(others, True), "--novelty reads features, not predictions")
+        config = config.checked()
 
         from cnnkit.infer import novelty as novelties
 
         cli.emit([novelties.add(novelty, model=config.model, output=config.output)], as_json)
         return
+
+    config = config.checked()
 
     from cnnkit.evaluation import set_calibration, temperature
 

@@ -54,7 +54,7 @@ def main(
     as_json = cli.to_file(output_file, as_json, inputs=[*files, truth, curve.learning_curve, curve.val])
     curve = curve.checked(
         files=len(files),
-        others={"--truth": truth, "--split": split, "--folders": folders} | dict.fromkeys(given(config), True),
+        others=cli.truth_options(truth, split=split, folders=folders) | dict.fromkeys(given(config), True),
     )
     if curve.learning_curve is not None:
         cli.emit(_learning_curve(curve.learning_curve, curve), as_json)

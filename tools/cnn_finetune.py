@@ -71,6 +71,7 @@ def main(
     data = cli.labelled_images(sources, val=val, hold_out=hold_out, folders=folders)
     classes, has_val = len(data.classes), bool(data.val)
     output = config.model_path(output) if find.find_lr is None else find.checked(train, run, output=output)
+    data = find.needed(data, validates=freeze.warmup_head > 0)
     freeze = freeze.checked()
     init = init.checked(train.loss, classes=classes, multi_label=data.multi_label)
     train = train.checked_for(freeze, classes=classes, has_val=has_val, multi_label=data.multi_label)
@@ -83,12 +84,14 @@ def main(
         from cnnkit.train import find_lr, find_lr_plot
         from cnnkit.train.finetune import preparing
 
+        train = dataclasses.replace(train, epochs=0)  # those after a warm-up, for its notices
         with (
             cli.callbacks("loading the model", errors=errors) as callbacks,
             preparing(data, output, init=init, freeze=freeze, train=train, run=run, callbacks=callbacks) as trainer,
         ):
             steps = find_lr_plot.conclude(trainer.find_lr(), output, writes=cli.is_first())
-        cli.emit(steps if cli.is_first() else [], as_json, columns=find_lr.COLUMNS)
+        if cli.is_first():
+            cli.emit(steps, as_json, columns=find_lr.COLUMNS)
         return
     from cnnkit.train.finetune import finetune
 

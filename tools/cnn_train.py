@@ -73,6 +73,7 @@ def main(
         )
     data = cli.labelled_images(sources, val=val, hold_out=hold_out, folders=folders)
     output = config.model_path(output) if find.find_lr is None else find.checked(train, run, output=output)
+    data = find.needed(data, validates=False)
     train = train.checked(classes=len(data.classes), has_val=bool(data.val), multi_label=data.multi_label)
     network = network.checked(train.loss, classes=len(data.classes), multi_label=data.multi_label)
     box = box.checked(train)
@@ -89,7 +90,8 @@ def main(
             ) as trainer,
         ):
             steps = find_lr_plot.conclude(trainer.find_lr(), output, writes=cli.is_first())
-        cli.emit(steps if cli.is_first() else [], as_json, columns=find_lr.COLUMNS)
+        if cli.is_first():
+            cli.emit(steps, as_json, columns=find_lr.COLUMNS)
         return
     from cnnkit.train.scratch import train_from_scratch
 

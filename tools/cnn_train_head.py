@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Annotated
 
 from cnnkit import cli
+from cnnkit.choices import Solver
 from cnnkit.engine import device as devices
 from cnnkit.errors import UsageError
+from cnnkit.option_fields import refuse_unused
 from cnnkit.train import config
 from cnnkit.train.config import HeadConfig
+from cnnkit.train.find_lr_config import FindLrConfig
 
 
 @cli.command
@@ -28,7 +31,7 @@ def main(
             "--output",
             "-o",
             metavar="FILE.pt",
-            help="Model to write; an existing file is replaced at the end. [required unless --with]",
+            help="Model to write; an existing file is replaced at the end. [required unless --with or --find-lr]",
         ),
     ] = None,
     val: Annotated[
@@ -42,6 +45,7 @@ def main(
     hold_out: cli.options.HoldOut = None,
     *,
     train: HeadConfig,
+    find: FindLrConfig,
     weights: Annotated[
         Path | None,
         cli.Option(
@@ -93,12 +97,18 @@ def main(
           --epochs 30 --batch 20 --loss binary
       cnn-train-head all.npy --hold-out fold0 -o fold0.pt --solver lbfgs --l2 0.001
       cnn-train-head train.npy --val val.npy --solver lbfgs --with width,height
+      cnn-train-head train.npy --head "dense 256 relu" --find-lr lr.png
       cnn-train-head train.npy --val val.npy -o two.pt --use width,camera --columns photos.tsv
     """
     from cnnkit.train import feature_sets
 
     has_val = val is not None or hold_out is not None or feature_sets.has_own_val(features)
-    if with_ is not None:
+    if find.find_lr is not None:
+        refuse_unused({"--with": with_ is not None, "--weights": weights is not None}, "--find-lr writes no model")
+        if train.solver is Solver.LBFGS:
+            raise UsageError("--solver lbfgs has no learning rate; drop --find-lr, or use --solver gradient")
+        figure = find.checked(train, output=output)
+    elif with_ is not None:
         for word, value in {"-o": output, "--weights": weights}.items():
             if value is not None:
                 raise UsageError(f"--with writes no model; drop {word}")
@@ -106,11 +116,21 @@ def main(
             raise UsageError("--with compares models with and without columns; drop --use")
         if not has_val:
             raise UsageError("--with needs a validation set; give --val or --hold-out")
-    elif columns is not None and train.use is None:
+    if columns is not None and train.use is None and with_ is None:
         raise UsageError("--columns goes with --use and --with; name the columns with --use NAME,...")
     train = train.checked(has_val=has_val)
-    model = config.model_path(output) if with_ is None else None
     devices.parse(device)
+    if find.find_lr is not None:
+        data = feature_sets.load(features, val=None, hold_out=hold_out, loss=train.loss, validates=False)
+
+        from cnnkit.train import find_lr, find_lr_plot, head
+
+        used = feature_sets.columns(data, tuple(train.kinds), columns)
+        with cli.callbacks("finding a learning rate") as callbacks:
+            steps = head.find_lr(data, train=train, device=device, columns=used, callbacks=callbacks)
+        cli.emit(find_lr_plot.conclude(steps, figure), as_json, columns=find_lr.COLUMNS)
+        return
+    model = config.model_path(output) if with_ is None else None
     config.check_weights(weights, features=features)
 
     if model is None:

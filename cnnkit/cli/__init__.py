@@ -33,7 +33,7 @@ with `cli.options.TableFile` calls `cli.to_file` first, which sends what it emit
 from cnnkit.cli import options
 from cnnkit.cli.allocator import keep_freed_memory
 from cnnkit.cli.command import command, image_command
-from cnnkit.cli.input import images, model_and_arguments, reading, reading_each, stdin, truth
+from cnnkit.cli.input import images, model_and_arguments, reading, reading_each, stdin, truth, truth_options
 from cnnkit.cli.options import Argument, Option
 from cnnkit.cli.output import (
     callbacks,
@@ -88,4 +88,5 @@ __all__ = [
     "stdin",
     "to_file",
     "truth",
+    "truth_options",
 ]

@@ -183,9 +183,22 @@ def truth(
         from cnnkit.data.source import margin
 
         return matching.Truth(found, name=name, widened=margin() > 0)
-    if split is not None or complete or folders is not None:
-        raise UsageError("--split, --folders and --complete need a list of images; pass one with --truth")
+    unused = truth_options(None, split=split, folders=folders) | {"--complete": complete}
+    if word := next((word for word, used in unused.items() if used), None):
+        raise UsageError(f"{word} needs a list of images; pass one with --truth, or drop {word}")
     return matching.FolderTruth()
+
+
+def truth_options(source: str | None, *, split: str | None, folders: FolderReading | None) -> dict[str, bool]:
+    """Return which options of `truth` are given, by name, for a mode that reads no labels."""
+    from cnnkit.data.source import margin
+
+    return {
+        "--truth": source is not None,
+        "--split": split is not None,
+        "--folders": folders is not None,
+        "--margin": margin() > 0,
+    }
 
 
 def refuse_terminal(what: str, piped: str) -> None:

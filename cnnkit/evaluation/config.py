@@ -241,7 +241,7 @@ class EvalConfig(MatchConfig, Bounded):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrateConfig:
+class CalibrateConfig(RemembersGiven):
     """The network that gets the temperature or the prediction sets, and what is drawn."""
 
     model: Path | None = option(None, "The network that made the predictions.", "--model", "-m", metavar="MODEL.onnx")
@@ -278,7 +278,7 @@ class CalibrateConfig:
         """
         if self.sets is not None and not 0 < self.sets < 1:
             raise UsageError(f"--sets {self.sets:g}: give a coverage between 0 and 1, such as 0.95")
-        if self.sets is None and self.score is not SetMethod.LAC:
+        if self.sets is None and given(self, names=["score"]):
             raise UsageError(f"--score {self.score} is for prediction sets; add --sets 0.95, or drop it")
         if self.sets is not None and self.reliability is not None:
             raise UsageError(
@@ -288,9 +288,9 @@ class CalibrateConfig:
             figures.check(self.reliability)
         model, output = self.model, self.output
         if (model is None) != (output is None):
-            given, lacking = ("-m", "-o CALIBRATED.onnx") if output is None else ("-o", "-m MODEL.onnx")
+            having, lacking = ("-m", "-o CALIBRATED.onnx") if output is None else ("-o", "-m MODEL.onnx")
             raise UsageError(
-                f"{given} without {lacking.split()[0]}: -m is the network to calibrate, -o the one to write; add {lacking}"
+                f"{having} without {lacking.split()[0]}: -m is the network to calibrate, -o the one to write; add {lacking}"
             )
         if model is not None and model.suffix in (".pt", ".pth"):
             word, made = (messages.shell_word(name) for name in (str(model), f"{model.stem}.onnx"))

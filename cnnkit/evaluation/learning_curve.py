@@ -24,9 +24,9 @@ class CurvePoint:
     """The accuracy for a number of training images.
 
     `share` is this number as a share of all training images, above 1 for a prediction. `low` and `high` are the 95 % interval: of a
-    measured accuracy Wilson's for the validation images, of a prediction that of the bootstrap. `subsets` is the number of subsets of so
-    many images, accuracy the mean over them and `sd` their standard deviation. `gain` is the predicted accuracy minus that of the law for
-    all images, with its interval.
+    measured accuracy Wilson's for the validation images, of a prediction that of the bootstrap, or Wilson's where that is wider.
+    `subsets` is the number of subsets of so many images, accuracy the mean over them and `sd` their standard deviation. `gain` is the
+    predicted accuracy minus that of the law for all images, with its interval.
     """
 
     images: int
@@ -73,10 +73,11 @@ def summarize(
     except NotDeterminedError as error:
         log.warning("no extrapolation: %s", error)
         return LearningCurve(points, None)
-    shown = [each for each in predictions if each.gain_high - each.gain_low <= WIDEST]
+    predicted = []
     for each in predictions:
-        if each in shown:
-            log.info("%s", _in_words(each, of=images[-1]))
+        if each.gain_high - each.gain_low <= WIDEST:
+            predicted.append(_predicted(each, of=images[-1], val=correct[0].shape[1]))
+            log.info("%s", _in_words(predicted[-1]))
         else:
             log.warning(
                 "no extrapolation to %s images: the curve does not determine it (95 %% interval of the gain %.1f to %.1f points)",
@@ -84,7 +85,7 @@ def summarize(
                 100 * each.gain_low,
                 100 * each.gain_high,
             )
-    return LearningCurve(points + [_predicted(each, of=images[-1]) for each in shown], law if shown else None)
+    return LearningCurve(points + predicted, law if predicted else None)
 
 
 def _measured(images: int, correct: NDArray[np.bool_], *, of: int) -> CurvePoint:
@@ -95,24 +96,29 @@ def _measured(images: int, correct: NDArray[np.bool_], *, of: int) -> CurvePoint
     return CurvePoint(images, images / of, "measured", float(accuracies.mean()), low, high, subsets, sd)
 
 
-def _predicted(found: Prediction, *, of: int) -> CurvePoint:
+def _predicted(found: Prediction, *, of: int, val: int) -> CurvePoint:
+    # A bootstrap of images that are all predicted correctly has no variance
+    low, high = wilson_interval(round(found.accuracy * val), val)
     return CurvePoint(
         round(found.images),
         found.images / of,
         "extrapolated",
         found.accuracy,
-        found.low,
-        found.high,
+        min(found.low, low),
+        max(found.high, high),
         gain=found.gain,
         gain_low=found.gain_low,
         gain_high=found.gain_high,
     )
 
 
-def _in_words(found: Prediction, *, of: int) -> str:
+def _in_words(found: CurvePoint) -> str:
+    assert found.gain is not None
+    assert found.gain_low is not None
+    assert found.gain_high is not None
     change = f"{100 * found.gain:+.1f} points, {100 * found.gain_low:+.1f} to {100 * found.gain_high:+.1f}"
     sure = "" if round(100 * found.gain_low, 1) > 0 else "; no gain is shown"
     return (
-        f"{found.images / of:g} times the images ({round(found.images):,}): accuracy {found.accuracy:.3f}, 95 % interval "
+        f"{found.share:g} times the images ({found.images:,}): accuracy {found.accuracy:.3f}, 95 % interval "
         f"{found.low:.3f} to {found.high:.3f} ({change}){sure}"
     )

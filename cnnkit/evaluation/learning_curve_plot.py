@@ -44,8 +44,8 @@ def draw(curve: LearningCurve) -> Figure:
         axes.plot(line[inside], curve.law(line[inside]), color=_LAW, linewidth=1.2, label="power law")
         axes.plot(line[~inside], curve.law(line[~inside]), color=_LAW, linewidth=1.2, linestyle="--")
     for points, colour, marker, label in (
-        (measured, _MEASURED, "o", "measured (interval of the validation images)"),
-        (predicted, _LAW, "D", "extrapolated (interval of the bootstrap)"),
+        (measured, _MEASURED, "o", "measured (95 % interval of the validation images)"),
+        (predicted, _LAW, "D", "extrapolated (95 % interval)"),
     ):
         if points:
             accuracies = [point.accuracy for point in points]

@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 
 #: Numbers of training images that a fit needs at least: one more than the law has parameters.
 LEAST_POINTS = 4
+#: Validation images that intervals need at least: draws of fewer hardly differ, most of all if all are predicted correctly.
+LEAST_IMAGES = 30
 #: Refitted laws of which intervals are quantiles.
 DRAWS = 400
 
@@ -138,10 +140,19 @@ def predict(
         The law, and the predictions.
 
     Raises:
-        NotDeterminedError: As `fit`; or the measured accuracies are not near any power law.
+        NotDeterminedError: As `fit`; or there is one subset of each number, or too few validation images; or the measured accuracies are
+            not near any power law.
     """
     if len(images) < LEAST_POINTS:
         raise NotDeterminedError(f"{len(images)} numbers of images, and a power law needs {LEAST_POINTS}")
+    if max(map(len, correct)) < 2:
+        raise NotDeterminedError(
+            "one subset of each size does not show how much depends on the choice of images; give --repeats 2 or more"
+        )
+    if correct[0].shape[1] < LEAST_IMAGES:
+        raise NotDeterminedError(
+            f"{correct[0].shape[1]} validation images are too few for intervals, which need {LEAST_IMAGES}"
+        )
     hits = np.stack([each.mean(0, dtype=np.float64) for each in correct])  # (K, V)
     choice = _errors_of_choice(images, correct)  # (K,)
     # The validation images are the same for all numbers: only differences between numbers count for the shape of the law

@@ -75,12 +75,12 @@ class Batches:
         # Drawn again, an image has another augmented copy
         return batches if self._weights is None else dataset.numbered_repeats(batches, count=count)
 
-    def train(self, number: int, *, last: int) -> Iterator[TrainBatch]:
+    def train(self, number: int, *, last: int | None) -> Iterator[TrainBatch]:
         """Yield an epoch's batches, and seed torch's global generator for the epoch's dropout.
 
         Args:
             number: The epoch, from 1.
-            last: The last epoch, for progress.
+            last: The last epoch, for progress; None reports none.
         """
         torch.manual_seed(self._seed(number, _DROPOUT, self._world.rank))
         train = self._train
@@ -100,7 +100,8 @@ class Batches:
             else:
                 yield inputs, MixupTargets(targets, known[partners[index] % count], pairs[index].share)
             shown += len(batches[index])
-            self._progress(shown, last * count)
+            if last is not None:
+                self._progress(shown, last * count)
 
     def _pairs(self, number: int, batches: Sequence[Tensor]) -> list[MixupPairs] | None:
         """Pair every image with that at the mirrored position of the whole batch, also across processes."""

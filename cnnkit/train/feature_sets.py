@@ -42,7 +42,9 @@ class FeatureSets:
         return self.train.multi_label
 
 
-def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, loss: Loss | None) -> FeatureSets:
+def load(
+    train: str | Path, *, val: str | Path | None, hold_out: str | None, loss: Loss | None, validates: bool = True
+) -> FeatureSets:
     """Read features for training and validation, and check that they match.
 
     Args:
@@ -50,6 +52,7 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
         val: Features of the validation set, which selects the best epoch or the strength of the penalty. Nothing else selects.
         hold_out: In place of `val`, the split of `train` that is the validation set.
         loss: For two classes, or for any number.
+        validates: A validation set is needed; without one there is a warning.
 
     Raises:
         FormatError: The two come from different backbones.
@@ -86,7 +89,8 @@ def load(train: str | Path, *, val: str | Path | None, hold_out: str | None, los
         if each is not None:
             _check_listed_once(each, file)
     if val_set is None:
-        log.warning("no validation set: keeping the last epoch; use --val or --hold-out to keep the best one")
+        if validates:
+            log.warning("no validation set: keeping the last epoch; use --val or --hold-out to keep the best one")
     else:
         check(train_set, val_set, train=name, val=val_name or "")
         warn_of_overlap(train_set, val_set, train=train, val=val or train)

@@ -4,6 +4,7 @@ Source: Smith 2015, Cyclical Learning Rates for Training Neural Networks; steps,
 `lr_find`.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from cnnkit.callbacks import Progress
 from cnnkit.errors import CnnkitError
 from cnnkit.train.loop import TrainBatch, TrainStep
 
+log = logging.getLogger("cnnkit")
+
 #: The first learning rate, the last one (excluded), and the number of steps between them.
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
 #: Weight of the earlier losses in the smoothed one.
@@ -20,9 +23,11 @@ _SMOOTHING = 0.98
 #: The test ends when the smoothed loss is above this multiple of the smallest one.
 _DIVERGED = 4
 #: Steps that suggestions do not use: at the beginning the mean is of few losses, and at the end the training diverges.
-_SKIPPED_FIRST, _SKIPPED_LAST = STEPS // 10, 5
+SKIPPED_FIRST, SKIPPED_LAST = STEPS // 10, 5
 #: The fewest steps with a suggestion.
 _FEWEST = 4
+#: A smoothed loss that falls by less than this share has found no learning rate: batches differ by about as much.
+_LEAST_FALL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +81,19 @@ def with_suggestions(steps: Sequence[LrStep]) -> list[LrStep]:
     Raises:
         CnnkitError: The loss diverged at once.
     """
-    used = steps[_SKIPPED_FIRST : len(steps) - _SKIPPED_LAST]
+    used = steps[SKIPPED_FIRST : len(steps) - SKIPPED_LAST]
     if len(used) < _FEWEST:
         raise CnnkitError(
             f"the loss diverged after {len(steps)} steps, at a learning rate of {steps[-1].lr if steps else LOWEST:.3g}, so no rate can be "
-            "suggested; check the images with cnn-check, or give --normalize, --clip 1 or another --init"
+            "suggested; check the training data, or give --clip 1"
         )
     losses = [each.smoothed for each in used]
+    fall = 1 - min(losses) / losses[0] if losses[0] else 0.0
+    if fall < _LEAST_FALL:
+        log.warning("the loss fell by only %.1f %%: the suggestions may be noise", 100 * fall)
     logs = [math.log(each.lr) for each in used]
-    names = {_SKIPPED_FIRST + valley(losses): ["valley"]}
-    names.setdefault(_SKIPPED_FIRST + steepest(logs, losses), []).append("steepest")
+    names = {SKIPPED_FIRST + valley(losses): ["valley"]}
+    names.setdefault(SKIPPED_FIRST + steepest(logs, losses), []).append("steepest")
     return [
         LrStep(each.lr, each.loss, each.smoothed, ",".join(names.get(place, []))) for place, each in enumerate(steps)
     ]

@@ -1,12 +1,17 @@
 """The option --find-lr of the trainings. No torch."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cnnkit.errors import UsageError
 from cnnkit.formats import atomic, figures
 from cnnkit.option_fields import given, option
 from cnnkit.train.config import LEARNING
+
+if TYPE_CHECKING:
+    from cnnkit.data.train_val import TrainValImages
 
 #: Settings of a training that a range test does not have: it has its own rates, one phase, and no model.
 _UNUSED = ("lr", "schedule", "warmup", "epochs", "patience", "monitor", "ema", "resume", "checkpoint_every", "val_size")
@@ -39,7 +44,18 @@ class FindLrConfig:
         assert self.find_lr is not None
         unused = [*(["-o"] if output is not None else []), *given(*configs, names=_UNUSED)]
         if unused:
-            raise UsageError(f"--find-lr has its own learning rates, and writes no model; drop {unused[0]}")
+            raise UsageError(
+                f"--find-lr has its own learning rates, validates nothing, and writes no model; drop {unused[0]}"
+            )
         figures.check(self.find_lr)
         atomic.check_folder(self.find_lr)
         return self.find_lr
+
+    def needed(self, data: "TrainValImages", *, validates: bool) -> "TrainValImages":
+        """Return the images that are read: a range test has no use for those of the validation set.
+
+        Args:
+            data: Images for training and validation.
+            validates: A warm-up before the test selects an epoch.
+        """
+        return data if self.find_lr is None or validates else dataclasses.replace(data, val=())

@@ -13,9 +13,13 @@ from cnnkit.train.find_lr import LrStep
 
 log = logging.getLogger("cnnkit")
 
-_MARKS = {"valley": ("o", "C1", "valley: suggested"), "steepest": ("s", "C2", "steepest descent")}
-#: The top of the figure, over the range of the smoothed loss below its first value: the loss diverges far above it.
-_ABOVE = 0.6
+#: In the order of drawing: the valley stands in the larger mark of the steepest descent if both are the same step.
+_MARKS = {
+    "steepest": ("s", "C2", 11, "steepest descent"),
+    "valley": ("o", "C1", 7, "valley: suggested"),
+}
+#: The room above and below, as shares of the range of the smoothed loss up to its minimum: the loss diverges far above it.
+_ABOVE, _BELOW = 0.4, 0.15
 
 
 def conclude(steps: Sequence[LrStep], figure: Path, *, writes: bool = True) -> list[LrStep]:
@@ -62,16 +66,14 @@ def render(steps: Sequence[LrStep]) -> Figure:
     rates = [each.lr for each in steps]
     axes.plot(rates, [each.loss for each in steps], ".", color="0.75", markersize=4, label="loss of a batch")
     axes.plot(rates, [each.smoothed for each in steps], color="C0", linewidth=2, label="smoothed")
-    for step in steps:
-        for name in filter(None, step.suggested.split(",")):
-            marker, colour, label = _MARKS[name]
-            axes.axvline(step.lr, color=colour, linewidth=1, linestyle=":")
-            axes.plot(
-                step.lr, step.smoothed, marker, color=colour, mec="black", markersize=8, label=f"{label}, {step.lr:.2g}"
-            )
-    lowest, first = min(each.smoothed for each in steps), steps[0].smoothed
-    fallen = max(first - lowest, 0.05 * abs(first))
-    axes.set_ylim(lowest - 0.15 * fallen, first + _ABOVE * fallen)
+    suggested = {name: step for step in steps for name in step.suggested.split(",") if name}
+    for name, (marker, colour, size, label) in _MARKS.items():
+        step = suggested[name]
+        axes.axvline(step.lr, color=colour, linewidth=1, linestyle=":")
+        axes.plot(
+            step.lr, step.smoothed, marker, color=colour, mec="black", markersize=size, label=f"{label}, {step.lr:.2g}"
+        )
+    axes.set_ylim(*_limits([each.smoothed for each in steps], [each.smoothed for each in suggested.values()]))
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
@@ -79,3 +81,13 @@ def render(steps: Sequence[LrStep]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     return figure
+
+
+def _limits(losses: Sequence[float], marked: Sequence[float]) -> tuple[float, float]:
+    """Return the bottom and the top of the figure: around the loss up to its minimum after the first steps, and the marks."""
+    first = find_lr.SKIPPED_FIRST
+    lowest = losses.index(min(losses[first:]), first)
+    shown = [*losses[: lowest + 1], *marked]
+    bottom, top = min(shown), max(shown)
+    height = max(top - bottom, 0.05 * abs(top))
+    return bottom - _BELOW * height, top + _ABOVE * height

@@ -1,5 +1,6 @@
 """Train a head on extracted features, and join it to the backbone that made them."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnnkit.callbacks import Callbacks
+from cnnkit.callbacks import Callbacks, Progress
 from cnnkit.choices import ClassWeights, ColumnKind, Initializer, Sample, Solver
 from cnnkit.data import image_columns
 from cnnkit.data.image_columns import ColumnCodes, Columns
@@ -30,7 +31,8 @@ from cnnkit.nets.output_layer import whole_head
 from cnnkit.train import dataset, feature_sets, optim, preparation, several_labels
 from cnnkit.train.config import LBFGS_SETTINGS, Epoch, HeadConfig
 from cnnkit.train.feature_sets import FeatureSets
-from cnnkit.train.loop import BestEpoch, TrainStep, fit, in_order, shuffled, warn_if_saturated
+from cnnkit.train.find_lr import LrStep, range_test
+from cnnkit.train.loop import BestEpoch, Plain, TrainStep, fit, in_order, shuffled, warn_if_saturated
 from cnnkit.train.optim import Criterion, ModelEma, predicted_classes
 
 log = logging.getLogger("cnnkit")
@@ -123,21 +125,30 @@ class HeadFit:
 
     def run(self) -> Iterator[Epoch]:
         """Train, yielding every finished epoch."""
-        values = self.train.values
-        rows = self.config.batch if self.config.solver is Solver.GRADIENT else len(values)
-        # Dropout draws from torch's global generator, whose state is restored afterwards.
-        generators = torch.random.fork_rng(devices=[values.device] if values.is_cuda else [])
-        with torch_device.threads(torch_device.threads_for(self.head, values[:rows])), generators:
-            torch.manual_seed(self.config.seed)
+        with self._ready():
             for epoch in self._lbfgs() if self.config.solver is Solver.LBFGS else self._gradient():
                 self.epochs.append(epoch)
                 yield epoch
 
-    def _gradient(self) -> Iterator[Epoch]:
-        config, train, val = self.config, self.train, self.val
-        steps = len(dataset.shuffled_batches(len(train.targets), batch=config.batch, generator=torch.Generator()))
-        weights = dataset.sampling_weights(train.targets) if config.sample is Sample.BALANCED else None
-        step = TrainStep(
+    def find_lr(self, *, progress: Progress) -> list[LrStep]:
+        """Take the steps of a learning-rate range test instead of training."""
+        with self._ready():
+            return range_test(self._step(), lambda _number: self._batches(), rate=self.config.rate, progress=progress)
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Set the number of threads, and restore torch's global generator, from which dropout draws, afterwards."""
+        values = self.train.values
+        rows = self.config.batch if self.config.solver is Solver.GRADIENT else len(values)
+        generators = torch.random.fork_rng(devices=[values.device] if values.is_cuda else [])
+        with torch_device.threads(torch_device.threads_for(self.head, values[:rows])), generators:
+            torch.manual_seed(self.config.seed)
+            yield
+
+    def _step(self) -> TrainStep:
+        config = self.config
+        steps = len(dataset.shuffled_batches(len(self.train.targets), batch=config.batch, generator=torch.Generator()))
+        return TrainStep(
             self.head,
             self.criterion,
             optim.optimizer(config, self.head.parameters()),
@@ -151,11 +162,18 @@ class HeadFit:
             clip=config.clip,
             ema=None if config.ema is None else ModelEma(self.head, config.ema),
         )
+
+    def _batches(self) -> Iterator[Plain]:
+        """Yield the batches of an epoch, in another order every time."""
+        train, config = self.train, self.config
+        weights = dataset.sampling_weights(train.targets) if config.sample is Sample.BALANCED else None
+        return shuffled(train.values, train.targets, batch=config.batch, generator=self.generator, weights=weights)
+
+    def _gradient(self) -> Iterator[Epoch]:
+        config, val = self.config, self.val
         return fit(
-            step,
-            train=lambda _number: shuffled(
-                train.values, train.targets, batch=config.batch, generator=self.generator, weights=weights
-            ),
+            self._step(),
+            train=lambda _number: self._batches(),
             validate=partial(in_order, val.values, val.targets) if val else None,
             best=self.best,
             epochs=config.epochs,
@@ -316,6 +334,29 @@ def train_head(
         majority=majority,
         nearest_centroid=nearest,
     )
+
+
+def find_lr(
+    data: FeatureSets,
+    *,
+    train: HeadConfig,
+    device: str = "auto",
+    columns: Columns | None = None,
+    callbacks: Callbacks | None = None,
+) -> list[LrStep]:
+    """Take the steps of a learning-rate range test for a head, instead of training; nothing is written.
+
+    Args, Raises as `train_head`; the backbone is not needed, and validation features are not used.
+    """
+    callbacks = callbacks or Callbacks()
+    if data.multi_label:
+        train = train.for_several_labels()
+    with torch_device.algorithms(deterministic=train.deterministic):
+        rows = load_rows(data.train, data.classes, torch_device.choose(devices.parse(device)), name=data.train_name)
+        if train.use is not None:
+            assert columns is not None
+            _, rows, _ = _with_columns(data, train.kinds, columns, rows, None)
+        return HeadFit(train, rows, None, classes=len(data.classes)).find_lr(progress=callbacks.progress)
 
 
 def _with_columns(

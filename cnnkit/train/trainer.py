@@ -257,18 +257,22 @@ class Trainer:
         return self.result(done)
 
     def find_lr(self) -> list[LrStep]:
-        """Take the steps of a learning-rate range test instead of training; nothing is written."""
+        """Take the steps of a learning-rate range test instead of training; nothing is written.
+
+        Raises:
+            CnnkitError: A batch does not fit into memory.
+        """
         with self.prepared():
             self.task.ready()
+            self._check_memory()
             self.task.begin(lambda _epoch: None)
             self.context.world.align(self.step.module)
             self.context.callbacks.phase("finding a learning rate")
-            # Their progress would be that of epochs
             return range_test(
                 self.step,
-                lambda number: self.batches.train(number, last=number),
+                lambda number: self.batches.train(number, last=None),
                 rate=self.config.rate,
-                progress=lambda _done, _total: None,
+                progress=self.context.callbacks.progress,
             )
 
     def warm_up(self, write: Report, *, following: int) -> list[Epoch]:
@@ -374,8 +378,8 @@ class Trainer:
         seconds = sum(epoch.seconds for epoch in epochs)
         if seconds:
             log.info(
-                "%.0f images/s, %.3g s per epoch with validation, of which %.0f %% waiting for training images",
-                len(epochs) * len(self.task.train.targets) / seconds,
+                "%s images/s, %.3g s per epoch with validation, of which %.0f %% waiting for training images",
+                _rate(len(epochs) * len(self.task.train.targets) / seconds),
                 seconds / len(epochs),
                 100 * min(self.step.waited / seconds, 1.0),
             )
@@ -672,16 +676,21 @@ def _log_epoch(epoch: Epoch, *, of: int, left: int | None, rows: int) -> None:
     if isinstance(epoch, BoxEpoch) and epoch.val_iou is not None:
         validation += f", IoU {epoch.val_iou:.4f}"
     log.info(
-        "epoch %d/%d: loss %.4f, accuracy %.4f%s; lr %.3g; %.0f images/s%s",
+        "epoch %d/%d: loss %.4f, accuracy %.4f%s; lr %.3g; %s images/s%s",
         epoch.epoch,
         of,
         epoch.train_loss,
         epoch.train_accuracy,
         validation,
         epoch.lr,
-        rows / max(epoch.seconds, 1e-3),
+        _rate(rows / max(epoch.seconds, 1e-3)),
         "" if left is None else f", {_duration(epoch.seconds * left)} left",
     )
+
+
+def _rate(images: float) -> str:
+    """Format images per second: 312, 7.4, 0.38."""
+    return f"{images:.0f}" if images >= 10 else f"{images:.2g}"
 
 
 def _duration(seconds: float) -> str:

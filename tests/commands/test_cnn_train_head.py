@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -527,3 +528,48 @@ def test_with_rejects_spatial_features(run, here):
 def test_rejects_infinite_numbers_and_ignored_options(run, words, message):
     """Before anything is read, also if an option is given with its default value."""
     assert message in run("cnn-train-head", "none.npy", "-o", "h.pt", *words, status=2).err
+
+
+def test_range_test_is_that_of_torch(run, here):
+    """With all rows in a batch, its losses are those of torch's gradient steps from zeros at the same rates; only the figure is written."""
+    before = {each.name for each in here.iterdir()}
+    words = ("--init", "zeros", "--optimizer", "sgd", "--batch", 20, "--device", "cpu")
+    outcome = run("cnn-train-head", "train.npy", *words, "--find-lr", "lr.png")
+    found = features.load("train.npy")
+    values = torch.from_numpy(np.array(found.values, np.float32))
+    targets = torch.tensor([row.label == "red" for row in found.rows]).long()
+    layer = torch.nn.Linear(values.shape[1], 2)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    for place, row in enumerate(outcome.rows):
+        rate = 1e-7 * 1e8 ** (place / 100)
+        loss = torch.nn.functional.cross_entropy(layer(values), targets)
+        assert (float(row["lr"]), float(row["loss"])) == pytest.approx((rate, loss.item()), rel=1e-4)
+        layer.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for each in layer.parameters():
+                each -= rate * each.grad
+    assert len(outcome.rows) > 50
+    assert "suggested: --lr " in outcome.err
+    assert "no validation set" not in outcome.err
+    assert {each.name for each in here.iterdir()} == before | {"lr.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "head.pt"], "--find-lr has its own learning rates, validates nothing, and writes no model; drop -o"),
+        (
+            ["--epochs", "50"],
+            "--find-lr has its own learning rates, validates nothing, and writes no model; drop --epochs",
+        ),
+        (["--with", "width"], "--find-lr writes no model; drop --with"),
+        (["--weights", "net.pth"], "--find-lr writes no model; drop --weights"),
+        (["--solver", "lbfgs"], "--solver lbfgs has no learning rate; drop --find-lr, or use --solver gradient"),
+    ],
+)
+def test_range_test_refuses_options_without_effect(run, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    outcome = run("cnn-train-head", "train.npy", "--find-lr", "lr.png", *words, status=2)
+    assert outcome.err == f"cnn-train-head: {message}\n"

@@ -1,11 +1,13 @@
 """cnn-compare --learning-curve: measured and extrapolated accuracies as a table and as a figure."""
 
 import json
+from importlib.metadata import distribution
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cnnkit.evaluation import learning_curve
 from cnnkit.evaluation.metrics import wilson_interval
 from cnnkit.formats import features
 from cnnkit.formats.features import Features
@@ -74,6 +76,15 @@ def test_prints_measured_and_extrapolated_accuracies(run, written):
     assert (written / "again.png").read_bytes() == (written / "curve.png").read_bytes()
 
 
+def test_an_extrapolated_interval_is_no_narrower_than_that_of_the_validation_images(caplog):
+    """If all of 40 images are predicted correctly, a bootstrap of them has no variance; Wilson's interval is from 0.91 on."""
+    caplog.set_level("INFO")
+    found = learning_curve.summarize([40, 80, 160, 320], [np.ones((2, 40), bool)] * 4, draws=4)
+    assert [(each.accuracy, each.high) for each in found.points[4:]] == [(pytest.approx(1), pytest.approx(1))] * 2
+    assert [each.low for each in found.points[4:]] == pytest.approx([wilson_interval(40, 40)[0]] * 2)
+    assert "2 times the images (640): accuracy 1.000, 95 % interval 0.912 to 1.000" in caplog.text
+
+
 def test_takes_the_split_val_and_writes_json(run, here):
     """Without --val, the rows of the training features whose split is val; other seeds draw other subsets."""
     write("all.npy", 120, seed=0, split=["train"] * 60 + ["val"] * 60)
@@ -114,3 +125,36 @@ def test_options_that_do_not_go_together_are_usage_errors(run, here, arguments, 
     outcome = run("cnn-compare", *arguments, status=2)
     assert message in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+#: Options of a comparison that a learning curve has no use for, with a value if they take one.
+UNUSED = {
+    "--truth": ["split.tsv"],
+    "--split": ["val"],
+    "--folders": ["classes"],
+    "--margin": ["0.1"],
+    "--complete": [],
+    "--labels": ["classes.txt"],
+    "--fail-if-worse": [],
+}
+
+
+@pytest.mark.parametrize("option", UNUSED)
+def test_options_of_a_comparison_are_refused(run, here, option):
+    """In one line; none is ignored."""
+    outcome = run("cnn-compare", "--learning-curve", "train.npy", "--val", "val.npy", option, *UNUSED[option], status=2)
+    assert outcome.err == (
+        f"cnn-compare: --learning-curve trains heads on features, and compares no predictions; drop {option}\n"
+    )
+
+
+def test_every_option_is_used_or_refused(run, here):
+    """An option that is added to cnn-compare must be listed as one of the two; those of the curve are refused without it."""
+    (program,) = distribution("cnnkit").entry_points.select(group="console_scripts", name="cnn-compare")
+    names = {max(each.opts, key=len) for each in program.load().parser().params if each.opts[0].startswith("-")}
+    curve = {"--val": "val.npy", "--repeats": "5", "--plot": "curve.png", "--seed": "0"}
+    common = {"--json", "--quiet", "--version", "--help", "--install-completion", "--show-completion"}
+    assert names - common == {"--learning-curve", *curve, *UNUSED}
+    for option, value in curve.items():
+        outcome = run("cnn-compare", "a.tsv", "b.tsv", option, value, status=2)
+        assert outcome.err == f"cnn-compare: {option} belongs to --learning-curve TRAIN.npy; add it, or drop {option}\n"

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -184,15 +185,41 @@ def test_reject_needs_a_novelty(run, made, root):
     [
         (("--val", "val.npy"), "without --novelty FILE.npy, no features are read; drop --val"),
         (("--keep", "0.9"), "without --novelty FILE.npy, no features are read; drop --keep"),
-        (("predictions.tsv", *WORDS), "--novelty reads features, not predictions; drop PREDICTIONS"),
-        ((*WORDS, "--truth", "val.tsv"), "--novelty reads features, not predictions; drop --truth"),
-        ((*WORDS, "--sets", "0.9"), "--novelty reads features, not predictions; drop --sets"),
         (("--novelty", "train.npy", "--val", "train.npy"), "train.npy has the training images"),
         ((*WORDS, "-m", "net.onnx"), "-m without -o"),
     ],
 )
 def test_rejects_options_without_effect(run, made, words, message):
     assert message in run("cnn-calibrate", *words, status=2).err
+
+
+#: What calibration has and a novelty has no use for, with the words on the command line.
+UNUSED = {
+    "PREDICTIONS": ["predictions.tsv"],
+    "--truth": ["--truth", "val.tsv"],
+    "--split": ["--split", "val"],
+    "--folders": ["--folders", "classes"],
+    "--margin": ["--margin", "0.1"],
+    "--reliability": ["--reliability", "diagram.png"],
+    "--sets": ["--sets", "0.9"],
+    "--score": ["--score", "lac"],
+}
+
+
+@pytest.mark.parametrize("option", UNUSED)
+def test_options_of_a_calibration_are_refused(run, tmp_path, monkeypatch, option):
+    """In one line, before anything is read, even if they have their default value."""
+    monkeypatch.chdir(tmp_path)
+    outcome = run("cnn-calibrate", *UNUSED[option], *WORDS, status=2)
+    assert outcome.err == f"cnn-calibrate: --novelty reads features, not predictions; drop {option}\n"
+
+
+def test_every_option_is_used_or_refused():
+    """An option that is added to cnn-calibrate must be listed as one of the two."""
+    (program,) = distribution("cnnkit").entry_points.select(group="console_scripts", name="cnn-calibrate")
+    names = {max(each.opts, key=len) for each in program.load().parser().params if each.opts[0].startswith("-")}
+    common = {"--json", "--quiet", "--version", "--help", "--install-completion", "--show-completion"}
+    assert names - common == {"--novelty", "--val", "--keep", "--model", "--output", *UNUSED} - {"PREDICTIONS"}
 
 
 def test_rejects_features_of_another_network(run, made, root):

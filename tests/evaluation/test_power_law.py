@@ -55,6 +55,20 @@ def test_intervals_have_the_accuracy_of_more_images(law):
             assert each.gain_low <= each.gain + 0.005
 
 
+def test_refuses_single_subsets():
+    """Nothing shows how much the accuracy depends on the choice of training images, and intervals would be too narrow."""
+    single = [each[:1] for each in simulated(0.95, 1.0, 0.5, seed=0)]
+    with pytest.raises(NotDeterminedError, match=r"one subset of each size .* give --repeats 2 or more"):
+        power_law.predict(SIZES, single, at=[4000], generator=np.random.default_rng(0))
+
+
+def test_refuses_few_validation_images():
+    """Of three, all predicted correctly from some size on, draws would show a gain for certain."""
+    few = [each[:, :29] for each in simulated(0.95, 1.0, 0.5, seed=0)]
+    with pytest.raises(NotDeterminedError, match="29 validation images are too few for intervals, which need 30"):
+        power_law.predict(SIZES, few, at=[4000], generator=np.random.default_rng(0))
+
+
 def test_refuses_few_points_and_accuracies_that_follow_no_law():
     """Three numbers of images; and a curve that falls by a third in its middle."""
     few = simulated(0.95, 1.0, 0.5, seed=0, sizes=SIZES[-3:])

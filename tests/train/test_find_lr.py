@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from cnnkit.cli import training
 from cnnkit.errors import CnnkitError
 from cnnkit.train import find_lr, find_lr_plot
 from cnnkit.train.find_lr import LrStep
@@ -65,17 +66,26 @@ def test_valley_by_hand():
 
 
 def test_no_suggestion_if_the_loss_diverges_at_once():
-    with pytest.raises(
-        CnnkitError, match=r"diverged after 12 steps, at a learning rate of 1.1e-06, .* give --normalize"
-    ):
+    with pytest.raises(CnnkitError, match=r"diverged after 12 steps, at a learning rate of 1.1e-06, .* give --clip 1"):
         find_lr.with_suggestions([LrStep(1e-7 * (1 + place), 1.0, 1.0) for place in range(11)] + [LrStep(1.1e-6, 1, 9)])
+
+
+def test_a_loss_that_does_not_fall_is_reported(caplog):
+    """A suggestion is always made, as fastai does; here it is noise."""
+    rates = [1e-7 * 1e8 ** (place / 100) for place in range(60)]
+    find_lr.with_suggestions([LrStep(lr, each, each) for lr, each in zip(rates, curve(0), strict=True)])
+    assert not caplog.records
+    flat = [2 + 0.01 * math.sin(place) + max(0, place - 40) / 10 for place in range(60)]
+    find_lr.with_suggestions([LrStep(lr, each, each) for lr, each in zip(rates, flat, strict=True)])
+    assert "the loss fell by only 0.2 %: the suggestions may be noise" in caplog.text
 
 
 @pytest.fixture
 def tested(run, images, tmp_path, monkeypatch):
-    """Return the rows of cnn-train --find-lr lr.png, and the outcome."""
+    """Return the rows of cnn-train --find-lr lr.png, and the outcome; a broken image of the validation set is not read."""
     images("photos/train", red=9, blue=8)
     images("photos/val", red=2, blue=2)
+    (tmp_path / "photos/val/red/broken.png").write_bytes(b"\x89PNG")
     monkeypatch.chdir(tmp_path)
     outcome = run("cnn-train", "photos", *LAYERS, "--optimizer", "sgd", "--batch", 8, "--find-lr", "lr.png")
     return list(csv.DictReader(io.StringIO(outcome.out), delimiter="\t")), outcome
@@ -96,6 +106,7 @@ def test_rates_grow_and_losses_are_smoothed(tested, tmp_path):
     assert set(suggested) == {"valley", "steepest"}
     assert f"suggested: --lr {float(suggested['valley']):.2g}, in the longest decline" in outcome.err
     assert "no validation set" not in outcome.err
+    assert "training takes about 1 MiB of memory for batches of 8" in outcome.err
     assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["lr.png", "photos"]
 
@@ -111,13 +122,23 @@ def test_the_same_seed_gives_the_same_bytes(run, tested, tmp_path):
     assert (tmp_path / "other.svg").read_text().startswith("<?xml")
 
 
+def test_only_the_first_process_prints_and_draws(run, images, tmp_path, monkeypatch):
+    """Another one of torchrun prints no header either."""
+    images("photos/train", red=2, blue=2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "rank", lambda: 1)
+    assert run("cnn-train", "photos", *LAYERS, "--find-lr", "lr.png").out == ""
+    assert not (tmp_path / "lr.png").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["-o", "model.pt"], "writes no model; drop -o"),
-        (["--lr", "0.1"], "has its own learning rates, and writes no model; drop --lr"),
+        (["--lr", "0.1"], "has its own learning rates, validates nothing, and writes no model; drop --lr"),
         (["--epochs", "3"], "drop --epochs"),
         (["--resume"], "drop --resume"),
+        (["--monitor", "val_loss"], "drop --monitor"),
         (["--find-lr", "lr.tsv"], "lr.tsv: unknown format"),
     ],
 )
@@ -129,6 +150,7 @@ def test_options_that_would_be_ignored(run, images, tmp_path, monkeypatch, words
 
 def test_fine_tuning_has_a_range_test_too(run, tested, tmp_path):
     """Of the trained layers, at the rates of their groups."""
+    (tmp_path / "photos/val/red/broken.png").unlink()
     run("cnn-train", "photos", *LAYERS, "--epochs", 1, "-o", "net.pt")
     words = ["cnn-finetune", "net.pt", "photos", "--unfreeze", "all", "--layer-decay", "0.5", "--device", "cpu"]
     outcome = run(*words, "--find-lr", "tune.pdf")
@@ -149,3 +171,19 @@ def test_the_figure_shows_losses_and_suggestions():
     marks = {line.get_marker(): line.get_xdata()[0] for line in axes.lines if line.get_marker() in "os"}
     assert marks["o"] == next(each.lr for each in steps if "valley" in each.suggested)
     assert marks["s"] == next(each.lr for each in steps if "steepest" in each.suggested)
+
+
+def test_the_figure_has_room_for_all_that_counts():
+    """A first loss that is low by chance cuts nothing off; two suggestions of the same step are both visible."""
+    losses = [1.0, 1.5, *curve(0)]
+    marked = [
+        LrStep(10.0 ** (place / 10 - 7), each, each, "valley,steepest" if place == 27 else "")
+        for place, each in enumerate(losses)
+    ]
+    (axes,) = find_lr_plot.render(marked).axes
+    low, high = axes.get_ylim()
+    assert low < min(losses)
+    assert high > max(losses[:40])
+    valley, steepest = (next(line for line in axes.lines if line.get_marker() == marker) for marker in "os")
+    assert valley.get_markersize() < steepest.get_markersize()
+    assert axes.lines.index(valley) > axes.lines.index(steepest)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cnnkit.choices import Loss, Monitor
+from cnnkit.train import trainer
 from cnnkit.train.loop import BestEpoch, TrainStep, fit
 from cnnkit.train.optim import Criterion
 
@@ -27,6 +28,11 @@ def test_waiting_is_the_time_until_batches_are_there():
     (epoch,) = fit(step, train=train, validate=None, best=BestEpoch(Monitor.VAL_LOSS), epochs=1)
     assert step.waited == pytest.approx(0.2, abs=0.08)
     assert epoch.seconds >= step.waited + 0.1
+
+
+@pytest.mark.parametrize(("images", "shown"), [(312.4, "312"), (9.96, "10"), (7.44, "7.4"), (0.384, "0.38")])
+def test_slow_trainings_have_a_speed_too(images, shown):
+    assert trainer._rate(images) == shown
 
 
 def test_a_training_ends_with_its_speed(run, images, tmp_path, monkeypatch):
