@@ -231,9 +231,16 @@ def test_rejects_predictions_for_which_the_threshold_is_not(run, folder, words, 
     assert message in outcome.err
 
 
-def test_promise_below_the_accuracy_is_explained(run, folder):
-    """Sets then have one label, and their coverage is the accuracy."""
+def test_promises_that_mislead_are_explained(run, folder):
+    """Below the accuracy, sets have one label, and their coverage is the accuracy; with test images, it is not that of new ones."""
     rows = {row["measure"]: row["value"] for row in run(*CALIBRATE, "--sets", 0.3).rows}
     assert rows["accuracy"] == rows["coverage"]
     assert rows["set_size"] == rows["single"] == "1"
-    assert "exceeds the promise" in run(*CALIBRATE, "--sets", 0.3).err
+    # The same images, of which three are test images
+    lines = Path("val.tsv").read_text().splitlines()
+    splits = ["split", *["test"] * 3, *["val"] * 96]
+    Path("split.tsv").write_text("".join(f"{line}\t{split}\n" for line, split in zip(lines, splits, strict=True)))
+    outcome = run(*CALIBRATE[:3], "split.tsv", "--sets", 0.3)
+    assert "exceeds the promise" in outcome.err
+    assert "3 images of the test set: after a threshold is chosen with them" in outcome.err
+    assert "test set" not in run(*CALIBRATE, "--sets", 0.9).err
