@@ -35,6 +35,7 @@ def test_fix_keeps_what_could_not_be_checked(run, here):
     more = ["photos/new.png\ta\ttest", "photos/other.png\t\ttest"]
     Path("all.tsv").write_text("\n".join(["path\tlabel\tsplit", *listed, *more]) + "\n")
     outcome = run("cnn-check", "all.tsv", "--labels", "x.npy", "--fix", "clean.tsv")
+    assert "2 images without features, not checked" in outcome.err
     assert [row["path"].removeprefix("./") for row in outcome.rows if row["suspect"] == "true"] == paths[:1]
     kept = {Path(row.path): (row.label, row.split) for row in manifest.load("clean.tsv")}
     assert set(kept) == {Path(path) for path in (*paths[1:], "photos/new.png", "photos/other.png")}

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cnnkit.evaluation import comparison
+from cnnkit.evaluation.baseline import BaselineComparison
 
 HEADER = "path\tlabel\tprobability\n"
 
@@ -74,6 +75,22 @@ def test_gate(run, folder, baseline, now, status):
     assert outcome.rows[1]["measure"] == "accuracy"
     assert (f"bad.tsv is worse than {baseline} by 20.0 points: difference_high -0." in outcome.err) is (status == 4)
     assert run("cnn-eval", now, "--baseline", baseline).out == outcome.out
+    words = {"best.tsv": "better than", "main.tsv": "not significantly different from", "bad.tsv": "worse than"}
+    same = "not significantly different from" if baseline == "main.json" and now == "best.tsv" else words[now]
+    assert f"{now} is {same} {baseline}: accuracy" in outcome.err
+
+
+def test_table_for_a_terminal():
+    """The measures of all images, those of classes and ends of intervals left out; counts are whole numbers."""
+    before = {"n": 1200, "accuracy": 0.8, "accuracy_low": 0.7, "log_loss": None, "recall:cat": 0.5}
+    found = BaselineComparison("main.tsv", False, 1000, 1200, 0.9, 0.8, 0.1, 0.05, 0.15, None, before)
+    now = {"n": 1000, "accuracy": 0.9, "accuracy_low": 0.85, "log_loss": 0.3, "recall:cat": 0.6}
+    table = found.table([{"measure": name, "value": value} for name, value in now.items()])
+    assert [list(row.values()) for row in table] == [
+        ["images", "1,200", "1,000", "-200", ""],
+        ["accuracy", "0.8000", "0.9000", "+0.1000", "+0.0500 to +0.1500"],
+        ["log-loss", "–", "0.3000", "–", ""],
+    ]
 
 
 def test_gate_goes_together_with_bounds(run, folder):
