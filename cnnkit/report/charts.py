@@ -89,7 +89,7 @@ def _grid(
         drawn.append(_text(axes.across(value), axes.bottom + 17, f"{value:g}"))
     drawn += [
         _line(_LEFT, axes.bottom, right, axes.bottom, "axis"),
-        _text((_LEFT + right) / 2, axes.bottom + 36, x_name, kind="label") if x_name else _text(0, 0, ""),
+        *([_text((_LEFT + right) / 2, axes.bottom + 36, x_name, kind="label")] if x_name else []),
         _text(14, (axes.top + axes.bottom) / 2, y_name, kind="label", turn=True),
     ]
     return drawn
