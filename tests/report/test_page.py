@@ -107,6 +107,7 @@ def test_confusions_have_the_colour_of_their_share():
     taken = re.findall('<td class="wide optional">(?:<bdi[^>]*>(.)</bdi>)?</td>', text)
     assert taken == ["y", "z", ""]
     assert "; true labels: " in text
+    assert '<th scope="col">class</th><th scope="col" class="number">images</th>' in re.sub("\n *", "", text)
     two = measure(confused([[3, 1], [0, 2]]))
     assert "Most frequent confusions" not in page.render(ReportContent("a title", two, "p.tsv", ""))
 
