@@ -252,11 +252,6 @@ def class_rows(evaluation: EvaluationReport) -> Iterator[ClassRow]:
         yield ClassRow(name, values.support, values.precision, values.recall, low, high, values.f1, taken_for)
 
 
-def lowest_f1(rows: Sequence[ClassRow], most: int) -> list[ClassRow]:
-    """Choose the classes with the lowest F1, the lowest first; those without images are last."""
-    return sorted(rows, key=lambda row: (row.support == 0, row.f1 if row.f1 is not None else 0.0))[:most]
-
-
 # ---------------------------------------------------------------- names
 
 

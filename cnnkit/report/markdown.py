@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from cnnkit.report import content
 from cnnkit.report.content import ClassRow, ReportContent
 from cnnkit.report.markup import clean
-from cnnkit.report.page_parts import measure, percent
 
 #: Classes listed, and confusions; of more classes, those with the lowest F1.
 _CLASSES, _CONFUSIONS = 20, 5
@@ -22,9 +21,9 @@ def render(report: ReportContent) -> str:
 def _blocks(report: ReportContent) -> Iterator[str]:
     found = report.evaluation
     yield f"### {code(report.title, longest=120)}\n"
-    interval = f"95 % interval {percent(found.accuracy_low)} to {percent(found.accuracy_high)}"
+    interval = f"95 % interval {_percent(found.accuracy_low)} to {_percent(found.accuracy_high)}"
     withheld = f", {found.n - found.predicted:,} withheld" if found.predicted < found.n else ""
-    yield f"**Accuracy {percent(found.accuracy)}** ({interval}), {found.n:,} images, {report.wrong:,} wrong{withheld}.\n"
+    yield f"**Accuracy {_percent(found.accuracy)}** ({interval}), {found.n:,} images, {report.wrong:,} wrong{withheld}.\n"
     if report.gates:
         missed = sum(not gate.met for gate in report.gates)
         yield (
@@ -35,27 +34,27 @@ def _blocks(report: ReportContent) -> Iterator[str]:
         yield table(
             ["", "bound", "value"],
             [
-                ["✅ met" if gate.met else "❌ violated", code(gate.condition), measure(gate.value)]
+                ["✅ met" if gate.met else "❌ violated", code(gate.condition), _measure(gate.value)]
                 for gate in report.gates
             ],
             right=(2,),
         )
     measures = {
-        "accuracy": f"{measure(found.accuracy)} ({measure(found.accuracy_low)} to {measure(found.accuracy_high)})",
-        "balanced accuracy": measure(found.balanced_accuracy),
-        "log-loss": measure(found.log_loss),
-        "ROC AUC": measure(found.roc_auc),
-        "expected calibration error": measure(found.ece),
+        "accuracy": f"{_measure(found.accuracy)} ({_measure(found.accuracy_low)} to {_measure(found.accuracy_high)})",
+        "balanced accuracy": _measure(found.balanced_accuracy),
+        "log-loss": _measure(found.log_loss),
+        "ROC AUC": _measure(found.roc_auc),
+        "expected calibration error": _measure(found.ece),
     }
     if found.predicted < found.n:
         measures["predicted"] = f"{found.predicted:,} of {found.n:,}"
-        measures["accuracy of predictions"] = measure(found.accuracy_predicted)
+        measures["accuracy of predictions"] = _measure(found.accuracy_predicted)
     if found.coverage is not None:
-        interval = f"{measure(found.coverage_low)} to {measure(found.coverage_high)}"
-        measures["true class in the prediction set"] = f"{measure(found.coverage)} ({interval})"
-        measures["labels in a set"] = measure(found.set_size)
+        interval = f"{_measure(found.coverage_low)} to {_measure(found.coverage_high)}"
+        measures["true class in the prediction set"] = f"{_measure(found.coverage)} ({interval})"
+        measures["labels in a set"] = _measure(found.set_size)
     if found.boxes:
-        measures["mean IoU"] = f"{measure(found.iou)} ({found.boxes:,} boxes)"
+        measures["mean IoU"] = f"{_measure(found.iou)} ({found.boxes:,} boxes)"
     yield table(["measure", "value"], [[key, value] for key, value in measures.items()], right=(1,))
     yield from _classes(list(content.class_rows(found)))
     if pairs := content.most_confused(found, _CONFUSIONS):
@@ -70,16 +69,24 @@ def _blocks(report: ReportContent) -> Iterator[str]:
 def _classes(rows: Sequence[ClassRow]) -> Iterator[str]:
     shown = rows
     if len(rows) > _CLASSES:
-        shown = content.lowest_f1(rows, _CLASSES)
+        shown = sorted(rows, key=lambda row: (row.support == 0, row.f1 if row.f1 is not None else 0.0))[:_CLASSES]
         yield f"The {_CLASSES} of {len(rows):,} classes with the lowest F1:\n"
     yield table(
         ["class", "images", "precision", "recall", "F1"],
         [
-            [code(row.name), f"{row.support:,}", measure(row.precision), measure(row.recall), measure(row.f1)]
+            [code(row.name), f"{row.support:,}", _measure(row.precision), _measure(row.recall), _measure(row.f1)]
             for row in shown
         ],
         right=(1, 2, 3, 4),
     )
+
+
+def _measure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> str:

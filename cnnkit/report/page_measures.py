@@ -180,7 +180,7 @@ def classes(report: ReportContent) -> Element:
     rows = list(content.class_rows(report.evaluation))
     if len(rows) <= _CLASSES:
         return parts.section("classes", "Classes", _class_table(rows))
-    worst = content.lowest_f1(rows, _CLASSES)
+    worst = sorted(rows, key=lambda row: (row.support == 0, row.f1 if row.f1 is not None else 0.0))[:_CLASSES]
     return parts.section(
         "classes",
         "Classes",
