@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from cnnkit.evaluation import comparison
-from cnnkit.evaluation.baseline import BaselineComparison
+from cnnkit.evaluation import baseline, comparison, report
+from cnnkit.evaluation.config import EvalConfig
+from cnnkit.evaluation.matching import FolderTruth
 
 HEADER = "path\tlabel\tprobability\n"
 
@@ -80,17 +81,19 @@ def test_gate(run, folder, baseline, now, status):
     assert f"{now} is {same} {baseline}: accuracy" in outcome.err
 
 
-def test_table_for_a_terminal():
-    """The measures of all images, those of classes and ends of intervals left out; counts are whole numbers."""
-    before = {"n": 1200, "accuracy": 0.8, "accuracy_low": 0.7, "log_loss": None, "recall:cat": 0.5}
-    found = BaselineComparison("main.tsv", False, 1000, 1200, 0.9, 0.8, 0.1, 0.05, 0.15, None, before)
-    now = {"n": 1000, "accuracy": 0.9, "accuracy_low": 0.85, "log_loss": 0.3, "recall:cat": 0.6}
-    table = found.table([{"measure": name, "value": value} for name, value in now.items()])
-    assert [list(row.values()) for row in table] == [
-        ["images", "1,200", "1,000", "-200", ""],
-        ["accuracy", "0.8000", "0.9000", "+0.1000", "+0.0500 to +0.1500"],
-        ["log-loss", "–", "0.3000", "–", ""],
-    ]
+def test_table_for_a_terminal(run, folder):
+    """The measures of all images, those of classes and ends of intervals left out; counts are whole numbers, unknown values a dash."""
+    record = json.loads((folder / "main.json").read_text())
+    saved = json.dumps(record | {"n": 1200, "accuracy": 0.8, "ece": float("nan"), "wrong": True}).encode()
+    lines, truth, config = (folder / "best.tsv").read_bytes().splitlines(keepends=True), FolderTruth(), EvalConfig()
+    now = report.evaluate([(lines, "best.tsv")], truth, config)
+    found = baseline.compare(now, [saved], truth, config, name="main.json", called="best.tsv")
+    table = {row["measure"]: list(row.values())[1:] for row in found.table(now.rows())}
+    low, high = comparison.independent_interval(96, 100, 960, 1200)
+    assert table["images"] == ["1,200", "100", "-1,100", ""]
+    assert table["accuracy"] == ["0.8000", "0.9600", "+0.1600", f"{low:+.4f} to {high:+.4f}"]
+    assert table["expected calibration error"] == ["–", f"{now.ece:.4f}", "–", ""]
+    assert not [name for name in table if ":" in name or name.endswith(("low", "high"))]
 
 
 def test_gate_goes_together_with_bounds(run, folder):
