@@ -189,6 +189,6 @@ def test_warns_of_images_of_one_group(run, folder):
     ]
     (folder / "groups.tsv").write_text("\n".join(["path\tlabel\tgroup", *rows]) + "\n")
     words = ("best.tsv", "--truth", "groups.tsv", "--baseline")
-    for baseline in ("main.tsv", "main.json"):
-        assert "100 of 100 images share a group with others" in run("cnn-eval", *words, baseline).err
+    for other in ("main.tsv", "main.json"):
+        assert "100 of 100 images share a group with others" in run("cnn-eval", *words, other).err
     assert "share a group" not in run("cnn-eval", "best.tsv", "--baseline", "main.tsv").err
