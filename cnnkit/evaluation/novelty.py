@@ -97,7 +97,7 @@ def fit(
     if not np.isfinite(rows).all():
         raise CnnkitError("features that are not finite; extract them again")
     count, width = rows.shape
-    names = ["" if None in labels else label or "" for label in labels]
+    names = [""] * count if None in labels else [label or "" for label in labels]
     classes = sorted(set(names))
     if count <= len(classes):
         raise CnnkitError(

@@ -1,7 +1,7 @@
 """Charts as SVG elements, whose text can be selected and whose colours are those of the page."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
@@ -89,7 +89,7 @@ def _grid(
         drawn.append(_text(axes.across(value), axes.bottom + 17, f"{value:g}"))
     drawn += [
         _line(_LEFT, axes.bottom, right, axes.bottom, "axis"),
-        _text((_LEFT + right) / 2, axes.bottom + 36, x_name, kind="label") if x_name else _text(0, 0, ""),
+        *([_text((_LEFT + right) / 2, axes.bottom + 36, x_name, kind="label")] if x_name else []),
         _text(14, (axes.top + axes.bottom) / 2, y_name, kind="label", turn=True),
     ]
     return drawn
@@ -209,8 +209,7 @@ def history(run: TrainingRun, panel: str, measures: tuple[str, str]) -> Element 
     limits = (max(0.0, low - room), high + room if panel == "loss" else min(1.0, high + room))
     first, last = min(epochs), max(epochs)
     axes = _Axes((first, last) if last > first else (first - 1.0, last + 1.0), limits, 34, 264)
-    marks: Callable[[float], bool] = float.is_integer
-    whole = [value for value in ticks(*axes.x, most=8) if marks(float(value)) and first <= value <= last]
+    whole = [value for value in ticks(*axes.x, most=8) if value % 1 == 0 and first <= value <= last]
     drawn: list[Content] = [*_grid(axes, x_name="epoch", y_name=panel, x_ticks=whole, y_ticks=ticks(*limits))]
     if run.best is not None:
         x = axes.across(run.best.epoch)

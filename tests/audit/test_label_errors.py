@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from cnnkit.audit import label_errors
+from cnnkit.audit import label_errors, out_of_fold
 from cnnkit.formats import features, manifest
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import ArtefactKind, Header
@@ -35,6 +39,7 @@ def test_fix_keeps_what_could_not_be_checked(run, here):
     more = ["photos/new.png\ta\ttest", "photos/other.png\t\ttest"]
     Path("all.tsv").write_text("\n".join(["path\tlabel\tsplit", *listed, *more]) + "\n")
     outcome = run("cnn-check", "all.tsv", "--labels", "x.npy", "--fix", "clean.tsv")
+    assert "2 images without features, not checked" in outcome.err
     assert [row["path"].removeprefix("./") for row in outcome.rows if row["suspect"] == "true"] == paths[:1]
     kept = {Path(row.path): (row.label, row.split) for row in manifest.load("clean.tsv")}
     assert set(kept) == {Path(path) for path in (*paths[1:], "photos/new.png", "photos/other.png")}
@@ -52,6 +57,16 @@ def test_crops_of_one_file_are_in_one_fold(here):
     unknown = {image.path for image, row in zip(found.images, found.probabilities, strict=True) if np.isnan(row).any()}
     assert unknown == {path for path in paths if path.startswith("0.png")}
     assert label_errors.check(found).unchecked == ["c"]
+
+
+def test_there_are_no_more_folds_than_groups():
+    """Of 16 images in 4 groups, each with both classes; as scikit-learn's StratifiedGroupKFold."""
+    labels, groups = np.arange(16) % 2, np.arange(16) // 4
+    values = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=3 / 8, max_iter=300))
+    folds = StratifiedGroupKFold(4, shuffle=True, random_state=0)
+    expected = cross_val_predict(model, values, labels, cv=folds, groups=groups, method="predict_proba")
+    np.testing.assert_allclose(out_of_fold.probabilities(values, labels, groups, classes=2), expected, atol=1e-6)
 
 
 def test_withheld_predictions_are_named(run, here):

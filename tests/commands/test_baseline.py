@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from cnnkit.evaluation import comparison
+from cnnkit.evaluation import baseline, comparison, report
+from cnnkit.evaluation.config import EvalConfig
+from cnnkit.evaluation.matching import FolderTruth
 
 HEADER = "path\tlabel\tprobability\n"
 
@@ -74,6 +76,24 @@ def test_gate(run, folder, baseline, now, status):
     assert outcome.rows[1]["measure"] == "accuracy"
     assert (f"bad.tsv is worse than {baseline} by 20.0 points: difference_high -0." in outcome.err) is (status == 4)
     assert run("cnn-eval", now, "--baseline", baseline).out == outcome.out
+    words = {"best.tsv": "better than", "main.tsv": "not significantly different from", "bad.tsv": "worse than"}
+    same = "not significantly different from" if baseline == "main.json" and now == "best.tsv" else words[now]
+    assert f"{now} is {same} {baseline}: accuracy" in outcome.err
+
+
+def test_table_for_a_terminal(run, folder):
+    """The measures of all images, those of classes and ends of intervals left out; counts are whole numbers, unknown values a dash."""
+    record = json.loads((folder / "main.json").read_text())
+    saved = json.dumps(record | {"n": 1200, "accuracy": 0.8, "ece": float("nan"), "wrong": True}).encode()
+    lines, truth, config = (folder / "best.tsv").read_bytes().splitlines(keepends=True), FolderTruth(), EvalConfig()
+    now = report.evaluate([(lines, "best.tsv")], truth, config)
+    found = baseline.compare(now, [saved], truth, config, name="main.json", called="best.tsv")
+    table = {row["measure"]: list(row.values())[1:] for row in found.table(now.rows())}
+    low, high = comparison.independent_interval(96, 100, 960, 1200)
+    assert table["images"] == ["1,200", "100", "-1,100", ""]
+    assert table["accuracy"] == ["0.8000", "0.9600", "+0.1600", f"{low:+.4f} to {high:+.4f}"]
+    assert table["expected calibration error"] == ["–", f"{now.ece:.4f}", "–", ""]
+    assert not [name for name in table if ":" in name or name.endswith(("low", "high"))]
 
 
 def test_gate_goes_together_with_bounds(run, folder):
@@ -169,6 +189,6 @@ def test_warns_of_images_of_one_group(run, folder):
     ]
     (folder / "groups.tsv").write_text("\n".join(["path\tlabel\tgroup", *rows]) + "\n")
     words = ("best.tsv", "--truth", "groups.tsv", "--baseline")
-    for baseline in ("main.tsv", "main.json"):
-        assert "100 of 100 images share a group with others" in run("cnn-eval", *words, baseline).err
+    for other in ("main.tsv", "main.json"):
+        assert "100 of 100 images share a group with others" in run("cnn-eval", *words, other).err
     assert "share a group" not in run("cnn-eval", "best.tsv", "--baseline", "main.tsv").err

@@ -10,6 +10,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cnnkit.audit import label_sheet
+from cnnkit.audit.label_errors import DoubtedLabel
 from cnnkit.formats import features, manifest
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import ArtefactKind, Header
@@ -73,7 +75,9 @@ def test_planted_labels_come_first_with_the_label_that_fits(run, planted):
     assert len(outcome.rows) == (np.array(list("abc"))[expected.argmax(axis=1)] != labels).sum()
     own = [float(row["self_confidence"]) for row in outcome.rows]
     assert own == sorted(own)
-    assert "4 of them are suspect" in outcome.err
+    differ = f"{len(outcome.rows)} of 60 labels differ from the out-of-fold prediction (accuracy {1 - len(outcome.rows) / 60:.3f})"
+    assert f"{differ}; 4 of them are suspect" in outcome.err
+    assert "suspects, label -> suggested: b -> a 2, " in outcome.err
     assert "more than 30 %" not in outcome.err
     assert "cnn-check x.tsv --corrections suspects.tsv --fix corrected.tsv" in outcome.err
 
@@ -233,6 +237,56 @@ def test_sheet_shows_the_images_of_the_table(run, planted, photographs, here):
     outcome = run("cnn-check", "--labels", "x.npy", "--sheet", "less.png", status=3)
     assert f"{rows[0]['path']}: not an image" in outcome.err
     assert outcome.rows == rows
+
+
+def test_cells_are_numbered_and_framed_as_the_rows_of_the_table():
+    """Only suspects have a frame; a number is that of the row, also where an image before it was skipped."""
+    image = Image.new("RGB", (160, 160))
+    plain, framed = (DoubtedLabel("a.png", "a", "b", 0.9, 0.1, suspect) for suspect in (False, True))
+    sheet = np.asarray(label_sheet.render([(1, plain, image), (2, framed, image)]))
+    red = (sheet == (0xA0, 0x20, 0x20)).all(axis=2)
+    half = sheet.shape[1] // 2
+    assert not red[:, :half].any()
+    assert red[:160, half:].sum() > 4 * 160  # the frame
+    assert red[170:, half:].any()  # the suggested label
+    other = np.asarray(label_sheet.render([(1, plain, image), (7, framed, image)]))
+    changed = np.argwhere((other != sheet).any(axis=2))
+    assert changed[:, 0].min() > 160  # the number, in the second cell
+    assert changed[:, 1].min() > half
+
+
+def test_classes_of_three_images_have_three_folds(run, here):
+    """As many as the images of the largest class, and at most five."""
+    values, labels = np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32), list("abc" * 3)
+    write("x.npy", values, labels)
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    expected = cross_val_predict(MODEL, values, labels, cv=folds, method="predict_proba")
+    rows = run("cnn-check", "--labels", "x.npy").rows
+    assert len(rows) == (np.array(list("abc"))[expected.argmax(axis=1)] != labels).sum() > 0
+    for row in rows:
+        assert float(row["confidence"]) == pytest.approx(expected[int(row["path"][-6:-4])].max(), abs=1e-4)
+
+
+def test_split_and_features_of_zeros(run, here):
+    """Rows of another split are not read; an image whose features are all zero is a copy of none."""
+    values, labels, _ = clusters()
+    values[8] = values[9] = 0
+    write("some.npy", values[:45], labels[:45])
+    write("all.npy", values, labels, splits=["train"] * 45 + ["val"] * 15)
+    some, whole = run("cnn-check", "--labels", "some.npy"), run("cnn-check", "--labels", "all.npy", "--split", "train")
+    assert whole.out == some.out
+    assert "copies" not in some.err
+
+
+def test_images_with_two_labels_are_refused(run, planted, here):
+    """In SOURCE; with one label, a second row of an image does not count."""
+    rows = [f"photos/{number:02d}.png\t{label}\n" for number, label in enumerate(planted[0])]
+    text = "path\tlabel\n" + "".join(rows)
+    (here / "twice.tsv").write_text(text + rows[0])
+    assert run("cnn-check", "twice.tsv", "--labels", "x.npy").out == run("cnn-check", "--labels", "x.npy").out
+    (here / "twice.tsv").write_text(text + "photos/00.png\tb\n")
+    outcome = run("cnn-check", "twice.tsv", "--labels", "x.npy", status=1)
+    assert 'photos/00.png is listed with two labels, "a" and "b"' in outcome.err
 
 
 def test_classes_with_one_image_are_not_checked(run, here):

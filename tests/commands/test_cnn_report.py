@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from test_cnn_cam import write_image, write_model
@@ -151,15 +152,38 @@ def decoded(image):
 
 def test_a_model_without_maps_or_history(run, here, model):
     """Each is a notice; the images are shown without maps."""
-    write_model("bare.pt", head="flatten, dense 2 softmax")
-    done = run(
-        "cnn-report", "test.tsv", "-m", model / "model.pt", "-o", "report.html", "--history", model / "model.csv", *CPU
-    )
+    words = ("-m", model / "model.pt", "--history", model / "model.csv", *CPU)
+    run("cnn-report", "test.tsv", "-o", "report.html", *words)
     assert len(Page("report.html").images) == 3  # a .pt has gradients
-    shutil.copy(model / "model.onnx", "alone.onnx")
+    proto = onnx.load(model / "model.onnx")
+    proto.graph.output.remove(next(output for output in proto.graph.output if output.name == "cam"))
+    onnx.save(proto, "alone.onnx")
     done = run("cnn-report", "test.tsv", "-m", "alone.onnx", "-o", "alone.html", *CPU)
     assert "no training history: there is no alone.csv; give --history FILE.csv" in done.err
-    assert "training" not in Page("alone.html").ids
+    assert "no heat maps: alone.onnx outputs no class activation maps" in done.err
+    page = Page("alone.html")
+    assert "training" not in page.ids
+    assert len(page.images) == 1
+
+
+def test_mistakes_are_in_order_of_confidence(run, here, model):
+    """The most confident first, equal ones by path; a warning says that the model predicts other classes."""
+    rows = [("red/5", "blue", 0.85), ("red/1", "blue", 0.7), ("blue/2", "red", 0.99), ("blue/1", "red", 0.7)]
+    lines = [f"photos/{path}.png\t{label}\t{share}\n" for path, label, share in [*rows, ("red/0", "red", 1)]]
+    Path("some.tsv").write_text("path\tlabel\tprobability\n" + "".join(lines))
+    done = run("cnn-report", "some.tsv", "-m", model / "model.onnx", "-o", "all.html", *CPU)
+    assert paths("all.html") == ["blue/2.png", "red/5.png", "blue/1.png", "red/1.png"]
+    assert "predicts another class for 3 images of the mistakes shown" in done.err  # it is wrong about red/5 only
+    assert "Every wrong prediction." in Path("all.html").read_text()
+    done = run("cnn-report", "some.tsv", "--worst", 2, "-o", "two.html")
+    assert paths("two.html") == ["blue/2.png", "red/5.png"]
+    assert "The 2 most confident of 4 wrong predictions." in Path("two.html").read_text()
+    assert "another class" not in run("cnn-report", "test.tsv", "-m", model / "model.onnx", "-o", "one.html", *CPU).err
+
+
+def paths(page):
+    """Return the images that a page shows as mistakes."""
+    return re.findall('<p class="path">(.*?)</p>', Path(page).read_text())
 
 
 def test_same_bytes_in_any_folder(run, tmp_path, monkeypatch, model):
@@ -298,4 +322,4 @@ def test_withheld_predictions_and_none_with_probabilities(run, here):
     Path("labels.tsv").write_text("\n".join(labels) + "\n")
     run("cnn-report", "labels.tsv", "-o", "labels.html")
     assert "The predictions have no probabilities." in Path("labels.html").read_text()
-    assert "chart" not in [Path("labels.html").read_text().partition("<body>")[2]]
+    assert 'class="chart"' not in Path("labels.html").read_text()

@@ -13,7 +13,7 @@ import torch
 from predict_models import CLASSES, content, files, network, squares
 
 import cnnkit
-from cnnkit.engine import classifier_outputs, export, half_precision
+from cnnkit.engine import classifier_outputs, export, half_precision, novelty_graph
 from cnnkit.evaluation import novelty
 from cnnkit.formats import features, onnx_model
 from cnnkit.formats.header import ArtefactKind
@@ -246,6 +246,19 @@ def test_features_of_a_less_exact_network_are_accepted(run, made, root):
     assert ratios.mean() < 0.02 < ratios.max()
     outcome = run("cnn-calibrate", "--novelty", "train.npy", "--val", "near.npy", "-m", "net.onnx", "-o", "new.onnx")
     assert "net.onnx is less exact than near.npy: on 12 images, the novelty differs by up to" in outcome.err
+
+
+def test_a_graph_that_computes_something_else_is_not_written(run, made, root, monkeypatch):
+    """Its output is compared with NumPy: here, a factor is half as large again."""
+    original = novelty_graph.with_novelty
+
+    def wrong(bare, training, **words):
+        return original(bare, replace(training, across=np.float32(training.across * 1.5)), **words)
+
+    monkeypatch.setattr(novelty_graph, "with_novelty", wrong)
+    outcome = run("cnn-calibrate", *WORDS, "-m", "net.onnx", "-o", "new.onnx", status=1)
+    assert float(outcome.err.partition("net.onnx: its novelty differs by ")[2].split()[0]) > 0.01
+    assert not Path("new.onnx").exists()
 
 
 def test_images_that_are_gone_need_an_output_of_features(run, made, root):

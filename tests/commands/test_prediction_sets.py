@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from scipy.stats import beta
 
 from cnnkit.choices import SetMethod
 from cnnkit.evaluation import metrics
@@ -83,6 +84,8 @@ def test_coverage_and_size_are_those_of_the_formula(run, folder):
     assert float(found["quantile"]) == pytest.approx(quantile, abs=1e-6)
     assert (found["score"], found["promised_coverage"], found["n"]) == ("lac", "0.9", "99")
     assert "have the true class in 90 % of cases or more" in outcome.err
+    low, high = 100 * beta(90, 10).ppf([0.025, 0.975])
+    assert f"with these, in {low:.3g} % to {high:.3g} % (95 % interval)" in outcome.err
     old, new = (onnx_model.load(name) for name in ("head.onnx", "sets.onnx"))
     assert new.header == old.header.but(sets=new.header.sets)
     assert (new.header.sets.method, new.header.sets.coverage, new.header.sets.n) == (SetMethod.LAC, 0.9, 99)
@@ -231,9 +234,18 @@ def test_rejects_predictions_for_which_the_threshold_is_not(run, folder, words, 
     assert message in outcome.err
 
 
-def test_promise_below_the_accuracy_is_explained(run, folder):
-    """Sets then have one label, and their coverage is the accuracy."""
+def test_promises_that_mislead_are_explained(run, folder):
+    """Below the accuracy, sets have one label, and their coverage is the accuracy; with test images, it is not that of new ones."""
     rows = {row["measure"]: row["value"] for row in run(*CALIBRATE, "--sets", 0.3).rows}
     assert rows["accuracy"] == rows["coverage"]
     assert rows["set_size"] == rows["single"] == "1"
-    assert "exceeds the promise" in run(*CALIBRATE, "--sets", 0.3).err
+    # The same images, of which three are test images
+    lines = Path("val.tsv").read_text().splitlines()
+    splits = ["split", *["test"] * 3, *["val"] * 96]
+    Path("split.tsv").write_text("".join(f"{line}\t{split}\n" for line, split in zip(lines, splits, strict=True)))
+    outcome = run(*CALIBRATE[:3], "split.tsv", "--sets", 0.3)
+    share = float(rows["accuracy"])
+    assert f"the accuracy, {share:.4g}, exceeds the promise" in outcome.err
+    assert f"promise more, such as --sets {(1 + share) / 2:.4g}" in outcome.err
+    assert "3 images of the test set: after a threshold is chosen with them" in outcome.err
+    assert "test set" not in run(*CALIBRATE, "--sets", 0.9).err

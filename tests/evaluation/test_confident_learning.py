@@ -79,6 +79,18 @@ def test_a_class_without_labels_takes_none():
     assert (ranked.order.tolist(), ranked.wrong) == ([1], 0)
 
 
+def test_a_class_with_one_label_has_its_probability_as_threshold():
+    labels, probabilities = np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.7, 0.3], [0.4, 0.6]])
+    assert confident_learning.thresholds(labels, probabilities) == pytest.approx([0.8, 0.6])
+
+
+def test_equal_scores_keep_the_order_of_the_images():
+    """Of 200 images, more than the 16 that unstable sorting leaves in order."""
+    labels = np.arange(200) % 2
+    probabilities = np.where(np.arange(2) == labels[:, None], 0.3, 0.7)
+    assert confident_learning.rank(labels, probabilities).order.tolist() == list(range(200))
+
+
 def test_image_that_reaches_two_thresholds_counts_for_the_more_probable_class():
     """By hand: thresholds 0.4, 0.45, 0.8; the first image reaches those of the first two classes."""
     labels = np.array([0, 0, 1, 1, 2, 2])

@@ -100,8 +100,8 @@ def test_expected_coverage_has_a_beta_distribution(n, coverage):
 def test_promise_holds_for_new_images(method):
     """Over many draws of 50 images, the mean coverage of others is at least that promised; that of one draw has a beta distribution."""
     generator = np.random.default_rng(1)
-    probabilities = generator.dirichlet([0.3] * 5, size=20_000)
-    truth = (probabilities.cumsum(axis=1) > generator.random((20_000, 1))).argmax(axis=1)
+    probabilities = generator.dirichlet([0.3] * 5, size=10_000)
+    truth = (probabilities.cumsum(axis=1) > generator.random((10_000, 1))).argmax(axis=1)
     ranked = -np.sort(-probabilities, axis=1)
     places = (np.argsort(-probabilities, axis=1) == truth[:, None]).argmax(axis=1)
     low, high = conformal.expected(50, 0.9)

@@ -1,5 +1,7 @@
 """The distance of features to those of the training images, compared with scikit-learn and with the closed form."""
 
+import time
+
 import numpy as np
 import pytest
 from sklearn.covariance import LedoitWolf
@@ -85,8 +87,13 @@ def test_covariance_of_wide_features_is_that_of_images_of_all_classes(monkeypatc
     """Of many images, every third, not the first third, in which all are equal here."""
     values, _ = features(rows=24, width=10)
     values[:8] = values[0]
+    labels = ["one"] * 8 + ["two"] * 16
     monkeypatch.setattr(novelty, "_MOST_ROWS", 8)
-    assert np.isfinite(novelty.distances(novelty.fit(values, ["one"] * 8 + ["two"] * 16), values)).all()
+    training = novelty.fit(values, labels)
+    assert np.isfinite(novelty.distances(training, values)).all()
+    _, rows, _ = residuals(values, labels)
+    variances, _, _ = novelty._covariance(rows[::3].astype(np.float32), components=128)
+    assert np.allclose(training.along, 1 / np.sqrt(variances * 10), rtol=1e-3)
 
 
 def test_features_of_zeros_have_a_distance():
@@ -100,9 +107,26 @@ def test_same_features_give_the_same_bytes():
     one, two = (novelty.fit(values.copy(), labels) for _ in range(2))
     assert one.axes.tobytes() == two.axes.tobytes()
     assert one.classes.tobytes() == two.classes.tobytes()
+    longest = np.abs(one.axes).argmax(axis=0)
+    assert (one.axes[longest, np.arange(len(longest))] > 0).all()  # of the two directions of an axis
 
 
-@pytest.mark.parametrize("keep", [0.01, 0.5, 0.95, 1.0])
+def test_an_unknown_label_makes_all_images_one_class():
+    values, labels = features()
+    whole, partly = (novelty.fit(values, known) for known in ([None] * 90, [*labels[:-1], None]))
+    assert partly.classes.tobytes() == whole.classes.tobytes()
+    assert len(novelty.fit(values, labels).classes) == 3
+
+
+def test_time_grows_with_the_images_and_not_with_their_square():
+    """As it would if every label were compared with all others: 10 seconds for 20,000 images."""
+    values = np.random.default_rng(0).normal(size=(20_000, 2)).astype(np.float32)
+    start = time.process_time()
+    novelty.fit(values, ["cat", "dog"] * 10_000)
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("keep", [0.01, 0.333, 0.95, 1.0])
 def test_threshold_keeps_the_share(keep):
     """It is numpy's quantile, and a margin for rounding errors."""
     values = np.random.default_rng(0).uniform(0.8, 1.5, 200)

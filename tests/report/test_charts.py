@@ -42,7 +42,11 @@ def axis_labels(drawn, anchor):
 
 def test_reliability_diagram():
     """A dot at mean confidence and accuracy, its interval, a bar up to it, and the count below."""
-    bins = [Bin(0.2, 0.4, 10, 0.3, 0.5, 0.25, 0.75), Bin(0.8, 1.0, 12_345, 0.9, 0.8, 0.78, 0.82)]
+    bins = [
+        Bin(0.2, 0.4, 10, 0.3, 0.5, 0.25, 0.75),
+        *(Bin(0.4, 0.6, count, 0.5, 0.5, 0.4, 0.6) for count in (9_999, 10_000, 10_000_000)),
+        Bin(0.8, 1.0, 12_345, 0.9, 0.8, 0.78, 0.82),
+    ]
     drawn = charts.reliability(bins)
     (zero, _), *_, (one, _) = axis_labels(drawn, "middle")
     for (x, y), each in zip(numbers(drawn, "dot", "cx", "cy"), bins, strict=True):
@@ -51,8 +55,12 @@ def test_reliability_diagram():
     ends = numbers(drawn, "whisker", "y1", "y2")[0]
     assert [(320 - y) / 308 for y in ends] == pytest.approx([0.25, 0.75], abs=1e-3)
     heights = [height for (height,) in numbers(drawn, "bar", "height")]
-    assert heights == pytest.approx([0.5 * 308, 0.8 * 308], abs=0.01)
-    assert [each.text for each in drawn.iter("text") if each.get("class") == "tiny"] == ["10", "12k"]
+    assert heights == pytest.approx([*[0.5 * 308] * 4, 0.8 * 308], abs=0.01)
+    for anchor in ("middle", "end"):
+        assert [value for _, value in axis_labels(drawn, anchor)] == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert [each.text for each in drawn.iter("text") if each.get("class") == "tiny"] == [
+        *("10", "9999", "10k", "10M", "12k")
+    ]
     assert "12,345 predictions, mean confidence 0.900, accuracy 0.800 (0.780 to 0.820)" in [
         each.text.partition(": ")[2] for each in drawn.iter("title")
     ]
@@ -60,7 +68,7 @@ def test_reliability_diagram():
 
 def test_coverage_curve():
     """From the smallest coverage to all images; the axis begins below the lowest interval."""
-    points = [CoveragePoint(0.3, 1.0, 100, 0.9, 0.82, 0.94), CoveragePoint(0.8, 0.5, 50, 0.98, 0.9, 0.99)]
+    points = [CoveragePoint(0.3, 1.0, 100, 0.9, 0.85, 0.94), CoveragePoint(0.8, 0.5, 50, 0.98, 0.9, 0.99)]
     drawn = charts.coverage(points)
     labels = axis_labels(drawn, "end")
     assert [value for _, value in labels] == pytest.approx([0.8, 0.85, 0.9, 0.95, 1])

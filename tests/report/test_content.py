@@ -37,6 +37,8 @@ def test_bins_are_those_of_scikit_learn():
     assert [each.confidence for each in bins] == pytest.approx(confidence)
     assert sum(each.count for each in bins) == found.n
     for each in bins:
+        assert each.count == ((predictions.confidence > each.low) & (predictions.confidence <= each.high)).sum()
+        assert each.high - each.low == pytest.approx(1 / 15)
         assert (each.accuracy_low, each.accuracy_high) == metrics.wilson_interval(
             round(each.accuracy * each.count), each.count
         )
@@ -66,6 +68,14 @@ def test_classes_and_confusions_are_those_of_scikit_learn():
     (first, *_) = content.most_confused(found, 3)
     assert first.count == matrix.max()
     assert first.share == pytest.approx(matrix.max() / support[found.classes.index(first.truth)])
+
+
+def test_a_class_without_mistakes_is_mistaken_for_none():
+    """Unless some of its predictions are withheld."""
+    known, paths = np.array([0, 0, 1, 1, 2]), tuple("abcde")
+    predicted, confidence = np.array([0, 0, 1, -1, 1]), np.full(5, 0.5)
+    matched = MatchedPredictions(paths, paths, ("x", "y", "z"), known, predicted, confidence, np.full((5, 3), np.nan))
+    assert [row.taken_for for row in content.class_rows(measure(matched))] == [None, "?", "y"]
 
 
 def test_chosen_classes_are_those_of_the_most_frequent_confusions():
@@ -111,6 +121,7 @@ def test_gates(gate, met):
         (["/home/me/photos/cat/1.jpg", "/home/me/photos/dog/2.jpg"], ["cat/1.jpg", "dog/2.jpg"]),
         (["/home/me/photos/cat/1.jpg", "/home/me/photos/cat/2.jpg"], ["cat/1.jpg", "cat/2.jpg"]),
         (["../../photos/cat/1.jpg", "../../photos/dog/2.jpg"], ["cat/1.jpg", "dog/2.jpg"]),
+        (["/me/photos/train/cat/1.jpg", "/me/photos/val/dog/2.jpg"], ["train/cat/1.jpg", "val/dog/2.jpg"]),
         (["1.jpg", "2.jpg"], ["1.jpg", "2.jpg"]),
         (["/home/me/cat/1.jpg", "dog/2.jpg"], ["cat/1.jpg", "dog/2.jpg"]),
     ],

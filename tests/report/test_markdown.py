@@ -5,7 +5,23 @@ from markdown_it import MarkdownIt
 
 from cnnkit.report import markdown
 
-NAMES = ["cat", "a|b", "`tick`", "``", "<b>", "@user", "#1", "*x*", "[a](b)", " space ", "a\nb", "x" * 300, "C:\\dir\\"]
+NAMES = [
+    "cat",
+    "x",
+    "a|b",
+    "`tick`",
+    "tick`",
+    "``",
+    "<b>",
+    "@user",
+    "#1",
+    "*x*",
+    "[a](b)",
+    " space ",
+    "a\nb",
+    "x" * 300,
+    "C:\\dir\\",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -19,6 +35,10 @@ def test_names_are_read_as_code(name):
     shown = name.replace("\n", "\\n")
     assert cells[0].children[0].content == (shown if len(name) < 60 else f"{'x' * 59}…")
     assert cells[1].content == "1"
+
+
+def test_names_without_letters_are_code_too():
+    assert markdown.code("") == markdown.code(" ") == "` `"
 
 
 def test_withheld_predictions_are_counted(run, tmp_path, monkeypatch):

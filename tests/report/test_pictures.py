@@ -57,6 +57,9 @@ def test_a_missing_image_is_skipped(tmp_path):
     assert there.missing is None
 
 
-@pytest.mark.parametrize(("size", "small"), [((640, 320), (320, 160)), ((100, 50), (100, 50)), ((9000, 3), (320, 1))])
+@pytest.mark.parametrize(
+    ("size", "small"),
+    [((640, 320), (320, 160)), ((100, 50), (100, 50)), ((9000, 3), (320, 1)), ((3, 9000), (1, 320))],
+)
 def test_reduced_size(size, small):
     assert pictures.reduced_size(size) == small

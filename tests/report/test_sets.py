@@ -36,10 +36,17 @@ def test_coverage_of_prediction_sets_is_shown():
 def test_sets_and_novelty_of_the_model_are_shown():
     header = Header(
         kind=ArtefactKind.ONNX,
-        classes=("a", "b"),
+        classes=tuple("abcdefghijklm"),
+        head="dense 13",
         sets=PredictionSets(SetMethod.LAC, 0.95, 0.8125, 100),
         novelty=Novelty(NoveltyMethod.MAHALANOBIS, 1.25, 0.95, 200, 50, 8),
     )
     text = page.render(report(header=header, model_name="m.onnx"))
     assert "0.95 promised; score lac, quantile 0.8125, 100 images" in text
+    assert "13: a, b, c, d, e, f, g, h, i, j, k, l, …<" in text
+    assert "dense 13" in text
     assert "mahalanobis; threshold 1.25, which keeps 0.95 of 50 images; 200 images of training" in text
+    bare = page.render(report(header=Header(kind=ArtefactKind.ONNX, classes=("a", "b")), model_name="m.onnx"))
+    assert "2: a, b<" in bare
+    for absent in ("novelty", "prediction sets", "columns", "head", "backbone"):
+        assert f'<th scope="row">{absent}' not in bare

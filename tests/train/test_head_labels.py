@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
@@ -166,6 +166,37 @@ def test_baselines(make):
     values = torch.tensor([[1.0, 0], [1, 0], [0, 1], [1, 1], [0, 0]])
     labels, _ = several_labels.nearest_centroids(values, train_targets, torch.tensor([[0.9, 0.1], [0.1, 0.8]]))
     assert labels.int().tolist() == [[1, 0], [0, 1]]
+    constant = torch.tensor([[1, 0, 1], [1, 0, 0]]).float()  # a label of all images, and one of none
+    labels, _ = several_labels.nearest_centroids(values[:2], constant, torch.tensor([[9.0, 9], [-9, 9]]))
+    assert labels[:, :2].int().tolist() == [[1, 0], [1, 0]]
+
+
+def test_chance_is_two_standard_errors_of_the_mean_area():
+    """The area is scikit-learn's, also with equal scores; a class of no image, or of all, does not count."""
+    generator = np.random.default_rng(0)
+    found = []
+    for trial in range(16):
+        known = generator.integers(0, 2, (30, 4))
+        known[:, 2:] = 0, 1
+        scores = generator.integers(0, 6, (30, 4)) + trial // 8 * known
+        areas = [roc_auc_score(known[:, each], scores[:, each]) for each in range(2)]
+        counts = known[:, :2].sum(0)
+        limit = np.sqrt((31 / (12 * counts * (30 - counts))).sum()) / 2
+        found.append(np.mean(areas) - 0.5 > 2 * limit)
+        assert several_labels.above_chance(torch.tensor(scores), torch.tensor(known)) is bool(found[-1])
+    assert 0 < sum(found) < 16
+    nothing = torch.zeros(30, 2)
+    assert several_labels.above_chance(torch.rand(30, 2, generator=torch.Generator().manual_seed(0)), nothing)
+
+
+def test_classes_without_validation_images_keep_one_half(caplog):
+    caplog.set_level("INFO")
+    given = torch.tensor([[0.9, 0.2, 0.1], [0.8, 0.3, 0.7]])
+    known = torch.tensor([[0, 0, 0], [1, 0, 0]])
+    assert several_labels.thresholds(given, known, ["a", "b", "c"])[1:] == (0.5, 0.5)
+    assert "no validation image has b, c: their thresholds are 0.5" in caplog.text
+    several_labels.thresholds(given[:, :2], known[:, :2], ["a", "b"])
+    assert "no validation image has b: its threshold is 0.5" in caplog.text
 
 
 def test_warns_of_features_without_signal(pair, caplog):
