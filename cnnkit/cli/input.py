@@ -183,8 +183,10 @@ def truth(
         from cnnkit.data.source import margin
 
         return matching.Truth(found, name=name, widened=margin() > 0)
-    if split is not None or complete or folders is not None:
-        raise UsageError("--split, --folders and --complete need a list of images; pass one with --truth")
+    named = {"--split": split is not None, "--folders": folders is not None, "--complete": complete}
+    if unused := [option for option, given in named.items() if given]:
+        needs = "need" if len(unused) > 1 else "needs"
+        raise UsageError(f"{' and '.join(unused)} {needs} a list of images; pass one with --truth")
     return matching.FolderTruth()
 
 
