@@ -329,9 +329,22 @@ def open_text(path: str | Path) -> BufferedReader:
     Raises:
         OSError: As `open_regular`.
     """
-    if _HANDED_OVER.fullmatch(os.fspath(path)):
+    if is_handed_over(path):
         return open(path, "rb")
     return open_regular(path)
+
+
+def is_handed_over(path: str | Path) -> bool:
+    """Return whether a path is standard input or a pipe made by a shell for `<(...)`: it has no folder, and may be read only once."""
+    return _HANDED_OVER.fullmatch(os.fspath(path)) is not None
+
+
+def folder_of(path: str | Path) -> str:
+    """Return the folder that paths in a list or a table are relative to: its own, empty for the current one.
+
+    What a shell hands over, as `/dev/stdin` or for `<(...)`, is relative to the current folder, as standard input is.
+    """
+    return "" if is_handed_over(path) else os.path.dirname(path)
 
 
 def read_regular(path: str | Path, *, most: int = MOST) -> bytes:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from enum import StrEnum
+from importlib.metadata import distribution
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated
@@ -130,3 +131,42 @@ def test_functions_of_programs_see_the_same_values():
         with pytest.raises(SystemExit):
             main(words)
     assert seen == [(1, "auto"), (5, "cpu")]
+
+
+def test_options_that_only_some_commands_repeat_are_known():
+    """By all flags of all commands."""
+    once, more = set(), set()
+    for entry in distribution("cnnkit").entry_points:
+        if entry.group == "console_scripts":
+            options = [
+                each for each in entry.load().parser().params if each.param_type_name == "option" and not each.is_flag
+            ]
+            more |= {flag for each in options if each.multiple for flag in each.opts}
+            once |= {flag for each in options if not each.multiple for flag in each.opts}
+    assert once & more == values.ONCE_OR_MORE
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["cnn-report", "p.tsv", "-m", "a.onnx", "--model", "b.onnx", "-o", "r.html"],
+            "--model is given as a.onnx and as b.onnx",
+        ),
+        (
+            ["cnn-train-head", "x.npy", "--val=a.npy", "--val", "b.npy", "-o", "h.pt"],
+            "--val is given as a.npy and as b.npy",
+        ),
+        (["cnn-split", "photos", "-oa", "-o", "b", "-o", "b"], "--output is given as a and as b"),
+    ],
+)
+def test_two_values_where_another_command_takes_several_are_refused(run, words, message):
+    """The first one is not ignored silently."""
+    assert run(*words, status=2).err == f"{words[0]}: {message}; {words[0]} takes one\n"
+
+
+def test_options_of_one_value_may_be_overridden_as_in_other_programs(run):
+    """The last one counts, as an alias with defaults needs it; so does the same value twice."""
+    words = ["cnn-dims", "--input", "9,9,1", "--filters", "2", "--k", "5", "--k", "3"]
+    assert run(*words).out == run("cnn-dims", "--input", "9,9,1", "--filters", "2", "--k", "3").out
+    assert "p.tsv: No such file" in run("cnn-report", "p.tsv", "-o", "r.html", "-o", "r.html", status=1).err

@@ -71,7 +71,7 @@ def read_manifest(path: PathLike) -> list[ManifestRow]:
         FormatError: It is not a manifest.
         CnnkitError: It cannot be read.
     """
-    return _from_here(manifest.load(Path(path)), Path(path).parent)
+    return _from_here(manifest.load(Path(path)), Path(files.folder_of(Path(path))))
 
 
 @public

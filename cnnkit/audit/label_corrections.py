@@ -1,7 +1,6 @@
 """Corrections of labels: the table of a check of labels, once someone has looked at its images."""
 
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ def load(path: Path) -> dict[str, str | None]:
         OSError: It cannot be read.
     """
     found: dict[str, str | None] = {}
-    folder = os.path.dirname(path)
+    folder = files.folder_of(path)
     for row in tables.load(path, required=["path", "suggested"], aliases={"path": table_columns.PATH_ALIASES}):
         if row.get("suspect", "").strip().lower() in _NO:
             continue

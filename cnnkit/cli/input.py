@@ -183,9 +183,10 @@ def truth(
         from cnnkit.data.source import margin
 
         return matching.Truth(found, name=name, widened=margin() > 0)
-    unused = truth_options(None, split=split, folders=folders) | {"--complete": complete}
-    if word := next((word for word, used in unused.items() if used), None):
-        raise UsageError(f"{word} needs a list of images; pass one with --truth, or drop {word}")
+    named = truth_options(None, split=split, folders=folders) | {"--complete": complete}
+    if unused := [option for option, used in named.items() if used]:
+        needs = "need" if len(unused) > 1 else "needs"
+        raise UsageError(f"{' and '.join(unused)} {needs} a list of images; pass one with --truth")
     return matching.FolderTruth()
 
 

@@ -2,6 +2,8 @@
 
 Values of the usual forms are converted here. All others, and with them everything that is an error, are left to typer, whose results are
 the same.
+
+Options that take several values in one command and one in another are refused there if they have two: see `ONCE_OR_MORE`.
 """
 
 import functools
@@ -15,11 +17,17 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
+from cnnkit.errors import UsageError
+
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})", re.ASCII)
 _FLOAT = re.compile(r"-?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,2})?", re.ASCII)
 
 #: Settings of typer's options that change values; with any of them, the value is left to typer.
 _CHANGING = ("parser", "click_type", "clamp", "formats", "exists", "writable", "resolve_path", "path_type")
+
+
+#: Flags of options that can be repeated in some commands, and not in others. There, the first value would be ignored silently.
+ONCE_OR_MORE = frozenset({"--model", "-m", "--val", "--layer", "--output", "-o"})
 
 
 class NotConvertedError(Exception):
@@ -36,6 +44,8 @@ def wire(command: Any, declared: Iterable[Parameter]) -> None:  # noqa: ANN401 -
     annotations = {parameter.name: parameter.annotation for parameter in declared}
     for each in command.params:
         _wire(each, annotations.get(each.name))
+        if not (each.multiple or each.nargs == -1 or ONCE_OR_MORE.isdisjoint(each.opts)):
+            _refuse_several(each)
     own = command.get_help_option
 
     @functools.wraps(own)
@@ -50,6 +60,29 @@ def wire(command: Any, declared: Iterable[Parameter]) -> None:  # noqa: ANN401 -
 
 def _wire(parameter: Any, annotation: Any) -> None:  # noqa: ANN401 - typer's own click is private
     parameter.process_value = functools.partial(_processed, parameter, parameter.process_value, annotation)
+
+
+def _refuse_several(parameter: Any) -> None:  # noqa: ANN401 - typer's own click is private
+    """Let an option of one value be an error if it is given twice, with two values."""
+    add_to_parser, process_value = parameter.add_to_parser, parameter.process_value
+
+    def add_collecting(*arguments: Any) -> None:  # noqa: ANN401 - typer's own click is private
+        parameter.multiple = True  # the parser then makes a list, in which the first value is not lost
+        try:
+            add_to_parser(*arguments)
+        finally:
+            parameter.multiple = False
+
+    def process_last(context: Any, value: Any) -> Any:  # noqa: ANN401 - typer's own click is private
+        given = value if isinstance(value, list) else [value]
+        if (
+            len(words := [*dict.fromkeys(given)]) > 1 and not context.resilient_parsing
+        ):  # else a line is being completed
+            flag = max(parameter.opts, key=len)
+            raise UsageError(f"{flag} is given as {words[0]} and as {words[1]}; {context.info_name} takes one")
+        return process_value(context, given[-1])
+
+    parameter.add_to_parser, parameter.process_value = add_collecting, process_last
 
 
 def _processed(

@@ -5,7 +5,8 @@
     photos/README.md               names of the classes 0, 1, ...: see `class_names_in`
 
 A file of this name whose rows have `file_name`, relative to its folder, and a class, labels or a group belongs to the images in and below
-its folder; of several, the nearest one above an image. Any other file of this name is not read.
+its folder; of several, the nearest one above an image. Any other file of this name is not read; where images have no class, a notice
+says why.
 """
 
 import json
@@ -22,8 +23,13 @@ from cnnkit.formats import delimited, manifest, table_columns, text_lines
 NAMES = ("metadata.jsonl", "metadata.csv")
 
 _USED = frozenset({"label", "labels", "group", *table_columns.LABEL_ALIASES})
-#: The longest first line and the longest README.md that are looked at.
-_MOST_BYTES = 1 << 20
+#: The number of a class; with a point, as pandas writes a column in which some are missing.
+_NUMBER = re.compile(r"-?[0-9]{1,9}(\.0+)?")
+#: The form of it that needs another library.
+_PARQUET = "metadata.parquet"
+#: The longest README.md, and the longest first line, that are looked at: a row may have a long text.
+_MOST_OF_CARD = 1 << 20
+_MOST_OF_LINE = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +43,31 @@ class Metadata:
 
 def found(folder: str, paths: Iterable[str]) -> dict[str, str]:
     """Return the metadata file of each folder that has one, in a folder and in all between it and some images."""
+    return {each: path for each in _between(folder, paths) if (path := _in(each)) is not None}
+
+
+def unread(folder: str, paths: Iterable[str]) -> Iterator[str]:
+    """Yield a notice about each file of this name, in the same folders, that cannot be read."""
+    for each in _between(folder, paths):
+        if _in(each) is not None:
+            continue
+        for name in NAMES:
+            path = os.path.join(each, name)
+            if os.path.isfile(path):
+                yield f"{path} is not read, since its first row has no {'label' if 'file_name' in _columns(path) else 'file_name'}"
+        path = os.path.join(each, _PARQUET)
+        if os.path.isfile(path):
+            yield f"{path} is not read; write it as {NAMES[0]} (in pandas: to_json with orient='records', lines=True)"
+
+
+def _between(folder: str, paths: Iterable[str]) -> list[str]:
+    """Return a folder and all between it and some images, the upper ones first."""
     folders = {folder: None}
     for each in dict.fromkeys(map(os.path.dirname, paths)):
         while each not in folders and len(each) > len(folder):
             folders[each] = None
             each = os.path.dirname(each)
-    return {each: path for each in sorted(folders) if (path := _in(each)) is not None}
+    return sorted(folders)
 
 
 def read(folder: str, paths: Sequence[str]) -> Metadata:
@@ -65,7 +90,7 @@ def read(folder: str, paths: Sequence[str]) -> Metadata:
         listed: dict[str, manifest.ManifestRow] = {}
         for row in _named(manifest.rows(path), path, folder):
             place = os.path.normpath(os.path.join(above, row.path))
-            if listed.setdefault(place, row) != row:
+            if replace(listed.setdefault(place, row), path=row.path) != row:
                 raise FormatError(f"{path}: {messages.excerpt(row.path)} is listed twice, with different values")
         missing = [row.path for place, row in listed.items() if place not in images and not os.path.lexists(place)]
         if missing:
@@ -97,7 +122,8 @@ def _columns(path: str) -> list[str]:
     """Return the columns of a table, in lower case; none if its first line has none."""
     try:
         with files.open_text(path) as file:
-            text = text_lines.first_line(file.readline(_MOST_BYTES))
+            lines = iter(lambda: file.readline(_MOST_OF_LINE), b"")
+            text = next((text for text in map(text_lines.first_line, lines) if text.strip()), "").lstrip()
     except OSError:
         return []
     if not text.startswith("{"):
@@ -113,12 +139,12 @@ def _named(rows: Iterable[manifest.ManifestRow], path: str, folder: str) -> Iter
     """Replace numbers of classes by their names, where README.md has them; -1 is no class."""
     names: Sequence[str] | None = None
     for row in rows:
-        if row.label is None or not re.fullmatch("-?[0-9]{1,9}", row.label):
+        if row.label is None or not _NUMBER.fullmatch(row.label):
             yield row
             continue
         if names is None:
             names = next(filter(None, map(class_names_in, _above(os.path.dirname(path), folder))), ())
-        number = int(row.label)
+        number = int(float(row.label))
         if names and not -1 <= number < len(names):
             raise FormatError(
                 f"{path}: label {number} of {messages.excerpt(row.path)}, but README.md names {len(names)} classes"
@@ -150,7 +176,7 @@ def class_names_in(folder: str) -> tuple[str, ...]:
     """
     try:
         with files.open_text(os.path.join(folder, "README.md")) as file:
-            lines = file.read(_MOST_BYTES).decode("utf-8-sig", "replace").splitlines()
+            lines = file.read(_MOST_OF_CARD).decode("utf-8-sig", "replace").splitlines()
     except OSError:
         return ()
     if not lines or lines[0].rstrip() != "---":

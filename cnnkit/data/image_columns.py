@@ -106,7 +106,7 @@ class Columns:
     def _read(self, table: str) -> list[str]:
         """Read the rows of a table, and return the names of its columns."""
         aliases = {**dict.fromkeys(("box", *self.names), ()), "path": table_columns.PATH_ALIASES}
-        folder, found = os.path.dirname(table), list[str]()
+        folder, found = files.folder_of(table), list[str]()
         extensions = MissingExtensions(table)
         for row in tables.load(table, required=["path"], aliases=aliases):
             found = found or list(row)

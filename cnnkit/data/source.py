@@ -200,11 +200,22 @@ def _one(part: list[str], split: str | None, folders: FolderReading | None, sear
         raise CnnkitError(f"{source}: no such image, folder or manifest{here}{pattern}")
     if manifest.is_manifest(source):
         return _manifest(source, split, search)
+    if files.is_handed_over(source) and not _is_one_image(source):
+        with files.open_text(source) as file:
+            return list(_from_list(file, split, null=False, search=search, name=source))
     archives.refuse(source)
     idx_source.refuse_labels(source)
     if split is not None:
         raise UsageError(f"{source} is a single image and has no split {split}; --split needs a manifest or a folder")
     return [ImageFile(normal_path(source))]
+
+
+def _is_one_image(source: str) -> bool:
+    """Return whether standard input or a pipe, given by its path, is a file with an image and not a list; nothing is read of a pipe."""
+    if not os.path.isfile(source):
+        return False
+    with files.open_regular(source) as file:
+        return image_formats.of_content(file.read(image_formats.HEAD)) is not None
 
 
 def _tars(
@@ -336,8 +347,10 @@ def _folder(folder: str, split: str | None, folders: FolderReading | None, searc
     ]
     # Images directly in the folder belong to no split, and have no class
     images += _found(folder, rest, None, search)
-    search.readings += [*layout.remarks, *_about_unlabelled(folder, images)]
-    return _sorted(images, folder, search)
+    search.readings += layout.remarks
+    images = _sorted(images, folder, search)
+    search.readings += _about_unlabelled(folder, images)
+    return images
 
 
 def _archives_only(folder: str, scanned: folder_search.Scan, search: SearchLog) -> list[str]:
@@ -413,6 +426,8 @@ def _with_metadata(images: list[ImageFile], folder: str, search: SearchLog) -> l
     known = folder_metadata.read(folder, [image.path for image in images])
     search.readings += known.remarks
     if not known.rows:
+        if all(image.label is None for image in images):
+            search.readings += folder_metadata.unread(folder, [image.path for image in images])
         return images
     search.readings.append(f"classes of {folder} from {messages.shortened(list(known.files), 3)}")
     unlisted = manifest.ManifestRow("")
@@ -535,7 +550,7 @@ def listed_again(
 
 
 def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile]:
-    folder = os.path.dirname(path)
+    folder = files.folder_of(path)
     extensions = MissingExtensions(path)
     with memory.without_collection():
         found = [
@@ -563,7 +578,7 @@ def _demand_one(path: str, images: Sequence[ImageFile]) -> None:
     """
     if len(images) < _FEW_MISSING or any(files.exists(image.path) for image in images):
         return
-    folder, first = os.path.dirname(path), images[0].path
+    folder, first = files.folder_of(path), images[0].path
     message = f"{path}: none of its {len(images):,} images exists, for example {first}"
     if not folder or not any(files.exists(os.path.relpath(image.path, folder)) for image in images):
         raise CnnkitError(f"{message}; paths are relative to the folder of the manifest, {folder or '.'}/")
@@ -616,11 +631,17 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     if null:
         lines = _separated(lines, name)
     else:
-        listed_paths.check_path(os.fsdecode(first.rstrip(b"\r\n")), name=name)
+        if text_lines.has_mark(first):
+            lines = (os.fsencode(text) for text in text_lines.decoded(lines, name))
+        listed_paths.check_path(text_lines.first_line(first), name=name)
     for line in lines:
         path = os.fsdecode(line if null else line.rstrip(b"\r\n"))
         if "\0" in path:
-            raise UsageError("the paths on standard input are separated by NUL; add -0")
+            if name == "standard input":
+                raise UsageError("the paths on standard input are separated by NUL; add -0")
+            raise UsageError(
+                f"{name}: the paths are separated by NUL; end them with line ends, or pipe them in with -0"
+            )
         if path:
             yield ImageFile(normal_path(path if null else extensions.completed(path)))
     search.readings += extensions.lines()
@@ -630,9 +651,8 @@ def _check_text(beginning: bytes, name: str) -> None:
     kind = text_lines.kind_of(beginning)
     if kind is not None:
         called = f" called NAME{tar_archives.EXTENSION}" if kind == text_lines.TAR else ""
-        remedy = (
-            f"write it to a file{called} and give the file's name" if name == "standard input" else "give it as SOURCE"
-        )
+        piped = name == "standard input" or files.is_handed_over(name)
+        remedy = f"write it to a file{called} and give the file's name" if piped else "give it as SOURCE"
         raise UsageError(f"{name} is {kind}, not a list of paths; {remedy}")
 
 
@@ -644,10 +664,11 @@ def _separated(paths: Iterator[bytes], name: str) -> Iterator[bytes]:
     if newline and rest.strip() and not os.path.lexists(os.fsdecode(first)):
         begun += islice(paths, 1)
         if len(begun) == 1:
-            given = "-" if name == "standard input" else f"- < {messages.shell_word(name)}"
+            piped = name == "standard input"
+            given = "- without -0" if piped else f"- < {messages.shell_word(name)} instead of --files0-from"
             raise UsageError(
                 f"{name}: the paths are separated by line ends, not by NUL, after {messages.excerpt(path)}; "
-                f"give {given} without -0 and --files0-from"
+                f"give {given}"
             )
     return chain(begun, paths)
 

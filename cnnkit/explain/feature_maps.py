@@ -237,7 +237,7 @@ class OnnxFeatureMaps:
         self.name, self.preprocess, self._device = path, model.header.preprocess, device
         self._needs = model.needs
         self._proto = onnx_model.parse(model.content, name=path)
-        self.layers = _spatial_layers(self._proto, name=path)
+        self.layers = _spatial_layers(self._proto, self.preprocess, name=path)
         if not self.layers:
             raise FormatError(f"{path}: no layer outputs maps; is it only a head? export it with its backbone")
 
@@ -282,9 +282,26 @@ def _whitened_images(proto: ModelProto) -> list[OnnxLayer]:
     ]
 
 
-def _spatial_layers(proto: ModelProto, *, name: str) -> list[OnnxLayer]:
+def _of_size(proto: ModelProto, preprocess: Preprocess) -> ModelProto:
+    """Return a network whose images have the size that is run, for one of cnn-export --dynamic-size; any other as it is."""
+    lengths = {"height": preprocess.height, "width": preprocess.width}
+    if lengths.keys().isdisjoint(side.dim_param for side in _sides_of_input(proto)):
+        return proto
+    fixed = ModelProto()
+    fixed.CopyFrom(proto)
+    for side in _sides_of_input(fixed):
+        if side.dim_param in lengths:
+            side.dim_value = lengths[side.dim_param]
+    return fixed
+
+
+def _sides_of_input(proto: ModelProto) -> Iterator[Any]:
+    return (side for value in proto.graph.input for side in value.type.tensor_type.shape.dim)
+
+
+def _spatial_layers(proto: ModelProto, preprocess: Preprocess, *, name: str) -> list[OnnxLayer]:
     try:
-        inferred = infer_shapes(proto).graph
+        inferred = infer_shapes(_of_size(proto, preprocess)).graph
     except Exception as error:  # an operator that onnx does not know, or an inconsistent graph
         raise FormatError(f"{name}: cannot infer the shapes of its layers: {str(error).splitlines()[0]}") from error
     shapes = {

@@ -43,10 +43,12 @@ def _separator(header: str, aliases: Aliases) -> str:
 
 def header_fields(text: str) -> list[str]:
     """Split a line that may be a header row, at the first separator that it has."""
-    for separator in "\t,;|":
-        if separator in text:
-            return _split(text, separator)
-    return _split(text, "\t")
+    return _split(text, separator_of(text))
+
+
+def separator_of(text: str) -> str:
+    """Return the first separator that a line has, in their order of preference; a tab if it has none."""
+    return next((separator for separator in "\t,;|" if separator in text), "\t")
 
 
 def _split(header: str, separator: str) -> list[str]:

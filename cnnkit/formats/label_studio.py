@@ -10,6 +10,7 @@ server in place of paths: see `_Places`.
 Source: https://labelstud.io/guide/export and label_studio_sdk.converter
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -18,7 +19,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -38,6 +39,7 @@ _CLASS = ("label", "choice", "class", "category")
 #: Characters in which an export that is broken has the first of its keys.
 _BEGINNING = 100_000
 _REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _RANDOM = re.compile("[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the name of an uploaded file
 
 
@@ -143,22 +145,35 @@ def _of_json(record: Mapping[str, Any], where: str) -> _Task:
 
 
 def _of_table(text: str, name: str) -> Iterator[_Task]:
-    """Read the format CSV or TSV: values that are not words are JSON."""
+    """Read the format CSV or TSV, also if a spreadsheet has saved it with semicolons: values that are not words are JSON."""
     beginning = next(line for line in text.splitlines() if line.strip())
-    rows = csv.DictReader(io.StringIO(text.lstrip()), delimiter="\t" if "\t" in beginning else ",")
+    rows = csv.DictReader(io.StringIO(text.lstrip()), delimiter=delimited.separator_of(beginning))
     records = []
     try:
-        for row in rows:
-            if None in row or None in row.values():
-                raise FormatError(
-                    f"{name}:{rows.line_num}: another number of fields than the header row; export it again"
+        with _long_fields():
+            names = [name.strip() for name in rows.fieldnames or ()]
+            rows.fieldnames = [name.lower() if name.lower() in _OWN else name for name in names]
+            for row in rows:
+                if None in row or None in row.values():
+                    raise FormatError(
+                        f"{name}:{rows.line_num}: another number of fields than the header row; export it again"
+                    )
+                records.append(
+                    {key: _decoded(value, name) if value[:1] in ("{", "[") else value for key, value in row.items()}
                 )
-            records.append(
-                {key: _decoded(value, name) if value[:1] in ("{", "[") else value for key, value in row.items()}
-            )
     except csv.Error as error:
         raise FormatError(f"{name}:{rows.line_num}: {error}") from error
     yield from _of_records(records, name)
+
+
+@contextlib.contextmanager
+def _long_fields() -> Generator[None]:
+    """Let csv read fields of any length: a brush has millions of characters, and the limit of the process is 131,072."""
+    before = csv.field_size_limit(files.MOST)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _decoded(value: str, name: str) -> Any:  # noqa: ANN401 - any JSON value
@@ -225,7 +240,7 @@ def _text(value: Any, where: str) -> str:  # noqa: ANN401 - any JSON value
     """
     if not isinstance(value, str):
         raise FormatError(f"{where}: {messages.excerpt(json.dumps(value))} in place of a text")
-    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+    if _NO_TEXT.search(value):
         raise FormatError(
             f'{where}: "{messages.excerpt(value)}" contains characters that cannot be in a text or a file name'
         )
@@ -390,6 +405,10 @@ class _Places:
     def _candidates(self, address: str, where: str) -> Iterator[str]:
         """Yield paths under which an image may be found."""
         local = address
+        if address.startswith("data:"):
+            raise FormatError(
+                f"{where}: an image within the export (data:); write it to a file, and its name in its place"
+            )
         if _REMOTE.match(address):
             try:
                 parts = urlsplit(address)

@@ -57,7 +57,7 @@ def about_path_and_label(text: str, name: str) -> str:
     if PATH_AND_LABEL.fullmatch(text) and not re.search(r"[\t,;]", text):
         edit = r"s/ +([^ ]+)$/\t\1/; 1i path\tlabel"
         table = messages.shell_word(
-            os.path.join(os.path.dirname(name), "labels.tsv")
+            os.path.join(files.folder_of(name), "labels.tsv")
         )  # in the same folder, which its paths are relative to
         return f"{line}; to make a table with labels: sed -E '{edit}' {messages.shell_word(name)} > {table}"
     return f"{line}; a list has one path per line, and a table with labels starts with a header row such as path,label"

@@ -359,7 +359,7 @@ def load(path: str | Path, *, views: bool | None = None) -> list[ManifestRow]:
 
 def rows(path: str | Path, *, views: bool | None = None, hashes: bool = False) -> Iterator[ManifestRow]:
     """Yield the rows that `load` returns; `hashes` as in `parse`."""
-    folder = os.path.dirname(path) or "."
+    folder = files.folder_of(path) or "."
     with files.open_text(path) as file:
         lines = list(file)
     first = next((line for line in lines if line.strip()), b"")

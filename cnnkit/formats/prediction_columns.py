@@ -261,18 +261,18 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
     """Raise an error for a manifest, whose labels are the true ones, and for a table with a label and a predicted class."""
     if {"rank", "threshold"} <= {*columns}:
         raise FormatError(
-            f"{name}: several labels per image (column threshold), where one is needed; only cnn-eval, without --folds, takes them"
+            f"{name}: several labels per image (column threshold), where one is needed; cnn-eval measures them, one file at a time"
         )
     also = [column for column in columns if column.lower() in _PREDICTED]
     if also and "label" in columns:
         raise FormatError(
             f"{name}: columns label and {also[0]} could both be the predicted class; keep that one, under the name label; "
-            "cnn-eval takes true classes from folders or from --truth"
+            "true classes are read from folders or from a manifest of their own"
         )
     if {"split", "group"} & {*columns} and not {"rank", "probability", "truth"} & {*columns}:
         raise FormatError(
-            f"{name}: a manifest (columns {', '.join(columns[:8])}), not predictions; make predictions with cnn-predict, "
-            "and pass a manifest with --truth"
+            f"{name}: a manifest (columns {', '.join(columns[:8])}), not predictions; make predictions with cnn-predict; "
+            "a manifest has the true labels: cnn-eval --truth takes it"
         )
 
 

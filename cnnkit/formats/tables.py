@@ -10,7 +10,6 @@ Column names are matched regardless of case, or by the names that other programs
 """
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,10 +36,8 @@ def load(
         OSError: It cannot be read.
     """
     with files.open_text(path) as file:
-        folder = os.path.dirname(path)
-        yield from parse(
-            list(file), name=str(path), required=required, aliases=aliases, folder=folder or ".", check=check
-        )
+        folder = files.folder_of(path) or "."
+        yield from parse(list(file), name=str(path), required=required, aliases=aliases, folder=folder, check=check)
 
 
 def parse(
@@ -80,6 +77,8 @@ def parse(
     if beginning.startswith("{"):
         yield from json_lines.rows(chain([first], numbered), name, required, aliases, backslashes, check)
         return
+    if beginning.rstrip() == "[]":
+        raise FormatError(f"{name}: an empty JSON array; it lists no image")
     if re.match(r'\[\s*(\{|"|$)', beginning):
         raise FormatError(
             f"{name}: a JSON array; convert it to one object per line (JSON Lines): jq -c '.[]' {messages.shell_word(name)}"

@@ -80,6 +80,11 @@ def _check_text(text: str, name: str) -> None:
         )
 
 
+def has_mark(line: bytes) -> bool:
+    """Return whether the first line of a file starts with a byte order mark."""
+    return any(line.startswith(mark) for mark, _ in _BOMS)
+
+
 def is_wide(line: bytes) -> bool:
     """Return whether the first line of a file starts with the mark of UTF-16 or UTF-32."""
     return any(line.startswith(mark) for mark, encoding in _BOMS if encoding != "utf-8")

@@ -123,6 +123,17 @@ def test_maps_agree_with_torch_and_the_exported_graph(run, here, name):
         np.testing.assert_allclose(exported, wanted, atol=1e-4)
 
 
+def test_maps_of_a_network_for_any_size(run, here):
+    """Exported with --cam --dynamic-size: the values of the .pt at its own size; the map of classes is no layer."""
+    write("net.pt", "dense 2 softmax")
+    run("cnn-export", "net.pt", "-o", "net.onnx", "--cam", "--dynamic-size", *CPU)
+    ours, theirs = maps(run, "net.pt", "-o", "pt", "--raw"), maps(run, "net.onnx", "-o", "onnx", "--raw")
+    assert [row["layer"] for row in theirs.rows] == [row["layer"] for row in maps(run, "colour.onnx").rows]
+    assert [row["shape"] for row in theirs.rows] == [row["shape"] for row in ours.rows]
+    for found, wanted in zip(raws(theirs), raws(ours), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
 @pytest.mark.parametrize("model", ["colour.pt", "grey.onnx"])
 def test_records_by_hand(run, here, model):
     """Shape, silent channels, zeros, mean, maximum and the most active channel follow from the arrays; the same without -o."""

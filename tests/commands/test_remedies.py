@@ -184,7 +184,7 @@ ROWS = [
     ),
     ("cnn-eval p.tsv q.tsv", "cnn-compare to compare", "cnn-compare p.tsv q.tsv"),
     ("cnn-eval p.tsv --truth p.tsv", "pass a manifest with --truth", "cnn-eval p.tsv --truth bare.tsv"),
-    ("cnn-eval split.tsv", "pass a manifest with --truth", "cnn-eval p.tsv --truth bare.tsv"),
+    ("cnn-eval split.tsv", "cnn-eval --truth takes it", "cnn-eval p.tsv --truth bare.tsv"),
     ("cnn-eval p.tsv --split val", "pass one with --truth", "cnn-eval p.tsv --truth photos --split val"),
     ("cnn-eval p.tsv --fail-under log_loss=9", "use --fail-over log_loss=9", "cnn-eval p.tsv --fail-over log_loss=9"),
     ("cnn-eval p.tsv --fail-under acuracy=0", 'did you mean "accuracy"', "cnn-eval p.tsv --fail-under accuracy=0"),

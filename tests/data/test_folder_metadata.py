@@ -117,6 +117,43 @@ def test_other_files_of_this_name_are_not_read(here, name, text):
     assert labels("photos")[0] == [("photos/cat/1.png", None, "cat")]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("metadata.jsonl", '{"image_file_name": "1.png", "label": "a"}', "its first row has no file_name"),
+        ("metadata.csv", "file_name,caption\n1.png,x\n", "its first row has no label"),
+        ("metadata.jsonl", '{\n"file_name": "1.png", "label": "a"\n}', "its first row has no file_name"),
+        ("metadata.parquet", "PAR1", "write it as metadata.jsonl"),
+    ],
+)
+def test_a_notice_names_what_is_not_read_where_images_have_no_class(here, name, text, reason):
+    made(here / "photos", "1.png")
+    (here / "photos" / name).write_text(text)
+    found, notices = labels("photos")
+    assert found == [("photos/1.png", None, None)]
+    (notice,) = notices
+    assert notice.startswith(f"photos/{name} is not read")
+    assert reason in notice
+
+
+def test_forms_of_rows_that_other_programs_write(here):
+    """A blank first line, a first row of megabytes, a row twice under two spellings; pandas writes numbers as 1.0 if some are missing."""
+    made(here / "photos", "1.png", "2.png")
+    rows = [{"text": "x" * 2_000_000, "file_name": "1.png", "label": 1.0}, {"file_name": "2.png", "label": None}]
+    (here / "photos/metadata.jsonl").write_text("\n" + lines(*rows, {"file_name": "./1.png", "label": 1.0}))
+    (here / "photos/README.md").write_text(CARD)
+    assert labels("photos")[0] == [("photos/1.png", None, "it's"), ("photos/2.png", None, None)]
+
+
+def test_no_notice_of_missing_classes_that_the_metadata_gives(here):
+    made(here / "photos", "train/1.png", "test/2.png")
+    rows = [{"file_name": "train/1.png", "label": "a"}, {"file_name": "test/2.png", "label": "b"}]
+    (here / "photos/metadata.jsonl").write_text(lines(*rows))
+    found, notices = labels("photos")
+    assert found == [("photos/test/2.png", "test", "b"), ("photos/train/1.png", "train", "a")]
+    assert notices == ["classes of photos from photos/metadata.jsonl"]
+
+
 def test_class_folders_come_first(here, caplog):
     """Then the metadata is named in a notice, and not even opened beyond its first line; so is it where no class is needed."""
     made(here / "photos", "train/cat/1.png", "train/dog/2.png")

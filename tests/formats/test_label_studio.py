@@ -71,6 +71,14 @@ def minimal(text):
         ("export.csv", MIN),
         ("export.csv", "\ufeff" + MIN.replace("\n", "\r\n")),
         ("export.tsv", MIN.replace(",", "\t")),
+        ("export.csv", MIN.replace(",", ";").replace("annotation_id", "Annotation_ID")),  # saved by a spreadsheet
+        (
+            "export.csv",
+            MIN.replace("annotation_id", "brush,annotation_id")
+            .replace("\n2,1", "\n,2,1")
+            .replace("\n1,1", f"\n{'7' * 200_000},1,1")
+            .replace("\n,,,", "\n,,,,"),
+        ),
     ],
 )
 def test_every_format_has_the_same_rows(here, name, content, monkeypatch, run):
@@ -156,6 +164,11 @@ BAD = tasks([annotation({"choices": ["cat"]})])
             tasks([annotation({"choices": ["cat"]})], image="s3://b/a/1.png"),
             "s3://b/a/1.png: only local files are read",
         ),
+        (
+            tasks([], [], image="data:image/png;base64,iVBORw0KGgo="),
+            "an image within the export (data:); write it to a file",
+        ),
+        ([], "an empty JSON array; it lists no image"),
         (tasks([], [], image="https://[x/1.png"), "only local files are read"),
         (tasks([{"result": [{"from_name": "choice", "value": {"choices": "cat"}}]}]), "labels that are not a list"),
         (tasks([{"result": [{"value": {"choices": [["cat"], {"a": 1}]}}]}]), 'task 1: {"a": 1} in place of a text'),
