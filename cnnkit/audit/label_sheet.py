@@ -16,8 +16,8 @@ from cnnkit.data.image_grid import Grid
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
 from cnnkit.explain.contact_sheets import GAP, SIDE, SPACE, thumbnail
-from cnnkit.formats import image_files
-from cnnkit.formats.picture_style import INK, LINE_HEIGHT, PAPER, WRONG, font, shorten
+from cnnkit.formats import fonts, image_files
+from cnnkit.formats.picture_style import INK, LINE_HEIGHT, PAPER, WRONG, length, shorten, write
 
 log = logging.getLogger("cnnkit")
 
@@ -58,6 +58,9 @@ def save(path: Path, doubted: Sequence[DoubtedLabel], *, jobs: int | None = None
         log.info("%s is not written: there is no image to show", path)
         return
     image_files.save(path, render(cells))
+    fonts.report_missing(
+        path, (text for _, each, _ in cells for text in (os.path.basename(each.path), each.label, each.suggested))
+    )
     if len(doubted) > MOST:
         log.info("%s shows only the first %d of %d images", path, MOST, len(doubted))
 
@@ -79,12 +82,12 @@ def render(cells: Sequence[tuple[int, DoubtedLabel, Image.Image]]) -> Image.Imag
         thumbnails.place(sheet, image, 0, 0, origin=(left, top))
         file = os.path.basename(each.path).replace(files.CROP, " ")
         below = top + SIDE + GAP
-        pen.text((left, below), shorten(f"{number}  {file}", SIDE), fill=INK, font=font())
+        write(pen, (left, below), shorten(f"{number}  {file}", SIDE))
         lines = (("label", each.label, each.self_confidence), ("suggested", each.suggested, each.confidence))
         for line, (word, label, probability) in enumerate(lines, start=1):
             ink = WRONG if each.suspect and line == 2 else INK
             written = f"{probability:.2f}"
-            room = SIDE - round(font().getlength(written)) - 2 * GAP
-            pen.text((left, below + line * LINE_HEIGHT), shorten(f"{word} {label}", room), fill=ink, font=font())
-            pen.text((left + SIDE, below + line * LINE_HEIGHT), written, fill=ink, font=font(), anchor="ra")
+            room = SIDE - round(length(written)) - 2 * GAP
+            write(pen, (left, below + line * LINE_HEIGHT), shorten(f"{word} {label}", room), fill=ink)
+            write(pen, (left + SIDE, below + line * LINE_HEIGHT), written, fill=ink, right=True)
     return sheet
