@@ -5,12 +5,13 @@ A picture whose letters are all in DejaVu Sans has the same bytes whatever fonts
 
 import importlib.util
 import logging
+import unicodedata
 from collections.abc import Iterable
 from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from PIL import ImageFont
+from PIL import ImageFont, features
 
 log = logging.getLogger("cnnkit")
 
@@ -111,13 +112,34 @@ def _of_letter(letter: str, size: int, *, latin: bool) -> Font | None:
     return next((other for other in others if other is not None and _has(other, letter)), None)
 
 
+def forget() -> None:
+    """Search the fonts of the system again."""
+    for each in (_fallback, _has, _of_letter):
+        each.cache_clear()
+
+
 def runs(text: str, *, size: int = 12, latin: bool = False) -> list[tuple[str, Font]]:
     """Divide a text into parts of one font each; letters of no font stay in that of `font`, as boxes."""
     base = font(size, latin=latin)
     if text.isascii():
         return [(text, base)]
-    parts = groupby(text, key=lambda letter: _of_letter(letter, size, latin=latin) or base)
-    return [("".join(letters), found) for found, letters in parts]
+    chosen, last = [], base
+    for letter in text:
+        if not _joins(letter):
+            last = _of_letter(letter, size, latin=latin) or base
+        chosen.append((last, letter))
+    return [("".join(letter for _, letter in part), found) for found, part in groupby(chosen, key=lambda pair: pair[0])]
+
+
+def _joins(letter: str) -> bool:
+    """Return whether a character is drawn with the letter before it: vowel signs, accents, variation selectors."""
+    return unicodedata.category(letter).startswith("M")
+
+
+@cache
+def direction() -> str | None:
+    """Return the direction of texts: left to right, with Hebrew and Arabic words in theirs; None where Pillow cannot order words."""
+    return "ltr" if features.check_feature("raqm") else None
 
 
 def fallbacks(text: str) -> list[str]:
@@ -128,7 +150,8 @@ def fallbacks(text: str) -> list[str]:
 
 def report_missing(path: str | Path, texts: Iterable[str]) -> None:
     """Say in one line which letters are boxes in a picture, and what to install."""
-    missing = [letter for letter in dict.fromkeys("".join(texts)) if _of_letter(letter, 12, latin=False) is None]
+    letters_of_all = (letter for letter in dict.fromkeys("".join(texts)) if not _joins(letter))
+    missing = [letter for letter in letters_of_all if _of_letter(letter, 12, latin=False) is None]
     if missing:
         letters = "".join(missing[:_MOST_LETTERS])
         log.info(

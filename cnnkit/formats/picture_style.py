@@ -50,6 +50,8 @@ def write(
 ) -> None:
     """Write a text; letters that `fonts.font` lacks are in a font of the system that has them, on the same baseline.
 
+    Its parts go from left to right, as in a path whose folder has a name in Hebrew or Arabic.
+
     Args:
         pen: Of the picture.
         place: The upper left corner of the text, or with `right` the upper right one.
@@ -61,14 +63,15 @@ def write(
     """
     parts = fonts.runs(text, size=size, latin=latin)
     base = fonts.font(size, latin=latin)
+    order = None if text.isascii() else fonts.direction()
     if all(letters is base for _, letters in parts) or not isinstance(base, ImageFont.FreeTypeFont):
-        pen.text(place, text, fill=fill, font=base, anchor="ra" if right else None)
+        pen.text(place, text, fill=fill, font=base, anchor="ra" if right else None, direction=order)
         return
     left, baseline = place[0], place[1] + base.getmetrics()[0]
     if right:
         left -= length(text, size=size, latin=latin)
     for part, letters in parts:
-        pen.text((left, baseline), part, fill=fill, font=letters, anchor="ls")
+        pen.text((left, baseline), part, fill=fill, font=letters, anchor="ls", direction=order)
         left += letters.getlength(part)
 
 

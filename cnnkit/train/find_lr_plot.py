@@ -7,13 +7,14 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cnnkit.formats import figures
+from cnnkit.formats import figures, picture_style
 from cnnkit.train import find_lr
 from cnnkit.train.find_lr import LrStep
 
 log = logging.getLogger("cnnkit")
 
-_MARKS = {"valley": ("o", "C1", "valley: suggested"), "steepest": ("s", "C2", "steepest descent")}
+_LINE, _VALLEY, _STEEPEST = picture_style.DISTINCT[:3]
+_MARKS = {"valley": ("o", _VALLEY, "valley: suggested"), "steepest": ("s", _STEEPEST, "steepest descent")}
 #: The top of the figure, over the range of the smoothed loss below its first value: the loss diverges far above it.
 _ABOVE = 0.6
 
@@ -61,7 +62,7 @@ def render(steps: Sequence[LrStep]) -> Figure:
     axes = figure.subplots()
     rates = [each.lr for each in steps]
     axes.plot(rates, [each.loss for each in steps], ".", color="0.75", markersize=4, label="loss of a batch")
-    axes.plot(rates, [each.smoothed for each in steps], color="C0", linewidth=2, label="smoothed")
+    axes.plot(rates, [each.smoothed for each in steps], color=_LINE, linewidth=2, label="smoothed")
     for step in steps:
         for name in filter(None, step.suggested.split(",")):
             marker, colour, label = _MARKS[name]
