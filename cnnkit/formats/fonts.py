@@ -11,7 +11,7 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from PIL import ImageFont, features
+from PIL import ImageFont
 
 log = logging.getLogger("cnnkit")
 
@@ -136,10 +136,10 @@ def _joins(letter: str) -> bool:
     return unicodedata.category(letter).startswith("M")
 
 
-@cache
-def direction() -> str | None:
+def direction(letters: Font) -> str | None:
     """Return the direction of texts: left to right, with Hebrew and Arabic words in theirs; None where Pillow cannot order words."""
-    return "ltr" if features.check_feature("raqm") else None
+    orders = isinstance(letters, ImageFont.FreeTypeFont) and letters.layout_engine == ImageFont.Layout.RAQM
+    return "ltr" if orders else None
 
 
 def fallbacks(text: str) -> list[str]:

@@ -63,15 +63,15 @@ def write(
     """
     parts = fonts.runs(text, size=size, latin=latin)
     base = fonts.font(size, latin=latin)
-    order = None if text.isascii() else fonts.direction()
     if all(letters is base for _, letters in parts) or not isinstance(base, ImageFont.FreeTypeFont):
+        order = None if text.isascii() else fonts.direction(base)
         pen.text(place, text, fill=fill, font=base, anchor="ra" if right else None, direction=order)
         return
     left, baseline = place[0], place[1] + base.getmetrics()[0]
     if right:
         left -= length(text, size=size, latin=latin)
     for part, letters in parts:
-        pen.text((left, baseline), part, fill=fill, font=letters, anchor="ls", direction=order)
+        pen.text((left, baseline), part, fill=fill, font=letters, anchor="ls", direction=fonts.direction(letters))
         left += letters.getlength(part)
 
 
