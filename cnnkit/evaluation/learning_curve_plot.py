@@ -70,7 +70,7 @@ def draw(curve: LearningCurve) -> Figure:
     axes.set_ylabel("accuracy on the validation images")
     axes.grid(color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, columnspacing=1)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     return figure
 
 
