@@ -395,6 +395,20 @@ def draw(seed, *, size=(40, 32), colour=None):
 
 
 @pytest.fixture
+def no_system_fonts(tmp_path, monkeypatch):
+    """Hide the fonts of the system from Pillow, and return a folder in whose stead it looks for them."""
+    from cnnkit.formats import fonts
+
+    folder = tmp_path / "share" / "fonts"
+    folder.mkdir(parents=True)
+    for name in ("XDG_DATA_HOME", "XDG_DATA_DIRS"):
+        monkeypatch.setenv(name, str(folder.parent))
+    fonts.forget()
+    yield folder
+    fonts.forget()
+
+
+@pytest.fixture
 def images(tmp_path):
     """Return a function that makes a folder of small PNG images: `images(red=6, blue=6)` makes photos/red/00.png and so on."""
     tints = {"red": (150, 0, 0), "blue": (0, 0, 150), "green": (0, 150, 0)}

@@ -16,13 +16,16 @@ from cnnkit.data.image_grid import Grid
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
 from cnnkit.explain.contact_sheets import GAP, SIDE, SPACE, thumbnail
-from cnnkit.formats import image_files
-from cnnkit.formats.picture_style import INK, LINE_HEIGHT, PAPER, WRONG, font, shorten
+from cnnkit.formats import fonts, image_files
+from cnnkit.formats.picture_style import INK, LINE_HEIGHT, PAPER, WRONG, length, shorten, write
 
 log = logging.getLogger("cnnkit")
 
 #: The most images on a sheet.
 MOST = 100
+
+#: The most that a cell is wider than a thumbnail, for long names of classes.
+_WIDER = 1.5
 
 #: The width of the frame of a suspect, in pixels, which is in the gap around the thumbnail.
 _FRAME = 3
@@ -58,6 +61,9 @@ def save(path: Path, doubted: Sequence[DoubtedLabel], *, jobs: int | None = None
         log.info("%s is not written: there is no image to show", path)
         return
     image_files.save(path, render(cells))
+    fonts.report_missing(
+        path, (text for _, each, _ in cells for text in (os.path.basename(each.path), each.label, each.suggested))
+    )
     if len(doubted) > MOST:
         log.info("%s shows only the first %d of %d images", path, MOST, len(doubted))
 
@@ -65,26 +71,34 @@ def save(path: Path, doubted: Sequence[DoubtedLabel], *, jobs: int | None = None
 def render(cells: Sequence[tuple[int, DoubtedLabel, Image.Image]]) -> Image.Image:
     """Draw thumbnails in a grid of about 4:3, each with its row number in the table; at least one."""
     height = SIDE + GAP + 3 * LINE_HEIGHT
-    across = min(len(cells), max(1, round(math.sqrt(len(cells) * 4 / 3 * (height + SPACE) / (SIDE + SPACE)))))
-    grid = Grid(cell=(SIDE, height), gap=(SPACE, SPACE), margin=SPACE)
-    thumbnails = Grid(cell=(SIDE, SIDE), gap=(0, 0))
+    written = [(label, probability) for _, each, _ in cells for label, _, probability in _lines(each)]
+    needed = max(math.ceil(length(label) + length(probability)) + 2 * GAP for label, probability in written)
+    width = min(max(SIDE, needed), round(_WIDER * SIDE))
+    across = min(len(cells), max(1, round(math.sqrt(len(cells) * 4 / 3 * (height + SPACE) / (width + SPACE)))))
+    grid = Grid(cell=(width, height), gap=(SPACE, SPACE), margin=SPACE)
+    thumbnails = Grid(cell=(width, SIDE), gap=(0, 0))
     sheet = Image.new("RGB", grid.size(-(-len(cells) // across), across), PAPER)
     pen = ImageDraw.Draw(sheet)
     for index, (number, each, image) in enumerate(cells):
         left, top = grid.corner(index // across, index % across)
         if each.suspect:
-            x, y = left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2
+            x, y = left + (width - image.width) // 2, top + (SIDE - image.height) // 2
             frame = (x - _FRAME, y - _FRAME, x + image.width + _FRAME - 1, y + image.height + _FRAME - 1)
             pen.rectangle(frame, fill=WRONG)
         thumbnails.place(sheet, image, 0, 0, origin=(left, top))
         file = os.path.basename(each.path).replace(files.CROP, " ")
         below = top + SIDE + GAP
-        pen.text((left, below), shorten(f"{number}  {file}", SIDE), fill=INK, font=font())
-        lines = (("label", each.label, each.self_confidence), ("suggested", each.suggested, each.confidence))
-        for line, (word, label, probability) in enumerate(lines, start=1):
-            ink = WRONG if each.suspect and line == 2 else INK
-            written = f"{probability:.2f}"
-            room = SIDE - round(font().getlength(written)) - 2 * GAP
-            pen.text((left, below + line * LINE_HEIGHT), shorten(f"{word} {label}", room), fill=ink, font=font())
-            pen.text((left + SIDE, below + line * LINE_HEIGHT), written, fill=ink, font=font(), anchor="ra")
+        write(pen, (left, below), shorten(f"{number}  {file}", width))
+        for line, (label, ink, probability) in enumerate(_lines(each), start=1):
+            y = below + line * LINE_HEIGHT
+            write(pen, (left, y), shorten(label, width - round(length(probability)) - 2 * GAP), fill=ink)
+            write(pen, (left + width, y), probability, fill=ink, right=True)
     return sheet
+
+
+def _lines(each: DoubtedLabel) -> list[tuple[str, str, str]]:
+    """Return the lines below the file's name: a class, its colour, and its probability."""
+    return [
+        (f"label {each.label}", INK, f"{each.self_confidence:.2f}"),
+        (f"suggested {each.suggested}", WRONG if each.suspect else INK, f"{each.confidence:.2f}"),
+    ]

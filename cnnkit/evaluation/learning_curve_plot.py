@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from cnnkit.evaluation.learning_curve import CurvePoint, LearningCurve
-from cnnkit.formats import figures
+from cnnkit.formats import figures, picture_style
 
-_MEASURED, _LAW = "#3f90da", "#bd1f01"
+_MEASURED, _LAW = picture_style.DISTINCT[0], picture_style.DISTINCT[2]
 _WIDTH, _HEIGHT = 7.0, 4.4  # inches
 # Measured numbers of images that have a label on the axis, at most
 _MOST_LABELS = 5
@@ -44,8 +44,8 @@ def draw(curve: LearningCurve) -> Figure:
         axes.plot(line[inside], curve.law(line[inside]), color=_LAW, linewidth=1.2, label="power law")
         axes.plot(line[~inside], curve.law(line[~inside]), color=_LAW, linewidth=1.2, linestyle="--")
     for points, colour, marker, label in (
-        (measured, _MEASURED, "o", "measured (95 % interval of the validation images)"),
-        (predicted, _LAW, "D", "extrapolated (95 % interval)"),
+        (measured, _MEASURED, "o", "measured, 95 % interval of the validation images"),
+        (predicted, _LAW, "D", "extrapolated, 95 % interval of the bootstrap"),
     ):
         if points:
             accuracies = [point.accuracy for point in points]
@@ -70,7 +70,7 @@ def draw(curve: LearningCurve) -> Figure:
     axes.set_ylabel("accuracy on the validation images")
     axes.grid(color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False, fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     return figure
 
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from cnnkit import files
 from cnnkit.data.image_grid import Grid
-from cnnkit.formats import image_files, picture_style
-from cnnkit.formats.picture_style import BAR, EMPTY, INK, LINE_HEIGHT, PAPER, WRONG, font, shorten
+from cnnkit.formats import fonts, image_files, picture_style
+from cnnkit.formats.picture_style import BAR, EMPTY, INK, LINE_HEIGHT, PAPER, WRONG, length, shorten, write
 
 log = logging.getLogger("cnnkit")
 
@@ -98,6 +98,9 @@ def save(path: str | Path, cells: SheetCells, *, palette: NDArray[np.uint8] | No
     if palette is not None:
         sheet = picture_style.with_scale(sheet, palette, low="0", high="maximum of each map", margin=SPACE)
     image_files.save(path, sheet)
+    fonts.report_missing(
+        path, (text for each in cells for text in (each.path, *each.notes, *(name for name, *_ in each.overlays)))
+    )
     if cells.left_out:
         log.info("%s shows only the first %d of %d images", path, len(cells), len(cells) + cells.left_out)
 
@@ -122,7 +125,7 @@ def render(cells: Sequence[SheetCell]) -> Image.Image:
             picture_style.mark_mistake(sheet, (x, y, x + each.image.width, y + each.image.height))
         for line, words in enumerate((file_caption(each.path, SIDE), *(shorten(note, SIDE) for note in each.notes))):
             ink = WRONG if each.wrong and line == len(each.notes) else INK
-            pen.text((left, top + SIDE + GAP + line * LINE_HEIGHT), words, fill=ink, font=font())
+            write(pen, (left, top + SIDE + GAP + line * LINE_HEIGHT), words, fill=ink)
         for number, (name, probability, overlay) in enumerate(each.overlays, start=1):
             row, column = number // _ACROSS, number % _ACROSS
             thumbnails.place(sheet, overlay, row, column, origin=(left, top))
@@ -139,21 +142,21 @@ def file_caption(path: str, width: int) -> str:
     folder, file = os.path.split(path)
     shown = file.replace(files.CROP, " ")
     before = f"{shorten(os.path.basename(folder), width // 2)}/" if folder else ""
-    if shown != file and shorten(shown, width - math.ceil(font().getlength(before))) != shown:
+    if shown != file and shorten(shown, width - math.ceil(length(before))) != shown:
         before = ""
-    return before + shorten(shown, width - math.ceil(font().getlength(before)), keep_end=True)
+    return before + shorten(shown, width - math.ceil(length(before)), keep_end=True)
 
 
 def _caption(pen: ImageDraw.ImageDraw, name: str, probability: float, left: int, top: int) -> None:
     """Write a class and its probability, with a bar of that length."""
     number = f"{probability:.3f}"
-    room = SIDE - round(font().getlength(number)) - 2 * GAP
-    pen.text((left, top), shorten(name, room), fill=INK, font=font())
-    pen.text((left + SIDE, top), number, fill=INK, font=font(), anchor="ra")
+    room = SIDE - round(length(number)) - 2 * GAP
+    write(pen, (left, top), shorten(name, room))
+    write(pen, (left + SIDE, top), number, right=True)
     bar = top + LINE_HEIGHT + GAP
     pen.rectangle((left, bar, left + SIDE - 1, bar + _BAR_HEIGHT - 1), fill=EMPTY)
-    if (length := round(probability * SIDE)) > 0:
-        pen.rectangle((left, bar, left + length - 1, bar + _BAR_HEIGHT - 1), fill=BAR)
+    if (filled := round(probability * SIDE)) > 0:
+        pen.rectangle((left, bar, left + filled - 1, bar + _BAR_HEIGHT - 1), fill=BAR)
 
 
 # ---------------------------------------------------------------- blocks of thumbnails
@@ -190,9 +193,9 @@ def render_blocks(blocks: Sequence[Block], *, side: int, count: int) -> Image.Im
     empty = Image.new("RGB", (side, side), EMPTY)
     for index, block in enumerate(blocks):
         left, top = outer.corner(index // across, index % across)
-        pen.text((left + width, top), block.note, fill=INK, font=font(), anchor="ra")
-        room = width - round(font().getlength(block.note)) - GAP
-        pen.text((left, top), shorten(block.title, room), fill=INK, font=font())
+        write(pen, (left + width, top), block.note, right=True)
+        room = width - round(length(block.note)) - GAP
+        write(pen, (left, top), shorten(block.title, room))
         for place in range(count):
             tile = block.tiles[place] if place < len(block.tiles) else empty
             inner.place(sheet, tile, place // columns, place % columns, origin=(left, top + LINE_HEIGHT))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cnnkit.data.image_grid import Grid
-from cnnkit.formats.picture_style import MUTED, PAPER, font, titled
+from cnnkit.formats.picture_style import MUTED, PAPER, length, titled, write
 
 #: The approximate width of a mosaic, and the gap between tiles, in pixels.
 _WIDTH, GAP = 1024, 2
@@ -31,8 +31,9 @@ def mosaic(tiles: Sequence[NDArray[np.uint8]], *, numbers: Sequence[int] = (), t
     zoom = max(1, (_WIDTH // across - GAP) // max(height, width))
     if len(tiles) == 1:
         zoom = _zoom(height, width)
-    letters = font(_NUMBER_SIZE, latin=True)  # exported networks need no matplotlib
-    widest = max((math.ceil(letters.getlength(str(number))) for number in numbers), default=0)
+    # In the font of Pillow: exported networks need no matplotlib
+    widths = (length(str(number), size=_NUMBER_SIZE, latin=True) for number in numbers)
+    widest = max(map(math.ceil, widths), default=0)
     above = NUMBER_HEIGHT if numbers else 0
     # Tiles narrower than their numbers get wider columns
     cell = (max(zoom * width, widest), zoom * height + above)
@@ -42,7 +43,7 @@ def mosaic(tiles: Sequence[NDArray[np.uint8]], *, numbers: Sequence[int] = (), t
     for place, tile in enumerate(tiles):
         left, top = grid.corner(place // across, place % across)
         if numbers:
-            pen.text((left, top), str(numbers[place]), fill=MUTED, font=letters)
+            write(pen, (left, top), str(numbers[place]), fill=MUTED, size=_NUMBER_SIZE, latin=True)
         sheet.paste(_enlarged(tile, zoom), (left, top + above))
     return titled(sheet, title, latin=True) if title else sheet
 

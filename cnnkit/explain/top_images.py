@@ -185,7 +185,8 @@ def draw(
     ]
     drawn = contact_sheets.render_blocks(blocks, side=side, count=options.count)
     title = (
-        f"{layer.name}: {len(blocks)} of {_count(loaded, layer)} filters, the patches of images that activate each most"
+        f"{layer.name}: {len(blocks)} of {_count(loaded, layer)} filters, the patches of images that activate each most; "
+        "on the right its largest activation"
     )
     image_files.save(output, picture_style.titled(drawn, title, margin=contact_sheets.SPACE))
     return _records(layer.name, chosen, found, loaded.preprocess)

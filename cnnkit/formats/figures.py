@@ -1,14 +1,13 @@
 """Figures as files: the file name's ending selects the format, and the same figure gives the same bytes.
 
-The text of an SVG is text, which can be searched and read aloud, in the viewer's fonts. PNG and PDF have the letters of DejaVu Sans, which
-are none of Chinese, Japanese and Korean: they are boxes, and a notice says so.
+The text of an SVG is text, which can be searched and read aloud, in the viewer's fonts. PNG and PDF have the letters of DejaVu Sans, and
+those that it lacks from a font of the system; where no font has them they are boxes, and a notice says so.
 """
 
 import io
-import logging
-import re
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,7 @@ from cnnkit.formats import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-log = logging.getLogger("cnnkit")
+    from matplotlib.text import Text
 
 #: The formats by ending, each with the metadata to omit so that the same figure gives the same bytes.
 _CHANGING: dict[str, dict[str, None]] = {
@@ -33,9 +31,8 @@ ENDINGS = tuple(_CHANGING)
 DPI = 150
 #: Inches around what is drawn.
 _MARGIN = 0.1
-#: matplotlib's warning of a letter that its font lacks.
-_MISSING = re.compile(r"Glyph (\d+) ")
-_MOST_LETTERS = 8
+#: matplotlib's warning of a letter that its fonts lack, which is reported in one line of our own.
+_MISSING = r"Glyph \d+ "
 
 
 def check(path: str | Path) -> str:
@@ -68,32 +65,56 @@ def save(path: str | Path, draw: "Callable[[], Figure]") -> None:
     import matplotlib as mpl  # after the check, so that a wrong ending is refused at once
 
     drawn = io.BytesIO()  # matplotlib seeks, which a pipe does not allow
-    with (
-        mpl.rc_context({"svg.hashsalt": "cnnkit", "svg.fonttype": "none"}),
-        warnings.catch_warnings(record=True) as raised,
-    ):
-        warnings.filterwarnings("always", message=_MISSING.pattern)
+    with mpl.rc_context({"svg.hashsalt": "cnnkit", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_MISSING)
         figure = draw()
+        texts = _texts(figure)
+        if kind != "svg":
+            _add_fonts(texts)
         figure.savefig(
             drawn,
             format=kind,
             dpi=DPI,
             bbox_inches="tight",
-            pad_inches=_MARGIN + (_wide_letters(figure) if kind == "svg" else 0),
+            pad_inches=_MARGIN + (_wide_letters(texts) if kind == "svg" else 0),
             metadata=_CHANGING[f".{kind}"],
         )
-    _report(path, kind, raised)
     with atomic.writing(path) as file:
         file.write(drawn.getvalue())
+    if kind != "svg":
+        from cnnkit.formats import fonts
+
+        fonts.report_missing(path, (text.get_text() for text in texts))
 
 
-def _wide_letters(figure: "Figure") -> float:
-    """Return the inches that letters of a viewer's font may need besides what is measured with DejaVu Sans."""
+def _texts(figure: "Figure") -> "list[Text]":
     from matplotlib.text import Text
 
+    return [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_visible()]
+
+
+def _add_fonts(texts: "list[Text]") -> None:
+    """Give texts the fonts of the system that have the letters which their font lacks; other texts stay as they are."""
+    from cnnkit.formats import fonts
+
+    for text in texts:
+        if files := fonts.fallbacks(text.get_text()):
+            text.set_fontfamily([*text.get_fontfamily(), *map(_family, files)])
+
+
+@cache
+def _family(file: str) -> str:
+    """Make a font known to matplotlib, and return the name of its family."""
+    from matplotlib import font_manager
+
+    font_manager.fontManager.addfont(file)
+    return font_manager.get_font(file).family_name
+
+
+def _wide_letters(texts: "list[Text]") -> float:
+    """Return the inches that letters of a viewer's font may need besides what is measured with DejaVu Sans."""
     from cnnkit.formats import picture_style  # with Pillow, which a wrong ending should not wait for
 
-    texts = (text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_visible())
     return max(
         (
             max(0, picture_style.columns(text.get_text()) - len(text.get_text()))
@@ -104,20 +125,3 @@ def _wide_letters(figure: "Figure") -> float:
         ),
         default=0.0,
     )
-
-
-def _report(path: str | Path, kind: str, raised: list[warnings.WarningMessage]) -> None:
-    """Say in one line which letters are boxes; other warnings are raised again."""
-    missing: dict[str, None] = {}
-    for each in raised:
-        if found := _MISSING.match(str(each.message)):
-            missing[chr(int(found[1]))] = None
-        else:
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    if missing and kind != "svg":
-        letters = "".join(missing)
-        log.info(
-            "%s: the font of pictures, DejaVu Sans, lacks %s; boxes are drawn instead. A file that ends in .svg has them",
-            path,
-            letters if len(letters) <= _MOST_LETTERS else f"{letters[:_MOST_LETTERS]}… ({len(letters)} letters)",
-        )

@@ -1,14 +1,12 @@
-"""The style of pictures, in one place: colours that colour-blind readers can distinguish, the font, cut texts, titles, scales, marks."""
+"""The style of pictures, in one place: colours that colour-blind readers can distinguish, written and cut texts, titles, scales, marks."""
 
-import importlib.util
 import unicodedata
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from cnnkit.formats import fonts
 from cnnkit.messages import printable
 
 #: Text, secondary text, and the background of pictures.
@@ -35,36 +33,56 @@ DISTINCT = (
 LINE_HEIGHT = 16
 
 
-@cache
-def font(size: int = 12, *, latin: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Load DejaVu Sans, which comes with matplotlib; without matplotlib the font of Pillow, which has Latin letters only.
+def length(text: str, *, size: int = 12, latin: bool = False) -> float:
+    """Return the width of a text in pixels, in the fonts that have its letters."""
+    return sum(letters.getlength(part) for part, letters in fonts.runs(text, size=size, latin=latin))
+
+
+def write(
+    pen: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    *,
+    fill: str = INK,
+    size: int = 12,
+    latin: bool = False,
+    right: bool = False,
+) -> None:
+    """Write a text; letters that `fonts.font` lacks are in a font of the system that has them, on the same baseline.
+
+    Its parts go from left to right, as in a path whose folder has a name in Hebrew or Arabic.
 
     Args:
+        pen: Of the picture.
+        place: The upper left corner of the text, or with `right` the upper right one.
+        text: One line.
+        fill: Its colour.
         size: In pixels.
-        latin: The font of Pillow in any case, for texts that need no other letters: the same bytes with and without matplotlib.
+        latin: As `fonts.font`.
+        right: The text ends at `place`.
     """
-    if latin:
-        return ImageFont.load_default(size)
-    spec = importlib.util.find_spec("matplotlib")  # its files are found without importing it
-    if spec is None or spec.origin is None:
-        return ImageFont.load_default(size)
-    shipped = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-    if not shipped.is_file():  # Linux distributions keep data elsewhere
-        import matplotlib as mpl
-
-        shipped = Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(shipped, size)
+    parts = fonts.runs(text, size=size, latin=latin)
+    base = fonts.font(size, latin=latin)
+    if all(letters is base for _, letters in parts) or not isinstance(base, ImageFont.FreeTypeFont):
+        order = None if text.isascii() else fonts.direction(base)
+        pen.text(place, text, fill=fill, font=base, anchor="ra" if right else None, direction=order)
+        return
+    left, baseline = place[0], place[1] + base.getmetrics()[0]
+    if right:
+        left -= length(text, size=size, latin=latin)
+    for part, letters in parts:
+        pen.text((left, baseline), part, fill=fill, font=letters, anchor="ls", direction=fonts.direction(letters))
+        left += letters.getlength(part)
 
 
 def shorten(text: str, width: int, *, size: int = 12, keep_end: bool = False, latin: bool = False) -> str:
     """Shorten a text to a width in pixels, with an ellipsis; tabs and line ends are written as escapes."""
     text = printable(text)
-    letters = font(size, latin=latin)
-    if letters.getlength(text) <= width:
+    if length(text, size=size, latin=latin) <= width:
         return text
     for count in range(len(text) - 1, 0, -1):
         shorter = f"…{text[-count:]}" if keep_end else f"{text[:count]}…"
-        if letters.getlength(shorter) <= width:
+        if length(shorter, size=size, latin=latin) <= width:
             return shorter
     return ""
 
@@ -118,11 +136,11 @@ TITLE_HEIGHT = LINE_HEIGHT + _EDGE
 
 
 def titled(image: Image.Image, title: str, *, margin: int = _EDGE, latin: bool = False) -> Image.Image:
-    """Write a line above an image, `margin` pixels from its left edge, in a font as `font`; it is cut to the image's width."""
+    """Write a line above an image, `margin` pixels from its left edge, in a font as `fonts.font`; it is cut to the image's width."""
     sheet = Image.new("RGB", (image.width, image.height + TITLE_HEIGHT), PAPER)
     sheet.paste(image, (0, TITLE_HEIGHT))
     words = shorten(title, image.width - 2 * margin, latin=latin)
-    ImageDraw.Draw(sheet).text((margin, _EDGE), words, fill=INK, font=font(latin=latin))
+    write(ImageDraw.Draw(sheet), (margin, _EDGE), words, latin=latin)
     return sheet
 
 
@@ -137,19 +155,18 @@ def with_scale(
         low: What the first colour stands for.
         high: What the last colour stands for.
         margin: Pixels to the left of the scale.
-        latin: As `font`.
+        latin: As `fonts.font`.
     """
-    letters = font(latin=latin)
-    before, after = (round(letters.getlength(text)) for text in (low, high))
+    before, after = (round(length(text, latin=latin)) for text in (low, high))
     width = 2 * margin + before + _GRADIENT[0] + after + 4 * _EDGE
     sheet = Image.new("RGB", (max(image.width, width), image.height + LINE_HEIGHT + 2 * _EDGE), PAPER)
     sheet.paste(image, (0, 0))
     pen = ImageDraw.Draw(sheet)
     top, left = image.height + _EDGE, margin + before + 2 * _EDGE
-    pen.text((margin, top), low, fill=INK, font=letters)
+    write(pen, (margin, top), low, latin=latin)
     colours = Image.fromarray(palette[None]).resize(_GRADIENT, Image.Resampling.NEAREST)
     sheet.paste(colours, (left, top + (LINE_HEIGHT - _GRADIENT[1]) // 2))
-    pen.text((left + _GRADIENT[0] + 2 * _EDGE, top), high, fill=INK, font=letters)
+    write(pen, (left + _GRADIENT[0] + 2 * _EDGE, top), high, latin=latin)
     return sheet
 
 

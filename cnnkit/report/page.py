@@ -46,6 +46,7 @@ def render(report: ReportContent) -> str:
             element("p", {"class": "muted"}, _summary(report)),
             element("nav", {"aria-label": "Contents"}, links),
             _tiles(report),
+            [element("p", {"class": "muted remark"}, remark) for remark in report.remarks],
         ),
         element("main", {}, sections),
         element("footer", {}, element("p", {}, f"Made by cnn-report, cnnkit {__version__}.")),

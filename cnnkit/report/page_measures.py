@@ -39,8 +39,10 @@ def confusion(report: ReportContent) -> Element:
 
 def _matrix(chosen: Confusions) -> Element:
     columns: list[Content] = [name(each) for each in chosen.classes]
-    columns += [element("span", {}, "others")] if chosen.others else []
-    columns += [element("span", {"title": "withheld predictions"}, WITHHELD)] if chosen.withheld else []
+    columns += [element("span", {"class": "name"}, "others")] if chosen.others else []
+    columns += (
+        [element("span", {"class": "name", "title": "withheld predictions"}, WITHHELD)] if chosen.withheld else []
+    )
     dense = len(columns) >= _DENSE
     turned = max(map(len, chosen.classes)) > (_UPRIGHT_DENSE if dense else _UPRIGHT)
     kinds = ["matrix", *(["turned"] if turned else []), *(["dense"] if dense else [])]
@@ -85,14 +87,13 @@ def _most_confused(found: EvaluationReport) -> Element | None:
         for each in pairs
     ]
     heads = ["true", "predicted", ("images", "number"), ("share of class", "number")]
-    return parts.table(heads, rows, caption="Most frequent confusions", kind="limited")
+    return parts.table(heads, rows, caption="Most frequent confusions", kind="limited confusions")
 
 
 def confidence(report: ReportContent) -> Element:
     """Show the reliability diagram, and accuracy against coverage."""
-    remarks = [element("p", {"class": "muted"}, remark) for remark in report.remarks]
     if not report.bins:
-        return parts.section("confidence", "Confidence", element("p", {}, _without_bins(report)), remarks)
+        return parts.section("confidence", "Confidence", element("p", {}, _without_bins(report)))
     ece = report.evaluation.ece
     gap = sum(each.count * (each.confidence - each.accuracy) for each in report.bins)
     mean = gap / sum(each.count for each in report.bins)
@@ -155,7 +156,6 @@ def confidence(report: ReportContent) -> Element:
         "Confidence",
         element("div", {"class": "inner"}, left, right),
         element("details", {}, element("summary", {}, "The bins as a table"), bins),
-        remarks,
     )
 
 

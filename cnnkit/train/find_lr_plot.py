@@ -7,16 +7,17 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cnnkit.formats import figures
+from cnnkit.formats import figures, picture_style
 from cnnkit.train import find_lr
 from cnnkit.train.find_lr import LrStep
 
 log = logging.getLogger("cnnkit")
 
+_LINE, _VALLEY, _STEEPEST = picture_style.DISTINCT[:3]
 #: In the order of drawing: the valley stands in the larger mark of the steepest descent if both are the same step.
 _MARKS = {
-    "steepest": ("s", "C2", 11, "steepest descent"),
-    "valley": ("o", "C1", 7, "valley: suggested"),
+    "steepest": ("s", _STEEPEST, 11, "steepest descent"),
+    "valley": ("o", _VALLEY, 7, "valley: suggested"),
 }
 #: The room above and below, as shares of the range of the smoothed loss up to its minimum: the loss diverges far above it.
 _ABOVE, _BELOW = 0.4, 0.15
@@ -65,7 +66,7 @@ def render(steps: Sequence[LrStep]) -> Figure:
     axes = figure.subplots()
     rates = [each.lr for each in steps]
     axes.plot(rates, [each.loss for each in steps], ".", color="0.75", markersize=4, label="loss of a batch")
-    axes.plot(rates, [each.smoothed for each in steps], color="C0", linewidth=2, label="smoothed")
+    axes.plot(rates, [each.smoothed for each in steps], color=_LINE, linewidth=2, label="smoothed")
     suggested = {name: step for step in steps for name in step.suggested.split(",") if name}
     for name, (marker, colour, size, label) in _MARKS.items():
         step = suggested[name]

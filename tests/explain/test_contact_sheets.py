@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cnnkit.explain import colormaps, contact_sheets
-from cnnkit.formats import picture_style
+from cnnkit.formats import fonts, picture_style
 
 PAPER, BAR, EMPTY = (255, 255, 255), (59, 110, 165), (228, 228, 228)
 STEP = contact_sheets.SIDE + contact_sheets.GAP
@@ -128,7 +128,7 @@ def test_numbers_are_not_overwritten_by_long_names():
     """The right part of a caption is the same for a long name and a short one."""
     short, long = (np.asarray(contact_sheets.render(cells(1, names=(name, "b")))) for name in ("a", "W" * 90))
     right = contact_sheets.SPACE + 2 * STEP - contact_sheets.GAP
-    digits = right - int(picture_style.font().getlength("0.750"))
+    digits = right - int(fonts.font().getlength("0.750"))
     assert (short[:, digits:right] != PAPER).any()
     assert np.array_equal(short[:, digits:right], long[:, digits:right])
 
@@ -139,7 +139,7 @@ def test_shortened_text_has_an_ellipsis(keep_end):
     text = "flowers/sunflower/in_a_field_behind_the_house_0123.jpg"
     width = 160
     found = picture_style.shorten(text, width, keep_end=keep_end)
-    letters = picture_style.font()
+    letters = fonts.font()
     assert letters.getlength(found) <= width
     kept = found.replace("…", "")
     assert found == (f"…{kept}" if keep_end else f"{kept}…")
@@ -256,7 +256,7 @@ def test_caption_has_the_class_folder(path, caption):
     assert found.endswith(caption[-8:])
     if len(caption) < 25:
         assert found == caption
-    assert picture_style.font().getlength(found) <= 161
+    assert fonts.font().getlength(found) <= 161
 
 
 @pytest.mark.parametrize("folder", ["long " * 60, "分類" * 90])
@@ -264,7 +264,7 @@ def test_long_folder_leaves_room_for_the_file(folder):
     """It has at most half of the width."""
     found = contact_sheets.file_caption(f"photos/{folder}/1234.jpg", 160)
     assert found.endswith("…/1234.jpg")
-    assert picture_style.font().getlength(found) <= 161
+    assert fonts.font().getlength(found) <= 161
 
 
 def test_sheet_has_the_scale_of_its_colours(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from cnnkit.explain import mosaics
-from cnnkit.formats import picture_style
+from cnnkit.formats import fonts, picture_style
 
 
 def tiles(count, height, width):
@@ -66,7 +66,7 @@ def test_small_tile_is_enlarged():
 
 def text_image(text, size):
     """Draw a text as mosaics do."""
-    letters = picture_style.font(size, latin=True)
+    letters = fonts.font(size, latin=True)
     image = Image.new("RGB", (int(letters.getlength(text)) + 1, 13), "white")
     ImageDraw.Draw(image).text((0, 0), text, fill=picture_style.MUTED, font=letters)
     return np.asarray(image)
