@@ -100,6 +100,7 @@ def main(
         return
     several, same = label_report.peeked(files)
     if several:
+        label_report.check_options(config)
         labels = label_report.evaluate(same, known, config)
         with _gated(labels.measures(), config):
             if config.worst is not None:
