@@ -86,6 +86,11 @@ class MatchedLabels:
             probabilities=self.probabilities[places],
         )
 
+    @property
+    def scores(self) -> NDArray[np.float64] | None:
+        """The probabilities (N, C), if all are known."""
+        return None if np.isnan(self.probabilities).any() else self.probabilities
+
     def margins(self) -> NDArray[np.float64]:
         """Return how far each probability is from the threshold of its class, (N, C); NaN where unknown."""
         distance: NDArray[np.float64] = np.abs(self.probabilities - self.thresholds)
@@ -329,8 +334,7 @@ def _note_thresholds(thresholds: NDArray[np.float64], column: NDArray[Any], give
 def measure(matched: MatchedLabels) -> LabelReport:
     """Compute every measure of predictions that were matched with the truth."""
     truth, predicted = matched.truth, matched.predicted
-    known = not np.isnan(matched.probabilities).any()
-    scores = matched.probabilities if known else None
+    scores = matched.scores
     one = np.ones((1, len(truth)))
     totals = label_metrics.weighted(truth, predicted, scores, one)
     bounds = label_metrics.intervals(truth, predicted, scores)

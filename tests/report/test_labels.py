@@ -98,7 +98,7 @@ def test_page_summary_and_test_results(run, here, drawn):
     """Measures are those of cnn-eval; a missed bound on a label is a failed test of it, after everything is written."""
     measured = json.loads(run("cnn-eval", "test.tsv", "--truth", "truth.tsv", "--json").out)
     files = ("-o", "report.html", "--markdown", "summary.md", "--junit", "report.xml", "--worst", "9")
-    done = run("cnn-report", "test.tsv", "--truth", "truth.tsv", *files, "--fail-under", "recall:dog=1", status=4)
+    done = run("cnn-report", "test.tsv", "--truth", "truth.tsv", *files, "--fail-under", "precision:dog=1", status=4)
     (row,) = done.rows
     for name in ("mAP", "mAP_low", "f1_micro", "f1_macro", "subset_accuracy", "hamming_loss"):
         assert float(row[name]) == pytest.approx(measured[name], rel=1e-5)
@@ -120,7 +120,9 @@ def test_probabilities_of_predicted_labels_only(run, here):
     lines = Path("test.tsv").read_text().splitlines()
     kept = [line for line in lines[1:] if float(line.split("\t")[3]) >= float(line.split("\t")[4])]
     Path("some.tsv").write_text("\n".join([lines[0], *kept]) + "\n")
-    done = run("cnn-report", "some.tsv", "--truth", "truth.tsv", "-o", "some.html", "--markdown", "some.md", "--worst", "0")
+    done = run(
+        "cnn-report", "some.tsv", "--truth", "truth.tsv", "-o", "some.html", "--markdown", "some.md", "--worst", "0"
+    )
     assert done.rows[0]["mAP"] == ""
     assert Path("some.md").read_text().splitlines()[2].startswith("**micro F1 0.")
     assert "predict with --top all" in Path("some.html").read_text()
