@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,27 +60,37 @@ def collect(
     ]
     model_name = None if config.model is None else config.model.name
     title = config.title or f"{model_name or predictions_name}{f' on {truth_name}' if truth_name else ''}"
-    named = {"predictions_name": predictions_name, "truth_name": truth_name, "gates": gates}
-    several = isinstance(evaluation, LabelReport)
-    if config.output is None:
-        return LabelContent(title, evaluation, **named) if several else ReportContent(title, evaluation, **named)
-    header = None if config.model is None else _header(config.model, evaluation, predictions_name=predictions_name)
-    shown = ShownPaths(evaluation.matched.paths if several else evaluation.predictions.paths)
-    named |= {"header": header, "history": _history(config, header), "model_name": model_name}
-    if several:
-        wrong, illustrated = _wrong_labels(evaluation, shown, config, callbacks)
-        checked = None if images is None else _checked(evaluation, images, shown, config, callbacks)
-        remarks = tuple(evaluation.notices())
+    named: dict[str, Any] = {
+        "title": title,
+        "evaluation": evaluation,
+        "predictions_name": predictions_name,
+        "truth_name": truth_name,
+        "gates": gates,
+        "model_name": model_name,
+    }
+    if config.output is not None:
+        header = None if config.model is None else _header(config.model, evaluation, predictions_name=predictions_name)
+        named |= {"header": header, "history": _history(config, header)}
+    if isinstance(evaluation, LabelReport):
+        if config.output is None:
+            return LabelContent(**named)
+        shown = ShownPaths(evaluation.matched.paths)
+        wrong, has_maps = _wrong_labels(evaluation, shown, config, callbacks)
         return LabelContent(
-            title, evaluation, **named, mistakes=wrong, heat_maps=illustrated, checked=checked, remarks=remarks
+            **named,
+            mistakes=wrong,
+            heat_maps=has_maps,
+            checked=None if images is None else _checked(evaluation, images, shown, config, callbacks),
+            remarks=tuple(evaluation.notices()),
         )
-    mistakes, illustrated = _mistakes(evaluation, shown, config, callbacks)
+    if config.output is None:
+        return ReportContent(**named)
+    shown = ShownPaths(evaluation.predictions.paths)
+    mistakes, has_maps = _mistakes(evaluation, shown, config, callbacks)
     return ReportContent(
-        title,
-        evaluation,
         **named,
         mistakes=mistakes,
-        heat_maps=illustrated,
+        heat_maps=has_maps,
         checked=None if images is None else _checked(evaluation, images, shown, config, callbacks),
         remarks=_remarks(evaluation, shown),
         bins=content.bins(evaluation),
@@ -290,8 +301,8 @@ def _checked(
     together = zip(found.sound, found.together, strict=True)
     leaked = {os.path.realpath(image.path) for image, root in together if len(splits.get(root, ())) > 1}
     leaked |= {os.path.realpath(pair.path.path) for pair in found.again if findings.apart(pair.path, pair.other)}
-    several = isinstance(evaluation, LabelReport)
-    resolved = evaluation.matched.resolved if several else evaluation.predictions.resolved
+    matched = evaluation.matched if isinstance(evaluation, LabelReport) else evaluation.predictions
+    resolved = matched.resolved
     kept = [row for row, path in enumerate(resolved) if path not in leaked]
     return CheckedImages(
         len(found.sound),

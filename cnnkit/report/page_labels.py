@@ -10,7 +10,14 @@ from cnnkit.report import page_parts as parts
 from cnnkit.report.label_content import LabelContent, LabelMistake, LabelRow
 from cnnkit.report.markup import Content, element, name
 
-_TITLES = {"mAP": "mAP", "f1_micro": "Micro F1", "f1_macro": "Macro F1", "subset_accuracy": "Subset accuracy"}
+_TITLES = {
+    "mAP": "mAP",
+    "f1_micro": "Micro F1",
+    "f1_macro": "Macro F1",
+    "subset_accuracy": "Subset accuracy",
+    "precision_micro": "Micro precision",
+    "recall_micro": "Micro recall",
+}
 
 
 def summary(report: LabelContent) -> str:
@@ -41,9 +48,7 @@ def tiles(report: LabelContent) -> list[Element]:
         interval = report.interval(measure)
         note = f"{parts.share(interval[0])} to {parts.share(interval[1])}" if interval else None
         made.append(parts.tile(title, parts.share(overall[measure]), note))
-    precision, recall = overall["precision_micro"], overall["recall_micro"]
     made += [
-        parts.tile("Precision, recall", f"{parts.short(precision)}, {parts.short(recall)}", "micro: over all labels"),
         parts.tile("Hamming loss", parts.measure(overall["hamming_loss"]), "share of wrong labels; lower is better"),
         parts.tile("Images", f"{report.evaluation.n:,}", f"{report.wrong:,} wrong labels"),
     ]
@@ -56,8 +61,9 @@ def labels(report: LabelContent) -> Element:
     words = element(
         "p",
         {},
-        "A label is predicted if its probability is at least its threshold; average precision (AP) does not depend on thresholds. "
-        "An image with the label is predicted to have it, or it is missed; one without is predicted to have it wrongly, or not at all.",
+        "A label is predicted if its probability is at least its threshold; average precision (AP) does not depend on thresholds. Images "
+        "with the label are true positives (TP) where it is predicted and false negatives (FN) where it is missed; images without it are "
+        "false positives (FP) and true negatives (TN).",
     )
     remarks = [element("p", {"class": "muted"}, remark) for remark in report.remarks]
     most = page_measures.CLASSES
@@ -84,10 +90,10 @@ def _table(rows: Sequence[LabelRow], *, caption: str | None = None) -> Element:
         ("F1", "number"),
         ("", "optional"),
         ("threshold", "number optional"),
-        ("right", "number"),
-        ("missed", "number"),
-        ("wrong", "number"),
-        ("rightly not predicted", "number optional"),
+        ("TP", "number"),
+        ("FN", "number"),
+        ("FP", "number"),
+        ("TN", "number optional"),
     ]
     made = []
     for row in rows:
@@ -182,13 +188,15 @@ def mistakes(report: LabelContent) -> Element | None:
 
 def _card(mistake: LabelMistake) -> Element:
     verdict = "✗ missed" if mistake.missed else "✗ predicted"
-    threshold = "" if mistake.threshold is None else f" (threshold {mistake.threshold:.3g})"
+    threshold = "–" if mistake.threshold is None else f"{mistake.threshold:.3g}"
     said = element(
         "dl",
         {"class": "said"},
         element("dt", {}, verdict),
         element("dd", {"class": "wrong limited"}, name(mistake.label)),
-        element("dd", {"class": "value"}, f"{parts.share(mistake.probability)}{threshold}"),
+        element("dd", {"class": "value"}, parts.share(mistake.probability)),
+        element("dt", {}, "threshold"),
+        element("dd", {"class": "both value"}, threshold),
         _set("true", mistake.true),
         _set("predicted", mistake.predicted),
     )

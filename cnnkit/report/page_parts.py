@@ -60,11 +60,6 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def short(value: float | None) -> str:
-    """Write a share with two digits; a dash if it is unknown."""
-    return "–" if value is None else f"{value:.2f}"
-
-
 def measure(value: float | None) -> str:
     """Write a measure with four digits; a dash if it is unknown."""
     return "–" if value is None else f"{value:.4f}"
