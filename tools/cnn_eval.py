@@ -62,8 +62,10 @@ def main(
     Predictions of a multi-label model (columns path, rank, label, probability and threshold), with the true labels in the column labels
     of --truth, have other measures: mAP, F1, precision and recall over all labels (micro) and as means over classes (macro), subset
     accuracy (all labels of an image right), Hamming loss, and average precision, precision, recall and F1 of each class. Intervals are
-    of a bootstrap of 1,000 resamples of the images (seed 0); that of subset accuracy is Wilson's. --worst prints the labels that are
-    predicted wrongly (truth 0) or missed (truth 1), those with a probability farthest from the threshold first.
+    of a bootstrap of 1,000 resamples of the images (seed 0); that of subset accuracy is Wilson's. With --baseline, these measures have
+    intervals of their differences: of the same resamples for predictions of the same images, else from the intervals of both.
+    --fail-if-worse compares mAP, or micro F1 where probabilities are missing. --worst prints the labels that are predicted wrongly
+    (truth 0) or missed (truth 1), those with a probability farthest from the threshold first.
 
     With --folds, --fail-under and --fail-over apply to the out-of-fold predictions: each image is predicted once, by the
     model that was not trained on it. If the files predict the same images, these options apply

@@ -22,6 +22,9 @@ from cnnkit.formats import label_predictions, prediction_columns, text_file
 
 log = logging.getLogger("cnnkit")
 
+#: The measures of a table for a pull request.
+_MAIN = ("accuracy", "mAP", "f1_micro", "f1_macro", "subset_accuracy")
+
 
 @dataclass(frozen=True, slots=True)
 class BaselineComparison:
@@ -97,14 +100,14 @@ class BaselineComparison:
         ]
 
     def markdown(self) -> str:
-        """Return a table in GitHub's Markdown, for a pull request, with a row for each measure that has an interval."""
+        """Return a table in GitHub's Markdown, for a pull request, with a row for each main measure that has an interval."""
         images = (
             f"{self.n:,} images, paired" if self.paired else f"{self.n:,} images, {self.n_baseline:,} of the baseline"
         )
         rows = [
             f"| {_in_words(name)}{f' ({images})' if name == self.measure else ''} | {_measure(self.measures.get(name))} "
             f"| {_measure(self.now[name])} | {_signed(self.difference(name))} ({self._interval(name)}) |\n"
-            for name in dict.fromkeys([self.measure, *self.intervals])
+            for name in dict.fromkeys([self.measure, *(each for each in _MAIN if each in self.intervals)])
         ]
         return f"| measure | baseline | now | difference (95 % interval) |\n|---|---:|---:|---:|\n{''.join(rows)}"
 
@@ -384,7 +387,7 @@ def _is_number(value: object) -> bool:
 
 
 def _in_words(measure: str) -> str:
-    return report.in_words(measure) if measure not in OF_LABELS else label_report.in_words(measure)
+    return label_report.in_words(measure) if measure in (*OF_LABELS, "hamming_loss") else report.in_words(measure)
 
 
 def _signed(value: float | None) -> str:
