@@ -49,8 +49,11 @@ def tiles(report: LabelContent) -> list[Element]:
         note = f"{parts.share(interval[0])} to {parts.share(interval[1])}" if interval else None
         made.append(parts.tile(title, parts.share(overall[measure]), note))
     made += [
-        parts.tile("Hamming loss", parts.measure(overall["hamming_loss"]), "share of wrong labels; lower is better"),
-        parts.tile("Images", f"{report.evaluation.n:,}", f"{report.wrong:,} wrong labels"),
+        parts.tile(
+            "Images",
+            f"{report.evaluation.n:,}",
+            f"{report.wrong:,} wrong labels; Hamming loss {parts.measure(overall['hamming_loss'])}",
+        ),
     ]
     return made
 
