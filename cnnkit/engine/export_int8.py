@@ -195,7 +195,8 @@ class Int8Export:
         value, lower = before.measures()["f1_micro"], after.measures()["f1_micro"]
         if value - lower > self._config.max_drop:
             log.warning(
-                "micro F1 drops from %.4g to %.4g: the thresholds were chosen for float32; compare both with cnn-eval --baseline on test images",
+                "micro F1 drops from %.4g to %.4g: the thresholds were chosen for float32; compare both on test images with "
+                "cnn-eval --baseline",
                 value,
                 lower,
             )
