@@ -1,7 +1,7 @@
 """cnn-eval: measure predictions against the true labels."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ from cnnkit.evaluation.config import EvalConfig
 
 if TYPE_CHECKING:
     from cnnkit.evaluation.baseline import BaselineComparison
+    from cnnkit.evaluation.label_report import LabelReport
     from cnnkit.evaluation.report import EvaluationReport
 
 
@@ -61,8 +62,10 @@ def main(
     Predictions of a multi-label model (columns path, rank, label, probability and threshold), with the true labels in the column labels
     of --truth, have other measures: mAP, F1, precision and recall over all labels (micro) and as means over classes (macro), subset
     accuracy (all labels of an image right), Hamming loss, and average precision, precision, recall and F1 of each class. Intervals are
-    of a bootstrap of 1,000 resamples of the images (seed 0); that of subset accuracy is Wilson's. --worst prints the labels that are
-    predicted wrongly (truth 0) or missed (truth 1), those with a probability farthest from the threshold first.
+    of a bootstrap of 1,000 resamples of the images (seed 0); that of subset accuracy is Wilson's. With --baseline, these measures have
+    intervals of their differences: of the same resamples for predictions of the same images, else from the intervals of both.
+    --fail-if-worse compares mAP, or micro F1 where probabilities are missing. --worst prints the labels that are predicted wrongly
+    (truth 0) or missed (truth 1), those with a probability farthest from the threshold first.
 
     With --folds, --fail-under and --fail-over apply to the out-of-fold predictions: each image is predicted once, by the
     model that was not trained on it. If the files predict the same images, these options apply
@@ -96,30 +99,36 @@ def main(
 
         names = short_names.names([str(path) for path in predictions or []])
         found = cross_validation.evaluate(files, known, config, names=names)
-        with _gated(found.measures(), config):
+        with _gated(found.measures(), config, {}):
             cli.emit(found.table() if cli.for_people() and not as_json else found.rows(), as_json)
         return
     several, same = label_report.peeked(files)
+    called = str(predictions[0]) if predictions and str(predictions[0]) != "-" else "standard input"
     if several:
+        label_report.check_options(config)
         labels = label_report.evaluate(same, known, config)
-        with _gated(labels.measures(), config):
+        compared = None
+        if config.baseline is not None:
+            from cnnkit.evaluation import baseline
+
+            with cli.reading(config.baseline, "predictions") as (lines, name):
+                compared = baseline.compare_labels(labels, lines, known, config, name=name, called=called)
+        with _gated(labels.measures(), config, _worse(compared, config, called)):
+            _save_markdown(compared, config)
             if config.worst is not None:
                 columns = ("path", "label", "truth", "probability", "threshold")
                 cli.emit(labels.worst(config.worst), as_json, columns=columns)
                 return
-            for notice in labels.notices():
-                cli.notice(notice)
-            cli.emit_report(labels.record(), as_json, rows=labels.rows(), tables=labels.tables())
+            _emit(labels, labels.notices(), config, as_json, compared, also_measures=cli.diverted())
         return
     result = report.evaluate(same, known, config)
-    against, called = None, str(predictions[0]) if predictions and str(predictions[0]) != "-" else "standard input"
+    against = None
     if config.baseline is not None:
         from cnnkit.evaluation import baseline
 
         with cli.reading(config.baseline, "predictions") as (lines, name):
             against = baseline.compare(result, lines, known, config, name=name, called=called)
-    worse = against.bounds(called) if against is not None and config.fail_if_worse else {}
-    with _gated(result.measures(), config, worse):
+    with _gated(result.measures(), config, _worse(against, config, called)):
         if config.confusion is not None:
             from cnnkit.evaluation import plots
 
@@ -128,8 +137,7 @@ def main(
             from cnnkit.evaluation import plots
 
             plots.save_reliability(config.reliability, {"": result})
-        if against is not None and config.markdown is not None and str(config.markdown) != "-":
-            against.save_markdown(config.markdown)
+        _save_markdown(against, config)
         _print(result, config, as_json, against, also_measures=cli.diverted())
 
 
@@ -152,24 +160,50 @@ def _print(
     else:
         from cnnkit.evaluation import report
 
-        for notice in report.about_measures(result):
-            cli.notice(notice)
-        if against is not None and str(config.markdown) == "-":
-            cli.emit_lines(against.markdown().splitlines(), to_stdout=True)
-            if not also_measures:
-                return
-        record, rows, tables = result.record(), result.rows(), result.tables()
-        if against is not None:
-            record, rows = {**record, "comparison": against.record()}, against.rows(rows)
-            tables = {**tables, "Measures": against.table(rows)}
-        cli.emit_report(record, as_json, rows=rows, tables=tables)
+        _emit(result, report.about_measures(result), config, as_json, against, also_measures=also_measures)
+
+
+def _emit(
+    result: "EvaluationReport | LabelReport",
+    notices: Iterable[str],
+    config: EvalConfig,
+    as_json: bool,
+    against: "BaselineComparison | None",
+    *,
+    also_measures: bool,
+) -> None:
+    """Print the measures, with those of a baseline, and its Markdown; `also_measures` where `--markdown -` is printed."""
+    for notice in notices:
+        cli.notice(notice)
+    if against is not None and str(config.markdown) == "-":
+        cli.emit_lines(against.markdown().splitlines(), to_stdout=True)
+        if not also_measures:
+            return
+    record, rows, tables = result.record(), result.rows(), result.tables()
+    if against is not None:
+        record, rows = {**record, "comparison": against.record()}, against.rows(rows)
+        tables = {**tables, "Measures": against.table(rows)}
+    cli.emit_report(record, as_json, rows=rows, tables=tables)
+
+
+def _save_markdown(against: "BaselineComparison | None", config: EvalConfig) -> None:
+    """Write the comparison with a baseline to the file of --markdown; `-` is printed instead."""
+    if against is not None and config.markdown is not None and str(config.markdown) != "-":
+        against.save_markdown(config.markdown)
+
+
+def _worse(
+    against: "BaselineComparison | None", config: EvalConfig, called: str
+) -> Mapping[str, tuple[float | None, float]]:
+    """Return the bound of --fail-if-worse, if it is given."""
+    return against.bounds(called) if against is not None and config.fail_if_worse else {}
 
 
 def _gated(
-    measures: Mapping[str, float | None], config: EvalConfig, worse: Mapping[str, tuple[float, float]] | None = None
+    measures: Mapping[str, float | None], config: EvalConfig, worse: Mapping[str, tuple[float | None, float]]
 ) -> contextlib.AbstractContextManager[None]:
     """Check the bounds on measures, and that on the difference from a baseline, after the output is written."""
-    floors = {**bounds.check(measures, config.floors()), **(worse or {})}
+    floors = {**bounds.check(measures, config.floors()), **worse}
     return cli.gated(floors, at_most=bounds.check(measures, config.ceilings()))
 
 

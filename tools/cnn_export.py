@@ -51,8 +51,9 @@ def main(
     cnn-cam --size.
 
     --int8 quantizes the network with ONNX Runtime. It measures accuracy, log-loss and top-1 agreement with float32 on labelled images that
-    were not used for calibration. If accuracy drops by more than --max-drop, the layers with the largest errors stay in float32; if that
-    does not suffice, nothing is written.
+    were not used for calibration; with several labels per image mAP, micro F1, and the share of images with the same labels. If accuracy
+    (or mAP) drops by more than --max-drop, the layers with the largest errors stay in float32; if that does not suffice, nothing is
+    written.
 
     Examples:
       cnn-export head.pt -o head.onnx --verify split.tsv --split val

@@ -38,6 +38,10 @@ def main(
     heat maps of the mistakes, and how the model was made; with --check duplicates, leaks between splits and broken images. It is one
     file without scripts, which loads nothing from the network, and can be printed.
 
+    Predictions of a multi-label model, with the true labels in the column labels of --truth, have other measures, as in cnn-eval: mAP
+    and F1 with intervals, a table of the labels with their thresholds and counts, a matrix of missed labels and of those predicted
+    wrongly in the same images, and the most confident mistakes of each label.
+
     Prints a row with the main measures. An image that cannot be read is skipped, and named on the page; the exit status is then 3.
 
     Examples:
@@ -52,13 +56,15 @@ def main(
     if config.check and truth == "-":
         raise UsageError("--check reads the truth again, and standard input can be read once; give --truth a file")
 
+    from cnnkit.evaluation import label_report
     from cnnkit.evaluation import report as evaluation
     from cnnkit.formats import text_file
     from cnnkit.report import collect, junit, markdown, page
 
     sources = None if predictions is None else [predictions]
     known = cli.truth(truth, predictions=sources, split=split, complete=config.complete, folders=folders)
-    measured = evaluation.evaluate(cli.reading_each(sources, "predictions"), known, config)
+    several, files = label_report.peeked(cli.reading_each(sources, "predictions"))
+    measured = (label_report if several else evaluation).evaluate(files, known, config)
     cli.finish_files()
     with cli.callbacks("reading images", errors=errors) as callbacks:
         images = None

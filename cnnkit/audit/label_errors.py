@@ -148,7 +148,8 @@ def cross_validated(
     listed, rows = _listed(found, path, split=split) if given is None else _matched(found, path, given)
     every = listed if given is None else given
     refuse_several_labels(
-        listed, "wrong labels are looked for among images with one; give a manifest with one label per image"
+        listed,
+        "wrong labels are looked for among images with one; cnn-eval --worst lists the labels that predictions contradict most",
     )
     labelled = [place for place, image in enumerate(listed) if image.label is not None]
     if lacking := len(listed) - len(labelled):

@@ -199,7 +199,8 @@ class ExportConfig(InferenceConfig):
     )
     max_drop: float = option(
         MAX_DROP,
-        "With --int8: maximum drop in accuracy, as a share of the held-out images. Layers stay in float32 until it holds.",
+        "With --int8: maximum drop in accuracy, as a share of the held-out images (mAP with several labels per image). Layers stay in "
+        "float32 until it holds.",
         minimum=0.0,
         maximum=1.0,
     )

@@ -31,7 +31,7 @@ from cnnkit.nets import classifier, named_network
 from cnnkit.nets.classifier import Classifier, joined
 
 if TYPE_CHECKING:
-    from cnnkit.engine.export_int8 import NetworkMeasures
+    from cnnkit.engine.export_int8 import LabelNetworkMeasures, NetworkMeasures
 
 log = logging.getLogger("cnnkit")
 
@@ -448,8 +448,6 @@ def compared(
         )
     if network.box is not None:
         _check_box(name, config)
-    if config.int8:
-        header.refuse_several_labels(name, "the accuracy of int8 is measured on one; drop --int8, or give --fp16")
     if header.columns is not None:
         _check_columns(config, header.columns, name=name)
     made = HeadExport(network, header.columns) if config.head_only else WholeExport(network, config, header.columns)
@@ -527,7 +525,7 @@ def export_model(
     calibrate: Iterable[ImageFile] | None = None,
     calibrate_name: str = "images",
     callbacks: Callbacks | None = None,
-) -> "list[Parity] | list[NetworkMeasures]":
+) -> "list[Parity] | list[NetworkMeasures] | list[LabelNetworkMeasures]":
     """Export a model, compare ONNX Runtime with torch, and write the file only if they agree.
 
     With `config.int8`, the network that agreed is then quantized, and written only if its accuracy is high enough.

@@ -22,7 +22,7 @@ from cnnkit.engine.config import ExportConfig
 from cnnkit.engine.quantize import Quantizer, rates
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError
-from cnnkit.evaluation import metrics
+from cnnkit.evaluation import label_metrics, metrics
 from cnnkit.formats.header import Header
 
 log = logging.getLogger("cnnkit")
@@ -48,24 +48,61 @@ class NetworkMeasures:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelNetworkMeasures:
+    """The same of several labels per image.
+
+    `log_loss` is the mean over all pairs of image and label, `agreement` the share of images with the same labels as in float32.
+    """
+
+    network: str
+    rows: int
+    mAP: float
+    f1_micro: float
+    log_loss: float | None
+    agreement: float
+    bytes: int
+    per_second: float
+    int8_layers: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Accuracy:
-    """What a network computes for the held-out images."""
+    """What a network computes for the held-out images; `thresholds` are those of several labels per image."""
 
     probabilities: NDArray[np.float32]  # (N, classes)
-    truth: NDArray[np.int64]  # (N,)
+    truth: NDArray[Any]  # (N,), of several labels (N, classes)
+    thresholds: NDArray[np.float32] | None
 
     @property
-    def prediction(self) -> NDArray[np.int64]:
-        classes: NDArray[np.int64] = self.probabilities.argmax(1)
+    def prediction(self) -> NDArray[Any]:
+        classes: NDArray[Any] = (
+            self.probabilities.argmax(1) if self.thresholds is None else self.probabilities >= self.thresholds
+        )
         return classes
 
-    @property
-    def share(self) -> float:
-        return float((self.prediction == self.truth).mean())
+    def measures(self) -> dict[str, float]:
+        """Return the measures by name; int8 may lower the first one by --max-drop."""
+        if self.thresholds is None:
+            return {"accuracy": float((self.prediction == self.truth).mean())}
+        one = np.ones((1, len(self.truth)))
+        found = label_metrics.weighted(self.truth, self.prediction, self.probabilities.astype(np.float64), one)
+        return {"mAP": float(found.mAP[0]), "f1_micro": float(found.f1_micro[0])}
 
-    @property
+    def main(self) -> tuple[str, float]:
+        """Return the measure that --max-drop is about, and its value."""
+        return next(iter(self.measures().items()))
+
     def log_loss(self) -> float | None:
-        return metrics.log_loss(self.truth, self.probabilities.astype(np.float64))
+        probabilities = self.probabilities.astype(np.float64)
+        if self.thresholds is None:
+            return metrics.log_loss(self.truth, probabilities)
+        pairs = np.column_stack([1 - probabilities.ravel(), probabilities.ravel()])  # a label is there, or not
+        return metrics.log_loss(self.truth.ravel().astype(np.int64), pairs)
+
+    def agreement(self, other: "_Accuracy") -> float:
+        """Return the share of images with the same class, or the same labels."""
+        same = (self.prediction == other.prediction).reshape(len(self.truth), -1)
+        return float(same.all(axis=1).mean())
 
 
 class Int8Export:
@@ -103,12 +140,13 @@ class Int8Export:
         self._header, self._config, self._callbacks = header, config, callbacks
         self._arranged, self._checked = arranged, checked
         self._numbers = {label: number for number, label in enumerate(header.classes or ())}
-        self._calibration, self._held_out = divided(images, self._numbers, source=source)
+        self._calibration, self._held_out = divided(images, self._numbers, source=source, several=header.multi_label)
+        self._thresholds = np.array(header.label_thresholds, np.float32) if header.multi_label else None
         self._source = source
         self._float32 = content
         self._quantizer = Quantizer(content, name=name)
 
-    def made(self) -> tuple[bytes, list[NetworkMeasures]]:
+    def made(self) -> tuple[bytes, list[NetworkMeasures] | list[LabelNetworkMeasures]]:
         """Quantize: all layers, or if accuracy drops too much, without the layers with the largest errors.
 
         Returns:
@@ -128,24 +166,40 @@ class Int8Export:
         before, after = self._accuracies([float32, self._session(graph.SerializeToString())])
         if 0 < self._config.max_drop < 1 / len(before.truth):
             log.warning(
-                "accuracy is measured on only %s, one of which is a larger share than --max-drop %g; calibrate on more images",
+                "%s is measured on only %s, one of which is a larger share than --max-drop %g; calibrate on more images",
+                before.main()[0],
                 messages.count_images(len(before.truth)),
                 self._config.max_drop,
             )
         kept: list[str] = []
         if not self._holds(before, after):
             kept, graph, after = self._with_float32_layers(before, after)
+        self._warn_of_thresholds(before, after)
         record, content = self._finished(graph, before, after, kept)
         sample = np.stack([pixels for _, pixels in self._pixels(_spread(self._calibration, self._config.batch))])
         speeds = rates([float32, self._session(content)], self._arranged(sample))
-        return content, [
-            self._measures("float32", before, before, size=len(self._float32), speed=speeds[0], layers=0),
-            self._measures("int8", before, after, size=len(content), speed=speeds[1], layers=record),
+        networks = [
+            ("float32", before, len(self._float32), speeds[0], 0),
+            ("int8", after, len(content), speeds[1], record),
         ]
+        return content, self._measured(networks, before)
 
     def _holds(self, before: _Accuracy, after: _Accuracy) -> bool:
         # Shares of the same images: their difference is a multiple of 1/N, apart from rounding
-        return before.share - after.share <= self._config.max_drop + 1e-9
+        return before.main()[1] - after.main()[1] <= self._config.max_drop + 1e-9
+
+    def _warn_of_thresholds(self, before: _Accuracy, after: _Accuracy) -> None:
+        """Warn where thresholds, which were chosen for float32, fit int8 less well."""
+        if self._thresholds is None:
+            return
+        value, lower = before.measures()["f1_micro"], after.measures()["f1_micro"]
+        if value - lower > self._config.max_drop:
+            log.warning(
+                "micro F1 drops from %.4g to %.4g: the thresholds were chosen for float32; compare both on test images with "
+                "cnn-eval --baseline",
+                value,
+                lower,
+            )
 
     def _with_float32_layers(self, before: _Accuracy, worst: _Accuracy) -> tuple[list[str], ModelProto, _Accuracy]:
         """Keep the layers with the largest errors in float32: 1, 2, 4, ... of them, then fewer if that suffices."""
@@ -169,9 +223,10 @@ class Int8Export:
                 count = min(2 * count, most) if best is None else (count + len(best[0])) // 2
         if best is None:
             half = f"also with {most} of {len(order)} layers in float32" if most else "with its only layer"
+            (name, value), (_, lower) = before.main(), worst.main()
             raise CnnkitError(
-                f"in int8, {half}, accuracy on {messages.count_images(len(self._held_out))} drops from {before.share:.4g} to "
-                f"{worst.share:.4g}, more than --max-drop {self._config.max_drop:g}; nothing written. "
+                f"in int8, {half}, {name} on {messages.count_images(len(self._held_out))} drops from {value:.4g} to {lower:.4g}, "
+                f"more than --max-drop {self._config.max_drop:g}; nothing written. "
                 "Give a larger --max-drop, or export without --int8 or with --fp16"
             )
         return best
@@ -188,11 +243,11 @@ class Int8Export:
         record: dict[str, Any] = {
             "calibration_images": len(self._calibration),
             "images": len(after.truth),
-            "accuracy_float32": before.share,
-            "accuracy": after.share,
-            "log_loss_float32": before.log_loss,
-            "log_loss": after.log_loss,
-            "top1_agreement": _agreement(before, after),
+            **{f"{name}_float32": value for name, value in before.measures().items()},
+            **after.measures(),
+            "log_loss_float32": before.log_loss(),
+            "log_loss": after.log_loss(),
+            "top1_agreement" if self._thresholds is None else "agreement": before.agreement(after),
             "bytes_float32": len(self._float32),
             "bytes": 0,
             "float32_layers": float32,
@@ -207,19 +262,26 @@ class Int8Export:
         log.info("layers in float32: %s", messages.shortened(float32, 8))
         return len(self._quantizer.layers) - len(kept), content
 
-    def _measures(
-        self, network: str, before: _Accuracy, after: _Accuracy, *, size: int, speed: float, layers: int
-    ) -> NetworkMeasures:
-        return NetworkMeasures(
-            network=network,
-            rows=len(after.truth),
-            accuracy=after.share,
-            log_loss=after.log_loss,
-            top1_agreement=_agreement(before, after),
-            bytes=size,
-            per_second=round(speed, 1),
-            int8_layers=layers,
-        )
+    def _measured(
+        self, networks: Sequence[tuple[str, _Accuracy, int, float, int]], before: _Accuracy
+    ) -> list[NetworkMeasures] | list[LabelNetworkMeasures]:
+        """Return a record for each network: name, what it computes, bytes, images per second, and layers in int8."""
+        fields = [
+            {
+                "network": name,
+                "rows": len(found.truth),
+                **found.measures(),
+                "log_loss": found.log_loss(),
+                "top1_agreement" if self._thresholds is None else "agreement": before.agreement(found),
+                "bytes": size,
+                "per_second": round(speed, 1),
+                "int8_layers": layers,
+            }
+            for name, found, size, speed, layers in networks
+        ]
+        if self._thresholds is None:
+            return [NetworkMeasures(**each) for each in fields]  # type: ignore[arg-type]
+        return [LabelNetworkMeasures(**each) for each in fields]  # type: ignore[arg-type]
 
     def _session(self, content: bytes) -> Session:
         return Session(content, device="cpu", name="the exported network")  # in int8 only CPUs are faster
@@ -236,8 +298,18 @@ class Int8Export:
         if not good:
             raise CnnkitError(f"{self._source}: no image could be used to measure accuracy on; nothing written")
         self._held_out = good  # unreadable images are reported once
-        truth = np.array([self._numbers[image.label or ""] for image in good], dtype=np.int64)
-        return [_Accuracy(np.concatenate(rows), truth) for rows in found]
+        truth = self._truth(good)
+        return [_Accuracy(np.concatenate(rows), truth, self._thresholds) for rows in found]
+
+    def _truth(self, images: Sequence[ImageFile]) -> NDArray[Any]:
+        """Return the numbers of the classes, (N,); of several labels whether each image has each class, (N, classes)."""
+        numbers = [[self._numbers[label] for label in _labels(image) or ()] for image in images]
+        if self._thresholds is None:
+            return np.array(numbers, np.int64)[:, 0]
+        truth = np.zeros((len(images), len(self._numbers)), bool)
+        for row, places in enumerate(numbers):
+            truth[row, places] = True
+        return truth
 
     def _read_calibration(self) -> Iterator[NDArray[Any]]:
         good: list[ImageFile] = []
@@ -276,8 +348,15 @@ class Int8Export:
                 yield image, loaded
 
 
+def _labels(image: ImageFile) -> tuple[str, ...] | None:
+    """Return the labels of an image, or its only one; None if unknown."""
+    if image.labels is not None:
+        return image.labels
+    return None if image.label is None else (image.label,)
+
+
 def divided(
-    images: Sequence[ImageFile], classes: Collection[str], *, source: str
+    images: Sequence[ImageFile], classes: Collection[str], *, source: str, several: bool = False
 ) -> tuple[list[ImageFile], list[ImageFile]]:
     """Divide images into those to calibrate on, at most `CALIBRATION_IMAGES`, and labelled ones to measure accuracy on.
 
@@ -285,6 +364,7 @@ def divided(
         images: With splits, those of train and val count; without, every other image is held out.
         classes: Of the model.
         source: Their name, for messages.
+        several: Whether the model has several labels per image.
 
     Raises:
         CnnkitError: One of the two would be empty.
@@ -306,7 +386,12 @@ def divided(
             raise CnnkitError(f"{source}: only one image; --int8 measures ranges and accuracy on different images")
         used, held_out = list(images[::2]), list(images[1::2])
         log.info("%s has no splits: ranges are measured on every other image, accuracy on the rest", source)
-    labelled = [image for image in held_out if image.label in classes]
+    if several:
+        known = [(image, _labels(image)) for image in held_out]
+        labelled = [image for image, labels in known if labels is not None and {*labels} <= {*classes}]
+        labelled = labelled if any(map(_labels, labelled)) else []  # else no measure is defined
+    else:
+        labelled = [image for image in held_out if image.label in classes]
     if len(labelled) < len(held_out):
         left_out = messages.count_images(len(held_out) - len(labelled))
         log.warning("%s: %s without a class of the model left out of the accuracy", source, left_out)
@@ -326,10 +411,6 @@ def _spread(images: Sequence[ImageFile], most: int) -> list[ImageFile]:
     """Return a number of images at most, at equal distances: sources are sorted by class."""
     count = min(most, len(images))
     return [images[number * len(images) // count] for number in range(count)]
-
-
-def _agreement(before: _Accuracy, after: _Accuracy) -> float:
-    return float((before.prediction == after.prediction).mean())
 
 
 def _layers(count: int) -> str:

@@ -64,19 +64,19 @@ def compare(
     one, other = report.read(files, truth, classes=config.classes(), complete=config.complete)
     result = of_same_images(one, other, names=names)
     log.info("%s", _in_words(result, *names))
-    warn_of_groups(one, truth)
+    warn_of_groups(one.resolved, truth)
     return result
 
 
-def warn_of_groups(predictions: MatchedPredictions, truth: Truth | FolderTruth) -> None:
-    """Warn of images that are not independent, because they share a group."""
-    groups = Counter(image.group for image in map(truth.images.get, predictions.resolved) if image and image.group)
+def warn_of_groups(resolved: Sequence[str], truth: Truth | FolderTruth) -> None:
+    """Warn of images, by their real paths, that are not independent, because they share a group."""
+    groups = Counter(image.group for image in map(truth.images.get, resolved) if image and image.group)
     together = sum(count for count in groups.values() if count > 1)
     if together:
         log.warning(
             "%d of %d images share a group with others and are not independent: the p-value is too small and the interval too narrow",
             together,
-            len(predictions.resolved),
+            len(resolved),
         )
 
 
@@ -86,7 +86,7 @@ def of_same_images(one: MatchedPredictions, other: MatchedPredictions, *, names:
     Raises:
         CnnkitError: One has an image that the other lacks.
     """
-    _check_same(one, other, names=names)
+    check_same((one.paths, one.resolved), (other.paths, other.resolved), names=names)
     places = {resolved: row for row, resolved in enumerate(other.resolved)}
     other = other.of([places[resolved] for resolved in one.resolved])
     return paired(one.prediction == one.truth, other.prediction == other.truth)
@@ -104,10 +104,17 @@ def worse(difference: float, difference_high: float, name_a: str, name_b: str) -
     }
 
 
-def _check_same(one: MatchedPredictions, other: MatchedPredictions, *, names: Sequence[str]) -> None:
-    for (here, this), (there, that) in (((one, names[0]), (other, names[1])), ((other, names[1]), (one, names[0]))):
-        known = set(there.resolved)
-        lacking = [path for path, resolved in zip(here.paths, here.resolved, strict=True) if resolved not in known]
+def check_same(
+    one: tuple[Sequence[str], Sequence[str]], other: tuple[Sequence[str], Sequence[str]], *, names: Sequence[str]
+) -> None:
+    """Check that two models predict the same images, whose paths are given as written and as resolved.
+
+    Raises:
+        CnnkitError: One has an image that the other lacks.
+    """
+    for here, this, there, that in ((one, names[0], other, names[1]), (other, names[1], one, names[0])):
+        known = set(there[1])
+        lacking = [path for path, resolved in zip(*here, strict=True) if resolved not in known]
         if lacking:
             raise CnnkitError(
                 f"{that} lacks {lacking[0]}{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}, which {this} has; "

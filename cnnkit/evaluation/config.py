@@ -179,17 +179,18 @@ class EvalConfig(MatchConfig, Bounded):
     )
     baseline: Path | None = option(
         None,
-        "Also print the values of a baseline, the differences, and the 95 % interval of that of accuracy. FILE: predictions for the same "
-        "images (paired), or the output of cnn-eval --json.",
+        "Also print the values of a baseline, the differences, and the 95 % interval of that of accuracy; of several labels per image, of "
+        "those of mAP, F1 and others. FILE: predictions for the same images (paired), or the output of cnn-eval --json.",
         metavar="FILE",
     )
     fail_if_worse: bool = option(
         False,
-        "Exit with status 4 if accuracy is worse than that of --baseline: the 95 % interval of the difference is below zero.",
+        "Exit with status 4 if accuracy (mAP with several labels per image) is worse than that of --baseline: the 95 % interval of the "
+        "difference is below zero.",
     )
     markdown: Path | None = option(
         None,
-        "Comparison with --baseline to write, a table of one row in GitHub's Markdown, as for a pull request; - for standard output, in "
+        "Comparison with --baseline to write, a short table in GitHub's Markdown, as for a pull request; - for standard output, in "
         "place of the measures unless these go to -o FILE.",
         metavar="FILE",
     )

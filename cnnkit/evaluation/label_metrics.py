@@ -5,12 +5,16 @@ Throughout, N images, C classes; `truth` and `predicted` are (N, C), whether an 
 class, F1 without an image and without a prediction of it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+#: Truth, predictions and scores, (N, C) each.
+Labelled = tuple[NDArray[np.bool_], NDArray[np.bool_], Floats | None]
 
 #: Resamples of the images, and the percentiles of a 95 % interval.
 _RESAMPLES = 1000
@@ -35,6 +39,9 @@ class LabelMeasures:
     precision_macro: Floats
     recall_macro: Floats
     mAP: Floats
+
+
+_NAMES = tuple(field.name for field in fields(LabelMeasures))
 
 
 def counts(truth: NDArray[np.bool_], predicted: NDArray[np.bool_], weights: Floats) -> tuple[Floats, Floats, Floats]:
@@ -120,17 +127,43 @@ def intervals(
     Returns:
         The interval of each measure; without those that are undefined in a resample.
     """
-    images, classes = truth.shape
+    return _percentiles(
+        [weighted(truth, predicted, scores, weights) for weights in _resamples(*truth.shape, seed=seed)]
+    )
+
+
+def paired_intervals(now: Labelled, before: Labelled, *, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Compute 95 % intervals of the differences of measures, now minus before, on the same resamples of the same images.
+
+    Args:
+        now, before: Truth, predictions and scores of one model each, the images in the same order. The classes may differ.
+        seed: As `intervals`.
+
+    Returns:
+        As `intervals`.
+    """
+    images, classes = len(now[0]), max(now[0].shape[1], before[0].shape[1])
+    differences = []
+    for weights in _resamples(images, 2 * classes, seed=seed):
+        one, other = weighted(*now, weights), weighted(*before, weights)
+        differences.append(LabelMeasures(*(getattr(one, name) - getattr(other, name) for name in _NAMES)))
+    return _percentiles(differences)
+
+
+def _resamples(images: int, classes: int, *, seed: int) -> Iterator[Floats]:
+    """Yield weights (R, N): how often each image is in each resample."""
     resamples = int(min(_RESAMPLES, max(_FEWEST_RESAMPLES, _MOST_WORK // (images * classes))))
     random = np.random.default_rng(seed)
     step = max(1, _WEIGHTS_AT_ONCE // images)
-    drawn = []
     for start in range(0, resamples, step):
         chosen = random.integers(images, size=(min(step, resamples - start), images))
-        weights = np.stack([np.bincount(row, minlength=images) for row in chosen]).astype(np.float64)
-        drawn.append(weighted(truth, predicted, scores, weights))
+        yield np.stack([np.bincount(row, minlength=images) for row in chosen]).astype(np.float64)
+
+
+def _percentiles(drawn: Sequence[LabelMeasures]) -> dict[str, tuple[float, float]]:
+    """Return the interval of each measure that is defined in all resamples."""
     found = {}
-    for name in LabelMeasures.__slots__:
+    for name in _NAMES:
         values = np.concatenate([getattr(each, name) for each in drawn])
         if not np.isnan(values).any():
             low, high = np.percentile(values, _PERCENTILES)

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -14,7 +14,7 @@ from cnnkit import class_names, messages
 from cnnkit.errors import CnnkitError, UsageError
 from cnnkit.evaluation import label_metrics, metrics
 from cnnkit.evaluation.bounds import OF_LABELS
-from cnnkit.evaluation.config import EvalConfig
+from cnnkit.evaluation.config import EvalConfig, MatchConfig
 from cnnkit.evaluation.matching import FolderTruth, Truth
 from cnnkit.evaluation.report import about_missing
 from cnnkit.formats import label_predictions
@@ -22,7 +22,17 @@ from cnnkit.formats.label_predictions import LabelPredictions
 
 log = logging.getLogger("cnnkit")
 
-_WORDS = {"n": "images", "f1_micro": "micro F1", "f1_macro": "macro F1", "hamming_loss": "Hamming loss"}
+_WORDS = {
+    "n": "images",
+    "f1_micro": "micro F1",
+    "f1_macro": "macro F1",
+    "precision_micro": "micro precision",
+    "precision_macro": "macro precision",
+    "recall_micro": "micro recall",
+    "recall_macro": "macro recall",
+    "subset_accuracy": "subset accuracy",
+    "hamming_loss": "Hamming loss",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +61,40 @@ class WrongLabel:
 
 @dataclass(frozen=True, slots=True)
 class MatchedLabels:
-    """Predictions of N images and C classes, with the truth; `probabilities` (N, C) are NaN where unknown, `thresholds` (C,) too."""
+    """Predictions of N images and C classes, with the truth; `probabilities` (N, C) are NaN where unknown, `thresholds` (C,) too.
+
+    `paths` are as written, `resolved` the real ones.
+    """
 
     paths: tuple[str, ...]
+    resolved: tuple[str, ...]
     classes: tuple[str, ...]
     truth: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
     probabilities: NDArray[np.float64]
     thresholds: NDArray[np.float64]
+
+    def of(self, rows: Sequence[int]) -> "MatchedLabels":
+        """Select images, in this order."""
+        places = list(rows)
+        return replace(
+            self,
+            paths=tuple(self.paths[row] for row in places),
+            resolved=tuple(self.resolved[row] for row in places),
+            truth=self.truth[places],
+            predicted=self.predicted[places],
+            probabilities=self.probabilities[places],
+        )
+
+    @property
+    def scores(self) -> NDArray[np.float64] | None:
+        """The probabilities (N, C), if all are known."""
+        return None if np.isnan(self.probabilities).any() else self.probabilities
+
+    def margins(self) -> NDArray[np.float64]:
+        """Return how far each probability is from the threshold of its class, (N, C); NaN where unknown."""
+        distance: NDArray[np.float64] = np.abs(self.probabilities - self.thresholds)
+        return distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +107,11 @@ class LabelReport:
     overall: dict[str, float | int | None]
     per_class: dict[str, LabelClass]
     matched: MatchedLabels
+
+    @property
+    def n(self) -> int:
+        """The number of images."""
+        return len(self.matched.paths)
 
     def measures(self) -> dict[str, float | None]:
         """Return every measure by the name that `--fail-under` takes: `mAP`, `recall:cat`."""
@@ -99,8 +140,7 @@ class LabelReport:
                 continue
             low, high = self.overall.get(f"{name}_low"), self.overall.get(f"{name}_high")
             interval = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
-            word = _WORDS.get(name) or " ".join(reversed(name.split("_"))).replace("accuracy subset", "subset accuracy")
-            measures.append({"measure": word, "value": _shown(value), "95 % interval": interval})
+            measures.append({"measure": in_words(name), "value": _shown(value), "95 % interval": interval})
         classes = [
             {
                 "class": label,
@@ -121,7 +161,7 @@ class LabelReport:
         matched = self.matched
         images, columns = np.nonzero(matched.truth != matched.predicted)
         probability, threshold = matched.probabilities[images, columns], matched.thresholds[columns]
-        margin = np.nan_to_num(np.abs(probability - threshold), nan=-1.0)
+        margin = np.nan_to_num(matched.margins()[images, columns], nan=-1.0)
         order = np.lexsort((columns, images, -margin))[:count].tolist()
         return [
             WrongLabel(
@@ -142,6 +182,11 @@ class LabelReport:
                 f"average precision and mAP are unknown: {short} of {len(self.matched.paths)} images lack a probability for some of the "
                 f"{len(self.matched.classes)} classes; predict with --top all, and without --reject"
             )
+
+
+def in_words(measure: str) -> str:
+    """Return a measure as it is called in tables for people: "micro F1" for f1_micro."""
+    return _WORDS.get(measure, measure)
 
 
 def _shown(value: float | None) -> str:
@@ -173,18 +218,13 @@ def check_options(config: EvalConfig) -> None:
         "--confusion": config.confusion is not None,
         "--reliability": config.reliability is not None,
     }
-    if config.baseline is not None:
-        raise UsageError(
-            "--baseline compares the accuracy of one label per image, and these predictions have several; "
-            "drop it, and give bounds such as --fail-under mAP=0.7"
-        )
     for word, given in single.items():
         if given:
             raise UsageError(f"{word} needs predictions of one label per image, and these have several; drop {word}")
 
 
 def evaluate(
-    files: Iterable[tuple[Iterable[bytes], str]], truth: Truth | FolderTruth, config: EvalConfig
+    files: Iterable[tuple[Iterable[bytes], str]], truth: Truth | FolderTruth, config: MatchConfig
 ) -> LabelReport:
     """Measure the predictions of one file against the truth.
 
@@ -194,11 +234,10 @@ def evaluate(
         config: The classes and their order; whether every image of the truth must be predicted.
 
     Raises:
-        UsageError: There is no manifest with the truth, or an option needs one label per image.
+        UsageError: There is no manifest with the truth.
         CnnkitError: Predictions and truth do not fit together.
         FormatError: The file is broken.
     """
-    check_options(config)
     if isinstance(truth, FolderTruth):
         raise UsageError(
             "predictions of several labels per image: give the true ones with --truth MANIFEST, in its column labels"
@@ -253,7 +292,7 @@ def match(predictions: LabelPredictions, truth: Truth, *, classes: Sequence[str]
     predicted[image, column] = predictions.predicted[listed]
     probabilities[image, column] = predictions.probability[listed]
     _note_thresholds(thresholds, column, predictions.threshold[listed])
-    return MatchedLabels(tuple(predictions.paths), named, true, predicted, probabilities, thresholds)
+    return MatchedLabels(tuple(predictions.paths), tuple(resolved), named, true, predicted, probabilities, thresholds)
 
 
 def _classes(
@@ -295,8 +334,7 @@ def _note_thresholds(thresholds: NDArray[np.float64], column: NDArray[Any], give
 def measure(matched: MatchedLabels) -> LabelReport:
     """Compute every measure of predictions that were matched with the truth."""
     truth, predicted = matched.truth, matched.predicted
-    known = not np.isnan(matched.probabilities).any()
-    scores = matched.probabilities if known else None
+    scores = matched.scores
     one = np.ones((1, len(truth)))
     totals = label_metrics.weighted(truth, predicted, scores, one)
     bounds = label_metrics.intervals(truth, predicted, scores)

@@ -261,7 +261,8 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
     """Raise an error for a manifest, whose labels are the true ones, and for a table with a label and a predicted class."""
     if {"rank", "threshold"} <= {*columns}:
         raise FormatError(
-            f"{name}: several labels per image (column threshold), where one is needed; cnn-eval measures them, one file at a time"
+            f"{name}: several labels per image (column threshold), where one is needed; cnn-eval measures them, "
+            "cnn-eval --baseline compares two models, and cnn-report shows mistakes"
         )
     also = [column for column in columns if column.lower() in _PREDICTED]
     if also and "label" in columns:

@@ -5,38 +5,41 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cnnkit import class_names
+from cnnkit import class_names, messages
 from cnnkit import files as regular_files
 from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Monitor
 from cnnkit.data.source import ImageFile
-from cnnkit.errors import CnnkitError, FormatError
-from cnnkit.evaluation import bounds, coverage
+from cnnkit.errors import CnnkitError, FormatError, UsageError
+from cnnkit.evaluation import bounds, coverage, label_report
 from cnnkit.evaluation import report as evaluations
+from cnnkit.evaluation.label_report import LabelReport
 from cnnkit.evaluation.report import EvaluationReport
 from cnnkit.explain import curves
 from cnnkit.explain.curves import TrainingRun
 from cnnkit.formats import peek
 from cnnkit.formats.header import Header
-from cnnkit.report import content
+from cnnkit.report import content, label_content
 from cnnkit.report.config import ReportConfig
 from cnnkit.report.content import CheckedImages, Gate, Mistake, ReportContent, ShownPaths
+from cnnkit.report.label_content import LabelContent, LabelMistake
 
 log = logging.getLogger("cnnkit")
 
 
 def collect(
-    evaluation: EvaluationReport,
+    evaluation: EvaluationReport | LabelReport,
     config: ReportConfig,
     *,
     predictions_name: str,
     truth_name: str,
     images: Sequence[ImageFile] | None,
     callbacks: Callbacks,
-) -> ReportContent:
+) -> ReportContent | LabelContent:
     """Collect what a report contains.
 
     Args:
@@ -57,41 +60,55 @@ def collect(
     ]
     model_name = None if config.model is None else config.model.name
     title = config.title or f"{model_name or predictions_name}{f' on {truth_name}' if truth_name else ''}"
+    named: dict[str, Any] = {
+        "title": title,
+        "evaluation": evaluation,
+        "predictions_name": predictions_name,
+        "truth_name": truth_name,
+        "gates": gates,
+        "model_name": model_name,
+    }
+    if config.output is not None:
+        header = None if config.model is None else _header(config.model, evaluation, predictions_name=predictions_name)
+        named |= {"header": header, "history": _history(config, header)}
+    if isinstance(evaluation, LabelReport):
+        if config.output is None:
+            return LabelContent(**named)
+        shown = ShownPaths(evaluation.matched.paths)
+        wrong, has_maps = _wrong_labels(evaluation, shown, config, callbacks)
+        return LabelContent(
+            **named,
+            mistakes=wrong,
+            heat_maps=has_maps,
+            checked=None if images is None else _checked(evaluation, images, shown, config, callbacks),
+            remarks=tuple(evaluation.notices()),
+        )
     if config.output is None:
-        return ReportContent(title, evaluation, predictions_name, truth_name, gates)
-    header = None if config.model is None else _header(config.model, evaluation, predictions_name=predictions_name)
-    run = _history(config, header)
+        return ReportContent(**named)
     shown = ShownPaths(evaluation.predictions.paths)
-    mistakes, illustrated = _mistakes(evaluation, shown, config, callbacks)
+    mistakes, has_maps = _mistakes(evaluation, shown, config, callbacks)
     return ReportContent(
-        title,
-        evaluation,
-        predictions_name,
-        truth_name,
-        gates,
-        bins=content.bins(evaluation),
-        coverage=_coverage(evaluation),
+        **named,
         mistakes=mistakes,
-        history=run,
-        header=header,
-        model_name=model_name,
-        heat_maps=illustrated,
+        heat_maps=has_maps,
         checked=None if images is None else _checked(evaluation, images, shown, config, callbacks),
         remarks=_remarks(evaluation, shown),
+        bins=content.bins(evaluation),
+        coverage=_coverage(evaluation),
     )
 
 
-def _gates(evaluation: EvaluationReport, limits: Mapping[str, float], *, is_floor: bool) -> list[Gate]:
+def _gates(evaluation: EvaluationReport | LabelReport, limits: Mapping[str, float], *, is_floor: bool) -> list[Gate]:
     found = bounds.check(evaluation.measures(), limits)
     return [Gate(measure, value, bound, is_floor) for measure, (value, bound) in found.items()]
 
 
-def _header(model: Path, evaluation: EvaluationReport, *, predictions_name: str) -> Header:
+def _header(model: Path, evaluation: EvaluationReport | LabelReport, *, predictions_name: str) -> Header:
     """Read the Header of a model, without torch and onnx.
 
     Raises:
         FormatError: It has none.
-        UsageError: It predicts several labels per image.
+        UsageError: It predicts several labels per image and the predictions have one, or the reverse.
         CnnkitError: It lacks a class that was predicted.
         OSError: There is no such file.
     """
@@ -100,9 +117,17 @@ def _header(model: Path, evaluation: EvaluationReport, *, predictions_name: str)
     if not found:
         raise FormatError(f"{model}: no cnnkit header; leave out --model for a network that cnnkit did not make")
     header = Header.from_record(found, name=str(model))
-    header.refuse_several_labels(str(model), "the predictions have one; give the model that made them")
-    given = evaluation.predictions.prediction
-    predicted = [evaluation.classes[place] for place in np.unique(given[given >= 0]).tolist()]
+    if isinstance(evaluation, LabelReport):
+        if not header.multi_label:
+            raise UsageError(
+                f"{model} predicts one label per image, and {predictions_name} has several; give the model that made the predictions"
+            )
+        matched = evaluation.matched
+        predicted = [matched.classes[place] for place in np.flatnonzero(matched.predicted.any(axis=0)).tolist()]
+    else:
+        header.refuse_several_labels(str(model), "the predictions have one; give the model that made them")
+        given = evaluation.predictions.prediction
+        predicted = [evaluation.classes[place] for place in np.unique(given[given >= 0]).tolist()]
     known = None if header.classes is None else set(map(class_names.normal, header.classes))
     if known is not None and (strange := [label for label in predicted if label not in known]):
         raise CnnkitError(
@@ -192,8 +217,50 @@ def _mistakes(
     callbacks.phase("showing mistakes")
     model = None if config.model is None else pictures.open_model(str(config.model), device=config.device)
     files = [predictions.paths[row] for row in rows]
-    made = pictures.illustrated(mistakes, model, files=files, jobs=config.jobs, callbacks=callbacks)
-    return made, model is not None
+    images = [ImageFile(path, label=mistake.truth) for path, mistake in zip(files, mistakes, strict=True)]
+    drawn = pictures.illustrated(images, model, classes=["top", "true"], jobs=config.jobs, callbacks=callbacks)
+    others = sum(each.label not in (None, mistake.label) for each, mistake in zip(drawn, mistakes, strict=True))
+    if others:
+        log.warning(
+            "the model predicts another class for %s of the mistakes shown: did another model make the predictions?",
+            messages.count_images(others),
+        )
+    return [
+        replace(mistake, pictures=[*each.images, *each.maps.values()], missing=each.missing)
+        for each, mistake in zip(drawn, mistakes, strict=True)
+    ], model is not None
+
+
+def _wrong_labels(
+    evaluation: LabelReport, shown: ShownPaths, config: ReportConfig, callbacks: Callbacks
+) -> tuple[list[LabelMistake], bool]:
+    """Return the most confident wrong labels of each class with their images, and whether there are heat maps."""
+    chosen = label_content.chosen(evaluation.matched, config.worst)
+    if not chosen:
+        return [], False
+    from cnnkit.report import pictures  # here, as in `_mistakes`
+
+    callbacks.phase("showing mistakes")
+    model = None if config.model is None else pictures.open_model(str(config.model), device=config.device)
+    of_image: dict[str, dict[str, None]] = {}
+    for wrong in chosen:
+        of_image.setdefault(wrong.path, {})[wrong.label] = None
+    # The classes of the maps are those of the mistakes of each image: they take the place of its true labels
+    known = set() if model is None else set(map(class_names.normal, model.classes))
+    images = [
+        ImageFile(path, labels=tuple(name for name in names if name in known)) for path, names in of_image.items()
+    ]
+    drawn = pictures.illustrated(images, model, classes=["true"], jobs=config.jobs, callbacks=callbacks)
+    made = {image.path: each for image, each in zip(images, drawn, strict=True)}
+    return [
+        replace(
+            wrong,
+            path=shown.of(wrong.path),
+            pictures=[*made[wrong.path].images, *filter(None, [made[wrong.path].maps.get(wrong.label)])],
+            missing=made[wrong.path].missing,
+        )
+        for wrong in chosen
+    ], model is not None
 
 
 def _known(value: float) -> float | None:
@@ -204,7 +271,7 @@ def _known(value: float) -> float | None:
 
 
 def labelled(evaluation: EvaluationReport) -> list[ImageFile]:
-    """Return the evaluated images with their true labels, for a check where the truth is the folders of the images."""
+    """Return the evaluated images with their true class, for a check where the truth is the folders of the images."""
     predictions = evaluation.predictions
     return [
         ImageFile(path, label=predictions.classes[truth])
@@ -213,7 +280,7 @@ def labelled(evaluation: EvaluationReport) -> list[ImageFile]:
 
 
 def _checked(
-    evaluation: EvaluationReport,
+    evaluation: EvaluationReport | LabelReport,
     images: Sequence[ImageFile],
     shown: ShownPaths,
     config: ReportConfig,
@@ -234,7 +301,8 @@ def _checked(
     together = zip(found.sound, found.together, strict=True)
     leaked = {os.path.realpath(image.path) for image, root in together if len(splits.get(root, ())) > 1}
     leaked |= {os.path.realpath(pair.path.path) for pair in found.again if findings.apart(pair.path, pair.other)}
-    resolved = evaluation.predictions.resolved
+    matched = evaluation.matched if isinstance(evaluation, LabelReport) else evaluation.predictions
+    resolved = matched.resolved
     kept = [row for row, path in enumerate(resolved) if path not in leaked]
     return CheckedImages(
         len(found.sound),
@@ -243,5 +311,18 @@ def _checked(
             for each in found.findings
         ],
         len(resolved) - len(kept),
-        evaluations.measure(evaluation.predictions.of(kept)) if 0 < len(kept) < len(resolved) else None,
+        _main_measure(evaluation, kept) if 0 < len(kept) < len(resolved) else None,
     )
+
+
+def _main_measure(
+    evaluation: EvaluationReport | LabelReport, rows: Sequence[int]
+) -> tuple[str, float, float, float] | None:
+    """Return name, value and interval of the main measure for some of the images; None where it is unknown."""
+    if isinstance(evaluation, EvaluationReport):
+        some = evaluations.measure(evaluation.predictions.of(rows))
+        return "accuracy", some.accuracy, some.accuracy_low, some.accuracy_high
+    measures = label_report.measure(evaluation.matched.of(rows)).overall
+    name = "f1_micro" if measures["mAP"] is None else "mAP"
+    value, low, high = (measures[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return None if value is None or low is None or high is None else (label_report.in_words(name), value, low, high)

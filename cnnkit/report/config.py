@@ -44,7 +44,11 @@ class ReportConfig(MatchConfig, Bounded):
     )
     title: str | None = option(None, "Title of the report. [default: the names of the files]", metavar="TEXT")
     worst: int = option(
-        24, "Show the N most confident wrong predictions with their images; 0 opens no image.", minimum=0, metavar="N"
+        24,
+        "Show the N most confident wrong predictions with their images; with several labels per image, those of each label in turn. 0 "
+        "opens no image.",
+        minimum=0,
+        metavar="N",
     )
     check: bool = option(
         False,

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from cnnkit.audit.record import Finding
 from cnnkit.evaluation import calibration, metrics
 from cnnkit.evaluation.coverage import CoveragePoint
+from cnnkit.evaluation.label_report import LabelReport
 from cnnkit.evaluation.report import EvaluationReport
 from cnnkit.explain.curves import TrainingRun
 from cnnkit.formats.header import Header
@@ -82,33 +84,44 @@ class Mistake:
 class CheckedImages:
     """What a check of the images found.
 
-    `leaked` of the evaluated images have a duplicate, or an image of their group, in another split; `kept` are the measures without them.
+    `leaked` of the evaluated images have a duplicate, or an image of their group, in another split; `without` is the main measure without
+    them: its name, value and interval.
     """
 
     images: int
     findings: Sequence[Finding]
     leaked: int
-    kept: EvaluationReport | None
+    without: tuple[str, float, float, float] | None
+
+
+Evaluation = TypeVar("Evaluation", EvaluationReport, LabelReport)
+AnyMistake = TypeVar("AnyMistake")
 
 
 @dataclass(frozen=True, slots=True)
-class ReportContent:
-    """Everything in a report; what is unknown or was not requested is None or empty."""
+class AnyReport(Generic[Evaluation, AnyMistake]):
+    """What reports on one label and on several labels per image have in common; what is unknown or was not requested is None or empty."""
 
     title: str
-    evaluation: EvaluationReport
+    evaluation: Evaluation
     predictions_name: str
     truth_name: str
     gates: Sequence[Gate] = ()
-    bins: Sequence[Bin] = ()
-    coverage: Sequence[CoveragePoint] = ()
-    mistakes: Sequence[Mistake] = ()
+    mistakes: Sequence[AnyMistake] = ()
     history: TrainingRun | None = None
     header: Header | None = None
     model_name: str | None = None
     heat_maps: bool = False
     checked: CheckedImages | None = None
-    remarks: Sequence[str] = field(default_factory=tuple)
+    remarks: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReportContent(AnyReport[EvaluationReport, Mistake]):
+    """Everything in a report on predictions of one label per image."""
+
+    bins: Sequence[Bin] = ()
+    coverage: Sequence[CoveragePoint] = ()
 
     @property
     def wrong(self) -> int:
@@ -158,9 +171,9 @@ def bins(evaluation: EvaluationReport) -> list[Bin]:
 
 @dataclass(frozen=True, slots=True)
 class Confusions:
-    """A confusion matrix of some classes; `counts` (rows, columns) has a row for each of `classes` and a column for each of `columns`.
+    """A confusion matrix of some classes; `counts` (rows, columns) has a row for each of `classes`, and a column for each.
 
-    The columns are those classes and, where there are such predictions, `others` (predicted as one of the classes left out) and `withheld`.
+    Further columns are, where there are such predictions, `others` (predicted as one of the classes left out) and `withheld`.
     """
 
     classes: Sequence[str]
@@ -173,11 +186,7 @@ class Confusions:
 def confusions(evaluation: EvaluationReport, most: int) -> Confusions:
     """Choose `most` classes, those of the most frequent confusions, and keep their order."""
     whole = np.asarray(evaluation.confusion)
-    chosen = np.arange(len(whole))
-    if len(whole) > most:
-        pairs = np.stack(_by_frequency(whole), axis=1).ravel()
-        first = dict.fromkeys([*pairs[: most * most].tolist(), *range(len(whole))])
-        chosen = np.sort(list(first)[:most])
+    chosen = most_frequent(whole, most)
     support = np.array([evaluation.per_class[evaluation.classes[place]].support for place in chosen.tolist()])
     counts = whole[np.ix_(chosen, chosen)]
     others = whole[chosen].sum(axis=1) - counts.sum(axis=1)
@@ -190,6 +199,16 @@ def confusions(evaluation: EvaluationReport, most: int) -> Confusions:
         bool(others.any()),
         bool(withheld.any()),
     )
+
+
+def most_frequent(confusion: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return the places of `most` classes, those of the most frequent confusions, in their order."""
+    places = np.arange(len(confusion))
+    if len(confusion) <= most:
+        return places
+    pairs = np.stack(by_frequency(confusion), axis=1).ravel()
+    first = dict.fromkeys([*pairs[: most * most].tolist(), *places.tolist()])
+    return np.sort(list(first)[:most])
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +224,7 @@ class Confusion:
 def most_confused(evaluation: EvaluationReport, most: int) -> list[Confusion]:
     """List the most frequent confusions, the most frequent first."""
     whole = np.asarray(evaluation.confusion)
-    rows, columns = (places[:most] for places in _by_frequency(whole))
+    rows, columns = (places[:most] for places in by_frequency(whole))
     return [
         Confusion(
             evaluation.classes[row],
@@ -217,7 +236,7 @@ def most_confused(evaluation: EvaluationReport, most: int) -> list[Confusion]:
     ]
 
 
-def _by_frequency(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def by_frequency(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the cells of confusions, rows and columns, the most frequent first."""
     errors = confusion - np.diag(confusion.diagonal())
     rows, columns = np.nonzero(errors)

@@ -4,26 +4,27 @@ Source: junit-10.xsd of Jenkins' xunit plugin, by which pytest's `--junitxml` is
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from xml.etree.ElementTree import Element
 
-from cnnkit.report import content
 from cnnkit.report.content import Gate, ReportContent
+from cnnkit.report.label_content import LabelContent
 from cnnkit.report.markup import element, xml
 
 
-def render(report: ReportContent) -> str:
+def render(report: ReportContent | LabelContent) -> str:
     """Render the results: a test for each bound on a measure of all images, and one for each class, with the bounds on its measures."""
     overall = [_case(gate.condition, "bounds", [gate], _words(gate)) for gate in report.gates if gate.of_class is None]
     suites = [_suite("bounds", overall), _suite("classes", list(_classes(report)))]
     return xml(element("testsuites", {"name": report.title, **_counts([*suites[0], *suites[1]])}, suites))
 
 
-def _classes(report: ReportContent) -> Iterator[Element]:
-    for row in content.class_rows(report.evaluation):
-        gates = [gate for gate in report.gates if gate.of_class == row.name]
-        measures = {"precision": row.precision, "recall": row.recall, "f1": row.f1, "support": row.support}
+def _classes(report: ReportContent | LabelContent) -> Iterator[Element]:
+    for label, values in report.evaluation.per_class.items():
+        gates = [gate for gate in report.gates if gate.of_class == label]
+        measures = asdict(values)
         words = ", ".join(f"{key} {'unknown' if value is None else f'{value:.6g}'}" for key, value in measures.items())
-        yield _case(row.name, "classes", gates, words)
+        yield _case(label, "classes", gates, words)
 
 
 def _words(gate: Gate) -> str:

@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from cnnkit.report import content
-from cnnkit.report.content import ClassRow, ReportContent
+from cnnkit.evaluation import label_report
+from cnnkit.evaluation.bounds import OF_LABELS
+from cnnkit.report import content, label_content
+from cnnkit.report.content import ClassRow, Gate, ReportContent
+from cnnkit.report.label_content import LabelContent, LabelRow
 from cnnkit.report.markup import clean
 
 #: Classes listed, and confusions; of more classes, those with the lowest F1.
@@ -13,32 +16,22 @@ _CLASSES, _CONFUSIONS = 20, 5
 _LONGEST = 60
 
 
-def render(report: ReportContent) -> str:
+def render(report: ReportContent | LabelContent) -> str:
     """Render the summary."""
     return "\n".join([*_blocks(report)])
 
 
-def _blocks(report: ReportContent) -> Iterator[str]:
-    found = report.evaluation
+def _blocks(report: ReportContent | LabelContent) -> Iterator[str]:
     yield f"### {code(report.title, longest=120)}\n"
+    yield from _of_labels(report) if isinstance(report, LabelContent) else _of_classes(report)
+
+
+def _of_classes(report: ReportContent) -> Iterator[str]:
+    found = report.evaluation
     interval = f"95 % interval {_percent(found.accuracy_low)} to {_percent(found.accuracy_high)}"
     withheld = f", {found.n - found.predicted:,} withheld" if found.predicted < found.n else ""
     yield f"**Accuracy {_percent(found.accuracy)}** ({interval}), {found.n:,} images, {report.wrong:,} wrong{withheld}.\n"
-    if report.gates:
-        missed = sum(not gate.met for gate in report.gates)
-        yield (
-            f"**{missed} of {len(report.gates)} bounds violated.**\n"
-            if missed
-            else f"All {len(report.gates)} bounds are met.\n"
-        )
-        yield table(
-            ["", "bound", "value"],
-            [
-                ["✅ met" if gate.met else "❌ violated", code(gate.condition), _measure(gate.value)]
-                for gate in report.gates
-            ],
-            right=(2,),
-        )
+    yield from _gates(report.gates)
     measures = {
         "accuracy": f"{_measure(found.accuracy)} ({_measure(found.accuracy_low)} to {_measure(found.accuracy_high)})",
         "balanced accuracy": _measure(found.balanced_accuracy),
@@ -57,13 +50,54 @@ def _blocks(report: ReportContent) -> Iterator[str]:
         measures["mean IoU"] = f"{_measure(found.iou)} ({found.boxes:,} boxes)"
     yield table(["measure", "value"], [[key, value] for key, value in measures.items()], right=(1,))
     yield from _classes(list(content.class_rows(found)))
-    if pairs := content.most_confused(found, _CONFUSIONS):
+    pairs = content.most_confused(found, _CONFUSIONS)
+    yield from _confusions([(each.truth, each.label, each.count) for each in pairs], heads=("true", "predicted"))
+
+
+def _of_labels(report: LabelContent) -> Iterator[str]:
+    found = report.evaluation
+    yield (
+        f"**{report.main_in_words()}**, {found.n:,} images, all labels right for {report.exact:,}, {report.wrong:,} wrong labels.\n"
+    )
+    yield from _gates(report.gates)
+    measures = [[label_report.in_words(name), report.with_interval(name)] for name in (*OF_LABELS, "hamming_loss")]
+    yield table(["measure", "value"], measures, right=(1,))
+    rows = label_content.label_rows(found)
+    if len(rows) > _CLASSES:
+        yield f"The {_CLASSES} of {len(rows):,} labels with the lowest F1:\n"
+        rows = label_content.lowest(rows, _CLASSES)
+    heads = ["label", "images", "AP", "precision", "recall", "F1", "threshold", "wrongly predicted", "missed"]
+    yield table(heads, map(_label, rows), right=range(1, len(heads)))
+    pairs = label_content.most_confused(found.matched, _CONFUSIONS)
+    yield from _confusions([(each.missed, each.predicted, each.count) for each in pairs], heads=("missed", "predicted"))
+
+
+def _label(row: LabelRow) -> list[str]:
+    values = row.values
+    measures = (values.average_precision, values.precision, values.recall, values.f1)
+    threshold = "–" if values.threshold is None else f"{values.threshold:.4g}"
+    counts = (f"{row.false_positives:,}", f"{row.missed:,}")
+    return [code(row.name), f"{values.support:,}", *map(_measure, measures), threshold, *counts]
+
+
+def _gates(gates: Sequence[Gate]) -> Iterator[str]:
+    if not gates:
+        return
+    missed = sum(not gate.met for gate in gates)
+    yield f"**{missed} of {len(gates)} bounds violated.**\n" if missed else f"All {len(gates)} bounds are met.\n"
+    yield table(
+        ["", "bound", "value"],
+        [["✅ met" if gate.met else "❌ violated", code(gate.condition), _measure(gate.value)] for gate in gates],
+        right=(2,),
+    )
+
+
+def _confusions(pairs: Sequence[tuple[str, str, int]], *, heads: tuple[str, str]) -> Iterator[str]:
+    """List pairs of classes with their numbers of images."""
+    if pairs:
         yield "Most frequent confusions:\n"
-        yield table(
-            ["true", "predicted", "images"],
-            [[code(each.truth), code(each.label), f"{each.count:,}"] for each in pairs],
-            right=(2,),
-        )
+        rows = [[code(first), code(second), f"{count:,}"] for first, second, count in pairs]
+        yield table([*heads, "images"], rows, right=(2,))
 
 
 def _classes(rows: Sequence[ClassRow]) -> Iterator[str]:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
 from cnnkit import __version__, messages
-from cnnkit.report import charts, page_images, page_measures, page_model, style
+from cnnkit.report import charts, page_images, page_labels, page_measures, page_model, style
 from cnnkit.report import page_parts as parts
 from cnnkit.report.content import ReportContent
+from cnnkit.report.label_content import LabelContent
 from cnnkit.report.markup import Content, element, html, name
 
 #: What the page may load: images that are in it, and its own style.
@@ -21,7 +22,7 @@ _EXPLAINED = {
 }
 
 
-def render(report: ReportContent) -> str:
+def render(report: ReportContent | LabelContent) -> str:
     """Render the page."""
     sections = [section for section in _sections(report) if section is not None]
     links = [element("a", {"href": f"#{section.get('id')}"}, section[0].text or "") for section in sections]
@@ -60,43 +61,57 @@ def _style_element() -> Element:
     return made
 
 
-def _sections(report: ReportContent) -> Iterator[Element | None]:
+def _sections(report: ReportContent | LabelContent) -> Iterator[Element | None]:
     yield _gates(report)
-    yield page_measures.confusion(report)
-    yield page_measures.confidence(report)
-    yield page_measures.classes(report)
-    yield page_images.mistakes(report)
+    if isinstance(report, LabelContent):
+        yield page_labels.labels(report)
+        yield page_labels.confusion(report)
+        yield page_labels.mistakes(report)
+    else:
+        yield page_measures.confusion(report)
+        yield page_measures.confidence(report)
+        yield page_measures.classes(report)
+        yield page_images.mistakes(report)
     yield page_model.history(report)
     yield page_images.images(report)
     yield page_model.model(report)
 
 
-def _summary(report: ReportContent) -> list[Content]:
+def _summary(report: ReportContent | LabelContent) -> list[Content]:
     """Say in words what was measured."""
-    found = report.evaluation
-    withheld = found.n - found.predicted
-    words: list[Content] = [
-        f"{report.hits:,} of {messages.count_images(found.n)} of {len(found.classes):,} classes are predicted correctly"
-        f"{f', and {withheld:,} predictions were withheld' if withheld else ''}. Predictions: ",
-        name(report.predictions_name),
-    ]
+    measured = page_labels.summary(report) if isinstance(report, LabelContent) else _correct(report)
+    words: list[Content] = [f"{measured}. Predictions: ", name(report.predictions_name)]
     return [*words, "; true labels: ", name(report.truth_name), "."] if report.truth_name else [*words, "."]
 
 
-def _tile(title: str, value: str, note: Content = None, *, drawn: Content = None, kind: str = "") -> Element:
-    small = element("small", {}, note) if note else None
-    return element(
-        "div",
-        {"class": f"tile {kind}".strip()},
-        element("dt", {}, title),
-        element("dd", {}, value, drawn, small),
+def _correct(report: ReportContent) -> str:
+    found = report.evaluation
+    withheld = found.n - found.predicted
+    return (
+        f"{report.hits:,} of {messages.count_images(found.n)} of {len(found.classes):,} classes are predicted correctly"
+        f"{f', and {withheld:,} predictions were withheld' if withheld else ''}"
     )
 
 
-def _tiles(report: ReportContent) -> Element:
+def _tiles(report: ReportContent | LabelContent) -> Element:
+    tiles = page_labels.tiles(report) if isinstance(report, LabelContent) else _measures(report)
+    if report.gates:
+        missed = sum(not gate.met for gate in report.gates)
+        tiles.append(
+            parts.tile(
+                "Bounds",
+                "met" if not missed else "violated",
+                f"{len(report.gates) - missed} of {len(report.gates)} met",
+                kind="bad" if missed else "",
+            )
+        )
+    return element("dl", {"class": "tiles"}, tiles)
+
+
+def _measures(report: ReportContent) -> list[Element]:
     found = report.evaluation
     tiles = [
-        _tile(
+        parts.tile(
             "Accuracy",
             parts.percent(found.accuracy),
             f"95 % interval {parts.percent(found.accuracy_low)} to {parts.percent(found.accuracy_high)} (Wilson)",
@@ -107,9 +122,11 @@ def _tiles(report: ReportContent) -> Element:
     names = ["balanced_accuracy", "log_loss", "roc_auc", "ece"]
     if found.predicted < found.n:
         names.append("accuracy_predicted")
-    tiles += [_tile(_EXPLAINED[each][0], parts.measure(getattr(found, each)), _EXPLAINED[each][1]) for each in names]
+    tiles += [
+        parts.tile(_EXPLAINED[each][0], parts.measure(getattr(found, each)), _EXPLAINED[each][1]) for each in names
+    ]
     tiles.append(
-        _tile(
+        parts.tile(
             "Images",
             f"{found.n:,}",
             f"{report.wrong:,} wrong"
@@ -119,7 +136,7 @@ def _tiles(report: ReportContent) -> Element:
     if found.boxes:
         assert found.iou is not None
         tiles.append(
-            _tile(
+            parts.tile(
                 "Mean IoU of boxes",
                 parts.measure(found.iou),
                 f"{parts.measure(found.iou_50)} at least 0.5 ({parts.measure(found.iou_50_low)} to {parts.measure(found.iou_50_high)}), "
@@ -128,27 +145,17 @@ def _tiles(report: ReportContent) -> Element:
         )
     if found.coverage is not None:
         tiles.append(
-            _tile(
+            parts.tile(
                 "Prediction sets",
                 parts.percent(found.coverage),
                 f"have the true class ({parts.share(found.coverage_low)} to {parts.share(found.coverage_high)}); "
                 f"{parts.share(found.set_size)} labels on average",
             )
         )
-    if report.gates:
-        missed = sum(not gate.met for gate in report.gates)
-        tiles.append(
-            _tile(
-                "Bounds",
-                "met" if not missed else "violated",
-                f"{len(report.gates) - missed} of {len(report.gates)} met",
-                kind="bad" if missed else "",
-            )
-        )
-    return element("dl", {"class": "tiles"}, tiles)
+    return tiles
 
 
-def _gates(report: ReportContent) -> Element | None:
+def _gates(report: ReportContent | LabelContent) -> Element | None:
     if not report.gates:
         return None
     rows = [

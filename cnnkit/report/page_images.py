@@ -1,11 +1,13 @@
 """Sections of the page with images: mistakes, and what a check of the images found."""
 
 import base64
+from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from cnnkit.audit.record import Finding, Level
 from cnnkit.report import page_parts as parts
 from cnnkit.report.content import Mistake, Picture, ReportContent
+from cnnkit.report.label_content import LabelContent
 from cnnkit.report.markup import Content, element, name
 
 #: The most findings that are listed.
@@ -27,7 +29,7 @@ def mistakes(report: ReportContent) -> Element | None:
     if report.heat_maps:
         words += [
             " Next to each image: where the model finds evidence for the predicted class, and for the true one; from none",
-            element("span", {"class": "scale", "role": "img", "aria-label": "from black through red to yellow"}),
+            scale(),
             "to the most in this image.",
         ]
     cards = [_card(mistake) for mistake in report.mistakes]
@@ -45,22 +47,35 @@ def _card(mistake: Mistake) -> Element:
         element("dd", {"class": "limited"}, name(mistake.truth)),
         element("dd", {"class": "value"}, parts.share(mistake.truth_probability)),
     )
-    if mistake.missing is not None:
-        shown = element("p", {"class": "muted"}, f"No image: {mistake.missing}")
+    what = f"image of the class {mistake.truth}, predicted as {mistake.label}"
+    return card(mistake.path, mistake.pictures, said, what=what, missing=mistake.missing)
+
+
+def card(path: str, pictures: Sequence[Picture], said: Element, *, what: str, missing: str | None) -> Element:
+    """Show a mistake: its pictures, the words about it, and the path.
+
+    Args:
+        path: As it is to be shown.
+        pictures: The image and its heat maps.
+        said: The words.
+        what: The image in words, for those who do not see it.
+        missing: Why there is no image.
+    """
+    if missing is not None:
+        shown = element("p", {"class": "muted"}, f"No image: {missing}")
     else:
-        kind = "pictures single" if len(mistake.pictures) == 1 else "pictures"
-        shown = element("div", {"class": kind}, [_picture(each, mistake) for each in mistake.pictures])
-    return element("li", {"class": "mistake"}, shown, said, element("p", {"class": "path"}, mistake.path))
+        kind = {1: "pictures single", 2: "pictures pair"}.get(len(pictures), "pictures")
+        captions = len(pictures) > 1
+        drawn = [
+            _picture(each, what if place == 0 else f"heat map of {each.caption}", captions=captions)
+            for place, each in enumerate(pictures)
+        ]
+        shown = element("div", {"class": kind}, drawn)
+    return element("li", {"class": "mistake"}, shown, said, element("p", {"class": "path"}, path))
 
 
-def _picture(picture: Picture, mistake: Mistake) -> Element:
+def _picture(picture: Picture, words: str, *, captions: bool) -> Element:
     encoded = base64.b64encode(picture.content).decode("ascii")
-    plain = picture is mistake.pictures[0]
-    words = (
-        f"image of the class {mistake.truth}, predicted as {mistake.label}"
-        if plain
-        else f"heat map of {picture.caption}"
-    )
     shown = element(
         "img",
         {
@@ -71,11 +86,15 @@ def _picture(picture: Picture, mistake: Mistake) -> Element:
             "class": "small" if picture.small else None,
         },
     )
-    caption = None if len(mistake.pictures) == 1 else element("figcaption", {}, name(picture.caption))
-    return element("figure", {}, shown, caption)
+    return element("figure", {}, shown, element("figcaption", {}, name(picture.caption)) if captions else None)
 
 
-def images(report: ReportContent) -> Element | None:
+def scale() -> Element:
+    """Draw the colours of heat maps."""
+    return element("span", {"class": "scale", "role": "img", "aria-label": "from black through red to yellow"})
+
+
+def images(report: ReportContent | LabelContent) -> Element | None:
     """List what a check of the images found; nothing without a check."""
     checked = report.checked
     if checked is None:
@@ -89,13 +108,12 @@ def images(report: ReportContent) -> Element | None:
             f" {checked.leaked:,} of the {report.evaluation.n:,} evaluated images {has} a duplicate, or an image of their group, in "
             "another split"
         )
-        kept = checked.kept
-        words.append(
-            "."
-            if kept is None
-            else f"; without them, the accuracy is {parts.percent(kept.accuracy)} ({parts.percent(kept.accuracy_low)} to "
-            f"{parts.percent(kept.accuracy_high)})."
-        )
+        if checked.without is None:
+            words.append(".")
+        else:
+            measure, *values = checked.without
+            value, low, high = map(parts.percent, values)
+            words.append(f"; without them, the {measure} is {value} ({low} to {high}).")
     elif not any(counts.values()):
         words.append(" No duplicates, and no broken images.")
     serious = sorted(checked.findings, key=lambda each: list(Level).index(each.level))

@@ -7,58 +7,76 @@ from cnnkit.evaluation.report import EvaluationReport
 from cnnkit.formats.predictions import WITHHELD
 from cnnkit.report import charts, content, style
 from cnnkit.report import page_parts as parts
-from cnnkit.report.content import ClassRow, Confusions, ReportContent
+from cnnkit.report.content import ClassRow, ReportContent
 from cnnkit.report.markup import Content, element, name
 
 #: Classes of the confusion matrix, and from how many on it is dense.
-_MATRIX, _DENSE = 20, 9
+MATRIX, _DENSE = 20, 9
 #: A class name longer than this is turned at the head of its column; the second one if the matrix is dense.
 _UPRIGHT, _UPRIGHT_DENSE = 8, 3
 #: The most columns of a matrix that leaves room for a table next to it.
-_NARROW = 12
+NARROW = 12
 #: A difference between confidence and accuracy that is printed as 0.0 %.
 _SMALL = 0.0005
 #: Classes of the table that is always shown, and most frequent confusions.
-_CLASSES, _CONFUSIONS = 30, 10
+CLASSES, CONFUSIONS = 30, 10
 
 
 def confusion(report: ReportContent) -> Element:
     """Show the confusion matrix, and the most frequent confusions."""
     found = report.evaluation
-    chosen = content.confusions(found, _MATRIX)
+    chosen = content.confusions(found, MATRIX)
     caption = "Rows are true classes, columns predictions; the colour is the share of the row."
     if left_out := len(found.classes) - len(chosen.classes):
         caption += (
             f" The {len(chosen.classes)} of {len(found.classes):,} classes with the most frequent confusions; "
             f"“others” are predictions of one of the other {left_out:,}."
         )
-    matrix, most = _matrix(chosen), _most_confused(found)
-    arranged = [matrix, most] if len(chosen.counts[0]) > _NARROW else element("div", {"class": "inner"}, matrix, most)
+    further: list[Content] = [element("span", {"class": "name"}, "others")] if chosen.others else []
+    further += (
+        [element("span", {"class": "name", "title": "withheld predictions"}, WITHHELD)] if chosen.withheld else []
+    )
+    drawn = matrix(chosen.classes, chosen.counts, chosen.support, columns=further, corner="true ↓ predicted →")
+    most = _most_confused(found)
+    arranged = [drawn, most] if len(chosen.counts[0]) > NARROW else element("div", {"class": "inner"}, drawn, most)
     return parts.section("confusion", "Confusion matrix", element("p", {}, caption), arranged)
 
 
-def _matrix(chosen: Confusions) -> Element:
-    columns: list[Content] = [name(each) for each in chosen.classes]
-    columns += [element("span", {"class": "name"}, "others")] if chosen.others else []
-    columns += (
-        [element("span", {"class": "name", "title": "withheld predictions"}, WITHHELD)] if chosen.withheld else []
-    )
-    dense = len(columns) >= _DENSE
-    turned = max(map(len, chosen.classes)) > (_UPRIGHT_DENSE if dense else _UPRIGHT)
+def matrix(
+    classes: Sequence[str],
+    counts: Sequence[Sequence[int]],
+    support: Sequence[int],
+    *,
+    columns: Sequence[Content] = (),
+    rows: Sequence[Content] = (),
+    corner: str,
+) -> Element:
+    """Draw a confusion matrix.
+
+    Args:
+        classes: The names of the first rows and columns.
+        counts: (rows, columns).
+        support: The number of which the counts of each row are shares.
+        columns: The heads of further columns.
+        rows: The heads of further rows.
+        corner: What rows and columns are.
+    """
+    dense = len(counts[0]) >= _DENSE
+    turned = max(map(len, classes)) > (_UPRIGHT_DENSE if dense else _UPRIGHT)
     kinds = ["matrix", *(["turned"] if turned else []), *(["dense"] if dense else [])]
-    heads = [element("th", {"scope": "col"}, column) for column in columns]
-    rows = []
-    for place, (label, counts, support) in enumerate(zip(chosen.classes, chosen.counts, chosen.support, strict=True)):
-        cells = [_cell(count, support, hit=column == place) for column, count in enumerate(counts)]
-        rows.append(element("tr", {}, element("th", {"scope": "row"}, name(label)), cells))
+    heads = [element("th", {"scope": "col"}, column) for column in [*map(name, classes), *columns]]
+    made = []
+    for place, (head, row, whole) in enumerate(zip([*map(name, classes), *rows], counts, support, strict=True)):
+        cells = [_cell(count, whole, hit=column == place < len(classes)) for column, count in enumerate(row)]
+        made.append(element("tr", {}, element("th", {"scope": "row"}, head), cells))
     return element(
         "div",
         {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Confusion matrix"},
         element(
             "table",
             {"class": " ".join(kinds)},
-            element("thead", {}, element("tr", {}, element("td", {"class": "corner"}, "true ↓ predicted →"), heads)),
-            element("tbody", {}, rows),
+            element("thead", {}, element("tr", {}, element("td", {"class": "corner"}, corner), heads)),
+            element("tbody", {}, made),
         ),
     )
 
@@ -72,22 +90,27 @@ def _cell(count: int, support: int, *, hit: bool) -> Element:
 
 def _most_confused(found: EvaluationReport) -> Element | None:
     """List the most frequent confusions; nothing where the matrix shows only two."""
-    pairs = content.most_confused(found, _CONFUSIONS)
-    if not pairs or len(found.classes) <= 2:
+    pairs = [] if len(found.classes) <= 2 else content.most_confused(found, CONFUSIONS)
+    return confusions([(each.truth, each.label, each.count, each.share) for each in pairs], heads=("true", "predicted"))
+
+
+def confusions(pairs: Sequence[tuple[str, str, int, float]], *, heads: tuple[str, str]) -> Element | None:
+    """List confusions: two classes, the number of images and its share of the first class; nothing if there are none."""
+    if not pairs:
         return None
     rows = [
         element(
             "tr",
             {},
-            element("td", {"class": "wide"}, name(each.truth)),
-            element("td", {"class": "wide"}, name(each.label)),
-            element("td", {"class": "number"}, f"{each.count:,}"),
-            element("td", {"class": "number"}, parts.percent(each.share)),
+            element("td", {"class": "wide"}, name(first)),
+            element("td", {"class": "wide"}, name(second)),
+            element("td", {"class": "number"}, f"{count:,}"),
+            element("td", {"class": "number"}, parts.percent(share)),
         )
-        for each in pairs
+        for first, second, count, share in pairs
     ]
-    heads = ["true", "predicted", ("images", "number"), ("share of class", "number")]
-    return parts.table(heads, rows, caption="Most frequent confusions", kind="limited confusions")
+    columns = [*heads, ("images", "number"), ("share of class", "number")]
+    return parts.table(columns, rows, caption="Most frequent confusions", kind="limited confusions")
 
 
 def confidence(report: ReportContent) -> Element:
@@ -178,13 +201,13 @@ def _best_coverage(report: ReportContent) -> str:
 def classes(report: ReportContent) -> Element:
     """Show the measures of each class."""
     rows = list(content.class_rows(report.evaluation))
-    if len(rows) <= _CLASSES:
+    if len(rows) <= CLASSES:
         return parts.section("classes", "Classes", _class_table(rows))
-    worst = sorted(rows, key=lambda row: (row.support == 0, row.f1 if row.f1 is not None else 0.0))[:_CLASSES]
+    worst = sorted(rows, key=lambda row: (row.support == 0, row.f1 if row.f1 is not None else 0.0))[:CLASSES]
     return parts.section(
         "classes",
         "Classes",
-        _class_table(worst, caption=f"The {_CLASSES} of {len(rows):,} classes with the lowest F1"),
+        _class_table(worst, caption=f"The {CLASSES} of {len(rows):,} classes with the lowest F1"),
         element("details", {}, element("summary", {}, f"All {len(rows):,} classes"), _class_table(rows)),
     )
 
@@ -203,7 +226,6 @@ def _class_table(rows: Sequence[ClassRow], *, caption: str | None = None) -> Ele
     made = []
     for row in rows:
         between = "–" if row.recall_low is None else f"{parts.share(row.recall_low)} to {parts.share(row.recall_high)}"
-        length = f"width: {100 * row.f1:.1f}%" if row.f1 is not None else "width: 0"
         made.append(
             element(
                 "tr",
@@ -214,11 +236,7 @@ def _class_table(rows: Sequence[ClassRow], *, caption: str | None = None) -> Ele
                 element("td", {"class": "number"}, parts.share(row.recall)),
                 element("td", {"class": "number optional"}, between),
                 element("td", {"class": "number"}, parts.share(row.f1)),
-                element(
-                    "td",
-                    {"class": "optional", "aria-hidden": "true"},
-                    element("span", {"class": "share"}, element("i", {"style": length})),
-                ),
+                parts.bar(row.f1),
                 element("td", {"class": "wide optional"}, None if row.taken_for is None else name(row.taken_for)),
             )
         )

@@ -9,10 +9,11 @@ from cnnkit.formats.header import Header, Preprocess
 from cnnkit.report import charts
 from cnnkit.report import page_parts as parts
 from cnnkit.report.content import ReportContent
+from cnnkit.report.label_content import LabelContent
 from cnnkit.report.markup import element, name
 
 
-def history(report: ReportContent) -> Element | None:
+def history(report: ReportContent | LabelContent) -> Element | None:
     """Draw the training history; nothing if it is unknown."""
     run = report.history
     if run is None:
@@ -35,7 +36,7 @@ def history(report: ReportContent) -> Element | None:
     return parts.section("training", "Training", element("p", {}, words), element("div", {"class": "inner"}, drawn))
 
 
-def model(report: ReportContent) -> Element | None:
+def model(report: ReportContent | LabelContent) -> Element | None:
     """List what the Header of the model records; nothing without a model."""
     if report.header is None:
         return None
@@ -76,6 +77,9 @@ def _of_header(header: Header) -> dict[str, dict[str, str]]:
         network["columns"] = ", ".join(f"{column.name} ({column.kind})" for column in header.columns)
     if header.classes is not None:
         network["classes"] = _listed(header.classes)
+    if header.multi_label:
+        thresholds = zip(header.classes or (), header.label_thresholds, strict=True)
+        network["thresholds"] = _listed([f"{label} {threshold:.4g}" for label, threshold in thresholds])
     if header.sets is not None:
         sets = header.sets
         network["prediction sets"] = (

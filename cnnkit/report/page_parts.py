@@ -34,6 +34,27 @@ def table(
     )
 
 
+def tile(title: str, value: str, note: Content = None, *, drawn: Content = None, kind: str = "") -> Element:
+    """Make a tile at the head of the page: a measure, its value, and a note."""
+    small = element("small", {}, note) if note else None
+    return element(
+        "div",
+        {"class": f"tile {kind}".strip()},
+        element("dt", {}, title),
+        element("dd", {}, value, drawn, small),
+    )
+
+
+def bar(value: float | None) -> Element:
+    """Draw a share as a bar in a cell of a table; narrow screens leave it out."""
+    length = "width: 0" if value is None else f"width: {100 * value:.1f}%"
+    return element(
+        "td",
+        {"class": "optional", "aria-hidden": "true"},
+        element("span", {"class": "share"}, element("i", {"style": length})),
+    )
+
+
 def share(value: float | None) -> str:
     """Write a share with three digits; a dash if it is unknown."""
     return "–" if value is None else f"{value:.3f}"

@@ -1,15 +1,15 @@
-"""Images of mistakes for a report: small copies, and the heat maps of the predicted and of the true class."""
+"""Images of mistakes for a report: small copies, and heat maps of classes."""
 
 import io
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from cnnkit import messages
+from cnnkit import class_names
 from cnnkit.callbacks import Callbacks
 from cnnkit.data import decode, preprocessing, reader
 from cnnkit.data.source import ImageFile
@@ -19,7 +19,7 @@ from cnnkit.explain.cam_render import ImageMaps
 from cnnkit.explain.cam_run import CamModel
 from cnnkit.explain.config import CamOptions, InputOptions, RenderOptions
 from cnnkit.formats.header import Preprocess
-from cnnkit.report.content import Mistake, Picture
+from cnnkit.report.content import Picture
 
 log = logging.getLogger("cnnkit")
 
@@ -71,24 +71,36 @@ def open_model(path: str, *, device: str) -> CamModel | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Illustrated:
+    """The small copy of an image in `images`, and its heat maps by class; or `missing`, why there is none.
+
+    `label` is the class with the largest probability, None without heat maps.
+    """
+
+    images: Sequence[Picture] = ()
+    maps: Mapping[str, Picture] = field(default_factory=dict)
+    missing: str | None = None
+    label: str | None = None
+
+
 def illustrated(
-    mistakes: Sequence[Mistake],
+    images: Sequence[ImageFile],
     model: CamModel | None,
     *,
-    files: Sequence[str],
+    classes: list[str],
     jobs: int | None,
     callbacks: Callbacks,
-) -> list[Mistake]:
-    """Add to each mistake its image, and its heat maps if there is a model for them; report images that cannot be read.
+) -> list[Illustrated]:
+    """Make a small copy of each image, and heat maps if there is a model for them; report images that cannot be read.
 
     Args:
-        mistakes: Without pictures.
+        images: With what `classes` needs: their labels for `true`.
         model: From `open_model`.
-        files: The file of each.
+        classes: The classes of the heat maps, as in `cam_run.explain`.
         jobs: Threads that decode.
         callbacks: Progress and skipped images.
     """
-    images = [ImageFile(path, label=mistake.truth) for path, mistake in zip(files, mistakes, strict=True)]
     copies: list[_Reduced | str] = []
     for image, loaded in reader.read(images, _reduced, jobs=jobs):
         if isinstance(loaded, BadImageError):
@@ -97,37 +109,36 @@ def illustrated(
         else:
             copies.append(loaded)
         callbacks.progress(len(copies), len(images))
-    sound = [image for image, copy in zip(images, copies, strict=True) if isinstance(copy, _Reduced)]
-    maps = {} if model is None else _maps(sound, model, jobs=jobs, callbacks=callbacks)
-    made, others = [], 0
-    for mistake, image, copy in zip(mistakes, images, copies, strict=True):
+    sound = [image for image, copy in zip(images, copies, strict=True) if isinstance(copy, _Reduced) and _mapped(image)]
+    maps = {} if model is None else _maps(sound, model, classes=classes, jobs=jobs, callbacks=callbacks)
+    made = []
+    for image, copy in zip(images, copies, strict=True):
         if isinstance(copy, str):
-            made.append(replace(mistake, missing=copy))
+            made.append(Illustrated(missing=copy))
             continue
-        pictures = [_encoded(copy.image, "image")]
-        found = maps.get(image.path)
-        if found is not None and model is not None:
-            others += found.label != mistake.label
-            pictures += _overlays(copy, found, model)
-        made.append(replace(mistake, pictures=pictures))
-    if others:
-        log.warning(
-            "the model predicts another class for %s of the mistakes shown: did another model make the predictions?",
-            messages.count_images(others),
-        )
+        found, plain = maps.get(image.path), [_encoded(copy.image, "image")]
+        if found is None or model is None:
+            made.append(Illustrated(plain))
+        else:
+            made.append(Illustrated(plain, dict(_overlays(copy, found, model)), label=found.label))
     return made
 
 
+def _mapped(image: ImageFile) -> bool:
+    """Return whether there is a class to map: not if a model has none of the labels."""
+    return image.labels is None or len(image.labels) > 0
+
+
 def _maps(
-    images: Sequence[ImageFile], model: CamModel, *, jobs: int | None, callbacks: Callbacks
+    images: Sequence[ImageFile], model: CamModel, *, classes: list[str], jobs: int | None, callbacks: Callbacks
 ) -> dict[str, ImageMaps]:
-    options = RenderOptions(classes=["top", "true"])
+    options = RenderOptions(classes=classes)
     found = cam_run.find_maps(images, model, options=options, jobs=jobs, callbacks=callbacks)
     return {each.image.path: each for each in found}
 
 
-def _overlays(copy: _Reduced, found: ImageMaps, model: CamModel) -> Iterator[Picture]:
-    """Draw the maps on the small copy of the image."""
+def _overlays(copy: _Reduced, found: ImageMaps, model: CamModel) -> Iterator[tuple[str, Picture]]:
+    """Draw the maps on the small copy of the image, and yield each with its class in normal form."""
     left, top, right, bottom = preprocessing.window(copy.size, model.preprocess)
     across, down = copy.image.width / copy.size[0], copy.image.height / copy.size[1]
     window = left * across, top * down, right * across, bottom * down
@@ -137,4 +148,4 @@ def _overlays(copy: _Reduced, found: ImageMaps, model: CamModel) -> Iterator[Pic
         heat = upsampling.upsample(each.values, window, part, model.centres)
         highest = float(np.max(each.values))
         caption = each.name if highest > 0 else f"{each.name} (no evidence)"
-        yield _encoded(draw(copy.image, heat, part, highest=highest), caption)
+        yield class_names.normal(each.name), _encoded(draw(copy.image, heat, part, highest=highest), caption)

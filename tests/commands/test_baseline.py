@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from cnnkit.evaluation import baseline, comparison, report
 from cnnkit.evaluation.config import EvalConfig
@@ -192,3 +194,110 @@ def test_warns_of_images_of_one_group(run, folder):
     for other in ("main.tsv", "main.json"):
         assert "100 of 100 images share a group with others" in run("cnn-eval", *words, other).err
     assert "share a group" not in run("cnn-eval", "best.tsv", "--baseline", "main.tsv").err
+
+
+# ---------------------------------------------------------------- several labels
+
+LABELS = ("cat", "dog", "indoor")
+CUT = 0.5
+
+
+def label_scores(noise, *, n=60, seed=0):
+    """Truth and probabilities of n images with three labels, the worse the larger the noise; (n, 3) both."""
+    truth = np.random.default_rng(0).random((n, 3)) < 0.4
+    scores = np.clip(0.35 + 0.3 * truth + noise * np.random.default_rng(seed).normal(size=(n, 3)), 0, 1)
+    return truth, np.round(scores, 6)
+
+
+@pytest.fixture
+def labels(tmp_path, monkeypatch, run):
+    """A working folder with a truth, and predictions of a good, a fair and a bad model; those of the fair one in reverse order."""
+    monkeypatch.chdir(tmp_path)
+    for name, noise, seed in (("good", 0.1, 1), ("fair", 0.2, 2), ("bad", 0.9, 3)):
+        truth, scores = label_scores(noise, seed=seed)
+        rows = [
+            f"{image}.jpg\t{rank}\t{LABELS[place]}\t{scores[image, place]}\t{CUT}"
+            for image in (range(59, -1, -1) if name == "fair" else range(60))
+            for rank, place in enumerate(np.argsort(-scores[image]), start=1)
+        ]
+        (tmp_path / f"{name}.tsv").write_text("path\trank\tlabel\tprobability\tthreshold\n" + "\n".join(rows) + "\n")
+    lines = [f"{image}.jpg\t{';'.join(np.array(LABELS)[own])}" for image, own in enumerate(truth)]
+    (tmp_path / "truth.tsv").write_text("path\tlabels\n" + "\n".join(lines) + "\n")
+    for name in ("fair", "bad"):
+        saved = run("cnn-eval", f"{name}.tsv", "--truth", "truth.tsv", "--json").out
+        (tmp_path / f"{name}.json").write_text(saved)
+    return tmp_path
+
+
+def test_labels_are_resampled_in_pairs(run, labels):
+    """The difference of scikit-learn's mAP on each resample of the images, whose order in the files is different."""
+    truth, good = label_scores(0.1, seed=1)
+    fair = label_scores(0.2, seed=2)[1]
+    rows = np.random.default_rng(0).integers(60, size=(1000, 60))
+    means = [np.mean([areas(truth[rows, k], scores[rows, k]) for k in range(3)], axis=0) for scores in (good, fair)]
+    assert means[1][7] == pytest.approx(average_precision_score(truth[rows[7]], fair[rows[7]]))
+    low, high = np.percentile(np.subtract(*means), (2.5, 97.5))
+    outcome = run("cnn-eval", "good.tsv", "--truth", "truth.tsv", "--baseline", "fair.tsv", "--json")
+    found = json.loads(outcome.out)["comparison"]
+    assert (found["difference_low"], found["difference_high"]) == pytest.approx((low, high), abs=1e-12)
+    exact = [((scores >= CUT) == truth).all(axis=1) for scores in (fair, good)]
+    expected = comparison.paired(*exact)
+    subset = found["differences"]["subset_accuracy"]
+    assert (subset["difference_low"], subset["difference_high"]) == (expected.difference_low, expected.difference_high)
+    assert "good.tsv is better than fair.tsv: mAP" in outcome.err
+    assert "bootstrap of the same images" in outcome.err
+
+
+def areas(truth, scores):
+    """The average precision of a label in each of R resamples, (R, N) both: the mean precision at the scores of the images that have it."""
+    above = scores[:, None, :] >= scores[:, :, None]  # (R, N, N)
+    precision = (above & truth[:, None, :]).sum(axis=2) / above.sum(axis=2)
+    return (precision * truth).sum(axis=1) / truth.sum(axis=1)
+
+
+@pytest.mark.parametrize("baseline", ["fair.tsv", "fair.json"])
+@pytest.mark.parametrize(("now", "status"), [("good.tsv", 0), ("fair.tsv", 0), ("bad.tsv", 4)])
+def test_gate_of_labels(run, labels, baseline, now, status):
+    """Only a significantly worse mAP fails; the measures are still printed, those of the baseline next to them."""
+    words = (now, "--truth", "truth.tsv", "--baseline", baseline, "--fail-if-worse")
+    outcome = run("cnn-eval", *words, status=status)
+    rows = {row["measure"]: row for row in outcome.rows}
+    fair = json.loads((labels / "fair.json").read_text())
+    assert float(rows["mAP"]["baseline"]) == pytest.approx(fair["mAP"], rel=1e-5)
+    assert float(rows["f1:cat"]["baseline"]) == pytest.approx(fair["per_class"]["cat"]["f1"], rel=1e-5)
+    assert (f"bad.tsv is worse than {baseline} by" in outcome.err) is (status == 4)
+    table = run("cnn-eval", *words, "--markdown", "-", status=status).out.splitlines()
+    assert [line.split(" | ")[0] for line in table[2:5]] == [
+        f"| mAP ({'60 images, paired' if baseline == 'fair.tsv' else '60 images, 60 of the baseline'})",
+        "| micro F1",
+        "| macro F1",
+    ]
+
+
+def test_interval_of_independent_labels(run, labels):
+    """The limits of the difference come from the limits of both, by hand."""
+    fair, bad = (json.loads((labels / f"{name}.json").read_text()) for name in ("fair", "bad"))
+    words = ("fair.tsv", "--truth", "truth.tsv", "--baseline", "bad.json", "--json")
+    found = json.loads(run("cnn-eval", *words).out)["comparison"]
+    down = ((fair["mAP"] - fair["mAP_low"]) ** 2 + (bad["mAP_high"] - bad["mAP"]) ** 2) ** 0.5
+    assert (found["paired"], found["mAP_baseline"], found["difference"]) == (
+        False,
+        bad["mAP"],
+        fair["mAP"] - bad["mAP"],
+    )
+    assert found["difference_low"] == pytest.approx(found["difference"] - down)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "text", "message"),
+    [
+        ("single.tsv", "path\tlabel\tprobability\n0.jpg\tcat\t0.9\n", "single.tsv has one label per image, and good.tsv has several"),
+        ("single.json", '{"n": 3, "accuracy": 0.5}', "no mAP and n in it"),
+        ("few.tsv", "path\trank\tlabel\tprobability\tthreshold\n0.jpg\t1\tcat\t0.9\t0.5\n", "few.tsv lacks 1.jpg and 58 more"),
+    ],
+)  # fmt: skip
+def test_other_baselines_of_labels_are_refused(run, labels, baseline, text, message):
+    (labels / baseline).write_text(text)
+    failed = run("cnn-eval", "good.tsv", "--truth", "truth.tsv", "--baseline", baseline, status=1)
+    assert message in failed.err
+    assert failed.out == ""

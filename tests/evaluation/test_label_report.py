@@ -148,7 +148,6 @@ def test_bounds_and_missing_images(run, tmp_path, monkeypatch, drawn):
         ((), 2, "give the true ones with --truth MANIFEST"),
         (("--truth", "truth.tsv", "--coverage"), 2, "--coverage needs predictions of one label per image"),
         (("--truth", "truth.tsv", "--folds"), 1, "several labels per image (column threshold)"),
-        (("--truth", "truth.tsv", "--baseline", "predictions.tsv", "--fail-if-worse"), 2, "--fail-under mAP=0.7"),
         (("--truth", "other.tsv"), 1, "have no label in common"),
         (("--truth", "short.tsv"), 1, "short.tsv has no labels for 1.jpg, 2.jpg"),
     ],
