@@ -15,6 +15,9 @@ from cnnkit.errors import UsageError
 #: Of torch.conv2d: images, weight, bias, stride, padding, dilation, groups.
 _CONV2D_ARGUMENTS = 7
 
+#: The largest block of input channels of oneDNN's convolutions, of processors with AVX-512; with AVX2 it is 8.
+_BLOCK = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -28,8 +31,10 @@ class Precision:
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """Compute convolutions and dense layers in the shorter type, where it is faster."""
+        """Compute convolutions and dense layers in the shorter type, where it is faster, and without oneDNN's faults."""
         with contextlib.ExitStack() as stack:
+            if self.device.type == "cpu":
+                stack.enter_context(_StridedPointwiseOfPixels())
             if self.dtype is not None:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
                 if self.device.type == "cpu":
@@ -82,6 +87,31 @@ def _gpu_has_bf16(device: torch.device) -> bool:
 def _processor_has_bf16() -> bool:
     """Check whether the CPU multiplies in bf16; emulation would be slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # no public names yet
+
+
+class _StridedPointwiseOfPixels(TorchFunctionMode):
+    """Compute 1x1 convolutions with strides and few input channels as those without strides of every s-th pixel, which are equal.
+
+    For the gradient of their weights, oneDNN copies these pixels to a workspace that is too small if a block has more channels than the
+    image: the process crashes, or the gradient is wrong (github.com/uxlfoundation/oneDNN/issues/6035; seen in torch 2.14 on AVX2).
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what torch's functions return
+        if func is not torch.conv2d or kwargs or len(args) != _CONV2D_ARGUMENTS:  # as nn.Conv2d calls it
+            return func(*args, **(kwargs or {}))
+        images, weight, bias, stride, padding, dilation, groups = args
+        down, across = (stride, stride) if isinstance(stride, int) else stride
+        strided = max(down, across) > 1 and tuple(weight.shape[2:]) == (1, 1)
+        if not strided or weight.shape[1] >= _BLOCK or groups > 1 or padding not in (0, (0, 0), "valid"):
+            return func(*args)
+        pixels = images[..., ::down, ::across]  # (N, C, H, W) -> (N, C, ceil(H / down), ceil(W / across))
+        return func(pixels, weight, bias, 1, padding, dilation, groups)
 
 
 class _StridedDepthwiseInFloat32(TorchFunctionMode):

@@ -1,7 +1,10 @@
 """The precision of a training on each device."""
 
+import copy
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnkit.choices import Amp
 from cnnkit.errors import UsageError
@@ -70,3 +73,43 @@ def test_strides_may_be_one_number(words):
     assert output.dtype is torch.bfloat16
     expected = torch.conv2d(images, weight, None, *words)
     torch.testing.assert_close(output.float(), expected, atol=0.05, rtol=0.02)
+
+
+class StridesOfGradients(TorchDispatchMode):
+    """Record the strides of the convolutions whose gradients are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.strides = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution_backward.default:
+            self.strides.append(tuple(args[4]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("layer", "stride"),
+    [
+        (torch.nn.Conv2d(6, 8, 1, 2), (1, 1)),
+        (torch.nn.Conv2d(3, 4, 1, (1, 3), bias=False), (1, 1)),
+        (torch.nn.Conv2d(15, 8, 1, 2, padding="valid"), (1, 1)),
+        (torch.nn.Conv2d(16, 8, 1, 2), (2, 2)),
+        (torch.nn.Conv2d(6, 8, 3, 2), (2, 2)),
+        (torch.nn.Conv2d(6, 8, 1, 2, padding=1), (2, 2)),
+        (torch.nn.Conv2d(6, 6, 1, 2, groups=6), (2, 2)),
+    ],
+)
+def test_strided_pointwise_layers_of_few_channels_have_no_stride(layer, stride):
+    """Outputs and gradients are those in float64, which oneDNN does not compute; its kernel writes past its workspace on such layers."""
+    images = torch.randn(8, layer.in_channels, 9, 10).to(memory_format=torch.channels_last).requires_grad_()
+    with StridesOfGradients() as seen, mixed_precision.choose_precision(Amp.OFF, CPU).autocast():
+        output = layer(images)
+        weights = torch.randn_like(output)
+        found = torch.autograd.grad(output, [images, *layer.parameters()], weights)
+    assert seen.strides == [stride]
+    exact, pixels = copy.deepcopy(layer).double(), images.detach().double().requires_grad_()
+    expected = exact(pixels)
+    gradients = torch.autograd.grad(expected, [pixels, *exact.parameters()], weights.double())
+    for one, other in zip([output, *found], [expected, *gradients], strict=True):
+        torch.testing.assert_close(one, other.float(), rtol=1e-4, atol=1e-4)
