@@ -1,5 +1,7 @@
 """Exported classifiers as functions: pixels or features in, probabilities and logits out. Imports no torch."""
 
+import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +83,12 @@ class OnnxNetwork:
         """Height and width of the input images; None for a side of any length."""
         height, width = self.shape[2:4] if self.channels_first else self.shape[1:3]
         return height, width
+
+    def for_trials(self) -> "OnnxNetwork":
+        """Return the same network for images that may be too small for it, see `Session.without_layouts`."""
+        other = copy.copy(self)
+        other.session = self.session.without_layouts()
+        return other
 
     def run(
         self,
@@ -359,6 +367,16 @@ class OnnxClassifier:
         except MemoryFullError as error:  # a batch of one
             raise BadImageError(f"{width} x {height} pixels are too many for {self.name}: {error}") from error
 
+    @functools.cached_property
+    def _for_trials(self) -> "OnnxClassifier":
+        return OnnxClassifier(
+            self.network.for_trials(),
+            classes=self.classes,
+            preprocess=self.preprocess,
+            outputs=self._outputs,
+            header=self.header,
+        )
+
     def _sees(self, height: int, width: int) -> bool:
         """Return whether images of some size are large enough to affect the output.
 
@@ -374,7 +392,7 @@ class OnnxClassifier:
             try:
                 drawn = np.concatenate([plain, noise])
                 blank = self._blank_columns(len(drawn))
-                outputs = self(drawn, logits=self.gives_logits, columns=blank)[-1]
+                outputs = self._for_trials(drawn, logits=self.gives_logits, columns=blank)[-1]
             except (RunError, MemoryFullError):
                 self._seen[height, width] = False
             else:

@@ -58,6 +58,7 @@ class Session:
         batch: int | None = None,
         precision: Precision = Precision.FLOAT32,
         needs: Needs = NOTHING,
+        layouts: bool = True,
     ) -> None:
         """Load a network onto a device.
 
@@ -70,13 +71,14 @@ class Session:
                 then computes a few rows at a time, through all layers.
             precision: Precision of multiplications on a GPU.
             needs: Which limits apply while it runs, from `onnx_model.load`.
+            layouts: Let ONNX Runtime choose the order in memory of maps on a CPU, which is faster; see `without_layouts`.
 
         Raises:
             DeviceError: The device is `cuda`, and ONNX Runtime does not place the network there.
             FormatError: ONNX Runtime cannot run the network.
             UsageError: No such device, or a precision that a CPU does not have.
         """
-        self.name, self._needs = name, needs
+        self.name, self._needs, self._layouts = name, needs, layouts
         self.device = wanted = devices.existing(device)
         devices.check_precision(precision, wanted)
         if wanted.kind == "auto":
@@ -84,19 +86,23 @@ class Session:
         in_parts = by_rows.fill_all_cores(batch or 0)
         threads = 1 if in_parts else threads
         try:
-            self._session = _open(content, wanted, threads=threads, name=name, precision=precision, needs=needs)
+            self._session = _open(
+                content, wanted, threads=threads, name=name, precision=precision, needs=needs, layouts=layouts
+            )
         except DeviceError as error:
             if self.device.kind != "auto":
                 raise
             devices.check_precision(precision, devices.Device("cpu"), why=str(error))
             log.warning("%s; running on the CPU", error, extra=messages.WAITS_FOR_WORK)
             wanted = devices.Device("cpu")
-            self._session = _open(content, wanted, threads=threads, name=name, needs=needs)
+            self._session = _open(content, wanted, threads=threads, name=name, needs=needs, layouts=layouts)
         if self.device.kind == "auto":
             where = f"the GPU, {wanted}" if wanted.kind == "cuda" else "the CPU"
             log.info("running on %s", where, extra=messages.WAITS_FOR_WORK)
         self.device = wanted
         self.inputs = {item.name: (item.type, item.shape) for item in self._session.get_inputs()}
+        free = any(not isinstance(side, int) for _, shape in self.inputs.values() for side in shape[1:])
+        self._content = content if free else None  # for without_layouts; the size of other networks is fixed
         # Rows of vectors, the features of a head, are not worth a thread
         in_parts &= wanted.kind == "cpu" and any(len(shape) > 2 for _, shape in self.inputs.values())
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="rows") if in_parts else None
@@ -106,6 +112,16 @@ class Session:
         # The largest batch that fits in memory, for each shape that once did not fit
         self._most: dict[tuple[tuple[int, ...], ...], int] = {}
         self._lock = threading.Lock()
+
+    def without_layouts(self) -> "Session":
+        """Return the same network for a trial with images that may be too small for it.
+
+        In its own layouts of maps on a CPU, ONNX Runtime divides by zero where pooling leaves no row or no column, and the process ends
+        (seen in 1.31.1 with 8 channels on AVX2). Without them it is slower. On a GPU, or for images of one size, it is the session itself.
+        """
+        if self._content is None or self.device.kind == "cuda" or not self._layouts:
+            return self
+        return Session(self._content, device=str(self.device), name=self.name, needs=self._needs, layouts=False)
 
     def run(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
@@ -228,8 +244,11 @@ def _open(
     name: str,
     precision: Precision = Precision.FLOAT32,
     needs: Needs = NOTHING,
+    layouts: bool = True,
 ) -> Any:  # noqa: ANN401 - onnxruntime ships no types
     options = onnxruntime.SessionOptions()
+    if not layouts:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = _FATAL
     # Spinning threads would take cores from the threads that decode the next images
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

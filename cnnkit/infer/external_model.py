@@ -167,7 +167,8 @@ def _tried(network: OnnxNetwork, preprocess: Preprocess, graph: GraphProto) -> l
     noise = np.random.default_rng(0).uniform(0, 256, (_TRIED, size, size, 3)) * strength
     arrays = [value.name for value in graph.output if value.type.WhichOneof("value") == "tensor_type"]
     try:
-        values = network.run(noise.astype(np.uint8), arrays, preprocess=preprocess) if arrays else []
+        trial = network.for_trials()
+        values = trial.run(noise.astype(np.uint8), arrays, preprocess=preprocess) if arrays else []
     except RunError as error:
         raise FormatError(f"{network.name} does not run on {size} x {size} pixels: {error.reason}") from error
     found: dict[str, NDArray[Any]] = dict(zip(arrays, values, strict=True))

@@ -139,7 +139,7 @@ def test_own_sizes_with_other_options(run, model, sizes):
 
 def test_image_too_small_for_pooling_is_no_prediction(run, model, root):
     """If pooling leaves no row, ONNX Runtime gives the bias for all images alike; an error is reported instead."""
-    path = model(kind="any", layers="conv 8 k3 relu, pool 3 s2, conv 12 k1 relu")
+    path = model(kind="any", layers="conv 16 k3 relu, pool 3 s2, conv 12 k1 relu")
     images = []
     for height in (2, 3, 4, 5):
         images.append(root / f"{height}.png")

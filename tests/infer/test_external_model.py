@@ -503,6 +503,30 @@ def test_options_that_contradict_the_network(tmp_path, describe, made, changes, 
     assert "net.onnx" in str(error.value)
 
 
+def test_images_that_pooling_leaves_nothing_of_are_too_small(tmp_path, describe):
+    """In its layouts of 8 or 16 channels, ONNX Runtime would divide by zero, which ends the process."""
+    path = tmp_path / "net.onnx"
+    nodes = [
+        helper.make_node("Conv", ["images", "filters"], ["conv"], kernel_shape=[3, 3]),
+        helper.make_node("MaxPool", ["conv"], ["pooled"], kernel_shape=[3, 3], strides=[2, 2]),
+        helper.make_node("Conv", ["pooled", "weights"], ["maps"], kernel_shape=[1, 1]),
+        helper.make_node("GlobalAveragePool", ["maps"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["logits"]),
+    ]
+    filters = np.random.default_rng(0).normal(size=(16, 3, 3, 3)).astype(np.float32)
+    arrays = [
+        numpy_helper.from_array(filters, "filters"),
+        numpy_helper.from_array(filters[:2, :1, :1, :1].repeat(16, 1), "weights"),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, "H", "W"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2])
+    made = helper.make_graph(nodes, "net", [images], [logits], arrays)
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    with pytest.raises(CnnkitError, match=r"net\.onnx does not run on 3 x 3 pixels"):
+        Predictor([path], PredictConfig(device="cpu"), spec=describe(size="3"))
+    Predictor([path], PredictConfig(device="cpu"), spec=describe(size="5"))
+
+
 def test_rejects_networks_with_two_inputs(tmp_path, describe):
     """There must be one input, of images."""
     path = graph(tmp_path / "net.onnx")
