@@ -182,7 +182,7 @@ def are_close(found, wanted):
     Values from 0.01 to 1 may be shares, of which a relative tolerance would allow 5 points: they get an absolute one.
     """
     size = abs(float(wanted))
-    tolerance = 0.05 * size if size > 1 else 0.01 if size >= 0.01 else max(0.3 * size, 0.002)
+    tolerance = 0.05 * size if size > 1 else 0.015 if size >= 0.01 else max(0.3 * size, 0.002)
     return abs(float(found) - float(wanted)) <= tolerance + 1e-9
 
 

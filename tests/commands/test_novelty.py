@@ -76,7 +76,7 @@ def test_novelty_in_the_graph_is_that_of_numpy(run, made, root, kind):
     before, after = predict(run, "net.onnx", source), predict(run, "new.onnx", source)
     distances = np.array([row.pop("novelty") for row in after])
     assert before == after
-    assert np.allclose(distances, reference(made), rtol=0.01 if kind == "half" else 1e-4)
+    assert np.allclose(distances, reference(made), rtol=0.01 if kind == "half" else 1e-3)
     assert (row["train"], row["val"], row["method"]) == ("60", "12", "mahalanobis")
     assert float(row["kept"]) == (distances <= float(row["threshold"])).mean() >= 0.95
     onnx.checker.check_model(Path("new.onnx").read_bytes(), full_check=True)
@@ -117,14 +117,14 @@ def test_any_program_computes_the_novelty(run, made, root):
     session = onnxruntime.InferenceSession("new.onnx")
     (found,) = session.run(["novelty"], {"images": squares(files(root)).numpy()})
     assert (found.dtype, found.shape) == (np.float32, (12,))
-    assert np.allclose(found, reference(made), rtol=1e-4)
+    assert np.allclose(found, reference(made), rtol=1e-3)
 
 
 def test_python_interface_has_novelty_and_threshold(run, made, root):
     run("cnn-calibrate", *WORDS, "-m", "net.onnx", "-o", "new.onnx")
     classifier = cnnkit.Classifier("new.onnx", device="cpu")
     found = [each.novelty for each in classifier.predict(files(root))]
-    assert found == pytest.approx(list(reference(made)), rel=1e-4)
+    assert found == pytest.approx(list(reference(made)), rel=1e-3)
     assert classifier.novelty_threshold == onnx_model.load("new.onnx").header.novelty.threshold
     plain = cnnkit.Classifier("net.onnx", device="cpu")
     assert plain.novelty_threshold is plain.predict(files(root)[0])[0].novelty is None
