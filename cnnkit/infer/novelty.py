@@ -39,7 +39,7 @@ _SAME_TENSOR = 0.5
 #: it is 0.9 % on flowers, with up to 5 % for an image.
 _PROVENANCE_TOLERANCE = 0.02
 
-#: The largest difference of a novelty, as a share, of the network and NumPy: 0.01 to 0.02 % of small networks on AVX2, by rounding in float32.
+#: The largest difference of a novelty, as a share, of the network and NumPy: by rounding, small networks reach 0.02 % on AVX2.
 _TOLERANCE = 1e-3
 
 #: The difference from a file's features that is reported, as of networks in float16 and int8.
