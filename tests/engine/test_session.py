@@ -545,3 +545,30 @@ def test_int8_on_a_gpu_is_refused_or_right(network, tmp_path):
     else:
         expected = Session(path.read_bytes(), device="cpu").run({"images": images()})
         np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
+
+
+def test_int8_products_are_exact_without_vnni():
+    """On processors with AVX2 only, ONNX Runtime adds pairs of products in 16 bits by default: 2 * 255 * 127 would become 32,767."""
+    arrays = {
+        "one": np.float32(1),
+        "zero": np.uint8(0),
+        "whole": np.int8(0),
+        "large": np.float32(2**16),
+        "weights": np.full((16, 16, 1, 1), 127, dtype=np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["images", "one", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["x"]),
+        helper.make_node("DequantizeLinear", ["weights", "one", "whole"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[1, 1]),
+        helper.make_node("QuantizeLinear", ["y", "large", "zero"], ["z"]),
+        helper.make_node("DequantizeLinear", ["z", "large", "zero"], ["maps"]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 16, None, None]) for name in ("images", "maps")
+    ]
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in arrays.items()]
+    graph = helper.make_graph(nodes, "int8", values[:1], values[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (found,) = Session(model.SerializeToString(), device="cpu").run({"images": np.full((1, 16, 4, 4), 255, np.float32)})
+    assert np.unique(found / 2**16).tolist() == [round(16 * 255 * 127 / 2**16)]
