@@ -149,7 +149,7 @@ def cross_validated(
     every = listed if given is None else given
     refuse_several_labels(
         listed,
-        "wrong labels are looked for among images with one; cnn-eval --worst lists the labels that predictions contradict most",
+        "wrong labels are looked for among images with one; cnn-eval --worst 20 lists labels that predictions contradict most",
     )
     labelled = [place for place, image in enumerate(listed) if image.label is not None]
     if lacking := len(listed) - len(labelled):

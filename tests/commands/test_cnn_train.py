@@ -498,10 +498,8 @@ MISTAKES = {
     ("--amp", "fp16"): "--amp fp16 needs a GPU",
     ("--device", "gpu"): '--device "gpu": give auto, cpu, cuda or cuda:N',
     ("--cache", "much"): '--cache "much": give a size in bytes, such as 500M or 4G',
-    ("-o", "model.onnx"): "model.onnx: the model's name must end in .pt",
     ("--val", "photos/train"): "is both a training and a validation image",
     ("--val", "photos/val", "--hold-out", "val"): "--val and --hold-out both name a validation set; give one of them",
-    ("-o", "table.pt"): "table.csv: would be overwritten by the history, but is not one; choose another name",
 }
 
 
@@ -529,6 +527,11 @@ def test_mistakes_are_one_line_before_images_are_read(run, here, monkeypatch):
     small = run(*by_name, "--arch", "alexnet", "--size", "16", status=2)
     assert small.err.startswith("cnn-train: alexnet does not take images of 16 pixels (")
     assert small.err.count("\n") == 1
+    for out, message in (
+        ("model.onnx", "model.onnx: the model's name must end in .pt"),
+        ("table.pt", "table.csv: would be overwritten by the history, but is not one; choose another name"),
+    ):
+        assert message in train(run, out=out, status=2).err
     assert "no output file; give the model's name with -o FILE.pt" in run("cnn-train", "photos", *FAST, status=2).err
     assert sorted(os.listdir()) == ["photos", "table.csv"]
     (here / "photos/train/green").mkdir()
