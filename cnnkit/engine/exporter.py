@@ -13,7 +13,7 @@ import json
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -35,6 +35,10 @@ _DESCRIBED = frozenset({"torch", "torchvision", "timm", "onnx", "onnx_ir", "onnx
 
 #: Attributes of every module: its weights, submodules and hooks; and of a traced one, its graph, whose code is compared.
 _OF_MODULES = frozenset(vars(nn.Module())) - {"training"} | {"_graph", "_tracer_cls"}
+
+
+#: Layers whose output is a new tensor.
+_FRESH = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
 
 
 class _NotComparableError(Exception):
@@ -116,7 +120,7 @@ def _exported(
     module: nn.Module, example: Inputs, tensors: Mapping[str, Tensor], opset: int | None, free: Mapping[int, str]
 ) -> bytes:
     _, *others = example
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _clamping(module):
         warnings.simplefilter("ignore")  # deprecations inside torch's exporter
         try:
             program = torch.onnx.export(
@@ -141,6 +145,45 @@ def _exported(
     return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return] # protobuf ships no types
 
 
+@contextlib.contextmanager
+def _clamping(module: nn.Module) -> Iterator[None]:
+    """Compute ReLU6 as a clamp that is not in place: torch's exporter takes two thirds of the time for MobileNetV2 then.
+
+    Layers in place are changed only where nothing else reads their input.
+    """
+    layers = [
+        layer
+        for layer, before in _inputs(module).items()
+        if type(layer) is nn.ReLU6 and (not layer.inplace or all(isinstance(each, _FRESH) for each in before))
+    ]
+    for layer in layers:
+        layer.forward = functools.partial(torch.clamp, min=0.0, max=6.0)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _inputs(module: nn.Module) -> dict[nn.Module, list[nn.Module | None]]:
+    """Return for each layer in a sequence or a traced graph the layers whose outputs only it reads; None for other inputs."""
+    found: dict[nn.Module, list[nn.Module | None]] = {}
+    for parent in module.modules():
+        if isinstance(parent, fx.GraphModule):
+            calls = {
+                each: parent.get_submodule(str(each.target)) for each in parent.graph.nodes if each.op == "call_module"
+            }
+            for node, layer in calls.items():
+                given = node.args[0] if node.args else None
+                sole = isinstance(given, fx.Node) and len(given.users) == 1
+                found.setdefault(layer, []).append(calls.get(given) if sole else None)
+        elif type(parent).forward is nn.Sequential.forward:
+            layers = list(parent.children())
+            for before, layer in zip([None, *layers], layers, strict=False):
+                found.setdefault(layer, []).append(before)
+    return found
+
+
 def _cause(error: Exception) -> str:
     """Return the first line of the exporter's error, which follows a page of advice for programmers."""
     lines = [line for line in str(error).partition("## Exception summary")[2].splitlines() if line.strip()]
@@ -163,7 +206,7 @@ def _digest(
     modules = list(module.named_modules(remove_duplicate=False))
     seen = {
         "made_by": made_by(*_LIBRARIES),
-        "sources": [_source(name) for name in sorted({type(part).__module__ for _, part in modules})],
+        "sources": [_source(name) for name in (__name__, *sorted({type(part).__module__ for _, part in modules}))],
         "inputs": [[str(each.dtype), list(each.shape)] for each in example],
         "opset": opset,
         "free": sorted(free),

@@ -7,9 +7,10 @@ import sys
 
 import numpy as np
 import onnx_ir
+import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional
 
 from cnnkit.engine import exporter
@@ -164,3 +165,45 @@ def test_another_source_of_a_class_is_another_structure(tmp_path, monkeypatch):
         monkeypatch.setattr(exporter, "_exported", lambda *_, factor=factor: str(factor).encode())
         found.append(exporter._structure(module, torch.rand(2, 3), {}, None, {}))
     assert found == [b"2", b"3", b"2"]
+
+
+class Clipped(nn.Module):
+    """Maps that are clipped, added to an input that may have been clipped in place."""
+
+    def __init__(self, *, inplace):
+        super().__init__()
+        self.first, self.last = nn.ReLU6(inplace=inplace), nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU6(inplace=True))
+        torch.nn.init.dirac_(self.last[0].weight)
+        torch.nn.init.zeros_(self.last[0].bias)
+
+    def forward(self, images):
+        whole = images * 1
+        return self.last(whole - 1) + self.first(whole) + whole
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("inplace", [True, False])
+def test_relu6_is_exported_as_a_clamp(tmp_path, monkeypatch, inplace, traced):
+    """Values are torch's, also at the limits, of NaN, and of an input that is read again; layers are restored, after an error too."""
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path))
+    module = Clipped(inplace=inplace).eval()
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.ReLU6)]
+    given = fx.symbolic_trace(module) if traced else module
+    real, clamped = torch.onnx.export, []
+
+    def watched(*words, **options):
+        clamped.extend("forward" in vars(layer) for layer in layers)
+        return real(*words, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", watched)
+    session = onnxruntime.InferenceSession(exported(given), providers=["CPUExecutionProvider"])
+    assert clamped == [traced and not inplace, True]
+    images = torch.tensor([-1.0, -0.0, 0.5, 6.0, 6.5, 7.5]).repeat(2, 3, 6, 1)
+    images[1, :, 0, 0] = float("nan")
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    np.testing.assert_allclose(found, module(images).detach().numpy(), rtol=1e-6)
+    monkeypatch.setattr(torch.onnx, "export", lambda *_words, **_options: 1 / 0)
+    monkeypatch.setenv("CNNKIT_CACHE", str(tmp_path / "other"))
+    with pytest.raises(ZeroDivisionError):
+        exported(given)
+    assert not any("forward" in vars(layer) for layer in layers)
