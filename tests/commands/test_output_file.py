@@ -223,6 +223,7 @@ def test_labels_and_shards(run, model, root, tmp_path, monkeypatch):
     [
         (["-o", "x.onnx"], "a name for a model; a table is written to .tsv, .csv, .jsonl or .json"),
         (["-o", "x.png"], "a name for an image"),
+        (["-o", "x.xlsx"], "a name for a spreadsheet"),
         (["--json", "-o", "x.csv"], "--json contradicts -o x.csv; give -o x.jsonl, or drop --json"),
         (["-o", "folder"], "-o folder: a folder"),
         (["-o", "one.tsv"], "-o one.tsv: also an input, which would be replaced"),
