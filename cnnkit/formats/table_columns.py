@@ -15,7 +15,7 @@ log = logging.getLogger("cnnkit")
 PATH_ALIASES = ("file_name", "filename", "file", "file_path", "filepath", "image", "image_path", "img", "img_path")
 LABEL_ALIASES = ("class", "class_name", "category")
 
-#: Files with a fixed name and a column that is known by it, so that no notice about the column is needed: those of Hugging Face's ImageFolder.
+#: Columns that need no notice, by the name of their file: those of Hugging Face's ImageFolder.
 _KNOWN = frozenset({("metadata.jsonl", "file_name"), ("metadata.csv", "file_name")})
 
 #: Other names of each column.

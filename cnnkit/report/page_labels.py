@@ -164,8 +164,8 @@ def mistakes(report: LabelContent) -> Element | None:
         return None
     shown = len(report.mistakes)
     words: list[Content] = [
-        f"{shown:,} of {report.wrong:,} wrong labels: of each label in turn one that is predicted wrongly and one that is missed, those whose "
-        "probability is farthest from the threshold first."
+        f"{shown:,} of {report.wrong:,} wrong labels: of each label in turn one that is predicted wrongly and one that is missed, those "
+        "whose probability is farthest from the threshold first."
         if shown < report.wrong
         else "Every wrong label."
     ]
