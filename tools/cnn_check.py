@@ -9,7 +9,7 @@ from cnnkit import cli, packages
 from cnnkit.audit.config import CheckConfig, LabelsConfig
 from cnnkit.choices import CheckTable, FolderReading
 from cnnkit.errors import UsageError
-from cnnkit.formats import manifest
+from cnnkit.formats import atomic, manifest
 
 
 @cli.image_command
@@ -93,6 +93,7 @@ def main(
         packages.demand("sklearn", what="--table probes")
     if fix is not None:
         manifest.check_name(fix, option="--fix")
+        atomic.check_folder(fix)
         if any(os.path.realpath(fix) == os.path.realpath(source) for source in sources or []):
             raise UsageError(f"--fix {fix} would replace the manifest that is checked; choose another name")
     if by_labels.wanted:

@@ -182,7 +182,13 @@ def truth(
 
         from cnnkit.data.source import margin
 
-        return matching.Truth(found, name=name, widened=margin() > 0)
+        again = split is not None and source != "-" and not files.is_handed_over(source)
+        return matching.Truth(
+            found,
+            name=name,
+            widened=margin() > 0,
+            all_splits=(lambda: images([source], folders=folders, opens=False, aloud=False)) if again else None,
+        )
     named = truth_options(None, split=split, folders=folders) | {"--complete": complete}
     if unused := [option for option, used in named.items() if used]:
         needs = "need" if len(unused) > 1 else "needs"

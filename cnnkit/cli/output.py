@@ -196,13 +196,14 @@ def skipping(errors: Path | None = None) -> Generator[Callable[[str, str], None]
         A function to call with the path of an image and the reason.
 
     Raises:
-        CnnkitError: An image cannot be used, with --fail-fast.
+        CnnkitError: An image cannot be used, with --fail-fast; or there is no folder for the table.
     """
-    from cnnkit.formats import tsv
+    from cnnkit.formats import atomic, tsv
 
     run = current()
     rows: list[tuple[str, str]] = []
     if errors is not None:
+        atomic.check_folder(errors)
         finish_files()
 
     def skip(path: str, reason: str) -> None:

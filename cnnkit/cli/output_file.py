@@ -19,6 +19,8 @@ _OTHERS = {
     **dict.fromkeys((".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp"), "an image"),
     **dict.fromkeys((".htm", ".html", ".md"), "a document"),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar"), "an archive"),
+    **dict.fromkeys((".xls", ".xlsx", ".ods"), "a spreadsheet"),
+    **dict.fromkeys((".parquet", ".feather", ".arrow"), "a binary table"),
 }
 
 
@@ -53,7 +55,7 @@ def to_file(
         return as_json
     format = _format(output, as_json=as_json, lines=lines)
     if output.is_dir():
-        raise UsageError(f"-o {output}: a folder; give the name of a file, such as -o {output / 'predictions.tsv'}")
+        raise UsageError(f"-o {output}: a folder; give the name of a file, such as -o {output / 'table.tsv'}")
     listing = current().listing
     for each in (*inputs, None if listing is None else listing.name):
         if each is not None and _same(output, each):

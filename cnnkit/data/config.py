@@ -10,7 +10,7 @@ from cnnkit.data import allocation, augment_notation, shards
 from cnnkit.data.allocation import SplitShares
 from cnnkit.data.augment_notation import Augmentation
 from cnnkit.errors import UsageError
-from cnnkit.formats import manifest
+from cnnkit.formats import atomic, manifest
 from cnnkit.formats.header import Preprocess
 from cnnkit.option_fields import (
     decoding_option,
@@ -146,11 +146,13 @@ class SplitOutput:
 
         Raises:
             UsageError: They do not, or the manifest's extension is not .tsv.
+            CnnkitError: There is no folder for the manifest.
         """
         if self.output is not None and self.manifest is not None:
             raise UsageError("--manifest and -o exclude each other; -o writes its manifest to DIR/split.tsv")
         if self.manifest is not None:
             manifest.check_name(self.manifest, option="--manifest")
+            atomic.check_folder(self.manifest)
         if self.output is None and (self.force or self.link is not Link.COPY):
             raise UsageError("--link and --force need an output folder; add -o DIR")
         if self.output is None and self.per_tar is not None:

@@ -147,7 +147,6 @@ class LearningCurveConfig(RemembersGiven):
         )
         if self.plot is not None:
             figures.check(self.plot)
-            atomic.check_folder(self.plot)
         return self
 
 
@@ -236,6 +235,8 @@ class EvalConfig(MatchConfig, Bounded):
         for word, file in {"--confusion": self.confusion, "--reliability": self.reliability}.items():
             if file is not None and self.folds:
                 raise UsageError(f"{word} draws one set of predictions; drop it, or drop --folds")
+            if file is not None:
+                figures.check(file)
         self.floors()
         self.ceilings()
         return self

@@ -271,7 +271,7 @@ def match(predictions: LabelPredictions, truth: Truth, *, classes: Sequence[str]
     if lacking:
         there = resolved[predictions.paths.index(lacking[0])]
         raise CnnkitError(
-            f"{name}: {truth.name} has no labels for {messages.shortened(lacking, 8)} (looked for {there})"
+            f"{name}: {truth.name} has no labels for {messages.shortened(lacking, 8)} (looked for {there}){truth.about_split(there)}"
         )
     first: dict[str, str] = {}
     for path, real in zip(predictions.paths, resolved, strict=True):

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -145,18 +145,26 @@ class Truth:
     Real paths are compared, so the folder or link through which a path was written does not matter.
     """
 
-    def __init__(self, images: Iterable[LabelledImage], *, name: str, widened: bool = False) -> None:
+    def __init__(
+        self,
+        images: Iterable[LabelledImage],
+        *,
+        name: str,
+        widened: bool = False,
+        all_splits: Callable[[], Iterable[LabelledImage]] | None = None,
+    ) -> None:
         """Take the labels of the images of a manifest or a folder.
 
         Args:
             images: One without a label is an error only if it is predicted.
             name: The manifest or folder, for messages.
             widened: The boxes of crops are wider than in the manifest.
+            all_splits: Where `images` are those of one split, reads those of all splits, for a message.
 
         Raises:
             CnnkitError: No image has a label, or one has two.
         """
-        self.name, self.verb, self._widened = name, "has", widened
+        self.name, self.verb, self._widened, self._all_splits = name, "has", widened, all_splits
         self.images: dict[str, LabelledImage] = {}
         self._real = files.RealPaths()
         self._paths: dict[str, str] = {}  # the paths in `images`, for predictions to share their memory
@@ -270,6 +278,13 @@ class Truth:
         del path
         image = self.images.get(resolved)
         return image.split if image is not None else None
+
+    def about_split(self, resolved: str) -> str:
+        """Return a remedy for an image, by its real path, which is in another split than the one that was selected; or nothing."""
+        for image in self._all_splits() if self._all_splits is not None else ():
+            if image.split is not None and self._real.of(image.path) == resolved:
+                return f"; it is in the split {image.split}: give --split {image.split}, or drop --split"
+        return ""
 
     def without(self, predicted: Container[str]) -> list[LabelledImage]:
         """List the images whose real path is not in `predicted`."""
@@ -569,7 +584,9 @@ def _look_up(found: _Collected, truth: Truth | FolderTruth, *, name: str) -> Non
             for path, resolved, label in zip(found.paths, found.resolved, labels, strict=True)
             if label is None
         ]
-        remedy = _about_boxes(lacking[0][1], truth) if isinstance(truth, Truth) else ""
+        remedy = ""
+        if isinstance(truth, Truth):
+            remedy = _about_boxes(lacking[0][1], truth) or truth.about_split(lacking[0][1])
         raise CnnkitError(
             f"{name}: {truth.name} {truth.verb} no label for {messages.shortened([path for path, _ in lacking], 8)} "
             f"(looked for {lacking[0][1]}){remedy}"

@@ -36,17 +36,19 @@ _MISSING = r"Glyph \d+ "
 
 
 def check(path: str | Path) -> str:
-    """Return the format that a path's ending selects, without loading matplotlib.
+    """Check the name of a figure before anything slow, without loading matplotlib; return the format that its ending selects.
 
     Raises:
         UsageError: It is not .png, .svg or .pdf.
         MissingPackageError: matplotlib is not installed.
+        CnnkitError: Its folder does not exist.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in ENDINGS:
         *others, last = ENDINGS
         raise UsageError(f"{path}: unknown format; give it a name that ends in {', '.join(others)} or {last}")
     packages.demand("matplotlib", what=str(path))
+    atomic.check_folder(Path(path))
     return suffix[1:]
 
 

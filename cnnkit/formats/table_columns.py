@@ -1,6 +1,7 @@
 """Names of a table's columns: ours, or those of other programs, regardless of case."""
 
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,6 +14,9 @@ log = logging.getLogger("cnnkit")
 #: Names of our columns in other programs, in lower case.
 PATH_ALIASES = ("file_name", "filename", "file", "file_path", "filepath", "image", "image_path", "img", "img_path")
 LABEL_ALIASES = ("class", "class_name", "category")
+
+#: Columns that need no notice, by the name of their file: those of Hugging Face's ImageFolder.
+_KNOWN = frozenset({("metadata.jsonl", "file_name"), ("metadata.csv", "file_name")})
 
 #: Other names of each column.
 Aliases = Mapping[str, Sequence[str]]
@@ -54,7 +58,7 @@ def named(header: Sequence[str], name: str, required: Sequence[str], aliases: Al
         there = position(header, column, others, name=name)
         if there is None:
             continue
-        if header[there].lower() != column:
+        if header[there].lower() != column and (os.path.basename(name), header[there]) not in _KNOWN:
             log.info("%s: column %s is read as %s", name, header[there], column)
         columns[there] = column
     doubled = next(

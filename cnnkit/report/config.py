@@ -10,10 +10,12 @@ from cnnkit.errors import UsageError
 from cnnkit.evaluation import bounds
 from cnnkit.evaluation.config import Bounded, MatchConfig, bound_option
 from cnnkit.formats import atomic
-from cnnkit.option_fields import device_option, jobs_option, option
+from cnnkit.option_fields import device_option, given, jobs_option, option
 
 #: The name that stands for standard output.
 STDOUT = Path("-")
+#: Options of which only the page shows something.
+_OF_THE_PAGE = ("model", "history", "worst", "check", "device", "jobs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ class ReportConfig(MatchConfig, Bounded):
         written = [file for file in (self.output, self.markdown, self.junit) if file is not None]
         if not written:
             raise UsageError("nothing to write; give -o report.html, --markdown FILE or --junit FILE")
-        if len({str(file) for file in written}) < len(written):
+        if len({os.path.realpath(file) for file in written}) < len(written):
             raise UsageError(f"{written[-1]}: two files of the report have this name; choose another one")
         if self.output is not None and self.output.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"{self.output}: the report is an HTML page; give it a name that ends in .html")
@@ -104,5 +106,4 @@ class ReportConfig(MatchConfig, Bounded):
 
     def _of_the_page(self) -> str | None:
         """Return an option that was given and of which only the page shows something."""
-        given = {"--model": self.model, "--history": self.history, "--check": self.check}
-        return next((option for option, value in given.items() if value), None)
+        return next(iter(given(self, names=_OF_THE_PAGE)), None)

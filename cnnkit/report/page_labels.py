@@ -66,7 +66,8 @@ def labels(report: LabelContent) -> Element:
         {},
         "A label is predicted if its probability is at least its threshold; average precision (AP) does not depend on thresholds. Images "
         "with the label are true positives (TP) where it is predicted and false negatives (FN) where it is missed; images without it are "
-        "false positives (FP) and true negatives (TN).",
+        "false positives (FP) and true negatives (TN). The colour is the share of the images with the label (TP, FN), or of those it is "
+        "predicted for (FP).",
     )
     remarks = [element("p", {"class": "muted"}, remark) for remark in report.remarks]
     most = page_measures.CLASSES
@@ -163,8 +164,8 @@ def mistakes(report: LabelContent) -> Element | None:
         return None
     shown = len(report.mistakes)
     words: list[Content] = [
-        f"{shown:,} of {report.wrong:,} wrong labels: of each label in turn the most confident one that is predicted wrongly, and the most "
-        "confident one that is missed; its probability is the farthest from the threshold."
+        f"{shown:,} of {report.wrong:,} wrong labels: of each label in turn one that is predicted wrongly and one that is missed, those "
+        "whose probability is farthest from the threshold first."
         if shown < report.wrong
         else "Every wrong label."
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnkit.errors import UsageError
-from cnnkit.formats import atomic, figures
+from cnnkit.formats import figures
 from cnnkit.option_fields import given, option
 from cnnkit.train.config import LEARNING
 
@@ -48,7 +48,6 @@ class FindLrConfig:
                 f"--find-lr has its own learning rates, validates nothing, and writes no model; drop {unused[0]}"
             )
         figures.check(self.find_lr)
-        atomic.check_folder(self.find_lr)
         return self.find_lr
 
     def needed(self, data: "TrainValImages", *, validates: bool) -> "TrainValImages":

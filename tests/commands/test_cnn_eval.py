@@ -430,6 +430,17 @@ def test_errors_name_mismatched_predictions(run, folder, predictions, message):
     assert not (folder / "c.png").exists()
 
 
+def test_predictions_of_another_split_name_it(run, folder):
+    predictions = "path\tlabel\nphotos/rose/test-1.jpg\trose\n"
+    remedy = "test-1.jpg); it is in the split test: give --split test, or drop --split\n"
+    assert remedy in run("cnn-eval", "--truth", "split.tsv", "--split", "val", stdin=predictions, status=1).err
+    (folder / "several.tsv").write_text((folder / "split.tsv").read_text().replace("label", "labels", 1))
+    several = "path\trank\tlabel\tprobability\tthreshold\nphotos/rose/test-1.jpg\t1\trose\t0.9\t0.5\n"
+    assert remedy in run("cnn-eval", "--truth", "several.tsv", "--split", "val", stdin=several, status=1).err
+    unknown = predictions.replace("test-1", "other-1")
+    assert "give --split" not in run("cnn-eval", "--truth", "split.tsv", "--split", "val", stdin=unknown, status=1).err
+
+
 @pytest.mark.parametrize("suffix", ["", ".png"])
 def test_matches_paths_without_extension(run, folder, suffix):
     """Predictions and truth name an image without its extension, or only the predictions do."""

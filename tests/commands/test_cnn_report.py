@@ -295,7 +295,9 @@ def test_summary_on_standard_output(run, here):
         (("-o", "report.pdf"), "report.pdf: the report is an HTML page; give it a name that ends in .html"),
         (("--junit", "-"), "--junit -: test results are written to a file; give it a name, such as report.xml"),
         (("--markdown", "x", "--junit", "x"), "x: two files of the report have this name; choose another one"),
+        (("--markdown", "x", "--junit", "./x"), "x: two files of the report have this name; choose another one"),
         (("--markdown", "-", "--check"), "--check is for the HTML page; add -o report.html, or drop it"),
+        (("--junit", "x", "--worst", 3), "--worst is for the HTML page; add -o report.html, or drop it"),
         (
             ("--markdown", "./test.tsv"),
             "test.tsv is read, and would be replaced by a file of the report; choose another name",

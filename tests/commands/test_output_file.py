@@ -223,6 +223,7 @@ def test_labels_and_shards(run, model, root, tmp_path, monkeypatch):
     [
         (["-o", "x.onnx"], "a name for a model; a table is written to .tsv, .csv, .jsonl or .json"),
         (["-o", "x.png"], "a name for an image"),
+        (["-o", "x.xlsx"], "a name for a spreadsheet"),
         (["--json", "-o", "x.csv"], "--json contradicts -o x.csv; give -o x.jsonl, or drop --json"),
         (["-o", "folder"], "-o folder: a folder"),
         (["-o", "one.tsv"], "-o one.tsv: also an input, which would be replaced"),
@@ -266,9 +267,26 @@ def test_labels_are_not_json(run, model, root):
     assert "--labels-only writes lines of text, not .json; give -o x.txt, or drop --labels-only" in said
 
 
-def test_a_missing_folder_is_reported_before_any_work(run, model, root):
-    said = run("cnn-predict", "-m", model(), root, "-o", "no/such/x.tsv", status=1).err
-    assert said == "cnn-predict: no/such: no such folder to write x.tsv into\n"
+@pytest.mark.parametrize("option", ["-o", "--errors"])
+def test_a_missing_folder_is_reported_before_any_work(run, model, root, option):
+    outcome = run("cnn-predict", "-m", model(), root, option, "no/such/x.tsv", "--quiet", status=1)
+    assert (outcome.out, outcome.err) == ("", "cnn-predict: no/such: no such folder to write x.tsv into\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cnn-check", "missing", "--fix", "no/x.tsv"],
+        ["cnn-split", "missing", "--ratio", "1,1", "--manifest", "no/x.tsv"],
+        ["cnn-eval", "missing", "--confusion", "no/x.png"],
+        ["cnn-eval", "missing", "--reliability", "no/x.svg"],
+        ["cnn-calibrate", "missing", "--reliability", "no/x.pdf"],
+        ["cnn-curves", "missing", "-o", "no/x.png"],
+    ],
+)
+def test_a_missing_folder_of_other_outputs_is_reported_before_anything_is_read(run, words):
+    said = run(*words, status=1).err
+    assert said == f"{words[0]}: no: no such folder to write {words[-1][3:]} into\n"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
