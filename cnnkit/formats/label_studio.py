@@ -151,8 +151,8 @@ def _of_table(text: str, name: str) -> Iterator[_Task]:
     records = []
     try:
         with _long_fields():
-            names = [name.strip() for name in rows.fieldnames or ()]
-            rows.fieldnames = [name.lower() if name.lower() in _OWN else name for name in names]
+            columns = [column.strip() for column in rows.fieldnames or ()]
+            rows.fieldnames = [column.lower() if column.lower() in _OWN else column for column in columns]
             for row in rows:
                 if None in row or None in row.values():
                     raise FormatError(

@@ -196,6 +196,22 @@ def test_int8_is_measured_by_the_labels(inside, run, tmp_path):
         assert found == pytest.approx([measures[name] for name in ("n", "mAP", "f1_micro")], rel=1e-5)
     assert int(small["int8_layers"]) > 0
     assert onnx_model.load(model).header.training["int8"]["mAP"] == pytest.approx(float(small["mAP"]), rel=1e-5)
+    # On the images of the calibration, no other thresholds give the labels of float32 more often
+    lines = [line.split("\t") for line in (inside / "split.tsv").read_text().splitlines()]
+    paths = [line[0] for line in lines if "train" in line]
+    images = np.stack([np.asarray(Image.open(path)) for path in paths])
+    (wanted, _), (labels, found) = (computed(network, images) for network in ("head.onnx", model))
+    for column, expected, given in zip(found.T, wanted.T, labels.T, strict=True):
+        best = max(f1_score(expected, column >= cut) for cut in np.unique(column))
+        assert f1_score(expected, given) == pytest.approx(best)
+
+
+def computed(network, images):
+    """Labels and probabilities of an exported network, (N, classes) each, with the thresholds of its Header."""
+    session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+    labels, probabilities = session.run(["predicted", "probabilities"], {"images": images})
+    np.testing.assert_array_equal(labels, probabilities >= np.float32(onnx_model.load(network).header.thresholds))
+    return labels, probabilities
 
 
 def test_python_interface_has_the_same_labels(inside, run):
