@@ -357,10 +357,9 @@ def measure(matched: MatchedLabels) -> LabelReport:
         label_metrics.ratio(2 * hits, given + support),
         strict=True,
     )
-    per_class = {
-        label: LabelClass(*map(metrics.known, own), int(images), int(count), metrics.known(threshold))
-        for label, own, images, count, threshold in zip(
-            matched.classes, shares, support, given, matched.thresholds, strict=True
-        )
-    }
+    per_class = {}
+    others = zip(support, given, matched.thresholds, strict=True)
+    for label, own, (images, count, threshold) in zip(matched.classes, shares, others, strict=True):
+        area, precision, recall, f1 = map(metrics.known, own)
+        per_class[label] = LabelClass(area, precision, recall, f1, int(images), int(count), metrics.known(threshold))
     return LabelReport(overall, per_class, matched)
