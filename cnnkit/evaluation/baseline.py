@@ -134,7 +134,10 @@ class BaselineComparison:
         )
         interval = self.intervals.get(self.measure)
         if value is None or before is None or difference is None or interval is None:
-            log.info("%s cannot be compared with %s: %s is unknown", called, self.baseline, _in_words(self.measure))
+            what = "" if difference is None else "the interval of "
+            log.info(
+                "%s cannot be compared with %s: %s%s is unknown", called, self.baseline, what, _in_words(self.measure)
+            )
             return
         low, high = (100 * bound for bound in interval)
         verdict = "better than" if low > 0 else "worse than" if high < 0 else "not significantly different from"
