@@ -68,10 +68,9 @@ def labels(report: LabelContent) -> Element:
         "with the label are true positives (TP) where it is predicted and false negatives (FN) where it is missed; images without it are "
         "false positives (FP) and true negatives (TN).",
     )
-    remarks = [element("p", {"class": "muted"}, remark) for remark in report.remarks]
     most = page_measures.CLASSES
     if len(rows) <= most:
-        return parts.section("labels", "Labels", words, _table(rows), remarks)
+        return parts.section("labels", "Labels", words, _table(rows))
     caption = f"The {most} of {len(rows):,} labels with the lowest F1"
     return parts.section(
         "labels",
@@ -79,7 +78,6 @@ def labels(report: LabelContent) -> Element:
         words,
         _table(content.lowest(rows, most), caption=caption),
         element("details", {}, element("summary", {}, f"All {len(rows):,} labels"), _table(rows)),
-        remarks,
     )
 
 
