@@ -311,9 +311,8 @@ def _operators_once(request):
         yield  # nothing is exported; the exporter takes seconds to import
         return
     with pytest.MonkeyPatch.context() as patch:
-        with contextlib.suppress(
-            ImportError, AttributeError
-        ):  # in other versions of torch it is elsewhere: tests are slower then
+        # In other versions of torch it is elsewhere: tests are slower then
+        with contextlib.suppress(ImportError, AttributeError):
             from torch.onnx._internal.exporter._registration import ONNXRegistry
 
             patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))

@@ -165,6 +165,24 @@ def test_two_values_where_another_command_takes_several_are_refused(run, words, 
     assert run(*words, status=2).err == f"{words[0]}: {message}; {words[0]} takes one\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cnn-dims", "--input", "9,9,1", "--filters", "2", "--k", "3", "-o"],
+        ["cnn-predict", "-m", "none.onnx", "photos", "--errors"],
+        ["cnn-train-head", "x.npy", "-o"],
+    ],
+)
+def test_a_new_folder_is_no_name_of_a_file(run, tmp_path, monkeypatch, words):
+    """As in other programs, out/ is not the file out."""
+    monkeypatch.chdir(tmp_path)
+    option = {"cnn-dims": "--output-file", "cnn-train-head": "--output"}.get(words[0], words[-1])
+    assert (
+        run(*words, "out/", status=2).err == f"{words[0]}: {option} out/: the name of a folder; give that of a file\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_options_of_one_value_may_be_overridden_as_in_other_programs(run):
     """The last one counts, as an alias with defaults needs it; so does the same value twice."""
     words = ["cnn-dims", "--input", "9,9,1", "--filters", "2", "--k", "5", "--k", "3"]

@@ -29,9 +29,9 @@ def main(
 ) -> None:
     """Measure which case of transfer learning a dataset is, and print the training command for it.
 
-    Reads a folder photos/CLASS/image.jpg, one with photos/train/, or a manifest. No network is trained: some
-    training images pass through a pretrained network, and logistic regressions on the features of its last and earlier layers are
-    compared. If an earlier layer is clearly better, the images differ from those the network was trained on.
+    Reads a folder photos/CLASS/image.jpg, one with photos/train/, or a manifest. No network is trained: some training images pass through
+    a pretrained network, and logistic regressions on the features of its last and earlier layers are compared. If an earlier layer is
+    clearly better, the images differ from those the network was trained on.
 
     The row has the number of images of the smallest class (per_class), the cross-validated accuracy on each layer's features,
     the last layer first, and how much better the best earlier layer is than the last one (gain), with its standard error.

@@ -42,6 +42,7 @@ def main(
     the network with the temperature in its graph, so that every program that runs it gets calibrated probabilities. The network first
     predicts a few of the images again; predictions of another network are refused.
     In a network that is calibrated already, the new temperature is multiplied by the old one.
+
     With --sets 0.95, no probability changes. Prints and stores the threshold with which the most probable classes of an image, its
     prediction set, have the true one for at least 95 % of new images like the labelled ones (split conformal prediction). cnn-predict
     --sets prints the sets. A temperature that is fitted afterwards removes them: fit it first.

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from PIL import Image
 from cnnkit.audit.embedding import Embedding
 from cnnkit.callbacks import Skip, raise_skip
 from cnnkit.choices import EmbedMethod
-from cnnkit.data import decode, reader
-from cnnkit.data.decode import Enough
+from cnnkit.data import reader
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
 from cnnkit.explain import contact_sheets
@@ -254,16 +254,7 @@ def thumbnails_of(
     chosen, side = fitting(places[order] / MapFrame.around(places).unit)
     indices = np.sort(order[chosen]).tolist()
 
-    def enough(size: tuple[int, int]) -> tuple[int, int]:
-        scale = min(1.0, 2 * side / max(size))
-        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-    needed: Enough = enough
-
-    def load(path: str) -> Image.Image:
-        (decoded,) = decode.load_reduced(path, [needed])
-        return contact_sheets.thumbnail(decoded.image, side=side)
-
+    load = partial(contact_sheets.load_thumbnail, side=side)
     images = (ImageFile(embedding.points[index].path) for index in indices)
     found = []
     for index, (image, loaded) in zip(indices, reader.read(images, load, jobs=jobs), strict=True):

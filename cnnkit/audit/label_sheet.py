@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw
 from cnnkit import files
 from cnnkit.audit.label_errors import DoubtedLabel
 from cnnkit.callbacks import Skip, raise_skip
-from cnnkit.data import decode, reader
+from cnnkit.data import reader
 from cnnkit.data.image_grid import Grid
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import BadImageError
-from cnnkit.explain.contact_sheets import GAP, SIDE, SPACE, thumbnail
+from cnnkit.explain.contact_sheets import GAP, SIDE, SPACE, load_thumbnail
 from cnnkit.formats import fonts, image_files
 from cnnkit.formats.picture_style import INK, LINE_HEIGHT, PAPER, WRONG, length, shorten, write
 
@@ -40,18 +40,9 @@ def save(path: Path, doubted: Sequence[DoubtedLabel], *, jobs: int | None = None
         jobs: Threads that decode.
         skip: Called for an image that cannot be read.
     """
-
-    def enough(size: tuple[int, int]) -> tuple[int, int]:
-        scale = min(1.0, 2 * SIDE / max(size))
-        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-    def load(name: str) -> Image.Image:
-        (decoded,) = decode.load_reduced(name, [enough])
-        return thumbnail(decoded.image)
-
     shown = doubted[:MOST]
     cells: list[tuple[int, DoubtedLabel, Image.Image]] = []
-    read = reader.read((ImageFile(each.path) for each in shown), load, jobs=jobs)
+    read = reader.read((ImageFile(each.path) for each in shown), load_thumbnail, jobs=jobs)
     for number, (each, (image, loaded)) in enumerate(zip(shown, read, strict=True), start=1):
         if isinstance(loaded, BadImageError):
             skip(image.path, str(loaded))

@@ -26,6 +26,8 @@ _FLOAT = re.compile(r"-?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,2})?", re.ASCII)
 _CHANGING = ("parser", "click_type", "clamp", "formats", "exists", "writable", "resolve_path", "path_type")
 
 
+_SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
+
 #: Flags of options that can be repeated in some commands, and not in others. There, the first value would be ignored silently.
 ONCE_OR_MORE = frozenset({"--model", "-m", "--val", "--layer", "--output", "-o"})
 
@@ -75,9 +77,8 @@ def _refuse_several(parameter: Any) -> None:  # noqa: ANN401 - typer's own click
 
     def process_last(context: Any, value: Any) -> Any:  # noqa: ANN401 - typer's own click is private
         given = value if isinstance(value, list) else [value]
-        if (
-            len(words := [*dict.fromkeys(given)]) > 1 and not context.resilient_parsing
-        ):  # else a line is being completed
+        words = [*dict.fromkeys(given)]
+        if len(words) > 1 and not context.resilient_parsing:
             flag = max(parameter.opts, key=len)
             raise UsageError(f"{flag} is given as {words[0]} and as {words[1]}; {context.info_name} takes one")
         return process_value(context, given[-1])
@@ -94,6 +95,8 @@ def _processed(
 ) -> Any:  # noqa: ANN401 - any value
     """Do what typer's `process_value` does."""
     several = parameter.multiple or parameter.nargs == -1
+    if not context.resilient_parsing:  # else a line is being completed
+        _refuse_folder(parameter, value)
     try:
         found = (() if several else None) if value is None else converted(value, annotation)
     except NotConvertedError:
@@ -101,6 +104,18 @@ def _processed(
     if parameter.required and (found is None or (several and not found)):
         return process_value(context, value)  # raises an error
     return found if parameter.callback is None else parameter.callback(context, parameter, found)
+
+
+def _refuse_folder(parameter: Any, value: Any) -> None:  # noqa: ANN401 - typer's own click is private, any value
+    """Refuse the name of a folder that does not exist, `new/`, for a file: a Path has no separator at its end."""
+    for each in value if isinstance(value, list | tuple) else [value]:
+        if (
+            isinstance(each, str)
+            and each.endswith(_SEPARATORS)
+            and (parameter.metavar or "").startswith("FILE")
+            and not os.path.isdir(each)
+        ):
+            raise UsageError(f"{max(parameter.opts, key=len)} {each}: the name of a folder; give that of a file")
 
 
 def converted(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - any value and annotation

@@ -14,9 +14,6 @@ from cnnkit.nets.classifier import Classifier, ColumnEncoding, class_logits, cla
 #: Output of a network with several labels per image: whether each class is a label.
 PREDICTED = "predicted"
 
-#: Weight of such a network: the thresholds of the classes.
-THRESHOLDS = "thresholds"
-
 
 class ClassifierOutputs(nn.Module):
     """A classifier with the outputs of its ONNX form: probabilities, logits, its box; on request, features and class maps."""

@@ -20,13 +20,13 @@ from cnnkit.choices import ColumnKind, ExportInput
 from cnnkit.data import preprocessing, reader
 from cnnkit.data.source import ImageFile
 from cnnkit.engine import device_errors, exporter, torch_device
-from cnnkit.engine.classifier_outputs import PREDICTED, THRESHOLDS, ClassifierOutputs, HeadOutputs, changes_nothing
+from cnnkit.engine.classifier_outputs import PREDICTED, ClassifierOutputs, HeadOutputs, changes_nothing
 from cnnkit.engine.config import ExportConfig, check_backbone_weights, is_network_name
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError, UsageError
 from cnnkit.formats import labels, onnx_model, torch_model
 from cnnkit.formats.header import ArtefactKind, Header, InputColumn, made_by
-from cnnkit.formats.onnx_record import COLUMNS_INPUT
+from cnnkit.formats.onnx_record import COLUMNS_INPUT, THRESHOLDS
 from cnnkit.nets import classifier, named_network
 from cnnkit.nets.classifier import Classifier, joined
 

@@ -6,13 +6,13 @@ Imports no torch.
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from cnnkit import messages
 from cnnkit.callbacks import Callbacks
@@ -22,8 +22,10 @@ from cnnkit.engine.config import ExportConfig
 from cnnkit.engine.quantize import Quantizer, rates
 from cnnkit.engine.session import Session
 from cnnkit.errors import BadImageError, CnnkitError
-from cnnkit.evaluation import label_metrics, metrics
+from cnnkit.evaluation import label_metrics, label_thresholds, metrics
+from cnnkit.formats.decimals import shortest
 from cnnkit.formats.header import Header
+from cnnkit.formats.onnx_record import THRESHOLDS
 
 log = logging.getLogger("cnnkit")
 
@@ -174,29 +176,44 @@ class Int8Export:
         kept: list[str] = []
         if not self._holds(before, after):
             kept, graph, after = self._with_float32_layers(before, after)
-        self._warn_of_thresholds(before, after)
-        record, content = self._finished(graph, before, after, kept)
+        if self._thresholds is not None:
+            callbacks.phase("choosing thresholds")
+            after = replace(after, thresholds=self._matching(graph))
+            self._warn_of_thresholds(before, after)
+        layers, content = self._finished(graph, before, after, kept)
         sample = np.stack([pixels for _, pixels in self._pixels(_spread(self._calibration, self._config.batch))])
         speeds = rates([float32, self._session(content)], self._arranged(sample))
         networks = [
             ("float32", before, len(self._float32), speeds[0], 0),
-            ("int8", after, len(content), speeds[1], record),
+            ("int8", after, len(content), speeds[1], layers),
         ]
         return content, self._measured(networks, before)
 
     def _holds(self, before: _Accuracy, after: _Accuracy) -> bool:
-        # Shares of the same images: their difference is a multiple of 1/N, apart from rounding
+        # Accuracies of the same images differ by multiples of 1/N, apart from rounding
         return before.main()[1] - after.main()[1] <= self._config.max_drop + 1e-9
 
+    def _matching(self, graph: ModelProto) -> NDArray[np.float32]:
+        """Return the thresholds with which the network in int8 gives the labels of float32 most often, by the F1 score of each class.
+
+        They are chosen on the images of the calibration, whose true labels are not needed; a threshold that no other one beats stays.
+        """
+        assert self._thresholds is not None
+        sessions = [self._session(self._float32), self._session(graph.SerializeToString())]
+        (wanted, found), _ = self._probabilities(sessions, self._calibration)
+        chosen = label_thresholds.best(found, wanted >= self._thresholds, near=self._header.label_thresholds)
+        matching = np.array(chosen, np.float32)
+        if changed := int((matching != self._thresholds).sum()):
+            log.info("%d of %d thresholds are chosen again, for the labels of float32", changed, len(matching))
+        return matching
+
     def _warn_of_thresholds(self, before: _Accuracy, after: _Accuracy) -> None:
-        """Warn where thresholds, which were chosen for float32, fit int8 less well."""
-        if self._thresholds is None:
-            return
+        """Warn where the labels of int8 are worse than those of float32, whose thresholds may fit the held-out images best."""
         value, lower = before.measures()["f1_micro"], after.measures()["f1_micro"]
         if value - lower > self._config.max_drop:
             log.warning(
-                "micro F1 drops from %.4g to %.4g: the thresholds were chosen for float32; compare both on test images with "
-                "cnn-eval --baseline",
+                "micro F1 drops from %.4g to %.4g; compare both on test images with cnn-eval --baseline: thresholds of float32 that were "
+                "chosen on the held-out images are the best for these",
                 value,
                 lower,
             )
@@ -258,7 +275,11 @@ class Int8Export:
             training = {**self._header.training, "int8": record}
             copy = ModelProto()
             copy.CopyFrom(graph)
-            content = self._checked(copy, self._header.but(training=training))
+            header = self._header.but(training=training)
+            if after.thresholds is not None:
+                _set_thresholds(copy, after.thresholds)
+                header = header.but(thresholds=tuple(map(shortest, after.thresholds)))
+            content = self._checked(copy, header)
         log.info("layers in float32: %s", messages.shortened(float32, 8))
         return len(self._quantizer.layers) - len(kept), content
 
@@ -287,19 +308,30 @@ class Int8Export:
         return Session(content, device="cpu", name="the exported network")  # in int8 only CPUs are faster
 
     def _accuracies(self, sessions: Sequence[Session]) -> list[_Accuracy]:
-        """Run networks on the held-out images, which are decoded once for all of them, one batch at a time."""
-        found: list[list[NDArray[np.float32]]] = [[] for _ in sessions]
-        good: list[ImageFile] = []
-        for images, inputs in self._batches(self._held_out):
-            good += images
-            for session, rows in zip(sessions, found, strict=True):
-                (taken,) = session.inputs
-                rows += session.run({taken: inputs}, ["probabilities"])
+        """Measure networks on the held-out images."""
+        found, good = self._probabilities(sessions, self._held_out)
         if not good:
             raise CnnkitError(f"{self._source}: no image could be used to measure accuracy on; nothing written")
         self._held_out = good  # unreadable images are reported once
         truth = self._truth(good)
-        return [_Accuracy(np.concatenate(rows), truth, self._thresholds) for rows in found]
+        return [_Accuracy(each, truth, self._thresholds) for each in found]
+
+    def _probabilities(
+        self, sessions: Sequence[Session], images: Sequence[ImageFile]
+    ) -> tuple[list[NDArray[np.float32]], list[ImageFile]]:
+        """Run networks on images, which are decoded once for all of them, one batch at a time.
+
+        Returns:
+            The probabilities of each network, (N, classes), and the N images that can be read.
+        """
+        found: list[list[NDArray[np.float32]]] = [[] for _ in sessions]
+        good: list[ImageFile] = []
+        for some, inputs in self._batches(images):
+            good += some
+            for session, rows in zip(sessions, found, strict=True):
+                (taken,) = session.inputs
+                rows += session.run({taken: inputs}, ["probabilities"])
+        return [np.concatenate(rows) for rows in found if rows], good
 
     def _truth(self, images: Sequence[ImageFile]) -> NDArray[Any]:
         """Return the numbers of the classes, (N,); of several labels whether each image has each class, (N, classes)."""
@@ -346,6 +378,12 @@ class Int8Export:
                 self._callbacks.skip(image.path, str(loaded))
             else:
                 yield image, loaded
+
+
+def _set_thresholds(graph: ModelProto, thresholds: NDArray[np.float32]) -> None:
+    """Replace the thresholds of several labels in a graph."""
+    (weight,) = (each for each in graph.graph.initializer if each.name == THRESHOLDS)
+    weight.CopyFrom(numpy_helper.from_array(thresholds, THRESHOLDS))
 
 
 def _labels(image: ImageFile) -> tuple[str, ...] | None:

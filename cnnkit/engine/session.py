@@ -78,7 +78,7 @@ class Session:
             FormatError: ONNX Runtime cannot run the network.
             UsageError: No such device, or a precision that a CPU does not have.
         """
-        self.name, self._needs, self._layouts = name, needs, layouts
+        self.name, self._needs = name, needs
         self.device = wanted = devices.existing(device)
         devices.check_precision(precision, wanted)
         if wanted.kind == "auto":
@@ -102,7 +102,7 @@ class Session:
         self.device = wanted
         self.inputs = {item.name: (item.type, item.shape) for item in self._session.get_inputs()}
         free = any(not isinstance(side, int) for _, shape in self.inputs.values() for side in shape[1:])
-        self._content = content if free else None  # for without_layouts; the size of other networks is fixed
+        self._content = content if free and layouts and wanted.kind == "cpu" else None  # for without_layouts
         # Rows of vectors, the features of a head, are not worth a thread
         in_parts &= wanted.kind == "cpu" and any(len(shape) > 2 for _, shape in self.inputs.values())
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="rows") if in_parts else None
@@ -119,7 +119,7 @@ class Session:
         In its own layouts of maps on a CPU, ONNX Runtime divides by zero where pooling leaves no row or no column, and the process ends
         (seen in 1.31.1 with 8 channels on AVX2). Without them it is slower. On a GPU, or for images of one size, it is the session itself.
         """
-        if self._content is None or self.device.kind == "cuda" or not self._layouts:
+        if self._content is None:
             return self
         return Session(self._content, device=str(self.device), name=self.name, needs=self._needs, layouts=False)
 

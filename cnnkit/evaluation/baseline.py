@@ -23,7 +23,7 @@ from cnnkit.formats import label_predictions, prediction_columns, text_file
 log = logging.getLogger("cnnkit")
 
 #: The measures of a table for a pull request.
-_MAIN = ("accuracy", "mAP", "f1_micro", "f1_macro", "subset_accuracy")
+_IN_MARKDOWN = ("accuracy", "mAP", "f1_micro", "f1_macro", "subset_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class BaselineComparison:
             "baseline": self.baseline,
             "paired": self.paired,
             "n_baseline": self.n_baseline,
-            f"{self.measure}_baseline": self.measures[self.measure],
+            f"{self.measure}_baseline": self.measures.get(self.measure),
             "difference": self.difference(self.measure),
             "difference_low": low,
             "difference_high": high,
@@ -107,7 +107,7 @@ class BaselineComparison:
         rows = [
             f"| {_in_words(name)}{f' ({images})' if name == self.measure else ''} | {_measure(self.measures.get(name))} "
             f"| {_measure(self.now[name])} | {_signed(self.difference(name))} ({self._interval(name)}) |\n"
-            for name in dict.fromkeys([self.measure, *(each for each in _MAIN if each in self.intervals)])
+            for name in dict.fromkeys([self.measure, *(each for each in _IN_MARKDOWN if each in self.intervals)])
         ]
         return f"| measure | baseline | now | difference (95 % interval) |\n|---|---:|---:|---:|\n{''.join(rows)}"
 
@@ -127,10 +127,17 @@ class BaselineComparison:
 
     def report_verdict(self, called: str) -> None:
         """Report whether the predictions are better or worse, in a notice."""
-        value, before, difference = self.now[self.measure], self.measures[self.measure], self.difference(self.measure)
+        value, before, difference = (
+            self.now[self.measure],
+            self.measures.get(self.measure),
+            self.difference(self.measure),
+        )
         interval = self.intervals.get(self.measure)
         if value is None or before is None or difference is None or interval is None:
-            log.info("%s cannot be compared with %s: %s is unknown", called, self.baseline, _in_words(self.measure))
+            what = "" if difference is None else "the interval of "
+            log.info(
+                "%s cannot be compared with %s: %s%s is unknown", called, self.baseline, what, _in_words(self.measure)
+            )
             return
         low, high = (100 * bound for bound in interval)
         verdict = "better than" if low > 0 else "worse than" if high < 0 else "not significantly different from"

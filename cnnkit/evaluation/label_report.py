@@ -168,8 +168,8 @@ class LabelReport:
                 matched.paths[images[row]],
                 matched.classes[columns[row]],
                 int(matched.truth[images[row], columns[row]]),
-                _known(float(probability[row])),
-                _known(float(threshold[row])),
+                metrics.known(float(probability[row])),
+                metrics.known(float(threshold[row])),
             )
             for row in order
         ]
@@ -344,32 +344,22 @@ def measure(matched: MatchedLabels) -> LabelReport:
     for name in OF_LABELS:
         value = exact / len(truth) if name == "subset_accuracy" else float(getattr(totals, name)[0])
         low, high = bounds.get(name, (None, None))
-        overall |= {name: _known(value), f"{name}_low": low, f"{name}_high": high}
+        overall |= {name: metrics.known(value), f"{name}_low": low, f"{name}_high": high}
     overall["hamming_loss"] = float((truth != predicted).mean())
     hits, given, support = (each[0] for each in label_metrics.counts(truth, predicted, one))
     areas = (
         np.full(len(matched.classes), math.nan) if scores is None else label_metrics.average_precision(truth, scores)
     )
-    measured = zip(
+    shares = zip(
         areas,
         label_metrics.ratio(hits, given),
         label_metrics.ratio(hits, support),
         label_metrics.ratio(2 * hits, given + support),
-        support,
-        given,
-        matched.thresholds,
         strict=True,
     )
-    per_class = {
-        label: LabelClass(
-            _known(area), _known(precision), _known(recall), _known(f1), int(images), int(count), _known(threshold)
-        )
-        for label, (area, precision, recall, f1, images, count, threshold) in zip(
-            matched.classes, measured, strict=True
-        )
-    }
+    per_class = {}
+    others = zip(support, given, matched.thresholds, strict=True)
+    for label, own, (images, count, threshold) in zip(matched.classes, shares, others, strict=True):
+        area, precision, recall, f1 = map(metrics.known, own)
+        per_class[label] = LabelClass(area, precision, recall, f1, int(images), int(count), metrics.known(threshold))
     return LabelReport(overall, per_class, matched)
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

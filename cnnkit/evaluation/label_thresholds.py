@@ -1,5 +1,6 @@
 """Thresholds of a network with several labels per image: the probability from which on a class is a label. No torch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,30 +12,34 @@ from cnnkit.formats.decimals import shortest
 DEFAULT = 0.5
 
 
-def best(probabilities: NDArray[np.floating], targets: NDArray[Any]) -> tuple[float, ...]:
+def best(
+    probabilities: NDArray[np.floating], targets: NDArray[Any], *, near: Sequence[float] | None = None
+) -> tuple[float, ...]:
     """Choose the threshold of each class that maximizes its F1 score.
 
-    The score changes only where the threshold passes the probability of an image. The threshold is 0.5 if no other one is better; else
-    it is in the middle between two neighbouring probabilities, far from both, so that rounding errors of another device change no
-    label. Of several cuts with the largest score it is the one nearest to 0.5. A class that no image has keeps 0.5.
+    The score changes only where the threshold passes the probability of an image. The threshold is that of `near` if no other one is
+    better; else it is in the middle between two neighbouring probabilities, far from both, so that rounding errors of another device
+    change no label. Of several cuts with the largest score it is the one nearest to that of `near`. A class that no image has keeps it.
 
     Args:
         probabilities: (N, classes).
         targets: (N, classes), 1 where the image has the class.
+        near: The preferred threshold of each class; by default 0.5.
 
     Returns:
         One threshold for each class, rounded to float32.
     """
+    preferred = [DEFAULT] * targets.shape[1] if near is None else near
     return tuple(
-        _of_class(column.astype(np.float64), present.astype(bool))
-        for column, present in zip(probabilities.T, targets.T, strict=True)
+        _of_class(column.astype(np.float64), present.astype(bool), np.float32(threshold))
+        for column, present, threshold in zip(probabilities.T, targets.T, preferred, strict=True)
     )
 
 
-def _of_class(probabilities: NDArray[np.float64], present: NDArray[np.bool_]) -> float:
+def _of_class(probabilities: NDArray[np.float64], present: NDArray[np.bool_], preferred: np.float32) -> float:
     total = int(present.sum())
     if not total:
-        return DEFAULT
+        return shortest(preferred)
     order = np.argsort(-probabilities, kind="stable")
     values, hits = probabilities[order], np.cumsum(present[order])
     last = np.append(values[1:] != values[:-1], True)  # of equal probabilities, all are labels or none
@@ -44,13 +49,11 @@ def _of_class(probabilities: NDArray[np.float64], present: NDArray[np.bool_]) ->
     upper = values[last]
     lower = np.append(upper[1:], 0.0)
     largest = scores.max()
-    at_default = 2 * int(present[probabilities >= DEFAULT].sum()) / (int((probabilities >= DEFAULT).sum()) + total)
-    if at_default >= largest:
-        return DEFAULT
+    labels = probabilities >= preferred
+    if 2 * int(present[labels].sum()) / (int(labels.sum()) + total) >= largest:
+        return shortest(preferred)
     upper, lower = upper[scores == largest], lower[scores == largest]
     middles = ((upper + lower) / 2).astype(np.float32)
     middles = np.where(middles > lower, middles, upper.astype(np.float32))  # neighbouring numbers have no middle
-    nearest = middles[
-        np.argmin(np.abs(middles - DEFAULT))
-    ]  # the first of two at the same distance, which is the larger
-    return shortest(nearest)
+    # Of two at the same distance the first, which is the larger
+    return shortest(middles[np.argmin(np.abs(middles - preferred))])

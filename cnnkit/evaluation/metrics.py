@@ -5,7 +5,7 @@ is (N, C), NaN where unknown.
 """
 
 from dataclasses import dataclass
-from math import sqrt
+from math import isnan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,3 +133,8 @@ def _area(positive: NDArray[np.bool_], score: Floats) -> float:
     positives = np.count_nonzero(positive)
     above = mean_rank[place][positive].sum() - positives * (positives + 1) / 2
     return float(above / (positives * (len(positive) - positives)))
+
+
+def known(value: float) -> float | None:
+    """Return a number as Python's own; None for NaN."""
+    return None if isnan(value) else float(value)

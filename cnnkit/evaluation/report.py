@@ -28,13 +28,8 @@ log = logging.getLogger("cnnkit")
 _OVERALL = ("n", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "roc_auc", "ece")
 _PREDICTED = ("predicted", "accuracy_predicted")  # shown only if predictions were withheld
 _BOXES = ("boxes", "iou", "iou_50", "iou_50_low", "iou_50_high")  # shown only if predictions and truth have boxes
-_SETS = (
-    "coverage",
-    "coverage_low",
-    "coverage_high",
-    "set_size",
-    "single",
-)  # shown only if predictions have prediction sets
+# Shown only if predictions have prediction sets
+_SETS = ("coverage", "coverage_low", "coverage_high", "set_size", "single")
 _WORDS = {
     "n": "images",
     "log_loss": "log-loss",

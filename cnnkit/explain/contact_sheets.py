@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cnnkit import files
+from cnnkit.data import decode
 from cnnkit.data.image_grid import Grid
 from cnnkit.formats import fonts, image_files, picture_style
 from cnnkit.formats.picture_style import BAR, EMPTY, INK, LINE_HEIGHT, PAPER, WRONG, length, shorten, write
@@ -88,6 +89,21 @@ def thumbnail(image: Image.Image, *, side: int = SIDE) -> Image.Image:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     # Small images, such as digits of 8 x 8 pixels, are enlarged with visible pixels
     return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+
+
+def load_thumbnail(path: str | Path, *, side: int = SIDE) -> Image.Image:
+    """Read an image as a thumbnail; a JPEG is decoded at twice its size, or less if it has less.
+
+    Raises:
+        BadImageError: It cannot be read.
+    """
+
+    def enough(size: tuple[int, int]) -> tuple[int, int]:
+        scale = min(1.0, 2 * side / max(size))
+        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+    (decoded,) = decode.load_reduced(path, [enough])
+    return thumbnail(decoded.image, side=side)
 
 
 def save(path: str | Path, cells: SheetCells, *, palette: NDArray[np.uint8] | None = None) -> None:

@@ -173,9 +173,8 @@ class Header:
     sets: PredictionSets | None = None  # absent in files without prediction sets
     novelty: Novelty | None = None  # absent in files without this output
     multi_label: bool = False  # several labels per image: a sigmoid for each class in place of a softmax
-    thresholds: tuple[float, ...] | None = (
-        None  # with `multi_label`: the probability of each class from which on it is a label
-    )
+    #: With `multi_label`: the probability of each class from which on it is a label.
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def label_thresholds(self) -> tuple[float, ...]:

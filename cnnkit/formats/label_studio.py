@@ -151,8 +151,8 @@ def _of_table(text: str, name: str) -> Iterator[_Task]:
     records = []
     try:
         with _long_fields():
-            names = [name.strip() for name in rows.fieldnames or ()]
-            rows.fieldnames = [name.lower() if name.lower() in _OWN else name for name in names]
+            columns = [column.strip() for column in rows.fieldnames or ()]
+            rows.fieldnames = [column.lower() if column.lower() in _OWN else column for column in columns]
             for row in rows:
                 if None in row or None in row.values():
                     raise FormatError(
@@ -169,7 +169,7 @@ def _of_table(text: str, name: str) -> Iterator[_Task]:
 @contextlib.contextmanager
 def _long_fields() -> Generator[None]:
     """Let csv read fields of any length: a brush has millions of characters, and the limit of the process is 131,072."""
-    before = csv.field_size_limit(files.MOST)
+    before = csv.field_size_limit(files.MOST - 1)  # the largest C long of Windows
     try:
         yield
     finally:

@@ -56,9 +56,8 @@ def about_path_and_label(text: str, name: str) -> str:
     line = f'"{messages.excerpt(text)}" has more than a path'
     if PATH_AND_LABEL.fullmatch(text) and not re.search(r"[\t,;]", text):
         edit = r"s/ +([^ ]+)$/\t\1/; 1i path\tlabel"
-        table = messages.shell_word(
-            os.path.join(files.folder_of(name), "labels.tsv")
-        )  # in the same folder, which its paths are relative to
+        # In the same folder, which its paths are relative to
+        table = messages.shell_word(os.path.join(files.folder_of(name), "labels.tsv"))
         return f"{line}; to make a table with labels: sed -E '{edit}' {messages.shell_word(name)} > {table}"
     return f"{line}; a list has one path per line, and a table with labels starts with a header row such as path,label"
 

@@ -10,6 +10,9 @@ COLUMNS_INPUT = "columns"
 #: Name of the output of a network of cnn-calibrate --novelty: float32 (N,).
 NOVELTY = "novelty"
 
+#: Name of the weight of a network with several labels per image: the thresholds of the classes, float32 (classes,).
+THRESHOLDS = "thresholds"
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:

@@ -15,7 +15,7 @@ from cnnkit.callbacks import Callbacks
 from cnnkit.choices import Monitor
 from cnnkit.data.source import ImageFile
 from cnnkit.errors import CnnkitError, FormatError, UsageError
-from cnnkit.evaluation import bounds, coverage, label_report
+from cnnkit.evaluation import bounds, coverage, label_report, metrics
 from cnnkit.evaluation import report as evaluations
 from cnnkit.evaluation.label_report import LabelReport
 from cnnkit.evaluation.report import EvaluationReport
@@ -205,8 +205,8 @@ def _mistakes(
             shown.of(predictions.paths[row]),
             predictions.classes[predictions.truth[row]],
             predictions.classes[predictions.prediction[row]],
-            _known(predictions.confidence[row]),
-            _known(predictions.probabilities[row, predictions.truth[row]]),
+            metrics.known(predictions.confidence[row]),
+            metrics.known(predictions.probabilities[row, predictions.truth[row]]),
         )
         for row in rows
     ]
@@ -261,10 +261,6 @@ def _wrong_labels(
         )
         for wrong in chosen
     ], model is not None
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 # ---------------------------------------------------------------- images

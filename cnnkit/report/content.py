@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -256,6 +256,26 @@ class ClassRow:
     recall_high: float | None
     f1: float | None
     taken_for: str | None
+
+
+class HasF1(Protocol):
+    """The measures of a class or a label."""
+
+    @property
+    def support(self) -> int:
+        """The number of images that have it."""
+
+    @property
+    def f1(self) -> float | None:
+        """Its F1 score; None if it is undefined."""
+
+
+Row = TypeVar("Row", bound=HasF1)
+
+
+def lowest(rows: Sequence[Row], most: int) -> list[Row]:
+    """Return the classes with the lowest F1; those that no image has are last."""
+    return sorted(rows, key=lambda row: (row.support == 0, row.f1 or 0.0))[:most]
 
 
 def class_rows(evaluation: EvaluationReport) -> Iterator[ClassRow]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.evaluation import label_report
+from cnnkit.evaluation import label_report, metrics
 from cnnkit.evaluation.label_report import LabelClass, LabelReport, MatchedLabels
 from cnnkit.report import content
 from cnnkit.report.content import AnyReport, Picture
@@ -87,6 +87,16 @@ class LabelRow:
     missed: int
     true_negatives: int
 
+    @property
+    def support(self) -> int:
+        """The number of images that have the label."""
+        return self.values.support
+
+    @property
+    def f1(self) -> float | None:
+        """Its F1 score; None if it is undefined."""
+        return self.values.f1
+
 
 def label_rows(evaluation: LabelReport) -> list[LabelRow]:
     """Return the labels in their order."""
@@ -99,11 +109,6 @@ def label_rows(evaluation: LabelReport) -> list[LabelRow]:
         LabelRow(name, values, *(counts[place] for counts in counted))
         for place, (name, values) in enumerate(evaluation.per_class.items())
     ]
-
-
-def lowest(rows: Sequence[LabelRow], most: int) -> list[LabelRow]:
-    """Return the labels with the lowest F1; those that no image has are last."""
-    return sorted(rows, key=lambda row: (row.values.support == 0, row.values.f1 or 0.0))[:most]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +202,8 @@ def chosen(matched: MatchedLabels, most: int) -> list[LabelMistake]:
             matched.paths[image],
             matched.classes[place],
             missed,
-            _known(matched.probabilities[image, place]),
-            _known(matched.thresholds[place]),
+            metrics.known(matched.probabilities[image, place]),
+            metrics.known(matched.thresholds[place]),
             [*_names(matched, matched.truth[image])],
             [*_names(matched, matched.predicted[image])],
         )
@@ -208,7 +213,3 @@ def chosen(matched: MatchedLabels, most: int) -> list[LabelMistake]:
 
 def _names(matched: MatchedLabels, has: NDArray[np.bool_]) -> Iterator[str]:
     return (matched.classes[place] for place in np.flatnonzero(has).tolist())
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -9,6 +9,7 @@ from cnnkit.report import content, label_content
 from cnnkit.report.content import ClassRow, Gate, ReportContent
 from cnnkit.report.label_content import LabelContent, LabelRow
 from cnnkit.report.markup import clean
+from cnnkit.report.page_parts import measure, percent
 
 #: Classes listed, and confusions; of more classes, those with the lowest F1.
 _CLASSES, _CONFUSIONS = 20, 5
@@ -28,26 +29,26 @@ def _blocks(report: ReportContent | LabelContent) -> Iterator[str]:
 
 def _of_classes(report: ReportContent) -> Iterator[str]:
     found = report.evaluation
-    interval = f"95 % interval {_percent(found.accuracy_low)} to {_percent(found.accuracy_high)}"
+    interval = f"95 % interval {percent(found.accuracy_low)} to {percent(found.accuracy_high)}"
     withheld = f", {found.n - found.predicted:,} withheld" if found.predicted < found.n else ""
-    yield f"**Accuracy {_percent(found.accuracy)}** ({interval}), {found.n:,} images, {report.wrong:,} wrong{withheld}.\n"
+    yield f"**Accuracy {percent(found.accuracy)}** ({interval}), {found.n:,} images, {report.wrong:,} wrong{withheld}.\n"
     yield from _gates(report.gates)
     measures = {
-        "accuracy": f"{_measure(found.accuracy)} ({_measure(found.accuracy_low)} to {_measure(found.accuracy_high)})",
-        "balanced accuracy": _measure(found.balanced_accuracy),
-        "log-loss": _measure(found.log_loss),
-        "ROC AUC": _measure(found.roc_auc),
-        "expected calibration error": _measure(found.ece),
+        "accuracy": f"{measure(found.accuracy)} ({measure(found.accuracy_low)} to {measure(found.accuracy_high)})",
+        "balanced accuracy": measure(found.balanced_accuracy),
+        "log-loss": measure(found.log_loss),
+        "ROC AUC": measure(found.roc_auc),
+        "expected calibration error": measure(found.ece),
     }
     if found.predicted < found.n:
         measures["predicted"] = f"{found.predicted:,} of {found.n:,}"
-        measures["accuracy of predictions"] = _measure(found.accuracy_predicted)
+        measures["accuracy of predictions"] = measure(found.accuracy_predicted)
     if found.coverage is not None:
-        interval = f"{_measure(found.coverage_low)} to {_measure(found.coverage_high)}"
-        measures["true class in the prediction set"] = f"{_measure(found.coverage)} ({interval})"
-        measures["labels in a set"] = _measure(found.set_size)
+        interval = f"{measure(found.coverage_low)} to {measure(found.coverage_high)}"
+        measures["true class in the prediction set"] = f"{measure(found.coverage)} ({interval})"
+        measures["labels in a set"] = measure(found.set_size)
     if found.boxes:
-        measures["mean IoU"] = f"{_measure(found.iou)} ({found.boxes:,} boxes)"
+        measures["mean IoU"] = f"{measure(found.iou)} ({found.boxes:,} boxes)"
     yield table(["measure", "value"], [[key, value] for key, value in measures.items()], right=(1,))
     yield from _classes(list(content.class_rows(found)))
     pairs = content.most_confused(found, _CONFUSIONS)
@@ -65,7 +66,7 @@ def _of_labels(report: LabelContent) -> Iterator[str]:
     rows = label_content.label_rows(found)
     if len(rows) > _CLASSES:
         yield f"The {_CLASSES} of {len(rows):,} labels with the lowest F1:\n"
-        rows = label_content.lowest(rows, _CLASSES)
+        rows = content.lowest(rows, _CLASSES)
     heads = ["label", "images", "AP", "precision", "recall", "F1", "threshold", "wrongly predicted", "missed"]
     yield table(heads, map(_label, rows), right=range(1, len(heads)))
     pairs = label_content.most_confused(found.matched, _CONFUSIONS)
@@ -77,7 +78,7 @@ def _label(row: LabelRow) -> list[str]:
     measures = (values.average_precision, values.precision, values.recall, values.f1)
     threshold = "–" if values.threshold is None else f"{values.threshold:.4g}"
     counts = (f"{row.false_positives:,}", f"{row.missed:,}")
-    return [code(row.name), f"{values.support:,}", *map(_measure, measures), threshold, *counts]
+    return [code(row.name), f"{values.support:,}", *map(measure, measures), threshold, *counts]
 
 
 def _gates(gates: Sequence[Gate]) -> Iterator[str]:
@@ -87,7 +88,7 @@ def _gates(gates: Sequence[Gate]) -> Iterator[str]:
     yield f"**{missed} of {len(gates)} bounds violated.**\n" if missed else f"All {len(gates)} bounds are met.\n"
     yield table(
         ["", "bound", "value"],
-        [["✅ met" if gate.met else "❌ violated", code(gate.condition), _measure(gate.value)] for gate in gates],
+        [["✅ met" if gate.met else "❌ violated", code(gate.condition), measure(gate.value)] for gate in gates],
         right=(2,),
     )
 
@@ -103,24 +104,16 @@ def _confusions(pairs: Sequence[tuple[str, str, int]], *, heads: tuple[str, str]
 def _classes(rows: Sequence[ClassRow]) -> Iterator[str]:
     shown = rows
     if len(rows) > _CLASSES:
-        shown = sorted(rows, key=lambda row: (row.support == 0, row.f1 if row.f1 is not None else 0.0))[:_CLASSES]
+        shown = content.lowest(rows, _CLASSES)
         yield f"The {_CLASSES} of {len(rows):,} classes with the lowest F1:\n"
     yield table(
         ["class", "images", "precision", "recall", "F1"],
         [
-            [code(row.name), f"{row.support:,}", _measure(row.precision), _measure(row.recall), _measure(row.f1)]
+            [code(row.name), f"{row.support:,}", measure(row.precision), measure(row.recall), measure(row.f1)]
             for row in shown
         ],
         right=(1, 2, 3, 4),
     )
-
-
-def _measure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> str:

@@ -5,7 +5,7 @@ from itertools import groupby
 from xml.etree.ElementTree import Element
 
 from cnnkit import messages
-from cnnkit.report import charts, label_content, page_images, page_measures, style
+from cnnkit.report import charts, content, label_content, page_images, page_measures, style
 from cnnkit.report import page_parts as parts
 from cnnkit.report.label_content import LabelContent, LabelMistake, LabelRow
 from cnnkit.report.markup import Content, element, name
@@ -30,14 +30,14 @@ def tiles(report: LabelContent) -> list[Element]:
     """Show the main measures."""
     overall, main = report.evaluation.overall, report.main
     value, between = overall[main], report.interval(main)
-    about = "mean average precision; " if main == "mAP" else ""
+    notes = ["mean average precision"] if main == "mAP" else []
+    if between:
+        notes.append(f"95 % interval {parts.share(between[0])} to {parts.share(between[1])} (bootstrap)")
     made = [
         parts.tile(
             _TITLES[main],
             parts.share(value),
-            f"{about}95 % interval {parts.share(between[0])} to {parts.share(between[1])} (bootstrap)"
-            if between
-            else about,
+            "; ".join(notes),
             drawn=charts.interval(value, *between) if value is not None and between else None,
             kind="main",
         )
@@ -69,18 +69,16 @@ def labels(report: LabelContent) -> Element:
         "false positives (FP) and true negatives (TN). The colour is the share of the images with the label (TP, FN), or of those it is "
         "predicted for (FP).",
     )
-    remarks = [element("p", {"class": "muted"}, remark) for remark in report.remarks]
     most = page_measures.CLASSES
     if len(rows) <= most:
-        return parts.section("labels", "Labels", words, _table(rows), remarks)
+        return parts.section("labels", "Labels", words, _table(rows))
     caption = f"The {most} of {len(rows):,} labels with the lowest F1"
     return parts.section(
         "labels",
         "Labels",
         words,
-        _table(label_content.lowest(rows, most), caption=caption),
+        _table(content.lowest(rows, most), caption=caption),
         element("details", {}, element("summary", {}, f"All {len(rows):,} labels"), _table(rows)),
-        remarks,
     )
 
 
@@ -101,7 +99,7 @@ def _table(rows: Sequence[LabelRow], *, caption: str | None = None) -> Element:
     ]
     made = []
     for row in rows:
-        values, support = row.values, row.values.support
+        values, support = row.values, row.support
         threshold = "–" if values.threshold is None else f"{values.threshold:.3g}"
         made.append(
             element(
@@ -112,8 +110,8 @@ def _table(rows: Sequence[LabelRow], *, caption: str | None = None) -> Element:
                 element("td", {"class": "number"}, parts.share(values.average_precision)),
                 element("td", {"class": "number optional"}, parts.share(values.precision)),
                 element("td", {"class": "number optional"}, parts.share(values.recall)),
-                element("td", {"class": "number"}, parts.share(values.f1)),
-                parts.bar(values.f1),
+                element("td", {"class": "number"}, parts.share(row.f1)),
+                parts.bar(row.f1),
                 element("td", {"class": "number optional"}, threshold),
                 _count(row.hits, support),
                 _count(row.missed, support),

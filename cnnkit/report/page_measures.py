@@ -203,11 +203,12 @@ def classes(report: ReportContent) -> Element:
     rows = list(content.class_rows(report.evaluation))
     if len(rows) <= CLASSES:
         return parts.section("classes", "Classes", _class_table(rows))
-    worst = sorted(rows, key=lambda row: (row.support == 0, row.f1 if row.f1 is not None else 0.0))[:CLASSES]
     return parts.section(
         "classes",
         "Classes",
-        _class_table(worst, caption=f"The {CLASSES} of {len(rows):,} classes with the lowest F1"),
+        _class_table(
+            content.lowest(rows, CLASSES), caption=f"The {CLASSES} of {len(rows):,} classes with the lowest F1"
+        ),
         element("details", {}, element("summary", {}, f"All {len(rows):,} classes"), _class_table(rows)),
     )
 

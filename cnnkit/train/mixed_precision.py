@@ -89,50 +89,55 @@ def _processor_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # no public names yet
 
 
-class _StridedPointwiseOfPixels(TorchFunctionMode):
+class _OfConv2d(TorchFunctionMode):
+    """Compute the convolutions of nn.Conv2d with `conv2d`, and everything else as torch does."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what torch's functions return
+        if func is not torch.conv2d or kwargs or len(args) != _CONV2D_ARGUMENTS:  # as nn.Conv2d calls it
+            return func(*args, **(kwargs or {}))
+        return self.conv2d(*args)
+
+    def conv2d(self, images: Tensor, weight: Tensor, *others: Any) -> Tensor:  # noqa: ANN401 - numbers and a tensor
+        """Compute what torch.conv2d does; `others` are bias, stride, padding, dilation and groups."""
+        raise NotImplementedError
+
+
+class _StridedPointwiseOfPixels(_OfConv2d):
     """Compute 1x1 convolutions with strides and few input channels as those without strides of every s-th pixel, which are equal.
 
     For the gradient of their weights, oneDNN copies these pixels to a workspace that is too small if a block has more channels than the
     image: the process crashes, or the gradient is wrong (github.com/uxlfoundation/oneDNN/issues/6035; seen in torch 2.14 on AVX2).
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - what torch's functions return
-        if func is not torch.conv2d or kwargs or len(args) != _CONV2D_ARGUMENTS:  # as nn.Conv2d calls it
-            return func(*args, **(kwargs or {}))
-        images, weight, bias, stride, padding, dilation, groups = args
+    def conv2d(self, images: Tensor, weight: Tensor, *others: Any) -> Tensor:  # noqa: ANN401 - as above
+        """Compute what torch.conv2d does."""
+        bias, stride, padding, dilation, groups = others
         down, across = (stride, stride) if isinstance(stride, int) else stride
         strided = max(down, across) > 1 and tuple(weight.shape[2:]) == (1, 1)
         if not strided or weight.shape[1] >= _BLOCK or groups > 1 or padding not in (0, (0, 0), "valid"):
-            return func(*args)
+            return torch.conv2d(images, weight, *others)
         pixels = images[..., ::down, ::across]  # (N, C, H, W) -> (N, C, ceil(H / down), ceil(W / across))
-        return func(pixels, weight, bias, 1, padding, dilation, groups)
+        return torch.conv2d(pixels, weight, bias, 1, padding, dilation, groups)
 
 
-class _StridedDepthwiseInFloat32(TorchFunctionMode):
+class _StridedDepthwiseInFloat32(_OfConv2d):
     """Compute depthwise convolutions with strides in float32 under the CPU's autocast; their outputs stay in the shorter type.
 
     For the gradient of their inputs in bf16, oneDNN has only its reference kernel, which takes over ten times as long as float32.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - what torch's functions return
-        if func is not torch.conv2d or kwargs or len(args) != _CONV2D_ARGUMENTS:  # as nn.Conv2d calls it
-            return func(*args, **(kwargs or {}))
-        images, weight, bias, stride, padding, dilation, groups = args
+    def conv2d(self, images: Tensor, weight: Tensor, *others: Any) -> Tensor:  # noqa: ANN401 - as above
+        """Compute what torch.conv2d does."""
+        _, stride, _, _, groups = others
         largest = stride if isinstance(stride, int) else max(stride)
         if groups == 1 or weight.shape[1] > 1 or largest == 1 or not images.requires_grad:
-            return func(*args)
+            return torch.conv2d(images, weight, *others)
         with torch.autocast("cpu", enabled=False):
-            made: Tensor = func(images.float(), weight, bias, stride, padding, dilation, groups)
+            made = torch.conv2d(images.float(), weight, *others)
         return made.to(torch.get_autocast_dtype("cpu"))

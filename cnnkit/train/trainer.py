@@ -443,6 +443,7 @@ class Trainer:
                 )
             )
             log.info("before training: val loss %.4f, accuracy %.4f", self.start.val_loss, self.start.val_accuracy)
+            self.context.callbacks.report(self.start.row())
         try:
             done = list(self.task.begin(write))
         except DivergedError as error:

@@ -288,6 +288,20 @@ def test_interval_of_independent_labels(run, labels):
     assert found["difference_low"] == pytest.approx(found["difference"] - down)
 
 
+def test_saved_map_without_probabilities_now(run, labels):
+    """Neither measure is known of both, or no interval is: that is reported, and the gate fails."""
+    (labels / "short.json").write_text('{"n": 60, "mAP": 0.5}')
+    lines = (labels / "good.tsv").read_text().splitlines()
+    kept = [line for line in lines if line.split("\t")[1] in ("rank", "1")]
+    (labels / "some.tsv").write_text("\n".join(kept) + "\n")
+    words = ("some.tsv", "--truth", "truth.tsv", "--baseline", "short.json", "--fail-if-worse")
+    failed = run("cnn-eval", *words, "--json", status=4)
+    assert "some.tsv cannot be compared with short.json: micro F1 is unknown" in failed.err
+    assert json.loads(failed.out)["comparison"]["difference"] is None
+    known = run("cnn-eval", "good.tsv", *words[1:], status=4)
+    assert "good.tsv cannot be compared with short.json: the interval of mAP is unknown" in known.err
+
+
 @pytest.mark.parametrize(
     ("baseline", "text", "message"),
     [

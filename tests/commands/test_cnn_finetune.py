@@ -56,7 +56,10 @@ def test_writes_model_history_and_one_record(run, here, history):
     assert run("cnn-dims", "tuned.pt").rows[-1]["trainable"] == "602"
     assert str(here) not in json.dumps(training)
     lines = run("cnn-finetune", "net.pt", "photos", "-o", "tuned.pt", "--json", "--quiet", *FAST)
-    assert [json.loads(line).get("epoch") for line in lines.out.splitlines()] == [1, 2, None]
+    records = [json.loads(line) for line in lines.out.splitlines()]
+    assert [record.get("epoch") for record in records] == [0, 1, 2, None]
+    assert f"{records[0]['val_loss']:.6g}" == history("tuned.csv")[0]["val_loss"]
+    assert records[0].keys() == records[1].keys()
     assert lines.err == ""
     assert {row["lr"] for row in history("tuned.csv")[1:]} == {"0.001"}  # the head only
 

@@ -1,6 +1,7 @@
 """Several labels per image, through all commands: split, extract, train, export, predict and evaluate, against onnx and scikit-learn."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -196,6 +197,27 @@ def test_int8_is_measured_by_the_labels(inside, run, tmp_path):
         assert found == pytest.approx([measures[name] for name in ("n", "mAP", "f1_micro")], rel=1e-5)
     assert int(small["int8_layers"]) > 0
     assert onnx_model.load(model).header.training["int8"]["mAP"] == pytest.approx(float(small["mAP"]), rel=1e-5)
+
+
+def test_int8_has_the_labels_of_float32(inside, run, tmp_path):
+    """On the images of the calibration no other thresholds give them more often; here some are probabilities of these images."""
+    lines = [line.split("\t") for line in (inside / "split.tsv").read_text().splitlines()]
+    images = np.stack([np.asarray(Image.open(line[0])) for line in lines if "train" in line])
+    before = onnxruntime.InferenceSession("head.onnx", providers=["CPUExecutionProvider"])
+    (expected,) = before.run(["probabilities"], {"images": images})
+    cuts = np.quantile(expected, 0.4, axis=0, method="nearest")
+    model = torch_model.load("head.pt")
+    header = model.header.but(thresholds=tuple(map(float, cuts)))
+    torch_model.save(tmp_path / "head.pt", replace(model, header=header))
+    small = str(tmp_path / "small.onnx")
+    words = ("--int8", "--calibrate", "split.tsv", "--max-drop", "1")
+    run("cnn-export", tmp_path / "head.pt", "-o", small, *words)
+    after = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
+    labels, found = after.run(["predicted", "probabilities"], {"images": images})
+    np.testing.assert_array_equal(labels, found >= np.float32(onnx_model.load(small).header.thresholds))
+    for column, wanted, given in zip(found.T, (expected >= cuts).T, labels.T, strict=True):
+        best = max(f1_score(wanted, column >= cut) for cut in np.unique(column))
+        assert f1_score(wanted, given) == pytest.approx(best)
 
 
 def test_python_interface_has_the_same_labels(inside, run):

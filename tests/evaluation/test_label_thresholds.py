@@ -49,6 +49,14 @@ def test_a_class_without_images_keeps_one_half():
     assert label_thresholds.best(np.array([[0.9], [0.1]], dtype=np.float32), np.zeros((2, 1))) == (0.5,)
 
 
+def test_another_preferred_threshold_takes_the_place_of_one_half():
+    """It stays where it is as good as any other cut, and in a class without images; else the best cut nearest to it is chosen."""
+    probabilities = np.array([[0.9, 0.1, 0.9], [0.7, 0.2, 0.1], [0.6, 0.8, 0.3], [0.05, 0.9, 0.4]], dtype=np.float32)
+    present = np.array([[1, 0, 0], [0, 0, 0], [0, 1, 0], [1, 1, 0]])
+    chosen = label_thresholds.best(probabilities, present, near=[0.1, 0.3, 0.7])
+    assert chosen == (pytest.approx(0.025), 0.3, 0.7)
+
+
 def test_neighbouring_numbers_are_told_apart():
     """Between two neighbouring float32 there is no middle: the threshold is the larger one."""
     low = np.float32(0.3)

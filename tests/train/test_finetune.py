@@ -347,6 +347,8 @@ def test_warmup_head_trains_the_head_first(data, start, tmp_path):
     seen = []
     config = {"epochs": 2, "lr": 1e-3}
     result, model = tune(start, data, tmp_path / "tuned.pt", warmup_head=3, config=config, report=seen.append)
+    before, *seen = seen
+    assert (before.epoch, before.train_loss) == (0, None)
     assert [epoch.epoch for epoch in seen] == [row["epoch"] for row in model.history] == [1, 2, 3, 4, 5]
     assert [epoch.lr for epoch in seen] == [0.01] * 3 + [1e-3] * 2
     assert result.epochs == 5
@@ -464,7 +466,7 @@ def test_resume_is_byte_identical(data, start, tmp_path, after):
         report=again.append,
         **options,
     )
-    assert [epoch.epoch for epoch in again] == list(range(1 if after == 1 else 5, 7))
+    assert [epoch.epoch for epoch in again] == list(range(0 if after == 1 else 5, 7))
     assert (tmp_path / "whole.pt").read_bytes() == (tmp_path / "parts.pt").read_bytes()
     assert not (tmp_path / "parts.checkpoint.pt").exists()
     histories = [
