@@ -16,7 +16,7 @@ import warnings
 import pytest
 from rich.cells import cell_len
 
-from cnnkit.cli import activity, table
+from cnnkit.cli import activity, output, table
 
 HEAD = """
 import os, signal, sys, time, warnings
@@ -812,3 +812,11 @@ def test_blas_settings_of_a_python_program_are_kept():
         "print('numpy' in sys.modules, settings() == before)"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "True True\n"
+
+
+@pytest.mark.parametrize(
+    ("speed", "words"), [(0.62, "0.62/s"), (1.84, "1.8/s"), (12.3, "12/s"), (12_345.6, "12,346/s")]
+)
+def test_rates_of_progress_bars(speed, words):
+    """Trainings take seconds each: their rate is not 0."""
+    assert output.rate(speed) == words

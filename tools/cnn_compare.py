@@ -1,5 +1,7 @@
 """cnn-compare: compare the accuracy of two models on the same images."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +59,11 @@ def main(
         others=cli.truth_options(truth, split=split, folders=folders) | dict.fromkeys(given(config), True),
     )
     if curve.learning_curve is not None:
-        cli.emit(_learning_curve(curve.learning_curve, curve), as_json)
+        points = _learning_curve(curve.learning_curve, curve)
+        if cli.for_people() and not as_json:
+            cli.emit_tables(tables(points))
+        else:
+            cli.emit(points, as_json)
         return
 
     from cnnkit.evaluation import comparison
@@ -89,6 +95,20 @@ def _learning_curve(train: Path, curve: LearningCurveConfig) -> "list[CurvePoint
 
         learning_curve_plot.save(curve.plot, found)
     return found.points
+
+
+def tables(points: Sequence["CurvePoint"]) -> dict[str, list[dict[str, object]]]:
+    """Divide a learning curve by the kind of its points, so that its tables fit a terminal of 80 columns: without the columns of others."""
+    kinds: dict[str, list[dict[str, object]]] = {}
+    for each in points:
+        kinds.setdefault(each.kind, []).append(asdict(each))
+    return {
+        kind.capitalize(): [
+            {name: row[name] for name in row if name != "kind" and any(one[name] is not None for one in rows)}
+            for row in rows
+        ]
+        for kind, rows in kinds.items()
+    }
 
 
 if __name__ == "__main__":

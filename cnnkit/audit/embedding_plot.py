@@ -194,7 +194,8 @@ def _label(axes: Axes, embedding: Embedding, name: str) -> None:
         axes.set(xticks=[], yticks=[])
         return
     words = (
-        f"component {number}, {share:.1%} of the variance" for number, share in enumerate(embedding.shares, start=1)
+        f"component {number}, {100 * share:.1f} % of the variance"
+        for number, share in enumerate(embedding.shares, start=1)
     )
     axes.set(**dict(zip(("xlabel", "ylabel"), words, strict=True)))
 

@@ -319,7 +319,7 @@ def summary(found: LabelCheck) -> Iterator[str]:
     """Yield what a check of labels found, for notices."""
     yield (
         f"{len(found.doubted):,} of {len(found.images):,} labels differ from the out-of-fold prediction "
-        f"(accuracy {found.accuracy:.3f}); {len(found.suspects):,} of them are suspect"
+        f"(accuracy {found.accuracy:.3f}); {len(found.suspects):,} of them {'is' if len(found.suspects) == 1 else 'are'} suspect"
     )
     pairs = Counter((each.label, each.suggested) for each in found.suspects)
     if pairs:

@@ -152,7 +152,7 @@ def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="progress.data.speed")
+            return Text(rate(task.speed) if task.speed else "", style="progress.data.speed")
 
     class Count(MofNCompleteColumn):
         def render(self, task: Task) -> Text:
@@ -182,6 +182,11 @@ def _bar(label: str, *, streaming: bool) -> Generator[tuple[Progress, Phase]]:
 
     with run.activity.covered(), bar:
         yield show, begin
+
+
+def rate(speed: float) -> str:
+    """Write a rate per second, below 10 with two digits: steps that take seconds each have rates below 1."""
+    return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from cnnkit.evaluation.learning_curve import CurvePoint, LearningCurve
 from cnnkit.formats import figures, picture_style
@@ -65,7 +65,7 @@ def draw(curve: LearningCurve) -> Figure:
     axes.set_xticks([point.images for point in (*measured[::-1][::step], *predicted)])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{round(value):,}"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _place: f"{100 * share:.6g} %"))
     axes.set_xlabel("training images")
     axes.set_ylabel("accuracy on the validation images")
     axes.grid(color="0.9", linewidth=0.8)

@@ -30,6 +30,8 @@ _WIDTH, _HEIGHT = 4.4, 5.4  # inches, of one diagram
 _ACCURACY, _COUNTS = picture_style.DISTINCT[0], picture_style.DISTINCT[4]
 # Gaps have a hatch besides their colour, for readers and printers that see grey
 _OVERCONFIDENT, _UNDERCONFIDENT = ("#e8a598", "////"), ("#b5d6f3", "....")
+_LEGEND = _BARS, _ABOVE, _BELOW, _INTERVALS = "accuracy", "overconfident by", "underconfident by", "95 % interval"
+_VISIBLE = 0.002  # a smaller gap is lower than a pixel
 _SHARES = (0, 0.2, 0.4, 0.6, 0.8, 1)
 _LONGEST_COUNT = 3  # digits; longer counts would overlap their neighbours and are rotated
 
@@ -173,9 +175,14 @@ def draw_reliability(diagrams: Mapping[str, Reliability]) -> Figure:
         lower[place].set_xlabel("confidence")
     upper[0].set_ylabel("accuracy")
     lower[0].set_ylabel("images")
-    drawn, labels = upper[0].get_legend_handles_labels()
+    drawn = {name: kind for axes in upper for kind, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(
-        drawn, labels, loc="outside lower center", ncols=2 if len(diagrams) == 1 else 4, frameon=False, fontsize=8.5
+        [drawn[name] for name in _LEGEND if name in drawn],
+        [name for name in _LEGEND if name in drawn],
+        loc="outside lower center",
+        ncols=2 if len(diagrams) == 1 else 4,
+        frameon=False,
+        fontsize=8.5,
     )
     return figure
 
@@ -184,14 +191,15 @@ def _draw_accuracy(axes: Axes, found: Reliability, *, title: str) -> None:
     """Draw a bar of accuracy for each bin, its gap to the mean confidence above the bar or at its top, and its interval there."""
     left, width = _bins(found)
     accuracy, confidence = np.nan_to_num(found.accuracy), np.nan_to_num(found.confidence)
-    axes.bar(left, accuracy, width, align="edge", color=_ACCURACY, edgecolor="white", label="accuracy")
+    axes.bar(left, accuracy, width, align="edge", color=_ACCURACY, edgecolor="white", label=_BARS)
     for label, bottom, top, (colour, hatch) in (
-        ("overconfident by", accuracy, confidence, _OVERCONFIDENT),
-        ("underconfident by", confidence, accuracy, _UNDERCONFIDENT),
+        (_ABOVE, accuracy, confidence, _OVERCONFIDENT),
+        (_BELOW, confidence, accuracy, _UNDERCONFIDENT),
     ):
         height = np.maximum(top - bottom, 0)
+        named = label if height.max() >= _VISIBLE else None
         axes.bar(
-            left, height, width, align="edge", bottom=bottom, color=colour, edgecolor="white", hatch=hatch, label=label
+            left, height, width, align="edge", bottom=bottom, color=colour, edgecolor="white", hatch=hatch, label=named
         )
     axes.plot([0, 1], [0, 1], color="0.3", linestyle="--", linewidth=1)
     _draw_intervals(axes, found)
@@ -220,7 +228,7 @@ def _draw_intervals(axes: Axes, found: Reliability) -> None:
         elinewidth=1,
         capsize=2.5,
         clip_on=False,
-        label="95 % interval",
+        label=_INTERVALS,
         zorder=3,
     )
 

@@ -141,13 +141,14 @@ def confusion(report: LabelContent) -> Element | None:
     )
     if len(matched.classes) > len(chosen.classes):
         caption += f" The {len(chosen.classes)} of {len(matched.classes):,} labels with the most frequent confusions."
-    none = [element("span", {}, "none")]
+    none = [element("span", {"class": "name muted"}, "none")]
     drawn = page_measures.matrix(
         chosen.classes, chosen.counts, chosen.support, columns=none, rows=none, corner="missed ↓ predicted wrongly →"
     )
     pairs = label_content.most_confused(matched, page_measures.CONFUSIONS)
     most = page_measures.confusions(
-        [(each.missed, each.predicted, each.count, each.share) for each in pairs], heads=("missed", "predicted")
+        [(each.missed, each.predicted, each.count, each.share) for each in pairs],
+        heads=("missed", "predicted", "share of label"),
     )
     wide = len(chosen.counts) > page_measures.NARROW
     arranged = [drawn, most] if wide else element("div", {"class": "inner"}, drawn, most)

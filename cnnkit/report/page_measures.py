@@ -32,9 +32,9 @@ def confusion(report: ReportContent) -> Element:
             f" The {len(chosen.classes)} of {len(found.classes):,} classes with the most frequent confusions; "
             f"“others” are predictions of one of the other {left_out:,}."
         )
-    further: list[Content] = [element("span", {"class": "name"}, "others")] if chosen.others else []
+    further: list[Content] = [element("span", {"class": "name muted"}, "others")] if chosen.others else []
     further += (
-        [element("span", {"class": "name", "title": "withheld predictions"}, WITHHELD)] if chosen.withheld else []
+        [element("span", {"class": "name muted", "title": "withheld predictions"}, WITHHELD)] if chosen.withheld else []
     )
     drawn = matrix(chosen.classes, chosen.counts, chosen.support, columns=further, corner="true ↓ predicted →")
     most = _most_confused(found)
@@ -91,11 +91,19 @@ def _cell(count: int, support: int, *, hit: bool) -> Element:
 def _most_confused(found: EvaluationReport) -> Element | None:
     """List the most frequent confusions; nothing where the matrix shows only two."""
     pairs = [] if len(found.classes) <= 2 else content.most_confused(found, CONFUSIONS)
-    return confusions([(each.truth, each.label, each.count, each.share) for each in pairs], heads=("true", "predicted"))
+    return confusions(
+        [(each.truth, each.label, each.count, each.share) for each in pairs],
+        heads=("true", "predicted", "share of class"),
+    )
 
 
-def confusions(pairs: Sequence[tuple[str, str, int, float]], *, heads: tuple[str, str]) -> Element | None:
-    """List confusions: two classes, the number of images and its share of the first class; nothing if there are none."""
+def confusions(pairs: Sequence[tuple[str, str, int, float]], *, heads: tuple[str, str, str]) -> Element | None:
+    """List confusions: two classes, the number of images and its share of the first class; nothing if there are none.
+
+    Args:
+        pairs: As above.
+        heads: Of the columns of classes, and of the shares.
+    """
     if not pairs:
         return None
     rows = [
@@ -109,7 +117,8 @@ def confusions(pairs: Sequence[tuple[str, str, int, float]], *, heads: tuple[str
         )
         for first, second, count, share in pairs
     ]
-    columns = [*heads, ("images", "number"), ("share of class", "number")]
+    first, second, share_of = heads
+    columns = [first, second, ("images", "number"), (share_of, "number")]
     return parts.table(columns, rows, caption="Most frequent confusions", kind="limited confusions")
 
 

@@ -10,8 +10,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cnnkit.audit import label_sheet
-from cnnkit.audit.label_errors import DoubtedLabel
+from cnnkit.audit import label_errors, label_sheet
+from cnnkit.audit.label_errors import DoubtedLabel, LabelCheck
 from cnnkit.formats import features, manifest
 from cnnkit.formats.features import Features
 from cnnkit.formats.header import ArtefactKind, Header
@@ -80,6 +80,13 @@ def test_planted_labels_come_first_with_the_label_that_fits(run, planted):
     assert "suspects, label -> suggested: b -> a 2, " in outcome.err
     assert "more than 30 %" not in outcome.err
     assert "cnn-check x.tsv --corrections suspects.tsv --fix corrected.tsv" in outcome.err
+
+
+@pytest.mark.parametrize(("suspects", "words"), [(0, "0 of them are"), (1, "1 of them is"), (2, "2 of them are")])
+def test_summary_counts_one_suspect(suspects, words):
+    doubted = [DoubtedLabel("a.png", "a", "b", 0.9, 0.1, suspect=number < suspects) for number in range(3)]
+    first, *_ = label_errors.summary(LabelCheck(doubted, [], [], 0.97, []))
+    assert first.endswith(f"; {words} suspect")
 
 
 def test_output_is_reproducible_and_a_manifest(run, planted, here):

@@ -1,13 +1,17 @@
 """cnn-compare --learning-curve: measured and extrapolated accuracies as a table and as a figure."""
 
+import io
 import json
 from importlib.metadata import distribution
 
 import numpy as np
 import pytest
+from cnnkit_tools import cnn_compare
 from PIL import Image
 
+from cnnkit.cli import table
 from cnnkit.evaluation import learning_curve
+from cnnkit.evaluation.learning_curve import CurvePoint
 from cnnkit.evaluation.metrics import wilson_interval
 from cnnkit.formats import features
 from cnnkit.formats.features import Features
@@ -158,3 +162,23 @@ def test_every_option_is_used_or_refused(run, here):
     for option, value in curve.items():
         outcome = run("cnn-compare", "a.tsv", "b.tsv", option, value, status=2)
         assert outcome.err == f"cnn-compare: {option} belongs to --learning-curve TRAIN.npy; add it, or drop {option}\n"
+
+
+def test_tables_fit_a_terminal_of_80_columns(monkeypatch):
+    """Measured and extrapolated points have a table each, without the columns that only the others have."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shares = (0.635772, 0.566306, 0.697052)
+    points = [
+        CurvePoint(38, 0.0619902, "measured", *shares, subsets=3, sd=0.0156807),
+        CurvePoint(613, 1.0, "measured", *shares, subsets=1),
+        CurvePoint(123_452, 2.0, "extrapolated", *shares, gain=0.0322387, gain_low=0.00813594, gain_high=-0.0557804),
+    ]
+    made = cnn_compare.tables(points)
+    assert {kind: [len(rows), list(rows[0])] for kind, rows in made.items()} == {
+        "Measured": [2, ["images", "share", "accuracy", "low", "high", "subsets", "sd"]],
+        "Extrapolated": [1, ["images", "share", "accuracy", "low", "high", "gain", "gain_low", "gain_high"]],
+    }
+    for title, rows in made.items():
+        out = io.StringIO()
+        table.draw(iter(rows), out, None, title=title)
+        assert max(map(len, out.getvalue().splitlines())) <= 80

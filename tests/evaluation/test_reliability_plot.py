@@ -107,6 +107,22 @@ def test_legend_is_not_wider_than_one_diagram():
     assert text.get_window_extent().x1 < figure.bbox.width
 
 
+def test_legend_has_only_what_is_drawn():
+    """A bin of a correct and a wrong prediction: over-, then underconfident; both in the legend of two diagrams, in the usual order."""
+    modest, sure = (reliability(np.array([value, value]), np.array([True, False])) for value in (0.45, 0.55))
+    names = {"over": "overconfident by", "under": "underconfident by"}
+    for diagrams, kinds in (
+        ({"": sure}, ["over"]),
+        ({"": modest}, ["under"]),
+        ({"a": modest, "b": sure}, ["over", "under"]),
+    ):
+        (legend,) = plots.draw_reliability(diagrams).legends
+        found = [text.get_text() for text in legend.get_texts()]
+        assert found == ["accuracy", *(names[kind] for kind in kinds), "95 % interval"]
+    (legend,) = plots.draw_reliability({"": reliability(np.array([1.0]), np.array([True]))}).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["accuracy", "95 % interval"]
+
+
 @pytest.mark.parametrize("n", [5000, 20_000])
 def test_counts_do_not_overlap(n):
     """Large numbers are rotated."""

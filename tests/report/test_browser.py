@@ -58,6 +58,10 @@ def test_page_fits_screens_and_paper(page, chromium):
             map(int, re.findall(r"\d+", chromium.evaluate("getComputedStyle(document.body).backgroundColor"))[:3])
         )
         assert (dark < 150) is (scheme == "dark")
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    folded = "[...document.querySelectorAll('details')].map(each => getComputedStyle(each).display)"
+    assert set(chromium.evaluate(folded)) == {"none"}  # on paper it cannot be unfolded
+    chromium.call("Emulation.setEmulatedMedia", media="")
     pdf = chromium.pdf()
     assert pdf.startswith(b"%PDF")
     assert 1 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 9
