@@ -90,6 +90,11 @@ def count_images(count: int) -> str:
     return "1 image" if count == 1 else f"{count:,} images"
 
 
+def count_epochs(count: int) -> str:
+    """Count epochs: "1 epoch", "5 epochs"."""
+    return "1 epoch" if count == 1 else f"{count:,} epochs"
+
+
 def shell_word(name: str) -> str:
     """Quote a file name as one word for a shell that is not an option; FILE for standard input."""
     if name == "standard input":

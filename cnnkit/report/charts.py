@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
+from cnnkit import messages
 from cnnkit.evaluation.coverage import CoveragePoint
 from cnnkit.explain import curves
 from cnnkit.explain.curves import TrainingRun
@@ -245,7 +246,7 @@ def history(run: TrainingRun, panel: str, measures: tuple[str, str]) -> Element 
     if run.best is not None:
         name = "best before training" if run.best is run.start else f"best epoch {run.best.epoch}"
         drawn.append(_text(_WIDTH - _RIGHT, 18.5, name, anchor="end"))
-    return _figure(308, f"Training history: {panel}", f"{run.epochs} epochs", drawn)
+    return _figure(308, f"Training history: {panel}", messages.count_epochs(run.epochs), drawn)
 
 
 # ---------------------------------------------------------------- intervals

@@ -85,7 +85,8 @@ def _gates(gates: Sequence[Gate]) -> Iterator[str]:
     if not gates:
         return
     missed = sum(not gate.met for gate in gates)
-    yield f"**{missed} of {len(gates)} bounds violated.**\n" if missed else f"All {len(gates)} bounds are met.\n"
+    met = "The bound is met." if len(gates) == 1 else f"All {len(gates)} bounds are met."
+    yield f"**{missed} of {len(gates)} bounds violated.**\n" if missed else f"{met}\n"
     yield table(
         ["", "bound", "value"],
         [["✅ met" if gate.met else "❌ violated", code(gate.condition), measure(gate.value)] for gate in gates],

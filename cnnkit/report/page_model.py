@@ -19,13 +19,13 @@ def history(report: ReportContent | LabelContent) -> Element | None:
     if run is None:
         return None
     drawn = [charts.history(run, panel, measures) for panel, measures in curves.panels([run]).items()]
-    best = run.best
+    best, epochs = run.best, messages.count_epochs(run.epochs)
     if best is None:
-        words = f"{run.epochs} epochs; no validation."
+        words = f"{epochs}; no validation."
     elif best is run.start:
-        words = f"{run.epochs} epochs, none of which is better than the network before training"
+        words = f"{epochs}, none of which is better than the network before training"
     else:
-        words = f"{run.epochs} epochs; the best is epoch {best.epoch}"
+        words = f"{epochs}; the best is epoch {best.epoch}"
     if best is not None:
         values = [
             f"{label} {value:.4g}"

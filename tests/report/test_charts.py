@@ -104,3 +104,4 @@ def test_the_start_of_a_history_is_no_epoch():
     assert "best before training" in [each.text for each in drawn.iter("text")]
     assert [len(each.get("points").split()) for each in drawn.iter("polyline")] == [1, 2]
     assert run.epochs == 1
+    assert drawn.get("aria-label") == "Training history: loss. 1 epoch"

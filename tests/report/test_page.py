@@ -132,6 +132,8 @@ def test_tiles_are_those_of_what_is_known():
         assert each in whole
     met = page.render(ReportContent("a title", evaluation(n=40), "p.tsv", "", gates=gates[:1]))
     assert "1 of 1 met" in met
+    summary = markdown.render(ReportContent("a title", evaluation(n=40), "p.tsv", "", gates=gates[:1]))
+    assert "The bound is met.\n" in summary
     assert ">met<" in met
     plain = page.render(ReportContent("a title", evaluation(n=40), "p.tsv", ""))
     for each in ("Accuracy of predictions", "withheld", "IoU", "Bounds", "true labels"):
