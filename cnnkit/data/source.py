@@ -555,7 +555,7 @@ def _manifest(path: str, split: str | None, search: SearchLog) -> list[ImageFile
     with memory.without_collection():
         found = [
             _of_row(row, extensions.completed(manifest.seen_here(folder, row.path)), search)
-            for row in manifest.rows(path, hashes=search.hashes)
+            for row in manifest.rows(path, hashes=search.hashes, labels=search.labels)
         ]
     search.readings += extensions.lines()
     if not found:
@@ -609,7 +609,7 @@ def _from_list(stdin: BinaryIO, split: str | None, *, null: bool, search: Search
     export = None
     if may_be := not null and manifest.may_be_export(first):
         whole = list(lines)
-        export, lines = manifest.exported(whole, name=name), iter(whole)
+        export, lines = manifest.exported(whole, name=name, labels=search.labels), iter(whole)
     if may_be or (not null and tables.is_header(first)):
         found, splits = False, set()
         # Row by row: the list may be endless

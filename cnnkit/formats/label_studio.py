@@ -77,13 +77,14 @@ def is_export(lines: Sequence[bytes]) -> bool:
     return {name.strip().lower() for name in delimited.header_fields(first)} >= _MARKS
 
 
-def parse(lines: Sequence[bytes], *, name: str, folder: str) -> Export | None:
+def parse(lines: Sequence[bytes], *, name: str, folder: str, labels: bool = True) -> Export | None:
     """Read an export; None for another JSON array.
 
     Args:
         lines: The lines of the file.
         name: The file, for messages.
         folder: Its folder, in which the images are looked for.
+        labels: The labels are used; otherwise tasks without a choice have an image like all others.
 
     Raises:
         FormatError: It is broken, its images are not files, or it has no choices and no rectangles.
@@ -99,7 +100,7 @@ def parse(lines: Sequence[bytes], *, name: str, folder: str) -> Export | None:
             tasks = list(_of_records(records, name))
         else:
             return None
-    return _examples(tasks, name, _Places(name, folder))
+    return _examples(tasks, name, _Places(name, folder), labels=labels)
 
 
 def _loaded(text: str, name: str) -> list[Any]:
@@ -260,7 +261,7 @@ def _is_rectangle(value: Mapping[str, Any]) -> bool:
     return {"x", "y", "width", "height"} <= {*value} and ("rectanglelabels" in value or "labels" in value)
 
 
-def _examples(tasks: Sequence[_Task], name: str, places: "_Places") -> Export:
+def _examples(tasks: Sequence[_Task], name: str, places: "_Places", *, labels: bool) -> Export:
     """Make the rows of a manifest from tasks, and log what is not read."""
     kinds = Counter(_kind(value) for task in tasks for values in (task.answers or {}).values() for value in values)
     examples: list[Example] = []
@@ -286,10 +287,10 @@ def _examples(tasks: Sequence[_Task], name: str, places: "_Places") -> Export:
             chosen = [_names(value, task.where) for value in task.answers.get(question or "", ()) if "choices" in value]
             examples.append(Example(path, tuple(dict.fromkeys(label for labels in chosen for label in labels))))
     several = any(each.labels is not None and len(each.labels) > 1 for each in examples)
-    if several:
+    if labels and several:
         left["tasks without an annotation"] += sum(each.labels is None for each in examples)
         examples = [each for each in examples if each.labels is not None]
-    elif not boxes and any(each.labels for each in examples):
+    elif labels and not boxes and any(each.labels for each in examples):
         left["tasks without a choice"] += sum(not each.labels for each in examples)
         examples = [each for each in examples if each.labels]
     left["regions of other kinds"] += kinds["regions"]

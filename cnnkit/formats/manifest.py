@@ -357,15 +357,17 @@ def load(path: str | Path, *, views: bool | None = None) -> list[ManifestRow]:
     return list(rows(path, views=views))
 
 
-def rows(path: str | Path, *, views: bool | None = None, hashes: bool = False) -> Iterator[ManifestRow]:
-    """Yield the rows that `load` returns; `hashes` as in `parse`."""
+def rows(
+    path: str | Path, *, views: bool | None = None, hashes: bool = False, labels: bool = True
+) -> Iterator[ManifestRow]:
+    """Yield the rows that `load` returns; `hashes` as in `parse`, `labels` as in `exported`."""
     folder = files.folder_of(path) or "."
     with files.open_text(path) as file:
         lines = list(file)
     first = next((line for line in lines if line.strip()), b"")
     if views is None and Path(path).suffix.lower() in LIST_EXTENSIONS and not tables.is_header(first):
         yield from map(ManifestRow, listed_paths.read_paths(lines, name=str(path), folder=folder))
-    elif views is None and (export := exported(lines, name=str(path), folder=folder)) is not None:
+    elif views is None and (export := exported(lines, name=str(path), folder=folder, labels=labels)) is not None:
         yield from export
     elif views is None:
         yield from _parsed_by_column(lines, name=str(path), folder=folder, hashes=hashes)
@@ -373,13 +375,17 @@ def rows(path: str | Path, *, views: bool | None = None, hashes: bool = False) -
         yield from parse(lines, name=str(path), views=views, folder=folder)
 
 
-def exported(lines: Sequence[bytes], *, name: str, folder: str = ".") -> Iterator[ManifestRow] | None:
-    """Return the rows of an export of Label Studio; None for lines that are not one.
+def exported(
+    lines: Sequence[bytes], *, name: str, folder: str = ".", labels: bool = True
+) -> Iterator[ManifestRow] | None:
+    """Return the rows of an export of Label Studio, without `labels` also those of tasks without a choice; None for lines that are not one.
 
     Raises:
         FormatError: As `label_studio.parse`.
     """
-    export = label_studio.parse(lines, name=name, folder=folder) if label_studio.is_export(lines) else None
+    export = None
+    if label_studio.is_export(lines):
+        export = label_studio.parse(lines, name=name, folder=folder, labels=labels)
     return None if export is None else (_of_example(each, name, several=export.several) for each in export.examples)
 
 

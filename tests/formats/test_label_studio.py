@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.data import decode
+from cnnkit.data import decode, source
+from cnnkit.data.search_log import SearchLog
 from cnnkit.formats import manifest
 
 
@@ -93,6 +94,18 @@ def test_every_format_has_the_same_rows(here, name, content, monkeypatch, run):
 def test_an_export_without_annotations_lists_all_images(here):
     """To predict their classes."""
     assert [label for _, label in rows(here, tasks([], [], [annotation()]))] == [None] * 3
+
+
+@pytest.mark.parametrize(("choices", "labelled"), [(["cat"], 1), (["cat", "indoor"], 2)])
+def test_tasks_without_a_choice_are_there_where_labels_are_not_used(here, monkeypatch, choices, labelled):
+    """As in cnn-predict, from a file and from standard input."""
+    monkeypatch.chdir(here / "in")
+    (here / "in/export.json").write_text(json.dumps(tasks([annotation({"choices": choices})], [annotation()], [])))
+    assert len(source.find(["export.json"])) == labelled
+    with open("export.json", "rb") as file:
+        for word in ("export.json", "-"):
+            found = source.find([word], stdin=file, search=SearchLog(labels=False))
+            assert [image.path for image in found] == ["images/0a1b2c3d-1.png", "2.png", "images/3.png"]
 
 
 def test_several_choices_are_labels(here):
