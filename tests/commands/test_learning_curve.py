@@ -157,7 +157,7 @@ def test_every_option_is_used_or_refused(run, here):
     (program,) = distribution("cnnkit").entry_points.select(group="console_scripts", name="cnn-compare")
     names = {max(each.opts, key=len) for each in program.load().parser().params if each.opts[0].startswith("-")}
     curve = {"--val": "val.npy", "--repeats": "5", "--plot": "curve.png", "--seed": "0"}
-    common = {"--output-file", "--json", "--quiet", "--version", "--help", "--install-completion", "--show-completion"}
+    common = {"--json", "--output-file", "--quiet", "--version", "--help", "--install-completion", "--show-completion"}
     assert names - common == {"--learning-curve", *curve, *UNUSED}
     for option, value in curve.items():
         outcome = run("cnn-compare", "a.tsv", "b.tsv", option, value, status=2)
