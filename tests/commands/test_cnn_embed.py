@@ -210,6 +210,12 @@ def test_legend_has_every_class(classes):
     assert len(styles) == min(classes, 120) + (classes > 120)
 
 
+def test_axes_of_pca_have_the_share_of_the_variance():
+    (axes,) = embedding_plot.render(drawn_map(["a", "b", "c"]), name="x.npy").axes
+    assert axes.get_xlabel() == "component 1, 30.0 % of the variance"
+    assert axes.get_ylabel() == "component 2, 20.0 % of the variance"
+
+
 def test_legend_shows_names_as_they_are():
     """Formulas and underscores at the beginning have no meaning; long names are shortened."""
     names = ["$x$", "_hidden", "n" * 60, "b"]
