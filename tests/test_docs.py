@@ -314,9 +314,12 @@ def overwrite(names):
             text = page.read_text(encoding="utf-8")
             written = BLOCK.sub(replaced, text)
             for image in re.findall(r'src="([^"]*\bimages/[^"]+)"', text):
-                drawn = [place / Path(image).name for place in folders.values() if (place / Path(image).name).is_file()]
-                if drawn:
-                    shutil.copy(drawn[-1], page.parent / image)
+                own = (folders[key] for photos in (False, True) if (key := folder_of(name, photos)) in folders)
+                drawn = [place / Path(image).name for place in own if (place / Path(image).name).is_file()]
+                if (
+                    drawn
+                ):  # the first: the folder of photographs is that of the tutorial, which draws others of the same name
+                    shutil.copy(drawn[0], page.parent / image)
             if written != text and (not wanted or name in wanted):
                 page.write_text(written, encoding="utf-8")
                 print(name)  # noqa: T201 - the script's report
