@@ -182,7 +182,7 @@ def test_piped_output_is_rows_even_with_a_screen_size(here):
         (["alone.csv", "--plot", "-o", "c.png"], 2, "--plot draws on standard output; drop -o"),
         (["alone.csv", "--plot", "--json"], 2, "--plot draws on standard output; drop --json"),
         (["alone.csv", "alone.csv"], 2, "alone.csv: given twice"),
-        (["alone.csv", "-o", "no-such/c.png"], 1, "no-such/c.png: No such file or directory"),
+        (["alone.csv", "-o", "no-such/c.png"], 1, "no-such: no such folder to write c.png into"),
         (["alone.csv", "broken.csv", "-o", "c.png"], 1, 'broken.csv:2: train_loss "x" is not a number'),
         (["model.pt"], 1, "model.pt: a model; its history model.csv does not exist"),
         (["begun.csv"], 1, "begun.csv: no epoch is finished yet"),

@@ -389,7 +389,7 @@ def test_rejects_wrong_usage(run, photos_here, words, said):
         (("photos", "--ratio", "1,1", "-o", "photos", "--force"), "contains the images that are to be split"),
         (
             ("photos", "--ratio", "1,1", "--manifest", "nowhere/split.tsv"),
-            "nowhere/split.tsv: No such file or directory",
+            "nowhere: no such folder to write split.tsv into",
         ),
     ],
 )
