@@ -89,7 +89,7 @@ def test_two_processes_give_the_result_of_one(run, here, shell, agree):
     one = run("cnn-finetune", *words, "-o", "one.pt")
     line = f"torchrun --standalone --nproc-per-node 2 --no-python cnn-finetune {shlex.join(words)} -o two.pt"
     two = shell(line, cwd=here, env={"OMP_NUM_THREADS": "1"})
-    agree((one, two), ("one.pt", "two.pt"), count=5)
+    agree((one, two), ("one.pt", "two.pt"), count=6)
 
 
 def test_reported_accuracy_is_that_of_prediction(run, here):

@@ -154,7 +154,14 @@ ASKING = {
     ): 'cnn-cam: --colormap "PuOr" needs matplotlib',
     ("cnn-check", "split.tsv", "--probes", "width"): "cnn-check: --probes needs scikit-learn, which is not installed; ",
     ("cnn-check", "split.tsv", "--table", "probes"): "cnn-check: --table probes needs scikit-learn, which is not",
-    ("cnn-eval", "said/0.out", "--truth", "split.tsv", "--confusion", "no.png"): "this needs matplotlib, which is not",
+    (
+        "cnn-eval",
+        "said/0.out",
+        "--truth",
+        "split.tsv",
+        "--confusion",
+        "no.png",
+    ): "no.png needs matplotlib, which is not",
     (
         *("cnn-calibrate", "said/0.out", "--truth", "split.tsv", "-m", "head.onnx", "-o", "no.onnx"),
         *("--reliability", "no.png"),
