@@ -136,7 +136,7 @@ def _columns(path: str) -> list[str]:
 
 
 def _named(rows: Iterable[manifest.ManifestRow], path: str, folder: str) -> Iterator[manifest.ManifestRow]:
-    """Replace numbers of classes by their names, where README.md has them; -1 is no class."""
+    """Replace numbers of classes by their names, where README.md has them; -1 is not a class."""
     names: Sequence[str] | None = None
     for row in rows:
         if row.label is None or not _NUMBER.fullmatch(row.label):

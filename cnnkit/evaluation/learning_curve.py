@@ -25,7 +25,7 @@ class CurvePoint:
 
     `share` is this number as a share of all training images, above 1 for a prediction. `low` and `high` are the 95 % interval: of a
     measured accuracy Wilson's for the validation images, of a prediction that of the bootstrap, or Wilson's where that is wider.
-    `subsets` is the number of subsets of so many images, accuracy the mean over them and `sd` their standard deviation. `gain` is the
+    `subsets` is the number of subsets of that size, accuracy the mean over them and `sd` their standard deviation. `gain` is the
     predicted accuracy minus that of the law for all images, with its interval.
     """
 
@@ -57,7 +57,7 @@ def summarize(
 
     Args:
         images: Numbers of training images, ascending; the last is that of all of them.
-        correct: For each number, (R, V): whether the heads of R subsets of so many images are right about V validation images.
+        correct: For each number, (R, V): whether the heads of R subsets of that size are right about V validation images.
         seed: Of the bootstrap.
         draws: Its number of draws.
     """

@@ -131,7 +131,7 @@ def predict(
 
     Args:
         images: (K,), numbers of training images, ascending.
-        correct: For each number, (R, V): whether the classifiers of R subsets of so many images are right about V validation images.
+        correct: For each number, (R, V): whether the classifiers of R subsets of that size are right about V validation images.
         at: The numbers to predict.
         generator: Draws the validation images and the errors.
         draws: The number of laws.

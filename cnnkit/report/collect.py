@@ -80,7 +80,7 @@ def collect(
             **named,
             mistakes=wrong,
             heat_maps=has_maps,
-            checked=None if images is None else _checked(evaluation, images, shown, config, callbacks),
+            checked=_checked(evaluation, images, shown, config, callbacks),
             remarks=tuple(evaluation.notices()),
         )
     if config.output is None:
@@ -91,7 +91,7 @@ def collect(
         **named,
         mistakes=mistakes,
         heat_maps=has_maps,
-        checked=None if images is None else _checked(evaluation, images, shown, config, callbacks),
+        checked=_checked(evaluation, images, shown, config, callbacks),
         remarks=_remarks(evaluation, shown),
         bins=content.bins(evaluation),
         coverage=_coverage(evaluation),
@@ -277,12 +277,14 @@ def labelled(evaluation: EvaluationReport) -> list[ImageFile]:
 
 def _checked(
     evaluation: EvaluationReport | LabelReport,
-    images: Sequence[ImageFile],
+    images: Sequence[ImageFile] | None,
     shown: ShownPaths,
     config: ReportConfig,
     callbacks: Callbacks,
-) -> CheckedImages:
+) -> CheckedImages | None:
     """Check images, and measure the predictions again without those that belong together with an image of another split."""
+    if images is None:
+        return None
     from cnnkit.audit import check, findings  # here, as in `_mistakes`
     from cnnkit.audit.config import CheckConfig
 

@@ -148,7 +148,7 @@ def _ordered(units: Sequence[_Unit], generator: np.random.Generator) -> list[_Un
 
 
 def _first(order: Sequence[_Unit], images: int) -> tuple[list[int], int]:
-    """Return the rows of the first units that have at least so many images, and their number of images."""
+    """Return the rows of the first units that have at least `images` images, and their number of images."""
     rows: list[int] = []
     count = 0
     for unit in order:

@@ -101,7 +101,7 @@ def test_concatenated_archives_give_a_notice(run, here, photos):
 
 
 def test_the_folder_that_holds_all_classes(run, here, photos):
-    """`tar -cf all.tar photos/` has one more folder, which is no class; a notice names it."""
+    """`tar -cf all.tar photos/` has one more folder, which is not a class; a notice names it."""
     with tarfile.open("all.tar", "w") as archive:
         archive.add("photos")
     outcome = run("cnn-split", "all.tar", "--ratio", "1")

@@ -76,7 +76,7 @@ def test_metadata_next_to_the_images(here, caplog):
 
 
 def test_metadata_in_each_split_with_names_of_the_card(here):
-    """datasets has the same numbers; -1 is no class. `--split` reads the same classes."""
+    """datasets has the same numbers; -1 is not a class. `--split` reads the same classes."""
     made(here / "photos", "train/images/1.png", "train/images/2.png", "val/1.png")
     rows = [{"file_name": "images/1.png", "label": 1}, {"file_name": "images/2.png", "label": -1}]
     (here / "photos/train/metadata.jsonl").write_text(lines(*rows))
